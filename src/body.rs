@@ -1,0 +1,316 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{
+    CloseReason,
+    boundary::{Boundary, LeadingMark},
+    heartbeat::Pulse,
+    layer::Config,
+    registry::{Client, Guard},
+};
+
+pin_project! {
+    /// The body of a response of a [`SseService`](crate::SseService).
+    ///
+    /// If the response is an event stream, the handler's own frames pass through by reference count, and the
+    /// registry's events and the heartbeats come in between them, at boundaries. Any other body passes as it is.
+    ///
+    /// Dropping it is how the client's stream ends: its subscriptions go, and [`closed`](crate::ClientHandle::closed) says so.
+    #[derive(Default)]
+    pub struct SseBody<B> {
+        #[pin]
+        inner: B,
+        stream: Option<Pin<Box<Stream>>>,
+    }
+}
+
+pin_project! {
+    /// What an event stream has besides the handler's own body.
+    struct Stream {
+        guard: Guard,
+        config: Arc<Config>,
+        boundary: Boundary,
+        leading_mark: LeadingMark,
+        // Nothing can be put into a body that is encoded.
+        is_encoded: bool,
+        inner_ended: bool,
+        // What goes out next, before anything else is asked for. It is a block, at a boundary.
+        next: Option<Bytes>,
+        trailers: Option<HeaderMap>,
+        // Whose turn it is to be asked first, so that neither the handler nor the registry can starve the other.
+        registry_first: bool,
+        pulse: Option<Pulse>,
+        // Bytes went out since the pulse was last told.
+        stirred: bool,
+        #[pin]
+        timer: Option<Sleep>,
+        over: bool,
+    }
+}
+
+impl<B> SseBody<B> {
+    /// A body that is no event stream.
+    pub(crate) fn plain(inner: B) -> Self {
+        Self { inner, stream: None }
+    }
+
+    /// The stream of this client begins.
+    pub(crate) fn stream(inner: B, client: &Arc<Client>, config: Arc<Config>, is_encoded: bool) -> Self {
+        let opening = config.opening.encode();
+        let stream = Stream {
+            guard: Guard::open(client),
+            config,
+            boundary: Boundary::new(),
+            leading_mark: LeadingMark::new(),
+            is_encoded,
+            inner_ended: false,
+            next: Some(opening).filter(|opening| !is_encoded && !opening.is_empty()),
+            trailers: None,
+            registry_first: false,
+            pulse: None,
+            stirred: false,
+            timer: None,
+            over: false,
+        };
+        Self { inner, stream: Some(Box::pin(stream)) }
+    }
+
+    /// The body inside.
+    pub fn get_ref(&self) -> &B {
+        &self.inner
+    }
+}
+
+impl<B: Body> Body for SseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        match this.stream {
+            None => this.inner.poll_frame(cx).map_ok(|frame| frame.map_data(into_bytes)),
+            Some(stream) => stream.as_mut().poll_frame(this.inner, cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.as_ref().map_or_else(|| self.inner.is_end_stream(), |stream| stream.over)
+    }
+
+    /// Of an event stream nothing is known: what is exact would become a `content-length`.
+    fn size_hint(&self) -> SizeHint {
+        self.stream.as_ref().map_or_else(|| self.inner.size_hint(), |_| SizeHint::default())
+    }
+}
+
+/// Without a copy if it is `Bytes`, as it is almost everywhere.
+fn into_bytes(mut data: impl Buf) -> Bytes {
+    data.copy_to_bytes(data.remaining())
+}
+
+/// What the handler's own body has to say.
+enum Own<E> {
+    Frame(Bytes),
+    Failed(E),
+    Nothing,
+}
+
+impl Stream {
+    fn poll_frame<B: Body>(
+        mut self: Pin<&mut Self>,
+        mut inner: Pin<&mut B>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        if let Some(block) = self.as_mut().project().next.take() {
+            return self.send(block);
+        }
+        let registry_first = self.registry_first;
+        if registry_first {
+            if let Poll::Ready(frame) = self.as_mut().poll_registry(cx) {
+                return Poll::Ready(frame.map(Ok));
+            }
+        }
+        match self.as_mut().poll_own(inner.as_mut(), cx) {
+            Own::Frame(bytes) => return self.send(bytes),
+            Own::Failed(error) => {
+                self.end(CloseReason::BodyError);
+                return Poll::Ready(Some(Err(error)));
+            }
+            Own::Nothing => {}
+        }
+        if !registry_first {
+            if let Poll::Ready(frame) = self.as_mut().poll_registry(cx) {
+                return Poll::Ready(frame.map(Ok));
+            }
+        }
+        if self.inner_ended && !(self.may_inject() && self.guard.client().is_held()) {
+            return Poll::Ready(self.finish(CloseReason::Ended).map(Ok));
+        }
+        let heartbeat = ready!(self.as_mut().poll_heartbeat(cx));
+        self.send(heartbeat)
+    }
+
+    /// Whether the stream is at a boundary, where something may be put in.
+    fn may_inject(&self) -> bool {
+        !self.is_encoded && self.boundary.is_here()
+    }
+
+    fn send<E>(self: Pin<&mut Self>, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        *self.project().stirred = true;
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    /// The next frame of the client's subscriptions, or the stream's end if the client was closed.
+    fn poll_registry(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        if self.is_encoded {
+            let reason = ready!(self.guard.client().poll_closing(cx));
+            return Poll::Ready(self.finish(reason));
+        }
+        if !self.boundary.is_here() {
+            return Poll::Pending;
+        }
+        loop {
+            let frame = match ready!(self.guard.client().poll_frame(cx)) {
+                Ok(frame) => frame,
+                Err(reason) => return Poll::Ready(self.finish(reason)),
+            };
+            let this = self.as_mut().project();
+            let gap = frame.gap.and_then(|(gap, id)| this.config.gap_event.encode(&gap, id));
+            let events = Some(frame.wire).filter(|wire| !wire.is_empty());
+            let (Some(first), second) = (match gap {
+                Some(gap) => (Some(gap), events),
+                None => (events, None),
+            }) else {
+                continue;
+            };
+            *this.registry_first = false;
+            *this.stirred = true;
+            *this.next = second;
+            return Poll::Ready(Some(Frame::data(first)));
+        }
+    }
+
+    /// The next bytes of the handler's own body. Trailers are kept for the end.
+    fn poll_own<B: Body>(self: Pin<&mut Self>, mut inner: Pin<&mut B>, cx: &mut Context<'_>) -> Own<B::Error> {
+        let this = self.project();
+        while !*this.inner_ended {
+            let bytes = match inner.as_mut().poll_frame(cx) {
+                Poll::Pending => return Own::Nothing,
+                Poll::Ready(Some(Err(error))) => return Own::Failed(error),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if *this.is_encoded => into_bytes(data),
+                    Ok(data) => without_mark(this.leading_mark, into_bytes(data)),
+                    Err(frame) => {
+                        *this.trailers = frame.into_trailers().ok();
+                        continue;
+                    }
+                },
+                Poll::Ready(None) => {
+                    *this.inner_ended = true;
+                    match *this.is_encoded {
+                        true => Bytes::new(),
+                        false => Bytes::from_static(this.leading_mark.held()),
+                    }
+                }
+            };
+            if !bytes.is_empty() {
+                this.boundary.advance(&bytes);
+                *this.registry_first = true;
+                return Own::Frame(bytes);
+            }
+        }
+        Own::Nothing
+    }
+
+    /// A heartbeat, if one is due and the stream is at a boundary.
+    fn poll_heartbeat(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let may_inject = self.may_inject();
+        let mut this = self.as_mut().project();
+        let Some(interval) = this.config.heartbeat.interval().filter(|_| !*this.is_encoded) else {
+            return Poll::Pending;
+        };
+        let pulse = match this.pulse {
+            Some(pulse) => {
+                if std::mem::take(this.stirred) {
+                    pulse.stir(Instant::now().into_std());
+                }
+                pulse
+            }
+            None => {
+                *this.stirred = false;
+                let spread = this.guard.client().id().spread();
+                this.pulse.insert(Pulse::new(interval, Instant::now().into_std(), spread))
+            }
+        };
+        loop {
+            if this.timer.is_none() {
+                let Some(due) = pulse.due() else { return Poll::Pending };
+                this.timer.set(Some(sleep_until(due.into())));
+            }
+            if let Some(timer) = this.timer.as_mut().as_pin_mut() {
+                ready!(timer.poll(cx));
+            }
+            let is_due = pulse.beat(Instant::now().into_std());
+            match (pulse.due(), this.timer.as_mut().as_pin_mut()) {
+                (Some(due), Some(timer)) => timer.reset(due.into()),
+                _ => this.timer.set(None),
+            }
+            if is_due && may_inject {
+                let heartbeat = this.config.heartbeat.encode();
+                if !heartbeat.is_empty() {
+                    return Poll::Ready(heartbeat);
+                }
+            } else if is_due {
+                let withheld = &this.guard.client().shared().withheld_heartbeats;
+                withheld.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn end(self: Pin<&mut Self>, reason: CloseReason) {
+        let this = self.project();
+        *this.over = true;
+        this.guard.client().end(reason);
+    }
+
+    /// The last frame, if there are trailers.
+    fn finish(mut self: Pin<&mut Self>, reason: CloseReason) -> Option<Frame<Bytes>> {
+        self.as_mut().end(reason);
+        self.project().trailers.take().map(Frame::trailers)
+    }
+}
+
+/// The frame without what belongs to a leading byte-order mark, and with what was taken for one before and is none.
+fn without_mark(mark: &mut LeadingMark, mut frame: Bytes) -> Bytes {
+    let (held, gone) = mark.strip(&frame);
+    frame.advance(gone);
+    if held.is_empty() {
+        return frame;
+    }
+    let mut whole = BytesMut::with_capacity(held.len() + frame.len());
+    whole.extend_from_slice(held);
+    whole.extend_from_slice(&frame);
+    whole.freeze()
+}
+
+impl<B: fmt::Debug> fmt::Debug for SseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SseBody")
+            .field("inner", &self.inner)
+            .field("client", &self.stream.as_ref().map(|stream| stream.guard.client()))
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,280 @@
+//! What a handler holds of a client, and what it can answer with.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
+
+use crate::{
+    ClientId, CloseReason, Event, Gap, Position, PublishError, Receipt, Registry, Resume, Start, SubscribeError, event,
+    headers::EVENT_STREAM,
+    registry::{Client, Guard, Picked},
+};
+
+/// What a handler holds of a client: one request, and the event stream that it may become.
+///
+/// [`SseLayer`](crate::SseLayer) puts one into the extensions of every request; with the `axum` feature it is an
+/// extractor too. It costs next to nothing until something is subscribed to or streamed. Clones are of the same client,
+/// may be kept after the handler has answered, and do not keep the stream open; nor need they be kept for it to go on.
+///
+/// ```
+/// use http::{Request, Response, StatusCode};
+/// use tower_sse::ClientHandle;
+///
+/// /// A handler with any body types, on plain hyper, say.
+/// fn prices<In, Out: Default>(request: &Request<In>) -> Response<Out> {
+///     let Some(client) = request.extensions().get::<ClientHandle>() else {
+///         return status(StatusCode::INTERNAL_SERVER_ERROR);
+///     };
+///     match client.subscribe(request.uri().path().trim_start_matches('/')) {
+///         Ok(()) => client.clone().into_stream().into_response(),
+///         Err(_) => status(StatusCode::BAD_REQUEST),
+///     }
+/// }
+///
+/// fn status<Out: Default>(status: StatusCode) -> Response<Out> {
+///     let mut response = Response::new(Out::default());
+///     *response.status_mut() = status;
+///     response
+/// }
+/// # let _ = prices::<(), ()>;
+/// ```
+#[derive(Clone)]
+pub struct ClientHandle {
+    client: Arc<Client>,
+}
+
+impl ClientHandle {
+    pub(crate) fn new(client: Arc<Client>) -> Self {
+        Self { client }
+    }
+
+    /// The client's id, by which [`Registry::client`] finds it. Made when it is first asked for.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no randomness to give, as `HashMap::new` does.
+    #[must_use]
+    pub fn id(&self) -> ClientId {
+        self.client.id()
+    }
+
+    /// The registry that the client belongs to.
+    #[must_use]
+    pub fn registry(&self) -> Registry {
+        Registry::from_shared(Arc::clone(self.client.shared()))
+    }
+
+    /// What the client says it had last: its `Last-Event-ID`, from the header or from a query parameter. Of one with more than 256 bytes, the beginning.
+    #[must_use]
+    pub fn last_event_id(&self) -> Option<&str> {
+        self.client.last_event_id()
+    }
+
+    /// Subscribes to a topic: where the client was cut off if it came with a `Last-Event-ID` and its stream has not begun, else from now on.
+    ///
+    /// Nothing happens if it is subscribed already. It may be called at any time: before the stream begins, while it is
+    /// open, from the handler or from elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] if the topic's name is none, the client has as many subscriptions as it may have, or its stream is over.
+    pub fn subscribe(&self, topic: impl AsRef<str>) -> Result<(), SubscribeError> {
+        self.subscribe_from(topic, Start::Now)
+    }
+
+    /// Subscribes to a topic, from `start` on unless the client resumes: see [`Start`].
+    ///
+    /// Events go out in position order, over all topics. Those of a later subscription that are older than what
+    /// already went out do not move the client's position back: their ids say how far it is in which topic, so that a
+    /// cut in the middle of catching up loses nothing and repeats nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe).
+    pub fn subscribe_from(&self, topic: impl AsRef<str>, start: Start) -> Result<(), SubscribeError> {
+        self.client.subscribe(topic.as_ref(), start)
+    }
+
+    /// Takes a subscription back, and says whether there was one. What was not sent yet is not sent.
+    ///
+    /// A stream that only its subscriptions held open ends with the last of them.
+    pub fn unsubscribe(&self, topic: impl AsRef<str>) -> bool {
+        self.client.unsubscribe(topic.as_ref())
+    }
+
+    /// Sends an event to this client alone, in order with all others. It can be sent before the stream begins: a welcome, say.
+    ///
+    /// It is not there for the client that comes back, which is a new one: what must survive a cut belongs on a topic.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`] if the event is too large or the client's stream is over.
+    pub fn send(&self, event: impl std::borrow::Borrow<Event>) -> Result<Receipt, PublishError> {
+        self.client.send(event.borrow())
+    }
+
+    /// How the client's resume goes, with what it is subscribed to so far: where there is a gap, a handler may want to send a snapshot.
+    #[must_use]
+    pub fn resume(&self) -> Resume {
+        self.client.resume()
+    }
+
+    /// Ends the client's stream: at the next boundary, when it has what was published until now.
+    ///
+    /// A stream that has stalled in the middle of an event has no boundary to end at before its own body goes on.
+    pub fn close(&self) {
+        self.client.close(CloseReason::Closed);
+    }
+
+    /// Waits until the stream is over, and says why.
+    pub async fn closed(&self) -> CloseReason {
+        self.client.closed().await
+    }
+
+    /// The client's event stream, as an answer: open until the client leaves or is closed, with or without subscriptions.
+    ///
+    /// With the `axum` feature it is an `IntoResponse`; see [`EventStream::into_response`] for other frameworks.
+    pub fn into_stream(self) -> EventStream {
+        self.client.hold();
+        EventStream { _client: self.client }
+    }
+
+    /// The client's events one by one, for a handler that speaks something else than event streams: a method of a gRPC
+    /// service that maps them to messages, a WebSocket.
+    ///
+    /// The client lives as long as this: it is over when it is dropped. It is the client's only reader; the layer then
+    /// adds nothing to the response's body, whatever that is.
+    pub fn into_events(self) -> Events {
+        Events { guard: Guard::open(&self.client), taken: VecDeque::new(), over: false }
+    }
+}
+
+impl fmt::Debug for ClientHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ClientHandle").field(&self.client).finish()
+    }
+}
+
+/// An event stream as an answer: a 200 with the content type and an empty body, which [`SseLayer`](crate::SseLayer) fills.
+#[derive(Debug)]
+#[must_use = "a stream does nothing unless it is answered with"]
+pub struct EventStream {
+    _client: Arc<Client>,
+}
+
+impl EventStream {
+    /// The answer, with any kind of body.
+    pub fn into_response<B: Default>(self) -> Response<B> {
+        let mut response = Response::new(B::default());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
+        response
+    }
+}
+
+/// The events of one client, as a [`Stream`].
+///
+/// It ends when the client is closed. An `Err` is a [`Gap`], after which it goes on.
+#[derive(Debug)]
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Events {
+    guard: Guard,
+    taken: VecDeque<Picked>,
+    over: bool,
+}
+
+impl Stream for Events {
+    type Item = Result<Delivery, Gap>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(picked) = this.taken.pop_front() {
+                return Poll::Ready(Some(Ok(Delivery::new(&picked))));
+            }
+            if this.over {
+                return Poll::Ready(None);
+            }
+            match ready!(this.guard.client().poll_events(cx)) {
+                Ok(taken) => {
+                    this.taken.extend(taken.events);
+                    if let Some((gap, _)) = taken.gap {
+                        return Poll::Ready(Some(Err(gap)));
+                    }
+                }
+                Err(reason) => {
+                    this.over = true;
+                    this.guard.client().end(reason);
+                }
+            }
+        }
+    }
+}
+
+/// One event, as one client got it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    topic: String,
+    position: Position,
+    id: Option<String>,
+    event_type: Option<String>,
+    data: Option<String>,
+    wire: Bytes,
+}
+
+impl Delivery {
+    fn new(picked: &Picked) -> Self {
+        let (event_type, data) = event::decode(&picked.entry.wire);
+        Self {
+            topic: picked.topic.name().to_owned(),
+            position: picked.entry.position,
+            id: picked.id().map(str::to_owned),
+            event_type,
+            data,
+            wire: picked.entry.wire.clone(),
+        }
+    }
+
+    /// The topic that it was published on.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Where it stands in the registry's order.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The id that it has for this client: what to resume from. None if it has no data.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Its event type, if it has one.
+    #[must_use]
+    pub fn event_type(&self) -> Option<&str> {
+        self.event_type.as_deref()
+    }
+
+    /// Its data, with LF as line ends. None if it is a comment or a reconnection time only.
+    #[must_use]
+    pub fn data(&self) -> Option<&str> {
+        self.data.as_deref()
+    }
+
+    /// The event as it was encoded when it was published, its own id included. Shared, not copied.
+    #[must_use]
+    pub fn encoded(&self) -> &Bytes {
+        &self.wire
+    }
+}

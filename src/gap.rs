@@ -1,0 +1,145 @@
+//! Events that a client should have had and that are no longer retained, and how it is told.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::{Event, EventError, Position, event};
+
+/// Events that a client should have had and that are no longer retained: evicted, from before a restart, or after a position that was never issued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    pub(crate) topics: Vec<String>,
+    pub(crate) after: String,
+}
+
+impl Gap {
+    /// The topics of which events are missing.
+    #[must_use]
+    pub fn topics(&self) -> &[String] {
+        &self.topics
+    }
+
+    /// The last event that the client had: the `Last-Event-ID` that it came with (the beginning of one of more than
+    /// 256 bytes), or the position up to which it had read.
+    #[must_use]
+    pub fn after(&self) -> &str {
+        &self.after
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "events after {} on {} are no longer retained", event::Quoted(&self.after), self.topics.join(", "))
+    }
+}
+
+impl std::error::Error for Gap {}
+
+/// How a client is told of a [`Gap`]: as an event in its stream, before what comes after the gap.
+///
+/// EventSource cannot read response headers, so it has to be in band. Default: an event of the type `gap` with JSON
+/// data that names the topics and the position asked for, and an id from which the client can resume:
+///
+/// ```text
+/// event: gap
+/// data: {"topics":["prices/AAPL"],"after":"1763612345678-0"}
+/// id: 1763612399000-4
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapEvent {
+    event_type: Option<String>,
+}
+
+impl GapEvent {
+    /// A gap event of this type instead of `gap`.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::EventType`] if it contains a line end.
+    pub fn named(event_type: impl Into<String>) -> Result<Self, EventError> {
+        let event_type = event_type.into();
+        Event::empty().event(&event_type)?;
+        Ok(Self { event_type: Some(event_type) })
+    }
+
+    /// No gap event: the client is told nothing. A handler can still ask with [`ClientHandle::resume`](crate::ClientHandle::resume).
+    #[must_use]
+    pub fn off() -> Self {
+        Self { event_type: None }
+    }
+
+    pub(crate) fn encode(&self, gap: &Gap, id: Option<Position>) -> Option<Bytes> {
+        let event = Event::data(gap.json()).event(self.event_type.as_ref()?).ok()?;
+        let mut wire = event.encode_fields();
+        if let Some(id) = id {
+            event::push_id(&mut wire, &id.to_string());
+        }
+        Some(event::finish(wire))
+    }
+}
+
+impl Default for GapEvent {
+    fn default() -> Self {
+        Self { event_type: Some("gap".to_owned()) }
+    }
+}
+
+impl Gap {
+    fn json(&self) -> String {
+        let mut json = String::from("{\"topics\":[");
+        for (index, topic) in self.topics.iter().enumerate() {
+            if index > 0 {
+                json.push(',');
+            }
+            push_json_string(&mut json, topic);
+        }
+        json.push_str("],\"after\":");
+        push_json_string(&mut json, &self.after);
+        json.push('}');
+        json
+    }
+}
+
+/// Two strings in two fields are no reason to depend on serde_json where the `json` feature is off.
+fn push_json_string(json: &mut String, text: &str) {
+    json.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            character if character < ' ' => json.push_str(&format!("\\u{:04x}", u32::from(character))),
+            character => json.push(character),
+        }
+    }
+    json.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gap() -> Gap {
+        Gap { topics: vec!["a".into(), "b/c".into()], after: "1-0".into() }
+    }
+
+    #[test]
+    fn it_names_the_topics_and_the_position_and_has_an_id() {
+        let wire = GapEvent::default().encode(&gap(), Some(Position::new(2, 7)));
+        let expected = "event: gap\ndata: {\"topics\":[\"a\",\"b/c\"],\"after\":\"1-0\"}\nid: 2-7\n\n";
+        assert_eq!(wire.as_deref(), Some(expected.as_bytes()));
+        let wire = GapEvent::named("lost").unwrap().encode(&gap(), None);
+        assert!(wire.is_some_and(|wire| wire.starts_with(b"event: lost\n") && !wire.windows(3).any(|at| at == b"id:")));
+        assert_eq!(GapEvent::off().encode(&gap(), None), None);
+        assert!(GapEvent::named("a\nb").is_err());
+    }
+
+    #[cfg(feature = "json")]
+    #[test]
+    fn whatever_the_client_sent_is_valid_json() {
+        let after: String = (0..0x250).filter_map(char::from_u32).collect();
+        let json = Gap { topics: vec![after.clone()], after: after.clone() }.json();
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value, serde_json::json!({ "topics": [after], "after": after }));
+    }
+}

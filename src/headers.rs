@@ -1,0 +1,101 @@
+//! Is this response an event stream, and which headers does it get.
+
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode, Version,
+    header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName},
+};
+
+/// The media type of an event stream, as it is written to the wire: several clients compare it case-sensitively.
+pub(crate) const EVENT_STREAM: &str = "text/event-stream";
+
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Whether a response is an event stream that a body follows: a 200 with the content type, and not the answer to HEAD.
+pub(crate) fn is_event_stream(method: &Method, status: StatusCode, headers: &HeaderMap) -> bool {
+    status == StatusCode::OK
+        && headers.get(CONTENT_TYPE).is_some_and(|value| essence_is_event_stream(value.as_bytes()))
+        && method != Method::HEAD
+}
+
+fn essence_is_event_stream(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
+}
+
+/// Whether the body's bytes are no longer the event stream's own, so that nothing can be put in.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") && !value.is_empty())
+}
+
+/// Gives an event stream its headers, where the handler did not set them. `version` is the request's.
+pub(crate) fn prepare(headers: &mut HeaderMap, version: Version) {
+    headers.remove(CONTENT_LENGTH);
+    lower_case_content_type(headers);
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, no-transform"));
+    headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
+    if version == Version::HTTP_11 {
+        headers.entry(CONNECTION).or_insert(HeaderValue::from_static("keep-alive"));
+    }
+}
+
+fn lower_case_content_type(headers: &mut HeaderMap) {
+    let Some(value) = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) else { return };
+    if value.starts_with(EVENT_STREAM.as_bytes()) {
+        return;
+    }
+    let parameters = value.iter().position(|byte| *byte == b';').map_or(&b""[..], |at| &value[at..]);
+    if let Ok(value) = HeaderValue::from_bytes(&[EVENT_STREAM.as_bytes(), parameters].concat()) {
+        headers.insert(CONTENT_TYPE, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn only_a_200_with_the_essence_is_an_event_stream() {
+        let is =
+            |method, status, content_type| is_event_stream(&method, status, &with(&[("content-type", content_type)]));
+        assert!(is(Method::GET, StatusCode::OK, "text/event-stream"));
+        assert!(is(Method::POST, StatusCode::OK, "Text/Event-Stream ; charset=utf-8"));
+        assert!(!is(Method::HEAD, StatusCode::OK, "text/event-stream"));
+        assert!(!is(Method::GET, StatusCode::NO_CONTENT, "text/event-stream"));
+        assert!(!is(Method::GET, StatusCode::NOT_MODIFIED, "text/event-stream"));
+        assert!(!is(Method::GET, StatusCode::OK, "text/event-streams"));
+        assert!(!is(Method::GET, StatusCode::OK, "application/json; a=text/event-stream"));
+        assert!(!is_event_stream(&Method::GET, StatusCode::OK, &HeaderMap::new()));
+    }
+
+    #[test]
+    fn absent_headers_are_set_and_present_ones_kept() {
+        let mut headers = with(&[("content-type", "TEXT/event-stream;charset=utf-8"), ("content-length", "7")]);
+        prepare(&mut headers, Version::HTTP_11);
+        let expected = [
+            ("content-type", "text/event-stream;charset=utf-8"),
+            ("cache-control", "no-cache, no-transform"),
+            ("x-accel-buffering", "no"),
+            ("connection", "keep-alive"),
+        ];
+        assert_eq!(headers, with(&expected));
+
+        let own = [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "yes")];
+        let mut headers = with(&own);
+        prepare(&mut headers, Version::HTTP_2);
+        assert_eq!(headers, with(&own), "and HTTP/2 forbids connection-specific ones");
+    }
+
+    #[test]
+    fn identity_is_no_encoding() {
+        assert!(!is_encoded(&HeaderMap::new()));
+        assert!(!is_encoded(&with(&[("content-encoding", "Identity")])));
+        assert!(is_encoded(&with(&[("content-encoding", "gzip")])));
+    }
+}

@@ -1,0 +1,97 @@
+use std::{sync::Arc, time::Duration};
+
+use tower_layer::Layer;
+
+use crate::{Event, GapEvent, Heartbeat, Registry, service::SseService};
+
+/// Makes every event stream behind it right: see the [crate's documentation](crate).
+///
+/// Clones, and the services of one layer, share the registry and the configuration. A setter changes this layer only.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sse::{Heartbeat, Registry, SseLayer};
+///
+/// let registry = Registry::new();
+/// let layer = SseLayer::new(&registry)
+///     .heartbeat(Heartbeat::every(Duration::from_secs(30)))
+///     .retry(Duration::from_secs(2));
+/// # let _ = layer;
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a layer does nothing unless it is put around a service"]
+pub struct SseLayer {
+    registry: Registry,
+    config: Arc<Config>,
+}
+
+/// What one layer's streams have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) gap_event: GapEvent,
+    /// What every stream begins with.
+    pub(crate) opening: Event,
+    pub(crate) resume_query: Vec<String>,
+}
+
+impl SseLayer {
+    /// A layer with the defaults, whose clients belong to this registry.
+    pub fn new(registry: &Registry) -> Self {
+        let config = Config {
+            heartbeat: Heartbeat::default(),
+            gap_event: GapEvent::default(),
+            opening: Event::empty(),
+            resume_query: ["lastEventId", "last_event_id", "evs_last_event_id"].map(str::to_owned).into(),
+        };
+        Self { registry: registry.clone(), config: Arc::new(config) }
+    }
+
+    /// What is sent when a stream is silent, and how long that is. Default: [`Heartbeat::default`].
+    pub fn heartbeat(self, heartbeat: Heartbeat) -> Self {
+        self.with(|config| config.heartbeat = heartbeat)
+    }
+
+    /// How a client is told that events it should have had are no longer retained. Default: [`GapEvent::default`].
+    pub fn gap_event(self, gap_event: GapEvent) -> Self {
+        self.with(|config| config.gap_event = gap_event)
+    }
+
+    /// Begins every stream with a `retry:` field: how long a client waits before it reconnects. Default: none.
+    pub fn retry(self, delay: Duration) -> Self {
+        self.with(|config| config.opening = std::mem::take(&mut config.opening).retry(delay))
+    }
+
+    /// Begins every stream with a comment. Default: none. With more than one, each is sent.
+    pub fn comment(self, text: impl AsRef<str>) -> Self {
+        self.with(|config| config.opening = std::mem::take(&mut config.opening).comment(text))
+    }
+
+    /// Begins every stream with a comment of so many spaces. Default: none.
+    ///
+    /// Old polyfills on top of `XMLHttpRequest` dispatch nothing before 2 KiB have come: 2048 is what they need.
+    pub fn padding(self, bytes: usize) -> Self {
+        self.comment(" ".repeat(bytes))
+    }
+
+    /// The query parameters that a `Last-Event-ID` is taken from where there is no such header: what cannot set
+    /// headers (polyfills, a page that opens a new `EventSource`) sends it there. No names: none is.
+    ///
+    /// Default: `lastEventId` (event-source-polyfill, reconnecting-eventsource), `last_event_id`, `evs_last_event_id`.
+    pub fn resume_query<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Self {
+        self.with(|config| config.resume_query = names.into_iter().map(Into::into).collect())
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+}
+
+impl<S> Layer<S> for SseLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        SseService::new(inner, self.registry.clone(), Arc::clone(&self.config))
+    }
+}

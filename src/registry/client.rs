@@ -1,0 +1,424 @@
+//! One open stream, as the registry knows it.
+
+use std::{
+    fmt,
+    pin::pin,
+    str::FromStr,
+    sync::{Arc, Mutex, OnceLock},
+    task::{Context, Poll, Waker},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    PublishError, Receipt, Start, SubscribeError,
+    cursor::{Cursors, Frame, Taken},
+    shared::Shared,
+    topic,
+};
+use crate::{Event, Gap, event::Quoted, sync::lock};
+
+/// The name of one client: 128 random bits from the operating system, written as 32 hexadecimal digits.
+///
+/// Whoever knows it can be allowed to act for the client (add a topic to its open stream, say), so it is as hard to
+/// guess as a session token and should be treated as one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientId(u128);
+
+impl ClientId {
+    fn random() -> Self {
+        let mut bits = [0; 16];
+        match getrandom::fill(&mut bits) {
+            Ok(()) => Self(u128::from_ne_bytes(bits)),
+            // An id that can be guessed would be worse; std's `HashMap` does the same.
+            Err(error) => panic!("the operating system has no randomness to give: {error}"),
+        }
+    }
+
+    /// A number that is different for most clients.
+    pub(crate) fn spread(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientId({self})")
+    }
+}
+
+impl FromStr for ClientId {
+    type Err = InvalidClientId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidClientId> {
+        let canonical = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let bits = canonical.then(|| u128::from_str_radix(text, 16).ok()).flatten();
+        bits.map(Self).ok_or_else(|| InvalidClientId { value: text.to_owned() })
+    }
+}
+
+/// A text that is no [`ClientId`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidClientId {
+    value: String,
+}
+
+impl fmt::Display for InvalidClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is no client id: expected 32 hexadecimal digits", Quoted(&self.value))
+    }
+}
+
+impl std::error::Error for InvalidClientId {}
+
+/// Why a stream is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The handler's own body ended and nothing held the stream open.
+    Ended,
+    /// The body was dropped before its end: the peer left, or the server gave the connection up.
+    Gone,
+    /// [`ClientHandle::close`](crate::ClientHandle::close) was called.
+    Closed,
+    /// The handler's own body failed.
+    BodyError,
+    /// The request was answered with something that is no event stream.
+    NoStream,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ended => "the handler's stream ended",
+            Self::Gone => "the client is gone",
+            Self::Closed => "the client was closed",
+            Self::BodyError => "the handler's stream failed",
+            Self::NoStream => "the answer was no event stream",
+        })
+    }
+}
+
+/// How the resume of a client went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resume {
+    /// The client brought no `Last-Event-ID`: there was nothing to resume.
+    Fresh,
+    /// Everything after the client's `Last-Event-ID` is retained, on all topics that it is subscribed to: it misses nothing.
+    Continued,
+    /// Some of it is not. The client is told with a [`GapEvent`](crate::GapEvent) and goes on at the oldest retained event.
+    Gap(Gap),
+}
+
+/// The state of one stream that its reader, its handles and its topics share.
+pub(crate) struct Client {
+    shared: Arc<Shared>,
+    id: OnceLock<ClientId>,
+    last_event_id: Option<Box<str>>,
+    state: Mutex<State>,
+    waker: Mutex<Option<Waker>>,
+    over: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    cursors: Cursors,
+    phase: Phase,
+    /// It stays open without subscriptions.
+    held: bool,
+    /// It ends when everything up to this event has been read.
+    closing: Option<(CloseReason, u64)>,
+    resume: Option<Resume>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing has been read yet: what is subscribed now resumes.
+    #[default]
+    Waiting,
+    Open,
+    Over(CloseReason),
+}
+
+impl Client {
+    pub(crate) fn new(shared: Arc<Shared>, last_event_id: Option<Box<str>>) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            id: OnceLock::new(),
+            last_event_id,
+            state: Mutex::default(),
+            waker: Mutex::default(),
+            over: Notify::new(),
+        })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Its id. It can be found by it from now on.
+    pub(crate) fn id(self: &Arc<Self>) -> ClientId {
+        *self.id.get_or_init(|| {
+            let id = ClientId::random();
+            self.shared.register(id, self);
+            id
+        })
+    }
+
+    /// The topic that only this client is subscribed to.
+    fn own_topic(self: &Arc<Self>) -> String {
+        format!("$client/{}", self.id())
+    }
+
+    pub(crate) fn last_event_id(&self) -> Option<&str> {
+        self.last_event_id.as_deref()
+    }
+
+    pub(crate) fn subscribe(self: &Arc<Self>, topic: &str, start: Start) -> Result<(), SubscribeError> {
+        topic::check(topic)?;
+        self.id();
+        let mut state = lock(&self.state);
+        if let Phase::Over(reason) = state.phase {
+            return Err(SubscribeError::Over { reason });
+        }
+        let limit = self.shared.config.subscriptions_per_client;
+        if !state.cursors.contains(topic) {
+            if state.cursors.len() >= limit {
+                return Err(SubscribeError::TooMany { limit });
+            }
+            let resumes = state.phase == Phase::Waiting;
+            state.cursors.subscribe(&self.shared, topic, start, resumes);
+        }
+        drop(state);
+        self.wake();
+        Ok(())
+    }
+
+    pub(crate) fn unsubscribe(&self, topic: &str) -> bool {
+        let was_subscribed = lock(&self.state).cursors.unsubscribe(&self.shared, topic);
+        self.wake();
+        was_subscribed
+    }
+
+    /// Publishes to the client's own topic, which it gets subscribed to.
+    pub(crate) fn send(self: &Arc<Self>, event: &Event) -> Result<Receipt, PublishError> {
+        let topic = self.own_topic();
+        let mut state = lock(&self.state);
+        if let Phase::Over(reason) = state.phase {
+            return Err(PublishError::Over { reason });
+        }
+        if !state.cursors.contains(&topic) {
+            state.cursors.subscribe(&self.shared, &topic, Start::Now, false);
+        }
+        drop(state);
+        self.shared.publish(&topic, event)
+    }
+
+    pub(crate) fn resume(&self) -> Resume {
+        lock(&self.state).resume(&self.shared, self.last_event_id())
+    }
+
+    pub(crate) fn hold(&self) {
+        lock(&self.state).held = true;
+    }
+
+    /// Whether something may still come to the client after its handler's own body has ended.
+    pub(crate) fn is_held(&self) -> bool {
+        let state = lock(&self.state);
+        state.held || !state.cursors.is_empty()
+    }
+
+    pub(crate) fn close(&self, reason: CloseReason) {
+        let mut state = lock(&self.state);
+        let horizon = self.shared.horizon();
+        state.closing.get_or_insert((reason, horizon));
+        drop(state);
+        self.wake();
+    }
+
+    /// The stream begins.
+    fn open(self: &Arc<Self>) {
+        self.id();
+        lock(&self.state).open(&self.shared, self.last_event_id());
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        lock(&self.state).phase == Phase::Open
+    }
+
+    /// The next frame. `Err` when the client was closed and has all that was published until then.
+    pub(crate) fn poll_frame(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Result<Frame, CloseReason>> {
+        self.poll_take(cx, |cursors, horizon| cursors.take_frame(&self.shared, horizon))
+    }
+
+    /// The same, event by event.
+    pub(crate) fn poll_events(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Result<Taken, CloseReason>> {
+        self.poll_take(cx, Cursors::take_events)
+    }
+
+    /// Whether it was closed, for a reader that cannot give the client anything.
+    pub(crate) fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        self.listen(cx);
+        lock(&self.state).closing.map_or(Poll::Pending, |(reason, _)| Poll::Ready(reason))
+    }
+
+    fn poll_take<T>(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(&mut Cursors, u64) -> Option<T>,
+    ) -> Poll<Result<T, CloseReason>> {
+        self.listen(cx);
+        let mut state = lock(&self.state);
+        loop {
+            let horizon = state.closing.map_or_else(|| self.shared.horizon(), |(_, horizon)| horizon);
+            if let Some(taken) = take(&mut state.cursors, horizon) {
+                return Poll::Ready(Ok(taken));
+            }
+            if let Some((reason, _)) = state.closing {
+                return Poll::Ready(Err(reason));
+            }
+            if state.cursors.park(self) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn listen(&self, cx: &mut Context<'_>) {
+        let mut waker = lock(&self.waker);
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            // The old one's drop may run somebody's code.
+            let old = waker.replace(cx.waker().clone());
+            drop(waker);
+            drop(old);
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        let waker = lock(&self.waker).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The stream is over, and the registry forgets the client. Only the first reason counts.
+    pub(crate) fn end(&self, reason: CloseReason) {
+        let mut state = lock(&self.state);
+        if matches!(state.phase, Phase::Over(_)) {
+            return;
+        }
+        let reason = state.closing.map_or(reason, |(asked, _)| asked);
+        state.phase = Phase::Over(reason);
+        state.cursors.clear(&self.shared);
+        drop(state);
+        if let Some(id) = self.id.get() {
+            self.shared.unregister(id);
+        }
+        self.over.notify_waiters();
+        let waker = lock(&self.waker).take();
+        drop(waker);
+    }
+
+    fn over(&self) -> Option<CloseReason> {
+        match lock(&self.state).phase {
+            Phase::Over(reason) => Some(reason),
+            Phase::Waiting | Phase::Open => None,
+        }
+    }
+
+    pub(crate) async fn closed(&self) -> CloseReason {
+        loop {
+            let mut notified = pin!(self.over.notified());
+            notified.as_mut().enable();
+            if let Some(reason) = self.over() {
+                return reason;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl Drop for Client {
+    /// For a client whose stream never began. All others have ended before.
+    fn drop(&mut self) {
+        self.end(CloseReason::NoStream);
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("id", &self.id.get()).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn open(&mut self, shared: &Shared, last_event_id: Option<&str>) {
+        if self.phase == Phase::Waiting {
+            self.resume = Some(self.resume(shared, last_event_id));
+            self.phase = Phase::Open;
+        }
+    }
+
+    fn resume(&mut self, shared: &Shared, last_event_id: Option<&str>) -> Resume {
+        match (&self.resume, last_event_id) {
+            (Some(resume), _) => resume.clone(),
+            (None, None) => Resume::Fresh,
+            (None, Some(id)) => self.cursors.resume(shared, id).map_or(Resume::Continued, Resume::Gap),
+        }
+    }
+}
+
+/// Holds a client's stream: when it goes, the client is over.
+#[derive(Debug)]
+pub(crate) struct Guard(Arc<Client>);
+
+impl Guard {
+    /// The stream of this client begins.
+    pub(crate) fn open(client: &Arc<Client>) -> Self {
+        client.open();
+        Self(Arc::clone(client))
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.0
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.end(CloseReason::Gone);
+    }
+}
+
+/// Holds a client whose request is being answered: when it goes and no stream has begun, the client is over.
+#[derive(Debug)]
+pub(crate) struct Unanswered(pub(crate) Arc<Client>);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if !self.0.is_open() {
+            self.0.end(CloseReason::NoStream);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_as_it_is_written_and_nothing_else_is() {
+        let id = ClientId::random();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_ne!(id, ClientId::random());
+        for text in ["", "1", &"f".repeat(33), &"F".repeat(32), &"+".repeat(32), &format!("{}g", "0".repeat(31))] {
+            assert!(text.parse::<ClientId>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Why something was not published or subscribed to.
+
+use std::fmt;
+
+use super::{CloseReason, TopicError};
+
+/// Why an event was not published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The name is none that a topic can have.
+    Topic(TopicError),
+    /// The event takes more memory than may be retained on its topic, or in all.
+    TooLarge {
+        /// What it takes, in bytes.
+        size: usize,
+        /// What may be retained, in bytes.
+        limit: usize,
+    },
+    /// The client that it was for is over.
+    Over {
+        /// Why it is over.
+        reason: CloseReason,
+    },
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic(error) => error.fmt(f),
+            Self::TooLarge { size, limit } => {
+                write!(f, "the event takes {size} bytes, more than the {limit} that may be retained")
+            }
+            Self::Over { reason } => write!(f, "the stream is over: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+impl From<TopicError> for PublishError {
+    fn from(error: TopicError) -> Self {
+        Self::Topic(error)
+    }
+}
+
+/// Why a client was not subscribed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The name is none that a topic can have.
+    Topic(TopicError),
+    /// The client has as many subscriptions as it may have.
+    TooMany {
+        /// How many that is.
+        limit: usize,
+    },
+    /// The client is over.
+    Over {
+        /// Why it is over.
+        reason: CloseReason,
+    },
+}
+
+impl fmt::Display for SubscribeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic(error) => error.fmt(f),
+            Self::TooMany { limit } => write!(f, "the client has {limit} subscriptions, as many as it may have"),
+            Self::Over { reason } => write!(f, "the stream is over: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for SubscribeError {}
+
+impl From<TopicError> for SubscribeError {
+    fn from(error: TopicError) -> Self {
+        Self::Topic(error)
+    }
+}

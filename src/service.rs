@@ -1,0 +1,130 @@
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, Request, Response, Uri};
+use tower_service::Service;
+
+use crate::{
+    ClientHandle, Event, Registry,
+    body::SseBody,
+    future::{Pending, SseFuture},
+    layer::Config,
+    registry::Unanswered,
+};
+
+/// The service that [`SseLayer`](crate::SseLayer) makes of another.
+#[derive(Debug, Clone)]
+pub struct SseService<S> {
+    inner: S,
+    registry: Registry,
+    config: Arc<Config>,
+}
+
+impl<S> SseService<S> {
+    pub(crate) fn new(inner: S, registry: Registry, config: Arc<Config>) -> Self {
+        Self { inner, registry, config }
+    }
+
+    /// The service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service inside, alone again.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, In, Out> Service<Request<In>> for SseService<S>
+where
+    S: Service<Request<In>, Response = Response<Out>>,
+{
+    type Response = Response<SseBody<Out>>;
+    type Error = S::Error;
+    type Future = SseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<In>) -> SseFuture<S::Future> {
+        let last_event_id = last_event_id(request.headers(), request.uri(), &self.config.resume_query);
+        let client = self.registry.connect_with(last_event_id);
+        request.extensions_mut().insert(ClientHandle::new(Arc::clone(&client)));
+        let pending = Pending {
+            client: Unanswered(client),
+            config: Arc::clone(&self.config),
+            method: request.method().clone(),
+            version: request.version(),
+        };
+        SseFuture::new(self.inner.call(request), pending)
+    }
+}
+
+/// What the client had last, by the header, else by a query parameter; an empty one says that there was nothing.
+fn last_event_id(headers: &HeaderMap, uri: &Uri, names: &[String]) -> Option<Box<str>> {
+    if let Some(value) = headers.get("last-event-id") {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        return Some(value).filter(|value| !value.is_empty()).map(|value| bounded(&value));
+    }
+    let query = uri.query().filter(|_| !names.is_empty())?;
+    form_urlencoded::parse(query.as_bytes())
+        .find(|(name, value)| !value.is_empty() && names.iter().any(|known| known == name))
+        .map(|(_, value)| bounded(&value))
+}
+
+/// An id that is longer than any event's can lead nowhere: what is kept of it is for the client to see, and says so.
+fn bounded(id: &str) -> Box<str> {
+    if id.len() <= Event::MAX_ID {
+        return id.into();
+    }
+    let shown: String = id.chars().take(64).collect();
+    format!("{shown}… ({} bytes)", id.len()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Vec<String> {
+        vec!["lastEventId".into(), "last_event_id".into()]
+    }
+
+    fn find(header: Option<&[u8]>, uri: &'static str, names: &[String]) -> Option<Box<str>> {
+        let mut headers = HeaderMap::new();
+        if let Some(header) = header {
+            headers.insert("last-event-id", http::HeaderValue::from_bytes(header).unwrap());
+        }
+        last_event_id(&headers, &Uri::from_static(uri), names)
+    }
+
+    #[test]
+    fn the_header_goes_before_the_query() {
+        assert_eq!(find(Some(b"1-0"), "/?lastEventId=2-0", &names()).as_deref(), Some("1-0"));
+        assert_eq!(find(None, "/?topic=a&last_event_id=2%2D0", &names()).as_deref(), Some("2-0"));
+        assert_eq!(find(None, "/?lastEventId=2-0", &[]), None);
+        assert_eq!(find(None, "/?other=2-0", &names()), None);
+        assert_eq!(find(None, "/", &names()), None);
+    }
+
+    #[test]
+    fn an_empty_one_is_none() {
+        assert_eq!(find(Some(b""), "/?lastEventId=2-0", &names()), None);
+        assert_eq!(find(None, "/?lastEventId=", &names()), None);
+    }
+
+    #[test]
+    fn any_bytes_and_any_length_are_kept_within_bounds() {
+        assert_eq!(find(Some(b"a\xFFb"), "/", &names()).as_deref(), Some("a\u{fffd}b"));
+        let long = find(Some(&vec![b'1'; 100_000]), "/", &names()).unwrap();
+        assert!(long.len() < 100 && long.ends_with("(100000 bytes)"), "{long}");
+    }
+}
