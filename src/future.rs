@@ -64,7 +64,7 @@ impl Pending {
         headers::prepare(response.headers_mut(), self.version);
         response.extensions_mut().insert(Wrapped);
         let is_encoded = headers::is_encoded(response.headers());
-        response.map(|body| SseBody::stream(body, client, self.config, !is_encoded))
+        response.map(|body| SseBody::stream(body, client, self.config, is_encoded))
     }
 }
 

@@ -120,7 +120,7 @@ impl Cursors {
             Some(position) => Some(Progress::from(position)),
             None => last_event_id.parse::<Progress>().ok(),
         };
-        let progress = progress.filter(|progress| shared.has_issued(progress.seen));
+        let progress = progress.filter(|progress| progress.seen <= shared.position());
         self.seen = progress.as_ref().map(|progress| progress.seen);
         let mut topics = Vec::new();
         for subscription in self.subscriptions.iter_mut().filter(|subscription| subscription.resumes) {

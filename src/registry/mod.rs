@@ -98,6 +98,15 @@ impl Registry {
         self.shared.client(id).map(ClientHandle::new)
     }
 
+    /// Where the newest event stands; before the first, where the registry begins.
+    ///
+    /// With it as its id, a handler's own first event (a welcome, a snapshot) gives a fresh client a position to resume
+    /// from before anything was published. Take it before subscribing.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.shared.position()
+    }
+
     /// How much there is at this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {

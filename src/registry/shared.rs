@@ -159,8 +159,9 @@ impl Shared {
         self.published.load(Ordering::Acquire)
     }
 
-    pub(super) fn has_issued(&self, position: Position) -> bool {
-        position <= lock(&self.order).last
+    /// The newest position that was issued.
+    pub(super) fn position(&self) -> Position {
+        lock(&self.order).last
     }
 
     pub(super) fn stats(&self) -> Stats {
