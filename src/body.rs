@@ -2,7 +2,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -16,7 +16,7 @@ use crate::{
     boundary::{Boundary, LeadingMark},
     heartbeat::Pulse,
     layer::Config,
-    registry::{Client, Guard},
+    registry::{Client, Reader},
 };
 
 pin_project! {
@@ -37,7 +37,7 @@ pin_project! {
 pin_project! {
     /// What an event stream has besides the handler's own body.
     struct Stream {
-        guard: Guard,
+        reader: Reader,
         config: Arc<Config>,
         boundary: Boundary,
         leading_mark: LeadingMark,
@@ -54,6 +54,8 @@ pin_project! {
         stirred: bool,
         #[pin]
         timer: Option<Sleep>,
+        // Whom the timer wakes: it need not be polled again before it has elapsed.
+        timer_wakes: Option<Waker>,
         over: bool,
     }
 }
@@ -68,7 +70,7 @@ impl<B> SseBody<B> {
     pub(crate) fn stream(inner: B, client: &Arc<Client>, config: Arc<Config>, is_encoded: bool) -> Self {
         let opening = config.opening.encode();
         let stream = Stream {
-            guard: Guard::open(client),
+            reader: Reader::open(client),
             config,
             boundary: Boundary::new(),
             leading_mark: LeadingMark::new(),
@@ -80,6 +82,7 @@ impl<B> SseBody<B> {
             pulse: None,
             stirred: false,
             timer: None,
+            timer_wakes: None,
             over: false,
         };
         Self { inner, stream: Some(Box::pin(stream)) }
@@ -137,7 +140,7 @@ impl Stream {
         if let Some(block) = self.as_mut().project().next.take() {
             return self.send(block);
         }
-        let registry_first = self.registry_first;
+        let (registry_first, own_had_ended) = (self.registry_first, self.inner_ended);
         if registry_first {
             if let Poll::Ready(frame) = self.as_mut().poll_registry(cx) {
                 return Poll::Ready(frame.map(Ok));
@@ -151,12 +154,13 @@ impl Stream {
             }
             Own::Nothing => {}
         }
-        if !registry_first {
+        // A client that nothing holds open is over when the handler's own body is: that is new to the registry.
+        if !registry_first || self.inner_ended != own_had_ended {
             if let Poll::Ready(frame) = self.as_mut().poll_registry(cx) {
                 return Poll::Ready(frame.map(Ok));
             }
         }
-        if self.inner_ended && !(self.may_inject() && self.guard.client().is_held()) {
+        if self.inner_ended && !self.may_inject() {
             return Poll::Ready(self.finish(CloseReason::Ended).map(Ok));
         }
         let heartbeat = ready!(self.as_mut().poll_heartbeat(cx));
@@ -176,19 +180,20 @@ impl Stream {
     /// The next frame of the client's subscriptions, or the stream's end if the client was closed.
     fn poll_registry(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         if self.is_encoded {
-            let reason = ready!(self.guard.client().poll_closing(cx));
+            let reason = ready!(self.as_mut().project().reader.poll_closing(cx));
             return Poll::Ready(self.finish(reason));
         }
         if !self.boundary.is_here() {
             return Poll::Pending;
         }
         loop {
-            let frame = match ready!(self.guard.client().poll_frame(cx)) {
+            let own_ended = self.inner_ended;
+            let frame = match ready!(self.as_mut().project().reader.poll_frame(cx, own_ended)) {
                 Ok(frame) => frame,
                 Err(reason) => return Poll::Ready(self.finish(reason)),
             };
             let this = self.as_mut().project();
-            let gap = frame.gap.and_then(|(gap, id)| this.config.gap_event.encode(&gap, id));
+            let gap = frame.gap.and_then(|missing| this.config.gap_event.encode(&missing.0, missing.1));
             let events = Some(frame.wire).filter(|wire| !wire.is_empty());
             let (Some(first), second) = (match gap {
                 Some(gap) => (Some(gap), events),
@@ -197,8 +202,12 @@ impl Stream {
                 continue;
             };
             *this.registry_first = false;
-            *this.stirred = true;
             *this.next = second;
+            match this.pulse {
+                // Asking a clock would be a tenth of what the delivery costs.
+                Some(pulse) if frame.is_live => pulse.stir(this.reader.client().shared().last_publish()),
+                _ => *this.stirred = true,
+            }
             return Poll::Ready(Some(Frame::data(first)));
         }
     }
@@ -251,7 +260,7 @@ impl Stream {
             }
             None => {
                 *this.stirred = false;
-                let spread = this.guard.client().id().spread();
+                let spread = this.reader.client().id().spread();
                 this.pulse.insert(Pulse::new(interval, Instant::now().into_std(), spread))
             }
         };
@@ -261,7 +270,15 @@ impl Stream {
                 this.timer.set(Some(sleep_until(due.into())));
             }
             if let Some(timer) = this.timer.as_mut().as_pin_mut() {
-                ready!(timer.poll(cx));
+                let is_set = this.timer_wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+                if is_set && !timer.is_elapsed() {
+                    return Poll::Pending;
+                }
+                if timer.poll(cx).is_pending() {
+                    *this.timer_wakes = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                *this.timer_wakes = None;
             }
             let is_due = pulse.beat(Instant::now().into_std());
             match (pulse.due(), this.timer.as_mut().as_pin_mut()) {
@@ -274,7 +291,7 @@ impl Stream {
                     return Poll::Ready(heartbeat);
                 }
             } else if is_due {
-                let withheld = &this.guard.client().shared().withheld_heartbeats;
+                let withheld = &this.reader.client().shared().withheld_heartbeats;
                 withheld.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -283,7 +300,7 @@ impl Stream {
     fn end(self: Pin<&mut Self>, reason: CloseReason) {
         let this = self.project();
         *this.over = true;
-        this.guard.client().end(reason);
+        this.reader.client().end(reason);
     }
 
     /// The last frame, if there are trailers.
@@ -310,7 +327,7 @@ impl<B: fmt::Debug> fmt::Debug for SseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SseBody")
             .field("inner", &self.inner)
-            .field("client", &self.stream.as_ref().map(|stream| stream.guard.client()))
+            .field("client", &self.stream.as_ref().map(|stream| stream.reader.client()))
             .finish_non_exhaustive()
     }
 }

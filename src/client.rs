@@ -15,7 +15,7 @@ use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use crate::{
     ClientId, CloseReason, Event, Gap, Position, PublishError, Receipt, Registry, Resume, Start, SubscribeError, event,
     headers::EVENT_STREAM,
-    registry::{Client, Guard, Picked},
+    registry::{Client, Picked, Reader},
 };
 
 /// What a handler holds of a client: one request, and the event stream that it may become.
@@ -153,7 +153,7 @@ impl ClientHandle {
     /// The client lives as long as this: it is over when it is dropped. It is the client's only reader; the layer then
     /// adds nothing to the response's body, whatever that is.
     pub fn into_events(self) -> Events {
-        Events { guard: Guard::open(&self.client), taken: VecDeque::new(), over: false }
+        Events { reader: Reader::open(&self.client), taken: VecDeque::new(), over: false }
     }
 }
 
@@ -185,7 +185,7 @@ impl EventStream {
 #[derive(Debug)]
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Events {
-    guard: Guard,
+    reader: Reader,
     taken: VecDeque<Picked>,
     over: bool,
 }
@@ -202,16 +202,16 @@ impl Stream for Events {
             if this.over {
                 return Poll::Ready(None);
             }
-            match ready!(this.guard.client().poll_events(cx)) {
+            match ready!(this.reader.poll_events(cx)) {
                 Ok(taken) => {
                     this.taken.extend(taken.events);
-                    if let Some((gap, _)) = taken.gap {
-                        return Poll::Ready(Some(Err(gap)));
+                    if let Some(missing) = taken.gap {
+                        return Poll::Ready(Some(Err(missing.0)));
                     }
                 }
                 Err(reason) => {
                     this.over = true;
-                    this.guard.client().end(reason);
+                    this.reader.client().end(reason);
                 }
             }
         }

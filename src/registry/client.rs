@@ -4,7 +4,10 @@ use std::{
     fmt,
     pin::pin,
     str::FromStr,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -12,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::{
     PublishError, Receipt, Start, SubscribeError,
-    cursor::{Cursors, Frame, Taken},
+    cursor::{Cursors, Frame, Rest, Taken},
     shared::Shared,
     topic,
 };
@@ -123,7 +126,8 @@ pub(crate) struct Client {
     id: OnceLock<ClientId>,
     last_event_id: Option<Box<str>>,
     state: Mutex<State>,
-    waker: Mutex<Option<Waker>>,
+    /// Goes up with whatever a handle changes that its reader has to see.
+    changes: AtomicU32,
     over: Notify,
 }
 
@@ -131,6 +135,8 @@ pub(crate) struct Client {
 struct State {
     cursors: Cursors,
     phase: Phase,
+    /// The reader's.
+    waker: Option<Waker>,
     /// It stays open without subscriptions.
     held: bool,
     /// It ends when everything up to this event has been read.
@@ -154,7 +160,7 @@ impl Client {
             id: OnceLock::new(),
             last_event_id,
             state: Mutex::default(),
-            waker: Mutex::default(),
+            changes: AtomicU32::new(0),
             over: Notify::new(),
         })
     }
@@ -197,13 +203,13 @@ impl Client {
             state.cursors.subscribe(&self.shared, topic, start, resumes);
         }
         drop(state);
-        self.wake();
+        self.changed();
         Ok(())
     }
 
     pub(crate) fn unsubscribe(&self, topic: &str) -> bool {
         let was_subscribed = lock(&self.state).cursors.unsubscribe(&self.shared, topic);
-        self.wake();
+        self.changed();
         was_subscribed
     }
 
@@ -218,6 +224,7 @@ impl Client {
             state.cursors.subscribe(&self.shared, &topic, Start::Now, false);
         }
         drop(state);
+        self.changed();
         self.shared.publish(&topic, event)
     }
 
@@ -229,18 +236,12 @@ impl Client {
         lock(&self.state).held = true;
     }
 
-    /// Whether something may still come to the client after its handler's own body has ended.
-    pub(crate) fn is_held(&self) -> bool {
-        let state = lock(&self.state);
-        state.held || !state.cursors.is_empty()
-    }
-
     pub(crate) fn close(&self, reason: CloseReason) {
         let mut state = lock(&self.state);
         let horizon = self.shared.horizon();
         state.closing.get_or_insert((reason, horizon));
         drop(state);
-        self.wake();
+        self.changed();
     }
 
     /// The stream begins.
@@ -253,55 +254,10 @@ impl Client {
         lock(&self.state).phase == Phase::Open
     }
 
-    /// The next frame. `Err` when the client was closed and has all that was published until then.
-    pub(crate) fn poll_frame(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Result<Frame, CloseReason>> {
-        self.poll_take(cx, |cursors, horizon| cursors.take_frame(&self.shared, horizon))
-    }
-
-    /// The same, event by event.
-    pub(crate) fn poll_events(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Result<Taken, CloseReason>> {
-        self.poll_take(cx, Cursors::take_events)
-    }
-
-    /// Whether it was closed, for a reader that cannot give the client anything.
-    pub(crate) fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        self.listen(cx);
-        lock(&self.state).closing.map_or(Poll::Pending, |(reason, _)| Poll::Ready(reason))
-    }
-
-    fn poll_take<T>(
-        self: &Arc<Self>,
-        cx: &mut Context<'_>,
-        mut take: impl FnMut(&mut Cursors, u64) -> Option<T>,
-    ) -> Poll<Result<T, CloseReason>> {
-        self.listen(cx);
-        let mut state = lock(&self.state);
-        loop {
-            let horizon = state.closing.map_or_else(|| self.shared.horizon(), |(_, horizon)| horizon);
-            if let Some(taken) = take(&mut state.cursors, horizon) {
-                return Poll::Ready(Ok(taken));
-            }
-            if let Some((reason, _)) = state.closing {
-                return Poll::Ready(Err(reason));
-            }
-            if state.cursors.park(self) {
-                return Poll::Pending;
-            }
-        }
-    }
-
-    fn listen(&self, cx: &mut Context<'_>) {
-        let mut waker = lock(&self.waker);
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            // The old one's drop may run somebody's code.
-            let old = waker.replace(cx.waker().clone());
-            drop(waker);
-            drop(old);
-        }
-    }
-
-    pub(crate) fn wake(&self) {
-        let waker = lock(&self.waker).take();
+    /// What its reader has to look at again: a handle has changed something.
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+        let waker = lock(&self.state).waker.clone();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -316,13 +272,13 @@ impl Client {
         let reason = state.closing.map_or(reason, |(asked, _)| asked);
         state.phase = Phase::Over(reason);
         state.cursors.clear(&self.shared);
+        let waker = state.waker.take();
         drop(state);
+        drop(waker);
         if let Some(id) = self.id.get() {
             self.shared.unregister(id);
         }
         self.over.notify_waiters();
-        let waker = lock(&self.waker).take();
-        drop(waker);
     }
 
     fn over(&self) -> Option<CloseReason> {
@@ -358,6 +314,17 @@ impl fmt::Debug for Client {
 }
 
 impl State {
+    /// Whom to wake, from now on; `heard` is who is woken so far. That one is given back, to be dropped outside the lock:
+    /// the last drop of a waker may run anybody's code. Those that topics have are never the last.
+    fn listen(&mut self, heard: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+        if heard.as_ref().is_some_and(|heard| heard.will_wake(waker)) {
+            return None;
+        }
+        self.cursors.unpark();
+        self.waker = Some(waker.clone());
+        heard.replace(waker.clone())
+    }
+
     fn open(&mut self, shared: &Shared, last_event_id: Option<&str>) {
         if self.phase == Phase::Waiting {
             self.resume = Some(self.resume(shared, last_event_id));
@@ -374,25 +341,97 @@ impl State {
     }
 }
 
-/// Holds a client's stream: when it goes, the client is over.
+/// Whoever reads a client's events: the body of its response, or [`Events`](crate::Events). When it goes, the client is over.
 #[derive(Debug)]
-pub(crate) struct Guard(Arc<Client>);
+pub(crate) struct Reader {
+    client: Arc<Client>,
+    waker: Option<Waker>,
+    rest: Option<Rest>,
+    /// The client's changes that were seen.
+    changes: u32,
+}
 
-impl Guard {
+impl Reader {
     /// The stream of this client begins.
     pub(crate) fn open(client: &Arc<Client>) -> Self {
         client.open();
-        Self(Arc::clone(client))
+        Self { client: Arc::clone(client), waker: None, rest: None, changes: 0 }
     }
 
     pub(crate) fn client(&self) -> &Arc<Client> {
-        &self.0
+        &self.client
+    }
+
+    /// The next frame. `Err` when there is no more: the client was closed and has all that was published until then,
+    /// or nothing of its own is to come (`own_ended`) and nothing holds it open.
+    #[inline]
+    pub(crate) fn poll_frame(&mut self, cx: &Context<'_>, own_ended: bool) -> Poll<Result<Frame, CloseReason>> {
+        let waker = cx.waker();
+        if self.is_at_rest(waker) {
+            return Poll::Pending;
+        }
+        let mut rest = self.rest.take();
+        let result = self.poll_take(waker, own_ended, |cursors, shared, horizon| {
+            cursors.take_frame(waker, shared, horizon, &mut rest)
+        });
+        self.rest = rest.filter(|_| result.is_ready());
+        result
+    }
+
+    /// The same, event by event.
+    pub(crate) fn poll_events(&mut self, cx: &Context<'_>) -> Poll<Result<Taken, CloseReason>> {
+        self.poll_take(cx.waker(), false, |cursors, _, horizon| cursors.take_events(horizon))
+    }
+
+    /// Whether the client was closed, for a reader that cannot give it anything.
+    pub(crate) fn poll_closing(&mut self, cx: &Context<'_>) -> Poll<CloseReason> {
+        let Self { client, waker: heard, .. } = self;
+        let _old;
+        let mut state = lock(&client.state);
+        _old = state.listen(heard, cx.waker());
+        state.closing.map_or(Poll::Pending, |(reason, _)| Poll::Ready(reason))
+    }
+
+    /// Whether nothing can have come since it last looked.
+    fn is_at_rest(&self, waker: &Waker) -> bool {
+        self.rest.as_ref().is_some_and(Rest::goes_on)
+            && self.client.changes.load(Ordering::Acquire) == self.changes
+            && self.waker.as_ref().is_some_and(|heard| heard.will_wake(waker))
+    }
+
+    #[inline]
+    fn poll_take<T>(
+        &mut self,
+        waker: &Waker,
+        own_ended: bool,
+        mut take: impl FnMut(&mut Cursors, &Shared, u64) -> Option<T>,
+    ) -> Poll<Result<T, CloseReason>> {
+        let Self { client, waker: heard, changes, .. } = self;
+        *changes = client.changes.load(Ordering::Acquire);
+        let _old;
+        let mut state = lock(&client.state);
+        _old = state.listen(heard, waker);
+        loop {
+            let horizon = state.closing.map_or_else(|| client.shared.horizon(), |(_, horizon)| horizon);
+            if let Some(taken) = take(&mut state.cursors, &client.shared, horizon) {
+                return Poll::Ready(Ok(taken));
+            }
+            if let Some((reason, _)) = state.closing {
+                return Poll::Ready(Err(reason));
+            }
+            if own_ended && !state.held && state.cursors.is_empty() {
+                return Poll::Ready(Err(CloseReason::Ended));
+            }
+            if state.cursors.park(waker) {
+                return Poll::Pending;
+            }
+        }
     }
 }
 
-impl Drop for Guard {
+impl Drop for Reader {
     fn drop(&mut self) {
-        self.0.end(CloseReason::Gone);
+        self.client.end(CloseReason::Gone);
     }
 }
 

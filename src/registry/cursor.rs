@@ -1,12 +1,11 @@
 //! A client's reading: its cursors, and what it takes next.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Waker};
 
 use bytes::Bytes;
 
 use super::{
     Start,
-    client::Client,
     log::Entry,
     position::{Position, Progress},
     shared::{Shared, Topic},
@@ -50,12 +49,38 @@ impl Subscription {
     fn is_pending(&self) -> bool {
         self.missed.is_some() || self.topic.tail() > self.next
     }
+
+    /// Notes that there is nothing before the next event, if it waits for that.
+    #[inline]
+    fn rest(&self, rest: &mut Option<Rest>) {
+        match rest {
+            _ if self.parked.is_none() => *rest = None,
+            Some(rest) if Arc::ptr_eq(&rest.topic, &self.topic) => rest.tail = self.next,
+            _ => *rest = Some(Rest { topic: Arc::clone(&self.topic), tail: self.next }),
+        }
+    }
 }
+
+/// What is enough to know, without a lock, that nothing was published on the only topic of a client that has read all of it and waits.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    topic: Arc<Topic>,
+    tail: u64,
+}
+
+impl Rest {
+    pub(crate) fn goes_on(&self) -> bool {
+        self.topic.tail() == self.tail
+    }
+}
+
+/// What is missing, and the id from which all that is still to come can be had.
+pub(crate) type Missing = Box<(Gap, Option<Position>)>;
 
 /// What a client takes in one go.
 #[derive(Debug)]
 pub(crate) struct Taken {
-    pub(crate) gap: Option<(Gap, Option<Position>)>,
+    pub(crate) gap: Option<Missing>,
     pub(crate) events: Vec<Picked>,
 }
 
@@ -73,9 +98,11 @@ pub(crate) struct Picked {
 /// The same, written for the wire.
 #[derive(Debug)]
 pub(crate) struct Frame {
-    pub(crate) gap: Option<(Gap, Option<Position>)>,
+    pub(crate) gap: Option<Missing>,
     /// Empty if there is only a gap.
     pub(crate) wire: Bytes,
+    /// The client was waiting for just this, so that it leaves at about the time when it was published.
+    pub(crate) is_live: bool,
 }
 
 impl Cursors {
@@ -137,28 +164,44 @@ impl Cursors {
 
     /// Takes what is pending up to the event with the number `horizon`, as one frame. Clients that are behind by the
     /// same range of one topic get the same bytes.
-    pub(crate) fn take_frame(&mut self, shared: &Shared, horizon: u64) -> Option<Frame> {
+    ///
+    /// A client with one subscription that has taken all there is may rest until something changes.
+    #[inline]
+    pub(crate) fn take_frame(
+        &mut self,
+        waker: &Waker,
+        shared: &Shared,
+        horizon: u64,
+        rest: &mut Option<Rest>,
+    ) -> Option<Frame> {
+        let only = self.subscriptions.len() == 1;
+        let is_live = rest.is_some();
         let mut pending = self.subscriptions.iter_mut().filter(|subscription| subscription.is_pending());
         let first = pending.next()?;
         if pending.next().is_none() {
-            if let Ok(plain) = Self::take_plain(first, &mut self.seen, shared, horizon) {
-                return plain.map(|wire| Frame { gap: None, wire });
+            if let Ok(plain) = Self::take_plain(first, &mut self.seen, waker, shared, horizon) {
+                if only {
+                    first.rest(rest);
+                }
+                return plain.map(|wire| Frame { gap: None, wire, is_live });
             }
         }
         let taken = self.take_events(horizon)?;
         let mut wire = Vec::with_capacity(taken.events.iter().map(|picked| picked.entry.wire.len()).sum());
         taken.events.iter().for_each(|picked| picked.write(&mut wire));
-        Some(Frame { gap: taken.gap, wire: wire.into() })
+        Some(Frame { gap: taken.gap, wire: wire.into(), is_live: false })
     }
 
     /// The case that has to be fast: one topic has something, nothing is missing, and all of it is newer than what the client has seen.
+    #[inline]
     fn take_plain(
         subscription: &mut Subscription,
         seen: &mut Option<Position>,
+        waker: &Waker,
         shared: &Shared,
         horizon: u64,
     ) -> Result<Option<Bytes>, NotPlain> {
-        let state = lock(&subscription.topic.state);
+        let mut state = lock(&subscription.topic.state);
         let log = &state.log;
         if subscription.missed.is_some() || subscription.next < log.base() {
             return Err(NotPlain);
@@ -173,8 +216,11 @@ impl Cursors {
         }
         *seen = Some(last.position);
         subscription.next = range.end;
-        subscription.parked = None;
-        Ok(Some(shared.joined.frame(subscription.topic.id(), log, range)))
+        let wire = shared.joined.frame(subscription.topic.id(), log, range);
+        // It will wait next, if that was all; with the lock at hand, it may as well get in line now.
+        let was_all = log.tail() == subscription.next;
+        subscription.parked = was_all.then(|| state.waiters.insert(waker.clone()));
+        Ok(Some(wire))
     }
 
     /// Takes what is pending up to the event with the number `horizon`, event by event, over all topics in position
@@ -220,8 +266,8 @@ impl Cursors {
         (gap.is_some() || !events.is_empty()).then_some(Taken { gap, events })
     }
 
-    /// What is missing and was not told yet, and the id from which all that is still to come can be had.
-    fn take_gap(&mut self, first: Option<Position>) -> Option<(Gap, Option<Position>)> {
+    /// What is missing and was not told yet. `first`: where what comes next stands.
+    fn take_gap(&mut self, first: Option<Position>) -> Option<Missing> {
         let beyond_horizon = first.is_none() && self.subscriptions.iter().any(|it| it.topic.tail() > it.next);
         let (mut topics, mut after, mut floor) = (Vec::new(), None, Position::default());
         for subscription in &mut self.subscriptions {
@@ -235,7 +281,7 @@ impl Cursors {
         let after = self.asked.take().unwrap_or(after);
         let id = first.map_or(floor, |first| floor.min(first.before()));
         let forward = !beyond_horizon && self.seen.is_none_or(|seen| seen <= id);
-        Some((Gap { topics, after }, forward.then_some(id)))
+        Some(Box::new((Gap { topics, after }, forward.then_some(id))))
     }
 
     /// Events from before what the client has seen, of topics that it subscribed to late, must not move it back: their ids say how far it is.
@@ -251,8 +297,18 @@ impl Cursors {
         }
     }
 
+    /// Takes itself off every topic's waiters: another waker is to be woken.
+    pub(crate) fn unpark(&mut self) {
+        for subscription in &mut self.subscriptions {
+            if let Some(slot) = subscription.parked.take() {
+                let stale = subscription.topic.unpark(slot, subscription.next);
+                drop(stale);
+            }
+        }
+    }
+
     /// Registers as a waiter of every topic. `false`: something came in, so look again.
-    pub(crate) fn park(&mut self, waiter: &Arc<Client>) -> bool {
+    pub(crate) fn park(&mut self, waker: &Waker) -> bool {
         self.subscriptions.iter_mut().all(|subscription| {
             if subscription.is_pending() {
                 return false;
@@ -263,7 +319,7 @@ impl Cursors {
             let mut state = lock(&subscription.topic.state);
             let nothing_new = state.log.tail() <= subscription.next;
             if nothing_new {
-                subscription.parked = Some(state.waiters.insert(Arc::clone(waiter)));
+                subscription.parked = Some(state.waiters.insert(waker.clone()));
             }
             nothing_new
         })

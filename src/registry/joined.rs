@@ -26,6 +26,7 @@ impl Joined {
     }
 
     /// The bytes of a range of a topic's log, in one piece.
+    #[inline]
     pub(crate) fn frame(&self, topic: u64, log: &TopicLog, range: Range<u64>) -> Bytes {
         if range.end - range.start == 1 {
             return log.get(range.start).map(|entry| entry.wire.clone()).unwrap_or_default();

@@ -14,7 +14,7 @@ mod waiters;
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 pub(crate) use self::{
-    client::{Client, Guard, Unanswered},
+    client::{Client, Reader, Unanswered},
     cursor::Picked,
     shared::Shared,
 };

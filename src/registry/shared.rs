@@ -9,7 +9,8 @@ use std::{
         Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    task::Waker,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::time::Instant;
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     order: Mutex<Order>,
     /// The number of the newest event of which all that is older is in the log too.
     published: AtomicU64,
+    /// When something was last published, in nanoseconds since the clock's start.
+    last_publish: AtomicU64,
     clients: Mutex<HashMap<ClientId, Weak<Client>>>,
     pub(super) joined: Joined,
     hasher: RandomState,
@@ -65,7 +68,7 @@ pub(crate) struct Topic {
 #[derive(Debug)]
 pub(super) struct TopicState {
     pub(super) log: TopicLog,
-    pub(super) waiters: Waiters<Arc<Client>>,
+    pub(super) waiters: Waiters<Waker>,
     subscribers: usize,
 }
 
@@ -85,8 +88,19 @@ impl Topic {
         self.tail.load(Ordering::Acquire)
     }
 
+    /// Takes a waiter out that waits for the event with the index `next`, unless that came and it was woken.
+    pub(super) fn unpark(&self, slot: Slot, next: u64) -> Option<Waker> {
+        lock(&self.state).unpark(slot, next)
+    }
+
     fn cost(&self) -> usize {
         self.name.len() + Self::OVERHEAD
+    }
+}
+
+impl TopicState {
+    fn unpark(&mut self, slot: Slot, next: u64) -> Option<Waker> {
+        if self.log.tail() == next { self.waiters.remove(slot) } else { None }
     }
 }
 
@@ -125,8 +139,16 @@ impl Clock {
         Self { start_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX), start: Instant::now() }
     }
 
+    fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     fn now_ms(&self) -> u64 {
-        self.start_ms.saturating_add(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.ms(self.elapsed())
+    }
+
+    fn ms(&self, elapsed: Duration) -> u64 {
+        self.start_ms.saturating_add(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
@@ -147,6 +169,7 @@ impl Shared {
                 forgotten: Forgotten::new(begin),
             }),
             published: AtomicU64::new(0),
+            last_publish: AtomicU64::new(0),
             clients: Mutex::default(),
             joined: Joined::new(),
             hasher: RandomState::new(),
@@ -157,6 +180,12 @@ impl Shared {
     /// The number of the newest event that may be read: all that is older can be read too.
     pub(super) fn horizon(&self) -> u64 {
         self.published.load(Ordering::Acquire)
+    }
+
+    /// When something was last published: what a stream that has just got it need not ask a clock for.
+    pub(crate) fn last_publish(&self) -> std::time::Instant {
+        let elapsed = Duration::from_nanos(self.last_publish.load(Ordering::Relaxed));
+        self.clock.start.into_std() + elapsed
     }
 
     /// The newest position that was issued.
@@ -201,17 +230,19 @@ impl Shared {
         if size > limit {
             return Err(PublishError::TooLarge { size, limit });
         }
-        let now_ms = self.clock.now_ms();
+        let elapsed = self.clock.elapsed();
+        let now_ms = self.clock.ms(elapsed);
         let (mut order, topic) = self.topic(name);
         let limit = limit.min(topic.retention.bytes);
         if size > limit {
             self.forget_if_unused(&mut order, &topic, &lock(&topic.state));
             return Err(PublishError::TooLarge { size, limit });
         }
+        self.last_publish.store(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         let (receipt, waiters) = self.append(&mut order, &topic, event, fields, now_ms);
         self.evict(&mut order, now_ms);
         drop(order);
-        waiters.for_each(|client| client.wake());
+        waiters.for_each(Waker::wake);
         Ok(receipt)
     }
 
@@ -222,7 +253,7 @@ impl Shared {
         event: &Event,
         mut wire: Vec<u8>,
         now_ms: u64,
-    ) -> (Receipt, impl Iterator<Item = Arc<Client>> + use<>) {
+    ) -> (Receipt, impl Iterator<Item = Waker> + use<>) {
         let position = order.last.next(now_ms);
         let id_at = wire.len();
         if event.has_data() {
@@ -355,7 +386,7 @@ impl Shared {
     pub(super) fn leave(&self, topic: &Topic, parked: Option<Slot>, next: u64) {
         let mut order = lock(&self.order);
         let mut state = lock(&topic.state);
-        let waiter = parked.filter(|_| state.log.tail() == next).and_then(|slot| state.waiters.remove(slot));
+        let waiter = parked.and_then(|slot| state.unpark(slot, next));
         state.subscribers -= 1;
         if state.subscribers == 0 {
             order.cost += topic.cost();

@@ -1,6 +1,8 @@
 //! Who is to be woken when something is published on a topic.
 
 /// The waiters of a topic since it was last published on: all are taken at once, or one leaves, each in constant time.
+///
+/// A publisher touches nothing of a waiter's but its waker.
 #[derive(Debug)]
 pub(crate) struct Waiters<T> {
     slots: Vec<Option<T>>,
