@@ -225,7 +225,7 @@ impl Cursors {
 
     /// Takes what is pending up to the event with the number `horizon`, event by event, over all topics in position
     /// order; about a frame of it.
-    pub(crate) fn take_events(&mut self, horizon: u64) -> Option<Taken> {
+    pub(crate) fn take_events(&mut self, mut horizon: u64) -> Option<Taken> {
         let mut events = Vec::new();
         for (at, subscription) in self.subscriptions.iter_mut().enumerate() {
             if !subscription.is_pending() {
@@ -241,6 +241,10 @@ impl Cursors {
                 subscription.parked = None;
             }
             let range = log.frame(subscription.next, horizon, FRAME);
+            if let Some(left_out) = log.get(range.end) {
+                // Nothing of another topic may go before what did not fit of this one.
+                horizon = horizon.min(left_out.number - 1);
+            }
             events.extend(log.range(range.clone()).zip(range).map(|(entry, index)| Picked {
                 topic: Arc::clone(&subscription.topic),
                 entry: entry.clone(),
@@ -249,6 +253,7 @@ impl Cursors {
                 progress: None,
             }));
         }
+        events.retain(|picked: &Picked| picked.entry.number <= horizon);
         events.sort_unstable_by_key(|picked| picked.entry.number);
         let gap = self.take_gap(events.first().map(|picked| picked.entry.position));
         self.note_progress(&mut events);

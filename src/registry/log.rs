@@ -171,7 +171,7 @@ impl TopicLog {
         }
         let before = self.ends[start] - self.entries[start].wire.len() as u64;
         if self.ends[end - 1] - before > max {
-            end = self.ends.partition_point(|end| end - before <= max).clamp(start + 1, end);
+            end = self.ends.partition_point(|end| *end <= before + max).clamp(start + 1, end);
         }
         from..self.base + end as u64
     }
@@ -329,6 +329,8 @@ mod tests {
         assert_eq!(log.frame(0, 2, 1000), 0..2);
         assert_eq!(log.frame(2, 2, 1000), 2..2);
         assert_eq!(log.frame(4, u64::MAX, 1000), 4..4);
+        let many = self::log(&[10; 100]);
+        assert_eq!(many.frame(70, u64::MAX, 105), 70..80, "what was read before does not count");
     }
 
     #[test]

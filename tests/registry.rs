@@ -1,0 +1,471 @@
+//! The registry, seen by its clients: order, resume, retention, wake-ups. Poll by poll, with no real time.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use http_body::Body;
+use tokio_test::{assert_pending, assert_ready, task};
+use tower_sse::{
+    ClientHandle, CloseReason, Delivery, Event, Events, Gap, Heartbeat, PublishError, Registry, RegistryConfig, Resume,
+    Retention, SseBody, SseLayer, Start, SubscribeError,
+};
+
+#[path = "support/open.rs"]
+mod open;
+use open::{Empty, open};
+
+fn next(events: &mut Events) -> Option<Result<Delivery, Gap>> {
+    match Pin::new(events).poll_next(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(item) => item,
+        Poll::Pending => None,
+    }
+}
+
+fn data(events: &mut Events) -> Vec<String> {
+    std::iter::from_fn(|| next(events)).map(|item| item.unwrap().data().unwrap().to_owned()).collect()
+}
+
+fn frame(body: &mut SseBody<Empty>) -> Option<Bytes> {
+    match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
+        Poll::Ready(_) | Poll::Pending => None,
+    }
+}
+
+fn text(body: &mut SseBody<Empty>) -> String {
+    let frames: Vec<Bytes> = std::iter::from_fn(|| frame(body)).collect();
+    String::from_utf8(frames.concat()).unwrap()
+}
+
+fn publish(registry: &Registry, topic: &str, data: &str) -> String {
+    registry.publish(topic, Event::data(data)).unwrap().position().to_string()
+}
+
+fn subscribed<'a>(registry: &Registry, topics: impl IntoIterator<Item = &'a str>) -> ClientHandle {
+    let client = registry.connect();
+    topics.into_iter().for_each(|topic| client.subscribe(topic).unwrap());
+    client
+}
+
+#[test]
+fn events_of_several_topics_leave_as_one_frame_in_the_order_of_publishing() {
+    let registry = Registry::new();
+    let (_, mut body) = open(&SseLayer::new(&registry).heartbeat(Heartbeat::off()), None, |client| {
+        ["a", "b", "c"].iter().for_each(|topic| client.subscribe(topic).unwrap());
+    });
+    assert_eq!(frame(&mut body), None);
+    let topics = ["b", "a", "c", "a", "b"];
+    let expected: String =
+        topics.iter().map(|topic| format!("data: {topic}\nid: {}\n\n", publish(&registry, topic, topic))).collect();
+    publish(&registry, "elsewhere", "not for it");
+    assert_eq!(frame(&mut body).unwrap(), expected);
+    assert_eq!(frame(&mut body), None);
+}
+
+#[test]
+fn a_frame_has_at_most_64_kib_unless_one_event_has_more() {
+    let registry = Registry::new();
+    for topics in [&["a"][..], &["a", "b"]] {
+        let (_, mut body) = open(&SseLayer::new(&registry).heartbeat(Heartbeat::off()), None, |client| {
+            topics.iter().for_each(|topic| client.subscribe(topic).unwrap());
+        });
+        for number in 0..300 {
+            publish(&registry, topics[number % topics.len()], &"x".repeat(1000));
+        }
+        publish(&registry, "a", &"x".repeat(100_000));
+        let frames: Vec<usize> = std::iter::from_fn(|| frame(&mut body)).map(|frame| frame.len()).collect();
+        let (last, others) = frames.split_last().unwrap();
+        assert!((100_000..101_000).contains(last), "{frames:?}");
+        assert!(others.iter().all(|size| *size <= 64 * 1024), "{frames:?}");
+        assert!((5..=6).contains(&others.len()), "{frames:?}");
+    }
+}
+
+#[test]
+fn clients_that_are_behind_by_the_same_range_share_the_bytes() {
+    let registry = Registry::new();
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    let mut bodies: Vec<_> = (0..3).map(|_| open(&layer, None, |client| client.subscribe("a").unwrap()).1).collect();
+    (0..10).for_each(|number| drop(publish(&registry, "a", &number.to_string())));
+    let frames: Vec<Bytes> = bodies.iter_mut().map(|body| frame(body).unwrap()).collect();
+    assert!(frames.iter().all(|frame| frame.as_ptr() == frames[0].as_ptr()));
+}
+
+#[test]
+fn a_waiting_client_is_woken_by_what_it_is_subscribed_to_and_nothing_else() {
+    let registry = Registry::new();
+    let mut events = task::spawn(subscribed(&registry, ["a", "b"]).into_events());
+    assert_pending!(events.poll_next());
+    publish(&registry, "c", "not for it");
+    assert!(!events.is_woken());
+    for topic in ["b", "a", "b"] {
+        publish(&registry, topic, "1");
+        assert!(events.is_woken());
+        assert!(assert_ready!(events.poll_next()).is_some());
+        assert_pending!(events.poll_next());
+        assert!(!events.is_woken());
+    }
+}
+
+#[test]
+fn a_client_that_moved_to_another_task_is_woken_there() {
+    let registry = Registry::new();
+    let mut first = task::spawn(subscribed(&registry, ["a"]).into_events());
+    assert_pending!(first.poll_next());
+    let mut second = task::spawn(first.into_inner());
+    assert_pending!(second.poll_next());
+    publish(&registry, "a", "1");
+    assert!(second.is_woken());
+}
+
+#[test]
+fn a_subscription_from_elsewhere_wakes_the_client_and_starts_now() {
+    let registry = Registry::new();
+    let client = registry.connect();
+    let id = client.id();
+    let mut events = task::spawn(client.into_events());
+    assert_pending!(events.poll_next());
+    publish(&registry, "a", "before");
+    registry.client(&id).unwrap().subscribe("a").unwrap();
+    assert!(events.is_woken());
+    assert_pending!(events.poll_next());
+    publish(&registry, "a", "after");
+    assert!(events.is_woken());
+    assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data(), Some("after"));
+    assert!(registry.client(&id).unwrap().unsubscribe("a"));
+    assert!(!registry.client(&id).unwrap().unsubscribe("a"));
+    publish(&registry, "a", "too late");
+    assert_pending!(events.poll_next());
+}
+
+#[test]
+fn a_subscription_starts_where_it_says() {
+    let registry = Registry::new();
+    let positions: Vec<_> =
+        (0..5).map(|n| registry.publish("a", Event::data(n.to_string())).unwrap().position()).collect();
+    let from = |start| {
+        let client = registry.connect();
+        client.subscribe_from("a", start).unwrap();
+        data(&mut client.into_events()).concat()
+    };
+    assert_eq!(from(Start::Now), "");
+    assert_eq!(from(Start::Oldest), "01234");
+    assert_eq!(from(Start::Last(2)), "34");
+    assert_eq!(from(Start::Last(usize::MAX)), "01234");
+    assert_eq!(from(Start::After(positions[2])), "34");
+}
+
+#[test]
+fn a_position_that_is_not_covered_is_a_gap_and_the_client_goes_on_at_the_oldest() {
+    let config = RegistryConfig::default().topic_retention(Retention::default().events(3));
+    let registry = Registry::with_config(config);
+    let positions: Vec<_> =
+        (0..5).map(|n| registry.publish("a", Event::data(n.to_string())).unwrap().position()).collect();
+    let client = registry.connect();
+    client.subscribe_from("a", Start::After(positions[0])).unwrap();
+    let mut events = client.into_events();
+    let gap = next(&mut events).unwrap().unwrap_err();
+    assert_eq!((gap.topics(), gap.after()), (&["a".to_owned()][..], positions[0].to_string().as_str()));
+    assert_eq!(data(&mut events).concat(), "234");
+
+    let client = registry.connect();
+    client.subscribe_from("a", Start::After(positions[1])).unwrap();
+    assert_eq!(data(&mut client.into_events()).concat(), "234", "1 was seen, so nothing is missing");
+}
+
+#[test]
+fn a_slow_client_is_told_of_what_it_lost_and_goes_on() {
+    let config = RegistryConfig::default().topic_retention(Retention::default().events(3));
+    let registry = Registry::with_config(config);
+    let mut events = subscribed(&registry, ["a", "b"]).into_events();
+    let seen = publish(&registry, "b", "seen");
+    assert_eq!(data(&mut events), ["seen"]);
+    (0..5).for_each(|number| drop(publish(&registry, "a", &number.to_string())));
+    publish(&registry, "b", "b");
+    let gap = next(&mut events).unwrap().unwrap_err();
+    assert_eq!((gap.topics(), gap.after()), (&["a".to_owned()][..], seen.as_str()));
+    assert_eq!(data(&mut events).concat(), "234b");
+}
+
+fn resumed(registry: &Registry, last_event_id: &str, topics: &[&str]) -> (Resume, String) {
+    let layer = SseLayer::new(registry).heartbeat(Heartbeat::off());
+    let (client, mut body) = open(&layer, Some(last_event_id), |client| {
+        topics.iter().for_each(|topic| client.subscribe(topic).unwrap());
+    });
+    (client.resume(), text(&mut body))
+}
+
+#[test]
+fn a_resumed_client_gets_exactly_what_it_missed() {
+    let registry = Registry::new();
+    let ids: Vec<String> = ["a", "b", "a", "b"].iter().map(|topic| publish(&registry, topic, topic)).collect();
+    let (resume, wire) = resumed(&registry, &ids[1], &["a", "b"]);
+    assert_eq!(resume, Resume::Continued);
+    assert_eq!(wire, format!("data: a\nid: {}\n\ndata: b\nid: {}\n\n", ids[2], ids[3]));
+    assert_eq!(resumed(&registry, &ids[3], &["a", "b"]), (Resume::Continued, String::new()));
+    let fresh = open(&SseLayer::new(&registry), None, |client| client.subscribe("a").unwrap());
+    assert_eq!(fresh.0.resume(), Resume::Fresh);
+}
+
+#[test]
+fn an_id_that_leads_nowhere_is_a_gap_with_an_id_that_does() {
+    let registry = Registry::new();
+    let before_restart = "1000-0";
+    let future = "99999999999999-0";
+    let long = "7".repeat(5000);
+    for id in [before_restart, future, "never issued", "18446744073709551616-0", "\"\\ü", &long] {
+        let (resume, wire) = resumed(&registry, id, &["a", "b"]);
+        let Resume::Gap(gap) = resume else { panic!("{id} is no gap") };
+        assert_eq!(gap.topics(), ["a", "b"]);
+        assert!(gap.after() == id || id.len() > 256, "{gap}");
+        let new_id = wire.lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
+        assert!(wire.starts_with("event: gap\ndata: {\"topics\":[\"a\",\"b\"],\"after\":"), "{wire}");
+        assert_eq!(resumed(&registry, new_id, &["a", "b"]), (Resume::Continued, String::new()));
+    }
+    let first = publish(&registry, "a", "1");
+    let (_, wire) = resumed(&registry, before_restart, &["a", "b"]);
+    assert!(wire.ends_with(&format!("\n\ndata: 1\nid: {first}\n\n")), "what there is comes after the gap: {wire}");
+}
+
+#[test]
+fn a_gap_on_one_topic_takes_nothing_from_another() {
+    let by_name = |topic: &str| Retention::default().events(if topic == "small" { 1 } else { 100 });
+    let registry = Registry::with_config(RegistryConfig::default().topic_retention_by(by_name));
+    let seen = publish(&registry, "big", "0");
+    publish(&registry, "small", "lost");
+    let kept = publish(&registry, "big", "kept");
+    let last = publish(&registry, "small", "last");
+    let (resume, wire) = resumed(&registry, &seen, &["small", "big"]);
+    assert!(matches!(resume, Resume::Gap(gap) if gap.topics() == ["small"]));
+    let (gap, rest) = wire.split_once("\n\n").unwrap();
+    assert_eq!(rest, format!("data: kept\nid: {kept}\n\ndata: last\nid: {last}\n\n"));
+    let id = gap.lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
+    assert!(resumed(&registry, id, &["small", "big"]).1.ends_with(rest), "a cut right after the gap loses nothing");
+}
+
+#[test]
+fn an_own_id_is_sent_as_it_is_and_resumed_from() {
+    let registry = Registry::new();
+    for order in 1..4 {
+        registry.publish("orders", Event::data(order.to_string()).id(format!("order-{order}")).unwrap()).unwrap();
+    }
+    let position = publish(&registry, "other", "x");
+    let (resume, wire) = resumed(&registry, "order-2", &["other", "orders"]);
+    assert_eq!(resume, Resume::Continued);
+    assert_eq!(wire, format!("data: 3\nid: order-3\n\ndata: x\nid: {position}\n\n"));
+    assert!(matches!(resumed(&registry, "order-9", &["orders"]).0, Resume::Gap(_)));
+}
+
+#[test]
+fn an_event_without_data_has_no_id() {
+    let registry = Registry::new();
+    let (_, mut body) =
+        open(&SseLayer::new(&registry).heartbeat(Heartbeat::off()), None, |client| client.subscribe("a").unwrap());
+    registry.publish("a", Event::empty().comment("hello").retry(Duration::from_secs(1))).unwrap();
+    assert_eq!(text(&mut body), ": hello\nretry: 1000\n\n");
+}
+
+#[test]
+fn catching_up_on_a_late_subscription_never_moves_the_client_back() {
+    let registry = Registry::new();
+    let late: Vec<String> = (0..3).map(|number| publish(&registry, "late", &number.to_string())).collect();
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    let (client, mut body) = open(&layer, None, |client| client.subscribe("live").unwrap());
+    assert_eq!(frame(&mut body), None);
+    let live = publish(&registry, "live", "seen");
+    assert_eq!(text(&mut body), format!("data: seen\nid: {live}\n\n"));
+
+    client.subscribe_from("late", Start::Oldest).unwrap();
+    let wire = text(&mut body);
+    let ids: Vec<&str> = wire.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert_eq!(ids.len(), 3);
+    for (id, position) in ids.iter().zip(&late) {
+        assert!(id.starts_with(&format!("{live};{position};")), "{id}");
+    }
+    let (resume, wire) = resumed(&registry, ids[0], &["live", "late"]);
+    assert_eq!(resume, Resume::Continued);
+    let data: Vec<&str> = wire.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    assert_eq!(data, ["1", "2"], "of both topics just what is missing");
+}
+
+#[test]
+fn what_is_sent_to_one_client_goes_to_it_alone_and_in_order() {
+    let registry = Registry::new();
+    let client = subscribed(&registry, ["a"]);
+    client.send(Event::data("welcome")).unwrap();
+    let mut other = subscribed(&registry, ["a"]).into_events();
+    let mut events = client.clone().into_events();
+    publish(&registry, "a", "1");
+    assert_eq!(client.send(Event::data("2")).unwrap().clients(), 1);
+    publish(&registry, "a", "3");
+    assert_eq!(data(&mut events), ["welcome", "1", "2", "3"]);
+    assert_eq!(data(&mut other), ["1", "3"]);
+    drop(events);
+    assert!(matches!(client.send(Event::data("4")), Err(PublishError::Over { reason: CloseReason::Gone })));
+    assert!(matches!(client.subscribe("b"), Err(SubscribeError::Over { .. })));
+}
+
+#[test]
+fn a_closed_client_gets_what_was_published_before_and_nothing_after() {
+    let registry = Registry::new();
+    let client = subscribed(&registry, ["a"]);
+    let mut closed = task::spawn(client.closed());
+    assert_pending!(closed.poll());
+    let mut events = task::spawn(client.clone().into_events());
+    assert_pending!(events.poll_next());
+    publish(&registry, "a", "before");
+    client.close();
+    publish(&registry, "a", "after");
+    assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data(), Some("before"));
+    assert!(assert_ready!(events.poll_next()).is_none());
+    assert!(closed.is_woken());
+    assert_eq!(assert_ready!(closed.poll()), CloseReason::Closed);
+    assert_eq!(registry.stats().clients, 0);
+}
+
+#[test]
+fn subscriptions_of_one_client_are_bounded_and_names_are_checked() {
+    let registry = Registry::with_config(RegistryConfig::default().subscriptions_per_client(2));
+    let client = subscribed(&registry, ["a", "b", "a"]);
+    assert_eq!(client.subscribe("c"), Err(SubscribeError::TooMany { limit: 2 }));
+    assert!(matches!(client.subscribe("a/*"), Err(SubscribeError::Topic(error)) if error.name() == "a/*"));
+    assert!(client.unsubscribe("a"));
+    client.subscribe("c").unwrap();
+    assert!(matches!(registry.publish("$client/x", Event::data("")), Err(PublishError::Topic(_))));
+}
+
+#[test]
+fn an_event_that_is_too_large_is_refused_and_leaves_nothing() {
+    let config = RegistryConfig::default().retention(Retention::default().bytes(10_000));
+    let registry = Registry::with_config(config.topic_retention(Retention::default().bytes(5_000)));
+    for size in [5_000, 50_000] {
+        let error = registry.publish("a", Event::data("x".repeat(size))).unwrap_err();
+        assert!(matches!(error, PublishError::TooLarge { size: named, .. } if named >= size), "{error}");
+    }
+    assert_eq!((registry.stats().topics, registry.stats().bytes), (0, 0));
+    registry.publish("a", Event::data("x".repeat(4_000))).unwrap();
+}
+
+#[test]
+fn no_flood_of_events_or_topics_passes_the_budget() {
+    const BUDGET: usize = 1 << 20;
+    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().bytes(BUDGET)));
+    for number in 0..20_000 {
+        publish(&registry, &format!("topic/{number}"), "x");
+        publish(&registry, "one", &"x".repeat(number % 5_000));
+        assert!(registry.stats().bytes <= BUDGET);
+    }
+    let mut events = {
+        let client = registry.connect();
+        client.subscribe_from("topic/19999", Start::Oldest).unwrap();
+        client.into_events()
+    };
+    assert_eq!(data(&mut events), ["x"], "the newest are still there");
+}
+
+#[test]
+fn retention_by_number_keeps_the_newest() {
+    let config = RegistryConfig::default().retention(Retention::default().events(5));
+    let registry = Registry::with_config(config.topic_retention(Retention::default().events(2)));
+    for number in 0..4 {
+        ["a", "b", "c"].iter().for_each(|topic| drop(publish(&registry, topic, &number.to_string())));
+    }
+    assert_eq!(registry.stats().events, 5, "two each, but five in all");
+    let client = registry.connect();
+    ["a", "b", "c"].iter().for_each(|topic| client.subscribe_from(topic, Start::Oldest).unwrap());
+    assert_eq!(data(&mut client.into_events()).concat(), "22333");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_old_is_not_delivered_and_goes() {
+    let by_name = |topic: &str| match topic {
+        "short" => Retention::default().age(Duration::from_secs(10)),
+        _ => Retention::default(),
+    };
+    let config = RegistryConfig::default().retention(Retention::default().age(Duration::from_secs(60)));
+    let registry = Registry::with_config(config.topic_retention_by(by_name));
+    let oldest = |topic: &str| {
+        let client = registry.connect();
+        client.subscribe_from(topic, Start::Oldest).unwrap();
+        data(&mut client.into_events()).concat()
+    };
+    publish(&registry, "short", "1");
+    publish(&registry, "long", "1");
+    tokio::time::advance(Duration::from_secs(9)).await;
+    assert_eq!((oldest("short"), oldest("long")), ("1".into(), "1".into()));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!((oldest("short"), oldest("long")), (String::new(), "1".into()));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    publish(&registry, "elsewhere", "1");
+    assert_eq!(
+        (registry.stats().events, registry.stats().topics),
+        (1, 1),
+        "the registry's own bound needs no touch of the topic"
+    );
+}
+
+#[test]
+fn nothing_is_left_of_clients_that_came_and_went() {
+    let registry = Registry::new();
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    for round in 0..10_000 {
+        let (client, mut body) = open(&layer, None, |client| {
+            client.subscribe("shared").unwrap();
+            client.subscribe(format!("user/{round}")).unwrap();
+        });
+        assert_eq!(frame(&mut body), None);
+        if round % 3 == 0 {
+            client.send(Event::data("x")).unwrap();
+        }
+        if round % 2 == 0 {
+            client.subscribe("later").unwrap();
+            frame(&mut body);
+        }
+    }
+    let stats = registry.stats();
+    assert_eq!((stats.clients, stats.published), (0, 3334));
+    assert_eq!(stats.topics, 3334, "the topics of single clients that retain an event of theirs");
+    let unused = Registry::new();
+    drop(subscribed(&unused, ["a", "b"]));
+    drop(subscribed(&unused, ["a", "b"]).into_events());
+    assert_eq!((unused.stats().clients, unused.stats().topics, unused.stats().bytes), (0, 0, 0));
+}
+
+#[test]
+fn publishers_that_race_cannot_make_a_client_miss_or_reorder_anything() {
+    const EACH: usize = 20_000;
+    let topics = ["a", "b", "c", "d"];
+    let config = RegistryConfig::default().topic_retention(Retention::default());
+    let registry = Registry::with_config(config.retention(Retention::default()));
+    let clients: Vec<ClientHandle> = (0..3).map(|_| subscribed(&registry, topics)).collect();
+    thread::scope(|scope| {
+        for topic in topics {
+            let registry = &registry;
+            scope.spawn(move || (0..EACH).for_each(|number| drop(publish(registry, topic, &number.to_string()))));
+        }
+        for client in clients {
+            scope.spawn(move || {
+                let mut events = client.into_events();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+                let (mut last, mut counts) = (None, [0; 4]);
+                for _ in 0..EACH * topics.len() {
+                    let next = std::future::poll_fn(|cx| Pin::new(&mut events).poll_next(cx));
+                    let next = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), next).await });
+                    let event = next.expect("no wake-up is lost").unwrap().unwrap();
+                    assert!(last < Some(event.position()));
+                    last = Some(event.position());
+                    let count = &mut counts[topics.iter().position(|topic| *topic == event.topic()).unwrap()];
+                    assert_eq!(event.data(), Some(count.to_string().as_str()));
+                    *count += 1;
+                }
+            });
+        }
+    });
+}
