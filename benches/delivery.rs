@@ -6,6 +6,8 @@
 //! 32) and ends when every client has everything. Heartbeats are on, on both sides. The two sides take turns, round
 //! block by round block, so that whatever else the machine does hits both; the median block counts. Nothing is asserted: the numbers are printed.
 
+#![allow(clippy::expect_used)]
+
 use std::{
     convert::Infallible,
     env,

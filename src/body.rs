@@ -229,6 +229,7 @@ impl Stream {
                 },
                 Poll::Ready(None) => {
                     *this.inner_ended = true;
+                    this.boundary.end();
                     match *this.is_encoded {
                         true => Bytes::new(),
                         false => Bytes::from_static(this.leading_mark.held()),

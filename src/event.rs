@@ -79,8 +79,8 @@ impl Event {
     /// Gives the event an id of its own. Default: none; the registry then sends the event's [`Position`](crate::Position).
     ///
     /// Prefer the registry's. An id of your own goes out as it is, and a client that resumes with it continues after
-    /// this event for as long as the event is retained; once it is not, nothing is known of it and the client is told
-    /// of a gap.
+    /// this event for as long as the event is retained and the client is still subscribed to its topic; otherwise nothing is known
+    /// of it, and the client is told of a gap and goes on at the oldest retained events.
     ///
     /// # Errors
     ///

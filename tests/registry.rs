@@ -331,6 +331,21 @@ fn a_closed_client_gets_what_was_published_before_and_nothing_after() {
 }
 
 #[test]
+fn a_reader_of_a_client_that_is_over_ends() {
+    let registry = Registry::new();
+    let (client, mut body) =
+        open(&SseLayer::new(&registry).heartbeat(Heartbeat::off()), None, |client| client.subscribe("a").unwrap());
+    assert_eq!(frame(&mut body), None);
+    let mut body = task::spawn(body);
+    assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
+    drop(client.clone().into_events());
+    assert!(body.is_woken());
+    assert!(assert_ready!(body.enter(|cx, body| body.poll_frame(cx))).is_none());
+    let mut events = task::spawn(client.into_events());
+    assert!(assert_ready!(events.poll_next()).is_none());
+}
+
+#[test]
 fn subscriptions_of_one_client_are_bounded_and_names_are_checked() {
     let registry = Registry::with_config(RegistryConfig::default().subscriptions_per_client(2));
     let client = subscribed(&registry, ["a", "b", "a"]);

@@ -274,7 +274,10 @@ impl Client {
         state.cursors.clear(&self.shared);
         let waker = state.waker.take();
         drop(state);
-        drop(waker);
+        // There may be another reader than the one that ended.
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         if let Some(id) = self.id.get() {
             self.shared.unregister(id);
         }
@@ -389,7 +392,10 @@ impl Reader {
         let _old;
         let mut state = lock(&client.state);
         _old = state.listen(heard, cx.waker());
-        state.closing.map_or(Poll::Pending, |(reason, _)| Poll::Ready(reason))
+        match (state.phase, state.closing) {
+            (Phase::Over(reason), _) | (_, Some((reason, _))) => Poll::Ready(reason),
+            _ => Poll::Pending,
+        }
     }
 
     /// Whether nothing can have come since it last looked.
@@ -407,9 +413,16 @@ impl Reader {
         mut take: impl FnMut(&mut Cursors, &Shared, u64) -> Option<T>,
     ) -> Poll<Result<T, CloseReason>> {
         let Self { client, waker: heard, changes, .. } = self;
-        *changes = client.changes.load(Ordering::Acquire);
+        let seen = client.changes.load(Ordering::Acquire);
         let _old;
         let mut state = lock(&client.state);
+        if let Phase::Over(reason) = state.phase {
+            return Poll::Ready(Err(reason));
+        }
+        // A client that was closed does not rest: after what it takes now comes its end.
+        if state.closing.is_none() {
+            *changes = seen;
+        }
         _old = state.listen(heard, waker);
         loop {
             let horizon = state.closing.map_or_else(|| client.shared.horizon(), |(_, horizon)| horizon);

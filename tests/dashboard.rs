@@ -1,0 +1,357 @@
+//! The dashboard as a real process, over real sockets: what a browser, `curl` and a client library get from it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use reqwest_eventsource::{Event, EventSource, retry};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_stream::StreamExt;
+
+#[path = "support/example.rs"]
+mod example;
+use example::Example;
+
+/// How long anything may take before it counts as failed.
+const BOUND: Duration = Duration::from_secs(60);
+
+type Http = Client<HttpConnector, Full<Bytes>>;
+
+fn http() -> Http {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
+async fn ask(
+    http: &Http,
+    method: Method,
+    url: &str,
+    last_event_id: Option<&str>,
+    body: impl Into<Bytes>,
+) -> Response<Incoming> {
+    let mut request = Request::builder().method(method).uri(url);
+    if let Some(id) = last_event_id {
+        request = request.header("last-event-id", id);
+    }
+    let request = request.body(Full::new(body.into())).unwrap();
+    timeout(BOUND, http.request(request)).await.expect("an answer in time").unwrap()
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    let body = timeout(BOUND, response.into_body().collect()).await.expect("the end of the body in time").unwrap();
+    String::from_utf8(body.to_bytes().to_vec()).unwrap()
+}
+
+/// Publishes, and returns the event's id and the number of clients.
+async fn publish(http: &Http, url: &str, topic: &str, data: impl Into<Bytes>) -> (String, u64) {
+    let response = ask(http, Method::POST, &format!("{url}/publish/{topic}"), None, data).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let receipt: serde_json::Value = serde_json::from_str(&text(response).await).unwrap();
+    (receipt["id"].as_str().unwrap().to_owned(), receipt["clients"].as_u64().unwrap())
+}
+
+/// Reads a stream until its text ends so.
+async fn read_until(response: &mut Response<Incoming>, end: &str) -> String {
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        let frame = timeout(BOUND, response.frame()).await.unwrap_or_else(|_| panic!("{end:?} after {text:?}"));
+        text.push_str(std::str::from_utf8(&frame.expect("no end").unwrap().into_data().unwrap()).unwrap());
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_stream_has_its_headers_at_once_then_events_and_heartbeats() {
+    let dashboard = Example::start("dashboard", &[], &[("PORT", "0"), ("HEARTBEAT_MS", "200")]).await;
+    let (http, url) = (http(), &dashboard.url);
+    let mut stream = ask(&http, Method::GET, &format!("{url}/events?topic=a%2Fb&topic=c"), None, "").await;
+    assert_eq!(stream.status(), StatusCode::OK);
+    let header = |name: &str| stream.headers().get(name).map(|value| value.to_str().unwrap());
+    assert_eq!(header("content-type"), Some("text/event-stream"));
+    assert_eq!(header("cache-control"), Some("no-cache, no-transform"));
+    assert_eq!(header("x-accel-buffering"), Some("no"));
+    assert_eq!(header("content-length"), None);
+    let silence = read_until(&mut stream, ":\n\n").await;
+    assert!(silence.replace(":\n\n", "").is_empty(), "{silence:?}");
+
+    let (id, clients) = publish(&http, url, "a/b?event=note", "line 1\nline 2").await;
+    assert_eq!(clients, 1);
+    let wire = read_until(&mut stream, &format!("event: note\ndata: line 1\ndata: line 2\nid: {id}\n\n")).await;
+    assert!(wire.starts_with(":\n\n") || wire.starts_with("event: note\n"));
+    read_until(&mut stream, ":\n\n").await;
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_gets_exactly_what_it_missed_first() {
+    let dashboard = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let (http, url) = (http(), &dashboard.url);
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        ids.push(publish(&http, url, if number % 2 == 0 { "even" } else { "odd" }, number.to_string()).await.0);
+    }
+    let both = format!("{url}/events?topic=even&topic=odd");
+    let expected: String = (2..5).map(|number| format!("data: {number}\nid: {}\n\n", ids[number])).collect();
+    for (url, header) in [(both.clone(), Some(ids[1].as_str())), (format!("{both}&lastEventId={}", ids[1]), None)] {
+        let mut stream = ask(&http, Method::GET, &url, header, "").await;
+        assert_eq!(read_until(&mut stream, &format!("id: {}\n\n", ids[4])).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn an_id_from_before_a_restart_is_a_gap() {
+    let first = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let http = http();
+    let (id, _) = publish(&http, &first.url, "t", "lost").await;
+    first.kill().await;
+    let second = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let mut stream = ask(&http, Method::GET, &format!("{}/events?topic=t", second.url), Some(&id), "").await;
+    let gap = read_until(&mut stream, "\n\n").await;
+    assert!(gap.starts_with(&format!("event: gap\ndata: {{\"topics\":[\"t\"],\"after\":\"{id}\"}}\nid: ")), "{gap:?}");
+}
+
+#[tokio::test]
+async fn bad_input_gets_a_4xx_with_a_sentence() {
+    let dashboard = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let (http, url) = (http(), &dashboard.url);
+    let long = "x".repeat(257);
+    let cases = [
+        (Method::GET, "events".to_owned(), String::new(), "name at least one topic"),
+        (Method::GET, "events?topic=".to_owned(), String::new(), "topic name is empty"),
+        (Method::GET, format!("events?topic={long}"), String::new(), "has 257 bytes, more than 256"),
+        (Method::POST, "publish".to_owned(), String::new(), "name a topic"),
+        (Method::POST, "publish/".to_owned(), String::new(), "topic name is empty"),
+        (Method::POST, format!("publish/{long}"), String::new(), "has 257 bytes, more than 256"),
+        (Method::POST, "publish/a%0Ab".to_owned(), String::new(), "control character"),
+        (Method::POST, "publish/a?event=a%0Ab".to_owned(), String::new(), "line end"),
+        (Method::POST, "publish/a".to_owned(), "x".repeat((1 << 20) + 1), "more than 1048576 bytes"),
+        (Method::DELETE, "clients/nobody".to_owned(), String::new(), "no open stream has the id \"nobody\""),
+    ];
+    for (method, path, body, sentence) in cases {
+        let response = ask(&http, method, &format!("{url}/{path}"), None, body).await;
+        assert!(response.status().is_client_error(), "{path}: {}", response.status());
+        let text = text(response).await;
+        assert!(text.contains(sentence), "{path}: {text}");
+    }
+    publish(&http, url, "a", "x".repeat(1 << 20)).await;
+}
+
+#[tokio::test]
+async fn the_stats_count_what_there_is() {
+    let dashboard = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let (http, url) = (http(), &dashboard.url);
+    publish(&http, url, "a", "1").await;
+    let _stream = ask(&http, Method::GET, &format!("{url}/events?topic=b"), None, "").await;
+    let stats = text(ask(&http, Method::GET, &format!("{url}/stats"), None, "").await).await;
+    let stats: HashMap<String, u64> = serde_json::from_str(&stats).unwrap();
+    assert_eq!(stats["clients"], 1);
+    assert!(stats["topics"] >= 2 && stats["events"] >= 1 && stats["bytes"] > 0, "{stats:?}");
+}
+
+/// Passes connections on to a server, and cuts each after so many bytes of its answers.
+async fn cutting_proxy(upstream: String, every: usize) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let cuts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&cuts);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(upstream.strip_prefix("http://").unwrap()).await.unwrap();
+            let counted = Arc::clone(&counted);
+            tokio::spawn(async move {
+                let (mut left, mut asked, mut answer) = (every, [0; 4096], [0; 64]);
+                while left > 0 {
+                    tokio::select! {
+                        read = client.read(&mut asked) => match read {
+                            Ok(length @ 1..) => server.write_all(&asked[..length]).await.unwrap(),
+                            _ => return,
+                        },
+                        read = server.read(&mut answer) => match read {
+                            Ok(length @ 1..) => {
+                                let length = length.min(left);
+                                left -= length;
+                                if client.write_all(&answer[..length]).await.is_err() {
+                                    return;
+                                }
+                            }
+                            _ => return,
+                        },
+                    }
+                }
+                counted.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+    });
+    (url, cuts)
+}
+
+#[tokio::test]
+async fn a_client_library_loses_nothing_through_cuts() {
+    const EVENTS: usize = 400;
+    let dashboard = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let (http, url) = (http(), dashboard.url.clone());
+    let (proxy, cuts) = cutting_proxy(url.clone(), 3001).await;
+    let mut stream = EventSource::get(format!("{proxy}/events?topic=a&topic=b"));
+    stream.set_retry_policy(Box::new(retry::Constant::new(Duration::from_millis(5), None)));
+    assert!(matches!(stream.next().await, Some(Ok(Event::Open))));
+    let publisher = tokio::spawn(async move {
+        for number in 0..EVENTS {
+            publish(&http, &url, ["a", "b"][number % 2], number.to_string()).await;
+        }
+    });
+    let mut arrived = Vec::new();
+    while arrived.len() < EVENTS {
+        match timeout(BOUND, stream.next()).await.unwrap_or_else(|_| panic!("after {:?}", arrived.last())) {
+            Some(Ok(Event::Message(event))) => arrived.push(event.data.parse::<usize>().unwrap()),
+            // It was cut, and reconnects.
+            Some(_) => {}
+            None => panic!("the client gave up after {:?}", arrived.last()),
+        }
+    }
+    assert_eq!(arrived, Vec::from_iter(0..EVENTS));
+    assert!(cuts.load(Ordering::Relaxed) >= 5, "{cuts:?} cuts");
+    publisher.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_page_is_told_who_it_is_and_can_change_what_it_gets() {
+    let dashboard = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let (http, url) = (http(), &dashboard.url);
+    let page = text(ask(&http, Method::GET, url, None, "").await).await;
+    assert!(page.contains("<html") && page.contains("/page/events"));
+    let mut stream = ask(&http, Method::GET, &format!("{url}/page/events?topic=a"), None, "").await;
+    let opening = read_until(&mut stream, "\n\n").await + &read_until(&mut stream, "\n\n").await;
+    let welcome = opening.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+    let welcome: serde_json::Value = serde_json::from_str(welcome).unwrap();
+    let client = format!("{url}/clients/{}", welcome["client"].as_str().unwrap());
+    let (unheard, clients) = publish(&http, url, "b", "unheard").await;
+    assert_eq!(clients, 0);
+    let response = ask(&http, Method::POST, &format!("{client}/subscribe?topic=b"), None, "").await;
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    let (id, clients) = publish(&http, url, "b", "heard").await;
+    assert_eq!((clients, id > unheard), (1, true));
+    read_until(&mut stream, &format!("data: heard\nid: {id}\n\n")).await;
+    let response = ask(&http, Method::DELETE, &client, None, "").await;
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    assert_eq!(text(stream).await, "", "a clean end");
+    assert_eq!(ask(&http, Method::DELETE, &client, None, "").await.status(), StatusCode::NOT_FOUND);
+}
+
+/// What one of the thousand has of each of its topics: the number of the next event.
+type Progress = BTreeMap<usize, usize>;
+
+/// A small random number generator, so that a run can be told from its seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+}
+
+const STREAMS: usize = 1_000;
+const TOPICS: usize = 20;
+const EVENTS: usize = 100_000;
+
+/// Reads until it has all events of its topics, over as many connections as it takes: each is dropped at a random
+/// byte, and the next one resumes after the last event that had arrived whole. Returns how many connections it took.
+async fn reader(http: Http, url: Arc<str>, seed: usize, opened: Arc<Semaphore>) -> usize {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (seed as u64 + 1));
+    let mut progress: Progress = (0..=random.below(3)).map(|_| (random.below(TOPICS), 0)).collect();
+    let query: Vec<String> = progress.keys().map(|topic| format!("topic=load/{topic}")).collect();
+    let url = format!("{url}/events?{}", query.join("&"));
+    let (mut last_id, mut connections) = (None::<String>, 0);
+    while progress.values().any(|next| *next < EVENTS / TOPICS) {
+        let mut stream = ask(&http, Method::GET, &url, last_id.as_deref(), "").await;
+        assert_eq!(stream.status(), StatusCode::OK);
+        connections += 1;
+        if connections == 1 {
+            opened.add_permits(1);
+        }
+        // It must have had an id to resume from, and get somewhere.
+        let mut left = 200 + random.below(400_000);
+        let mut text = String::new();
+        while left > 0 && progress.values().any(|next| *next < EVENTS / TOPICS) {
+            let frame = timeout(BOUND, stream.frame()).await.unwrap_or_else(|_| panic!("{seed} waits at {progress:?}"));
+            let data = frame.expect("no end").unwrap().into_data().unwrap();
+            let arrived = data.len().min(left);
+            left -= arrived;
+            text.push_str(std::str::from_utf8(&data[..arrived]).unwrap());
+            let whole = text.rfind("\n\n").map_or(0, |at| at + 2);
+            for block in text[..whole].split_terminator("\n\n") {
+                if let Some(id) = take(block, &mut progress) {
+                    last_id = Some(id.to_owned());
+                }
+            }
+            text.drain(..whole);
+        }
+    }
+    connections
+}
+
+/// Takes one event, which has to be the next one of its topic. Comments are heartbeats.
+fn take<'a>(block: &'a str, progress: &mut Progress) -> Option<&'a str> {
+    if block.starts_with(':') {
+        return None;
+    }
+    let (data, id) = block.strip_prefix("data: ")?.split_once("\nid: ").unwrap_or_else(|| panic!("{block:?}"));
+    let (topic, number) = data.split_once(' ').unwrap();
+    let next = progress.get_mut(&topic.parse().unwrap()).expect("a topic that was asked for");
+    assert_eq!(number.parse(), Ok(*next), "topic {topic}: none lost, none twice, none out of order");
+    *next += 1;
+    Some(id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_streams_cut_at_random_lose_repeat_and_reorder_nothing() {
+    rlimit::increase_nofile_limit(8192).unwrap();
+    let retention = [("RETENTION_EVENTS", "10000"), ("RETENTION_BYTES", "268435456")];
+    let dashboard = Example::start("dashboard", &[], &[&[("PORT", "0")], &retention[..]].concat()).await;
+    let (http, url): (Http, Arc<str>) = (http(), dashboard.url.as_str().into());
+    let opened = Arc::new(Semaphore::new(0));
+    let readers: Vec<_> =
+        (0..STREAMS).map(|seed| tokio::spawn(reader(http.clone(), url.clone(), seed, opened.clone()))).collect();
+    let _all = timeout(BOUND, opened.acquire_many(STREAMS as u32)).await.expect("all streams are open").unwrap();
+
+    let publishers: Vec<_> = (0..TOPICS)
+        .map(|topic| {
+            let (http, url) = (http.clone(), url.clone());
+            tokio::spawn(async move {
+                for number in 0..EVENTS / TOPICS {
+                    publish(&http, &url, &format!("load/{topic}"), format!("{topic} {number}")).await;
+                }
+            })
+        })
+        .collect();
+    for publisher in publishers {
+        publisher.await.unwrap();
+    }
+    let mut connections = 0;
+    for reader in readers {
+        connections += reader.await.unwrap();
+    }
+    println!("{STREAMS} streams took {connections} connections for {EVENTS} events");
+    assert!(connections > 2 * STREAMS, "they were cut: {connections} connections");
+}
