@@ -182,6 +182,25 @@ impl EventStream {
 /// The events of one client, as a [`Stream`].
 ///
 /// It ends when the client is closed. An `Err` is a [`Gap`], after which it goes on.
+///
+/// ```
+/// use tokio_stream::StreamExt;
+/// use tower_sse::{Event, Registry};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let registry = Registry::new();
+/// let client = registry.connect();
+/// client.subscribe("orders")?;
+/// let mut events = client.into_events();
+///
+/// registry.publish("orders", Event::data("17"))?;
+/// if let Some(Ok(delivery)) = events.next().await {
+///     assert_eq!((delivery.topic(), delivery.data()), ("orders", Some("17")));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Events {

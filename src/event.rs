@@ -276,7 +276,7 @@ const DATA: &[u8] = b"data: ";
 const COMMENT: &[u8] = b": ";
 
 /// `id: `, a line end and the blank line's.
-const ROOM_FOR_ID: usize = 6;
+pub(crate) const ROOM_FOR_ID: usize = 6;
 /// The same with a position of 13 + 1 + 4 digits.
 const ROOM_FOR_POSITION: usize = ROOM_FOR_ID + 18;
 

@@ -46,6 +46,17 @@ impl std::error::Error for Gap {}
 /// data: {"topics":["prices/AAPL"],"after":"1763612345678-0"}
 /// id: 1763612399000-4
 /// ```
+///
+/// A page that listens to it can fetch what it shows anew:
+///
+/// ```
+/// use tower_sse::{GapEvent, Registry, SseLayer};
+///
+/// let registry = Registry::new();
+/// let layer = SseLayer::new(&registry).gap_event(GapEvent::named("reload")?);
+/// # let _ = layer;
+/// # Ok::<(), tower_sse::EventError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GapEvent {
     event_type: Option<String>,

@@ -53,6 +53,9 @@ impl Position {
         }
     }
 
+    /// Two numbers of 20 digits and a hyphen.
+    pub(crate) const MAX_LENGTH: usize = 41;
+
     /// The last one that can be before this.
     pub(crate) fn before(self) -> Self {
         match self.seq.checked_sub(1) {

@@ -22,7 +22,7 @@ use super::{
     log::{Entry, Forgotten, Ledger, TopicLog},
     waiters::{Slot, Waiters},
 };
-use crate::{Event, sync::lock};
+use crate::{Event, event, sync::lock};
 
 /// What all handles share.
 ///
@@ -225,7 +225,8 @@ impl Shared {
 
     pub(super) fn publish(&self, name: &str, event: &Event) -> Result<Receipt, PublishError> {
         let fields = event.encode_fields();
-        let size = fields.len() + Entry::OVERHEAD;
+        let id = event.own_id().map_or(Position::MAX_LENGTH, str::len);
+        let size = Entry::cost_of(fields.len() + event::ROOM_FOR_ID + id);
         let limit = self.config.retention.bytes.saturating_sub(name.len() + Topic::OVERHEAD);
         if size > limit {
             return Err(PublishError::TooLarge { size, limit });
@@ -267,7 +268,7 @@ impl Shared {
         let entry = Entry {
             number: order.number + 1,
             position,
-            wire: crate::event::finish(wire),
+            wire: event::finish(wire),
             id_at,
             own_id: event.own_id().is_some(),
             ticket: order.ledger.push(Arc::clone(topic)),

@@ -1,0 +1,53 @@
+//! What the registry retains takes no more memory than it was allowed, by the operating system's count.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{env, fs, process::Command};
+
+use tower_sse::{Event, Registry, RegistryConfig, Retention};
+
+/// The memory that this process has in use, in bytes.
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// Publishes so many events on so many topics, and says how much memory that took at most.
+fn flood(budget: usize, topics: usize, events: usize, size: usize) -> usize {
+    let config = RegistryConfig::default().retention(Retention::default().bytes(budget));
+    let registry = Registry::with_config(config.topic_retention(Retention::default()));
+    let data = "x".repeat(size);
+    let before = resident();
+    let mut most = before;
+    for number in 0..events {
+        registry.publish(format!("topic/{}", number % topics), Event::data(&data)).unwrap();
+        if number % 1000 == 0 {
+            most = most.max(resident());
+        }
+    }
+    let stats = registry.stats();
+    assert!(stats.bytes <= budget && stats.bytes > budget / 10 * 9, "{stats:?}");
+    println!("{events} events of {size} B on {topics} topics: {} KiB of {} KiB", (most - before) / 1024, budget / 1024);
+    most - before
+}
+
+/// Each flood has a process of its own, so that none can use what another has given back.
+#[test]
+fn no_flood_takes_more_memory_than_the_budget() {
+    const BUDGET: usize = 64 << 20;
+    const FLOOD: &str = "TOWER_SSE_TEST_FLOOD";
+    if let Ok(flood_of) = env::var(FLOOD) {
+        let numbers: Vec<usize> = flood_of.split(' ').map(|number| number.parse().unwrap()).collect();
+        let taken = flood(BUDGET, numbers[0], numbers[1], numbers[2]);
+        assert!(taken <= BUDGET, "{taken} bytes for topics, events, size {flood_of}");
+        return;
+    }
+    // A thousand topics with a million events of 1 KiB; then events with next to nothing in them, and topics that
+    // have one event each, where the bookkeeping is what counts; then few large events.
+    for flood_of in ["1000 1000000 1024", "1000 1000000 1", "1 1000000 1", "1000000 1000000 1", "10 20000 60000"] {
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.args(["--exact", "no_flood_takes_more_memory_than_the_budget", "--nocapture"]).env(FLOOD, flood_of);
+        assert!(child.status().unwrap().success(), "topics, events, size: {flood_of}");
+    }
+}
