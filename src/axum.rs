@@ -64,13 +64,13 @@ impl IntoResponse for SubscribeError {
     }
 }
 
-/// As a response: 400 for a topic name that is none, 413 for an event that is too large, 409 for a client that is over; and a sentence.
+/// As a response: 400 for a topic name that is none, 413 for an event that is too large, 409 for a client that cannot have it; and a sentence.
 impl IntoResponse for PublishError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Topic(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Over { .. } => StatusCode::CONFLICT,
+            Self::TooManySubscriptions { .. } | Self::Over { .. } => StatusCode::CONFLICT,
         };
         (status, self.to_string()).into_response()
     }

@@ -116,7 +116,7 @@ impl ClientHandle {
     ///
     /// # Errors
     ///
-    /// [`PublishError`] if the event is too large or the client's stream is over.
+    /// [`PublishError`] if the event is too large, the client has as many subscriptions as it may have, or its stream is over.
     pub fn send(&self, event: impl std::borrow::Borrow<Event>) -> Result<Receipt, PublishError> {
         self.client.send(event.borrow())
     }
@@ -132,6 +132,13 @@ impl ClientHandle {
     /// A stream that has stalled in the middle of an event has no boundary to end at before its own body goes on.
     pub fn close(&self) {
         self.client.close(CloseReason::Closed);
+    }
+
+    /// The same, with a reason of the program's own, which [`closed`](Self::closed) then gives as [`CloseReason::Other`].
+    ///
+    /// The first reason counts, where there are several.
+    pub fn close_with(&self, reason: &'static str) {
+        self.client.close(CloseReason::Other(reason));
     }
 
     /// Waits until the stream is over, and says why.

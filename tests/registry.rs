@@ -346,6 +346,37 @@ fn a_reader_of_a_client_that_is_over_ends() {
 }
 
 #[test]
+fn the_first_reason_to_close_counts() {
+    let registry = Registry::new();
+    let client = registry.connect();
+    let mut events = client.clone().into_events();
+    client.close_with("banned");
+    client.close();
+    assert!(matches!(Pin::new(&mut events).poll_next(&mut Context::from_waker(Waker::noop())), Poll::Ready(None)));
+    assert_eq!(assert_ready!(task::spawn(client.closed()).poll()), CloseReason::Other("banned"));
+}
+
+#[test]
+fn how_much_a_topic_retains_may_be_asked_of_who_asks_the_registry() {
+    let registry: std::sync::Arc<std::sync::OnceLock<Registry>> = Default::default();
+    let asked = registry.clone();
+    let by_name = move |_: &str| {
+        let registry = asked.get().unwrap();
+        registry
+            .publish("other", Event::data("x"))
+            .map_or(Retention::default(), |_| Retention::default().events(registry.stats().clients))
+    };
+    let config = RegistryConfig::default();
+    let other = |topic: &str| if topic == "other" { Some(Retention::default()) } else { None };
+    let registry = registry.get_or_init(|| {
+        Registry::with_config(config.topic_retention_by(move |topic| other(topic).unwrap_or_else(|| by_name(topic))))
+    });
+    let client = registry.connect();
+    client.subscribe("asks").unwrap();
+    assert_eq!(registry.stats().published, 1);
+}
+
+#[test]
 fn subscriptions_of_one_client_are_bounded_and_names_are_checked() {
     let registry = Registry::with_config(RegistryConfig::default().subscriptions_per_client(2));
     let client = subscribed(&registry, ["a", "b", "a"]);
@@ -450,6 +481,8 @@ fn nothing_is_left_of_clients_that_came_and_went() {
     let unused = Registry::new();
     drop(subscribed(&unused, ["a", "b"]));
     drop(subscribed(&unused, ["a", "b"]).into_events());
+    let over = open(&SseLayer::new(&unused), None, |_| {}).0;
+    assert!(unused.client(&over.id()).is_none(), "an id that is asked for when all is over finds nobody");
     assert_eq!((unused.stats().clients, unused.stats().topics, unused.stats().bytes), (0, 0, 0));
 }
 

@@ -90,6 +90,8 @@ pub enum CloseReason {
     Gone,
     /// [`ClientHandle::close`](crate::ClientHandle::close) was called.
     Closed,
+    /// [`ClientHandle::close_with`](crate::ClientHandle::close_with) was called, with a reason of the program's own.
+    Other(&'static str),
     /// The handler's own body failed.
     BodyError,
     /// The request was answered with something that is no event stream.
@@ -99,6 +101,7 @@ pub enum CloseReason {
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Other(reason) => reason,
             Self::Ended => "the handler's stream ended",
             Self::Gone => "the client is gone",
             Self::Closed => "the client was closed",
@@ -169,13 +172,21 @@ impl Client {
         &self.shared
     }
 
-    /// Its id. It can be found by it from now on.
+    /// Its id. It can be found by it from now on, until it is over.
     pub(crate) fn id(self: &Arc<Self>) -> ClientId {
-        *self.id.get_or_init(|| {
+        if let Some(id) = self.id.get() {
+            return *id;
+        }
+        let id = *self.id.get_or_init(|| {
             let id = ClientId::random();
             self.shared.register(id, self);
             id
-        })
+        });
+        if self.over().is_some() {
+            // Its end has passed, or found no id.
+            self.shared.unregister(&id);
+        }
+        id
     }
 
     /// The topic that only this client is subscribed to.
@@ -190,21 +201,29 @@ impl Client {
     pub(crate) fn subscribe(self: &Arc<Self>, topic: &str, start: Start) -> Result<(), SubscribeError> {
         topic::check(topic)?;
         self.id();
-        let mut state = lock(&self.state);
-        if let Phase::Over(reason) = state.phase {
-            return Err(SubscribeError::Over { reason });
+        self.join(topic, start, true)
+    }
+
+    /// Subscribes, unless it is subscribed already. `resumes`: if the stream has not begun, a `Last-Event-ID` goes
+    /// before `start`.
+    fn join(&self, topic: &str, start: Start, resumes: bool) -> Result<(), SubscribeError> {
+        if !lock(&self.state).may_subscribe(topic, &self.shared)? {
+            return Ok(());
         }
-        let limit = self.shared.config.subscriptions_per_client;
-        if !state.cursors.contains(topic) {
-            if state.cursors.len() >= limit {
-                return Err(SubscribeError::TooMany { limit });
+        // Outside the lock, as it may ask the user how much the topic retains.
+        let joined = self.shared.join(topic, start);
+        let mut state = lock(&self.state);
+        let may = state.may_subscribe(topic, &self.shared);
+        match may {
+            Ok(true) => {
+                let resumes = resumes && state.phase == Phase::Waiting;
+                state.cursors.subscribe(joined, resumes);
             }
-            let resumes = state.phase == Phase::Waiting;
-            state.cursors.subscribe(&self.shared, topic, start, resumes);
+            _ => self.shared.leave(&joined.topic, None, joined.next),
         }
         drop(state);
         self.changed();
-        Ok(())
+        may.map(drop)
     }
 
     pub(crate) fn unsubscribe(&self, topic: &str) -> bool {
@@ -216,16 +235,13 @@ impl Client {
     /// Publishes to the client's own topic, which it gets subscribed to.
     pub(crate) fn send(self: &Arc<Self>, event: &Event) -> Result<Receipt, PublishError> {
         let topic = self.own_topic();
-        let mut state = lock(&self.state);
-        if let Phase::Over(reason) = state.phase {
-            return Err(PublishError::Over { reason });
+        match self.join(&topic, Start::Now, false) {
+            Err(SubscribeError::Over { reason }) => Err(PublishError::Over { reason }),
+            // Without a place for it among its subscriptions, it would not get the event.
+            Err(SubscribeError::TooMany { limit }) => Err(PublishError::TooManySubscriptions { limit }),
+            Err(SubscribeError::Topic(error)) => Err(PublishError::Topic(error)),
+            Ok(()) => self.shared.publish(&topic, event),
         }
-        if !state.cursors.contains(&topic) {
-            state.cursors.subscribe(&self.shared, &topic, Start::Now, false);
-        }
-        drop(state);
-        self.changed();
-        self.shared.publish(&topic, event)
     }
 
     pub(crate) fn resume(&self) -> Resume {
@@ -317,6 +333,17 @@ impl fmt::Debug for Client {
 }
 
 impl State {
+    /// Whether a subscription to this topic would be a new one.
+    fn may_subscribe(&self, topic: &str, shared: &Shared) -> Result<bool, SubscribeError> {
+        let limit = shared.config.subscriptions_per_client;
+        match self.phase {
+            Phase::Over(reason) => Err(SubscribeError::Over { reason }),
+            _ if self.cursors.contains(topic) => Ok(false),
+            _ if self.cursors.len() >= limit => Err(SubscribeError::TooMany { limit }),
+            _ => Ok(true),
+        }
+    }
+
     /// Whom to wake, from now on; `heard` is who is woken so far. That one is given back, to be dropped outside the lock:
     /// the last drop of a waker may run anybody's code. Those that topics have are never the last.
     fn listen(&mut self, heard: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {

@@ -74,6 +74,16 @@ impl Rest {
     }
 }
 
+/// A subscription that a topic counts already.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    pub(crate) topic: Arc<Topic>,
+    /// The index of the first event.
+    pub(crate) next: u64,
+    /// Events after this position and before that one are missing.
+    pub(crate) missed: Option<Position>,
+}
+
 /// What is missing, and the id from which all that is still to come can be had.
 pub(crate) type Missing = Box<(Gap, Option<Position>)>;
 
@@ -118,9 +128,9 @@ impl Cursors {
         self.subscriptions.iter().any(|subscription| subscription.topic.name() == topic)
     }
 
-    /// `resumes`: a `Last-Event-ID`, if there is one, goes before `start`.
-    pub(crate) fn subscribe(&mut self, shared: &Shared, topic: &str, start: Start, resumes: bool) {
-        let (topic, next, missed) = shared.join(topic, start);
+    /// `resumes`: a `Last-Event-ID`, if there is one, goes before where it starts.
+    pub(crate) fn subscribe(&mut self, joined: Joining, resumes: bool) {
+        let Joining { topic, next, missed } = joined;
         self.subscriptions.push(Subscription { topic, next, parked: None, missed, resumes });
     }
 

@@ -17,6 +17,11 @@ pub enum PublishError {
         /// What may be retained, in bytes.
         limit: usize,
     },
+    /// The client that it was for has as many subscriptions as it may have, and none of them is its own.
+    TooManySubscriptions {
+        /// How many that is.
+        limit: usize,
+    },
     /// The client that it was for is over.
     Over {
         /// Why it is over.
@@ -30,6 +35,12 @@ impl fmt::Display for PublishError {
             Self::Topic(error) => error.fmt(f),
             Self::TooLarge { size, limit } => {
                 write!(f, "the event takes {size} bytes, more than the {limit} that may be retained")
+            }
+            Self::TooManySubscriptions { limit } => {
+                write!(
+                    f,
+                    "the client has {limit} subscriptions, as many as it may have, and none for what is sent to it"
+                )
             }
             Self::Over { reason } => write!(f, "the stream is over: {reason}"),
         }

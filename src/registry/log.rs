@@ -29,11 +29,11 @@ pub(crate) struct Entry {
 impl Entry {
     /// What an entry takes in memory besides its bytes: itself, its rows in the topic's log and the ledger with their
     /// slack, and what the allocator adds to each allocation. Measured with a million events of 1 byte, by the resident
-    /// size of the process (x86-64, glibc): 205 to 215 bytes.
+    /// size of the process (x86-64, glibc): 125 bytes on one topic, 214 on a thousand.
     const OVERHEAD: usize = 224;
 
-    /// What an entry with so many bytes takes. A 32nd is for what the allocator cannot use between large pieces: with
-    /// events of 60 kB, 1.6 % was measured.
+    /// What an entry with so many bytes takes. A 32nd is for what the allocator cannot use between large pieces: without
+    /// it, a flood of events of 60 kB was measured at 100.1 % of its budget.
     pub(crate) fn cost_of(bytes: usize) -> usize {
         bytes + bytes / 32 + Self::OVERHEAD
     }

@@ -70,8 +70,8 @@ impl Registry {
 
     /// Publishes an event on a topic, for every client that is subscribed to it now or resumes from before it.
     ///
-    /// Cost: the event is encoded once and copied once, however many clients there are; waking them is a few tens of nanoseconds each.
-    /// No clients' slowness delays it.
+    /// Cost: the event is encoded once and copied once, however many clients there are, and those that wait are woken.
+    /// No client's slowness delays it.
     ///
     /// # Errors
     ///

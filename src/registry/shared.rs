@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::{
     ClientId, Position, PublishError, Receipt, RegistryConfig, Retention, Start, Stats,
     client::Client,
+    cursor::Joining,
     joined::Joined,
     log::{Entry, Forgotten, Ledger, TopicLog},
     waiters::{Slot, Waiters},
@@ -358,8 +359,8 @@ impl Shared {
         }
     }
 
-    /// Adds a subscriber to a topic. Where it starts, and after which position it already misses something.
-    pub(super) fn join(&self, name: &str, start: Start) -> (Arc<Topic>, u64, Option<Position>) {
+    /// Adds a subscriber to a topic.
+    pub(super) fn join(&self, name: &str, start: Start) -> Joining {
         let now_ms = self.clock.now_ms();
         let (mut order, topic) = self.topic(name);
         let mut state = lock(&topic.state);
@@ -372,7 +373,7 @@ impl Shared {
         let (next, missed) = order.locate(&state.log, start);
         drop(state);
         drop(order);
-        (topic, next, missed)
+        Joining { topic, next, missed }
     }
 
     /// Where a subscription starts, and after which position it already misses something.
