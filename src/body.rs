@@ -9,7 +9,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop,
+    time::{Instant, Sleep, sleep_until},
+};
 
 use crate::{
     CloseReason,
@@ -216,24 +219,28 @@ impl Stream {
     fn poll_own<B: Body>(self: Pin<&mut Self>, mut inner: Pin<&mut B>, cx: &mut Context<'_>) -> Own<B::Error> {
         let this = self.project();
         while !*this.inner_ended {
-            let bytes = match inner.as_mut().poll_frame(cx) {
+            let data = match inner.as_mut().poll_frame(cx) {
                 Poll::Pending => return Own::Nothing,
                 Poll::Ready(Some(Err(error))) => return Own::Failed(error),
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) if *this.is_encoded => into_bytes(data),
-                    Ok(data) => without_mark(this.leading_mark, into_bytes(data)),
-                    Err(frame) => {
-                        *this.trailers = frame.into_trailers().ok();
-                        continue;
-                    }
+                    Ok(data) => Some(data),
+                    Err(frame) => match frame.into_trailers() {
+                        Ok(trailers) => {
+                            *this.trailers = Some(trailers);
+                            None
+                        }
+                        Err(_) => continue,
+                    },
                 },
-                Poll::Ready(None) => {
+                Poll::Ready(None) => None,
+            };
+            let bytes = match data {
+                Some(data) if *this.is_encoded => into_bytes(data),
+                Some(data) => without_mark(this.leading_mark, into_bytes(data)),
+                None => {
                     *this.inner_ended = true;
                     this.boundary.end();
-                    match *this.is_encoded {
-                        true => Bytes::new(),
-                        false => Bytes::from_static(this.leading_mark.held()),
-                    }
+                    Bytes::from_static(this.leading_mark.held())
                 }
             };
             if !bytes.is_empty() {
@@ -275,8 +282,10 @@ impl Stream {
                 if is_set && !timer.is_elapsed() {
                     return Poll::Pending;
                 }
+                // A task that has used up its budget is polled again soon; until then, its timers are not set.
+                let will_be_set = coop::has_budget_remaining();
                 if timer.poll(cx).is_pending() {
-                    *this.timer_wakes = Some(cx.waker().clone());
+                    *this.timer_wakes = will_be_set.then(|| cx.waker().clone());
                     return Poll::Pending;
                 }
                 *this.timer_wakes = None;

@@ -8,7 +8,8 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     convert::Infallible,
-    pin::Pin,
+    future::{Future, poll_fn, ready},
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -28,6 +29,7 @@ use proptest::{
 };
 use tokio::{
     sync::oneshot,
+    task::coop,
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_stream::StreamExt;
@@ -432,6 +434,29 @@ async fn a_heartbeat_comes_before_the_handlers_first_byte() {
     assert_eq!(first, ":\n\n");
     assert!((INTERVAL / 2..=INTERVAL).contains(at), "{at:?}");
     assert_eq!(out.frames.iter().filter(|(_, frame)| frame.starts_with(b"data")).count(), 1);
+}
+
+/// Timers are not set for a task that has used up its budget; it is polled again at once, and they are to be set then.
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_comes_to_a_task_that_had_used_up_its_budget() {
+    let registry = Registry::new();
+    let service = service_fn(|request: Request<()>| {
+        let client = request.extensions().get::<ClientHandle>().unwrap().clone();
+        let response: Response<Empty<Bytes>> = client.into_stream().into_response();
+        ready(Ok::<_, Infallible>(response))
+    });
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(INTERVAL));
+    let mut body = layer.layer(service).oneshot(Request::new(())).await.unwrap().into_body();
+    let mut has_used_it_up = false;
+    let frame = poll_fn(move |cx| {
+        while !has_used_it_up && coop::has_budget_remaining() {
+            assert!(pin!(coop::consume_budget()).poll(cx).is_ready());
+        }
+        has_used_it_up = true;
+        Pin::new(&mut body).poll_frame(cx)
+    });
+    let frame = tokio::spawn(timeout(3 * INTERVAL, frame)).await.unwrap().expect("a heartbeat");
+    assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), ":\n\n");
 }
 
 #[tokio::test(start_paused = true)]
