@@ -11,17 +11,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{Builder, Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use reqwest_eventsource::{Event, EventSource, retry};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::Semaphore,
     time::timeout,
 };
@@ -29,17 +29,30 @@ use tokio_stream::StreamExt;
 
 #[path = "support/example.rs"]
 mod example;
-use example::Example;
+#[path = "support/listener.rs"]
+mod listener;
+use example::{Example, Server};
+use listener::listen;
+
+static DASHBOARD: Example = Example::named("dashboard");
 
 /// How long anything may take before it counts as failed.
 const BOUND: Duration = Duration::from_secs(60);
 
+async fn dashboard(environment: &[(&str, &str)]) -> Server {
+    Server::start(DASHBOARD.command().env("PORT", "0").envs(environment.iter().copied())).await
+}
+
 type Http = Client<HttpConnector, Full<Bytes>>;
 
 fn http() -> Http {
+    http_with(&mut Client::builder(TokioExecutor::new()))
+}
+
+fn http_with(builder: &mut Builder) -> Http {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    Client::builder(TokioExecutor::new()).build(connector)
+    builder.build(connector)
 }
 
 async fn ask(
@@ -82,7 +95,7 @@ async fn read_until(response: &mut Response<Incoming>, end: &str) -> String {
 
 #[tokio::test]
 async fn a_stream_has_its_headers_at_once_then_events_and_heartbeats() {
-    let dashboard = Example::start("dashboard", &[], &[("PORT", "0"), ("HEARTBEAT_MS", "200")]).await;
+    let dashboard = dashboard(&[("HEARTBEAT_MS", "200")]).await;
     let (http, url) = (http(), &dashboard.url);
     let mut stream = ask(&http, Method::GET, &format!("{url}/events?topic=a%2Fb&topic=c"), None, "").await;
     assert_eq!(stream.status(), StatusCode::OK);
@@ -102,8 +115,31 @@ async fn a_stream_has_its_headers_at_once_then_events_and_heartbeats() {
 }
 
 #[tokio::test]
+async fn many_streams_share_one_connection_over_http_2() {
+    let dashboard = dashboard(&[]).await;
+    let http = http_with(Client::builder(TokioExecutor::new()).http2_only(true));
+    let url = &dashboard.url;
+    let mut streams = Vec::new();
+    for number in 0..50 {
+        let stream = ask(&http, Method::GET, &format!("{url}/events?topic=all&topic=t/{number}"), None, "").await;
+        assert_eq!((stream.status(), stream.version()), (StatusCode::OK, Version::HTTP_2));
+        assert!(!stream.headers().contains_key("connection"));
+        streams.push(stream);
+    }
+    let (id, clients) = publish(&http, url, "all", "for all").await;
+    assert_eq!(clients, 50);
+    let (own_id, clients) = publish(&http, url, "t/7", "for one").await;
+    assert_eq!(clients, 1);
+    for (number, stream) in streams.iter_mut().enumerate() {
+        let own = if number == 7 { format!("data: for one\nid: {own_id}\n\n") } else { String::new() };
+        let expected = format!("data: for all\nid: {id}\n\n{own}");
+        assert_eq!(read_until(stream, &expected).await, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_comes_back_gets_exactly_what_it_missed_first() {
-    let dashboard = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let dashboard = dashboard(&[]).await;
     let (http, url) = (http(), &dashboard.url);
     let mut ids = Vec::new();
     for number in 0..5 {
@@ -119,11 +155,11 @@ async fn a_client_that_comes_back_gets_exactly_what_it_missed_first() {
 
 #[tokio::test]
 async fn an_id_from_before_a_restart_is_a_gap() {
-    let first = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let mut first = dashboard(&[]).await;
     let http = http();
     let (id, _) = publish(&http, &first.url, "t", "lost").await;
-    first.kill().await;
-    let second = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    first.process.kill().await.unwrap();
+    let second = dashboard(&[]).await;
     let mut stream = ask(&http, Method::GET, &format!("{}/events?topic=t", second.url), Some(&id), "").await;
     let gap = read_until(&mut stream, "\n\n").await;
     assert!(gap.starts_with(&format!("event: gap\ndata: {{\"topics\":[\"t\"],\"after\":\"{id}\"}}\nid: ")), "{gap:?}");
@@ -131,7 +167,7 @@ async fn an_id_from_before_a_restart_is_a_gap() {
 
 #[tokio::test]
 async fn bad_input_gets_a_4xx_with_a_sentence() {
-    let dashboard = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let dashboard = dashboard(&[]).await;
     let (http, url) = (http(), &dashboard.url);
     let long = "x".repeat(257);
     let cases = [
@@ -157,7 +193,7 @@ async fn bad_input_gets_a_4xx_with_a_sentence() {
 
 #[tokio::test]
 async fn the_stats_count_what_there_is() {
-    let dashboard = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let dashboard = dashboard(&[]).await;
     let (http, url) = (http(), &dashboard.url);
     publish(&http, url, "a", "1").await;
     let _stream = ask(&http, Method::GET, &format!("{url}/events?topic=b"), None, "").await;
@@ -168,48 +204,46 @@ async fn the_stats_count_what_there_is() {
 }
 
 /// Passes connections on to a server, and cuts each after so many bytes of its answers.
-async fn cutting_proxy(upstream: String, every: usize) -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+async fn cutting_proxy(upstream: &str, every: usize) -> (String, Arc<AtomicUsize>) {
+    let upstream = upstream.strip_prefix("http://").unwrap().to_owned();
     let cuts = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&cuts);
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            let mut server = TcpStream::connect(upstream.strip_prefix("http://").unwrap()).await.unwrap();
-            let counted = Arc::clone(&counted);
-            tokio::spawn(async move {
-                let (mut left, mut asked, mut answer) = (every, [0; 4096], [0; 64]);
-                while left > 0 {
-                    tokio::select! {
-                        read = client.read(&mut asked) => match read {
-                            Ok(length @ 1..) => server.write_all(&asked[..length]).await.unwrap(),
-                            _ => return,
-                        },
-                        read = server.read(&mut answer) => match read {
-                            Ok(length @ 1..) => {
-                                let length = length.min(left);
-                                left -= length;
-                                if client.write_all(&answer[..length]).await.is_err() {
-                                    return;
-                                }
+    let address = listen(move |mut client| {
+        let (upstream, counted) = (upstream.clone(), Arc::clone(&counted));
+        async move {
+            let mut server = TcpStream::connect(upstream).await.unwrap();
+            let (mut left, mut asked, mut answer) = (every, [0; 4096], [0; 64]);
+            while left > 0 {
+                tokio::select! {
+                    read = client.read(&mut asked) => match read {
+                        Ok(length @ 1..) => server.write_all(&asked[..length]).await.unwrap(),
+                        _ => return,
+                    },
+                    read = server.read(&mut answer) => match read {
+                        Ok(length @ 1..) => {
+                            let length = length.min(left);
+                            left -= length;
+                            if client.write_all(&answer[..length]).await.is_err() {
+                                return;
                             }
-                            _ => return,
-                        },
-                    }
+                        }
+                        _ => return,
+                    },
                 }
-                counted.fetch_add(1, Ordering::Relaxed);
-            });
+            }
+            counted.fetch_add(1, Ordering::Relaxed);
         }
-    });
-    (url, cuts)
+    })
+    .await;
+    (format!("http://{address}"), cuts)
 }
 
 #[tokio::test]
 async fn a_client_library_loses_nothing_through_cuts() {
     const EVENTS: usize = 400;
-    let dashboard = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let dashboard = dashboard(&[]).await;
     let (http, url) = (http(), dashboard.url.clone());
-    let (proxy, cuts) = cutting_proxy(url.clone(), 3001).await;
+    let (proxy, cuts) = cutting_proxy(&url, 1501).await;
     let mut stream = EventSource::get(format!("{proxy}/events?topic=a&topic=b"));
     stream.set_retry_policy(Box::new(retry::Constant::new(Duration::from_millis(5), None)));
     assert!(matches!(stream.next().await, Some(Ok(Event::Open))));
@@ -234,7 +268,7 @@ async fn a_client_library_loses_nothing_through_cuts() {
 
 #[tokio::test]
 async fn a_page_is_told_who_it_is_and_can_change_what_it_gets() {
-    let dashboard = Example::start("dashboard", &[], &[("PORT", "0")]).await;
+    let dashboard = dashboard(&[]).await;
     let (http, url) = (http(), &dashboard.url);
     let page = text(ask(&http, Method::GET, url, None, "").await).await;
     assert!(page.contains("<html") && page.contains("/page/events"));
@@ -328,7 +362,7 @@ fn take<'a>(block: &'a str, progress: &mut Progress) -> Option<&'a str> {
 async fn a_thousand_streams_cut_at_random_lose_repeat_and_reorder_nothing() {
     rlimit::increase_nofile_limit(8192).unwrap();
     let retention = [("RETENTION_EVENTS", "10000"), ("RETENTION_BYTES", "268435456")];
-    let dashboard = Example::start("dashboard", &[], &[&[("PORT", "0")], &retention[..]].concat()).await;
+    let dashboard = dashboard(&retention).await;
     let (http, url): (Http, Arc<str>) = (http(), dashboard.url.as_str().into());
     let opened = Arc::new(Semaphore::new(0));
     let readers: Vec<_> =

@@ -1,37 +1,41 @@
 //! The layer on plain hyper servers, over real loopback sockets: the same contracts on HTTP/1.1 and HTTP/2.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{collections::VecDeque, convert::Infallible, error::Error, io, net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::{Buf, Bytes};
 use eventsource_stream::{Event as Received, Eventsource};
 use http::{
-    HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRAILER},
+    HeaderValue, Request, Response, Version,
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TE, TRAILER},
 };
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-    server,
-};
+use hyper::{body::Incoming, server};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{mpsc, watch},
     time::timeout,
 };
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt};
 use tower::service_fn;
 use tower_layer::Layer;
 use tower_sse::{ClientHandle, CloseReason, Event, Heartbeat, Registry, SseLayer};
 
-const VERSIONS: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
+#[path = "support/bodies.rs"]
+mod bodies;
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/listener.rs"]
+mod listener;
+use bodies::{AnyBody, AnyError, channel, event_stream, with_trailers};
+use client::{Client, VERSIONS, get, request};
+use listener::listen;
 
 #[tokio::test]
 async fn headers_come_at_once_before_any_event() {
@@ -198,8 +202,7 @@ async fn head_gets_no_stream() {
     on_both(async |version| {
         let mut house = House::open(version, subscribed_to("news")).await;
         let mut client = house.client().await;
-        let request = Request::builder().method(Method::HEAD).uri("http://house.test/").body(Empty::new()).unwrap();
-        let response = client.send(request).await.unwrap();
+        let response = client.send(request("HEAD", "/", AnyBody::default())).await.unwrap();
         assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
         assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
         let handle = house.handles.recv().await.unwrap();
@@ -237,10 +240,7 @@ async fn trailers_of_the_handlers_own_body_come_last() {
             if request.uri().path() == "/subscribed" {
                 handle_of(&request).subscribe("news").unwrap();
             }
-            let trailers = [(http::HeaderName::from_static("x-sum"), HeaderValue::from_static("42"))];
-            let frames =
-                [Frame::data(Bytes::from_static(b"data: own\n\n")), Frame::trailers(trailers.into_iter().collect())];
-            let mut response = event_stream(StreamBody::new(tokio_stream::iter(frames.map(Ok::<_, Infallible>))));
+            let mut response = event_stream(with_trailers("data: own\n\n"));
             response.headers_mut().insert(TRAILER, HeaderValue::from_static("x-sum"));
             response
         })
@@ -269,14 +269,14 @@ async fn an_error_of_the_handlers_body_is_no_clean_end() {
     on_both(async |version| {
         let (fails, failing) = watch::channel(false);
         let mut house = House::open(version, move |_| {
-            let (frames, body) = mpsc::channel(2);
+            let (frames, body) = channel();
             let mut failing = failing.clone();
             tokio::spawn(async move {
-                frames.send(Ok(Frame::data(Bytes::from_static(b"data: own\n\n")))).await.unwrap();
+                frames.send(Ok(Frame::data("data: own\n\n".into()))).await.unwrap();
                 failing.wait_for(|fails| *fails).await.unwrap();
-                frames.send(Err(io::Error::other("the handler's"))).await.unwrap();
+                frames.send(Err("the handler's".into())).await.unwrap();
             });
-            std::future::ready(event_stream(StreamBody::new(ReceiverStream::new(body))))
+            std::future::ready(event_stream(body))
         })
         .await;
         let response = house.client().await.send(get("/")).await.unwrap();
@@ -363,79 +363,43 @@ impl House {
     async fn open<A, B>(version: Version, answer: impl Fn(Request<Incoming>) -> A + Clone + Send + 'static) -> Self
     where
         A: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+        B: Body<Data: Send, Error: Into<AnyError>> + Send + 'static,
     {
         let registry = Registry::new();
         let (seen, handles) = mpsc::unbounded_channel();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let layer = SseLayer::new(&registry);
-        tokio::spawn(async move {
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                socket.set_nodelay(true).unwrap();
-                let inner = service_fn({
-                    let (answer, seen) = (answer.clone(), seen.clone());
-                    move |request: Request<Incoming>| {
-                        let _ = seen.send(handle_of(&request));
-                        let answer = answer(request);
-                        async { Ok::<_, Infallible>(answer.await) }
-                    }
-                });
-                let quiet = layer.clone().heartbeat(Heartbeat::off()).layer(inner.clone());
-                let lively = layer.clone().heartbeat(Heartbeat::every(Duration::from_millis(3))).layer(inner);
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let is_lively = request.uri().path() == "/with-heartbeats";
-                    let service = if is_lively { lively.clone() } else { quiet.clone() };
-                    tower::ServiceExt::oneshot(service, request)
-                });
-                let (socket, service) = (TokioIo::new(socket), TowerToHyperService::new(service));
-                if version == Version::HTTP_2 {
-                    let server = server::conn::http2::Builder::new(TokioExecutor::new());
-                    tokio::spawn(server.serve_connection(socket, service));
-                } else {
-                    tokio::spawn(server::conn::http1::Builder::new().serve_connection(socket, service));
+        let address = listen(move |socket| {
+            let inner = service_fn({
+                let (answer, seen) = (answer.clone(), seen.clone());
+                move |request: Request<Incoming>| {
+                    let _ = seen.send(handle_of(&request));
+                    let answer = answer(request);
+                    async { Ok::<_, Infallible>(answer.await) }
                 }
+            });
+            let quiet = layer.clone().heartbeat(Heartbeat::off()).layer(inner.clone());
+            let lively = layer.clone().heartbeat(Heartbeat::every(Duration::from_millis(3))).layer(inner);
+            let service = service_fn(move |request: Request<Incoming>| {
+                let is_lively = request.uri().path() == "/with-heartbeats";
+                let service = if is_lively { lively.clone() } else { quiet.clone() };
+                tower::ServiceExt::oneshot(service, request)
+            });
+            async move {
+                let (socket, service) = (TokioIo::new(socket), TowerToHyperService::new(service));
+                let _ = if version == Version::HTTP_2 {
+                    let server = server::conn::http2::Builder::new(TokioExecutor::new());
+                    server.serve_connection(socket, service).await
+                } else {
+                    server::conn::http1::Builder::new().serve_connection(socket, service).await
+                };
             }
-        });
+        })
+        .await;
         Self { version, address, registry, handles }
     }
 
     async fn client(&self) -> Client {
-        let socket = TcpStream::connect(self.address).await.unwrap();
-        socket.set_nodelay(true).unwrap();
-        let socket = TokioIo::new(socket);
-        if self.version == Version::HTTP_2 {
-            let (sender, connection) = http2::handshake(TokioExecutor::new(), socket).await.unwrap();
-            tokio::spawn(connection);
-            Client::Http2(sender)
-        } else {
-            let (sender, connection) = http1::handshake(socket).await.unwrap();
-            tokio::spawn(connection);
-            Client::Http1(sender)
-        }
-    }
-}
-
-enum Client {
-    Http1(http1::SendRequest<Empty<Bytes>>),
-    Http2(http2::SendRequest<Empty<Bytes>>),
-}
-
-impl Client {
-    async fn send(&mut self, mut request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
-        match self {
-            Self::Http1(sender) => {
-                request.headers_mut().insert(HOST, HeaderValue::from_static("house.test"));
-                *request.uri_mut() = Uri::from(request.uri().path_and_query().unwrap().clone());
-                sender.ready().await?;
-                sender.send_request(request).await
-            }
-            Self::Http2(sender) => {
-                sender.ready().await?;
-                sender.send_request(request).await
-            }
-        }
+        Client::connect(self.address, self.version).await
     }
 }
 
@@ -452,16 +416,6 @@ fn subscribed_to(
 
 fn handle_of<In>(request: &Request<In>) -> ClientHandle {
     request.extensions().get::<ClientHandle>().expect("the layer's").clone()
-}
-
-fn event_stream<B>(body: B) -> Response<B> {
-    let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    response
-}
-
-fn get(target: &str) -> Request<Empty<Bytes>> {
-    Request::get(format!("http://house.test{target}")).body(Empty::new()).unwrap()
 }
 
 fn events(response: Response<Incoming>) -> impl Stream<Item = Received> + Unpin {

@@ -1,58 +1,73 @@
 //! An example of this crate as a real process.
 
 use std::{
-    env,
-    path::PathBuf,
-    process::{Command, Stdio},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::OnceLock,
 };
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStdout},
+    process::{Child, ChildStdout, Command},
 };
 
-/// A running example. It is killed when this is dropped.
 pub(crate) struct Example {
-    /// Where it listens: `http://127.0.0.1:PORT`.
-    pub(crate) url: String,
-    process: Child,
-    _output: Lines<BufReader<ChildStdout>>,
+    name: &'static str,
+    executable: OnceLock<PathBuf>,
 }
 
 impl Example {
-    /// Starts an example that prints `listening on URL` when it is ready.
-    pub(crate) async fn start(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut process = tokio::process::Command::new(build(name))
-            .args(arguments)
-            .envs(environment.iter().copied())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the example starts");
-        let mut output = BufReader::new(process.stdout.take().expect("its output is piped")).lines();
-        let line = output.next_line().await.expect("readable output").expect("a line of output");
-        let url = line.strip_prefix("listening on ").expect("the address that it listens on").to_owned();
-        Self { url, process, _output: output }
+    pub(crate) const fn named(name: &'static str) -> Self {
+        Self { name, executable: OnceLock::new() }
     }
 
-    /// Kills it, and waits until it is gone.
-    pub(crate) async fn kill(mut self) {
-        self.process.kill().await.expect("it was running");
+    /// What it starts is killed when it is dropped.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(self.executable());
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    /// Built as this test was, where this test was. `cargo test` has built it already, unless it was asked for one test
+    /// alone.
+    pub(crate) fn executable(&self) -> &Path {
+        self.executable.get_or_init(|| {
+            let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
+            let output = std::process::Command::new(env!("CARGO"))
+                .args(["build", "--quiet", "--example", self.name, "--all-features"])
+                .arg("--message-format=json-render-diagnostics")
+                .args((!cfg!(debug_assertions)).then_some("--release"))
+                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .env("CARGO_TARGET_DIR", target)
+                .stderr(Stdio::inherit())
+                .output()
+                .expect("cargo runs");
+            assert!(output.status.success(), "the example {} does not build", self.name);
+            let messages = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            messages
+                .map(|line| serde_json::from_slice::<serde_json::Value>(line).expect("a message in JSON"))
+                .filter(|message| message["target"]["name"] == self.name)
+                .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+                .expect("an executable")
+        })
     }
 }
 
-/// Builds an example as the test itself was built, and says where it is. `cargo test` has built it already, unless it was
-/// asked for one test alone.
-fn build(name: &str) -> PathBuf {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--all-features", "--example", name, "--manifest-path"]);
-    cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
+/// An example that listens. It is killed when this is dropped.
+pub(crate) struct Server {
+    /// `http://127.0.0.1:PORT`.
+    pub(crate) url: String,
+    pub(crate) process: Child,
+    _stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl Server {
+    /// Of an example that prints `listening on URL` when it is ready.
+    pub(crate) async fn start(command: &mut Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("the example starts");
+        let mut stdout = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let ready = stdout.next_line().await.expect("readable output").expect("a line when it is ready");
+        let url = ready.strip_prefix("listening on ").expect("the address that it listens on").to_owned();
+        Self { url, process, _stdout: stdout }
     }
-    assert!(cargo.status().expect("cargo runs").success(), "the example {name} builds");
-    // The test is in `deps`, beside `examples`.
-    let test = env::current_exe().expect("the path of this test");
-    let profile = test.parent().and_then(|deps| deps.parent()).expect("two folders above");
-    profile.join("examples").join(name)
 }

@@ -1,0 +1,208 @@
+//! What goes wrong or ends early, and how everybody is told.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    pin::Pin,
+    process::Output,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Version, header::CONTENT_TYPE};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    process::Command,
+    sync::mpsc,
+};
+
+use crate::{
+    GATEWAY, Gateway,
+    bodies::{AnyBody, any, channel, event_stream},
+    client::{VERSIONS, get},
+    next_data, raw, raw_upstream, read_until, upstream, upstream_once, within_20_s,
+};
+
+#[tokio::test]
+async fn connect_is_a_405_with_a_sentence() {
+    within_20_s(async {
+        let gateway = Gateway::start("http://127.0.0.1:9", &[]).await;
+        let connect = "CONNECT example.test:443 HTTP/1.1\r\nhost: example.test:443\r\n\r\n";
+        let answer = read_until(&mut raw(gateway.address, connect).await, "no tunnels.\n").await;
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+        assert!(answer.contains("\r\nallow: GET, "), "{answer}");
+
+        let request = Request::connect("example.test:443").body(AnyBody::default()).unwrap();
+        let response = gateway.client(Version::HTTP_2).await.send(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_upstream_request() {
+    within_20_s(async {
+        let (gone, mut left) = mpsc::unbounded_channel();
+        let (come, mut arrived) = mpsc::unbounded_channel();
+        let upstream = upstream(move |request| {
+            let (gone, path) = (Gone(gone.clone()), request.uri().path().to_owned());
+            come.send(()).unwrap();
+            async move {
+                match path.as_str() {
+                    "/no-head" => pending().await,
+                    "/stream" => event_stream(any(Held { first: Some("data: x\n\n".into()), _gone: gone })),
+                    _ => Response::new(any(Held { first: Some("x".into()), _gone: gone })),
+                }
+            }
+        })
+        .await;
+        let gateway = Gateway::start(&upstream, &["--heartbeat-ms", "0"]).await;
+        for version in VERSIONS {
+            for path in ["/stream", "/plain"] {
+                let mut client = gateway.client(version).await;
+                let mut response = client.send(get(path)).await.unwrap();
+                assert!(next_data(&mut response).await.is_some());
+                arrived.recv().await.unwrap();
+                assert!(left.is_empty());
+                drop((client, response));
+                left.recv().await.unwrap();
+            }
+            let mut client = gateway.client(version).await;
+            let request = tokio::spawn(async move { client.send(get("/no-head")).await });
+            arrived.recv().await.unwrap();
+            assert!(left.is_empty());
+            request.abort();
+            left.recv().await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_away_is_a_502_with_a_sentence() {
+    within_20_s(async {
+        // Bound so that nobody else gets the port, but not listening.
+        let nobody = TcpSocket::new_v4().unwrap();
+        nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let refuses = format!("http://{}", nobody.local_addr().unwrap());
+        let hangs_up = raw_upstream("").await;
+        let talks_nonsense = raw_upstream("nonsense\r\n\r\n").await;
+        let switches =
+            raw_upstream("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").await;
+        for (upstream, sentence) in [
+            (refuses, "The upstream cannot be reached.\n"),
+            (hangs_up, "The connection to the upstream broke before it answered.\n"),
+            (talks_nonsense, "The connection to the upstream broke before it answered.\n"),
+            (switches, "The upstream switched protocols without being asked.\n"),
+        ] {
+            let mut gateway = Gateway::start(&upstream, &[]).await;
+            for version in VERSIONS {
+                let response = gateway.client(version).await.send(get("/path?key=secret")).await.unwrap();
+                assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+                assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
+                assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), sentence);
+                let details = gateway.stderr.next_line().await.unwrap().unwrap();
+                assert!(details.starts_with("gateway: GET /path: "), "{details}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_breaks_in_the_middle_is_an_error_and_no_end() {
+    within_20_s(async {
+        for version in VERSIONS {
+            let (frames, body) = channel();
+            let upstream = upstream_once(event_stream(body)).await;
+            let mut gateway = Gateway::start(&upstream, &["--heartbeat-ms", "0"]).await;
+            let mut response = gateway.client(version).await.send(get("/")).await.unwrap();
+            frames.send(Ok(Frame::data("data: x\n\n".into()))).await.unwrap();
+            assert_eq!(next_data(&mut response).await.unwrap(), "data: x\n\n");
+            frames.send(Err("broken".into())).await.unwrap();
+            assert!(response.frame().await.unwrap().is_err());
+            let details = gateway.stderr.next_line().await.unwrap().unwrap();
+            assert!(details.starts_with("gateway: GET /: the upstream broke in the middle"), "{details}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn wrong_flags_are_a_sentence_and_exit_code_2() {
+    within_20_s(async {
+        for (flags, problem) in [
+            (&[][..], "--upstream is missing"),
+            (&["--upstream"], "--upstream needs a value"),
+            (&["--upstream", "https://api.example.com"], "as this example speaks no TLS: give the http:// address of"),
+            (&["--upstream", "localhost:9000"], "is not like http://HOST[:PORT][/PATH]"),
+            (&["--upstream", "http://"], "is not like http://"),
+            (&["--upstream", "http://x.test:99999"], "is not like http://"),
+            (&["--upstream", "http://user@x.test"], "is not like http://"),
+            (&["--upstream", "http://x.test/?q"], "is not like http://"),
+            (&["--upstream", "http://x.test", "--heartbeat-ms", "-1"], "--heartbeat-ms takes whole milliseconds"),
+            (&["--port", "80"], "unknown argument \"--port\""),
+        ] {
+            let output = run(flags).await;
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{stderr}");
+            assert!(stderr.contains(problem) && stderr.contains("\nusage: gateway "), "{stderr}");
+            assert!(output.stdout.is_empty());
+        }
+        let output = run(&["--help"]).await;
+        assert_eq!(output.status.code(), Some(0));
+        assert!(output.stdout.starts_with(b"usage: gateway "));
+
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let output = run(&["--upstream", "http://x.test", "--listen", &address]).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8(output.stderr).unwrap().contains(&format!("cannot listen on {address}: ")));
+    })
+    .await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn an_interrupt_ends_it_while_streams_are_open() {
+    within_20_s(async {
+        let (frames, body) = channel();
+        let upstream = upstream_once(event_stream(body)).await;
+        let mut gateway = Gateway::start(&upstream, &[]).await;
+        let response = gateway.client(Version::HTTP_11).await.send(get("/")).await.unwrap();
+        let pid = gateway.server.process.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+        assert!(gateway.server.process.wait().await.unwrap().success());
+        drop((frames, response));
+    })
+    .await;
+}
+
+async fn run(flags: &[&str]) -> Output {
+    GATEWAY.command().args(flags).output().await.unwrap()
+}
+
+/// One frame, and nothing more until it is dropped.
+struct Held {
+    first: Option<Bytes>,
+    _gone: Gone,
+}
+
+struct Gone(mpsc::UnboundedSender<()>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+impl Body for Held {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.first.take().map_or(Poll::Pending, |first| Poll::Ready(Some(Ok(Frame::data(first)))))
+    }
+}

@@ -1,0 +1,129 @@
+//! The gateway example as a real process, between real clients and real upstreams on loopback.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    net::TcpStream,
+    process::ChildStderr,
+    time::timeout,
+};
+
+#[path = "../support/bodies.rs"]
+mod bodies;
+#[path = "../support/client.rs"]
+mod client;
+#[path = "../support/example.rs"]
+mod example;
+mod failures;
+#[path = "../support/listener.rs"]
+mod listener;
+mod proxying;
+#[path = "../support/spec.rs"]
+mod spec;
+mod streams;
+use bodies::AnyBody;
+use client::Client;
+use example::{Example, Server};
+use listener::listen;
+
+static GATEWAY: Example = Example::named("gateway");
+
+/// A running one.
+struct Gateway {
+    server: Server,
+    address: SocketAddr,
+    stderr: Lines<BufReader<ChildStderr>>,
+}
+
+impl Gateway {
+    async fn start(upstream: &str, flags: &[&str]) -> Self {
+        let mut command = GATEWAY.command();
+        command.args(["--listen", "127.0.0.1:0", "--upstream", upstream]).args(flags).stderr(Stdio::piped());
+        let mut server = Server::start(&mut command).await;
+        let address = server.url.strip_prefix("http://").unwrap().parse().unwrap();
+        let stderr = BufReader::new(server.process.stderr.take().unwrap()).lines();
+        Self { server, address, stderr }
+    }
+
+    async fn client(&self, version: Version) -> Client {
+        Client::connect(self.address, version).await
+    }
+}
+
+/// A server on a free port, and where it is.
+async fn upstream<A>(answer: impl Fn(Request<Incoming>) -> A + Clone + Send + 'static) -> String
+where
+    A: Future<Output = Response<AnyBody>> + Send + 'static,
+{
+    let address = listen(move |socket| {
+        let answer = answer.clone();
+        let service = service_fn(move |request| {
+            let answer = answer(request);
+            async { Ok::<_, Infallible>(answer.await) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+        async { _ = connection.await }
+    });
+    format!("http://{}", address.await)
+}
+
+async fn upstream_once(response: Response<AnyBody>) -> String {
+    let once = Arc::new(Mutex::new(Some(response)));
+    upstream(move |_| {
+        let response = once.lock().unwrap().take().expect("one request");
+        async { response }
+    })
+    .await
+}
+
+/// One that answers every request's head with this text and hangs up.
+async fn raw_upstream(answer: &'static str) -> String {
+    let address = listen(move |mut socket| async move {
+        read_until(&mut socket, "\r\n\r\n").await;
+        socket.write_all(answer.as_bytes()).await.unwrap();
+    });
+    format!("http://{}", address.await)
+}
+
+/// The body's next data; `None` at its end. (HTTP/2 may end with an empty frame.)
+async fn next_data(response: &mut Response<Incoming>) -> Option<Bytes> {
+    loop {
+        let data = response.frame().await?.unwrap().into_data().unwrap();
+        if !data.is_empty() {
+            return Some(data);
+        }
+    }
+}
+
+async fn raw(address: SocketAddr, request: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    socket
+}
+
+async fn read_until(socket: &mut TcpStream, end: &str) -> String {
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        text.push(char::from(socket.read_u8().await.unwrap()));
+    }
+    text
+}
+
+/// A bound on failure. Building the gateway does not count.
+async fn within_20_s(test: impl Future<Output = ()>) {
+    GATEWAY.executable();
+    timeout(Duration::from_secs(20), test).await.expect("it takes too long");
+}

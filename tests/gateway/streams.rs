@@ -1,0 +1,284 @@
+//! Event streams, and the heartbeats in them.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use eventsource_stream::Eventsource;
+use http::{Version, header::CONTENT_LENGTH};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_stream::StreamExt;
+
+use self::Step::{Bytes as B, Silence, Stall};
+use crate::{
+    Gateway,
+    bodies::{AnyError, any, channel, event_stream},
+    client::{Client, VERSIONS, get},
+    next_data, spec, upstream, upstream_once, within_20_s,
+};
+
+#[tokio::test]
+async fn a_stream_has_the_same_events_with_heartbeats_every_3_ms_as_without() {
+    within_20_s(async {
+        let steps = [MARK_AND_CR, LF_AND_CRLF, LARGE].concat();
+        let silences = steps.iter().filter(|step| matches!(step, Silence)).count();
+        for version in VERSIONS {
+            let (direct, proxied) = both_ways(version, &steps, usize::MAX).await;
+            let expected = spec::parse(&direct);
+            assert_eq!(spec::parse(&proxied), expected, "{version:?}");
+            assert_eq!((expected.messages.len(), heartbeats_in(&direct)), (18, 0));
+            let heartbeats = heartbeats_in(&proxied);
+            assert!(heartbeats >= silences, "{heartbeats} heartbeats in {silences} silences");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_of_the_field_sees_the_same_events_too() {
+    within_20_s(async {
+        let (direct, proxied) = both_ways(Version::HTTP_11, LF_AND_CRLF, usize::MAX).await;
+        let expected = parse_with_eventsource_stream(&direct).await;
+        assert_eq!(parse_with_eventsource_stream(&proxied).await, expected);
+        assert_eq!(expected.len(), 12);
+        assert!(heartbeats_in(&proxied) > 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_has_the_same_events_in_chunks_of_any_size() {
+    within_20_s(async {
+        for size in [1, 2, 3, 7] {
+            for (version, steps) in [(Version::HTTP_11, MARK_AND_CR), (Version::HTTP_2, LF_AND_CRLF)] {
+                let (direct, proxied) = both_ways(version, steps, size).await;
+                assert_eq!(spec::parse(&proxied), spec::parse(&direct), "in chunks of {size}");
+                assert!(heartbeats_in(&proxied) > 0);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_silent_upstream_gets_heartbeats_before_its_first_byte() {
+    within_20_s(async {
+        for version in VERSIONS {
+            let (frames, body) = channel();
+            let upstream = upstream_once(event_stream(body)).await;
+            let gateway = Gateway::start(&upstream, &["--heartbeat-ms", "3"]).await;
+            let mut response = gateway.client(version).await.send(get("/")).await.unwrap();
+            let mut received = Vec::new();
+            while received.len() < 3 * b":\n\n".len() {
+                received.extend(next_data(&mut response).await.unwrap());
+            }
+            frames.send(Ok(Frame::data("data: at last\n\n".into()))).await.unwrap();
+            drop(frames);
+            received.extend(response.into_body().collect().await.unwrap().to_bytes());
+            assert_eq!(String::from_utf8(received).unwrap().replace(":\n\n", ""), "data: at last\n\n");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_stream_gets_its_headers_and_no_length() {
+    within_20_s(async {
+        for version in VERSIONS {
+            let upstream = upstream_once(event_stream(any(Full::from("data: x\n\n")))).await;
+            let gateway = Gateway::start(&upstream, &[]).await;
+            let response = gateway.client(version).await.send(get("/")).await.unwrap();
+            assert_eq!(response.version(), version);
+            assert_eq!(response.headers()["cache-control"], "no-cache, no-transform");
+            assert_eq!(response.headers()["x-accel-buffering"], "no");
+            assert_eq!(response.headers().contains_key("connection"), version == Version::HTTP_11);
+            assert!(!response.headers().contains_key(CONTENT_LENGTH));
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "data: x\n\n");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn http2_with_prior_knowledge_streams() {
+    within_20_s(async {
+        let (frames, body) = channel();
+        let upstream = upstream_once(event_stream(body)).await;
+        let gateway = Gateway::start(&upstream, &["--heartbeat-ms", "0"]).await;
+        let mut client = gateway.client(Version::HTTP_2).await;
+        let mut response = client.send(get("/")).await.unwrap();
+        for event in ["data: 1\n\n", "data: 2\n\n"] {
+            frames.send(Ok(Frame::data(event.into()))).await.unwrap();
+            assert_eq!(next_data(&mut response).await.unwrap(), event);
+        }
+        drop(frames);
+        assert!(next_data(&mut response).await.is_none());
+    })
+    .await;
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    /// Bytes, and a moment in which a heartbeat could come at the wrong place.
+    Bytes(&'static [u8]),
+    /// At a boundary: nothing, until the client saw a heartbeat.
+    Silence,
+    /// Not at a boundary: nothing, for the time of some heartbeats.
+    Stall,
+}
+
+// A byte-order mark and CR line ends, which eventsource-stream does not take.
+const MARK_AND_CR: &[Step] = &[
+    Silence,
+    B(b"\xEF"),
+    Stall,
+    B(b"\xBB\xBF"),
+    Silence,
+    B(b"id: 1\rdata: cr\r"),
+    Stall,
+    B(b"data: only\r"),
+    B(b"\r"),
+    B(b"data: another\r\r"),
+    Silence,
+    B(b": a comment\r"),
+    B(b"data: after it\r"),
+    B(b"\r\r\r"),
+    Silence,
+    B(b"event: mixed\rdata: a\r\ndata: b\n"),
+    Stall,
+    B(b"data: c\n\n"),
+    Silence,
+    B(b"data: \xEF\xBB\xBF is no mark here\r\n\r\n"),
+];
+
+const LF_AND_CRLF: &[Step] = &[
+    Silence,
+    B(b": welcome\n\n"),
+    Silence,
+    B(b"data: lf\n\n"),
+    Silence,
+    B(b"event: tick\r\nid: 2\r\ndata: crlf\r"),
+    Stall,
+    B(b"\n\r"),
+    Stall,
+    B(b"\n"),
+    Silence,
+    B(b"data: three\ndata: lines\n"),
+    Stall,
+    B(b"data:\n"),
+    B(b"\n"),
+    B(b"data: gr\xC3"),
+    Stall,
+    B(b"\xBC\xC3\x9F\xF0\x9F"),
+    Stall,
+    B(b"\x8C\x8D"),
+    B(b"\n\n"),
+    Silence,
+    B(b": single-line\n"),
+    Silence,
+    B(b"data: after a comment\n\n"),
+    B(b"retry: 250\n\n"),
+    Silence,
+    B(b"data: in\n: a comment in\ndata: side\n\ndata: two"),
+    Stall,
+    B(b" at once\n\n"),
+    B(b"event: named\ndata: {\"a\": [1, 2]}\n\n"),
+    Silence,
+    B(b"id\ndata: id taken back\nunknown: field\n\n"),
+    B(b"id: 3\ndata:no space\n\n\n\n\r\n"),
+    Silence,
+    B(b"event: lost without data\n\ndata\n\n"),
+    Silence,
+    B(b"data: x"),
+    B(b"y"),
+    B(b"z\r\n"),
+    B(b"\r\n"),
+    Silence,
+];
+
+// And an event that is never ended, of which no client sees anything.
+const LARGE: &[Step] = &[B(LARGE_EVENT), Silence, B(b"data: never ended\n"), Stall];
+
+const LARGE_EVENT: &[u8] = &{
+    let mut event = [b'x'; 40_000];
+    (event[0], event[1], event[2], event[3], event[4]) = (b'd', b'a', b't', b'a', b':');
+    (event[39_998], event[39_999]) = (b'\n', b'\n');
+    event
+};
+
+/// The bytes of a stream: straight from the upstream, and through the gateway.
+async fn both_ways(version: Version, steps: &[Step], chunk: usize) -> (Vec<u8>, Vec<u8>) {
+    let (seen, heartbeats) = watch::channel(0);
+    let steps = steps.to_vec();
+    let upstream = upstream(move |request| {
+        let heartbeats = (request.uri().path() == "/with-heartbeats").then(|| heartbeats.clone());
+        let (frames, body) = channel();
+        tokio::spawn(play(steps.clone(), chunk, heartbeats, frames));
+        async { event_stream(body) }
+    })
+    .await;
+
+    let mut straight = Client::connect(upstream.trim_start_matches("http://").parse().unwrap(), Version::HTTP_11).await;
+    let direct = straight.send(get("/")).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+
+    let gateway = Gateway::start(&upstream, &["--heartbeat-ms", "3"]).await;
+    let mut response = gateway.client(version).await.send(get("/with-heartbeats")).await.unwrap();
+    let mut proxied = Vec::new();
+    while let Some(data) = next_data(&mut response).await {
+        proxied.extend(data);
+        seen.send_replace(heartbeats_in(&proxied));
+    }
+    assert_only_heartbeats_were_added(&direct, &proxied);
+    (direct.to_vec(), proxied)
+}
+
+/// By the standard, one between the CR and the LF of a line end would do no harm; to some clients it does.
+fn assert_only_heartbeats_were_added(direct: &[u8], proxied: &[u8]) {
+    let [direct, proxied] = [direct, proxied].map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
+    let splits = |after_cr: &str| after_cr.starts_with(':') && after_cr.trim_start_matches(":\n\n").starts_with('\n');
+    assert!(!proxied.split('\r').skip(1).any(splits), "{proxied:?}");
+    let without_heartbeats = |text: &str| text.replace(":\n\n", "");
+    assert_eq!(without_heartbeats(&proxied), without_heartbeats(direct.trim_start_matches('\u{FEFF}')));
+}
+
+/// Without heartbeats to wait for, it does not wait at all.
+async fn play(
+    steps: Vec<Step>,
+    chunk: usize,
+    heartbeats: Option<watch::Receiver<usize>>,
+    frames: mpsc::Sender<Result<Frame<Bytes>, AnyError>>,
+) {
+    for step in steps {
+        match (step, heartbeats.clone()) {
+            (B(bytes), heartbeats) => {
+                for bytes in bytes.chunks(chunk) {
+                    frames.send(Ok(Frame::data(bytes.into()))).await.unwrap();
+                    if heartbeats.is_some() {
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                }
+            }
+            (Silence, Some(mut heartbeats)) => {
+                let before = *heartbeats.borrow_and_update();
+                heartbeats.wait_for(|seen| *seen > before).await.unwrap();
+            }
+            (Stall, Some(_)) => sleep(Duration::from_millis(15)).await,
+            (Silence | Stall, None) => {}
+        }
+    }
+}
+
+/// Comments without text, of which the upstream sends none.
+fn heartbeats_in(stream: &[u8]) -> usize {
+    let ends = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let whole = stream.iter().rposition(ends).unwrap_or(0);
+    stream[..whole].split(ends).filter(|line| matches!(*line, b":" | b": ")).count()
+}
+
+async fn parse_with_eventsource_stream(bytes: &[u8]) -> Vec<eventsource_stream::Event> {
+    tokio_stream::iter(bytes.chunks(5).map(Ok::<_, Infallible>)).eventsource().map(Result::unwrap).collect().await
+}
