@@ -296,6 +296,46 @@ fn catching_up_on_a_late_subscription_never_moves_the_client_back() {
 }
 
 #[test]
+fn a_later_catching_up_waits_for_an_earlier_one() {
+    let registry = Registry::new();
+    ["second", "first", "second", "first"]
+        .iter()
+        .for_each(|topic| drop(publish(&registry, topic, &"x".repeat(60_000))));
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    let (client, mut body) = open(&layer, None, |client| client.subscribe("live").unwrap());
+    publish(&registry, "live", "seen");
+    frame(&mut body).unwrap();
+    let last_id = |frame: Bytes| {
+        let text = String::from_utf8(frame.to_vec()).unwrap();
+        text.lines().rfind(|line| line.starts_with("id: ")).unwrap()[4..].to_owned()
+    };
+    client.subscribe_from("first", Start::Oldest).unwrap();
+    let halfway = last_id(frame(&mut body).unwrap());
+    client.subscribe_from("second", Start::Oldest).unwrap();
+    let through = last_id(frame(&mut body).unwrap());
+    let halfway_again = last_id(frame(&mut body).unwrap());
+    let missed = |id: &str, topics: &[&str]| resumed(&registry, id, topics).1.matches("data: ").count();
+    assert_eq!(missed(&halfway, &["live", "first"]), 1);
+    assert_eq!(missed(&through, &["live", "first"]), 0);
+    assert_eq!(missed(&halfway_again, &["live", "first", "second"]), 1);
+}
+
+#[test]
+fn a_client_that_subscribed_to_more_hears_all_of_it() {
+    let registry = Registry::new();
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
+    assert_eq!(frame(&mut body), None);
+    publish(&registry, "a", "1");
+    assert!(text(&mut body).starts_with("data: 1\n"));
+    client.subscribe("b").unwrap();
+    for data in ["2", "3"] {
+        publish(&registry, "b", data);
+        assert!(text(&mut body).starts_with(&format!("data: {data}\n")));
+    }
+}
+
+#[test]
 fn what_is_sent_to_one_client_goes_to_it_alone_and_in_order() {
     let registry = Registry::new();
     let client = subscribed(&registry, ["a"]);

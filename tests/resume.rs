@@ -228,7 +228,7 @@ fn run(steps: Vec<Step>, retention: Retention) -> (World, Vec<Reader>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn each_retained_event_comes_exactly_once_and_in_order(steps in any::<bool>().prop_flat_map(|own_ids| prop::collection::vec(step(own_ids), 1..120))) {

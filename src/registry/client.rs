@@ -404,7 +404,7 @@ impl Reader {
         let result = self.poll_take(waker, own_ended, |cursors, shared, horizon| {
             cursors.take_frame(waker, shared, horizon, &mut rest)
         });
-        self.rest = rest.filter(|_| result.is_ready());
+        self.rest = rest;
         result
     }
 

@@ -41,6 +41,8 @@ struct Subscription {
     missed: Option<Position>,
     /// It goes on where the client was cut off.
     resumes: bool,
+    /// It is catching up: it started before what the client had seen, and has not reached that yet.
+    catches_up: bool,
 }
 
 impl Subscription {
@@ -50,14 +52,14 @@ impl Subscription {
         self.missed.is_some() || self.topic.tail() > self.next
     }
 
-    /// Notes that there is nothing before the next event, if it waits for that.
-    #[inline]
-    fn rest(&self, rest: &mut Option<Rest>) {
-        match rest {
-            _ if self.parked.is_none() => *rest = None,
-            Some(rest) if Arc::ptr_eq(&rest.topic, &self.topic) => rest.tail = self.next,
-            _ => *rest = Some(Rest { topic: Arc::clone(&self.topic), tail: self.next }),
-        }
+    /// What its reader may rest on, if it waits for the next event. `rested` is what it rested on before.
+    fn rest(&self, rested: Option<Rest>) -> Option<Rest> {
+        self.parked?;
+        let topic = match rested {
+            Some(rested) if Arc::ptr_eq(&rested.topic, &self.topic) => rested.topic,
+            _ => Arc::clone(&self.topic),
+        };
+        Some(Rest { topic, tail: self.next })
     }
 }
 
@@ -131,7 +133,7 @@ impl Cursors {
     /// `resumes`: a `Last-Event-ID`, if there is one, goes before where it starts.
     pub(crate) fn subscribe(&mut self, joined: Joining, resumes: bool) {
         let Joining { topic, next, missed } = joined;
-        self.subscriptions.push(Subscription { topic, next, parked: None, missed, resumes });
+        self.subscriptions.push(Subscription { topic, next, parked: None, missed, resumes, catches_up: false });
     }
 
     pub(crate) fn unsubscribe(&mut self, shared: &Shared, topic: &str) -> bool {
@@ -164,6 +166,7 @@ impl Cursors {
             // An id that was never issued comes before everything.
             let after = progress.as_ref().map(|progress| progress.of(subscription.topic.name())).unwrap_or_default();
             (subscription.next, subscription.missed) = shared.locate(&subscription.topic, Start::After(after));
+            subscription.catches_up = self.seen.is_some_and(|seen| after < seen);
             if subscription.missed.is_some() {
                 topics.push(subscription.topic.name().to_owned());
             }
@@ -185,13 +188,15 @@ impl Cursors {
         rest: &mut Option<Rest>,
     ) -> Option<Frame> {
         let only = self.subscriptions.len() == 1;
-        let is_live = rest.is_some();
+        // Whatever comes of this, what it knew of is read.
+        let rested = rest.take();
+        let is_live = rested.is_some();
         let mut pending = self.subscriptions.iter_mut().filter(|subscription| subscription.is_pending());
         let first = pending.next()?;
         if pending.next().is_none() {
             if let Ok(plain) = Self::take_plain(first, &mut self.seen, waker, shared, horizon) {
                 if only {
-                    first.rest(rest);
+                    *rest = first.rest(rested);
                 }
                 return plain.map(|wire| Frame { gap: None, wire, is_live });
             }
@@ -234,8 +239,9 @@ impl Cursors {
     }
 
     /// Takes what is pending up to the event with the number `horizon`, event by event, over all topics in position
-    /// order; about a frame of it.
+    /// order; about a frame of it. What subscriptions that are catching up have to catch up on goes first.
     pub(crate) fn take_events(&mut self, mut horizon: u64) -> Option<Taken> {
+        let catch_up = self.gather_late().then_some(self.seen).flatten();
         let mut events = Vec::new();
         for (at, subscription) in self.subscriptions.iter_mut().enumerate() {
             if !subscription.is_pending() {
@@ -250,6 +256,9 @@ impl Cursors {
             if log.tail() > subscription.next {
                 subscription.parked = None;
             }
+            if catch_up.is_some() && !subscription.catches_up {
+                continue;
+            }
             let range = log.frame(subscription.next, horizon, FRAME);
             if let Some(left_out) = log.get(range.end) {
                 // Nothing of another topic may go before what did not fit of this one.
@@ -263,10 +272,14 @@ impl Cursors {
                 progress: None,
             }));
         }
-        events.retain(|picked: &Picked| picked.entry.number <= horizon);
+        events.retain(|picked: &Picked| {
+            picked.entry.number <= horizon && catch_up.is_none_or(|seen| picked.entry.position <= seen)
+        });
         events.sort_unstable_by_key(|picked| picked.entry.number);
         let gap = self.take_gap(events.first().map(|picked| picked.entry.position));
-        self.note_progress(&mut events);
+        if let Some(seen) = catch_up {
+            self.note_progress(&mut events, seen);
+        }
 
         let mut size = 0;
         let fitting = events.iter().take_while(|picked| {
@@ -299,17 +312,28 @@ impl Cursors {
         Some(Box::new((Gap { topics, after }, forward.then_some(id))))
     }
 
-    /// Events from before what the client has seen, of topics that it subscribed to late, must not move it back: their ids say how far it is.
-    fn note_progress(&self, events: &mut [Picked]) {
-        let Some(seen) = self.seen else { return };
-        let late = events.iter().take_while(|picked| picked.entry.position <= seen).count();
-        let mut topics: Vec<usize> = events[..late].iter().map(|picked| picked.subscription).collect();
-        topics.sort_unstable();
-        topics.dedup();
-        for picked in &mut events[..late] {
-            let topics = topics.iter().map(|at| self.subscriptions[*at].topic.name());
-            picked.progress = Some(Progress::catching_up(seen, picked.entry.position, topics).to_string().into());
+    /// Events from before what the client has seen must not move it back: their ids say how far it is in the topics that
+    /// are catching up.
+    fn note_progress(&self, events: &mut [Picked], seen: Position) {
+        let late = || self.subscriptions.iter().filter(|it| it.catches_up).map(|it| it.topic.name());
+        for picked in events {
+            picked.progress = Some(Progress::catching_up(seen, picked.entry.position, late()).to_string().into());
         }
+    }
+
+    /// Says which subscriptions catch up, and whether any does. One position has to tell how far all of them are, so
+    /// those that come later wait until the others are through.
+    fn gather_late(&mut self) -> bool {
+        let Some(seen) = self.seen else { return false };
+        let is_late = |it: &Subscription| {
+            it.topic.tail() > it.next
+                && lock(&it.topic.state).log.get(it.next).is_some_and(|next| next.position <= seen)
+        };
+        self.subscriptions.iter_mut().for_each(|it| it.catches_up = it.catches_up && is_late(it));
+        if !self.subscriptions.iter().any(|it| it.catches_up) {
+            self.subscriptions.iter_mut().for_each(|it| it.catches_up = is_late(it));
+        }
+        self.subscriptions.iter().any(|it| it.catches_up)
     }
 
     /// Takes itself off every topic's waiters: another waker is to be woken.
