@@ -88,6 +88,14 @@ fn own_body() -> (Frames, OwnBody) {
     (frames, StreamBody::new(UnboundedReceiverStream::new(body)))
 }
 
+/// A stream with a body of the handler's own, whose client is subscribed to `topic`.
+fn subscribed() -> (Registry, Frames, Spawn<SseBody<OwnBody>>, ClientHandle) {
+    let registry = Registry::new();
+    let (frames, own) = own_body();
+    let (body, client) = open(&layer(&registry), own, |client| client.subscribe("topic").unwrap());
+    (registry, frames, body, client)
+}
+
 fn give(frames: &Frames, data: &'static str) {
     frames.send(Ok(Frame::data(Bytes::from_static(data.as_bytes())))).unwrap();
 }
@@ -441,9 +449,7 @@ mod the_handlers_own_body {
 
     #[test]
     fn its_trailers_come_last() {
-        let registry = Registry::new();
-        let (frames, body) = own_body();
-        let (mut body, client) = open(&layer(&registry), body, |client| client.subscribe("topic").unwrap());
+        let (registry, frames, mut body, client) = subscribed();
         let trailers = HeaderMap::from_iter([(HeaderName::from_static("x-checksum"), HeaderValue::from_static("7"))]);
         give(&frames, "data: 1\n\n");
         frames.send(Ok(Frame::trailers(trailers.clone()))).unwrap();
@@ -459,9 +465,7 @@ mod the_handlers_own_body {
 
     #[test]
     fn its_error_passes_and_ends_the_stream() {
-        let registry = Registry::new();
-        let (frames, body) = own_body();
-        let (mut body, client) = open(&layer(&registry), body, |client| client.subscribe("topic").unwrap());
+        let (registry, frames, mut body, client) = subscribed();
         give(&frames, "data: 1\n\n");
         frames.send(Err(Broken)).unwrap();
         give(&frames, "data: never\n\n");
@@ -495,9 +499,7 @@ mod the_handlers_own_body {
 
     #[test]
     fn the_registrys_events_wait_for_the_end_of_its_event() {
-        let registry = Registry::new();
-        let (frames, body) = own_body();
-        let (mut body, _) = open(&layer(&registry), body, |client| client.subscribe("topic").unwrap());
+        let (registry, frames, mut body, _client) = subscribed();
         give(&frames, "data: 1\n");
         let receipt = publish(&registry, "topic", "theirs");
         assert_eq!(next(&mut body), "data: 1\n");
@@ -711,9 +713,7 @@ mod the_end_of_a_stream {
 
     #[test]
     fn close_delivers_what_was_published_before_and_nothing_after() {
-        let registry = Registry::new();
-        let (_frames, own) = own_body();
-        let (mut body, client) = open(&layer(&registry), own, |client| client.subscribe("topic").unwrap());
+        let (registry, _frames, mut body, client) = subscribed();
         assert_silent(&mut body);
         let before = ["1", "2"].map(|data| wire(data, &publish(&registry, "topic", data)));
         client.close();
@@ -741,9 +741,7 @@ mod the_end_of_a_stream {
 
     #[test]
     fn close_waits_for_the_end_of_the_handlers_event_and_for_no_more() {
-        let registry = Registry::new();
-        let (frames, own) = own_body();
-        let (mut body, client) = open(&layer(&registry), own, |client| client.subscribe("topic").unwrap());
+        let (registry, frames, mut body, client) = subscribed();
         give(&frames, "data: 1\n");
         assert_eq!(next(&mut body), "data: 1\n");
         let before = publish(&registry, "topic", "theirs");

@@ -3,82 +3,17 @@
 use std::{
     fmt,
     pin::pin,
-    str::FromStr,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::Waker,
 };
 
 use tokio::sync::Notify;
 
-use super::{
-    PublishError, Receipt, Start, SubscribeError,
-    cursor::{Cursors, Frame, Rest, Taken},
-    shared::Shared,
-    topic,
-};
-use crate::{Event, Gap, event::Quoted, sync::lock};
-
-/// The name of one client: 128 random bits from the operating system, written as 32 hexadecimal digits.
-///
-/// Whoever knows it can be allowed to act for the client (add a topic to its open stream, say), so it is as hard to
-/// guess as a session token and should be treated as one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ClientId(u128);
-
-impl ClientId {
-    fn random() -> Self {
-        let mut bits = [0; 16];
-        match getrandom::fill(&mut bits) {
-            Ok(()) => Self(u128::from_ne_bytes(bits)),
-            // An id that can be guessed would be worse; std's `HashMap` does the same.
-            Err(error) => panic!("the operating system has no randomness to give: {error}"),
-        }
-    }
-
-    /// A number that is different for most clients.
-    pub(crate) fn spread(self) -> u32 {
-        self.0 as u32
-    }
-}
-
-impl fmt::Display for ClientId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl fmt::Debug for ClientId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ClientId({self})")
-    }
-}
-
-impl FromStr for ClientId {
-    type Err = InvalidClientId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidClientId> {
-        let canonical = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let bits = canonical.then(|| u128::from_str_radix(text, 16).ok()).flatten();
-        bits.map(Self).ok_or_else(|| InvalidClientId { value: text.to_owned() })
-    }
-}
-
-/// A text that is no [`ClientId`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InvalidClientId {
-    value: String,
-}
-
-impl fmt::Display for InvalidClientId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is no client id: expected 32 hexadecimal digits", Quoted(&self.value))
-    }
-}
-
-impl std::error::Error for InvalidClientId {}
+use super::{ClientId, PublishError, Receipt, Start, SubscribeError, cursor::Cursors, shared::Shared, topic};
+use crate::{Event, Gap, sync::lock};
 
 /// Why a stream is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -128,27 +63,27 @@ pub(crate) struct Client {
     shared: Arc<Shared>,
     id: OnceLock<ClientId>,
     last_event_id: Option<Box<str>>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// Goes up with whatever a handle changes that its reader has to see.
-    changes: AtomicU32,
+    pub(super) changes: AtomicU32,
     over: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    cursors: Cursors,
-    phase: Phase,
+pub(super) struct State {
+    pub(super) cursors: Cursors,
+    pub(super) phase: Phase,
     /// The reader's.
     waker: Option<Waker>,
     /// It stays open without subscriptions.
-    held: bool,
+    pub(super) held: bool,
     /// It ends when everything up to this event has been read.
-    closing: Option<(CloseReason, u64)>,
+    pub(super) closing: Option<(CloseReason, u64)>,
     resume: Option<Resume>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// Nothing has been read yet: what is subscribed now resumes.
     #[default]
     Waiting,
@@ -261,7 +196,7 @@ impl Client {
     }
 
     /// The stream begins.
-    fn open(self: &Arc<Self>) {
+    pub(super) fn open(self: &Arc<Self>) {
         self.id();
         lock(&self.state).open(&self.shared, self.last_event_id());
     }
@@ -346,7 +281,7 @@ impl State {
 
     /// Whom to wake, from now on; `heard` is who is woken so far. That one is given back, to be dropped outside the lock:
     /// the last drop of a waker may run anybody's code. Those that topics have are never the last.
-    fn listen(&mut self, heard: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+    pub(super) fn listen(&mut self, heard: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
         if heard.as_ref().is_some_and(|heard| heard.will_wake(waker)) {
             return None;
         }
@@ -367,137 +302,6 @@ impl State {
             (Some(resume), _) => resume.clone(),
             (None, None) => Resume::Fresh,
             (None, Some(id)) => self.cursors.resume(shared, id).map_or(Resume::Continued, Resume::Gap),
-        }
-    }
-}
-
-/// Whoever reads a client's events: the body of its response, or [`Events`](crate::Events). When it goes, the client is over.
-#[derive(Debug)]
-pub(crate) struct Reader {
-    client: Arc<Client>,
-    waker: Option<Waker>,
-    rest: Option<Rest>,
-    /// The client's changes that were seen.
-    changes: u32,
-}
-
-impl Reader {
-    /// The stream of this client begins.
-    pub(crate) fn open(client: &Arc<Client>) -> Self {
-        client.open();
-        Self { client: Arc::clone(client), waker: None, rest: None, changes: 0 }
-    }
-
-    pub(crate) fn client(&self) -> &Arc<Client> {
-        &self.client
-    }
-
-    /// The next frame. `Err` when there is no more: the client was closed and has all that was published until then,
-    /// or nothing of its own is to come (`own_ended`) and nothing holds it open.
-    #[inline]
-    pub(crate) fn poll_frame(&mut self, cx: &Context<'_>, own_ended: bool) -> Poll<Result<Frame, CloseReason>> {
-        let waker = cx.waker();
-        if self.is_at_rest(waker) {
-            return Poll::Pending;
-        }
-        let mut rest = self.rest.take();
-        let result = self.poll_take(waker, own_ended, |cursors, shared, horizon| {
-            cursors.take_frame(waker, shared, horizon, &mut rest)
-        });
-        self.rest = rest;
-        result
-    }
-
-    /// The same, event by event.
-    pub(crate) fn poll_events(&mut self, cx: &Context<'_>) -> Poll<Result<Taken, CloseReason>> {
-        self.poll_take(cx.waker(), false, |cursors, _, horizon| cursors.take_events(horizon))
-    }
-
-    /// Whether the client was closed, for a reader that cannot give it anything.
-    pub(crate) fn poll_closing(&mut self, cx: &Context<'_>) -> Poll<CloseReason> {
-        let Self { client, waker: heard, .. } = self;
-        let _old;
-        let mut state = lock(&client.state);
-        _old = state.listen(heard, cx.waker());
-        match (state.phase, state.closing) {
-            (Phase::Over(reason), _) | (_, Some((reason, _))) => Poll::Ready(reason),
-            _ => Poll::Pending,
-        }
-    }
-
-    /// Whether nothing can have come since it last looked.
-    fn is_at_rest(&self, waker: &Waker) -> bool {
-        self.rest.as_ref().is_some_and(Rest::goes_on)
-            && self.client.changes.load(Ordering::Acquire) == self.changes
-            && self.waker.as_ref().is_some_and(|heard| heard.will_wake(waker))
-    }
-
-    #[inline]
-    fn poll_take<T>(
-        &mut self,
-        waker: &Waker,
-        own_ended: bool,
-        mut take: impl FnMut(&mut Cursors, &Shared, u64) -> Option<T>,
-    ) -> Poll<Result<T, CloseReason>> {
-        let Self { client, waker: heard, changes, .. } = self;
-        let seen = client.changes.load(Ordering::Acquire);
-        let _old;
-        let mut state = lock(&client.state);
-        if let Phase::Over(reason) = state.phase {
-            return Poll::Ready(Err(reason));
-        }
-        // A client that was closed does not rest: after what it takes now comes its end.
-        if state.closing.is_none() {
-            *changes = seen;
-        }
-        _old = state.listen(heard, waker);
-        loop {
-            let horizon = state.closing.map_or_else(|| client.shared.horizon(), |(_, horizon)| horizon);
-            if let Some(taken) = take(&mut state.cursors, &client.shared, horizon) {
-                return Poll::Ready(Ok(taken));
-            }
-            if let Some((reason, _)) = state.closing {
-                return Poll::Ready(Err(reason));
-            }
-            if own_ended && !state.held && state.cursors.is_empty() {
-                return Poll::Ready(Err(CloseReason::Ended));
-            }
-            if state.cursors.park(waker) {
-                return Poll::Pending;
-            }
-        }
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.client.end(CloseReason::Gone);
-    }
-}
-
-/// Holds a client whose request is being answered: when it goes and no stream has begun, the client is over.
-#[derive(Debug)]
-pub(crate) struct Unanswered(pub(crate) Arc<Client>);
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        if !self.0.is_open() {
-            self.0.end(CloseReason::NoStream);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_is_read_as_it_is_written_and_nothing_else_is() {
-        let id = ClientId::random();
-        assert_eq!(id.to_string().parse(), Ok(id));
-        assert_ne!(id, ClientId::random());
-        for text in ["", "1", &"f".repeat(33), &"F".repeat(32), &"+".repeat(32), &format!("{}g", "0".repeat(31))] {
-            assert!(text.parse::<ClientId>().is_err(), "{text:?}");
         }
     }
 }

@@ -8,7 +8,8 @@ use super::{
     Start,
     log::Entry,
     position::{Position, Progress},
-    shared::{Shared, Topic},
+    shared::Shared,
+    topic::Topic,
     waiters::Slot,
 };
 use crate::{Gap, event, sync::lock};

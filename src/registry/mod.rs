@@ -4,9 +4,11 @@ mod client;
 mod config;
 mod cursor;
 mod error;
+mod id;
 mod joined;
 mod log;
 mod position;
+mod reader;
 mod shared;
 mod topic;
 mod waiters;
@@ -14,14 +16,16 @@ mod waiters;
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 pub(crate) use self::{
-    client::{Client, Reader, Unanswered},
+    client::Client,
     cursor::Picked,
+    reader::{Reader, Unanswered},
     shared::Shared,
 };
 pub use self::{
-    client::{ClientId, CloseReason, InvalidClientId, Resume},
+    client::{CloseReason, Resume},
     config::{RegistryConfig, Retention},
     error::{PublishError, SubscribeError},
+    id::{ClientId, InvalidClientId},
     position::{InvalidPosition, Position},
     topic::{MAX_TOPIC, TopicError},
 };

@@ -1,10 +1,9 @@
 //! The home itself: the order of events, the topics, the clients.
 
 use std::{
-    borrow::Borrow,
     collections::{HashMap, HashSet, hash_map::RandomState},
     fmt,
-    hash::{BuildHasher, Hash, Hasher},
+    hash::BuildHasher,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +20,7 @@ use super::{
     cursor::Joining,
     joined::Joined,
     log::{Entry, Forgotten, Ledger, TopicLog},
+    topic::{ByName, Topic, TopicState},
     waiters::{Slot, Waiters},
 };
 use crate::{Event, event, sync::lock};
@@ -53,79 +53,6 @@ struct Order {
     /// What the retained events, and the topics without subscribers, take.
     cost: usize,
     forgotten: Forgotten,
-}
-
-/// A name, and the log and the waiters behind it.
-#[derive(Debug)]
-pub(crate) struct Topic {
-    id: u64,
-    name: Box<str>,
-    retention: Retention,
-    /// The log's tail, to be looked at without the lock.
-    tail: AtomicU64,
-    pub(super) state: Mutex<TopicState>,
-}
-
-#[derive(Debug)]
-pub(super) struct TopicState {
-    pub(super) log: TopicLog,
-    pub(super) waiters: Waiters<Waker>,
-    subscribers: usize,
-}
-
-impl Topic {
-    /// What a topic takes in memory besides its name: itself, its place in the set, the first allocation of its log.
-    const OVERHEAD: usize = 768;
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(super) fn id(&self) -> u64 {
-        self.id
-    }
-
-    pub(super) fn tail(&self) -> u64 {
-        self.tail.load(Ordering::Acquire)
-    }
-
-    /// Takes a waiter out that waits for the event with the index `next`, unless that came and it was woken.
-    pub(super) fn unpark(&self, slot: Slot, next: u64) -> Option<Waker> {
-        lock(&self.state).unpark(slot, next)
-    }
-
-    fn cost(&self) -> usize {
-        self.name.len() + Self::OVERHEAD
-    }
-}
-
-impl TopicState {
-    fn unpark(&mut self, slot: Slot, next: u64) -> Option<Waker> {
-        if self.log.tail() == next { self.waiters.remove(slot) } else { None }
-    }
-}
-
-/// A topic in the set of topics, which finds it by its name.
-struct ByName(Arc<Topic>);
-
-impl Borrow<str> for ByName {
-    fn borrow(&self) -> &str {
-        &self.0.name
-    }
-}
-
-impl PartialEq for ByName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-
-impl Eq for ByName {}
-
-impl Hash for ByName {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        self.0.name.hash(hasher);
-    }
 }
 
 /// The wall clock when the registry was made, and the time since then: it never goes back and never jumps.

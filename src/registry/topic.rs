@@ -1,8 +1,22 @@
-//! What a topic may be called.
+//! A topic, and what it may be called.
 
-use std::fmt;
+use std::{
+    borrow::Borrow,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Waker,
+};
 
-use crate::event::Quoted;
+use super::{
+    Retention,
+    log::TopicLog,
+    waiters::{Slot, Waiters},
+};
+use crate::{event::Quoted, sync::lock};
 
 /// Names with this at their start are the registry's own: `$client/ID` is the topic of one client.
 const RESERVED: char = '$';
@@ -73,6 +87,79 @@ impl fmt::Display for TopicError {
 }
 
 impl std::error::Error for TopicError {}
+
+/// A name, and the log and the waiters behind it.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    pub(super) id: u64,
+    pub(super) name: Box<str>,
+    pub(super) retention: Retention,
+    /// The log's tail, to be looked at without the lock.
+    pub(super) tail: AtomicU64,
+    pub(super) state: Mutex<TopicState>,
+}
+
+#[derive(Debug)]
+pub(super) struct TopicState {
+    pub(super) log: TopicLog,
+    pub(super) waiters: Waiters<Waker>,
+    pub(super) subscribers: usize,
+}
+
+impl Topic {
+    /// What a topic takes in memory besides its name: itself, its place in the set, the first allocation of its log.
+    pub(super) const OVERHEAD: usize = 768;
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn tail(&self) -> u64 {
+        self.tail.load(Ordering::Acquire)
+    }
+
+    /// Takes a waiter out that waits for the event with the index `next`, unless that came and it was woken.
+    pub(super) fn unpark(&self, slot: Slot, next: u64) -> Option<Waker> {
+        lock(&self.state).unpark(slot, next)
+    }
+
+    pub(super) fn cost(&self) -> usize {
+        self.name.len() + Self::OVERHEAD
+    }
+}
+
+impl TopicState {
+    pub(super) fn unpark(&mut self, slot: Slot, next: u64) -> Option<Waker> {
+        if self.log.tail() == next { self.waiters.remove(slot) } else { None }
+    }
+}
+
+/// A topic in the set of topics, which finds it by its name.
+pub(super) struct ByName(pub(super) Arc<Topic>);
+
+impl Borrow<str> for ByName {
+    fn borrow(&self) -> &str {
+        &self.0.name
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for ByName {}
+
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.0.name.hash(hasher);
+    }
+}
 
 /// A hash of a topic's name that is the same in every process: what a resume position names topics with.
 /// It is FNV-1a with 64 bits.
