@@ -115,6 +115,21 @@ fn a_waiting_client_is_woken_by_what_it_is_subscribed_to_and_nothing_else() {
 }
 
 #[test]
+fn a_client_that_lost_all_of_a_topic_is_told_and_woken_by_what_comes_next() {
+    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().events(1)));
+    let mut events = task::spawn(subscribed(&registry, ["a"]).into_events());
+    assert_pending!(events.poll_next());
+    publish(&registry, "a", "lost");
+    publish(&registry, "b", "what made it go");
+    assert!(events.is_woken());
+    assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap_err().topics(), ["a"]);
+    assert_pending!(events.poll_next());
+    publish(&registry, "a", "next");
+    assert!(events.is_woken());
+    assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data(), Some("next"));
+}
+
+#[test]
 fn a_client_that_moved_to_another_task_is_woken_there() {
     let registry = Registry::new();
     let mut first = task::spawn(subscribed(&registry, ["a"]).into_events());

@@ -5,7 +5,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::Pin,
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
 use http_body::Body;
@@ -82,6 +86,18 @@ struct Reader {
     arrivals: Vec<(Arrival, Option<String>)>,
     /// How many of them came with the last frame.
     last_frame: usize,
+    woken: Arc<Woken>,
+    /// There was nothing when it last looked: it waits to be woken.
+    waits: bool,
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 struct World {
@@ -94,8 +110,8 @@ struct World {
 }
 
 impl World {
-    fn new(retention: Retention) -> Self {
-        let registry = Registry::with_config(RegistryConfig::default().topic_retention(retention));
+    fn new(of_a_topic: Retention, of_all: Retention) -> Self {
+        let registry = Registry::with_config(RegistryConfig::default().topic_retention(of_a_topic).retention(of_all));
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
         Self { registry, layer, published: [0; TOPICS], positions: Default::default() }
     }
@@ -123,7 +139,7 @@ impl World {
         let topics: BTreeMap<usize, usize> = topics.into_iter().map(|at| (at, self.published[at])).collect();
         let (handle, body) = self.connect(&topics, None);
         let ever = topics.keys().copied().collect();
-        Reader { handle, body, topics, ever, arrivals: Vec::new(), last_frame: 0 }
+        Reader { handle, body, topics, ever, arrivals: Vec::new(), last_frame: 0, woken: Arc::default(), waits: false }
     }
 
     fn cut(&self, reader: &mut Reader, lost: usize) {
@@ -148,7 +164,7 @@ impl World {
         }
         // The new one first: the old one is not missed by the server for a while.
         let (handle, body) = self.connect(&reader.topics, last_id.as_deref());
-        (reader.handle, reader.body) = (handle, body);
+        (reader.handle, reader.body, reader.waits) = (handle, body, false);
     }
 
     /// Up to where an id says that everything was seen.
@@ -162,12 +178,19 @@ impl World {
 }
 
 impl Reader {
-    /// Takes one frame, if there is one.
+    /// Takes one frame, if there is one. When there was none, there is none before it is woken.
     fn read(&mut self) -> bool {
-        let frame = match Pin::new(&mut self.body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+        let is_woken = self.woken.0.swap(false, Ordering::Relaxed);
+        let waker = Waker::from(Arc::clone(&self.woken));
+        let frame = match Pin::new(&mut self.body).poll_frame(&mut Context::from_waker(&waker)) {
             Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap(),
-            Poll::Ready(_) | Poll::Pending => return false,
+            Poll::Ready(_) | Poll::Pending => {
+                self.waits = true;
+                return false;
+            }
         };
+        assert!(is_woken || !self.waits, "it was not woken for {frame:?}");
+        self.waits = false;
         let text = std::str::from_utf8(&frame).unwrap();
         let blocks: Vec<&str> = text.strip_suffix("\n\n").unwrap().split("\n\n").collect();
         self.last_frame = blocks.len();
@@ -196,8 +219,8 @@ fn arrival(block: &str) -> (Arrival, Option<String>) {
     (arrival, field("id").map(str::to_owned))
 }
 
-fn run(steps: Vec<Step>, retention: Retention) -> (World, Vec<Reader>) {
-    let mut world = World::new(retention);
+fn run(steps: Vec<Step>, of_a_topic: Retention, of_all: Retention) -> (World, Vec<Reader>) {
+    let mut world = World::new(of_a_topic, of_all);
     let mut readers = vec![world.reader([0]), world.reader([1, 2]), world.reader(0..TOPICS)];
     for step in steps {
         match step {
@@ -232,7 +255,7 @@ proptest! {
 
     #[test]
     fn each_retained_event_comes_exactly_once_and_in_order(steps in any::<bool>().prop_flat_map(|own_ids| prop::collection::vec(step(own_ids), 1..120))) {
-        let (world, readers) = run(steps, Retention::default());
+        let (world, readers) = run(steps, Retention::default(), Retention::default());
         for reader in readers {
             for at in 0..TOPICS {
                 let numbers: Vec<usize> = reader.arrivals.iter().filter_map(|(arrival, _)| match arrival {
@@ -256,9 +279,10 @@ proptest! {
     #[test]
     fn what_is_missing_was_told_and_what_was_told_is_missing(
         steps in prop::collection::vec(step(false), 1..120),
-        events in 1usize..4,
+        of_a_topic in 1usize..4,
+        of_all in 1usize..12,
     ) {
-        let (world, readers) = run(steps, Retention::default().events(events));
+        let (world, readers) = run(steps, Retention::default().events(of_a_topic), Retention::default().events(of_all));
         for reader in readers {
             for at in 0..TOPICS {
                 let (mut last, mut told) = (None, false);
@@ -284,7 +308,7 @@ proptest! {
 
     #[test]
     fn the_position_of_a_client_never_goes_back(steps in prop::collection::vec(step(false), 1..120)) {
-        let (world, readers) = run(steps, Retention::default().events(5));
+        let (world, readers) = run(steps, Retention::default().events(5), Retention::default());
         for reader in readers {
             let ids = reader.arrivals.iter().filter_map(|(_, id)| world.position(id.as_deref()?));
             prop_assert!(ids.is_sorted(), "{:?}", reader.arrivals);

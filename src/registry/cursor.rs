@@ -250,12 +250,13 @@ impl Cursors {
             }
             let state = lock(&subscription.topic.state);
             let log = &state.log;
+            if log.tail() > subscription.next {
+                // Something came since it waited, whether or not it is still there.
+                subscription.parked = None;
+            }
             if subscription.next < log.base() {
                 subscription.missed = subscription.missed.or(Some(self.seen.unwrap_or_default()));
                 subscription.next = log.base();
-            }
-            if log.tail() > subscription.next {
-                subscription.parked = None;
             }
             if catch_up.is_some() && !subscription.catches_up {
                 continue;
