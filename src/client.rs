@@ -160,7 +160,7 @@ impl ClientHandle {
     /// The client lives as long as this: it is over when it is dropped. It is the client's only reader; the layer then
     /// adds nothing to the response's body, whatever that is.
     pub fn into_events(self) -> Events {
-        Events { reader: Reader::open(&self.client), taken: VecDeque::new(), over: false }
+        Events { reader: Reader::open(&self.client), taken: VecDeque::new() }
     }
 }
 
@@ -213,7 +213,6 @@ impl EventStream {
 pub struct Events {
     reader: Reader,
     taken: VecDeque<Picked>,
-    over: bool,
 }
 
 impl Stream for Events {
@@ -225,9 +224,6 @@ impl Stream for Events {
             if let Some(picked) = this.taken.pop_front() {
                 return Poll::Ready(Some(Ok(Delivery::new(&picked))));
             }
-            if this.over {
-                return Poll::Ready(None);
-            }
             match ready!(this.reader.poll_events(cx)) {
                 Ok(taken) => {
                     this.taken.extend(taken.events);
@@ -236,8 +232,8 @@ impl Stream for Events {
                     }
                 }
                 Err(reason) => {
-                    this.over = true;
                     this.reader.client().end(reason);
+                    return Poll::Ready(None);
                 }
             }
         }

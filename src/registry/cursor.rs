@@ -5,7 +5,6 @@ use std::{sync::Arc, task::Waker};
 use bytes::Bytes;
 
 use super::{
-    Start,
     log::Entry,
     position::{Position, Progress},
     shared::Shared,
@@ -166,7 +165,7 @@ impl Cursors {
         for subscription in self.subscriptions.iter_mut().filter(|subscription| subscription.resumes) {
             // An id that was never issued comes before everything.
             let after = progress.as_ref().map(|progress| progress.of(subscription.topic.name())).unwrap_or_default();
-            (subscription.next, subscription.missed) = shared.locate(&subscription.topic, Start::After(after));
+            (subscription.next, subscription.missed) = shared.locate(&subscription.topic, after);
             subscription.catches_up = self.seen.is_some_and(|seen| after < seen);
             if subscription.missed.is_some() {
                 topics.push(subscription.topic.name().to_owned());
@@ -342,8 +341,7 @@ impl Cursors {
     pub(crate) fn unpark(&mut self) {
         for subscription in &mut self.subscriptions {
             if let Some(slot) = subscription.parked.take() {
-                let stale = subscription.topic.unpark(slot, subscription.next);
-                drop(stale);
+                drop(subscription.topic.unpark(slot, subscription.next));
             }
         }
     }

@@ -19,9 +19,9 @@ use super::{
     client::Client,
     cursor::Joining,
     joined::Joined,
-    log::{Entry, Forgotten, Ledger, TopicLog},
+    log::{Entry, Forgotten, Ledger, TopicLog, spacious},
     topic::{ByName, Topic, TopicState},
-    waiters::{Slot, Waiters},
+    waiters::Slot,
 };
 use crate::{Event, event, sync::lock};
 
@@ -145,16 +145,15 @@ impl Shared {
     pub(super) fn unregister(&self, id: &ClientId) {
         let mut clients = lock(&self.clients);
         clients.remove(id);
-        if clients.len() < clients.capacity() / 4 {
-            let len = clients.len();
-            clients.shrink_to(len * 2);
+        if let Some(enough) = spacious(clients.len(), clients.capacity()) {
+            clients.shrink_to(enough);
         }
     }
 
     pub(super) fn publish(&self, name: &str, event: &Event) -> Result<Receipt, PublishError> {
         let fields = event.encode_fields();
         let id = event.own_id().map_or(Position::MAX_LENGTH, str::len);
-        let size = Entry::cost_of(fields.len() + event::ROOM_FOR_ID + id);
+        let size = Entry::cost_of(fields.len() + event::ROOM_FOR_ID + id, event.own_id());
         let limit = self.config.retention.bytes.saturating_sub(name.len() + Topic::OVERHEAD);
         if size > limit {
             return Err(PublishError::TooLarge { size, limit });
@@ -248,27 +247,18 @@ impl Shared {
     /// The topic with this name, made if there is none, with the order that it was found in.
     fn topic(&self, name: &str) -> (MutexGuard<'_, Order>, Arc<Topic>) {
         let order = lock(&self.order);
-        if let Some(ByName(topic)) = order.topics.get(name) {
-            let topic = Arc::clone(topic);
+        if let Some(topic) = order.topic(name) {
             return (order, topic);
         }
         drop(order);
         let retention = self.config.topic_retention_of(name);
         let mut order = lock(&self.order);
-        if let Some(ByName(topic)) = order.topics.get(name) {
-            let topic = Arc::clone(topic);
+        if let Some(topic) = order.topic(name) {
             return (order, topic);
         }
         let floor = order.forgotten.floor(self.hasher.hash_one(name));
-        let state = TopicState { log: TopicLog::new(floor), waiters: Waiters::new(), subscribers: 0 };
         order.topic_id += 1;
-        let topic = Arc::new(Topic {
-            id: order.topic_id,
-            name: name.into(),
-            retention,
-            tail: AtomicU64::new(0),
-            state: Mutex::new(state),
-        });
+        let topic = Arc::new(Topic::new(order.topic_id, name, retention, floor));
         order.cost += topic.cost();
         order.topics.insert(ByName(Arc::clone(&topic)));
         (order, topic)
@@ -280,9 +270,8 @@ impl Shared {
         }
         order.cost -= topic.cost();
         order.forgotten.insert(self.hasher.hash_one(topic.name()), state.log.floor());
-        if order.topics.capacity() > 1024 && order.topics.len() < order.topics.capacity() / 4 {
-            let len = order.topics.len();
-            order.topics.shrink_to(len * 2);
+        if let Some(enough) = spacious(order.topics.len(), order.topics.capacity()) {
+            order.topics.shrink_to(enough);
         }
     }
 
@@ -303,12 +292,12 @@ impl Shared {
         Joining { topic, next, missed }
     }
 
-    /// Where a subscription starts, and after which position it already misses something.
-    pub(super) fn locate(&self, topic: &Topic, start: Start) -> (u64, Option<Position>) {
+    /// Where a client goes on after a position, and after which it already misses something.
+    pub(super) fn locate(&self, topic: &Topic, after: Position) -> (u64, Option<Position>) {
         let mut order = lock(&self.order);
         let mut state = lock(&topic.state);
         self.evict_from(&mut order, topic, &mut state, self.clock.now_ms());
-        order.locate(&state.log, start)
+        order.locate(&state.log, Start::After(after))
     }
 
     /// Takes a subscriber off a topic, and off its waiters if it is still among them.
@@ -328,6 +317,10 @@ impl Shared {
 }
 
 impl Order {
+    fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.get(name).map(|ByName(topic)| Arc::clone(topic))
+    }
+
     fn evict_oldest_of(&mut self, state: &mut TopicState) {
         if let Some(entry) = state.log.pop() {
             self.cost -= entry.cost();
@@ -335,6 +328,7 @@ impl Order {
         }
     }
 
+    /// Where a subscription starts, and after which position it already misses something.
     fn locate(&self, log: &TopicLog, start: Start) -> (u64, Option<Position>) {
         match start {
             Start::Now => (log.tail(), None),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Retention,
+    Position, Retention,
     log::TopicLog,
     waiters::{Slot, Waiters},
 };
@@ -91,8 +91,8 @@ impl std::error::Error for TopicError {}
 /// A name, and the log and the waiters behind it.
 #[derive(Debug)]
 pub(crate) struct Topic {
-    pub(super) id: u64,
-    pub(super) name: Box<str>,
+    id: u64,
+    name: Box<str>,
     pub(super) retention: Retention,
     /// The log's tail, to be looked at without the lock.
     pub(super) tail: AtomicU64,
@@ -109,6 +109,12 @@ pub(super) struct TopicState {
 impl Topic {
     /// What a topic takes in memory besides its name: itself, its place in the set, the first allocation of its log.
     pub(super) const OVERHEAD: usize = 768;
+
+    /// `floor`: up to where its events count as evicted.
+    pub(super) fn new(id: u64, name: &str, retention: Retention, floor: Position) -> Self {
+        let state = TopicState { log: TopicLog::new(floor), waiters: Waiters::new(), subscribers: 0 };
+        Self { id, name: name.into(), retention, tail: AtomicU64::new(0), state: Mutex::new(state) }
+    }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
