@@ -9,7 +9,7 @@ use axum_core::{
 };
 use http::{StatusCode, request::Parts};
 
-use crate::{ClientHandle, EventError, EventStream, PublishError, SubscribeError};
+use crate::{ClientHandle, EventError, EventStream, ProduceError, PublishError, SubscribeError};
 
 /// Refuses, with [`MissingLayer`], where no [`SseLayer`](crate::SseLayer) is around the route.
 impl<S: Sync> FromRequestParts<S> for ClientHandle {
@@ -64,13 +64,29 @@ impl IntoResponse for SubscribeError {
     }
 }
 
-/// As a response: 400 for a topic name that is none, 413 for an event that is too large, 409 for a client that cannot have it; and a sentence.
+/// As a response: 400 for a topic name that is none, 413 for an event that is too large, 409 for a client that cannot have it
+/// or a topic that does not take it; and a sentence.
 impl IntoResponse for PublishError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Topic(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooManySubscriptions { .. } | Self::Over { .. } => StatusCode::CONFLICT,
+            Self::TooManySubscriptions { .. }
+            | Self::Over { .. }
+            | Self::Ended { .. }
+            | Self::Replaced { .. }
+            | Self::Cancelled { .. } => StatusCode::CONFLICT,
+        };
+        (status, self.to_string()).into_response()
+    }
+}
+
+/// As a response: 400 for a topic name that is none, 409 for a topic that has a producer; and a sentence.
+impl IntoResponse for ProduceError {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::Topic(_) => StatusCode::BAD_REQUEST,
+            Self::Busy { .. } => StatusCode::CONFLICT,
         };
         (status, self.to_string()).into_response()
     }

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    future::Future,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker, ready},
@@ -11,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::{
     task::coop,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     boundary::{Boundary, LeadingMark},
     heartbeat::Pulse,
     layer::Config,
-    registry::{Client, Reader},
+    registry::{Besides, Client, Reader},
 };
 
 pin_project! {
@@ -59,6 +60,8 @@ pin_project! {
         timer: Option<Sleep>,
         // Whom the timer wakes: it need not be polled again before it has elapsed.
         timer_wakes: Option<Waker>,
+        // Until it is over, the registry's events wait.
+        window: Option<Pin<Box<Sleep>>>,
         over: bool,
     }
 }
@@ -71,9 +74,14 @@ impl<B> SseBody<B> {
 
     /// The stream of this client begins.
     pub(crate) fn stream(inner: B, client: &Arc<Client>, config: Arc<Config>, is_encoded: bool) -> Self {
-        let opening = config.opening.encode();
+        let reader = Reader::open(client);
+        let mut opening = config.opening.encode();
+        if let Some(snapshot) = reader.take_snapshot() {
+            opening = [opening, snapshot.encode()].concat().into();
+        }
+        client.cannot_take.store(is_encoded, Ordering::Relaxed);
         let stream = Stream {
-            reader: Reader::open(client),
+            reader,
             config,
             boundary: Boundary::new(),
             leading_mark: LeadingMark::new(),
@@ -86,6 +94,7 @@ impl<B> SseBody<B> {
             stirred: false,
             timer: None,
             timer_wakes: None,
+            window: None,
             over: false,
         };
         Self { inner, stream: Some(Box::pin(stream)) }
@@ -143,6 +152,7 @@ impl Stream {
         if let Some(block) = self.as_mut().project().next.take() {
             return self.send(block);
         }
+        self.reader.client().cannot_take.store(!self.may_inject(), Ordering::Relaxed);
         let (registry_first, own_had_ended) = (self.registry_first, self.inner_ended);
         if registry_first {
             if let Poll::Ready(frame) = self.as_mut().poll_registry(cx) {
@@ -176,7 +186,9 @@ impl Stream {
     }
 
     fn send<E>(self: Pin<&mut Self>, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, E>>> {
-        *self.project().stirred = true;
+        let this = self.project();
+        *this.stirred = true;
+        this.reader.client().sent.add_bytes(bytes.len());
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
@@ -189,13 +201,16 @@ impl Stream {
         if !self.boundary.is_here() {
             return Poll::Pending;
         }
+        ready!(self.as_mut().poll_window(cx));
         loop {
-            let own_ended = self.inner_ended;
-            let frame = match ready!(self.as_mut().project().reader.poll_frame(cx, own_ended)) {
+            let besides = if self.inner_ended { Besides::EndedBody } else { Besides::OwnBody };
+            let frame = match ready!(self.as_mut().project().reader.poll_frame(cx, besides)) {
                 Ok(frame) => frame,
                 Err(reason) => return Poll::Ready(self.finish(reason)),
             };
             let this = self.as_mut().project();
+            let batching = this.reader.style().batching.filter(|_| frame.was_all);
+            *this.window = batching.map(|batching| Box::pin(sleep(batching.interval)));
             let gap = frame.gap.and_then(|missing| this.config.gap_event.encode(&missing.0, missing.1));
             let events = Some(frame.wire).filter(|wire| !wire.is_empty());
             let (Some(first), second) = (match gap {
@@ -211,8 +226,21 @@ impl Stream {
                 Some(pulse) if frame.is_live => pulse.stir(this.reader.client().shared().last_publish()),
                 _ => *this.stirred = true,
             }
+            this.reader.client().sent.add_bytes(first.len());
             return Poll::Ready(Some(Frame::data(first)));
         }
+    }
+
+    /// Waits until the registry's events may go out again. A client that is closed does not wait.
+    fn poll_window(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if let Some(window) = this.window {
+            if this.reader.poll_closing(cx).is_pending() {
+                ready!(window.as_mut().poll(cx));
+            }
+            *this.window = None;
+        }
+        Poll::Ready(())
     }
 
     /// The next bytes of the handler's own body. Trailers are kept for the end.
@@ -298,11 +326,14 @@ impl Stream {
             if is_due && may_inject {
                 let heartbeat = this.config.heartbeat.encode();
                 if !heartbeat.is_empty() {
+                    let client = this.reader.client();
+                    client.observe(|observer, client| observer.heartbeat(client));
+                    client.shared().count_out_stuck();
                     return Poll::Ready(heartbeat);
                 }
             } else if is_due {
-                let withheld = &this.reader.client().shared().withheld_heartbeats;
-                withheld.fetch_add(1, Ordering::Relaxed);
+                let counters = &this.reader.client().shared().counters;
+                counters.withheld_heartbeats.fetch_add(1, Ordering::Relaxed);
             }
         }
     }

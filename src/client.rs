@@ -1,21 +1,24 @@
 //! What a handler holds of a client, and what it can answer with.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures_core::Stream;
-use http::{HeaderValue, Response, header::CONTENT_TYPE};
+use http::{Extensions, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 
 use crate::{
-    ClientId, CloseReason, Event, Gap, Position, PublishError, Receipt, Registry, Resume, Start, SubscribeError, event,
+    Batching, ClientId, CloseReason, Event, Gap, Position, PublishError, Receipt, Registry, Resume, Start,
+    SubscribeError, Subscription, event,
     headers::EVENT_STREAM,
-    registry::{Client, Picked, Reader},
+    registry::{Client, Entry, Picked, Reader},
 };
 
 /// What a handler holds of a client: one request, and the event stream that it may become.
@@ -78,29 +81,40 @@ impl ClientHandle {
         self.client.last_event_id()
     }
 
-    /// Subscribes to a topic: where the client was cut off if it came with a `Last-Event-ID` and its stream has not begun, else from now on.
+    /// Subscribes to a topic or a pattern, as a [`Subscription`] says: of a name alone, where the client was cut off if it
+    /// came with a `Last-Event-ID` and its stream has not begun, else from now on.
     ///
     /// Nothing happens if it is subscribed already. It may be called at any time: before the stream begins, while it is
-    /// open, from the handler or from elsewhere.
+    /// open, from the handler or from elsewhere. An event that several subscriptions match comes once.
+    ///
+    /// Cost: the first subscription to a pattern looks at the names of all topics, one that asks for what is already there also at the retained
+    /// events of those that match. After that, a pattern costs nothing but a reference to each event.
     ///
     /// # Errors
     ///
-    /// [`SubscribeError`] if the topic's name is none, the client has as many subscriptions as it may have, or its stream is over.
-    pub fn subscribe(&self, topic: impl AsRef<str>) -> Result<(), SubscribeError> {
-        self.subscribe_from(topic, Start::Now)
+    /// [`SubscribeError`] if the name is none, the client has as many subscriptions as it may have, or its stream is over.
+    pub fn subscribe(&self, subscription: impl Into<Subscription>) -> Result<(), SubscribeError> {
+        self.client.subscribe(subscription.into())
     }
 
-    /// Subscribes to a topic, from `start` on unless the client resumes: see [`Start`].
+    /// Subscribes to a topic or a pattern, from `start` on unless the client resumes: see [`Start`].
     ///
     /// Events go out in position order, over all topics. Those of a later subscription that are older than what
     /// already went out do not move the client's position back: their ids say how far it is in which topic, so that a
-    /// cut in the middle of catching up loses nothing and repeats nothing.
+    /// cut in the middle of catching up loses nothing and repeats nothing, unless there are more than eight of them, or
+    /// they match events that the client already had by another subscription.
     ///
     /// # Errors
     ///
     /// As [`subscribe`](Self::subscribe).
-    pub fn subscribe_from(&self, topic: impl AsRef<str>, start: Start) -> Result<(), SubscribeError> {
-        self.client.subscribe(topic.as_ref(), start)
+    pub fn subscribe_from(&self, name: impl AsRef<str>, start: Start) -> Result<(), SubscribeError> {
+        self.subscribe(Subscription::to(name.as_ref()).from(start))
+    }
+
+    /// The names of the topics and patterns that it is subscribed to.
+    #[must_use]
+    pub fn subscriptions(&self) -> Vec<String> {
+        self.client.subscriptions()
     }
 
     /// Takes a subscription back, and says whether there was one. What was not sent yet is not sent.
@@ -127,6 +141,39 @@ impl ClientHandle {
         self.client.resume()
     }
 
+    /// What is known of the client: what [`SseLayer::metadata`](crate::SseLayer::metadata) took from its request, and what was [inserted](Self::insert_metadata).
+    ///
+    /// Cost: a reference count.
+    #[must_use]
+    pub fn metadata(&self) -> Arc<Extensions> {
+        self.client.metadata().unwrap_or_default()
+    }
+
+    /// Adds to what is known of the client: one value of each type. For what is known only behind the layer, such as who
+    /// has logged in.
+    pub fn insert_metadata<T: Clone + Send + Sync + 'static>(&self, value: T) {
+        let mut metadata = Extensions::new();
+        metadata.insert(value);
+        self.client.insert_metadata(metadata);
+    }
+
+    /// Sends events without an event type with their topic as the event type, so that a page can tell the topics of one
+    /// stream apart with `addEventListener`. It has to be said before the stream begins. Default: as the layer has it.
+    pub fn label(&self, labelled: bool) {
+        self.client.restyle(|style| style.labelled = labelled);
+    }
+
+    /// How long at least it is between two frames of this stream: see [`Batching`]. It has to be said before the stream begins. Default: as the layer has it.
+    pub fn batch(&self, batching: Batching) {
+        self.client.restyle(|style| style.batching = Some(batching));
+    }
+
+    /// How long its stream has been open. None if it is not open yet.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.client.age()
+    }
+
     /// Ends the client's stream: at the next boundary, when it has what was published until now.
     ///
     /// A stream that has stalled in the middle of an event has no boundary to end at before its own body goes on.
@@ -151,7 +198,7 @@ impl ClientHandle {
     /// With the `axum` feature it is an `IntoResponse`; see [`EventStream::into_response`] for other frameworks.
     pub fn into_stream(self) -> EventStream {
         self.client.hold();
-        EventStream { _client: self.client }
+        EventStream { client: self.client }
     }
 
     /// The client's events one by one, for a handler that speaks something else than event streams: a method of a gRPC
@@ -174,13 +221,62 @@ impl fmt::Debug for ClientHandle {
 #[derive(Debug)]
 #[must_use = "a stream does nothing unless it is answered with"]
 pub struct EventStream {
-    _client: Arc<Client>,
+    client: Arc<Client>,
 }
 
 impl EventStream {
-    /// The answer, with any kind of body.
+    /// Begins the stream with an event that says how everything is, and goes on with what was published after that: on
+    /// all topics that the client is subscribed to by now, whatever it has had before. Nothing is lost or doubled in between.
+    ///
+    /// `position` is where the snapshot stands: everything up to there is in it, and nothing after. The event goes out
+    /// with it as its id. It is known if the state is changed and published under one lock, or if it is kept together with
+    /// the [position](crate::Receipt::position) of the last event that changed it:
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use tower_sse::{ClientHandle, Event, EventStream, Registry, Resume, SubscribeError};
+    ///
+    /// #[derive(Clone)]
+    /// struct Score {
+    ///     goals: Arc<Mutex<u32>>,
+    /// }
+    ///
+    /// impl Score {
+    ///     fn goal(&self, registry: &Registry) -> Result<(), tower_sse::PublishError> {
+    ///         let mut goals = self.goals.lock().unwrap();
+    ///         *goals += 1;
+    ///         registry.publish("score", Event::data(goals.to_string()))?;
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn stream(&self, client: ClientHandle) -> Result<EventStream, SubscribeError> {
+    ///         client.subscribe("score")?;
+    ///         if client.resume() == Resume::Continued {
+    ///             return Ok(client.into_stream());
+    ///         }
+    ///         let goals = self.goals.lock().unwrap();
+    ///         let position = client.registry().position();
+    ///         Ok(client.into_stream().snapshot(Event::data(goals.to_string()), position))
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// An id of the event's own is replaced. If events after the position are no longer retained, the client is told of a gap, after the
+    /// snapshot. Once the stream has begun, nothing happens.
+    pub fn snapshot(self, event: Event, position: Position) -> Self {
+        let with_id = event.clone().id(position.to_string());
+        self.client.snapshot(with_id.unwrap_or(event), position);
+        self
+    }
+
+    /// The answer, with any kind of body. It is a 204, which makes browsers stop, if all topics that the client is
+    /// subscribed to have [ended](crate::Producer) and it has had all of them.
     pub fn into_response<B: Default>(self) -> Response<B> {
         let mut response = Response::new(B::default());
+        if self.client.has_had_all() {
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return response;
+        }
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
         response
     }
@@ -203,7 +299,7 @@ impl EventStream {
 ///
 /// registry.publish("orders", Event::data("17"))?;
 /// if let Some(Ok(delivery)) = events.next().await {
-///     assert_eq!((delivery.topic(), delivery.data()), ("orders", Some("17")));
+///     assert_eq!((delivery.topic(), delivery.data().as_deref()), ("orders", Some("17")));
 /// }
 /// # Ok(())
 /// # }
@@ -240,63 +336,68 @@ impl Stream for Events {
     }
 }
 
-/// One event, as one client got it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One event, as one client gets it.
+///
+/// It shares the bytes of the event as it is retained; what it says is read from them when it is asked.
+#[derive(Clone)]
 pub struct Delivery {
-    topic: String,
-    position: Position,
-    id: Option<String>,
-    event_type: Option<String>,
-    data: Option<String>,
-    wire: Bytes,
+    entry: Arc<Entry>,
+    progress: Option<Arc<str>>,
 }
 
 impl Delivery {
-    fn new(picked: &Picked) -> Self {
-        let (event_type, data) = event::decode(&picked.entry.wire);
-        Self {
-            topic: picked.topic.name().to_owned(),
-            position: picked.entry.position,
-            id: picked.id().map(str::to_owned),
-            event_type,
-            data,
-            wire: picked.entry.wire.clone(),
-        }
+    pub(crate) fn new(picked: &Picked) -> Self {
+        Self { entry: Arc::clone(&picked.entry), progress: picked.progress.clone() }
     }
 
     /// The topic that it was published on.
     #[must_use]
     pub fn topic(&self) -> &str {
-        &self.topic
+        &self.entry.topic
     }
 
     /// Where it stands in the registry's order.
     #[must_use]
     pub fn position(&self) -> Position {
-        self.position
+        self.entry.position
     }
 
     /// The id that it has for this client: what to resume from. None if it has no data.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
-        self.id.as_deref()
+        let id = self.entry.id()?;
+        Some(self.progress.as_deref().unwrap_or(id))
     }
 
     /// Its event type, if it has one.
     #[must_use]
     pub fn event_type(&self) -> Option<&str> {
-        self.event_type.as_deref()
+        event::decode_type(&self.entry.wire)
     }
 
-    /// Its data, with LF as line ends. None if it is a comment or a reconnection time only.
+    /// Its data, with LF as line ends: without a copy if it is one line. None if it is a comment or a reconnection time only.
     #[must_use]
-    pub fn data(&self) -> Option<&str> {
-        self.data.as_deref()
+    pub fn data(&self) -> Option<Cow<'_, str>> {
+        event::decode_data(&self.entry.wire)
+    }
+
+    /// Its attribute of this type: see [`Event::attribute`].
+    #[must_use]
+    pub fn attribute<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.entry.audience.as_ref()?.attributes.get()
     }
 
     /// The event as it was encoded when it was published, its own id included. Shared, not copied.
     #[must_use]
     pub fn encoded(&self) -> &Bytes {
-        &self.wire
+        &self.entry.wire
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Delivery");
+        debug.field("topic", &self.topic()).field("position", &self.position()).field("id", &self.id());
+        debug.field("encoded", self.encoded()).finish()
     }
 }

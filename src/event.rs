@@ -1,8 +1,11 @@
 //! What is published: an [`Event`], and how it is written down for the wire.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
+use http::Extensions;
+
+use crate::{ClientId, registry::Audience};
 
 /// One server-sent event: data and, optionally, an event type, an id, a reconnection time and a comment.
 ///
@@ -20,13 +23,14 @@ use bytes::Bytes;
 /// ```
 ///
 /// [interpret]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Event {
     comment: Vec<u8>,
     event_type: Option<Box<str>>,
     data: Vec<u8>,
     retry: Option<Duration>,
     id: Option<Box<str>>,
+    audience: Option<Box<Audience>>,
 }
 
 impl Event {
@@ -121,6 +125,46 @@ impl Event {
         self
     }
 
+    /// Leaves one client out, though it is subscribed: the one that the event comes from, say. Default: nobody.
+    ///
+    /// A client that comes back after a cut is a new one. What must not reach a user however often it reconnects is
+    /// better left out by an [attribute](Self::attribute) and a [filter](crate::Subscription::filter).
+    #[must_use]
+    pub fn except(mut self, client: ClientId) -> Self {
+        self.audience.get_or_insert_default().except = Some(client);
+        self
+    }
+
+    /// Adds an attribute, which is not sent: for the [filters](crate::Subscription::filter) of subscriptions to look at.
+    /// An event has at most one of each type. Default: none.
+    ///
+    /// It is kept for as long as the event is retained. How much memory it takes is not known, and only a map with one small value is counted.
+    ///
+    /// ```
+    /// use tower_sse::{Event, Registry, Subscription};
+    ///
+    /// #[derive(Clone, PartialEq, PartialOrd)]
+    /// enum Severity { Info, Error }
+    ///
+    /// let registry = Registry::new();
+    /// let client = registry.connect();
+    /// client.subscribe(Subscription::to("log/**").filter(|event, _| event.attribute() >= Some(&Severity::Error)))?;
+    /// registry.publish("log/web", Event::data("started").attribute(Severity::Info))?;
+    /// registry.publish("log/mail", Event::data("mailbox unavailable").attribute(Severity::Error))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn attribute<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.audience.get_or_insert_default().attributes.insert(value);
+        self
+    }
+
+    /// All attributes.
+    #[must_use]
+    pub fn attributes(&self) -> Option<&Extensions> {
+        self.audience.as_ref().map(|audience| &audience.attributes)
+    }
+
     /// The longest id that an event may have, in bytes.
     pub const MAX_ID: usize = 256;
 
@@ -129,7 +173,7 @@ impl Event {
     pub fn encode(&self) -> Bytes {
         let mut wire = self.encode_fields();
         if let Some(id) = &self.id {
-            push_id(&mut wire, id);
+            push_field(&mut wire, "id", id);
         }
         finish(wire)
     }
@@ -148,9 +192,7 @@ impl Event {
         let mut wire = Vec::with_capacity(self.comment.len() + event_type + self.data.len() + retry.len() + id);
         wire.extend_from_slice(&self.comment);
         if let Some(event_type) = &self.event_type {
-            wire.extend_from_slice(b"event: ");
-            wire.extend_from_slice(event_type.as_bytes());
-            wire.push(b'\n');
+            push_field(&mut wire, "event", event_type);
         }
         wire.extend_from_slice(&self.data);
         wire.extend_from_slice(retry.as_bytes());
@@ -161,10 +203,29 @@ impl Event {
         self.id.as_deref()
     }
 
+    pub(crate) fn is_typed(&self) -> bool {
+        self.event_type.is_some()
+    }
+
+    pub(crate) fn audience(&self) -> Option<&Audience> {
+        self.audience.as_deref()
+    }
+
     pub(crate) fn has_data(&self) -> bool {
         !self.data.is_empty()
     }
 }
+
+/// Events are equal if the same goes out for both. Attributes are not compared.
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        let except = |event: &Self| event.audience().and_then(|audience| audience.except);
+        (&self.comment, &self.event_type, &self.data, self.retry, &self.id, except(self))
+            == (&other.comment, &other.event_type, &other.data, other.retry, &other.id, except(other))
+    }
+}
+
+impl Eq for Event {}
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -237,10 +298,11 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// Appends the `id:` line of an event.
-pub(crate) fn push_id(wire: &mut Vec<u8>, id: &str) {
-    wire.extend_from_slice(b"id: ");
-    wire.extend_from_slice(id.as_bytes());
+/// Appends the line of a field. The value has no line end.
+pub(crate) fn push_field(wire: &mut Vec<u8>, name: &str, value: &str) {
+    wire.extend_from_slice(name.as_bytes());
+    wire.extend_from_slice(b": ");
+    wire.extend_from_slice(value.as_bytes());
     wire.push(b'\n');
 }
 
@@ -252,24 +314,21 @@ pub(crate) fn finish(mut wire: Vec<u8>) -> Bytes {
     Bytes::from(wire)
 }
 
-/// The event type and the data of an event in this module's own encoding, line ends as LF.
-pub(crate) fn decode(wire: &[u8]) -> (Option<String>, Option<String>) {
-    let mut event_type = None;
-    let mut data: Option<Vec<u8>> = None;
-    for line in wire.split(|byte| *byte == b'\n') {
-        if let Some(value) = line.strip_prefix(DATA) {
-            match &mut data {
-                None => data = Some(value.to_vec()),
-                Some(data) => {
-                    data.push(b'\n');
-                    data.extend_from_slice(value);
-                }
-            }
-        } else if let Some(value) = line.strip_prefix(b"event: ") {
-            event_type = Some(String::from_utf8_lossy(value).into_owned());
-        }
-    }
-    (event_type, data.map(|data| String::from_utf8_lossy(&data).into_owned()))
+/// The event type of an event in this module's own encoding.
+pub(crate) fn decode_type(wire: &[u8]) -> Option<&str> {
+    let line = wire.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"event: "))?;
+    std::str::from_utf8(line).ok()
+}
+
+/// The data of an event in this module's own encoding, line ends as LF: without a copy if it is one line.
+pub(crate) fn decode_data(wire: &[u8]) -> Option<Cow<'_, str>> {
+    let mut lines = wire.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(DATA));
+    let first = String::from_utf8_lossy(lines.next()?);
+    Some(lines.fold(first, |mut data, line| {
+        data.to_mut().push('\n');
+        data.to_mut().push_str(&String::from_utf8_lossy(line));
+        data
+    }))
 }
 
 const DATA: &[u8] = b"data: ";
@@ -395,9 +454,10 @@ mod tests {
     #[test]
     fn what_was_encoded_is_decoded() {
         let wire = Event::data("a\n\r b").event("t").unwrap().comment("data: no").encode();
-        assert_eq!(decode(&wire), (Some("t".into()), Some("a\n\n b".into())));
-        assert_eq!(decode(&Event::data("").encode()), (None, Some(String::new())));
-        assert_eq!(decode(&Event::empty().comment("x").encode()), (None, None));
+        assert_eq!((decode_type(&wire), decode_data(&wire).as_deref()), (Some("t"), Some("a\n\n b")));
+        let empty = Event::data("").encode();
+        assert_eq!((decode_type(&empty), decode_data(&empty).as_deref()), (None, Some("")));
+        assert_eq!(decode_data(&Event::empty().comment("x").encode()), None);
     }
 
     #[cfg(feature = "json")]

@@ -14,7 +14,7 @@ pub struct Gap {
 }
 
 impl Gap {
-    /// The topics of which events are missing.
+    /// The topics of which events are missing, or the patterns, where the client is subscribed to a pattern.
     #[must_use]
     pub fn topics(&self) -> &[String] {
         &self.topics
@@ -84,7 +84,7 @@ impl GapEvent {
         let event = Event::data(gap.json()).event(self.event_type.as_ref()?).ok()?;
         let mut wire = event.encode_fields();
         if let Some(id) = id {
-            event::push_id(&mut wire, &id.to_string());
+            event::push_field(&mut wire, "id", &id.to_string());
         }
         Some(event::finish(wire))
     }
@@ -113,7 +113,7 @@ impl Gap {
 }
 
 /// Two strings in two fields are no reason to depend on serde_json where the `json` feature is off.
-fn push_json_string(json: &mut String, text: &str) {
+pub(crate) fn push_json_string(json: &mut String, text: &str) {
     json.push('"');
     for character in text.chars() {
         match character {

@@ -1,8 +1,9 @@
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use http::{Extensions, request::Parts};
 use tower_layer::Layer;
 
-use crate::{Event, GapEvent, Heartbeat, Registry, service::SseService};
+use crate::{Batching, Event, GapEvent, Heartbeat, Registry, registry::Style, service::SseService};
 
 /// Makes every event stream behind it right: see the [crate's documentation](crate).
 ///
@@ -33,6 +34,24 @@ pub(crate) struct Config {
     /// What every stream begins with.
     pub(crate) opening: Event,
     pub(crate) resume_query: Vec<String>,
+    pub(crate) metadata: Vec<Metadata>,
+    pub(crate) style: Style,
+}
+
+/// Takes what is known of a client from its request.
+#[derive(Clone)]
+pub(crate) struct Metadata(Arc<dyn Fn(&Parts, &mut Extensions) + Send + Sync>);
+
+impl Metadata {
+    pub(crate) fn take(&self, request: &Parts, metadata: &mut Extensions) {
+        (self.0)(request, metadata);
+    }
+}
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metadata")
+    }
 }
 
 impl SseLayer {
@@ -43,6 +62,8 @@ impl SseLayer {
             gap_event: GapEvent::default(),
             opening: Event::empty(),
             resume_query: ["lastEventId", "last_event_id", "evs_last_event_id"].map(str::to_owned).into(),
+            metadata: Vec::new(),
+            style: Style::default(),
         };
         Self { registry: registry.clone(), config: Arc::new(config) }
     }
@@ -80,6 +101,48 @@ impl SseLayer {
     /// Default: `lastEventId` (event-source-polyfill, reconnecting-eventsource), `last_event_id`, `evs_last_event_id`.
     pub fn resume_query<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Self {
         self.with(|config| config.resume_query = names.into_iter().map(Into::into).collect())
+    }
+
+    /// Takes something that is to be known of a client from its request: a user, a role, an address, from the extensions that a layer further out has put there
+    /// or from a header. [`ClientHandle::metadata`](crate::ClientHandle::metadata) gives it; filters, hooks and presence have use for it.
+    /// Default: nothing. With more than one, each is taken, and of the same type the last.
+    ///
+    /// Cost: it is called for each request that comes through the layer, and what it gives is allocated; without it, nothing is.
+    ///
+    /// ```
+    /// use http::{header::USER_AGENT, request::Parts};
+    /// use tower_sse::{Registry, SseLayer};
+    ///
+    /// #[derive(Clone)]
+    /// struct Agent(String);
+    ///
+    /// let registry = Registry::new();
+    /// let layer = SseLayer::new(&registry).metadata(|request: &Parts| {
+    ///     let agent = request.headers.get(USER_AGENT)?;
+    ///     Some(Agent(String::from_utf8_lossy(agent.as_bytes()).into_owned()))
+    /// });
+    /// # let _ = layer;
+    /// ```
+    pub fn metadata<T: Clone + Send + Sync + 'static>(
+        self,
+        take: impl Fn(&Parts) -> Option<T> + Send + Sync + 'static,
+    ) -> Self {
+        let take = Metadata(Arc::new(move |request, metadata| {
+            if let Some(value) = take(request) {
+                metadata.insert(value);
+            }
+        }));
+        self.with(|config| config.metadata.push(take))
+    }
+
+    /// Sends events without an event type with their topic as the event type, unless a handler says otherwise: see [`ClientHandle::label`](crate::ClientHandle::label). Default: no.
+    pub fn label(self, labelled: bool) -> Self {
+        self.with(|config| config.style.labelled = labelled)
+    }
+
+    /// How long at least it is between two frames of a stream, unless a handler says otherwise: see [`Batching`]. Default: no time.
+    pub fn batching(self, batching: Batching) -> Self {
+        self.with(|config| config.style.batching = Some(batching))
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {

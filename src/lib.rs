@@ -64,13 +64,16 @@
 //! # Features
 //!
 //! - `axum` (default): [`ClientHandle`] as an extractor; [`EventStream`] and the errors as responses.
-//! - `json` (default): [`Event::json`].
+//! - `json` (default): [`Event::json`], [`Batching::as_array`], [`Stats`] as JSON.
+//! - `metrics`: `MetricsObserver`, an [`Observer`] that counts with the `metrics` crate.
+//! - `tracing`: `TracingObserver`, an [`Observer`] that logs with the `tracing` crate.
 //!
 //! A stream's timer needs tokio's time driver; the registry alone needs no runtime.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "axum")]
 mod axum;
+mod batching;
 mod body;
 mod boundary;
 mod client;
@@ -80,14 +83,23 @@ mod gap;
 mod headers;
 mod heartbeat;
 mod layer;
+mod observe;
 mod registry;
 mod service;
+mod subscription;
 mod sync;
 
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use self::axum::MissingLayer;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use self::observe::MetricsObserver;
+#[cfg(feature = "tracing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
+pub use self::observe::TracingObserver;
 pub use self::{
+    batching::Batching,
     body::SseBody,
     client::{ClientHandle, Delivery, EventStream, Events},
     event::{Event, EventError},
@@ -95,9 +107,12 @@ pub use self::{
     gap::{Gap, GapEvent},
     heartbeat::Heartbeat,
     layer::SseLayer,
+    observe::{Closed, Observation, Observer},
     registry::{
-        ClientId, CloseReason, InvalidClientId, InvalidPosition, MAX_TOPIC, Position, PublishError, Receipt, Registry,
-        RegistryConfig, Resume, Retention, Start, Stats, SubscribeError, TopicError,
+        ClientId, CloseReason, InvalidClientId, InvalidPosition, Lag, MAX_TOPIC, Position, ProduceError, Producer,
+        PublishError, Receipt, Registry, RegistryConfig, Resume, Retention, Start, Stats, SubscribeError, TopicError,
+        TopicState,
     },
     service::SseService,
+    subscription::Subscription,
 };

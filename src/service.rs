@@ -3,7 +3,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Request, Response, Uri};
+use http::{Extensions, HeaderMap, Request, Response, Uri};
 use tower_service::Service;
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     body::SseBody,
     future::{Pending, SseFuture},
     layer::Config,
-    registry::Unanswered,
+    registry::{Style, Unanswered},
 };
 
 /// The service that [`SseLayer`](crate::SseLayer) makes of another.
@@ -58,6 +58,16 @@ where
     fn call(&mut self, mut request: Request<In>) -> SseFuture<S::Future> {
         let last_event_id = last_event_id(request.headers(), request.uri(), &self.config.resume_query);
         let client = self.registry.connect_with(last_event_id);
+        if !self.config.metadata.is_empty() {
+            let (parts, body) = request.into_parts();
+            let mut metadata = Extensions::new();
+            self.config.metadata.iter().for_each(|take| take.take(&parts, &mut metadata));
+            client.insert_metadata(metadata);
+            request = Request::from_parts(parts, body);
+        }
+        if self.config.style != Style::default() {
+            client.restyle(|style| *style = self.config.style);
+        }
         request.extensions_mut().insert(ClientHandle::new(Arc::clone(&client)));
         let pending = Pending {
             client: Unanswered(client),

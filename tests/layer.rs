@@ -864,7 +864,7 @@ mod events_in_a_body_of_another_kind {
 
     /// As a method of a gRPC service has it: a body that maps events to messages of its own.
     fn messages(events: Events) -> impl Body<Data = Bytes, Error = Infallible> + Unpin {
-        StreamBody::new(events.map(|event| Ok(Frame::data(event.unwrap().data().unwrap().to_owned().into()))))
+        StreamBody::new(events.map(|event| Ok(Frame::data(event.unwrap().data().unwrap().into_owned().into()))))
     }
 
     fn answer(registry: &Registry, content_type: &'static str) {

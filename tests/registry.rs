@@ -29,7 +29,7 @@ fn next(events: &mut Events) -> Option<Result<Delivery, Gap>> {
 }
 
 fn data(events: &mut Events) -> Vec<String> {
-    std::iter::from_fn(|| next(events)).map(|item| item.unwrap().data().unwrap().to_owned()).collect()
+    std::iter::from_fn(|| next(events)).map(|item| item.unwrap().data().unwrap().into_owned()).collect()
 }
 
 fn frame(body: &mut SseBody<Empty>) -> Option<Bytes> {
@@ -126,7 +126,7 @@ fn a_client_that_lost_all_of_a_topic_is_told_and_woken_by_what_comes_next() {
     assert_pending!(events.poll_next());
     publish(&registry, "a", "next");
     assert!(events.is_woken());
-    assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data(), Some("next"));
+    assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data().as_deref(), Some("next"));
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_subscription_from_elsewhere_wakes_the_client_and_starts_now() {
     assert_pending!(events.poll_next());
     publish(&registry, "a", "after");
     assert!(events.is_woken());
-    assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data(), Some("after"));
+    assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data().as_deref(), Some("after"));
     assert!(registry.client(&id).unwrap().unsubscribe("a"));
     assert!(!registry.client(&id).unwrap().unsubscribe("a"));
     publish(&registry, "a", "too late");
@@ -378,7 +378,7 @@ fn a_closed_client_gets_what_was_published_before_and_nothing_after() {
     publish(&registry, "a", "before");
     client.close();
     publish(&registry, "a", "after");
-    assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data(), Some("before"));
+    assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data().as_deref(), Some("before"));
     assert!(assert_ready!(events.poll_next()).is_none());
     assert!(closed.is_woken());
     assert_eq!(assert_ready!(closed.poll()), CloseReason::Closed);
@@ -436,7 +436,7 @@ fn subscriptions_of_one_client_are_bounded_and_names_are_checked() {
     let registry = Registry::with_config(RegistryConfig::default().subscriptions_per_client(2));
     let client = subscribed(&registry, ["a", "b", "a"]);
     assert_eq!(client.subscribe("c"), Err(SubscribeError::TooMany { limit: 2 }));
-    assert!(matches!(client.subscribe("a/*"), Err(SubscribeError::Topic(error)) if error.name() == "a/*"));
+    assert!(matches!(client.subscribe("a*"), Err(SubscribeError::Topic(error)) if error.name() == "a*"));
     assert!(client.unsubscribe("a"));
     client.subscribe("c").unwrap();
     assert!(matches!(registry.publish("$client/x", Event::data("")), Err(PublishError::Topic(_))));
@@ -565,7 +565,7 @@ fn publishers_that_race_cannot_make_a_client_miss_or_reorder_anything() {
                     assert!(last < Some(event.position()));
                     last = Some(event.position());
                     let count = &mut counts[topics.iter().position(|topic| *topic == event.topic()).unwrap()];
-                    assert_eq!(event.data(), Some(count.to_string().as_str()));
+                    assert_eq!(event.data().as_deref(), Some(count.to_string().as_str()));
                     *count += 1;
                 }
             });

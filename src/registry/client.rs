@@ -3,34 +3,62 @@
 use std::{
     fmt,
     pin::pin,
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, OnceLock, atomic::Ordering},
     task::Waker,
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use http::Extensions;
+use tokio::{sync::Notify, time::Instant};
 
-use super::{ClientId, PublishError, Receipt, Start, SubscribeError, cursor::Cursors, shared::Shared, topic};
-use crate::{Event, Gap, sync::lock};
+use super::{ClientId, Position, PublishError, Receipt, SubscribeError, cursor::Cursors, shared::Shared, topic};
+use crate::{
+    Batching, Closed, Event, Gap, Start, Subscription,
+    observe::Observer,
+    subscription::Filter,
+    sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, lock},
+};
 
 /// Why a stream is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
     /// The handler's own body ended and nothing held the stream open.
     Ended,
+    /// All topics that it was subscribed to have ended: see [`Producer`](crate::Producer).
+    Completed,
     /// The body was dropped before its end: the peer left, or the server gave the connection up.
     Gone,
     /// [`ClientHandle::close`](crate::ClientHandle::close) was called.
     Closed,
     /// [`ClientHandle::close_with`](crate::ClientHandle::close_with) was called, with a reason of the program's own.
     Other(&'static str),
+    /// It fell behind what a topic retains, and that topic ends streams for it: see [`Lag::End`](crate::Lag::End).
+    Lagged,
+    /// It read nothing for a while although events waited for it: see [`RegistryConfig::stuck_after`](crate::RegistryConfig::stuck_after).
+    Stuck,
     /// The handler's own body failed.
     BodyError,
     /// The request was answered with something that is no event stream.
     NoStream,
+}
+
+impl CloseReason {
+    /// The reason in a word, for statistics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ended => "ended",
+            Self::Completed => "completed",
+            Self::Gone => "gone",
+            Self::Closed => "closed",
+            Self::Other(reason) => reason,
+            Self::Lagged => "lagged",
+            Self::Stuck => "stuck",
+            Self::BodyError => "body_error",
+            Self::NoStream => "no_stream",
+        }
+    }
 }
 
 impl fmt::Display for CloseReason {
@@ -38,8 +66,11 @@ impl fmt::Display for CloseReason {
         f.write_str(match self {
             Self::Other(reason) => reason,
             Self::Ended => "the handler's stream ended",
+            Self::Completed => "all of its topics have ended",
             Self::Gone => "the client is gone",
             Self::Closed => "the client was closed",
+            Self::Lagged => "the client fell behind",
+            Self::Stuck => "the client read nothing any more",
             Self::BodyError => "the handler's stream failed",
             Self::NoStream => "the answer was no event stream",
         })
@@ -63,10 +94,22 @@ pub(crate) struct Client {
     shared: Arc<Shared>,
     id: OnceLock<ClientId>,
     last_event_id: Option<Box<str>>,
+    /// Whose client it is, for presence.
+    key: OnceLock<Box<str>>,
     pub(super) state: Mutex<State>,
     /// Goes up with whatever a handle changes that its reader has to see.
     pub(super) changes: AtomicU32,
+    /// The stream stands where no event can be put in: that it reads none is not its fault.
+    pub(crate) cannot_take: AtomicBool,
+    pub(crate) sent: Sent,
     over: Notify,
+}
+
+/// What the stream has got so far. Only its reader writes.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    events: AtomicU64,
+    bytes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -77,9 +120,26 @@ pub(super) struct State {
     waker: Option<Waker>,
     /// It stays open without subscriptions.
     pub(super) held: bool,
+    /// The last of its topics has ended, and nothing was subscribed to since.
+    pub(super) is_complete: bool,
     /// It ends when everything up to this event has been read.
     pub(super) closing: Option<(CloseReason, u64)>,
     resume: Option<Resume>,
+    pub(super) snapshot: Option<Box<Event>>,
+    style: Style,
+    metadata: Option<Arc<Extensions>>,
+    opened: Option<Instant>,
+    /// How often its reader has looked.
+    pub(super) reads: u32,
+    /// It had not read for some time when this was noted: how often it had until then, and when.
+    suspect: Option<(u32, Duration)>,
+}
+
+/// How events are written for a client, as far as its handler has a say in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Style {
+    pub(crate) labelled: bool,
+    pub(crate) batching: Option<Batching>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +157,11 @@ impl Client {
             shared,
             id: OnceLock::new(),
             last_event_id,
+            key: OnceLock::new(),
             state: Mutex::default(),
             changes: AtomicU32::new(0),
+            cannot_take: AtomicBool::new(false),
+            sent: Sent::default(),
             over: Notify::new(),
         })
     }
@@ -124,6 +187,11 @@ impl Client {
         id
     }
 
+    /// Its id, if anybody has asked for it.
+    pub(super) fn known_id(&self) -> Option<ClientId> {
+        self.id.get().copied()
+    }
+
     /// The topic that only this client is subscribed to.
     fn own_topic(self: &Arc<Self>) -> String {
         format!("$client/{}", self.id())
@@ -133,49 +201,81 @@ impl Client {
         self.last_event_id.as_deref()
     }
 
-    pub(crate) fn subscribe(self: &Arc<Self>, topic: &str, start: Start) -> Result<(), SubscribeError> {
-        topic::check(topic)?;
+    pub(crate) fn subscribe(self: &Arc<Self>, subscription: Subscription) -> Result<(), SubscribeError> {
+        let Subscription { name, start, filter } = subscription;
         self.id();
-        self.join(topic, start, true)
+        let result = topic::check_pattern(&name).map_err(SubscribeError::from);
+        match result.and_then(|()| self.join(&name, start, filter, true)) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                self.observe(|observer, client| observer.subscribed(client, &name));
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+                self.observe(|observer, client| observer.refused(client, &error));
+                Err(error)
+            }
+        }
     }
 
-    /// Subscribes, unless it is subscribed already. `resumes`: if the stream has not begun, a `Last-Event-ID` goes
-    /// before `start`.
-    fn join(&self, topic: &str, start: Start, resumes: bool) -> Result<(), SubscribeError> {
-        if !lock(&self.state).may_subscribe(topic, &self.shared)? {
-            return Ok(());
+    /// Subscribes, unless it is subscribed already, and says which. `resumes`: if the stream has not begun, a
+    /// `Last-Event-ID` goes before `start`.
+    fn join(
+        self: &Arc<Self>,
+        name: &str,
+        start: Start,
+        filter: Option<Filter>,
+        resumes: bool,
+    ) -> Result<bool, SubscribeError> {
+        if !lock(&self.state).may_subscribe(name, &self.shared)? {
+            return Ok(false);
         }
         // Outside the lock, as it may ask the user how much the topic retains.
-        let joined = self.shared.join(topic, start);
+        let joined = self.shared.join(name, start);
         let mut state = lock(&self.state);
-        let may = state.may_subscribe(topic, &self.shared);
+        let may = state.may_subscribe(name, &self.shared);
         match may {
             Ok(true) => {
                 let resumes = resumes && state.phase == Phase::Waiting;
-                state.cursors.subscribe(joined, resumes);
+                state.cursors.subscribe(joined, filter, resumes);
+                state.is_complete = false;
             }
-            _ => self.shared.leave(&joined.topic, None, joined.next),
+            _ => self.shared.leave(&joined.feed, None),
         }
         drop(state);
         self.changed();
-        may.map(drop)
+        may
     }
 
-    pub(crate) fn unsubscribe(&self, topic: &str) -> bool {
-        let was_subscribed = lock(&self.state).cursors.unsubscribe(&self.shared, topic);
+    pub(crate) fn unsubscribe(self: &Arc<Self>, name: &str) -> bool {
+        let was_subscribed = lock(&self.state).cursors.unsubscribe(&self.shared, name);
         self.changed();
+        if was_subscribed {
+            self.observe(|observer, client| observer.unsubscribed(client, name));
+        }
         was_subscribed
+    }
+
+    /// Whether it is subscribed so that it gets the events of this topic.
+    pub(crate) fn has(&self, topic: &str) -> bool {
+        lock(&self.state).cursors.has(topic)
+    }
+
+    pub(crate) fn subscriptions(&self) -> Vec<String> {
+        let state = lock(&self.state);
+        state.cursors.names().filter(|name| topic::is_public(name)).map(|name| name.to_string()).collect()
     }
 
     /// Publishes to the client's own topic, which it gets subscribed to.
     pub(crate) fn send(self: &Arc<Self>, event: &Event) -> Result<Receipt, PublishError> {
         let topic = self.own_topic();
-        match self.join(&topic, Start::Now, false) {
+        match self.join(&topic, Start::Now, None, false) {
             Err(SubscribeError::Over { reason }) => Err(PublishError::Over { reason }),
             // Without a place for it among its subscriptions, it would not get the event.
             Err(SubscribeError::TooMany { limit }) => Err(PublishError::TooManySubscriptions { limit }),
             Err(SubscribeError::Topic(error)) => Err(PublishError::Topic(error)),
-            Ok(()) => self.shared.publish(&topic, event),
+            Ok(_) => self.shared.publish(&topic, event, None),
         }
     }
 
@@ -183,26 +283,77 @@ impl Client {
         lock(&self.state).resume(&self.shared, self.last_event_id())
     }
 
+    /// Begins with this event, which says how everything is at a position, and goes on after that.
+    pub(crate) fn snapshot(&self, event: Event, position: Position) {
+        let mut state = lock(&self.state);
+        if state.phase == Phase::Waiting {
+            state.resume = Some(Resume::Continued);
+            state.cursors.skip_to(&self.shared, position);
+            state.snapshot = Some(Box::new(event));
+        }
+    }
+
+    /// Whether there is nothing to come on any of its topics, as all have ended and it had all of them.
+    pub(crate) fn has_had_all(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.resume(&self.shared, self.last_event_id());
+        state.snapshot.is_none() && state.cursors.have_ended()
+    }
+
     pub(crate) fn hold(&self) {
         lock(&self.state).held = true;
     }
 
-    pub(crate) fn close(&self, reason: CloseReason) {
+    pub(crate) fn restyle(&self, change: impl FnOnce(&mut Style)) {
+        change(&mut lock(&self.state).style);
+    }
+
+    pub(crate) fn style(&self) -> Style {
+        lock(&self.state).style
+    }
+
+    pub(crate) fn metadata(&self) -> Option<Arc<Extensions>> {
+        lock(&self.state).metadata.clone()
+    }
+
+    pub(crate) fn insert_metadata(&self, metadata: Extensions) {
         let mut state = lock(&self.state);
-        let horizon = self.shared.horizon();
-        state.closing.get_or_insert((reason, horizon));
-        drop(state);
+        let mut all = state.metadata.take().unwrap_or_default();
+        Arc::make_mut(&mut all).extend(metadata);
+        state.metadata = Some(all);
+    }
+
+    pub(crate) fn close(&self, reason: CloseReason) {
+        self.close_after(reason, self.shared.horizon());
+    }
+
+    /// Ends the stream when it has what there was up to this number.
+    pub(crate) fn close_after(&self, reason: CloseReason, horizon: u64) {
+        lock(&self.state).closing.get_or_insert((reason, horizon));
         self.changed();
     }
 
     /// The stream begins.
     pub(super) fn open(self: &Arc<Self>) {
         self.id();
-        lock(&self.state).open(&self.shared, self.last_event_id());
+        let mut state = lock(&self.state);
+        if state.phase != Phase::Waiting {
+            return;
+        }
+        state.resume = Some(state.resume(&self.shared, self.last_event_id()));
+        state.phase = Phase::Open;
+        state.opened = Some(Instant::now());
+        drop(state);
+        self.observe(|observer, client| observer.opened(client));
     }
 
     pub(crate) fn is_open(&self) -> bool {
         lock(&self.state).phase == Phase::Open
+    }
+
+    /// How long its stream has been open.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        lock(&self.state).opened.map(|opened| opened.elapsed())
     }
 
     /// What its reader has to look at again: a handle has changed something.
@@ -214,16 +365,50 @@ impl Client {
         }
     }
 
+    /// Ends a stream that has not read for so long although events wait for it.
+    pub(super) fn count_out_if_stuck(self: &Arc<Self>, now: Duration, patience: Duration) {
+        let mut state = lock(&self.state);
+        let may_read = state.phase == Phase::Open && !self.cannot_take.load(Ordering::Relaxed);
+        if !may_read || !state.cursors.is_pending() {
+            state.suspect = None;
+            return;
+        }
+        let reads = state.reads;
+        match state.suspect {
+            Some((read, since)) if read == reads => {
+                drop(state);
+                if now.saturating_sub(since) >= patience {
+                    self.end(CloseReason::Stuck);
+                }
+            }
+            _ => state.suspect = Some((reads, now)),
+        }
+    }
+
     /// The stream is over, and the registry forgets the client. Only the first reason counts.
-    pub(crate) fn end(&self, reason: CloseReason) {
+    pub(crate) fn end(self: &Arc<Self>, reason: CloseReason) {
+        if let Some((reason, opened)) = self.finish(reason) {
+            let closed = Closed {
+                reason,
+                duration: opened.elapsed(),
+                events: self.sent.events(),
+                bytes: self.sent.bytes.load(Ordering::Relaxed),
+            };
+            self.observe(|observer, client| observer.closed(client, &closed));
+        }
+    }
+
+    /// The same. If it was open, gives why it is over and when it began.
+    fn finish(&self, reason: CloseReason) -> Option<(CloseReason, Instant)> {
         let mut state = lock(&self.state);
         if matches!(state.phase, Phase::Over(_)) {
-            return;
+            return None;
         }
         let reason = state.closing.map_or(reason, |(asked, _)| asked);
         state.phase = Phase::Over(reason);
         state.cursors.clear(&self.shared);
         let waker = state.waker.take();
+        let opened = state.opened;
         drop(state);
         // There may be another reader than the one that ended.
         if let Some(waker) = waker {
@@ -232,7 +417,11 @@ impl Client {
         if let Some(id) = self.id.get() {
             self.shared.unregister(id);
         }
+        if opened.is_some() {
+            self.shared.counters.closed(reason, self.sent.events());
+        }
         self.over.notify_waiters();
+        opened.map(|opened| (reason, opened))
     }
 
     fn over(&self) -> Option<CloseReason> {
@@ -252,12 +441,38 @@ impl Client {
             notified.await;
         }
     }
+
+    /// Tells those who watch. No lock may be held.
+    #[inline]
+    pub(crate) fn observe(self: &Arc<Self>, tell: impl Fn(&dyn Observer, &crate::ClientHandle)) {
+        let observers = &self.shared.config.observers;
+        if !observers.is_empty() {
+            let client = crate::ClientHandle::new(Arc::clone(self));
+            observers.notify(|observer| tell(observer, &client));
+        }
+    }
+}
+
+impl Sent {
+    pub(super) fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(super) fn add_events(&self, events: u64) {
+        self.events.store(self.events() + events, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn add_bytes(&self, bytes: usize) {
+        self.bytes.store(self.bytes.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Client {
     /// For a client whose stream never began. All others have ended before.
     fn drop(&mut self) {
-        self.end(CloseReason::NoStream);
+        self.finish(CloseReason::NoStream);
     }
 }
 
@@ -288,13 +503,6 @@ impl State {
         self.cursors.unpark();
         self.waker = Some(waker.clone());
         heard.replace(waker.clone())
-    }
-
-    fn open(&mut self, shared: &Shared, last_event_id: Option<&str>) {
-        if self.phase == Phase::Waiting {
-            self.resume = Some(self.resume(shared, last_event_id));
-            self.phase = Phase::Open;
-        }
     }
 
     fn resume(&mut self, shared: &Shared, last_event_id: Option<&str>) -> Resume {

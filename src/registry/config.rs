@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use crate::{Observer, observe::Observers};
+
 /// How a [`Registry`](crate::Registry) is set up.
 ///
 /// ```
@@ -24,6 +26,9 @@ pub struct RegistryConfig {
     topic_retention: Retention,
     topic_retention_by: Option<RetentionBy>,
     pub(super) subscriptions_per_client: usize,
+    pub(super) stuck_after: Option<Duration>,
+    pub(super) forget_ended_after: Duration,
+    pub(super) observers: Observers,
 }
 
 type RetentionBy = Arc<dyn Fn(&str) -> Retention + Send + Sync>;
@@ -56,6 +61,34 @@ impl RegistryConfig {
         Self { subscriptions_per_client: limit, ..self }
     }
 
+    /// Ends streams that read nothing for so long although events wait for them, as the peer takes no bytes. `None`:
+    /// never. Default: one minute.
+    ///
+    /// Such a client leaves its topics, and closes as [`CloseReason::Stuck`](crate::CloseReason::Stuck) when its body is next polled, or dropped.
+    /// It is found within one and a half of that time, as long as anything is published or any stream has a heartbeat. Its socket is
+    /// the server's to close: `TCP_USER_TIMEOUT`, or HTTP/2 keep-alive.
+    ///
+    /// Cost: a look at each client four times in that time, some 50 ns each, by whoever publishes then.
+    #[must_use]
+    pub fn stuck_after(self, patience: impl Into<Option<Duration>>) -> Self {
+        Self { stuck_after: patience.into(), ..self }
+    }
+
+    /// How long what a [`Producer`](crate::Producer) wrote can be read after its end. Default: five minutes.
+    ///
+    /// After that, the topic is forgotten when next something is published or subscribed to.
+    #[must_use]
+    pub fn forget_ended_after(self, time: Duration) -> Self {
+        Self { forget_ended_after: time, ..self }
+    }
+
+    /// Tells an [`Observer`] of what happens. Default: nobody. With more than one, each is told, in this order.
+    #[must_use]
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.push(observer);
+        self
+    }
+
     pub(super) fn topic_retention_of(&self, topic: &str) -> Retention {
         self.topic_retention_by.as_ref().map_or(self.topic_retention, |by| by(topic))
     }
@@ -68,6 +101,9 @@ impl Default for RegistryConfig {
             topic_retention: Retention::default().events(1000),
             topic_retention_by: None,
             subscriptions_per_client: 1000,
+            stuck_after: Some(Duration::from_secs(60)),
+            forget_ended_after: Duration::from_secs(300),
+            observers: Observers::default(),
         }
     }
 }
@@ -79,6 +115,9 @@ impl fmt::Debug for RegistryConfig {
             .field("topic_retention", &self.topic_retention)
             .field("topic_retention_by", &self.topic_retention_by.is_some())
             .field("subscriptions_per_client", &self.subscriptions_per_client)
+            .field("stuck_after", &self.stuck_after)
+            .field("forget_ended_after", &self.forget_ended_after)
+            .field("observers", &self.observers)
             .finish()
     }
 }
@@ -87,9 +126,9 @@ impl fmt::Debug for RegistryConfig {
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_sse::Retention;
+/// use tower_sse::{Lag, Retention};
 ///
-/// let last_value = Retention::default().events(1);
+/// let last_value = Retention::default().events(1).on_lag(Lag::Skip);
 /// let an_hour = Retention::default().age(Duration::from_secs(3600)).bytes(8 << 20);
 /// # let _ = (last_value, an_hour);
 /// ```
@@ -98,6 +137,25 @@ pub struct Retention {
     pub(super) events: usize,
     pub(super) bytes: usize,
     pub(super) age: Option<Duration>,
+    pub(super) lag: Lag,
+}
+
+/// What becomes of a client that has fallen behind what a topic retains: events that it should have had are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Lag {
+    /// It is told of a [gap](crate::Gap), and goes on at the oldest retained event.
+    #[default]
+    Tell,
+    /// Its stream ends, and [closes](crate::CloseReason::Lagged): it comes back and resumes, is then told of the gap, and has its
+    /// handler send what it needs.
+    End {
+        /// How long it is asked to wait before it comes back, on average: each one between half of that and one and a
+        /// half, so that not all come at once.
+        retry: Duration,
+    },
+    /// It goes on at the oldest retained event and is told nothing: with a retention of one event, a last-value cache.
+    Skip,
 }
 
 impl Retention {
@@ -122,6 +180,13 @@ impl Retention {
         Self { age: Some(age), ..self }
     }
 
+    /// What becomes of clients that fall behind. Default: [`Lag::Tell`]. It means nothing for all topics together:
+    /// each topic's own counts.
+    #[must_use]
+    pub fn on_lag(self, lag: Lag) -> Self {
+        Self { lag, ..self }
+    }
+
     /// The time before which events are too old.
     pub(super) fn horizon(&self, now_ms: u64) -> Option<u64> {
         let age = u64::try_from(self.age?.as_millis()).unwrap_or(u64::MAX);
@@ -132,6 +197,6 @@ impl Retention {
 impl Default for Retention {
     /// No bound on events, bytes or age.
     fn default() -> Self {
-        Self { events: usize::MAX, bytes: usize::MAX, age: None }
+        Self { events: usize::MAX, bytes: usize::MAX, age: None, lag: Lag::Tell }
     }
 }

@@ -1,160 +1,258 @@
 //! A client's reading: its cursors, and what it takes next.
 
-use std::{sync::Arc, task::Waker};
+use std::{sync::Arc, task::Waker, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
+    ClientId, Filter,
+    feed::Feed,
     log::Entry,
     position::{Position, Progress},
     shared::Shared,
-    topic::Topic,
     waiters::Slot,
 };
-use crate::{Gap, event, sync::lock};
+use crate::{Gap, sync::lock};
 
 /// About how many bytes leave as one frame: what hyper queues before it writes is a few of these.
 const FRAME: u64 = 64 * 1024;
 
-/// One client's cursors, over all topics that it is subscribed to.
+/// One client's cursors, over all topics and patterns that it is subscribed to.
 ///
 /// Events leave in position order, and never beyond the newest position that was fully published when the reading
 /// began: so whatever a client has seen, it has seen everything before it.
 #[derive(Debug, Default)]
 pub(crate) struct Cursors {
-    subscriptions: Vec<Subscription>,
+    cursors: Vec<Cursor>,
     /// The newest position that was given out, or that the client came with.
     seen: Option<Position>,
     /// The `Last-Event-ID` of which the client has not been told yet that it no longer leads everywhere.
     asked: Option<String>,
 }
 
-/// How far a client has read one topic.
+/// How far a client has read one topic or pattern.
 #[derive(Debug)]
-struct Subscription {
-    topic: Arc<Topic>,
-    /// The index of the next event.
+struct Cursor {
+    feed: Arc<Feed>,
+    /// The number of the next event.
     next: u64,
-    /// Its place among the topic's waiters, while nothing was published since.
+    /// How many events there ever were before that one.
+    read: u64,
+    /// The number up to which the client knows of what was lost, or it does not concern it.
+    told: u64,
+    /// The number from which on the client gets everything that the filter lets through.
+    since: u64,
+    /// Its place among the feed's waiters, while nothing was published since.
     parked: Option<Slot>,
-    /// Events after this position and before `next` are missing, and the client has not been told.
+    /// Events after this position are missing from before the client came, and it has not been told.
     missed: Option<Position>,
+    filter: Option<Filter>,
     /// It goes on where the client was cut off.
     resumes: bool,
     /// It is catching up: it started before what the client had seen, and has not reached that yet.
     catches_up: bool,
 }
 
-impl Subscription {
-    /// Whether there may be something to read: more than the log's tail, which is looked up without a lock, says only
-    /// the log itself.
-    fn is_pending(&self) -> bool {
-        self.missed.is_some() || self.topic.tail() > self.next
-    }
-
-    /// What its reader may rest on, if it waits for the next event. `rested` is what it rested on before.
-    fn rest(&self, rested: Option<Rest>) -> Option<Rest> {
-        self.parked?;
-        let topic = match rested {
-            Some(rested) if Arc::ptr_eq(&rested.topic, &self.topic) => rested.topic,
-            _ => Arc::clone(&self.topic),
-        };
-        Some(Rest { topic, tail: self.next })
-    }
+/// Where a cursor starts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) next: u64,
+    pub(crate) read: u64,
+    pub(crate) told: u64,
+    /// Events after this position are missing.
+    pub(crate) missed: Option<Position>,
 }
 
-/// What is enough to know, without a lock, that nothing was published on the only topic of a client that has read all of it and waits.
-#[derive(Debug)]
-pub(crate) struct Rest {
-    topic: Arc<Topic>,
-    tail: u64,
-}
-
-impl Rest {
-    pub(crate) fn goes_on(&self) -> bool {
-        self.topic.tail() == self.tail
-    }
-}
-
-/// A subscription that a topic counts already.
+/// A subscription that a feed counts already.
 #[derive(Debug)]
 pub(crate) struct Joining {
-    pub(crate) topic: Arc<Topic>,
-    /// The index of the first event.
-    pub(crate) next: u64,
-    /// Events after this position and before that one are missing.
-    pub(crate) missed: Option<Position>,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) place: Place,
 }
 
 /// What is missing, and the id from which all that is still to come can be had.
 pub(crate) type Missing = Box<(Gap, Option<Position>)>;
 
 /// What a client takes in one go.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Taken {
     pub(crate) gap: Option<Missing>,
+    /// The feeds on which it fell behind while it read them, and how many events it lost there.
+    pub(crate) lags: Vec<(Arc<str>, u64)>,
+    /// It fell behind on a topic that ends streams for that, and is to wait about so long before it comes back.
+    pub(crate) ends: Option<Duration>,
     pub(crate) events: Vec<Picked>,
+    /// Nothing else was there to take.
+    pub(crate) was_all: bool,
 }
 
 /// One event, as one client gets it.
 #[derive(Debug)]
 pub(crate) struct Picked {
-    pub(crate) topic: Arc<Topic>,
-    pub(crate) entry: Entry,
-    subscription: usize,
-    index: u64,
+    pub(crate) entry: Arc<Entry>,
     /// What its id says instead of its own, for a client that is catching up.
-    progress: Option<Arc<str>>,
+    pub(crate) progress: Option<Arc<str>>,
+    /// It goes out if one of them lets it through, or if there is none.
+    pub(crate) filters: Vec<Filter>,
+    /// But not if one of these has let it through before.
+    pub(crate) unless: Vec<Filter>,
 }
 
-/// The same, written for the wire.
+/// A range of one log, for which nobody has to be asked.
 #[derive(Debug)]
-pub(crate) struct Frame {
-    pub(crate) gap: Option<Missing>,
-    /// Empty if there is only a gap.
+pub(crate) struct Plain {
     pub(crate) wire: Bytes,
+    pub(crate) events: u64,
     /// The client was waiting for just this, so that it leaves at about the time when it was published.
     pub(crate) is_live: bool,
+    /// Nothing else was there to take.
+    pub(crate) was_all: bool,
+}
+
+/// What one look gives.
+#[derive(Debug)]
+pub(crate) enum Taking {
+    Plain(Plain),
+    Events(Taken),
+}
+
+/// Whom the events are taken for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taker<'a> {
+    pub(crate) id: Option<ClientId>,
+    pub(crate) waker: &'a Waker,
+    pub(crate) labelled: bool,
+}
+
+/// What is enough to know, without a lock, that nothing was published on the only topic of a client that has read all of it and waits.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    feed: Arc<Feed>,
+    next: u64,
+}
+
+impl Rest {
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.feed.reaches(self.next)
+    }
+}
+
+impl Cursor {
+    /// Whether there may be something to read: more than the feed's newest number, which is looked up without a lock,
+    /// says only the log itself.
+    fn is_pending(&self) -> bool {
+        self.missed.is_some() || self.feed.reaches(self.next)
+    }
+
+    /// Whether it has come to the end of its topic.
+    fn has_ended(&self) -> bool {
+        self.missed.is_none() && self.feed.has_ended_before(self.next)
+    }
+
+    /// What its reader may rest on, if it waits for the next event. `rested` is what it rested on before.
+    fn rest(&self, rested: Option<Rest>) -> Option<Rest> {
+        self.parked?;
+        let feed = match rested {
+            Some(rested) if Arc::ptr_eq(&rested.feed, &self.feed) => rested.feed,
+            _ => Arc::clone(&self.feed),
+        };
+        Some(Rest { feed, next: self.next })
+    }
+
+    /// Whether it was to have something of which this is the newest that is gone.
+    fn has_lost(&self, lost: u64) -> bool {
+        lost > self.told && lost >= self.next
+    }
+
+    fn set(&mut self, place: Place) {
+        (self.next, self.read, self.told, self.missed) = (place.next, place.read, place.told, place.missed);
+    }
+
+    /// Whether an event that came before is one that this cursor had its client see, if the filter agrees.
+    fn has_given(&self, entry: &Entry) -> bool {
+        !self.catches_up && (self.since..self.next).contains(&entry.number) && self.feed.has(&entry.topic)
+    }
 }
 
 impl Cursors {
     pub(crate) fn len(&self) -> usize {
-        self.subscriptions.len()
+        self.cursors.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.subscriptions.is_empty()
+        self.cursors.is_empty()
     }
 
-    pub(crate) fn contains(&self, topic: &str) -> bool {
-        self.subscriptions.iter().any(|subscription| subscription.topic.name() == topic)
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.names().any(|known| &**known == name)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.cursors.iter().map(|cursor| cursor.feed.name())
+    }
+
+    /// Whether it has an event of this topic.
+    pub(crate) fn has(&self, topic: &str) -> bool {
+        self.cursors.iter().any(|cursor| cursor.feed.has(topic))
+    }
+
+    /// Whether something waits to be read.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.cursors.iter().any(Cursor::is_pending)
     }
 
     /// `resumes`: a `Last-Event-ID`, if there is one, goes before where it starts.
-    pub(crate) fn subscribe(&mut self, joined: Joining, resumes: bool) {
-        let Joining { topic, next, missed } = joined;
-        self.subscriptions.push(Subscription { topic, next, parked: None, missed, resumes, catches_up: false });
+    pub(crate) fn subscribe(&mut self, joined: Joining, filter: Option<Filter>, resumes: bool) {
+        let Joining { feed, place } = joined;
+        let mut cursor = Cursor {
+            feed,
+            next: 0,
+            read: 0,
+            told: 0,
+            since: place.next,
+            parked: None,
+            missed: None,
+            filter,
+            resumes,
+            catches_up: false,
+        };
+        cursor.set(place);
+        self.cursors.push(cursor);
     }
 
-    pub(crate) fn unsubscribe(&mut self, shared: &Shared, topic: &str) -> bool {
-        let Some(at) = self.subscriptions.iter().position(|subscription| subscription.topic.name() == topic) else {
+    pub(crate) fn unsubscribe(&mut self, shared: &Shared, name: &str) -> bool {
+        let Some(at) = self.cursors.iter().position(|cursor| &**cursor.feed.name() == name) else {
             return false;
         };
-        let subscription = self.subscriptions.swap_remove(at);
-        shared.leave(&subscription.topic, subscription.parked, subscription.next);
+        let cursor = self.cursors.swap_remove(at);
+        shared.leave(&cursor.feed, cursor.parked);
         true
     }
 
-    pub(crate) fn clear(&mut self, shared: &Shared) {
-        for subscription in std::mem::take(&mut self.subscriptions) {
-            shared.leave(&subscription.topic, subscription.parked, subscription.next);
+    /// Takes off those that have come to the end of their topics, and says whether there were any.
+    pub(crate) fn take_ended(&mut self, shared: &Shared) -> bool {
+        let before = self.cursors.len();
+        while let Some(at) = self.cursors.iter().position(Cursor::has_ended) {
+            let cursor = self.cursors.swap_remove(at);
+            shared.leave(&cursor.feed, cursor.parked);
         }
+        self.cursors.len() < before
+    }
+
+    /// Whether all have come to the end of their topics.
+    pub(crate) fn have_ended(&self) -> bool {
+        !self.cursors.is_empty() && self.cursors.iter().all(Cursor::has_ended)
+    }
+
+    pub(crate) fn clear(&mut self, shared: &Shared) {
+        let cursors = std::mem::take(&mut self.cursors);
+        cursors.into_iter().for_each(|cursor| shared.leave(&cursor.feed, cursor.parked));
     }
 
     /// Sets the cursors to where the client was cut off, and says what is no longer retained from there on.
     pub(crate) fn resume(&mut self, shared: &Shared, last_event_id: &str) -> Option<Gap> {
-        let resuming = self.subscriptions.iter().filter(|subscription| subscription.resumes);
-        let own = resuming.filter_map(|subscription| lock(&subscription.topic.state).log.find(last_event_id)).min();
+        let resuming = self.cursors.iter().filter(|cursor| cursor.resumes);
+        let own = resuming.filter_map(|cursor| lock(&cursor.feed.state).log.find(last_event_id)).min();
         let progress = match own {
             Some(position) => Some(Progress::from(position)),
             None => last_event_id.parse::<Progress>().ok(),
@@ -162,203 +260,278 @@ impl Cursors {
         let progress = progress.filter(|progress| progress.seen <= shared.position());
         self.seen = progress.as_ref().map(|progress| progress.seen);
         let mut topics = Vec::new();
-        for subscription in self.subscriptions.iter_mut().filter(|subscription| subscription.resumes) {
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.resumes) {
             // An id that was never issued comes before everything.
-            let after = progress.as_ref().map(|progress| progress.of(subscription.topic.name())).unwrap_or_default();
-            (subscription.next, subscription.missed) = shared.locate(&subscription.topic, after);
-            subscription.catches_up = self.seen.is_some_and(|seen| after < seen);
-            if subscription.missed.is_some() {
-                topics.push(subscription.topic.name().to_owned());
+            let after = progress.as_ref().map(|progress| progress.of(cursor.feed.name())).unwrap_or_default();
+            cursor.set(shared.locate(&cursor.feed, after));
+            cursor.catches_up = self.seen.is_some_and(|seen| after < seen);
+            // Since when it had been subscribed, nobody knows any more: rather something twice than not at all.
+            cursor.since = cursor.next;
+            if cursor.missed.is_some() {
+                topics.push(cursor.feed.name().to_string());
             }
         }
         self.asked = (!topics.is_empty()).then(|| last_event_id.to_owned());
         self.asked.clone().map(|after| Gap { topics, after })
     }
 
-    /// Takes what is pending up to the event with the number `horizon`, as one frame. Clients that are behind by the
-    /// same range of one topic get the same bytes.
+    /// Sets all cursors to after a position, up to which the client gets to know everything by other means.
+    pub(crate) fn skip_to(&mut self, shared: &Shared, position: Position) {
+        for cursor in &mut self.cursors {
+            cursor.set(shared.locate(&cursor.feed, position));
+            (cursor.since, cursor.resumes, cursor.catches_up) = (cursor.next, false, false);
+        }
+        (self.seen, self.asked) = (Some(position), None);
+    }
+
+    /// Takes what is pending up to the event with the number `horizon`. Clients that are behind by the same range of
+    /// one feed get the same bytes.
     ///
     /// A client with one subscription that has taken all there is may rest until something changes.
     #[inline]
-    pub(crate) fn take_frame(
+    pub(crate) fn take(
         &mut self,
-        waker: &Waker,
+        taker: Taker<'_>,
         shared: &Shared,
         horizon: u64,
         rest: &mut Option<Rest>,
-    ) -> Option<Frame> {
-        let only = self.subscriptions.len() == 1;
+    ) -> Option<Taking> {
+        let only = self.cursors.len() == 1;
         // Whatever comes of this, what it knew of is read.
         let rested = rest.take();
         let is_live = rested.is_some();
-        let mut pending = self.subscriptions.iter_mut().filter(|subscription| subscription.is_pending());
+        let mut pending = self.cursors.iter_mut().filter(|cursor| cursor.is_pending());
         let first = pending.next()?;
         if pending.next().is_none() {
-            if let Ok(plain) = Self::take_plain(first, &mut self.seen, waker, shared, horizon) {
+            if let Ok(plain) = Self::take_plain(first, &mut self.seen, taker, shared, horizon) {
                 if only {
                     *rest = first.rest(rested);
                 }
-                return plain.map(|wire| Frame { gap: None, wire, is_live });
+                return plain.map(|plain| Taking::Plain(Plain { is_live, ..plain }));
             }
         }
-        let taken = self.take_events(horizon)?;
-        let mut wire = Vec::with_capacity(taken.events.iter().map(|picked| picked.entry.wire.len()).sum());
-        taken.events.iter().for_each(|picked| picked.write(&mut wire));
-        Some(Frame { gap: taken.gap, wire: wire.into(), is_live: false })
+        self.take_events(taker.id, horizon).map(Taking::Events)
     }
 
-    /// The case that has to be fast: one topic has something, nothing is missing, and all of it is newer than what the client has seen.
+    /// The case that has to be fast: one feed has something, nothing is missing, all of it is newer than what the
+    /// client has seen, and all of it is for everybody.
     #[inline]
     fn take_plain(
-        subscription: &mut Subscription,
+        cursor: &mut Cursor,
         seen: &mut Option<Position>,
-        waker: &Waker,
+        taker: Taker<'_>,
         shared: &Shared,
         horizon: u64,
-    ) -> Result<Option<Bytes>, NotPlain> {
-        let mut state = lock(&subscription.topic.state);
+    ) -> Result<Option<Plain>, NotPlain> {
+        let mut state = lock(&cursor.feed.state);
         let log = &state.log;
-        if subscription.missed.is_some() || subscription.next < log.base() {
+        if cursor.missed.is_some() || cursor.filter.is_some() || cursor.has_lost(log.lost().told) {
             return Err(NotPlain);
         }
-        let range = log.frame(subscription.next, horizon, FRAME);
-        let (Some(first), Some(last)) = (log.get(range.start), range.clone().next_back().and_then(|at| log.get(at)))
+        let slots = log.frame(cursor.next, horizon, FRAME);
+        let (Some(first), Some(last)) = (log.range(slots.clone()).next(), log.number_at(slots.end.wrapping_sub(1)))
         else {
-            return Ok(None);
+            return if slots.is_empty() { Ok(None) } else { Err(NotPlain) };
         };
         if seen.is_some_and(|seen| first.position <= seen) {
             return Err(NotPlain);
         }
-        *seen = Some(last.position);
-        subscription.next = range.end;
-        let wire = shared.joined.frame(subscription.topic.id(), log, range);
+        if log.has_exceptions() && log.range(slots.clone()).any(|entry| entry.except().is_some()) {
+            return Err(NotPlain);
+        }
+        let newest = match slots.len() {
+            1 => first,
+            _ => log.range(slots.clone()).next_back().unwrap_or(first),
+        };
+        *seen = Some(newest.position);
+        let events = slots.len() as u64;
+        let wire = shared.joined.frame(&cursor.feed, log, slots.clone(), taker.labelled);
+        (cursor.next, cursor.read) = (last + 1, log.ordinal(slots.end));
         // It will wait next, if that was all; with the lock at hand, it may as well get in line now.
-        let was_all = log.tail() == subscription.next;
-        subscription.parked = was_all.then(|| state.waiters.insert(waker.clone()));
-        Ok(Some(wire))
+        let was_all = log.newest() == last;
+        cursor.parked = was_all.then(|| state.waiters.insert(taker.waker.clone()));
+        Ok(Some(Plain { wire, events, was_all, is_live: false }))
     }
 
-    /// Takes what is pending up to the event with the number `horizon`, event by event, over all topics in position
-    /// order; about a frame of it. What subscriptions that are catching up have to catch up on goes first.
-    pub(crate) fn take_events(&mut self, mut horizon: u64) -> Option<Taken> {
+    /// Takes what is pending up to the event with the number `horizon`, event by event, over all feeds in position
+    /// order; about a frame of it. What cursors that are catching up have to catch up on goes first.
+    pub(crate) fn take_events(&mut self, client: Option<ClientId>, mut horizon: u64) -> Option<Taken> {
         let catch_up = self.gather_late().then_some(self.seen).flatten();
-        let mut events = Vec::new();
-        for (at, subscription) in self.subscriptions.iter_mut().enumerate() {
-            if !subscription.is_pending() {
+        let mut taken = Taken { was_all: true, ..Taken::default() };
+        let mut missing = Vec::new();
+        let mut events: Vec<(usize, Arc<Entry>)> = Vec::new();
+        let mut moves = false;
+        for (at, cursor) in self.cursors.iter_mut().enumerate() {
+            if !cursor.is_pending() {
                 continue;
             }
-            let state = lock(&subscription.topic.state);
+            let state = lock(&cursor.feed.state);
             let log = &state.log;
-            if log.tail() > subscription.next {
+            if log.newest() >= cursor.next {
                 // Something came since it waited, whether or not it is still there.
-                subscription.parked = None;
+                cursor.parked = None;
             }
-            if subscription.next < log.base() {
-                subscription.missed = subscription.missed.or(Some(self.seen.unwrap_or_default()));
-                subscription.next = log.base();
+            let lost = log.lost();
+            if cursor.has_lost(lost.told) {
+                let unread = log.count_from(cursor.next) as u64;
+                let lag = log.pushed().wrapping_sub(cursor.read).saturating_sub(unread);
+                taken.lags.push((Arc::clone(cursor.feed.name()), lag));
+                if cursor.has_lost(lost.ends) {
+                    taken.ends = Some(lost.retry);
+                }
+                cursor.missed = cursor.missed.or(Some(self.seen.unwrap_or_default()));
+                cursor.read = log.pushed().wrapping_sub(unread);
             }
-            if catch_up.is_some() && !subscription.catches_up {
+            cursor.told = lost.told;
+            if let Some(missed) = cursor.missed.take() {
+                missing.push((Arc::clone(cursor.feed.name()), missed, log.floor()));
+            }
+            if catch_up.is_some() && !cursor.catches_up {
+                taken.was_all = false;
                 continue;
             }
-            let range = log.frame(subscription.next, horizon, FRAME);
-            if let Some(left_out) = log.get(range.end) {
-                // Nothing of another topic may go before what did not fit of this one.
-                horizon = horizon.min(left_out.number - 1);
+            moves |= cursor.next <= horizon && cursor.feed.reaches(cursor.next);
+            let slots = log.frame(cursor.next, horizon, FRAME);
+            if let Some(left_out) = log.number_at(slots.end) {
+                // Nothing of another feed may go before what did not fit of this one.
+                horizon = horizon.min(left_out - 1);
+                taken.was_all = false;
             }
-            events.extend(log.range(range.clone()).zip(range).map(|(entry, index)| Picked {
-                topic: Arc::clone(&subscription.topic),
-                entry: entry.clone(),
-                subscription: at,
-                index,
-                progress: None,
-            }));
+            events.extend(log.range(slots).map(|entry| (at, Arc::clone(entry))));
         }
-        events.retain(|picked: &Picked| {
-            picked.entry.number <= horizon && catch_up.is_none_or(|seen| picked.entry.position <= seen)
-        });
-        events.sort_unstable_by_key(|picked| picked.entry.number);
-        let gap = self.take_gap(events.first().map(|picked| picked.entry.position));
-        if let Some(seen) = catch_up {
-            self.note_progress(&mut events, seen);
+        events.retain(|(_, entry)| entry.number <= horizon && catch_up.is_none_or(|seen| entry.position <= seen));
+        events.sort_unstable_by_key(|(at, entry)| (entry.number, *at));
+        let first = events.first().map(|(_, entry)| entry.position);
+        taken.gap = self.gap(missing, first, taken.was_all);
+        if taken.ends.is_none() {
+            self.pick(&mut taken, events, client, catch_up, horizon);
         }
+        (taken.gap.is_some() || taken.ends.is_some() || moves).then_some(taken)
+    }
 
-        let mut size = 0;
-        let fitting = events.iter().take_while(|picked| {
-            size += picked.entry.wire.len() as u64;
-            size <= FRAME
-        });
-        events.truncate(fitting.count().max(1));
-        for picked in &events {
-            self.subscriptions[picked.subscription].next = picked.index + 1;
-            self.seen = self.seen.max(Some(picked.entry.position));
+    /// Picks what goes out of the events, about a frame of it, and moves the cursors on.
+    fn pick(
+        &mut self,
+        taken: &mut Taken,
+        events: Vec<(usize, Arc<Entry>)>,
+        client: Option<ClientId>,
+        catch_up: Option<Position>,
+        mut horizon: u64,
+    ) {
+        let (mut size, mut last) = (0, None);
+        let mut events = events.into_iter().peekable();
+        while let Some((at, entry)) = events.next() {
+            size += entry.wire.len() as u64;
+            if let Some((number, _)) = last.filter(|_| size > FRAME) {
+                horizon = number;
+                taken.was_all = false;
+                break;
+            }
+            last = Some((entry.number, entry.position));
+            let mut subscriptions = vec![at];
+            while let Some((at, _)) = events.next_if(|(_, same)| same.number == entry.number) {
+                subscriptions.push(at);
+            }
+            if let Some(picked) = self.picked(entry, &subscriptions, client, catch_up) {
+                taken.events.push(picked);
+            }
         }
-        (gap.is_some() || !events.is_empty()).then_some(Taken { gap, events })
+        for cursor in &mut self.cursors {
+            // Of what catches up, only so much is known to be read; of all others, everything up to the horizon.
+            let read_to = match (catch_up, last) {
+                (None, _) => horizon,
+                (Some(_), Some((number, _))) if cursor.catches_up => number,
+                _ => continue,
+            };
+            if cursor.next <= read_to {
+                if cursor.feed.reaches(cursor.next) {
+                    cursor.read = lock(&cursor.feed.state).log.ordinal_before(read_to + 1);
+                }
+                cursor.next = read_to + 1;
+            }
+        }
+        self.seen = self.seen.max(last.map(|(_, position)| position));
+    }
+
+    /// An event that several subscriptions may have: it goes out once, if at all.
+    fn picked(
+        &self,
+        entry: Arc<Entry>,
+        subscriptions: &[usize],
+        client: Option<ClientId>,
+        catch_up: Option<Position>,
+    ) -> Option<Picked> {
+        if client.is_some() && entry.except() == client {
+            return None;
+        }
+        let cursors = subscriptions.iter().filter_map(|at| self.cursors.get(*at));
+        let filters: Option<Vec<Filter>> = cursors.map(|cursor| cursor.filter.clone()).collect();
+        let mut picked = Picked { entry, progress: None, filters: filters.unwrap_or_default(), unless: Vec::new() };
+        if let Some(seen) = catch_up {
+            // What it had by another subscription does not come again. And its id must not move the client back: it says
+            // how far the client is in the feeds that are catching up.
+            let gave = self.cursors.iter().filter(|cursor| cursor.has_given(&picked.entry));
+            picked.unless = gave.map(|cursor| cursor.filter.clone()).collect::<Option<_>>()?;
+            let late = self.cursors.iter().filter(|it| it.catches_up).map(|it| &**it.feed.name());
+            picked.progress = Some(Progress::catching_up(seen, picked.entry.position, late).to_string().into());
+        }
+        Some(picked)
     }
 
     /// What is missing and was not told yet. `first`: where what comes next stands.
-    fn take_gap(&mut self, first: Option<Position>) -> Option<Missing> {
-        let beyond_horizon = first.is_none() && self.subscriptions.iter().any(|it| it.topic.tail() > it.next);
-        let (mut topics, mut after, mut floor) = (Vec::new(), None, Position::default());
-        for subscription in &mut self.subscriptions {
-            if let Some(missed) = subscription.missed.take() {
-                topics.push(subscription.topic.name().to_owned());
-                after = Some(after.map_or(missed, |after: Position| after.min(missed)));
-                floor = floor.max(lock(&subscription.topic.state).log.floor());
-            }
-        }
-        let after = after?.to_string();
+    /// `is_all`: nothing more than that is there.
+    fn gap(
+        &mut self,
+        missing: Vec<(Arc<str>, Position, Position)>,
+        first: Option<Position>,
+        is_all: bool,
+    ) -> Option<Missing> {
+        let after = missing.iter().map(|(_, missed, _)| *missed).min()?.to_string();
+        let floor = missing.iter().map(|(.., floor)| *floor).max().unwrap_or_default();
+        let topics = missing.iter().map(|(name, ..)| name.to_string()).collect();
         let after = self.asked.take().unwrap_or(after);
         let id = first.map_or(floor, |first| floor.min(first.before()));
-        let forward = !beyond_horizon && self.seen.is_none_or(|seen| seen <= id);
+        let forward = (first.is_some() || is_all) && self.seen.is_none_or(|seen| seen <= id);
         Some(Box::new((Gap { topics, after }, forward.then_some(id))))
     }
 
-    /// Events from before what the client has seen must not move it back: their ids say how far it is in the topics that
-    /// are catching up.
-    fn note_progress(&self, events: &mut [Picked], seen: Position) {
-        let late = || self.subscriptions.iter().filter(|it| it.catches_up).map(|it| it.topic.name());
-        for picked in events {
-            picked.progress = Some(Progress::catching_up(seen, picked.entry.position, late()).to_string().into());
-        }
-    }
-
-    /// Says which subscriptions catch up, and whether any does. One position has to tell how far all of them are, so
+    /// Says which cursors catch up, and whether any does. One position has to tell how far all of them are, so
     /// those that come later wait until the others are through.
     fn gather_late(&mut self) -> bool {
         let Some(seen) = self.seen else { return false };
-        let is_late = |it: &Subscription| {
-            it.topic.tail() > it.next
-                && lock(&it.topic.state).log.get(it.next).is_some_and(|next| next.position <= seen)
+        let is_late = |it: &Cursor| {
+            it.feed.reaches(it.next)
+                && lock(&it.feed.state).log.next_from(it.next).is_some_and(|next| next.position <= seen)
         };
-        self.subscriptions.iter_mut().for_each(|it| it.catches_up = it.catches_up && is_late(it));
-        if !self.subscriptions.iter().any(|it| it.catches_up) {
-            self.subscriptions.iter_mut().for_each(|it| it.catches_up = is_late(it));
+        self.cursors.iter_mut().for_each(|it| it.catches_up = it.catches_up && is_late(it));
+        if !self.cursors.iter().any(|it| it.catches_up) {
+            self.cursors.iter_mut().for_each(|it| it.catches_up = is_late(it));
         }
-        self.subscriptions.iter().any(|it| it.catches_up)
+        self.cursors.iter().any(|it| it.catches_up)
     }
 
-    /// Takes itself off every topic's waiters: another waker is to be woken.
+    /// Takes itself off every feed's waiters: another waker is to be woken.
     pub(crate) fn unpark(&mut self) {
-        for subscription in &mut self.subscriptions {
-            if let Some(slot) = subscription.parked.take() {
-                drop(subscription.topic.unpark(slot, subscription.next));
+        for cursor in &mut self.cursors {
+            if let Some(slot) = cursor.parked.take() {
+                drop(cursor.feed.unpark(slot));
             }
         }
     }
 
-    /// Registers as a waiter of every topic. `false`: something came in, so look again.
+    /// Registers as a waiter of every feed. `false`: something came in, so look again.
     pub(crate) fn park(&mut self, waker: &Waker) -> bool {
-        self.subscriptions.iter_mut().all(|subscription| {
-            if subscription.is_pending() {
+        self.cursors.iter_mut().all(|cursor| {
+            if cursor.is_pending() {
                 return false;
             }
-            if subscription.parked.is_some() {
+            if cursor.parked.is_some() {
                 return true;
             }
-            let mut state = lock(&subscription.topic.state);
-            let nothing_new = state.log.tail() <= subscription.next;
+            let mut state = lock(&cursor.feed.state);
+            let nothing_new = state.log.newest() < cursor.next;
             if nothing_new {
-                subscription.parked = Some(state.waiters.insert(waker.clone()));
+                cursor.parked = Some(state.waiters.insert(waker.clone()));
             }
             nothing_new
         })
@@ -373,16 +546,5 @@ impl Picked {
     pub(crate) fn id(&self) -> Option<&str> {
         let id = self.entry.id()?;
         Some(self.progress.as_deref().unwrap_or(id))
-    }
-
-    fn write(&self, wire: &mut Vec<u8>) {
-        match &self.progress {
-            Some(progress) if self.entry.id().is_some() => {
-                wire.extend_from_slice(&self.entry.wire[..self.entry.id_at]);
-                event::push_id(wire, progress);
-                wire.push(b'\n');
-            }
-            _ => wire.extend_from_slice(&self.entry.wire),
-        }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{CloseReason, TopicError};
+use crate::event::Quoted;
 
 /// Why an event was not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,21 @@ pub enum PublishError {
         /// Why it is over.
         reason: CloseReason,
     },
+    /// The topic has ended: its [`Producer`](crate::Producer) has marked the end.
+    Ended {
+        /// The topic's name.
+        topic: String,
+    },
+    /// Another producer has taken the topic over.
+    Replaced {
+        /// The topic's name.
+        topic: String,
+    },
+    /// The producer was cancelled.
+    Cancelled {
+        /// The topic's name.
+        topic: String,
+    },
 }
 
 impl fmt::Display for PublishError {
@@ -43,6 +59,9 @@ impl fmt::Display for PublishError {
                 )
             }
             Self::Over { reason } => write!(f, "the stream is over: {reason}"),
+            Self::Ended { topic } => write!(f, "the topic {} has ended", Quoted(topic)),
+            Self::Replaced { topic } => write!(f, "another producer has taken over the topic {}", Quoted(topic)),
+            Self::Cancelled { topic } => write!(f, "the producer of the topic {} was cancelled", Quoted(topic)),
         }
     }
 }

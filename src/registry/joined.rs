@@ -1,13 +1,14 @@
 //! Joined bytes that clients behind by the same range share.
 
-use std::{ops::Range, sync::Mutex};
-
 use bytes::Bytes;
 
-use super::log::TopicLog;
-use crate::sync::lock;
+use super::{
+    feed::Feed,
+    log::{Log, Slots},
+};
+use crate::sync::{Mutex, lock};
 
-/// The frames that were joined last, by topic and range. A bounded few: each of up to about 64 KiB.
+/// The frames that were joined last, by feed and range. A bounded few: each of up to about 64 KiB.
 #[derive(Debug)]
 pub(crate) struct Joined {
     slots: [Mutex<Option<Frame>>; 16],
@@ -15,9 +16,17 @@ pub(crate) struct Joined {
 
 #[derive(Debug)]
 struct Frame {
-    topic: u64,
-    range: Range<u64>,
+    of: Of,
     wire: Bytes,
+}
+
+/// What was joined: the feed, the numbers of the first and the last event, and whether they are labelled.
+#[derive(Debug, PartialEq, Eq)]
+struct Of {
+    feed: u64,
+    first: u64,
+    last: u64,
+    labelled: bool,
 }
 
 impl Joined {
@@ -25,22 +34,27 @@ impl Joined {
         Self { slots: std::array::from_fn(|_| Mutex::new(None)) }
     }
 
-    /// The bytes of a range of a topic's log, in one piece.
+    /// The bytes of a piece of a feed's log, in one piece.
     #[inline]
-    pub(crate) fn frame(&self, topic: u64, log: &TopicLog, range: Range<u64>) -> Bytes {
-        if range.end - range.start == 1 {
-            return log.get(range.start).map(|entry| entry.wire.clone()).unwrap_or_default();
-        }
-        let place = (topic ^ range.start).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
+    pub(crate) fn frame(&self, feed: &Feed, log: &Log, slots: Slots, labelled: bool) -> Bytes {
+        let mut entries = log.range(slots);
+        let (Some(first), last) = (entries.next(), entries.next_back()) else { return Bytes::new() };
+        let last = match last {
+            Some(last) => last,
+            None if !labelled => return first.wire.clone(),
+            None => first,
+        };
+        let of = Of { feed: feed.id(), first: first.number, last: last.number, labelled };
+        let place = (of.feed ^ of.first).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
         let mut slot = lock(&self.slots[place as usize]);
         match &*slot {
-            Some(frame) if frame.topic == topic && frame.range == range => frame.wire.clone(),
+            Some(frame) if frame.of == of => frame.wire.clone(),
             _ => {
-                let size = log.range(range.clone()).map(|entry| entry.wire.len()).sum();
-                let mut wire = Vec::with_capacity(size);
-                log.range(range.clone()).for_each(|entry| wire.extend_from_slice(&entry.wire));
+                let all = || log.range(log.frame(of.first, of.last, u64::MAX));
+                let mut wire = Vec::with_capacity(all().map(|entry| entry.wire.len()).sum());
+                all().for_each(|entry| entry.write(&mut wire, labelled, None));
                 let wire = Bytes::from(wire);
-                *slot = Some(Frame { topic, range, wire: wire.clone() });
+                *slot = Some(Frame { of, wire: wire.clone() });
                 wire
             }
         }

@@ -1,50 +1,83 @@
-//! The retained recent events: of one topic ([`TopicLog`]), and of all in the order they go ([`Ledger`]).
+//! The retained recent events of one topic or pattern.
 //!
-//! An event's place in its topic is an index that is never used twice; a cursor is the index of the next event to read.
+//! An event's place is its number, which counts the events of the whole registry; a cursor is the number of the next event to read.
 
 use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
+    sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
+use http::Extensions;
 
-use super::position::Position;
+use super::{ClientId, Lag, ledger::Ticket, position::Position, topic};
+use crate::event;
 
 /// One retained event.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Entry {
     /// When it was published, counted over the whole registry: 1 for the first.
     pub(crate) number: u64,
     pub(crate) position: Position,
+    /// The name of its topic.
+    pub(crate) topic: Arc<str>,
     pub(crate) wire: Bytes,
     /// Where in `wire` the `id:` line is, or would be.
     pub(crate) id_at: usize,
     /// Whether the id is the publisher's own.
     pub(crate) own_id: bool,
+    /// Whether it has an event type.
+    pub(crate) is_typed: bool,
+    /// What becomes of a client that should have had it, when it is evicted.
+    pub(crate) lag: Lag,
+    /// What only few events have.
+    pub(crate) audience: Option<Box<Audience>>,
     /// Its place in the ledger.
     pub(crate) ticket: Ticket,
+}
+
+/// Who is to have an event, and what helps to decide it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Audience {
+    /// The one client that does not get it.
+    pub(crate) except: Option<ClientId>,
+    pub(crate) attributes: Extensions,
 }
 
 impl Entry {
     /// What an entry takes in memory besides its bytes: itself, its rows in the topic's log and the ledger with their
     /// slack, and what the allocator adds to each allocation. Measured with a million events of 1 byte, by the resident
     /// size of the process (x86-64, glibc): 125 bytes on one topic, 214 on a thousand.
-    const OVERHEAD: usize = 224;
+    const OVERHEAD: usize = 256;
 
     /// What an id of its own takes besides its bytes, in the index of its topic. Measured as above: about 130 bytes on
     /// a thousand topics.
     const OWN_ID_OVERHEAD: usize = 160;
 
+    /// What an exception or attributes take, as far as that can be known: a map with one small value in it.
+    const AUDIENCE: usize = 320;
+
     /// What an entry with so many bytes takes. A quarter is for what the allocator cannot use between pieces that
     /// several threads ask for and give back: with it, a million events of 1 KiB on a thousand topics, published over
     /// HTTP on a multi-threaded runtime, took 97 % of a budget of 64 MiB, connections included (x86-64, glibc).
-    pub(crate) fn cost_of(bytes: usize, own_id: Option<&str>) -> usize {
-        bytes + bytes / 4 + Self::OVERHEAD + own_id.map_or(0, |id| id.len() + Self::OWN_ID_OVERHEAD)
+    pub(crate) fn cost_of(bytes: usize, own_id: Option<&str>, has_audience: bool) -> usize {
+        let audience = if has_audience { Self::AUDIENCE } else { 0 };
+        bytes + bytes / 4 + Self::OVERHEAD + own_id.map_or(0, Self::cost_of_id) + audience
+    }
+
+    fn cost_of_id(own_id: &str) -> usize {
+        own_id.len() + Self::OWN_ID_OVERHEAD
     }
 
     pub(crate) fn cost(&self) -> usize {
-        Self::cost_of(self.wire.len(), self.own_id())
+        Self::cost_of(self.wire.len(), self.own_id(), self.audience.is_some())
+    }
+
+    /// What it takes more for each pattern that matches its topic: a row with its slack.
+    pub(crate) fn cost_of_row(&self) -> usize {
+        2 * size_of::<Row>() + self.own_id().map_or(0, Self::cost_of_id)
     }
 
     /// The id, if it is the publisher's own.
@@ -57,6 +90,27 @@ impl Entry {
         let line = self.wire.get(self.id_at..)?.strip_prefix(b"id: ")?;
         std::str::from_utf8(line.strip_suffix(b"\n\n")?).ok()
     }
+
+    /// Appends what goes out for it. `labelled`: with its topic as the event type, if it has none. `id`: instead of its own.
+    pub(crate) fn write(&self, wire: &mut Vec<u8>, labelled: bool, id: Option<&str>) {
+        let own_id = self.id();
+        if labelled && !self.is_typed && own_id.is_some() {
+            event::push_field(wire, "event", &self.topic);
+        }
+        match id.filter(|_| own_id.is_some()) {
+            Some(id) => {
+                wire.extend_from_slice(&self.wire[..self.id_at]);
+                event::push_field(wire, "id", id);
+                wire.push(b'\n');
+            }
+            None => wire.extend_from_slice(&self.wire),
+        }
+    }
+
+    /// The client that it is not for.
+    pub(crate) fn except(&self) -> Option<ClientId> {
+        self.audience.as_ref()?.except
+    }
 }
 
 /// The capacity that is enough for a collection that has become much smaller than it was, so that what it grew to for a
@@ -65,41 +119,83 @@ pub(super) fn spacious(len: usize, capacity: usize) -> Option<usize> {
     (capacity > 64 && len < capacity / 4).then_some(len * 2)
 }
 
-/// The retained events of one topic.
+/// The retained events of one topic, or of all topics that match a pattern, in the order they were published.
+///
+/// Of a topic, the oldest go first. Of a pattern, any may go, as its topic evicts it.
 #[derive(Debug)]
-pub(crate) struct TopicLog {
-    entries: VecDeque<Entry>,
-    /// The bytes of all entries that were ever appended, up to and with each retained one.
-    ends: VecDeque<u64>,
-    /// The index of the oldest retained entry.
-    base: u64,
+pub(crate) struct Log {
+    rows: VecDeque<Row>,
+    /// Rows whose event was evicted from between others.
+    holes: usize,
+    /// The number of the newest event that there ever was, or of the end.
+    newest: u64,
+    /// How many events there ever were.
+    pushed: u64,
     /// Everything up to here may have been evicted.
     floor: Position,
+    lost: Lost,
     /// Where events with an id of their own are. Most topics have none.
     own_ids: Option<HashMap<Box<str>, u64>>,
+    /// How many of the events are not for everybody.
+    exceptions: usize,
     cost: usize,
 }
 
-impl TopicLog {
+#[derive(Debug)]
+struct Row {
+    number: u64,
+    /// The bytes of all events that were ever appended, up to and with this one.
+    end: u64,
+    entry: Option<Arc<Entry>>,
+}
+
+/// The numbers of the newest events that were evicted, by what becomes of clients that should have had them; 0 for none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Lost {
+    /// They are told, or end.
+    pub(crate) told: u64,
+    /// They end.
+    pub(crate) ends: u64,
+    /// And are to wait about that long before they come back.
+    pub(crate) retry: Duration,
+}
+
+/// A piece of a log. It holds for as long as the log's lock is held.
+pub(crate) type Slots = Range<usize>;
+
+impl Log {
     pub(crate) fn new(floor: Position) -> Self {
-        Self { entries: VecDeque::new(), ends: VecDeque::new(), base: 0, floor, own_ids: None, cost: 0 }
+        Self {
+            rows: VecDeque::new(),
+            holes: 0,
+            newest: 0,
+            pushed: 0,
+            floor,
+            lost: Lost::default(),
+            own_ids: None,
+            exceptions: 0,
+            cost: 0,
+        }
     }
 
-    pub(crate) fn base(&self) -> u64 {
-        self.base
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
     }
 
-    /// The index that the next entry gets.
-    pub(crate) fn tail(&self) -> u64 {
-        self.base + self.entries.len() as u64
+    pub(crate) fn pushed(&self) -> u64 {
+        self.pushed
     }
 
     pub(crate) fn floor(&self) -> Position {
         self.floor
     }
 
+    pub(crate) fn lost(&self) -> Lost {
+        self.lost
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.rows.len() - self.holes
     }
 
     pub(crate) fn cost(&self) -> usize {
@@ -107,66 +203,160 @@ impl TopicLog {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 
-    pub(crate) fn oldest(&self) -> Option<&Entry> {
-        self.entries.front()
+    pub(crate) fn has_exceptions(&self) -> bool {
+        self.exceptions > 0
     }
 
-    pub(crate) fn get(&self, index: u64) -> Option<&Entry> {
-        self.entries.get(self.slot(index))
+    pub(crate) fn oldest(&self) -> Option<&Arc<Entry>> {
+        self.rows.front()?.entry.as_ref()
     }
 
-    pub(crate) fn range(&self, range: Range<u64>) -> impl Iterator<Item = &Entry> {
-        let start = self.slot(range.start).min(self.entries.len());
-        let end = self.slot(range.end).clamp(start, self.entries.len());
-        self.entries.range(start..end)
+    pub(crate) fn entries(&self) -> impl DoubleEndedIterator<Item = &Arc<Entry>> {
+        self.range(0..self.rows.len())
     }
 
-    fn slot(&self, index: u64) -> usize {
-        index.saturating_sub(self.base) as usize
+    pub(crate) fn range(&self, slots: Slots) -> impl DoubleEndedIterator<Item = &Arc<Entry>> {
+        self.rows.range(slots).filter_map(|row| row.entry.as_ref())
     }
 
-    pub(crate) fn push(&mut self, entry: Entry) {
-        if let Some(id) = entry.own_id() {
-            let (id, tail) = (id.into(), self.tail());
-            self.own_ids.get_or_insert_default().insert(id, tail);
+    /// How many events are retained from a number on.
+    pub(crate) fn count_from(&self, number: u64) -> usize {
+        self.range(self.slot(number)..self.rows.len()).count()
+    }
+
+    /// How many events there ever were up to the end of a piece, as far as can be known.
+    pub(crate) fn ordinal(&self, end: usize) -> u64 {
+        self.pushed.wrapping_sub((self.rows.len() - end) as u64)
+    }
+
+    /// The same for all before a number.
+    pub(crate) fn ordinal_before(&self, number: u64) -> u64 {
+        self.ordinal(self.slot(number))
+    }
+
+    /// The slot of the first event with this number or a greater one.
+    fn slot(&self, number: u64) -> usize {
+        match self.rows.len().checked_sub(2).and_then(|at| self.rows.get(at)) {
+            // Who waits is nearly always at the end.
+            Some(last_but_one) if last_but_one.number < number => match self.newest_number() < number {
+                true => self.rows.len(),
+                false => self.rows.len() - 1,
+            },
+            _ => self.rows.partition_point(|row| row.number < number),
         }
-        self.cost += entry.cost();
-        self.ends.push_back(self.ends.back().unwrap_or(&0) + entry.wire.len() as u64);
-        self.entries.push_back(entry);
+    }
+
+    fn newest_number(&self) -> u64 {
+        self.rows.back().map_or(0, |row| row.number)
+    }
+
+    pub(crate) fn push(&mut self, entry: Arc<Entry>, cost: usize) {
+        if let Some(id) = entry.own_id() {
+            self.own_ids.get_or_insert_default().insert(id.into(), entry.number);
+        }
+        self.exceptions += usize::from(entry.except().is_some());
+        self.cost += cost;
+        self.pushed += 1;
+        self.newest = entry.number;
+        let end = self.rows.back().map_or(0, |row| row.end) + entry.wire.len() as u64;
+        self.rows.push_back(Row { number: entry.number, end, entry: Some(entry) });
+    }
+
+    /// There is nothing more to come up to this number.
+    pub(crate) fn end_at(&mut self, number: u64) {
+        self.newest = number;
+    }
+
+    /// Puts events in front that were there before the first one. `floor`: up to where even older ones may have been evicted.
+    pub(crate) fn prepend(&mut self, entries: Vec<Arc<Entry>>, floor: Position) {
+        let newer = std::mem::replace(self, Self::new(floor));
+        let newer_rows = newer.rows.into_iter().filter_map(|row| row.entry);
+        for entry in entries.into_iter().chain(newer_rows) {
+            let cost = entry.cost_of_row();
+            self.push(entry, cost);
+        }
+        self.newest = self.newest.max(newer.newest);
+        (self.pushed, self.lost) = (newer.pushed, newer.lost);
     }
 
     /// Evicts the oldest entry.
-    pub(crate) fn pop(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_front()?;
-        self.ends.pop_front();
+    pub(crate) fn pop(&mut self) -> Option<Arc<Entry>> {
+        let entry = self.rows.pop_front()?.entry?;
+        let cost = entry.cost();
+        self.forget(&entry, cost);
+        Some(entry)
+    }
+
+    /// Evicts an entry from wherever it is, and says how much memory that gives back.
+    pub(crate) fn remove(&mut self, entry: &Entry) -> usize {
+        let slot = self.slot(entry.number);
+        let is_here = |row: &&mut Row| row.number == entry.number && row.entry.is_some();
+        let Some(row) = self.rows.get_mut(slot).filter(is_here) else { return 0 };
+        row.entry = None;
+        self.holes += 1;
+        while self.rows.front().is_some_and(|row| row.entry.is_none()) {
+            self.rows.pop_front();
+            self.holes -= 1;
+        }
+        if self.holes > 64 && self.holes > self.rows.len() / 2 {
+            self.compact();
+        }
+        let cost = entry.cost_of_row();
+        self.forget(entry, cost);
+        cost
+    }
+
+    fn compact(&mut self) {
+        self.rows.retain(|row| row.entry.is_some());
+        self.holes = 0;
+    }
+
+    fn forget(&mut self, entry: &Entry, cost: usize) {
         if let (Some(ids), Some(id)) = (&mut self.own_ids, entry.own_id()) {
-            if ids.get(id) == Some(&self.base) {
+            if ids.get(id) == Some(&entry.number) {
                 ids.remove(id);
             }
             if let Some(enough) = spacious(ids.len(), ids.capacity()) {
                 ids.shrink_to(enough);
             }
         }
-        self.base += 1;
-        self.floor = entry.position;
-        self.cost -= entry.cost();
-        if self.entries.is_empty() {
+        self.exceptions -= usize::from(entry.except().is_some());
+        self.cost -= cost;
+        if entry.lag != Lag::Skip {
+            self.floor = self.floor.max(entry.position);
+            self.lost.told = self.lost.told.max(entry.number);
+        }
+        if let Lag::End { retry } = entry.lag {
+            (self.lost.ends, self.lost.retry) = (self.lost.ends.max(entry.number), retry);
+        }
+        if self.rows.is_empty() {
             // With nothing left, the next end is counted from zero: no reader has a range that spans both.
             self.own_ids = None;
         }
-        if let Some(enough) = spacious(self.entries.len(), self.entries.capacity()) {
-            self.entries.shrink_to(enough);
-            self.ends.shrink_to(enough);
+        if let Some(enough) = spacious(self.rows.len(), self.rows.capacity()) {
+            self.rows.shrink_to(enough);
         }
-        Some(entry)
     }
 
-    /// The index of the first entry after a position.
-    pub(crate) fn after(&self, position: Position) -> u64 {
-        self.base + self.entries.partition_point(|entry| entry.position <= position) as u64
+    /// The number of the first event after a position: the next one's if there is none.
+    pub(crate) fn after(&mut self, position: Position) -> u64 {
+        if self.holes > 0 {
+            self.compact();
+        }
+        let is_before = |row: &Row| row.entry.as_ref().is_some_and(|entry| entry.position <= position);
+        let slot = self.rows.partition_point(is_before);
+        self.rows.get(slot).map_or(self.newest + 1, |row| row.number)
+    }
+
+    /// The number of the event that so many come after, counted from the newest.
+    pub(crate) fn last(&self, events: usize) -> u64 {
+        match events.checked_sub(1) {
+            None => self.newest + 1,
+            Some(others) => self.entries().rev().nth(others).or(self.oldest()).map_or(self.newest + 1, |it| it.number),
+        }
     }
 
     /// Whether every event after a position is retained.
@@ -176,110 +366,36 @@ impl TopicLog {
 
     /// Where the event with this id of its own is.
     pub(crate) fn find(&self, own_id: &str) -> Option<Position> {
-        let index = self.own_ids.as_ref()?.get(own_id)?;
-        self.get(*index).map(|entry| entry.position)
+        let number = *self.own_ids.as_ref()?.get(own_id)?;
+        self.next_from(number).map(|entry| entry.position)
     }
 
-    /// The entries from an index on, up to the one with the number `horizon`, that make a frame of about `max` bytes: at least one, if there is one.
-    pub(crate) fn frame(&self, from: u64, horizon: u64, max: u64) -> Range<u64> {
+    /// The oldest retained event from a number on.
+    pub(crate) fn next_from(&self, number: u64) -> Option<&Arc<Entry>> {
+        self.range(self.slot(number)..self.rows.len()).next()
+    }
+
+    /// The events from a number on, up to the one with the number `horizon`, that make a frame of about `max` bytes: at least one, if there is one.
+    pub(crate) fn frame(&self, from: u64, horizon: u64, max: u64) -> Slots {
         let start = self.slot(from);
-        let Some(newest) = self.entries.back() else { return from..from };
-        let mut end = match newest.number <= horizon {
-            true => self.entries.len(),
-            false => self.entries.partition_point(|entry| entry.number <= horizon),
+        let mut end = match self.newest_number() <= horizon {
+            true => self.rows.len(),
+            false => self.rows.partition_point(|row| row.number <= horizon),
         };
         if end <= start {
-            return from..from;
+            return start..start;
         }
-        let before = self.ends[start] - self.entries[start].wire.len() as u64;
-        if self.ends[end - 1] - before > max {
-            end = self.ends.partition_point(|end| *end <= before + max).clamp(start + 1, end);
+        let first = &self.rows[start];
+        let before = first.end - first.entry.as_ref().map_or(0, |entry| entry.wire.len() as u64);
+        if self.rows[end - 1].end - before > max {
+            end = self.rows.partition_point(|row| row.end <= before + max).clamp(start + 1, end);
         }
-        from..self.base + end as u64
-    }
-}
-
-/// Every retained event's topic in the order of publishing, so that the oldest event of all can be found and any be taken out, each in constant time.
-#[derive(Debug)]
-pub(crate) struct Ledger<T> {
-    rows: Vec<Row<T>>,
-    oldest: u32,
-    newest: u32,
-    free: u32,
-    len: usize,
-}
-
-/// An event's place in the [`Ledger`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticket(u32);
-
-#[derive(Debug)]
-struct Row<T> {
-    topic: Option<T>,
-    older: u32,
-    newer: u32,
-}
-
-/// No row.
-const NONE: u32 = u32::MAX;
-
-impl<T> Ledger<T> {
-    pub(crate) fn new() -> Self {
-        Self { rows: Vec::new(), oldest: NONE, newest: NONE, free: NONE, len: 0 }
+        start..end
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it has as many events as it can count.
-    pub(crate) fn is_full(&self) -> bool {
-        self.len >= NONE as usize
-    }
-
-    pub(crate) fn oldest(&self) -> Option<&T> {
-        self.rows.get(self.oldest as usize)?.topic.as_ref()
-    }
-
-    pub(crate) fn push(&mut self, topic: T) -> Ticket {
-        let row = Row { topic: Some(topic), older: self.newest, newer: NONE };
-        let at = if self.free == NONE {
-            self.rows.push(row);
-            (self.rows.len() - 1) as u32
-        } else {
-            let at = self.free;
-            self.free = self.rows[at as usize].newer;
-            self.rows[at as usize] = row;
-            at
-        };
-        match self.newest {
-            NONE => self.oldest = at,
-            newest => self.rows[newest as usize].newer = at,
-        }
-        self.newest = at;
-        self.len += 1;
-        Ticket(at)
-    }
-
-    pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<T> {
-        let row = &mut self.rows[ticket.0 as usize];
-        let topic = row.topic.take()?;
-        let (older, newer) = (row.older, row.newer);
-        row.newer = self.free;
-        self.free = ticket.0;
-        match older {
-            NONE => self.oldest = newer,
-            older => self.rows[older as usize].newer = newer,
-        }
-        match newer {
-            NONE => self.newest = older,
-            newer => self.rows[newer as usize].older = older,
-        }
-        self.len -= 1;
-        if self.len == 0 {
-            *self = Self::new();
-        }
-        Some(topic)
+    /// The number of the event in the slot after a piece, evicted or not.
+    pub(crate) fn number_at(&self, slot: usize) -> Option<u64> {
+        self.rows.get(slot).map(|row| row.number)
     }
 }
 
@@ -288,13 +404,13 @@ impl<T> Ledger<T> {
 /// tell a client of a gap where there is none, and never the other way round.
 #[derive(Debug)]
 pub(crate) struct Forgotten {
-    floors: HashMap<u64, Position>,
-    order: VecDeque<u64>,
+    floors: HashMap<Arc<str>, Position>,
+    order: VecDeque<Arc<str>>,
     floor: Position,
 }
 
 impl Forgotten {
-    /// How many topics are remembered, in about half a mebibyte.
+    /// How many topics are remembered: with names of 20 bytes, in about a mebibyte.
     const TOPICS: usize = 8 * 1024;
 
     /// `floor`: where the registry begins.
@@ -302,13 +418,12 @@ impl Forgotten {
         Self { floors: HashMap::new(), order: VecDeque::new(), floor }
     }
 
-    /// `topic`: a hash of its name.
-    pub(crate) fn insert(&mut self, topic: u64, floor: Position) {
-        if floor <= self.floor {
+    pub(crate) fn insert(&mut self, topic: &Arc<str>, floor: Position) {
+        if floor <= self.floor || !topic::is_public(topic) {
             return;
         }
-        if self.floors.insert(topic, floor).is_none() {
-            self.order.push_back(topic);
+        if self.floors.insert(Arc::clone(topic), floor).is_none() {
+            self.order.push_back(Arc::clone(topic));
         }
         if self.floors.len() > Self::TOPICS {
             if let Some(floor) = self.order.pop_front().and_then(|topic| self.floors.remove(&topic)) {
@@ -318,63 +433,125 @@ impl Forgotten {
     }
 
     /// Up to where a new topic counts as evicted.
-    pub(crate) fn floor(&self, topic: u64) -> Position {
-        self.floors.get(&topic).copied().unwrap_or(self.floor).max(self.floor)
+    pub(crate) fn floor(&self, topic: &str) -> Position {
+        self.floors.get(topic).copied().unwrap_or(self.floor).max(self.floor)
+    }
+
+    /// The same for all topics together that match a pattern.
+    pub(crate) fn floor_of_matching(&self, pattern: &str) -> Position {
+        let matching = self.floors.iter().filter(|(name, _)| topic::matches(pattern, name));
+        matching.map(|(_, floor)| *floor).max().unwrap_or(self.floor).max(self.floor)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn entry(number: u64, size: usize) -> Entry {
-        let wire = Bytes::from(vec![b'x'; size]);
-        let position = Position::new(number, 0);
-        Entry { number, position, id_at: wire.len(), wire, own_id: false, ticket: Ticket(0) }
+    fn entry(number: u64, wire: &[u8], lag: Lag) -> Arc<Entry> {
+        Arc::new(Entry {
+            number,
+            position: Position::new(number, 0),
+            topic: "topic".into(),
+            id_at: wire.windows(3).position(|at| at == b"id:").unwrap_or(wire.len()),
+            own_id: wire.ends_with(b"\n\n"),
+            is_typed: false,
+            wire: Bytes::copy_from_slice(wire),
+            lag,
+            audience: None,
+            ticket: Ticket::default(),
+        })
     }
 
-    fn log(sizes: &[usize]) -> TopicLog {
-        let mut log = TopicLog::new(Position::default());
-        sizes.iter().enumerate().for_each(|(index, size)| log.push(entry(index as u64 + 1, *size)));
+    fn push(log: &mut Log, entry: Arc<Entry>) {
+        let cost = entry.cost();
+        log.push(entry, cost);
+    }
+
+    fn log(sizes: &[usize]) -> Log {
+        let mut log = Log::new(Position::default());
+        let numbers = sizes.iter().zip(1..);
+        numbers.for_each(|(size, number)| push(&mut log, entry(number, &vec![b'x'; *size], Lag::Tell)));
         log
     }
 
     #[test]
     fn a_frame_has_what_fits_and_at_least_one() {
         let log = log(&[10, 10, 10, 50]);
-        assert_eq!(log.frame(0, u64::MAX, 25), 0..2);
-        assert_eq!(log.frame(0, u64::MAX, 30), 0..3);
-        assert_eq!(log.frame(3, u64::MAX, 25), 3..4);
-        assert_eq!(log.frame(0, u64::MAX, 1000), 0..4);
-        assert_eq!(log.frame(0, 2, 1000), 0..2);
-        assert_eq!(log.frame(2, 2, 1000), 2..2);
-        assert_eq!(log.frame(4, u64::MAX, 1000), 4..4);
+        assert_eq!(log.frame(1, u64::MAX, 25), 0..2);
+        assert_eq!(log.frame(1, u64::MAX, 30), 0..3);
+        assert_eq!(log.frame(4, u64::MAX, 25), 3..4);
+        assert_eq!(log.frame(1, u64::MAX, 1000), 0..4);
+        assert_eq!(log.frame(1, 2, 1000), 0..2);
+        assert_eq!(log.frame(3, 2, 1000), 2..2);
+        assert_eq!(log.frame(5, u64::MAX, 1000), 4..4);
         let many = self::log(&[10; 100]);
-        assert_eq!(many.frame(70, u64::MAX, 105), 70..80, "what was read before does not count");
+        assert_eq!(many.frame(71, u64::MAX, 105), 70..80, "what was read before does not count");
     }
 
     #[test]
-    fn eviction_moves_the_base_and_the_floor() {
+    fn eviction_moves_the_floor() {
         let mut log = log(&[10, 20, 30]);
         assert!(log.covers(Position::default()));
         assert_eq!(log.pop().map(|entry| entry.number), Some(1));
-        assert_eq!((log.base(), log.tail(), log.floor()), (1, 3, Position::new(1, 0)));
+        assert_eq!((log.lost().told, log.newest(), log.floor()), (1, 3, Position::new(1, 0)));
         assert!(!log.covers(Position::default()) && log.covers(Position::new(1, 0)));
-        assert_eq!(log.frame(1, u64::MAX, 20), 1..2);
-        assert_eq!((log.after(Position::new(2, 0)), log.after(Position::new(2, 1))), (2, 2));
-        assert_eq!(log.cost(), Entry::cost_of(20, None) + Entry::cost_of(30, None));
+        assert_eq!(log.frame(1, u64::MAX, 20), 0..1);
+        assert_eq!(
+            (log.after(Position::new(2, 0)), log.after(Position::new(2, 1)), log.after(Position::new(3, 0))),
+            (3, 3, 4)
+        );
+        assert_eq!(log.cost(), Entry::cost_of(20, None, false) + Entry::cost_of(30, None, false));
+    }
+
+    #[test]
+    fn what_is_skipped_silently_leaves_no_floor() {
+        let mut log = Log::new(Position::default());
+        push(&mut log, entry(1, b"x", Lag::Skip));
+        push(&mut log, entry(2, b"x", Lag::End { retry: Duration::from_secs(1) }));
+        log.pop();
+        assert_eq!((log.floor(), log.lost().told), (Position::default(), 0));
+        log.pop();
+        assert_eq!((log.floor(), log.lost().told, log.lost().ends), (Position::new(2, 0), 2, 2));
+    }
+
+    #[test]
+    fn events_that_went_from_between_leave_the_others_in_place() {
+        let mut log = Log::new(Position::default());
+        let entries: Vec<_> = (1..=1000).map(|number| entry(number, b"xx", Lag::Tell)).collect();
+        entries.iter().for_each(|entry| log.push(Arc::clone(entry), entry.cost_of_row()));
+        let numbers = |log: &Log| log.entries().map(|entry| entry.number).collect::<Vec<_>>();
+        for gone in entries[1..].iter().filter(|entry| entry.number % 5 > 0) {
+            assert!(log.remove(gone) > 0);
+            assert_eq!(log.remove(gone), 0);
+        }
+        let left: Vec<u64> = (1..=1000).filter(|number| *number == 1 || number % 5 == 0).collect();
+        assert_eq!((numbers(&log), log.len()), (left.clone(), left.len()));
+        assert!(log.rows.len() <= 2 * left.len() + 64);
+        assert_eq!(log.after(Position::new(7, 0)), 10);
+        assert_eq!((log.last(2), log.last(0), log.last(5000), log.count_from(986)), (995, 1001, 1, 3));
+        for entry in entries {
+            log.remove(&entry);
+        }
+        assert_eq!((log.len(), log.rows.len(), log.cost()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_was_there_before_goes_in_front() {
+        let mut log = Log::new(Position::new(2, 0));
+        let late = entry(3, b"x", Lag::Tell);
+        log.push(Arc::clone(&late), late.cost_of_row());
+        log.prepend(vec![entry(1, b"x", Lag::Tell), entry(2, b"x", Lag::Tell)], Position::default());
+        assert_eq!(log.entries().map(|entry| entry.number).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(log.covers(Position::default()));
+        assert_eq!((log.newest(), log.cost()), (3, 3 * late.cost_of_row()));
     }
 
     #[test]
     fn an_own_id_is_found_while_its_event_is_retained() {
-        let own = |number| {
-            let wire = Bytes::from_static(b"data: \nid: order-7\n\n");
-            Entry { id_at: 7, wire, own_id: true, ..entry(number, 0) }
-        };
-        let mut log = TopicLog::new(Position::default());
-        (1..=3).for_each(|number| log.push(own(number)));
+        let own = |number| entry(number, b"data: \nid: order-7\n\n", Lag::Tell);
+        let mut log = Log::new(Position::default());
+        (1..=3).for_each(|number| push(&mut log, own(number)));
         assert_eq!(log.find("order-7"), Some(Position::new(3, 0)), "the newest of those with the same id");
         log.pop();
         log.pop();
@@ -387,30 +564,17 @@ mod tests {
     fn a_topic_that_was_forgotten_keeps_its_floor_and_others_keep_theirs() {
         let start = Position::new(10, 0);
         let mut forgotten = Forgotten::new(start);
-        forgotten.insert(1, Position::new(20, 0));
-        assert_eq!((forgotten.floor(1), forgotten.floor(2)), (Position::new(20, 0), start));
+        forgotten.insert(&"a/1".into(), Position::new(20, 0));
+        forgotten.insert(&"$client/1".into(), Position::new(25, 0));
+        assert_eq!((forgotten.floor("a/1"), forgotten.floor("a/2")), (Position::new(20, 0), start));
+        assert_eq!(
+            (forgotten.floor_of_matching("a/*"), forgotten.floor_of_matching("b/*")),
+            (Position::new(20, 0), start)
+        );
         for topic in 0..2 * Forgotten::TOPICS as u64 {
-            forgotten.insert(100 + topic, Position::new(30 + topic, 0));
+            forgotten.insert(&format!("many/{topic}").into(), Position::new(30 + topic, 0));
         }
-        assert!(forgotten.floor(1) >= Position::new(20, 0));
+        assert!(forgotten.floor("a/1") >= Position::new(20, 0));
         assert!(forgotten.floors.len() <= Forgotten::TOPICS && forgotten.order.len() <= Forgotten::TOPICS);
-    }
-
-    proptest! {
-        #[test]
-        fn the_ledger_is_a_queue_that_anything_can_be_taken_out_of(steps in prop::collection::vec(0usize..3, 0..200), picks in prop::collection::vec(any::<prop::sample::Index>(), 200)) {
-            let mut ledger = Ledger::new();
-            let mut model: Vec<(Ticket, usize)> = Vec::new();
-            for (step, (kind, pick)) in steps.into_iter().zip(picks).enumerate() {
-                if kind > 0 || model.is_empty() {
-                    model.push((ledger.push(step), step));
-                } else {
-                    let (ticket, value) = model.remove(pick.index(model.len()));
-                    prop_assert_eq!(ledger.remove(ticket), Some(value));
-                }
-                prop_assert_eq!(ledger.oldest(), model.first().map(|(_, value)| value));
-                prop_assert_eq!(ledger.len(), model.len());
-            }
-        }
     }
 }

@@ -4,32 +4,39 @@ mod client;
 mod config;
 mod cursor;
 mod error;
+mod feed;
 mod id;
 mod joined;
+mod ledger;
 mod log;
 mod position;
+mod produce;
 mod reader;
 mod shared;
+mod stats;
 mod topic;
 mod waiters;
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 pub(crate) use self::{
-    client::Client,
+    client::{Client, Style},
     cursor::Picked,
-    reader::{Reader, Unanswered},
+    log::{Audience, Entry},
+    reader::{Besides, Reader, Unanswered},
     shared::Shared,
 };
 pub use self::{
     client::{CloseReason, Resume},
-    config::{RegistryConfig, Retention},
+    config::{Lag, RegistryConfig, Retention},
     error::{PublishError, SubscribeError},
     id::{ClientId, InvalidClientId},
     position::{InvalidPosition, Position},
+    produce::{ProduceError, Producer, TopicState},
+    stats::Stats,
     topic::{MAX_TOPIC, TopicError},
 };
-use crate::{ClientHandle, Event};
+use crate::{ClientHandle, Event, subscription::Filter, sync::lock};
 
 /// The shared home of topics and clients: publish on a topic, and every client that is subscribed to it gets the event.
 ///
@@ -83,7 +90,55 @@ impl Registry {
     pub fn publish(&self, topic: impl AsRef<str>, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
         let topic = topic.as_ref();
         topic::check(topic)?;
-        self.shared.publish(topic, event.borrow())
+        self.shared.publish(topic, event.borrow(), None)
+    }
+
+    /// Gives a topic to a producer, who fills it and marks its end: see [`Producer`].
+    ///
+    /// A topic that has ended begins anew, behind what is retained of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ProduceError`] if the topic's name is none, or if it has a producer already.
+    pub fn produce(&self, topic: impl AsRef<str>) -> Result<Producer, ProduceError> {
+        topic::check(topic.as_ref())?;
+        Producer::begin(&self.shared, topic.as_ref(), false)
+    }
+
+    /// The same, but if the topic has a producer already, that one is stopped: what it writes from now on is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`ProduceError::Topic`] if the topic's name is none.
+    pub fn take_over(&self, topic: impl AsRef<str>) -> Result<Producer, ProduceError> {
+        topic::check(topic.as_ref())?;
+        Producer::begin(&self.shared, topic.as_ref(), true)
+    }
+
+    /// Stops the producer of a topic, and ends the topic. `false`: it has none.
+    pub fn cancel(&self, topic: impl AsRef<str>) -> bool {
+        Producer::cancel(&self.shared, topic.as_ref())
+    }
+
+    /// How a topic is filled. `None`: there is no such topic, or it was forgotten.
+    #[must_use]
+    pub fn topic_state(&self, topic: impl AsRef<str>) -> Option<TopicState> {
+        let order = self.shared.order();
+        let topic = order.topic(topic.as_ref())?;
+        let state = lock(&topic.state);
+        Some(match state.production {
+            Some(_) => TopicState::Produced,
+            None if topic.has_ended() => TopicState::Ended,
+            None => TopicState::Open,
+        })
+    }
+
+    /// All clients whose streams are open or about to be.
+    ///
+    /// Cost: a few nanoseconds for each.
+    #[must_use]
+    pub fn clients(&self) -> Vec<ClientHandle> {
+        self.shared.open_clients().into_iter().map(ClientHandle::new).collect()
     }
 
     /// A client that came with no request: a reader of [`into_events`](ClientHandle::into_events) in this process, behind a WebSocket, say.
@@ -144,7 +199,9 @@ impl Receipt {
         self.position
     }
 
-    /// How many clients were subscribed to the topic when it was published.
+    /// How many clients it is for: those that were subscribed to the topic, or to a pattern that matches it, when it was published.
+    ///
+    /// A client that has several such subscriptions counts for each, and what their filters say is not known yet.
     #[must_use]
     pub fn clients(&self) -> usize {
         self.clients
@@ -167,22 +224,4 @@ pub enum Start {
     Last(usize),
     /// After this position. If not everything after it is retained, the client is told of a gap.
     After(Position),
-}
-
-/// How much there is in a registry at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Open streams and clients that are about to have one.
-    pub clients: usize,
-    /// Topics that have events or subscribers.
-    pub topics: usize,
-    /// Retained events.
-    pub events: usize,
-    /// The memory that they and the topics without subscribers take, bookkeeping included, by the registry's own counting.
-    pub bytes: usize,
-    /// Events that were published since the registry was made.
-    pub published: u64,
-    /// Heartbeats that were due and not sent, as the stream had stalled in the middle of an event.
-    pub withheld_heartbeats: u64,
 }

@@ -2,57 +2,126 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
+
+use bytes::Bytes;
 
 use super::{
     CloseReason,
-    client::{Client, Phase},
-    cursor::{Cursors, Frame, Rest, Taken},
+    client::{Client, Phase, Style},
+    cursor::{Cursors, Missing, Picked, Plain, Rest, Taken, Taker, Taking},
     shared::Shared,
 };
-use crate::sync::lock;
+use crate::{ClientHandle, Delivery, Event, sync::lock};
+
+/// How often a reader looks again at once if nothing of what it took goes out, before it lets others have their turn.
+const LOOKS: usize = 16;
 
 /// Whoever reads a client's events: the body of its response, or [`Events`](crate::Events). When it goes, the client is over.
 #[derive(Debug)]
 pub(crate) struct Reader {
     client: Arc<Client>,
+    style: Style,
     waker: Option<Waker>,
     rest: Option<Rest>,
     /// The client's changes that were seen.
     changes: u32,
 }
 
+/// What goes out in one piece.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) gap: Option<Missing>,
+    /// Empty if there is only a gap.
+    pub(crate) wire: Bytes,
+    /// The client was waiting for just this, so that it leaves at about the time when it was published.
+    pub(crate) is_live: bool,
+    /// Nothing else was there to take.
+    pub(crate) was_all: bool,
+}
+
+/// What else there is in a client's stream than its subscriptions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Besides {
+    /// The handler's own body, which goes on.
+    OwnBody,
+    /// The handler's own body, which has ended.
+    EndedBody,
+    /// Nothing, ever.
+    Nothing,
+}
+
 impl Reader {
     /// The stream of this client begins.
     pub(crate) fn open(client: &Arc<Client>) -> Self {
         client.open();
-        Self { client: Arc::clone(client), waker: None, rest: None, changes: 0 }
+        Self { client: Arc::clone(client), style: client.style(), waker: None, rest: None, changes: 0 }
     }
 
     pub(crate) fn client(&self) -> &Arc<Client> {
         &self.client
     }
 
+    pub(crate) fn style(&self) -> Style {
+        self.style
+    }
+
+    /// What the handler wants to have sent first.
+    pub(crate) fn take_snapshot(&self) -> Option<Box<Event>> {
+        lock(&self.client.state).snapshot.take()
+    }
+
     /// The next frame. `Err` when there is no more: the client was closed and has all that was published until then,
-    /// or nothing of its own is to come (`own_ended`) and nothing holds it open.
+    /// all of its topics have ended, or nothing of its own is to come and nothing holds it open.
     #[inline]
-    pub(crate) fn poll_frame(&mut self, cx: &Context<'_>, own_ended: bool) -> Poll<Result<Frame, CloseReason>> {
+    pub(crate) fn poll_frame(&mut self, cx: &Context<'_>, besides: Besides) -> Poll<Result<Frame, CloseReason>> {
         let waker = cx.waker();
         if self.is_at_rest(waker) {
             return Poll::Pending;
         }
-        let mut rest = self.rest.take();
-        let result = self.poll_take(waker, own_ended, |cursors, shared, horizon| {
-            cursors.take_frame(waker, shared, horizon, &mut rest)
-        });
-        self.rest = rest;
-        result
+        let is_array = self.style.batching.is_some_and(|batching| batching.is_array);
+        let taker = Taker { id: self.client.known_id(), waker, labelled: self.style.labelled };
+        for _ in 0..LOOKS {
+            let mut rest = self.rest.take();
+            let result = self.poll_take(waker, besides, |cursors, shared, horizon| match is_array {
+                true => cursors.take_events(taker.id, horizon).map(Taking::Events),
+                false => cursors.take(taker, shared, horizon, &mut rest),
+            });
+            self.rest = rest;
+            match ready!(result) {
+                Ok(Taking::Plain(Plain { wire, events, is_live, was_all })) => {
+                    self.client.sent.add_events(events);
+                    return Poll::Ready(Ok(Frame { gap: None, wire, is_live, was_all }));
+                }
+                Ok(Taking::Events(taken)) => {
+                    if let Some(frame) = self.frame(taken) {
+                        return Poll::Ready(Ok(frame));
+                    }
+                }
+                Err(reason) => return Poll::Ready(Err(reason)),
+            }
+        }
+        waker.wake_by_ref();
+        Poll::Pending
     }
 
     /// The same, event by event.
     pub(crate) fn poll_events(&mut self, cx: &Context<'_>) -> Poll<Result<Taken, CloseReason>> {
-        self.poll_take(cx.waker(), false, |cursors, _, horizon| cursors.take_events(horizon))
+        let id = self.client.known_id();
+        for _ in 0..LOOKS {
+            let take = |cursors: &mut Cursors, _: &Shared, horizon| cursors.take_events(id, horizon);
+            let mut taken = ready!(self.poll_take(cx.waker(), Besides::Nothing, take))?;
+            if let Some(reason) = self.sift(&mut taken) {
+                return Poll::Ready(Err(reason));
+            }
+            if taken.gap.is_some() || !taken.events.is_empty() {
+                return Poll::Ready(Ok(taken));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Whether the client was closed, for a reader that cannot give it anything.
@@ -78,7 +147,7 @@ impl Reader {
     fn poll_take<T>(
         &mut self,
         waker: &Waker,
-        own_ended: bool,
+        besides: Besides,
         mut take: impl FnMut(&mut Cursors, &Shared, u64) -> Option<T>,
     ) -> Poll<Result<T, CloseReason>> {
         let Self { client, waker: heard, changes, .. } = self;
@@ -88,6 +157,7 @@ impl Reader {
         if let Phase::Over(reason) = state.phase {
             return Poll::Ready(Err(reason));
         }
+        state.reads = state.reads.wrapping_add(1);
         // A client that was closed does not rest: after what it takes now comes its end.
         if state.closing.is_none() {
             *changes = seen;
@@ -101,13 +171,77 @@ impl Reader {
             if let Some((reason, _)) = state.closing {
                 return Poll::Ready(Err(reason));
             }
-            if own_ended && !state.held && state.cursors.is_empty() {
+            state.is_complete |= state.cursors.take_ended(client.shared()) && state.cursors.is_empty();
+            if state.is_complete && besides != Besides::OwnBody {
+                return Poll::Ready(Err(CloseReason::Completed));
+            }
+            if besides == Besides::EndedBody && !state.held && state.cursors.is_empty() {
                 return Poll::Ready(Err(CloseReason::Ended));
             }
             if state.cursors.park(waker) {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// What goes out of what was taken, if anything.
+    fn frame(&mut self, mut taken: Taken) -> Option<Frame> {
+        if self.sift(&mut taken).is_some() {
+            let retry = Event::empty().retry(self.jittered(taken.ends.unwrap_or_default())).encode();
+            return Some(Frame { gap: None, wire: retry, is_live: false, was_all: false });
+        }
+        let Taken { gap, events, was_all, .. } = taken;
+        if gap.is_none() && events.is_empty() {
+            return None;
+        }
+        let wire = match self.style.batching {
+            #[cfg(feature = "json")]
+            Some(batching) if batching.is_array => crate::batching::array(&events),
+            _ => {
+                let mut wire = Vec::with_capacity(events.iter().map(|picked| picked.entry.wire.len()).sum());
+                events.iter().for_each(|it| it.entry.write(&mut wire, self.style.labelled, it.progress.as_deref()));
+                wire
+            }
+        };
+        Some(Frame { gap, wire: wire.into(), is_live: false, was_all })
+    }
+
+    /// Asks the filters, and tells those who watch what became of the client. Gives why it ends, if it does.
+    fn sift(&self, taken: &mut Taken) -> Option<CloseReason> {
+        let counters = &self.client.shared().counters;
+        for (topic, missed) in &taken.lags {
+            counters.lagged.fetch_add(1, Ordering::Relaxed);
+            counters.missed.fetch_add(*missed, Ordering::Relaxed);
+            self.client.observe(|observer, client| observer.lagged(client, topic, *missed));
+        }
+        if taken.ends.is_some() {
+            self.client.close_after(CloseReason::Lagged, 0);
+            return Some(CloseReason::Lagged);
+        }
+        if let Some(missing) = &taken.gap {
+            counters.gaps.fetch_add(1, Ordering::Relaxed);
+            self.client.observe(|observer, client| observer.gap(client, &missing.0));
+        }
+        if taken.events.iter().any(|picked| !picked.filters.is_empty() || !picked.unless.is_empty()) {
+            let client = ClientHandle::new(Arc::clone(&self.client));
+            taken.events.retain(|picked| picked.goes_out(&client));
+        }
+        self.client.sent.add_events(taken.events.len() as u64);
+        None
+    }
+
+    /// Between half of it and one and a half.
+    fn jittered(&self, delay: Duration) -> Duration {
+        let spread = f64::from(self.client.id().spread()) / f64::from(u32::MAX);
+        delay.mul_f64(0.5 + spread)
+    }
+}
+
+impl Picked {
+    fn goes_out(&self, client: &ClientHandle) -> bool {
+        let delivery = Delivery::new(self);
+        (self.filters.is_empty() || self.filters.iter().any(|filter| filter.passes(&delivery, client)))
+            && !self.unless.iter().any(|filter| filter.passes(&delivery, client))
     }
 }
 

@@ -1,13 +1,9 @@
 //! The home itself: the order of events, the topics, the clients.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::RandomState},
+    collections::{HashMap, HashSet, VecDeque},
     fmt,
-    hash::BuildHasher,
-    sync::{
-        Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Weak, atomic::Ordering},
     task::Waker,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -15,48 +11,65 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    ClientId, Position, PublishError, Receipt, RegistryConfig, Retention, Start, Stats,
+    ClientId, Position, PublishError, Receipt, RegistryConfig, Retention, Start,
     client::Client,
-    cursor::Joining,
+    cursor::{Joining, Place},
+    feed::{ByName, Feed, FeedState},
     joined::Joined,
-    log::{Entry, Forgotten, Ledger, TopicLog, spacious},
-    topic::{ByName, Topic, TopicState},
+    ledger::Ledger,
+    log::{Entry, Forgotten, Log, spacious},
+    produce::Production,
+    stats::Counters,
+    topic::{self, Patterns},
     waiters::Slot,
 };
-use crate::{Event, event, sync::lock};
+use crate::{
+    Event, Lag, event,
+    sync::{AtomicU64, Mutex, MutexGuard, lock},
+};
 
 /// What all handles share.
 ///
-/// Locks are taken in this order, and user code runs under none: a client's state, the order, a topic's state, a joined frame.
+/// Locks are taken in this order, and user code runs under none: a client's state, the order, a topic's state, a
+/// pattern's state, a joined frame.
 pub(crate) struct Shared {
     pub(super) config: RegistryConfig,
-    clock: Clock,
+    pub(super) clock: Clock,
     /// Publishers take turns here, so that the order of positions is the order in which events come to be in the log.
     order: Mutex<Order>,
     /// The number of the newest event of which all that is older is in the log too.
     published: AtomicU64,
     /// When something was last published, in nanoseconds since the clock's start.
     last_publish: AtomicU64,
-    clients: Mutex<HashMap<ClientId, Weak<Client>>>,
+    /// When to look for stuck clients again, in nanoseconds since the clock's start.
+    next_look: AtomicU64,
+    pub(super) clients: Mutex<HashMap<ClientId, Weak<Client>>>,
     pub(super) joined: Joined,
-    hasher: RandomState,
-    pub(crate) withheld_heartbeats: AtomicU64,
+    pub(crate) counters: Counters,
 }
 
-struct Order {
+pub(super) struct Order {
     last: Position,
+    /// Of the newest event or end.
     number: u64,
-    topics: HashSet<ByName>,
-    /// The next topic's.
-    topic_id: u64,
-    ledger: Ledger<Arc<Topic>>,
+    pub(super) published: u64,
+    pub(super) subscriptions: usize,
+    pub(super) topics: HashSet<ByName>,
+    /// The patterns that have subscribers.
+    patterns: Patterns<Arc<Feed>>,
+    /// The next topic's or pattern's.
+    feed_id: u64,
+    pub(super) ledger: Ledger<Arc<Feed>>,
     /// What the retained events, and the topics without subscribers, take.
-    cost: usize,
+    pub(super) cost: usize,
     forgotten: Forgotten,
+    /// Topics that have ended, with the milliseconds when they are forgotten and the number of their end.
+    ended: VecDeque<(u64, u64, Arc<Feed>)>,
 }
 
 /// The wall clock when the registry was made, and the time since then: it never goes back and never jumps.
-struct Clock {
+#[derive(Debug)]
+pub(super) struct Clock {
     start_ms: u64,
     start: Instant,
 }
@@ -67,11 +80,11 @@ impl Clock {
         Self { start_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX), start: Instant::now() }
     }
 
-    fn elapsed(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
 
-    fn now_ms(&self) -> u64 {
+    pub(super) fn now_ms(&self) -> u64 {
         self.ms(self.elapsed())
     }
 
@@ -90,18 +103,22 @@ impl Shared {
             order: Mutex::new(Order {
                 last: begin,
                 number: 0,
+                published: 0,
+                subscriptions: 0,
                 topics: HashSet::new(),
-                topic_id: 0,
+                patterns: Patterns::new(),
+                feed_id: 0,
                 ledger: Ledger::new(),
                 cost: 0,
                 forgotten: Forgotten::new(begin),
+                ended: VecDeque::new(),
             }),
             published: AtomicU64::new(0),
             last_publish: AtomicU64::new(0),
+            next_look: AtomicU64::new(0),
             clients: Mutex::default(),
             joined: Joined::new(),
-            hasher: RandomState::new(),
-            withheld_heartbeats: AtomicU64::new(0),
+            counters: Counters::default(),
         }
     }
 
@@ -121,21 +138,18 @@ impl Shared {
         lock(&self.order).last
     }
 
-    pub(super) fn stats(&self) -> Stats {
-        let clients = lock(&self.clients).len();
-        let order = lock(&self.order);
-        Stats {
-            clients,
-            topics: order.topics.len(),
-            events: order.ledger.len(),
-            bytes: order.cost,
-            published: order.number,
-            withheld_heartbeats: self.withheld_heartbeats.load(Ordering::Relaxed),
-        }
+    pub(super) fn order(&self) -> MutexGuard<'_, Order> {
+        let mut order = lock(&self.order);
+        self.forget_ended(&mut order);
+        order
     }
 
     pub(super) fn client(&self, id: &ClientId) -> Option<Arc<Client>> {
         lock(&self.clients).get(id).and_then(Weak::upgrade)
+    }
+
+    pub(super) fn open_clients(&self) -> Vec<Arc<Client>> {
+        lock(&self.clients).values().filter_map(Weak::upgrade).collect()
     }
 
     pub(super) fn register(&self, id: ClientId, client: &Arc<Client>) {
@@ -150,39 +164,39 @@ impl Shared {
         }
     }
 
-    pub(super) fn publish(&self, name: &str, event: &Event) -> Result<Receipt, PublishError> {
+    /// Publishes. `by`: the producer that the event comes from, if it comes from one.
+    pub(super) fn publish(
+        &self,
+        name: &str,
+        event: &Event,
+        by: Option<&Arc<Production>>,
+    ) -> Result<Receipt, PublishError> {
         let fields = event.encode_fields();
         let id = event.own_id().map_or(Position::MAX_LENGTH, str::len);
-        let size = Entry::cost_of(fields.len() + event::ROOM_FOR_ID + id, event.own_id());
-        let limit = self.config.retention.bytes.saturating_sub(name.len() + Topic::OVERHEAD);
+        let size = fields.len() + event::ROOM_FOR_ID + id;
+        let size = Entry::cost_of(size, event.own_id(), event.audience().is_some());
+        let limit = self.config.retention.bytes.saturating_sub(name.len() + Feed::OVERHEAD);
         if size > limit {
             return Err(PublishError::TooLarge { size, limit });
         }
+        let audience = event.audience().cloned().map(Box::new);
         let elapsed = self.clock.elapsed();
         let now_ms = self.clock.ms(elapsed);
         let (mut order, topic) = self.topic(name);
         let limit = limit.min(topic.retention.bytes);
-        if size > limit {
-            self.forget_if_unused(&mut order, &topic, &lock(&topic.state));
-            return Err(PublishError::TooLarge { size, limit });
+        let mut state = lock(&topic.state);
+        let refusal = match size > limit {
+            true => Some(PublishError::TooLarge { size, limit }),
+            false => Production::refusal(by, &topic, &state),
+        };
+        if let Some(refusal) = refusal {
+            self.forget_if_unused(&mut order, &topic, &state);
+            return Err(refusal);
         }
         self.last_publish.store(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        let (receipt, waiters) = self.append(&mut order, &topic, event, fields, now_ms);
-        self.evict(&mut order, now_ms);
-        drop(order);
-        waiters.for_each(Waker::wake);
-        Ok(receipt)
-    }
 
-    fn append(
-        &self,
-        order: &mut Order,
-        topic: &Arc<Topic>,
-        event: &Event,
-        mut wire: Vec<u8>,
-        now_ms: u64,
-    ) -> (Receipt, impl Iterator<Item = Waker> + use<>) {
         let position = order.last.next(now_ms);
+        let mut wire = fields;
         let id_at = wire.len();
         if event.has_data() {
             wire.extend_from_slice(b"id: ");
@@ -195,25 +209,63 @@ impl Shared {
         let entry = Entry {
             number: order.number + 1,
             position,
+            topic: Arc::clone(topic.name()),
             wire: event::finish(wire),
             id_at,
             own_id: event.own_id().is_some(),
-            ticket: order.ledger.push(Arc::clone(topic)),
+            is_typed: event.is_typed(),
+            lag: topic.retention.lag,
+            audience,
+            ticket: order.ledger.push(Arc::clone(&topic)),
         };
         order.last = position;
         order.number = entry.number;
-        order.cost += entry.cost();
+        order.published += 1;
+        let (clients, waiters) = self.append(&mut order, &topic, &mut state, Arc::new(entry));
+        self.evict_from(&mut order, &topic, &mut state, now_ms);
+        drop(state);
+        self.evict(&mut order, now_ms);
+        drop(order);
+        waiters.for_each(Waker::wake);
+        self.count_out_stuck();
+        let is_left_out = |id| self.client(&id).is_some_and(|client| client.has(name));
+        let except = event.audience().and_then(|audience| audience.except);
+        let left_out = usize::from(except.is_some_and(is_left_out));
+        let receipt = Receipt { position, clients: clients.saturating_sub(left_out) };
+        self.config.observers.notify(|observer| observer.published(name, &receipt));
+        Ok(receipt)
+    }
 
-        let mut state = lock(&topic.state);
-        state.log.push(entry);
-        topic.tail.store(state.log.tail(), Ordering::Release);
-        self.published.store(order.number, Ordering::Release);
-        self.evict_from(order, topic, &mut state, now_ms);
-        (Receipt { position, clients: state.subscribers }, state.waiters.take())
+    /// Puts an event into its topic's log, and into those of the patterns that match. Gives how many clients it is
+    /// for, and whom to wake.
+    fn append(
+        &self,
+        order: &mut Order,
+        topic: &Feed,
+        state: &mut FeedState,
+        entry: Arc<Entry>,
+    ) -> (usize, impl Iterator<Item = Waker> + use<>) {
+        let number = entry.number;
+        let cost = entry.cost();
+        order.cost += cost;
+        state.log.push(Arc::clone(&entry), cost);
+        topic.reach(number);
+        // All stay locked until the event may be read, so that no reader runs in circles for it.
+        let mut patterns: Vec<_> = state.patterns.iter().map(|pattern| lock(&pattern.state)).collect();
+        for (pattern, at) in patterns.iter_mut().zip(&state.patterns) {
+            let cost = entry.cost_of_row();
+            order.cost += cost;
+            pattern.log.push(Arc::clone(&entry), cost);
+            at.reach(number);
+        }
+        self.published.store(number, Ordering::Release);
+        let clients = state.subscribers + patterns.iter().map(|pattern| pattern.subscribers).sum::<usize>();
+        let waiters: Vec<_> = patterns.into_iter().map(|mut pattern| pattern.waiters.take()).collect();
+        (clients, state.waiters.take().chain(waiters.into_iter().flatten()))
     }
 
     /// Evicts from one topic what its own retention does not allow.
-    fn evict_from(&self, order: &mut Order, topic: &Topic, state: &mut TopicState, now_ms: u64) {
+    fn evict_from(&self, order: &mut Order, topic: &Feed, state: &mut FeedState, now_ms: u64) {
         let Retention { events, bytes, .. } = topic.retention;
         let horizon = topic.retention.horizon(now_ms).max(self.config.retention.horizon(now_ms)).unwrap_or(0);
         while state.log.len() > events
@@ -242,11 +294,18 @@ impl Shared {
             order.evict_oldest_of(&mut state);
             self.forget_if_unused(order, &topic, &state);
         }
+        // What may be left are topics that have ended and hold little but their names.
+        for _ in 0..order.ended.len() {
+            if order.cost <= bytes {
+                return;
+            }
+            self.forget_oldest_ended(order);
+        }
     }
 
     /// The topic with this name, made if there is none, with the order that it was found in.
-    fn topic(&self, name: &str) -> (MutexGuard<'_, Order>, Arc<Topic>) {
-        let order = lock(&self.order);
+    pub(super) fn topic(&self, name: &str) -> (MutexGuard<'_, Order>, Arc<Feed>) {
+        let order = self.order();
         if let Some(topic) = order.topic(name) {
             return (order, topic);
         }
@@ -256,86 +315,238 @@ impl Shared {
         if let Some(topic) = order.topic(name) {
             return (order, topic);
         }
-        let floor = order.forgotten.floor(self.hasher.hash_one(name));
-        order.topic_id += 1;
-        let topic = Arc::new(Topic::new(order.topic_id, name, retention, floor));
+        let topic = Feed::new(order.next_id(), name, retention, order.forgotten.floor(name));
+        if topic::is_public(name) {
+            lock(&topic.state).patterns = order.patterns.matching(name).into_iter().cloned().collect();
+        }
+        let topic = Arc::new(topic);
         order.cost += topic.cost();
         order.topics.insert(ByName(Arc::clone(&topic)));
         (order, topic)
     }
 
-    fn forget_if_unused(&self, order: &mut Order, topic: &Topic, state: &TopicState) {
-        if state.subscribers > 0 || !state.log.is_empty() || !order.topics.remove(topic.name()) {
+    /// The pattern with this name, made if it has no subscribers so far.
+    ///
+    /// What was published before is left where it is until somebody asks for it.
+    fn pattern(&self, name: &str) -> (MutexGuard<'_, Order>, Arc<Feed>) {
+        let mut order = self.order();
+        if let Some(pattern) = order.patterns.get(name).cloned() {
+            return (order, pattern);
+        }
+        let pattern = Feed::new(order.next_id(), name, Retention::default(), order.last);
+        lock(&pattern.state).lacks = order.number;
+        let pattern = Arc::new(pattern);
+        for topic in order.matching(name) {
+            lock(&topic.state).patterns.push(Arc::clone(&pattern));
+        }
+        order.patterns.insert(name, Arc::clone(&pattern));
+        // As a topic without subscribers: it is about to have one.
+        order.cost += pattern.cost();
+        (order, pattern)
+    }
+
+    /// Puts what was published before a pattern had subscribers into its log.
+    fn complete(&self, order: &mut Order, pattern: &Feed) {
+        let lacks = std::mem::take(&mut lock(&pattern.state).lacks);
+        if lacks == 0 {
+            return;
+        }
+        let mut floor = order.forgotten.floor_of_matching(pattern.name());
+        let mut entries = Vec::new();
+        for topic in order.matching(pattern.name()) {
+            let state = lock(&topic.state);
+            floor = floor.max(state.log.floor());
+            entries.extend(state.log.entries().take_while(|entry| entry.number <= lacks).cloned());
+        }
+        entries.sort_unstable_by_key(|entry| entry.number);
+        order.cost += entries.iter().map(|entry| entry.cost_of_row()).sum::<usize>();
+        lock(&pattern.state).log.prepend(entries, floor);
+        self.evict(order, self.clock.now_ms());
+    }
+
+    /// Looks now and then for clients that read nothing any more while events wait for them.
+    ///
+    /// Nobody else would notice: when a peer reads nothing, hyper does not poll the body, so that no timer in it fires.
+    pub(crate) fn count_out_stuck(&self) {
+        let Some(patience) = self.config.stuck_after else { return };
+        let now = self.clock.elapsed();
+        let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let due = self.next_look.load(Ordering::Relaxed);
+        if nanoseconds < due {
+            return;
+        }
+        let next = u64::try_from((now + patience / 4).as_nanos()).unwrap_or(u64::MAX);
+        if self.next_look.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.open_clients().iter().for_each(|client| client.count_out_if_stuck(now, patience));
+        }
+    }
+
+    fn forget_if_unused(&self, order: &mut Order, topic: &Feed, state: &FeedState) {
+        let is_used = state.subscribers > 0 || state.production.is_some() || topic.has_ended();
+        if is_used || !state.log.is_empty() || !order.topics.remove(&**topic.name()) {
             return;
         }
         order.cost -= topic.cost();
-        order.forgotten.insert(self.hasher.hash_one(topic.name()), state.log.floor());
+        order.forgotten.insert(topic.name(), state.log.floor());
         if let Some(enough) = spacious(order.topics.len(), order.topics.capacity()) {
             order.topics.shrink_to(enough);
         }
     }
 
-    /// Adds a subscriber to a topic.
-    pub(super) fn join(&self, name: &str, start: Start) -> Joining {
-        let now_ms = self.clock.now_ms();
-        let (mut order, topic) = self.topic(name);
+    /// Ends a topic: whoever has read it up to here is through with it.
+    pub(super) fn end(&self, order: &mut Order, topic: &Arc<Feed>, state: &mut FeedState) -> Vec<Waker> {
+        order.number += 1;
+        let end = order.number;
+        state.log.end_at(end);
+        state.production = None;
+        topic.set_end(end);
+        topic.reach(end);
+        self.published.store(end, Ordering::Release);
+        order.ended.push_back((self.forget_at(), end, Arc::clone(topic)));
+        state.waiters.take().collect()
+    }
+
+    fn forget_ended(&self, order: &mut Order) {
+        while order.ended.front().is_some_and(|(at, ..)| *at <= self.clock.now_ms()) {
+            self.forget_oldest_ended(order);
+        }
+    }
+
+    fn forget_oldest_ended(&self, order: &mut Order) {
+        let Some((_, end, topic)) = order.ended.pop_front() else { return };
         let mut state = lock(&topic.state);
+        if !topic.has_ended() || state.log.newest() != end {
+            // Somebody began anew.
+            return;
+        }
+        while !state.log.is_empty() {
+            order.evict_oldest_of(&mut state);
+        }
+        if state.subscribers == 0 {
+            topic.set_end(0);
+            self.forget_if_unused(order, &topic, &state);
+            return;
+        }
+        drop(state);
+        // Somebody has not looked yet.
+        order.ended.push_back((self.forget_at(), end, topic));
+    }
+
+    fn forget_at(&self) -> u64 {
+        let after = u64::try_from(self.config.forget_ended_after.as_millis()).unwrap_or(u64::MAX);
+        // At the earliest when the clock has gone on.
+        self.clock.now_ms().saturating_add(after.max(1))
+    }
+
+    /// Adds a subscriber to a topic or a pattern.
+    pub(super) fn join(&self, name: &str, start: Start) -> Joining {
+        let (mut order, feed) = match topic::is_pattern(name) {
+            true => self.pattern(name),
+            false => self.topic(name),
+        };
+        let mut state = lock(&feed.state);
         if state.subscribers == 0 {
             // From now on it is part of what its subscribers take.
-            order.cost -= topic.cost();
+            order.cost -= feed.cost();
         }
         state.subscribers += 1;
-        self.evict_from(&mut order, &topic, &mut state, now_ms);
-        let (next, missed) = order.locate(&state.log, start);
+        order.subscriptions += 1;
         drop(state);
+        let place = self.place(&mut order, &feed, start);
         drop(order);
-        Joining { topic, next, missed }
+        Joining { feed, place }
     }
 
     /// Where a client goes on after a position, and after which it already misses something.
-    pub(super) fn locate(&self, topic: &Topic, after: Position) -> (u64, Option<Position>) {
-        let mut order = lock(&self.order);
-        let mut state = lock(&topic.state);
-        self.evict_from(&mut order, topic, &mut state, self.clock.now_ms());
-        order.locate(&state.log, Start::After(after))
+    pub(super) fn locate(&self, feed: &Feed, after: Position) -> Place {
+        self.place(&mut self.order(), feed, Start::After(after))
     }
 
-    /// Takes a subscriber off a topic, and off its waiters if it is still among them.
-    pub(super) fn leave(&self, topic: &Topic, parked: Option<Slot>, next: u64) {
-        let mut order = lock(&self.order);
-        let mut state = lock(&topic.state);
-        let waiter = parked.and_then(|slot| state.unpark(slot, next));
-        state.subscribers -= 1;
-        if state.subscribers == 0 {
-            order.cost += topic.cost();
-            self.forget_if_unused(&mut order, topic, &state);
+    fn place(&self, order: &mut Order, feed: &Feed, start: Start) -> Place {
+        let now_ms = self.clock.now_ms();
+        if feed.is_pattern() {
+            if start != Start::Now {
+                self.complete(order, feed);
+            }
+            self.evict_too_old(order, feed, now_ms);
+        } else {
+            self.evict_from(order, feed, &mut lock(&feed.state), now_ms);
         }
-        drop(state);
+        let log = &mut lock(&feed.state).log;
+        let oldest = log.oldest().map_or(log.newest() + 1, |entry| entry.number);
+        let (next, missed) = match start {
+            Start::Now => (log.newest() + 1, None),
+            Start::Oldest => (oldest, None),
+            Start::Last(events) => (log.last(events), None),
+            Start::After(position) if log.covers(position) && position <= order.last => (log.after(position), None),
+            Start::After(_) if feed.retention.lag == Lag::Skip => (oldest, None),
+            Start::After(position) => (oldest, Some(position)),
+        };
+        Place { next, read: log.ordinal_before(next), told: log.lost().told, missed }
+    }
+
+    /// Evicts what is too old from the topics whose events are the oldest of a pattern.
+    fn evict_too_old(&self, order: &mut Order, pattern: &Feed, now_ms: u64) {
+        loop {
+            let Some(oldest) = lock(&pattern.state).log.oldest().cloned() else { return };
+            let Some(topic) = order.topic(&oldest.topic) else { return };
+            self.evict_from(order, &topic, &mut lock(&topic.state), now_ms);
+            if lock(&pattern.state).log.oldest().is_some_and(|entry| entry.number == oldest.number) {
+                return;
+            }
+        }
+    }
+
+    /// Takes a subscriber off a topic or a pattern, and off its waiters if it is still among them.
+    pub(super) fn leave(&self, feed: &Feed, parked: Option<Slot>) {
+        let mut order = lock(&self.order);
+        let mut state = lock(&feed.state);
+        let waiter = parked.and_then(|slot| state.waiters.remove(slot));
+        state.subscribers -= 1;
+        order.subscriptions -= 1;
+        if state.subscribers == 0 && feed.is_pattern() {
+            order.cost -= state.log.cost();
+            state.log = Log::new(Position::default());
+            drop(state);
+            order.patterns.remove(feed.name());
+            for topic in order.matching(feed.name()) {
+                lock(&topic.state).patterns.retain(|pattern| pattern.id() != feed.id());
+            }
+        } else if state.subscribers == 0 {
+            order.cost += feed.cost();
+            self.forget_if_unused(&mut order, feed, &state);
+            drop(state);
+        } else {
+            drop(state);
+        }
         drop(order);
         drop(waiter);
     }
 }
 
 impl Order {
-    fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+    pub(super) fn topic(&self, name: &str) -> Option<Arc<Feed>> {
         self.topics.get(name).map(|ByName(topic)| Arc::clone(topic))
     }
 
-    fn evict_oldest_of(&mut self, state: &mut TopicState) {
+    /// The topics that match a pattern.
+    fn matching(&self, pattern: &str) -> impl Iterator<Item = &Arc<Feed>> {
+        let topics = self.topics.iter().map(|ByName(topic)| topic);
+        topics.filter(move |topic| topic::is_public(topic.name()) && topic::matches(pattern, topic.name()))
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.feed_id += 1;
+        self.feed_id
+    }
+
+    fn evict_oldest_of(&mut self, state: &mut FeedState) {
         if let Some(entry) = state.log.pop() {
             self.cost -= entry.cost();
             self.ledger.remove(entry.ticket);
-        }
-    }
-
-    /// Where a subscription starts, and after which position it already misses something.
-    fn locate(&self, log: &TopicLog, start: Start) -> (u64, Option<Position>) {
-        match start {
-            Start::Now => (log.tail(), None),
-            Start::Oldest => (log.base(), None),
-            Start::Last(events) => (log.base().max(log.tail().saturating_sub(events as u64)), None),
-            Start::After(position) if log.covers(position) && position <= self.last => (log.after(position), None),
-            Start::After(position) => (log.base(), Some(position)),
+            for pattern in &state.patterns {
+                self.cost -= lock(&pattern.state).log.remove(&entry);
+            }
         }
     }
 }

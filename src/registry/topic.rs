@@ -1,51 +1,135 @@
-//! A topic, and what it may be called.
+//! What a topic may be called, and which names a pattern matches.
 
-use std::{
-    borrow::Borrow,
-    fmt,
-    hash::{Hash, Hasher},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::Waker,
-};
+use std::{collections::HashMap, fmt};
 
-use super::{
-    Position, Retention,
-    log::TopicLog,
-    waiters::{Slot, Waiters},
-};
-use crate::{event::Quoted, sync::lock};
+use crate::event::Quoted;
 
 /// Names with this at their start are the registry's own: `$client/ID` is the topic of one client.
 const RESERVED: char = '$';
 
-/// The longest name that a topic may have, in bytes.
+/// The longest name that a topic or a pattern may have, in bytes.
 pub const MAX_TOPIC: usize = 256;
 
 /// Refuses a name that is no topic name: 1 to [`MAX_TOPIC`] bytes, `/`-separated segments of which none is empty, no
 /// control characters, no `*` (kept for patterns), no `$` at the start (kept for the registry).
 pub(crate) fn check(name: &str) -> Result<(), TopicError> {
+    match name.contains('*') {
+        true => Err(Problem::Wildcard.with(name)),
+        false => check_pattern(name),
+    }
+}
+
+/// The same for what a client may subscribe to: a topic's name, or a pattern, of which a segment may be `*`, and the last one `**`.
+pub(crate) fn check_pattern(name: &str) -> Result<(), TopicError> {
+    let misplaced = |segment: &str| segment.contains('*') && segment != "*";
+    let segments = name.strip_suffix("/**").or((name != "**").then_some(name)).unwrap_or_default();
     let problem = if name.is_empty() {
         Problem::Empty
     } else if name.len() > MAX_TOPIC {
         Problem::TooLong
     } else if name.starts_with(RESERVED) {
         Problem::Reserved
-    } else if name.contains('*') {
-        Problem::Wildcard
     } else if name.contains(char::is_control) {
         Problem::Control
     } else if name.split('/').any(str::is_empty) {
         Problem::EmptySegment
+    } else if segments.split('/').any(misplaced) {
+        Problem::MisplacedWildcard
     } else {
         return Ok(());
     };
-    Err(TopicError { name: name.to_owned(), problem })
+    Err(problem.with(name))
 }
 
-/// A name that no topic can have. The message quotes the name and says what is wrong with it.
+/// Whether a valid name is a pattern.
+pub(crate) fn is_pattern(name: &str) -> bool {
+    name.contains('*')
+}
+
+/// Whether a topic's name is one that somebody chose, and not one of the registry's own.
+pub(crate) fn is_public(name: &str) -> bool {
+    !name.starts_with(RESERVED)
+}
+
+/// Whether a pattern (or a plain name) matches a topic's name: `*` is one segment, `**` the rest, which is one or more.
+pub(crate) fn matches(pattern: &str, topic: &str) -> bool {
+    let (mut pattern, mut topic) = (pattern.split('/'), topic.split('/'));
+    loop {
+        match (pattern.next(), topic.next()) {
+            (Some("**"), Some(_)) | (None, None) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(expected), Some(segment)) if expected == segment => {}
+            _ => return false,
+        }
+    }
+}
+
+/// What belongs to each of many patterns. Those that match a name are found without looking at the others.
+#[derive(Debug)]
+pub(crate) struct Patterns<T> {
+    root: Node<T>,
+}
+
+#[derive(Debug)]
+struct Node<T> {
+    value: Option<T>,
+    next: HashMap<Box<str>, Node<T>>,
+}
+
+impl<T> Default for Node<T> {
+    fn default() -> Self {
+        Self { value: None, next: HashMap::new() }
+    }
+}
+
+impl<T> Patterns<T> {
+    pub(crate) fn new() -> Self {
+        Self { root: Node::default() }
+    }
+
+    pub(crate) fn get(&self, pattern: &str) -> Option<&T> {
+        pattern.split('/').try_fold(&self.root, |node, segment| node.next.get(segment))?.value.as_ref()
+    }
+
+    pub(crate) fn insert(&mut self, pattern: &str, value: T) {
+        let node = pattern.split('/').fold(&mut self.root, |node, segment| {
+            // Looked up first, as most are there.
+            if !node.next.contains_key(segment) {
+                node.next.insert(segment.into(), Node::default());
+            }
+            node.next.entry(segment.into()).or_default()
+        });
+        node.value = Some(value);
+    }
+
+    pub(crate) fn remove(&mut self, pattern: &str) -> Option<T> {
+        fn remove<T>(node: &mut Node<T>, mut segments: std::str::Split<'_, char>) -> Option<T> {
+            let Some(segment) = segments.next() else { return node.value.take() };
+            let next = node.next.get_mut(segment)?;
+            let value = remove(next, segments);
+            if next.value.is_none() && next.next.is_empty() {
+                node.next.remove(segment);
+            }
+            value
+        }
+        remove(&mut self.root, pattern.split('/'))
+    }
+
+    /// What belongs to the patterns that match a topic's name.
+    pub(crate) fn matching(&self, topic: &str) -> Vec<&T> {
+        let mut found = Vec::new();
+        let mut nodes = vec![&self.root];
+        for segment in topic.split('/') {
+            let rest = nodes.iter().filter_map(|node| node.next.get("**")?.value.as_ref());
+            found.extend(rest);
+            nodes = nodes.iter().flat_map(|node| [node.next.get(segment), node.next.get("*")]).flatten().collect();
+        }
+        found.extend(nodes.iter().filter_map(|node| node.value.as_ref()));
+        found
+    }
+}
+
+/// A name that no topic, or no pattern, can have. The message quotes the name and says what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicError {
     name: String,
@@ -66,8 +150,15 @@ enum Problem {
     TooLong,
     Reserved,
     Wildcard,
+    MisplacedWildcard,
     Control,
     EmptySegment,
+}
+
+impl Problem {
+    fn with(self, name: &str) -> TopicError {
+        TopicError { name: name.to_owned(), problem: self }
+    }
 }
 
 impl fmt::Display for TopicError {
@@ -80,6 +171,10 @@ impl fmt::Display for TopicError {
             }
             Problem::Reserved => write!(f, "the topic name {name} starts with `{RESERVED}`, which is reserved"),
             Problem::Wildcard => write!(f, "the topic name {name} contains `*`, which is reserved for patterns"),
+            Problem::MisplacedWildcard => write!(
+                f,
+                "the pattern {name} has a `*` that is neither a segment of its own nor, as `**`, the last segment"
+            ),
             Problem::Control => write!(f, "the topic name {name} contains a control character"),
             Problem::EmptySegment => write!(f, "the topic name {name} has an empty segment"),
         }
@@ -87,85 +182,6 @@ impl fmt::Display for TopicError {
 }
 
 impl std::error::Error for TopicError {}
-
-/// A name, and the log and the waiters behind it.
-#[derive(Debug)]
-pub(crate) struct Topic {
-    id: u64,
-    name: Box<str>,
-    pub(super) retention: Retention,
-    /// The log's tail, to be looked at without the lock.
-    pub(super) tail: AtomicU64,
-    pub(super) state: Mutex<TopicState>,
-}
-
-#[derive(Debug)]
-pub(super) struct TopicState {
-    pub(super) log: TopicLog,
-    pub(super) waiters: Waiters<Waker>,
-    pub(super) subscribers: usize,
-}
-
-impl Topic {
-    /// What a topic takes in memory besides its name: itself, its place in the set, the first allocation of its log.
-    pub(super) const OVERHEAD: usize = 768;
-
-    /// `floor`: up to where its events count as evicted.
-    pub(super) fn new(id: u64, name: &str, retention: Retention, floor: Position) -> Self {
-        let state = TopicState { log: TopicLog::new(floor), waiters: Waiters::new(), subscribers: 0 };
-        Self { id, name: name.into(), retention, tail: AtomicU64::new(0), state: Mutex::new(state) }
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(super) fn id(&self) -> u64 {
-        self.id
-    }
-
-    pub(super) fn tail(&self) -> u64 {
-        self.tail.load(Ordering::Acquire)
-    }
-
-    /// Takes a waiter out that waits for the event with the index `next`, unless that came and it was woken.
-    pub(super) fn unpark(&self, slot: Slot, next: u64) -> Option<Waker> {
-        lock(&self.state).unpark(slot, next)
-    }
-
-    pub(super) fn cost(&self) -> usize {
-        self.name.len() + Self::OVERHEAD
-    }
-}
-
-impl TopicState {
-    pub(super) fn unpark(&mut self, slot: Slot, next: u64) -> Option<Waker> {
-        if self.log.tail() == next { self.waiters.remove(slot) } else { None }
-    }
-}
-
-/// A topic in the set of topics, which finds it by its name.
-pub(super) struct ByName(pub(super) Arc<Topic>);
-
-impl Borrow<str> for ByName {
-    fn borrow(&self) -> &str {
-        &self.0.name
-    }
-}
-
-impl PartialEq for ByName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-
-impl Eq for ByName {}
-
-impl Hash for ByName {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        self.0.name.hash(hasher);
-    }
-}
 
 /// A hash of a topic's name that is the same in every process: what a resume position names topics with.
 /// It is FNV-1a with 64 bits.
@@ -175,12 +191,15 @@ pub(crate) fn stable_hash(name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn ordinary_names_pass() {
         for name in ["a", "prices/AAPL", "user/42/inbox", "Zürich/Gleis 7", "a$b", &"x".repeat(MAX_TOPIC)] {
             assert_eq!(check(name), Ok(()), "{name}");
+            assert_eq!(check_pattern(name), Ok(()), "{name}");
         }
     }
 
@@ -196,9 +215,65 @@ mod tests {
     }
 
     #[test]
+    fn a_wildcard_is_a_segment_of_its_own_and_two_are_the_last_one() {
+        for pattern in ["*", "**", "prices/*", "orders/**", "*/a/*", "*/**"] {
+            assert_eq!(check_pattern(pattern), Ok(()), "{pattern}");
+        }
+        for pattern in ["a*", "a/b*", "***", "**/a", "a/**/b", "a**", "a/***", "$client/*", "a//*", "/**", "*/"] {
+            let error = check_pattern(pattern).unwrap_err();
+            assert!(error.to_string().contains(&Quoted(pattern).to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_wildcard_is_one_segment_and_two_are_the_rest() {
+        for (pattern, topic) in [
+            ("a", "a"),
+            ("*", "a"),
+            ("**", "a"),
+            ("**", "a/b/c"),
+            ("prices/*", "prices/AAPL"),
+            ("orders/**", "orders/1/items"),
+            ("*/b/*", "a/b/c"),
+        ] {
+            assert!(matches(pattern, topic), "{pattern} {topic}");
+        }
+        for (pattern, topic) in
+            [("*", "a/b"), ("prices/*", "prices"), ("prices/*", "prices/a/b"), ("orders/**", "orders"), ("a", "b")]
+        {
+            assert!(!matches(pattern, topic), "{pattern} {topic}");
+        }
+    }
+
+    #[test]
     fn the_stable_hash_is_the_published_one() {
         assert_eq!(stable_hash(""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(stable_hash("a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(stable_hash("foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    proptest! {
+        #[test]
+        fn the_patterns_that_match_are_those_that_match_alone(
+            patterns in prop::collection::btree_set("(a|b|\\*)(/(a|b|\\*)){0,3}(/\\*\\*)?", 0..12),
+            removed in prop::collection::vec(any::<bool>(), 12),
+            topic in "(a|b)(/(a|b)){0,4}",
+        ) {
+            let mut set = Patterns::new();
+            patterns.iter().for_each(|pattern| set.insert(pattern, pattern.clone()));
+            let (gone, left): (Vec<_>, Vec<_>) = patterns.iter().zip(removed).partition(|(_, removed)| *removed);
+            for (pattern, _) in gone {
+                prop_assert_eq!(set.remove(pattern), Some(pattern.clone()));
+                prop_assert_eq!(set.get(pattern), None);
+            }
+            let mut found = set.matching(&topic);
+            found.sort_unstable();
+            let expected: Vec<&String> = left.iter().map(|(pattern, _)| *pattern).filter(|pattern| matches(pattern, &topic)).collect();
+            prop_assert_eq!(found, expected);
+            for (pattern, _) in left {
+                set.remove(pattern);
+            }
+            prop_assert!(set.root.next.is_empty(), "nothing is left of patterns that went");
+        }
     }
 }

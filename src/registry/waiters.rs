@@ -7,42 +7,53 @@
 pub(crate) struct Waiters<T> {
     slots: Vec<Option<T>>,
     free: Vec<u32>,
+    /// How often they were taken.
+    round: u32,
 }
 
-/// A waiter's place. It means nothing once the waiters were taken.
+/// A waiter's place, until the waiters are taken.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Slot(u32);
+pub(crate) struct Slot {
+    at: u32,
+    round: u32,
+}
 
 impl<T> Waiters<T> {
     pub(crate) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self { slots: Vec::new(), free: Vec::new(), round: 0 }
     }
 
     pub(crate) fn insert(&mut self, waiter: T) -> Slot {
-        match self.free.pop() {
+        let at = match self.free.pop() {
             Some(at) => {
                 self.slots[at as usize] = Some(waiter);
-                Slot(at)
+                at
             }
             None => {
                 self.slots.push(Some(waiter));
-                Slot((self.slots.len() - 1) as u32)
+                (self.slots.len() - 1) as u32
             }
-        }
+        };
+        Slot { at, round: self.round }
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<T> {
-        let waiter = self.slots.get_mut(slot.0 as usize)?.take();
+        if slot.round != self.round {
+            return None;
+        }
+        let waiter = self.slots.get_mut(slot.at as usize)?.take();
         if self.free.len() + 1 == self.slots.len() {
-            *self = Self::new();
+            (self.slots, self.free) = (Vec::new(), Vec::new());
         } else if waiter.is_some() {
-            self.free.push(slot.0);
+            self.free.push(slot.at);
         }
         waiter
     }
 
     pub(crate) fn take(&mut self) -> impl Iterator<Item = T> + use<T> {
-        std::mem::replace(self, Self::new()).slots.into_iter().flatten()
+        self.round = self.round.wrapping_add(1);
+        self.free = Vec::new();
+        std::mem::take(&mut self.slots).into_iter().flatten()
     }
 }
 
@@ -59,6 +70,16 @@ mod tests {
         assert_eq!(waiters.slots.len(), 3);
         assert_eq!(waiters.take().collect::<Vec<_>>(), ["a", "d", "c"]);
         assert_eq!(waiters.take().count(), 0);
+    }
+
+    #[test]
+    fn a_place_among_those_who_were_taken_is_nobody_elses() {
+        let mut waiters = Waiters::new();
+        let a = waiters.insert("a");
+        drop(waiters.take());
+        let b = waiters.insert("b");
+        assert_eq!(waiters.remove(a), None);
+        assert_eq!(waiters.remove(b), Some("b"));
     }
 
     #[test]

@@ -1,0 +1,89 @@
+//! Fewer frames for topics that change faster than anyone can look.
+
+use std::time::Duration;
+
+#[cfg(feature = "json")]
+use crate::{Event, event, gap::push_json_string, registry::Picked};
+
+/// The shortest time between two frames of the registry's events in one stream.
+///
+/// What is published in between waits, in the log and not in a queue, and goes out as one frame when the time is over. What is
+/// more than about 64 KiB follows at once. Heartbeats and the handler's own bytes do not wait.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sse::{Batching, Registry, SseLayer};
+///
+/// let registry = Registry::new();
+/// // No more than 20 frames a second.
+/// let layer = SseLayer::new(&registry).batching(Batching::every(Duration::from_millis(50)));
+/// # let _ = layer;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batching {
+    pub(crate) interval: Duration,
+    pub(crate) is_array: bool,
+}
+
+impl Batching {
+    /// At least so long between two frames. Millisecond resolution; zero is no batching.
+    #[must_use]
+    pub fn every(interval: Duration) -> Self {
+        Self { interval, is_array: false }
+    }
+
+    /// Sends all events of a frame as one, of the type `batch`, whose data is a JSON array in the order of publishing:
+    ///
+    /// ```text
+    /// event: batch
+    /// data: [{"topic":"prices/AAPL","event":"tick","data":187.42},{"topic":"prices/MSFT","data":"no JSON"}]
+    /// id: 1763612345678-4
+    /// ```
+    ///
+    /// Data that is JSON is put in as it is, other data as a string. The id is that of the last one: a client that
+    /// resumes with it misses nothing. What has no data (a reconnection time) goes out before it.
+    ///
+    /// Cost: it is put together for each client.
+    #[cfg(feature = "json")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
+    #[must_use]
+    pub fn as_array(self) -> Self {
+        Self { is_array: true, ..self }
+    }
+}
+
+/// The events as one, whose data is an array.
+#[cfg(feature = "json")]
+pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    let mut json = String::from("[");
+    let mut id = None;
+    for picked in events {
+        let entry = &picked.entry;
+        let Some(data) = event::decode_data(&entry.wire) else {
+            entry.write(&mut wire, false, None);
+            continue;
+        };
+        json.push_str(if json.len() > 1 { ",{\"topic\":" } else { "{\"topic\":" });
+        push_json_string(&mut json, &entry.topic);
+        if let Some(event_type) = event::decode_type(&entry.wire) {
+            json.push_str(",\"event\":");
+            push_json_string(&mut json, event_type);
+        }
+        json.push_str(",\"data\":");
+        match serde_json::from_str::<serde::de::IgnoredAny>(&data) {
+            Ok(_) => json.push_str(&data),
+            Err(_) => push_json_string(&mut json, &data),
+        }
+        json.push('}');
+        id = picked.id().or(id);
+    }
+    if let Some(id) = id {
+        json.push(']');
+        let batch = Event::data(json).event("batch").unwrap_or_default();
+        wire.extend_from_slice(&batch.encode_fields());
+        event::push_field(&mut wire, "id", id);
+        wire.push(b'\n');
+    }
+    wire
+}

@@ -1,0 +1,251 @@
+//! Log lines for the `tracing` crate.
+
+use std::fmt;
+
+use tracing::{debug, info, trace, warn};
+
+use super::{Closed, Observer};
+use crate::{ClientHandle, ClientId, Gap, Receipt, SubscribeError, event::Quoted};
+
+/// Logs what happens, with the [`tracing`](https://docs.rs/tracing) crate. With the `tracing` feature.
+///
+/// All of it has the target `tower_sse`:
+///
+/// | level | message | fields |
+/// |---|---|---|
+/// | WARN | `client lagged` | `client`, `topic`, `missed` |
+/// | INFO | `gap` | `client`, `topic` (the first), `topics` (how many), `after` |
+/// | INFO | `subscription refused` | `client`, `error` |
+/// | DEBUG | `stream opened` | `client` |
+/// | DEBUG | `stream closed` | `client`, `reason`, `duration_ms`, `events`, `bytes` |
+/// | DEBUG | `subscribed` | `client`, `topic` |
+/// | DEBUG | `unsubscribed` | `client`, `topic` |
+/// | TRACE | `heartbeat` | `client` |
+/// | TRACE | `published` | `topic`, `position`, `clients` |
+///
+/// `client` is the first eight digits of the client's id: enough to tell clients apart, and not the whole, with which
+/// whoever reads the log might act for the client. A `topic` that is one client's own is cut in the
+/// same way. What clients send is escaped and cut to what fits a line.
+///
+/// What is not enabled costs a check.
+///
+/// ```
+/// use tower_sse::{Registry, RegistryConfig, TracingObserver};
+///
+/// // Here a subscriber is installed.
+/// let registry = Registry::with_config(RegistryConfig::default().observer(TracingObserver::new()));
+/// # let _ = registry;
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct TracingObserver {}
+
+impl TracingObserver {
+    /// One that logs to the subscriber that is installed when something happens.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {}
+    }
+}
+
+const TARGET: &str = "tower_sse";
+
+impl Observer for TracingObserver {
+    fn opened(&self, client: &ClientHandle) {
+        debug!(target: TARGET, client = %Short(client.id()), "stream opened");
+    }
+
+    fn refused(&self, client: &ClientHandle, error: &SubscribeError) {
+        info!(target: TARGET, client = %Short(client.id()), %error, "subscription refused");
+    }
+
+    fn subscribed(&self, client: &ClientHandle, topic: &str) {
+        debug!(target: TARGET, client = %Short(client.id()), topic = shown(topic), "subscribed");
+    }
+
+    fn unsubscribed(&self, client: &ClientHandle, topic: &str) {
+        debug!(target: TARGET, client = %Short(client.id()), topic = shown(topic), "unsubscribed");
+    }
+
+    fn lagged(&self, client: &ClientHandle, topic: &str, missed: u64) {
+        warn!(target: TARGET, client = %Short(client.id()), topic = shown(topic), missed, "client lagged");
+    }
+
+    fn gap(&self, client: &ClientHandle, gap: &Gap) {
+        info!(
+            target: TARGET,
+            client = %Short(client.id()),
+            topic = gap.topics().first().map(|topic| shown(topic)),
+            topics = gap.topics().len(),
+            after = %Quoted(gap.after()),
+            "gap"
+        );
+    }
+
+    fn heartbeat(&self, client: &ClientHandle) {
+        trace!(target: TARGET, client = %Short(client.id()), "heartbeat");
+    }
+
+    fn closed(&self, client: &ClientHandle, closed: &Closed) {
+        debug!(
+            target: TARGET,
+            client = %Short(client.id()),
+            reason = %closed.reason,
+            duration_ms = u64::try_from(closed.duration.as_millis()).unwrap_or(u64::MAX),
+            events = closed.events,
+            bytes = closed.bytes,
+            "stream closed"
+        );
+    }
+
+    fn published(&self, topic: &str, receipt: &Receipt) {
+        trace!(
+            target: TARGET,
+            topic = shown(topic),
+            position = %receipt.position(),
+            clients = receipt.clients(),
+            "published"
+        );
+    }
+}
+
+/// A client's id, as far as it is anybody's business.
+struct Short(ClientId);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.8}", self.0.to_string())
+    }
+}
+
+/// A topic's name. What is sent to one client has a topic with the client's id in its name.
+fn shown(topic: &str) -> &str {
+    const OWN: &str = "$client/";
+    match topic.starts_with(OWN) {
+        true => topic.get(..OWN.len() + 8).unwrap_or(OWN),
+        false => topic,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fmt::Write,
+        sync::{Arc, Mutex},
+    };
+
+    use tracing::{
+        Event, Level, Metadata, Subscriber,
+        field::{Field, Visit},
+        span,
+        subscriber::with_default,
+    };
+
+    use super::*;
+    use crate::{Registry, observe::samples::Samples, sync::lock};
+
+    /// Keeps each event as a line.
+    #[derive(Clone)]
+    struct Lines {
+        lines: Arc<Mutex<Vec<String>>>,
+        most: Level,
+    }
+
+    impl Lines {
+        fn new(most: Level) -> Self {
+            Self { lines: Arc::default(), most }
+        }
+    }
+
+    impl Subscriber for Lines {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() <= self.most
+        }
+
+        fn event(&self, event: &Event<'_>) {
+            let metadata = event.metadata();
+            let mut line = Line(format!("{} {}", metadata.level(), metadata.target()));
+            event.record(&mut line);
+            lock(&self.lines).push(line.0);
+        }
+
+        fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+
+        fn enter(&self, _span: &span::Id) {}
+
+        fn exit(&self, _span: &span::Id) {}
+    }
+
+    struct Line(String);
+
+    impl Visit for Line {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            write!(self.0, " {field}={value:?}").unwrap();
+        }
+    }
+
+    fn log_of(most: Level, tell: impl FnOnce(&TracingObserver)) -> Vec<String> {
+        let lines = Lines::new(most);
+        with_default(lines.clone(), || tell(&TracingObserver::new()));
+        let lines = lock(&lines.lines);
+        lines.clone()
+    }
+
+    #[test]
+    fn each_line_has_its_level_and_its_fields() {
+        let samples = Samples::new();
+        let log = log_of(Level::TRACE, |observer| samples.tell(observer));
+        let id = &samples.client.id().to_string()[..8];
+        let position = samples.receipt.position();
+        let expected = [
+            format!("DEBUG tower_sse message=stream opened client={id}"),
+            format!(
+                "INFO tower_sse message=subscription refused client={id} \
+                 error=the client has 3 subscriptions, as many as it may have"
+            ),
+            format!("DEBUG tower_sse message=subscribed client={id} topic=\"a/1\""),
+            format!("DEBUG tower_sse message=unsubscribed client={id} topic=\"a/1\""),
+            format!("WARN tower_sse message=client lagged client={id} topic=\"a/1\" missed=5"),
+            format!("INFO tower_sse message=gap client={id} topic=\"a/1\" topics=2 after=\"1-0\\n\""),
+            format!("TRACE tower_sse message=heartbeat client={id}"),
+            format!(
+                "DEBUG tower_sse message=stream closed client={id} reason=the client is gone \
+                 duration_ms=1500 events=7 bytes=900"
+            ),
+            format!("TRACE tower_sse message=published topic=\"a/1\" position={position} clients=0"),
+        ];
+        assert_eq!(log, expected);
+    }
+
+    #[test]
+    fn no_line_has_the_whole_id_of_a_client() {
+        let samples = Samples::new();
+        let id = samples.client.id().to_string();
+        let own = format!("$client/{id}");
+        let gap = Gap { topics: vec![own.clone()], ..samples.gap.clone() };
+        let log = log_of(Level::TRACE, |observer| {
+            samples.tell(observer);
+            observer.subscribed(&samples.client, &own);
+            observer.unsubscribed(&samples.client, &own);
+            observer.lagged(&samples.client, &own, 1);
+            observer.gap(&samples.client, &gap);
+            observer.published(&own, &samples.receipt);
+        })
+        .join("\n");
+        assert_eq!(log.matches(&format!("topic=\"$client/{}\"", &id[..8])).count(), 5);
+        assert!(!log.contains(&id[..9]));
+    }
+
+    #[test]
+    fn what_is_not_enabled_does_not_even_make_an_id() {
+        let client = Registry::new().connect();
+        assert_eq!(log_of(Level::INFO, |observer| observer.opened(&client)), [""; 0]);
+        assert!(format!("{client:?}").contains("id: None"));
+    }
+}

@@ -1,0 +1,110 @@
+//! The retained events of all topics in the order they go.
+
+/// Every retained event's topic in the order of publishing, so that the oldest event of all can be found and any be taken out, each in constant time.
+#[derive(Debug)]
+pub(crate) struct Ledger<T> {
+    rows: Vec<Row<T>>,
+    oldest: u32,
+    newest: u32,
+    free: u32,
+    len: usize,
+}
+
+/// An event's place in the [`Ledger`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Ticket(u32);
+
+#[derive(Debug)]
+struct Row<T> {
+    topic: Option<T>,
+    older: u32,
+    newer: u32,
+}
+
+/// No row.
+const NONE: u32 = u32::MAX;
+
+impl<T> Ledger<T> {
+    pub(crate) fn new() -> Self {
+        Self { rows: Vec::new(), oldest: NONE, newest: NONE, free: NONE, len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has as many events as it can count.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len >= NONE as usize
+    }
+
+    pub(crate) fn oldest(&self) -> Option<&T> {
+        self.rows.get(self.oldest as usize)?.topic.as_ref()
+    }
+
+    pub(crate) fn push(&mut self, topic: T) -> Ticket {
+        let row = Row { topic: Some(topic), older: self.newest, newer: NONE };
+        let at = if self.free == NONE {
+            self.rows.push(row);
+            (self.rows.len() - 1) as u32
+        } else {
+            let at = self.free;
+            self.free = self.rows[at as usize].newer;
+            self.rows[at as usize] = row;
+            at
+        };
+        match self.newest {
+            NONE => self.oldest = at,
+            newest => self.rows[newest as usize].newer = at,
+        }
+        self.newest = at;
+        self.len += 1;
+        Ticket(at)
+    }
+
+    pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<T> {
+        let row = &mut self.rows[ticket.0 as usize];
+        let topic = row.topic.take()?;
+        let (older, newer) = (row.older, row.newer);
+        row.newer = self.free;
+        self.free = ticket.0;
+        match older {
+            NONE => self.oldest = newer,
+            older => self.rows[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            newer => self.rows[newer as usize].older = older,
+        }
+        self.len -= 1;
+        if self.len == 0 {
+            *self = Self::new();
+        }
+        Some(topic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_ledger_is_a_queue_that_anything_can_be_taken_out_of(steps in prop::collection::vec(0usize..3, 0..200), picks in prop::collection::vec(any::<prop::sample::Index>(), 200)) {
+            let mut ledger = Ledger::new();
+            let mut model: Vec<(Ticket, usize)> = Vec::new();
+            for (step, (kind, pick)) in steps.into_iter().zip(picks).enumerate() {
+                if kind > 0 || model.is_empty() {
+                    model.push((ledger.push(step), step));
+                } else {
+                    let (ticket, value) = model.remove(pick.index(model.len()));
+                    prop_assert_eq!(ledger.remove(ticket), Some(value));
+                }
+                prop_assert_eq!(ledger.oldest(), model.first().map(|(_, value)| value));
+                prop_assert_eq!(ledger.len(), model.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What a client asks for when it subscribes.
+
+use std::{fmt, sync::Arc};
+
+use crate::{ClientHandle, Delivery, Start};
+
+/// What a client asks for when it subscribes: a topic or a pattern, where it starts, and which events it lets through.
+///
+/// A name alone is one: `client.subscribe("prices/AAPL")`. In a pattern, a segment may be `*`, which is any one segment, and the last
+/// one `**`, which is the rest, one or more.
+///
+/// ```
+/// use tower_sse::{Event, Registry, Start, Subscription};
+///
+/// let registry = Registry::new();
+/// let client = registry.connect();
+/// client.subscribe("orders/*")?;
+/// client.subscribe(
+///     Subscription::to("log/**")
+///         .from(Start::Last(100))
+///         .filter(|event, _| event.event_type() == Some("error")),
+/// )?;
+/// # Ok::<(), tower_sse::SubscribeError>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a subscription does nothing unless a client subscribes with it"]
+pub struct Subscription {
+    pub(crate) name: String,
+    pub(crate) start: Start,
+    pub(crate) filter: Option<Filter>,
+}
+
+/// Decides which events a subscription lets through.
+#[derive(Clone)]
+pub(crate) struct Filter(Arc<dyn Fn(&Delivery, &ClientHandle) -> bool + Send + Sync>);
+
+impl Subscription {
+    /// To this topic, or to all topics that match this pattern, those included that come into being later.
+    pub fn to(name: impl Into<String>) -> Self {
+        Self { name: name.into(), start: Start::Now, filter: None }
+    }
+
+    /// Where it starts, for a client that does not resume. Default: [`Start::Now`].
+    pub fn from(self, start: Start) -> Self {
+        Self { start, ..self }
+    }
+
+    /// Lets only those events through that the filter says yes to. Default: all.
+    ///
+    /// It is asked each time an event is about to go out to the client, also when it resumes: what it refused live, it
+    /// is asked about again. So it should give the same answer for the same event and the same user. It is asked
+    /// outside all locks, by the task that the stream is polled on: it must not block, and a panic in it is a panic of that task.
+    ///
+    /// An event that several subscriptions of a client match goes out if one of them lets it through.
+    ///
+    /// Cost: events of such a subscription are put together for this client alone, where others share the bytes.
+    pub fn filter(self, filter: impl Fn(&Delivery, &ClientHandle) -> bool + Send + Sync + 'static) -> Self {
+        Self { filter: Some(Filter(Arc::new(filter))), ..self }
+    }
+}
+
+impl Filter {
+    pub(crate) fn passes(&self, event: &Delivery, client: &ClientHandle) -> bool {
+        (self.0)(event, client)
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Filter")
+    }
+}
+
+impl<N: AsRef<str> + ?Sized> From<&N> for Subscription {
+    fn from(name: &N) -> Self {
+        Self::to(name.as_ref())
+    }
+}
+
+impl From<String> for Subscription {
+    fn from(name: String) -> Self {
+        Self::to(name)
+    }
+}
