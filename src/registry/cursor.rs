@@ -113,7 +113,7 @@ pub(crate) struct Plain {
 #[derive(Debug)]
 pub(crate) enum Taking {
     Plain(Plain),
-    Events(Taken),
+    Events(Box<Taken>),
 }
 
 /// Whom the events are taken for.
@@ -310,7 +310,7 @@ impl Cursors {
                 return plain.map(|plain| Taking::Plain(Plain { is_live, ..plain }));
             }
         }
-        self.take_events(taker.id, horizon).map(Taking::Events)
+        self.take_events(taker.id, horizon).map(|taken| Taking::Events(Box::new(taken)))
     }
 
     /// The case that has to be fast: one feed has something, nothing is missing, all of it is newer than what the

@@ -86,7 +86,7 @@ impl Reader {
         for _ in 0..LOOKS {
             let mut rest = self.rest.take();
             let result = self.poll_take(waker, besides, |cursors, shared, horizon| match is_array {
-                true => cursors.take_events(taker.id, horizon).map(Taking::Events),
+                true => cursors.take_events(taker.id, horizon).map(|taken| Taking::Events(Box::new(taken))),
                 false => cursors.take(taker, shared, horizon, &mut rest),
             });
             self.rest = rest;
@@ -96,7 +96,7 @@ impl Reader {
                     return Poll::Ready(Ok(Frame { gap: None, wire, is_live, was_all }));
                 }
                 Ok(Taking::Events(taken)) => {
-                    if let Some(frame) = self.frame(taken) {
+                    if let Some(frame) = self.frame(*taken) {
                         return Poll::Ready(Ok(frame));
                     }
                 }
