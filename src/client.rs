@@ -146,7 +146,7 @@ impl ClientHandle {
     /// Cost: a reference count.
     #[must_use]
     pub fn metadata(&self) -> Arc<Extensions> {
-        self.client.metadata().unwrap_or_default()
+        self.client.metadata()
     }
 
     /// Adds to what is known of the client: one value of each type. For what is known only behind the layer, such as who

@@ -11,7 +11,10 @@ use std::{
 use http::Extensions;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{ClientId, Position, PublishError, Receipt, SubscribeError, cursor::Cursors, shared::Shared, topic};
+use super::{
+    ClientId, Position, PublishError, Receipt, SubscribeError, cursor::Cursors, shared::Shared, topic,
+    waiters::WakeLater,
+};
 use crate::{
     Batching, Closed, Event, Gap, Start, Subscription,
     observe::Observer,
@@ -231,8 +234,13 @@ impl Client {
         if !lock(&self.state).may_subscribe(name, &self.shared)? {
             return Ok(false);
         }
+        if self.shared.config.presence_key.is_some() {
+            // It is asked now, when no lock is held.
+            self.presence_key();
+        }
         // Outside the lock, as it may ask the user how much the topic retains.
         let joined = self.shared.join(name, start);
+        let mut watching = WakeLater::default();
         let mut state = lock(&self.state);
         let may = state.may_subscribe(name, &self.shared);
         match may {
@@ -240,21 +248,53 @@ impl Client {
                 let resumes = resumes && state.phase == Phase::Waiting;
                 state.cursors.subscribe(joined, filter, resumes);
                 state.is_complete = false;
+                if self.shared.presences.is_used() {
+                    watching.0 = self.shared.presences.join(name, &self.presence_key(), self.id(), state.metadata());
+                }
             }
             _ => self.shared.leave(&joined.feed, None),
         }
         drop(state);
+        drop(watching);
         self.changed();
         may
     }
 
     pub(crate) fn unsubscribe(self: &Arc<Self>, name: &str) -> bool {
-        let was_subscribed = lock(&self.state).cursors.unsubscribe(&self.shared, name);
+        let mut watching = WakeLater::default();
+        let mut state = lock(&self.state);
+        let was_subscribed = state.cursors.unsubscribe(&self.shared, name);
+        if was_subscribed {
+            watching.0 = self.left([name]);
+        }
+        drop(state);
+        drop(watching);
         self.changed();
         if was_subscribed {
             self.observe(|observer, client| observer.unsubscribed(client, name));
         }
         was_subscribed
+    }
+
+    /// Whose client it is: what the program says, or nobody's but its own.
+    pub(super) fn presence_key(self: &Arc<Self>) -> Box<str> {
+        if let Some(key) = self.key.get() {
+            return key.clone();
+        }
+        let by_program = self.shared.config.presence_key.as_ref();
+        let key = by_program.and_then(|key| key.of(&crate::ClientHandle::new(Arc::clone(self))));
+        let key = key.unwrap_or_else(|| self.id().to_string()).into_boxed_str();
+        // Who asked at the same time may have been first.
+        self.key.get_or_init(|| key).clone()
+    }
+
+    /// Tells presence of the topics that it is no longer subscribed to. To be called with its state locked; those to be woken are given back.
+    pub(super) fn left<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Vec<Waker> {
+        let presences = &self.shared.presences;
+        match (presences.is_used(), self.key.get(), self.id.get()) {
+            (true, Some(key), Some(id)) => names.into_iter().flat_map(|name| presences.leave(name, key, *id)).collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Whether it is subscribed so that it gets the events of this topic.
@@ -312,8 +352,8 @@ impl Client {
         lock(&self.state).style
     }
 
-    pub(crate) fn metadata(&self) -> Option<Arc<Extensions>> {
-        lock(&self.state).metadata.clone()
+    pub(crate) fn metadata(&self) -> Arc<Extensions> {
+        lock(&self.state).metadata()
     }
 
     pub(crate) fn insert_metadata(&self, metadata: Extensions) {
@@ -400,16 +440,19 @@ impl Client {
 
     /// The same. If it was open, gives why it is over and when it began.
     fn finish(&self, reason: CloseReason) -> Option<(CloseReason, Instant)> {
+        let mut watching = WakeLater::default();
         let mut state = lock(&self.state);
         if matches!(state.phase, Phase::Over(_)) {
             return None;
         }
         let reason = state.closing.map_or(reason, |(asked, _)| asked);
         state.phase = Phase::Over(reason);
+        watching.0 = self.left(state.cursors.names().map(|name| &**name));
         state.cursors.clear(&self.shared);
         let waker = state.waker.take();
         let opened = state.opened;
         drop(state);
+        drop(watching);
         // There may be another reader than the one that ended.
         if let Some(waker) = waker {
             waker.wake();
@@ -483,6 +526,10 @@ impl fmt::Debug for Client {
 }
 
 impl State {
+    pub(super) fn metadata(&self) -> Arc<Extensions> {
+        self.metadata.clone().unwrap_or_default()
+    }
+
     /// Whether a subscription to this topic would be a new one.
     fn may_subscribe(&self, topic: &str, shared: &Shared) -> Result<bool, SubscribeError> {
         let limit = shared.config.subscriptions_per_client;

@@ -2,7 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{Observer, observe::Observers};
+use super::presence;
+use crate::{ClientHandle, Observer, observe::Observers};
 
 /// How a [`Registry`](crate::Registry) is set up.
 ///
@@ -29,6 +30,18 @@ pub struct RegistryConfig {
     pub(super) stuck_after: Option<Duration>,
     pub(super) forget_ended_after: Duration,
     pub(super) observers: Observers,
+    pub(super) presence_key: Option<PresenceKey>,
+    pub(super) presence_grace: Duration,
+}
+
+/// Says whose a client is.
+#[derive(Clone)]
+pub(super) struct PresenceKey(Arc<dyn Fn(&ClientHandle) -> Option<String> + Send + Sync>);
+
+impl PresenceKey {
+    pub(super) fn of(&self, client: &ClientHandle) -> Option<String> {
+        (self.0)(client)
+    }
 }
 
 type RetentionBy = Arc<dyn Fn(&str) -> Retention + Send + Sync>;
@@ -89,6 +102,22 @@ impl RegistryConfig {
         self
     }
 
+    /// Whose a client is, for [`Presence`](crate::Presence): clients with the same key are one member. Default, and where
+    /// it gives `None`: each client is a member of its own.
+    ///
+    /// It is asked once, when a client first subscribes, and outside all locks; what it looks at has to be known by then.
+    #[must_use]
+    pub fn presence_key(self, key: impl Fn(&ClientHandle) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self { presence_key: Some(PresenceKey(Arc::new(key))), ..self }
+    }
+
+    /// How long a member stays present when its last client has gone, so that one who reconnects neither leaves nor joins. Default: ten
+    /// seconds, as browsers come back after three to five.
+    #[must_use]
+    pub fn presence_grace(self, grace: Duration) -> Self {
+        Self { presence_grace: grace, ..self }
+    }
+
     pub(super) fn topic_retention_of(&self, topic: &str) -> Retention {
         self.topic_retention_by.as_ref().map_or(self.topic_retention, |by| by(topic))
     }
@@ -104,6 +133,8 @@ impl Default for RegistryConfig {
             stuck_after: Some(Duration::from_secs(60)),
             forget_ended_after: Duration::from_secs(300),
             observers: Observers::default(),
+            presence_key: None,
+            presence_grace: presence::GRACE,
         }
     }
 }
@@ -118,6 +149,8 @@ impl fmt::Debug for RegistryConfig {
             .field("stuck_after", &self.stuck_after)
             .field("forget_ended_after", &self.forget_ended_after)
             .field("observers", &self.observers)
+            .field("presence_key", &self.presence_key.is_some())
+            .field("presence_grace", &self.presence_grace)
             .finish()
     }
 }

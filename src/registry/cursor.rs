@@ -229,14 +229,20 @@ impl Cursors {
         true
     }
 
-    /// Takes off those that have come to the end of their topics, and says whether there were any.
-    pub(crate) fn take_ended(&mut self, shared: &Shared) -> bool {
-        let before = self.cursors.len();
+    /// Whether any has come to the end of its topic.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.cursors.iter().any(Cursor::has_ended)
+    }
+
+    /// Takes off those that have.
+    pub(crate) fn take_ended(&mut self, shared: &Shared) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
         while let Some(at) = self.cursors.iter().position(Cursor::has_ended) {
             let cursor = self.cursors.swap_remove(at);
             shared.leave(&cursor.feed, cursor.parked);
+            names.push(Arc::clone(cursor.feed.name()));
         }
-        self.cursors.len() < before
+        names
     }
 
     /// Whether all have come to the end of their topics.

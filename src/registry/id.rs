@@ -8,7 +8,7 @@ use crate::event::Quoted;
 ///
 /// Whoever knows it can be allowed to act for the client (add a topic to its open stream, say), so it is as hard to
 /// guess as a session token and should be treated as one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(u128);
 
 impl ClientId {

@@ -9,7 +9,9 @@ mod id;
 mod joined;
 mod ledger;
 mod log;
+mod members;
 mod position;
+mod presence;
 mod produce;
 mod reader;
 mod shared;
@@ -32,6 +34,7 @@ pub use self::{
     error::{PublishError, SubscribeError},
     id::{ClientId, InvalidClientId},
     position::{InvalidPosition, Position},
+    presence::{Member, Presence, PresenceChange, PresenceChanges},
     produce::{ProduceError, Producer, TopicState},
     stats::Stats,
     topic::{MAX_TOPIC, TopicError},
@@ -131,6 +134,16 @@ impl Registry {
             None if topic.has_ended() => TopicState::Ended,
             None => TopicState::Open,
         })
+    }
+
+    /// Who is subscribed to a topic, or to a pattern, by just that name: see [`Presence`].
+    ///
+    /// # Errors
+    ///
+    /// [`TopicError`] if the name is none.
+    pub fn presence(&self, name: impl AsRef<str>) -> Result<Presence, TopicError> {
+        topic::check_pattern(name.as_ref())?;
+        Ok(Presence::of(&self.shared, name.as_ref()))
     }
 
     /// All clients whose streams are open or about to be.

@@ -13,6 +13,7 @@ use super::{
     client::{Client, Phase, Style},
     cursor::{Cursors, Missing, Picked, Plain, Rest, Taken, Taker, Taking},
     shared::Shared,
+    waiters::WakeLater,
 };
 use crate::{ClientHandle, Delivery, Event, sync::lock};
 
@@ -153,6 +154,7 @@ impl Reader {
         let Self { client, waker: heard, changes, .. } = self;
         let seen = client.changes.load(Ordering::Acquire);
         let _old;
+        let mut watching = WakeLater::default();
         let mut state = lock(&client.state);
         if let Phase::Over(reason) = state.phase {
             return Poll::Ready(Err(reason));
@@ -171,7 +173,11 @@ impl Reader {
             if let Some((reason, _)) = state.closing {
                 return Poll::Ready(Err(reason));
             }
-            state.is_complete |= state.cursors.take_ended(client.shared()) && state.cursors.is_empty();
+            if state.cursors.has_ended() {
+                let ended = state.cursors.take_ended(client.shared());
+                watching.0 = client.left(ended.iter().map(|name| &**name));
+                state.is_complete = state.cursors.is_empty();
+            }
             if state.is_complete && besides != Besides::OwnBody {
                 return Poll::Ready(Err(CloseReason::Completed));
             }

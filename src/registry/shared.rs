@@ -18,6 +18,7 @@ use super::{
     joined::Joined,
     ledger::Ledger,
     log::{Entry, Forgotten, Log, spacious},
+    presence::Presences,
     produce::Production,
     stats::Counters,
     topic::{self, Patterns},
@@ -30,8 +31,8 @@ use crate::{
 
 /// What all handles share.
 ///
-/// Locks are taken in this order, and user code runs under none: a client's state, the order, a topic's state, a
-/// pattern's state, a joined frame.
+/// Locks are taken in this order, and user code runs under none: a client's state, the presence lists, one such list,
+/// the order, a topic's state, a pattern's state, a joined frame.
 pub(crate) struct Shared {
     pub(super) config: RegistryConfig,
     pub(super) clock: Clock,
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     next_look: AtomicU64,
     pub(super) clients: Mutex<HashMap<ClientId, Weak<Client>>>,
     pub(super) joined: Joined,
+    pub(super) presences: Presences,
     pub(crate) counters: Counters,
 }
 
@@ -118,6 +120,7 @@ impl Shared {
             next_look: AtomicU64::new(0),
             clients: Mutex::default(),
             joined: Joined::new(),
+            presences: Presences::default(),
             counters: Counters::default(),
         }
     }

@@ -1,5 +1,7 @@
 //! Who is to be woken when something is published on a topic.
 
+use std::task::Waker;
+
 /// The waiters of a topic since it was last published on: all are taken at once, or one leaves, each in constant time.
 ///
 /// A publisher touches nothing of a waiter's but its waker.
@@ -54,6 +56,16 @@ impl<T> Waiters<T> {
         self.round = self.round.wrapping_add(1);
         self.free = Vec::new();
         std::mem::take(&mut self.slots).into_iter().flatten()
+    }
+}
+
+/// Wakes when it is dropped: to be declared before a lock is taken, so that it is dropped after that.
+#[derive(Debug, Default)]
+pub(crate) struct WakeLater(pub(crate) Vec<Waker>);
+
+impl Drop for WakeLater {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
     }
 }
 

@@ -1,0 +1,317 @@
+//! Who is subscribed to a topic.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Weak, atomic::Ordering},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use futures_core::Stream;
+use http::Extensions;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{
+    ClientId,
+    client::Client,
+    members::{self, Change, Members, Watch},
+    shared::Shared,
+    waiters::{Slot, Waiters, WakeLater},
+};
+use crate::sync::{AtomicU64, Mutex, lock};
+
+/// Who is subscribed to a topic, or to a pattern: by just that name.
+///
+/// Clients with the same [key](crate::RegistryConfig::presence_key) are one member: a user with several tabs. A member
+/// whose last client goes stays for the [grace time](crate::RegistryConfig::presence_grace), so that who reconnects neither leaves nor joins.
+///
+/// It is a handle; clones are of the same list. For as long as there is one, the topic's joins and leaves are noted. A topic
+/// of which nobody asks pays nothing, and publishing pays nothing in any case.
+///
+/// Cost: the first handle for a name looks at all clients.
+///
+/// ```
+/// use tower_sse::{ClientHandle, Registry, RegistryConfig};
+///
+/// #[derive(Clone)]
+/// struct User(String);
+///
+/// let registry = Registry::with_config(
+///     RegistryConfig::default().presence_key(|client: &ClientHandle| client.metadata().get::<User>().map(|user| user.0.clone())),
+/// );
+/// let room = registry.presence("chat/1")?;
+///
+/// let client = registry.connect();
+/// client.insert_metadata(User("ada".into()));
+/// client.subscribe("chat/1")?;
+/// assert_eq!(room.count(), 1);
+/// assert_eq!(room.members()[0].key(), "ada");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Presence {
+    list: Arc<List>,
+}
+
+/// Somebody who is subscribed, or was a moment ago.
+#[derive(Debug, Clone)]
+pub struct Member {
+    key: Arc<str>,
+    metadata: Arc<Extensions>,
+    clients: Vec<ClientId>,
+}
+
+/// Who came or went.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum PresenceChange {
+    /// Somebody who was not there.
+    Joined(Member),
+    /// The member with this key has gone, and its grace time is over.
+    Left(Arc<str>),
+}
+
+/// All topics of which somebody wants to know who is there.
+#[derive(Debug, Default)]
+pub(crate) struct Presences {
+    lists: Mutex<HashMap<Arc<str>, Weak<List>>>,
+    /// How many lists there are, to be looked at without the lock.
+    count: AtomicU64,
+}
+
+/// Who is at one topic, and who waits for that to change.
+pub(crate) struct List {
+    shared: Arc<Shared>,
+    name: Arc<str>,
+    state: Mutex<ListState>,
+}
+
+struct ListState {
+    members: Members<ClientId, Arc<Extensions>>,
+    waiters: Waiters<Waker>,
+}
+
+impl Presences {
+    pub(super) fn is_used(&self) -> bool {
+        self.count.load(Ordering::Acquire) > 0
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<List>> {
+        lock(&self.lists).get(name).and_then(Weak::upgrade)
+    }
+
+    /// A client has subscribed. To be called with its state locked; those to be woken are given back.
+    pub(super) fn join(&self, name: &str, key: &str, id: ClientId, metadata: Arc<Extensions>) -> Vec<Waker> {
+        self.get(name).map(|list| list.join(key, id, metadata)).unwrap_or_default()
+    }
+
+    /// The same for one that is no longer subscribed.
+    pub(super) fn leave(&self, name: &str, key: &str, id: ClientId) -> Vec<Waker> {
+        self.get(name).map(|list| list.change(|members, now| members.leave(key, id, now))).unwrap_or_default()
+    }
+}
+
+impl List {
+    fn join(&self, key: &str, id: ClientId, metadata: Arc<Extensions>) -> Vec<Waker> {
+        self.change(|members, now| {
+            members.expire(now);
+            members.join(key, id, metadata);
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Members<ClientId, Arc<Extensions>>, std::time::Instant)) -> Vec<Waker> {
+        let mut state = lock(&self.state);
+        let before = (state.members.version(), state.members.next_expiry());
+        change(&mut state.members, Instant::now().into_std());
+        match (state.members.version(), state.members.next_expiry()) == before {
+            true => Vec::new(),
+            false => state.waiters.take().collect(),
+        }
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        let mut lists = lock(&self.shared.presences.lists);
+        // There may be a newer one of the same name by now.
+        if lists.get(&self.name).is_some_and(|list| list.strong_count() == 0) {
+            lists.remove(&self.name);
+        }
+        self.shared.presences.count.store(lists.len() as u64, Ordering::Release);
+    }
+}
+
+impl Presence {
+    pub(super) fn of(shared: &Arc<Shared>, name: &str) -> Self {
+        let mut lists = lock(&shared.presences.lists);
+        if let Some(list) = lists.get(name).and_then(Weak::upgrade) {
+            return Self { list };
+        }
+        let members = Members::new(shared.config.presence_grace);
+        let list = Arc::new(List {
+            shared: Arc::clone(shared),
+            name: name.into(),
+            state: Mutex::new(ListState { members, waiters: Waiters::new() }),
+        });
+        lists.insert(Arc::clone(&list.name), Arc::downgrade(&list));
+        shared.presences.count.store(lists.len() as u64, Ordering::Release);
+        drop(lists);
+        // Whoever subscribes from now on sees the list. All others are looked at.
+        shared.open_clients().iter().for_each(|client| client.join_if_subscribed(&list));
+        Self { list }
+    }
+
+    /// The topic's name, or the pattern's.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.list.name
+    }
+
+    /// Who is there, in order of their keys.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        self.look(|members| members.list().into_iter().map(Member::from).collect())
+    }
+
+    /// How many are there.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.look(|members| members.count())
+    }
+
+    /// Who comes and goes from now on, beginning with those who are there: as a stream.
+    ///
+    /// It tells the difference to what it told before: somebody who has come and gone while nobody looked is not told of. So
+    /// it has no queue that could grow. It never ends.
+    ///
+    /// Cost: a reference to each member that it has told of.
+    pub fn changes(&self) -> PresenceChanges {
+        PresenceChanges {
+            list: Arc::clone(&self.list),
+            watch: Watch::default(),
+            told: VecDeque::new(),
+            parked: None,
+            expiry: None,
+        }
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&Members<ClientId, Arc<Extensions>>) -> T) -> T {
+        let mut state = lock(&self.list.state);
+        state.members.expire(Instant::now().into_std());
+        look(&state.members)
+    }
+}
+
+impl Member {
+    /// Its [key](crate::RegistryConfig::presence_key), or the id of its only client if that has none.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What was known of the client that came last, when it subscribed.
+    #[must_use]
+    pub fn metadata(&self) -> &Extensions {
+        &self.metadata
+    }
+
+    /// Its clients. None in the grace time.
+    #[must_use]
+    pub fn clients(&self) -> &[ClientId] {
+        &self.clients
+    }
+}
+
+impl From<members::Member<ClientId, Arc<Extensions>>> for Member {
+    fn from(member: members::Member<ClientId, Arc<Extensions>>) -> Self {
+        let clients = member.clients.into_iter().map(|(id, _)| id).collect();
+        Self { key: member.key, metadata: member.value, clients }
+    }
+}
+
+/// Who comes to a topic and who goes, as a [`Stream`]: see [`Presence::changes`].
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct PresenceChanges {
+    list: Arc<List>,
+    watch: Watch,
+    told: VecDeque<Change<ClientId, Arc<Extensions>>>,
+    parked: Option<Slot>,
+    /// When somebody's grace time is over.
+    expiry: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stream for PresenceChanges {
+    type Item = PresenceChange;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<PresenceChange>> {
+        let this = self.get_mut();
+        loop {
+            match this.told.pop_front() {
+                Some(Change::Joined(member)) => return Poll::Ready(Some(PresenceChange::Joined(member.into()))),
+                Some(Change::Left(key)) => return Poll::Ready(Some(PresenceChange::Left(key))),
+                None => {}
+            }
+            let _old;
+            let mut state = lock(&this.list.state);
+            _old = this.parked.take().and_then(|slot| state.waiters.remove(slot));
+            state.members.expire(Instant::now().into_std());
+            this.told.extend(state.members.changes(&mut this.watch));
+            if !this.told.is_empty() {
+                continue;
+            }
+            this.parked = Some(state.waiters.insert(cx.waker().clone()));
+            let expiry = state.members.next_expiry();
+            drop(state);
+            this.expiry = expiry.map(|at| Box::pin(sleep_until(at.into())));
+            if let Some(expiry) = &mut this.expiry {
+                ready!(expiry.as_mut().poll(cx));
+            } else {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for PresenceChanges {
+    fn drop(&mut self) {
+        let waker = self.parked.take().and_then(|slot| lock(&self.list.state).waiters.remove(slot));
+        drop(waker);
+    }
+}
+
+impl Client {
+    /// For a list that is new: whether it was subscribed before.
+    fn join_if_subscribed(self: &Arc<Self>, list: &List) {
+        let Some(id) = self.known_id() else { return };
+        let key = self.presence_key();
+        let mut watching = WakeLater::default();
+        let state = lock(&self.state);
+        if state.cursors.contains(&list.name) {
+            watching.0 = list.join(&key, id, state.metadata());
+        }
+    }
+}
+
+impl fmt::Debug for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presence").field("name", &self.name()).field("count", &self.count()).finish()
+    }
+}
+
+impl fmt::Debug for PresenceChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PresenceChanges").field("name", &self.list.name).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("List").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// How long a member stays by default when its last client has gone: browsers come back after three to five seconds.
+pub(super) const GRACE: Duration = Duration::from_secs(10);

@@ -1,0 +1,212 @@
+//! Who is there: members, joins and leaves, and the grace time.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use tokio_test::{assert_pending, assert_ready, task::spawn};
+use tower_sse::{
+    ClientHandle, Event, Presence, PresenceChange, PresenceChanges, Registry, RegistryConfig, SseLayer, TopicState,
+};
+
+#[path = "support/open.rs"]
+mod open;
+use open::open;
+
+const GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, PartialEq)]
+struct User(&'static str);
+
+fn registry(grace: Duration) -> Registry {
+    let key = |client: &ClientHandle| client.metadata().get::<User>().map(|user| user.0.to_owned());
+    Registry::with_config(RegistryConfig::default().presence_key(key).presence_grace(grace))
+}
+
+fn client(registry: &Registry, user: &'static str, name: &str) -> ClientHandle {
+    let client = registry.connect();
+    client.insert_metadata(User(user));
+    client.subscribe(name).unwrap();
+    client
+}
+
+fn keys(presence: &Presence) -> Vec<String> {
+    presence.members().iter().map(|member| member.key().to_owned()).collect()
+}
+
+/// What there is to tell at this moment: `+` for a join, `-` for a leave.
+fn told(changes: &mut tokio_test::task::Spawn<PresenceChanges>) -> Vec<String> {
+    let mut told = Vec::new();
+    while let std::task::Poll::Ready(Some(change)) = changes.poll_next() {
+        told.push(match change {
+            PresenceChange::Joined(member) => format!("+{}", member.key()),
+            PresenceChange::Left(key) => format!("-{key}"),
+            _ => unreachable!("there are two kinds"),
+        });
+    }
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_are_subscribed_are_there_whether_they_came_before_or_after_somebody_asked() {
+    let registry = registry(GRACE);
+    let before = client(&registry, "ada", "room");
+    let _elsewhere = client(&registry, "eve", "other");
+    let room = registry.presence("room").unwrap();
+    let _after = client(&registry, "bob", "room");
+    assert_eq!((keys(&room), room.count()), (vec!["ada".into(), "bob".into()], 2));
+    let members = room.members();
+    assert_eq!(members[0].metadata().get(), Some(&User("ada")));
+    assert_eq!(members[0].clients(), [before.id()]);
+    assert_eq!(keys(&registry.presence("other").unwrap()), ["eve"]);
+    assert!(registry.presence("a//b").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn joins_and_leaves_come_as_a_stream_that_wakes_who_waits() {
+    let registry = registry(Duration::ZERO);
+    let ada = client(&registry, "ada", "room");
+    let room = registry.presence("room").unwrap();
+    let mut changes = spawn(room.changes());
+    assert_eq!(told(&mut changes), ["+ada"]);
+    let bob = client(&registry, "bob", "room");
+    assert!(changes.is_woken());
+    assert_eq!(told(&mut changes), ["+bob"]);
+    ada.unsubscribe("room");
+    assert!(changes.is_woken());
+    assert_eq!(told(&mut changes), ["-ada"]);
+    drop(bob.into_events());
+    assert!(changes.is_woken());
+    assert_eq!(told(&mut changes), ["-bob"]);
+    assert_eq!(room.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reconnects_within_the_grace_time_neither_leaves_nor_joins() {
+    let registry = registry(GRACE);
+    let room = registry.presence("room").unwrap();
+    let mut changes = spawn(room.changes());
+    let first = client(&registry, "ada", "room");
+    assert_eq!(told(&mut changes), ["+ada"]);
+    drop(first.into_events());
+    assert_eq!(told(&mut changes), [""; 0]);
+    assert_eq!((room.count(), room.members()[0].clients().len()), (1, 0));
+    tokio::time::advance(GRACE - Duration::from_secs(1)).await;
+    let second = client(&registry, "ada", "room");
+    tokio::time::advance(2 * GRACE).await;
+    assert_eq!(told(&mut changes), [""; 0]);
+    assert_eq!(room.members()[0].clients(), [second.id()]);
+
+    drop(second.into_events());
+    assert_pending!(changes.poll_next());
+    tokio::time::advance(GRACE + Duration::from_millis(1)).await;
+    assert!(changes.is_woken(), "by its own timer: nobody else came or went");
+    assert!(matches!(assert_ready!(changes.poll_next()), Some(PresenceChange::Left(key)) if &*key == "ada"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_with_two_tabs_leaves_with_the_last() {
+    let registry = registry(Duration::ZERO);
+    let room = registry.presence("room").unwrap();
+    let mut changes = spawn(room.changes());
+    let tabs = [client(&registry, "ada", "room"), client(&registry, "ada", "room")];
+    assert_eq!((told(&mut changes), room.count()), (vec!["+ada".to_owned()], 1));
+    let [one, two] = tabs;
+    drop(one.into_events());
+    assert_eq!(told(&mut changes), [""; 0]);
+    drop(two.into_events());
+    assert_eq!(told(&mut changes), ["-ada"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_nobody_is_known_behind_is_a_member_of_its_own() {
+    let registry = Registry::with_config(RegistryConfig::default().presence_grace(Duration::ZERO));
+    let room = registry.presence("room/*").unwrap();
+    let clients = [registry.connect(), registry.connect()];
+    clients.iter().for_each(|client| client.subscribe("room/*").unwrap());
+    assert_eq!(room.count(), 2);
+    let [one, two] = clients;
+    drop(one);
+    assert_eq!(keys(&room), [two.id().to_string()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_ends_in_any_way_leaves() {
+    let registry = registry(Duration::ZERO);
+    let layer = SseLayer::new(&registry);
+    let room = registry.presence("room").unwrap();
+    let streams = || {
+        open(&layer, None, |client| {
+            client.insert_metadata(User("ada"));
+            client.subscribe("room").unwrap();
+        })
+    };
+    let (_handle, body) = streams();
+    assert_eq!(room.count(), 1);
+    drop(body);
+    assert_eq!(room.count(), 0);
+
+    let (handle, body) = streams();
+    handle.close();
+    let mut body = spawn(body);
+    assert!(assert_ready!(body.enter(|cx, body| http_body::Body::poll_frame(body, cx))).is_none());
+    assert_eq!(room.count(), 0);
+
+    // A client that was never answered.
+    drop(client(&registry, "bob", "room"));
+    assert_eq!(room.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_read_a_topic_to_its_end_leaves_it() {
+    let registry = registry(Duration::ZERO);
+    let answer = registry.presence("answer").unwrap();
+    let mut changes = spawn(answer.changes());
+    let producer = registry.produce("answer").unwrap();
+    let mut events = spawn(client(&registry, "ada", "answer").into_events());
+    assert_eq!(told(&mut changes), ["+ada"]);
+    producer.publish(Event::data("1")).unwrap();
+    producer.end();
+    assert_eq!(registry.topic_state("answer"), Some(TopicState::Ended));
+    assert!(assert_ready!(events.poll_next()).is_some());
+    assert!(assert_ready!(events.poll_next()).is_none());
+    assert!(changes.is_woken());
+    assert_eq!(told(&mut changes), ["-ada"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_kept_of_a_list_that_nobody_holds() {
+    let registry = registry(GRACE);
+    let ada = client(&registry, "ada", "room");
+    let room = registry.presence("room").unwrap();
+    let changes = room.changes();
+    drop(ada.into_events());
+    drop(room);
+    assert_eq!(registry.presence("room").unwrap().count(), 1, "as long as its changes are read, it is the same list");
+    drop(changes);
+    assert_eq!(registry.presence("room").unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn joins_that_race_with_the_first_question_are_all_seen() {
+    for _ in 0..50 {
+        let registry = registry(Duration::ZERO);
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let registry = registry.clone();
+                std::thread::spawn(move || {
+                    let stay = registry.connect();
+                    stay.subscribe("room").unwrap();
+                    let go = registry.connect();
+                    go.subscribe("room").unwrap();
+                    go.unsubscribe("room");
+                    stay
+                })
+            })
+            .collect();
+        let room = registry.presence("room").unwrap();
+        let stayed: Vec<ClientHandle> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let mut expected: Vec<String> = stayed.iter().map(|client| client.id().to_string()).collect();
+        expected.sort_unstable();
+        assert_eq!(keys(&room), expected);
+    }
+}
