@@ -48,6 +48,8 @@ pin_project! {
         // Nothing can be put into a body that is encoded.
         is_encoded: bool,
         inner_ended: bool,
+        // It stood where the registry's events may go out.
+        may_take: bool,
         // What goes out next, before anything else is asked for. It is a block, at a boundary.
         next: Option<Bytes>,
         trailers: Option<HeaderMap>,
@@ -80,6 +82,7 @@ impl<B> SseBody<B> {
             opening = [opening, snapshot.encode()].concat().into();
         }
         client.cannot_take.store(is_encoded, Ordering::Relaxed);
+        client.add_bytes(opening.len());
         let stream = Stream {
             reader,
             config,
@@ -87,6 +90,7 @@ impl<B> SseBody<B> {
             leading_mark: LeadingMark::new(),
             is_encoded,
             inner_ended: false,
+            may_take: !is_encoded,
             next: Some(opening).filter(|opening| !is_encoded && !opening.is_empty()),
             trailers: None,
             registry_first: false,
@@ -150,9 +154,14 @@ impl Stream {
             return Poll::Ready(None);
         }
         if let Some(block) = self.as_mut().project().next.take() {
-            return self.send(block);
+            *self.project().stirred = true;
+            return Poll::Ready(Some(Ok(Frame::data(block))));
         }
-        self.reader.client().cannot_take.store(!self.may_inject(), Ordering::Relaxed);
+        let may_inject = self.may_inject();
+        let this = self.as_mut().project();
+        if std::mem::replace(this.may_take, may_inject) != may_inject {
+            this.reader.client().cannot_take.store(!may_inject, Ordering::Relaxed);
+        }
         let (registry_first, own_had_ended) = (self.registry_first, self.inner_ended);
         if registry_first {
             if let Poll::Ready(frame) = self.as_mut().poll_registry(cx) {
@@ -188,7 +197,7 @@ impl Stream {
     fn send<E>(self: Pin<&mut Self>, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, E>>> {
         let this = self.project();
         *this.stirred = true;
-        this.reader.client().sent.add_bytes(bytes.len());
+        this.reader.client().add_bytes(bytes.len());
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
@@ -209,10 +218,14 @@ impl Stream {
                 Err(reason) => return Poll::Ready(self.finish(reason)),
             };
             let this = self.as_mut().project();
-            let batching = this.reader.style().batching.filter(|_| frame.was_all);
-            *this.window = batching.map(|batching| Box::pin(sleep(batching.interval)));
+            if let Some(batching) = this.reader.style().batching.filter(|_| frame.was_all) {
+                *this.window = Some(Box::pin(sleep(batching.interval)));
+            }
             let gap = frame.gap.and_then(|missing| this.config.gap_event.encode(&missing.0, missing.1));
             let events = Some(frame.wire).filter(|wire| !wire.is_empty());
+            if let Some(gap) = &gap {
+                this.reader.client().add_bytes(gap.len());
+            }
             let (Some(first), second) = (match gap {
                 Some(gap) => (Some(gap), events),
                 None => (events, None),
@@ -226,7 +239,6 @@ impl Stream {
                 Some(pulse) if frame.is_live => pulse.stir(this.reader.client().shared().last_publish()),
                 _ => *this.stirred = true,
             }
-            this.reader.client().sent.add_bytes(first.len());
             return Poll::Ready(Some(Frame::data(first)));
         }
     }

@@ -5,7 +5,8 @@ use std::{sync::Arc, task::Waker, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    ClientId, Filter,
+    Filter,
+    client::Client,
     feed::Feed,
     log::Entry,
     position::{Position, Progress},
@@ -22,6 +23,7 @@ const FRAME: u64 = 64 * 1024;
 /// Events leave in position order, and never beyond the newest position that was fully published when the reading
 /// began: so whatever a client has seen, it has seen everything before it.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Cursors {
     cursors: Vec<Cursor>,
     /// The newest position that was given out, or that the client came with.
@@ -44,8 +46,8 @@ struct Cursor {
     since: u64,
     /// Its place among the feed's waiters, while nothing was published since.
     parked: Option<Slot>,
-    /// Events after this position are missing from before the client came, and it has not been told.
-    missed: Option<Position>,
+    /// Events after this position are missing from before the client came, and it has not been told. Few ever have one.
+    missed: Option<Box<Position>>,
     filter: Option<Filter>,
     /// It goes on where the client was cut off.
     resumes: bool,
@@ -119,7 +121,7 @@ pub(crate) enum Taking {
 /// Whom the events are taken for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taker<'a> {
-    pub(crate) id: Option<ClientId>,
+    pub(crate) client: &'a Client,
     pub(crate) waker: &'a Waker,
     pub(crate) labelled: bool,
 }
@@ -165,7 +167,8 @@ impl Cursor {
     }
 
     fn set(&mut self, place: Place) {
-        (self.next, self.read, self.told, self.missed) = (place.next, place.read, place.told, place.missed);
+        (self.next, self.read, self.told, self.missed) =
+            (place.next, place.read, place.told, place.missed.map(Box::new));
     }
 
     /// Whether an event that came before is one that this cursor had its client see, if the filter agrees.
@@ -295,13 +298,7 @@ impl Cursors {
     ///
     /// A client with one subscription that has taken all there is may rest until something changes.
     #[inline]
-    pub(crate) fn take(
-        &mut self,
-        taker: Taker<'_>,
-        shared: &Shared,
-        horizon: u64,
-        rest: &mut Option<Rest>,
-    ) -> Option<Taking> {
+    pub(crate) fn take(&mut self, taker: Taker<'_>, horizon: u64, rest: &mut Option<Rest>) -> Option<Taking> {
         let only = self.cursors.len() == 1;
         // Whatever comes of this, what it knew of is read.
         let rested = rest.take();
@@ -309,14 +306,14 @@ impl Cursors {
         let mut pending = self.cursors.iter_mut().filter(|cursor| cursor.is_pending());
         let first = pending.next()?;
         if pending.next().is_none() {
-            if let Ok(plain) = Self::take_plain(first, &mut self.seen, taker, shared, horizon) {
+            if let Ok(plain) = Self::take_plain(first, &mut self.seen, taker, horizon) {
                 if only {
                     *rest = first.rest(rested);
                 }
                 return plain.map(|plain| Taking::Plain(Plain { is_live, ..plain }));
             }
         }
-        self.take_events(taker.id, horizon).map(|taken| Taking::Events(Box::new(taken)))
+        self.take_events(taker.client, horizon).map(|taken| Taking::Events(Box::new(taken)))
     }
 
     /// The case that has to be fast: one feed has something, nothing is missing, all of it is newer than what the
@@ -326,7 +323,6 @@ impl Cursors {
         cursor: &mut Cursor,
         seen: &mut Option<Position>,
         taker: Taker<'_>,
-        shared: &Shared,
         horizon: u64,
     ) -> Result<Option<Plain>, NotPlain> {
         let mut state = lock(&cursor.feed.state);
@@ -351,7 +347,7 @@ impl Cursors {
         };
         *seen = Some(newest.position);
         let events = slots.len() as u64;
-        let wire = shared.joined.frame(&cursor.feed, log, slots.clone(), taker.labelled);
+        let wire = taker.client.shared().joined.frame(&cursor.feed, log, slots.clone(), taker.labelled);
         (cursor.next, cursor.read) = (last + 1, log.ordinal(slots.end));
         // It will wait next, if that was all; with the lock at hand, it may as well get in line now.
         let was_all = log.newest() == last;
@@ -361,7 +357,7 @@ impl Cursors {
 
     /// Takes what is pending up to the event with the number `horizon`, event by event, over all feeds in position
     /// order; about a frame of it. What cursors that are catching up have to catch up on goes first.
-    pub(crate) fn take_events(&mut self, client: Option<ClientId>, mut horizon: u64) -> Option<Taken> {
+    pub(crate) fn take_events(&mut self, client: &Client, mut horizon: u64) -> Option<Taken> {
         let catch_up = self.gather_late().then_some(self.seen).flatten();
         let mut taken = Taken { was_all: true, ..Taken::default() };
         let mut missing = Vec::new();
@@ -385,12 +381,12 @@ impl Cursors {
                 if cursor.has_lost(lost.ends) {
                     taken.ends = Some(lost.retry);
                 }
-                cursor.missed = cursor.missed.or(Some(self.seen.unwrap_or_default()));
+                cursor.missed.get_or_insert_with(|| Box::new(self.seen.unwrap_or_default()));
                 cursor.read = log.pushed().wrapping_sub(unread);
             }
             cursor.told = lost.told;
             if let Some(missed) = cursor.missed.take() {
-                missing.push((Arc::clone(cursor.feed.name()), missed, log.floor()));
+                missing.push((Arc::clone(cursor.feed.name()), *missed, log.floor()));
             }
             if catch_up.is_some() && !cursor.catches_up {
                 taken.was_all = false;
@@ -420,7 +416,7 @@ impl Cursors {
         &mut self,
         taken: &mut Taken,
         events: Vec<(usize, Arc<Entry>)>,
-        client: Option<ClientId>,
+        client: &Client,
         catch_up: Option<Position>,
         mut horizon: u64,
     ) {
@@ -464,10 +460,10 @@ impl Cursors {
         &self,
         entry: Arc<Entry>,
         subscriptions: &[usize],
-        client: Option<ClientId>,
+        client: &Client,
         catch_up: Option<Position>,
     ) -> Option<Picked> {
-        if client.is_some() && entry.except() == client {
+        if entry.except().is_some_and(|except| client.known_id() == Some(except)) {
             return None;
         }
         let cursors = subscriptions.iter().filter_map(|at| self.cursors.get(*at));

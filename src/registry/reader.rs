@@ -10,9 +10,8 @@ use bytes::Bytes;
 
 use super::{
     CloseReason,
-    client::{Client, Phase, Style},
-    cursor::{Cursors, Missing, Picked, Plain, Rest, Taken, Taker, Taking},
-    shared::Shared,
+    client::{Client, Phase, State, Style},
+    cursor::{Missing, Picked, Plain, Rest, Taken, Taker, Taking},
     waiters::WakeLater,
 };
 use crate::{ClientHandle, Delivery, Event, sync::lock};
@@ -83,17 +82,16 @@ impl Reader {
             return Poll::Pending;
         }
         let is_array = self.style.batching.is_some_and(|batching| batching.is_array);
-        let taker = Taker { id: self.client.known_id(), waker, labelled: self.style.labelled };
+        let labelled = self.style.labelled;
         for _ in 0..LOOKS {
             let mut rest = self.rest.take();
-            let result = self.poll_take(waker, besides, |cursors, shared, horizon| match is_array {
-                true => cursors.take_events(taker.id, horizon).map(|taken| Taking::Events(Box::new(taken))),
-                false => cursors.take(taker, shared, horizon, &mut rest),
+            let result = self.poll_take(waker, besides, |client, state, horizon| match is_array {
+                true => state.cursors.take_events(client, horizon).map(|taken| Taking::Events(Box::new(taken))),
+                false => state.take(Taker { client, waker, labelled }, horizon, &mut rest),
             });
             self.rest = rest;
             match ready!(result) {
-                Ok(Taking::Plain(Plain { wire, events, is_live, was_all })) => {
-                    self.client.sent.add_events(events);
+                Ok(Taking::Plain(Plain { wire, is_live, was_all, .. })) => {
                     return Poll::Ready(Ok(Frame { gap: None, wire, is_live, was_all }));
                 }
                 Ok(Taking::Events(taken)) => {
@@ -110,14 +108,14 @@ impl Reader {
 
     /// The same, event by event.
     pub(crate) fn poll_events(&mut self, cx: &Context<'_>) -> Poll<Result<Taken, CloseReason>> {
-        let id = self.client.known_id();
         for _ in 0..LOOKS {
-            let take = |cursors: &mut Cursors, _: &Shared, horizon| cursors.take_events(id, horizon);
+            let take = |client: &Client, state: &mut State, horizon| state.cursors.take_events(client, horizon);
             let mut taken = ready!(self.poll_take(cx.waker(), Besides::Nothing, take))?;
             if let Some(reason) = self.sift(&mut taken) {
                 return Poll::Ready(Err(reason));
             }
             if taken.gap.is_some() || !taken.events.is_empty() {
+                lock(&self.client.state).sent.events += taken.events.len() as u64;
                 return Poll::Ready(Ok(taken));
             }
         }
@@ -149,7 +147,7 @@ impl Reader {
         &mut self,
         waker: &Waker,
         besides: Besides,
-        mut take: impl FnMut(&mut Cursors, &Shared, u64) -> Option<T>,
+        mut take: impl FnMut(&Client, &mut State, u64) -> Option<T>,
     ) -> Poll<Result<T, CloseReason>> {
         let Self { client, waker: heard, changes, .. } = self;
         let seen = client.changes.load(Ordering::Acquire);
@@ -167,7 +165,7 @@ impl Reader {
         _old = state.listen(heard, waker);
         loop {
             let horizon = state.closing.map_or_else(|| client.shared().horizon(), |(_, horizon)| horizon);
-            if let Some(taken) = take(&mut state.cursors, client.shared(), horizon) {
+            if let Some(taken) = take(client, &mut state, horizon) {
                 return Poll::Ready(Ok(taken));
             }
             if let Some((reason, _)) = state.closing {
@@ -209,6 +207,10 @@ impl Reader {
                 wire
             }
         };
+        let mut state = lock(&self.client.state);
+        state.sent.events += events.len() as u64;
+        state.sent.bytes += wire.len() as u64;
+        drop(state);
         Some(Frame { gap, wire: wire.into(), is_live: false, was_all })
     }
 
@@ -232,7 +234,6 @@ impl Reader {
             let client = ClientHandle::new(Arc::clone(&self.client));
             taken.events.retain(|picked| picked.goes_out(&client));
         }
-        self.client.sent.add_events(taken.events.len() as u64);
         None
     }
 
@@ -240,6 +241,18 @@ impl Reader {
     fn jittered(&self, delay: Duration) -> Duration {
         let spread = f64::from(self.client.id().spread()) / f64::from(u32::MAX);
         delay.mul_f64(0.5 + spread)
+    }
+}
+
+impl State {
+    #[inline]
+    fn take(&mut self, taker: Taker<'_>, horizon: u64, rest: &mut Option<Rest>) -> Option<Taking> {
+        let taking = self.cursors.take(taker, horizon, rest)?;
+        if let Taking::Plain(plain) = &taking {
+            self.sent.events += plain.events;
+            self.sent.bytes += plain.wire.len() as u64;
+        }
+        Some(taking)
     }
 }
 

@@ -62,7 +62,7 @@ impl Counters {
 impl Shared {
     pub(super) fn stats(&self) -> Stats {
         let open = self.open_clients();
-        let delivered: u64 = open.iter().map(|client| client.sent.events()).sum();
+        let delivered: u64 = open.iter().map(|client| client.events()).sum();
         let order = self.order();
         let counters = &self.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
