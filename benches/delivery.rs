@@ -8,84 +8,25 @@
 
 #![allow(clippy::expect_used)]
 
-use std::{
-    convert::Infallible,
-    env,
-    future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Instant,
-};
+use std::{convert::Infallible, env, sync::Arc};
 
 use axum::response::{IntoResponse, Sse, sse};
-use bytes::Bytes;
-use http::{Request, Response, header::CONTENT_TYPE};
-use http_body::Body;
-use http_body_util::Empty;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::broadcast;
 use tokio_stream::{StreamExt, wrappers::BroadcastStream};
-use tower::{Layer, ServiceExt, service_fn};
-use tower_sse::{ClientHandle, Event, Registry, SseLayer};
+use tower_sse::{Event, Registry};
 
-const PAYLOAD: &str =
-    "{\"symbol\":\"AAPL\",\"price\":187.42,\"change\":-0.13,\"volume\":123456,\"venue\":\"XNAS\",\"at\":1763612345678}";
+mod support;
+use support::{Arrived, PAYLOAD, Side, block, drain, median, stream};
+
 const BLOCKS: usize = 9;
-
-/// Events that arrived, over all clients; whoever brings the last of a round says so.
-#[derive(Default)]
-struct Arrived {
-    count: AtomicUsize,
-    goal: AtomicUsize,
-    all: Notify,
-}
-
-impl Arrived {
-    fn add(&self, events: usize) {
-        let count = self.count.fetch_add(events, Ordering::AcqRel) + events;
-        if count >= self.goal.load(Ordering::Acquire) {
-            self.all.notify_one();
-        }
-    }
-
-    async fn wait(&self) {
-        while self.count.load(Ordering::Acquire) < self.goal.load(Ordering::Acquire) {
-            self.all.notified().await;
-        }
-    }
-}
-
-/// Polls a body as hyper does, and counts the events that come by the blank lines that end them.
-async fn drain<B: Body<Data = Bytes> + Send + 'static>(body: B, arrived: Arc<Arrived>, event_length: usize) {
-    let mut body = Box::pin(body);
-    while let Some(Ok(frame)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let length = frame.data_ref().map_or(0, Bytes::len);
-        arrived.add(length / event_length);
-    }
-}
-
-type Publish = Box<dyn Fn(usize)>;
-type Side = (&'static str, Publish, Arc<Arrived>);
 
 async fn ours(clients: usize) -> Side {
     let registry = Registry::new();
     let arrived = Arc::new(Arrived::default());
     let event = Event::data(PAYLOAD).event("tick").expect("a valid event type");
     let length = event.encode().len() + "id: 1763612345678-0\n".len();
-    let service = SseLayer::new(&registry).layer(service_fn(|request: Request<()>| async move {
-        let client = request.extensions().get::<ClientHandle>().expect("the layer is around");
-        client.subscribe("prices").expect("a valid topic");
-        Ok::<_, Infallible>(
-            Response::builder()
-                .header(CONTENT_TYPE, "text/event-stream")
-                .body(Empty::<Bytes>::new())
-                .expect("a valid response"),
-        )
-    }));
     for _ in 0..clients {
-        let response = service.clone().oneshot(Request::new(())).await.expect("an answer");
-        tokio::spawn(drain(response.into_body(), arrived.clone(), length));
+        tokio::spawn(drain(stream(&registry, "prices").await, arrived.clone(), length));
     }
     let publish = move |events| {
         for _ in 0..events {
@@ -112,22 +53,6 @@ async fn axums(clients: usize) -> Side {
         }
     };
     ("axum Sse + broadcast", Box::new(publish), arrived)
-}
-
-/// Nanoseconds per delivery over a block of rounds.
-async fn block((_, publish, arrived): &Side, clients: usize, rounds: usize, burst: usize) -> f64 {
-    let start = Instant::now();
-    for _ in 0..rounds {
-        arrived.goal.fetch_add(clients * burst, Ordering::AcqRel);
-        publish(burst);
-        arrived.wait().await;
-    }
-    start.elapsed().as_nanos() as f64 / (clients * rounds * burst) as f64
-}
-
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
 }
 
 async fn compare(clients: usize, rounds: usize, burst: usize) {

@@ -1,0 +1,100 @@
+//! What it costs to publish to, and to deliver to, clients of a pattern that matches 10,000 topics, beside clients of one topic, in the
+//! same run; and whether it depends on how many other patterns there are.
+//!
+//! `cargo bench --bench patterns [-- CLIENTS TOPICS]`
+//!
+//! Deliveries: as in `delivery`, one event a round, each round on another topic of those that the pattern matches. Publishing: on topics
+//! with one subscriber that never reads, by a pattern or by name. Nothing is asserted: the numbers are printed.
+
+#![allow(clippy::expect_used)]
+
+use std::{env, sync::Arc, time::Instant};
+
+use tower_sse::{ClientHandle, Event, Registry};
+
+mod support;
+use support::{Arrived, PAYLOAD, Side, block, drain, median, stream};
+
+const BLOCKS: usize = 5;
+const PUBLISHED: usize = 100_000;
+
+/// Clients that are subscribed by this name to what is published on these topics in turn.
+async fn side(registry: &Registry, name: &'static str, topics: Vec<String>, clients: usize) -> Side {
+    let arrived = Arc::new(Arrived::default());
+    let event = Event::data(PAYLOAD).event("tick").expect("a valid event type");
+    let length = event.encode().len() + "id: 1763612345678-0\n".len();
+    for _ in 0..clients {
+        tokio::spawn(drain(stream(registry, name).await, arrived.clone(), length));
+    }
+    let registry = registry.clone();
+    let next = std::cell::Cell::new(0);
+    let publish = move |events| {
+        for _ in 0..events {
+            let at = next.replace((next.get() + 7919) % topics.len());
+            registry.publish(&topics[at], &event).expect("room for the event");
+        }
+    };
+    (name, Box::new(publish), arrived)
+}
+
+/// Nanoseconds per publish on topics whose only subscriber never reads.
+fn publish(registry: &Registry, topics: &[String]) -> f64 {
+    let event = Event::data(PAYLOAD).event("tick").expect("a valid event type");
+    let start = Instant::now();
+    for at in 0..PUBLISHED {
+        registry.publish(&topics[at % topics.len()], &event).expect("room for the event");
+    }
+    start.elapsed().as_nanos() as f64 / PUBLISHED as f64
+}
+
+fn names(root: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{root}/{number}")).collect()
+}
+
+async fn run(clients: usize, topics: usize) {
+    let (by_topic, by_pattern) = (Registry::new(), Registry::new());
+    let sides = [
+        side(&by_topic, "prices/all", vec!["prices/all".to_owned()], clients).await,
+        side(&by_pattern, "prices/*", names("prices", topics), clients).await,
+    ];
+    let quiet = names("quiet", topics);
+    let readers = [by_topic.connect(), by_pattern.connect()];
+    quiet.iter().for_each(|topic| {
+        // More topics than one client may have.
+        let _ = readers[0].subscribe(topic);
+    });
+    readers[1].subscribe("quiet/*").expect("a valid pattern");
+    for side in &sides {
+        block(side, clients, 2, 1).await;
+    }
+    let mut others: Vec<ClientHandle> = Vec::new();
+    for patterns in [1, 1_000, 10_000] {
+        while others.len() + 1 < patterns {
+            let client = by_pattern.connect();
+            client.subscribe(format!("other/{}/*", others.len())).expect("a valid pattern");
+            others.push(client);
+        }
+        let (mut deliveries, mut publishes) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        for _ in 0..BLOCKS {
+            for at in 0..2 {
+                deliveries[at].push(block(&sides[at], clients, 3, 1).await);
+                publishes[at].push(publish([&by_topic, &by_pattern][at], &quiet));
+            }
+        }
+        let ([topic, pattern], [plain, matched]) = (deliveries.map(median), publishes.map(median));
+        println!(
+            "{patterns:>6} patterns: delivery by topic {topic:>6.1} ns, by pattern {pattern:>6.1} ns (x {:.2});   publish by topic {plain:>6.1} ns, by pattern {matched:>6.1} ns (x {:.2})",
+            pattern / topic,
+            matched / plain,
+        );
+    }
+}
+
+fn main() {
+    // `cargo bench` passes flags of its own.
+    let numbers: Vec<usize> = env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let (clients, topics) = (numbers.first().copied().unwrap_or(100_000), numbers.get(1).copied().unwrap_or(10_000));
+    println!("{clients} clients, {topics} topics, one thread, median of {BLOCKS} blocks");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(run(clients, topics));
+}

@@ -1,0 +1,84 @@
+//! Clients that are tasks, and rounds of events that are over when all have arrived.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, header::CONTENT_TYPE};
+use http_body::Body;
+use http_body_util::Empty;
+use tokio::sync::Notify;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_sse::{ClientHandle, Registry, SseBody, SseLayer};
+
+pub(crate) const PAYLOAD: &str =
+    "{\"symbol\":\"AAPL\",\"price\":187.42,\"change\":-0.13,\"volume\":123456,\"venue\":\"XNAS\",\"at\":1763612345678}";
+
+/// Events that arrived, over all clients; whoever brings the last of a round says so.
+#[derive(Default)]
+pub(crate) struct Arrived {
+    pub(crate) count: AtomicUsize,
+    pub(crate) goal: AtomicUsize,
+    all: Notify,
+}
+
+impl Arrived {
+    pub(crate) fn add(&self, events: usize) {
+        let count = self.count.fetch_add(events, Ordering::AcqRel) + events;
+        if count >= self.goal.load(Ordering::Acquire) {
+            self.all.notify_one();
+        }
+    }
+
+    pub(crate) async fn wait(&self) {
+        while self.count.load(Ordering::Acquire) < self.goal.load(Ordering::Acquire) {
+            self.all.notified().await;
+        }
+    }
+}
+
+/// Polls a body as hyper does, and counts the events that come by the blank lines that end them.
+pub(crate) async fn drain<B: Body<Data = Bytes> + Send + 'static>(body: B, arrived: Arc<Arrived>, event_length: usize) {
+    let mut body = Box::pin(body);
+    while let Some(Ok(frame)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        arrived.add(length / event_length);
+    }
+}
+
+/// The body of an event stream behind the layer, subscribed to a topic or a pattern.
+pub(crate) async fn stream(registry: &Registry, name: &'static str) -> SseBody<Empty<Bytes>> {
+    let service = SseLayer::new(registry).layer(service_fn(|request: Request<()>| async move {
+        let client = request.extensions().get::<ClientHandle>().expect("the layer is around");
+        client.subscribe(name).expect("a valid name");
+        let response = Response::builder().header(CONTENT_TYPE, "text/event-stream").body(Empty::<Bytes>::new());
+        Ok::<_, Infallible>(response.expect("a valid response"))
+    }));
+    service.oneshot(Request::new(())).await.expect("an answer").into_body()
+}
+
+pub(crate) type Publish = Box<dyn Fn(usize)>;
+pub(crate) type Side = (&'static str, Publish, Arc<Arrived>);
+
+/// Nanoseconds per delivery over a block of rounds.
+pub(crate) async fn block((_, publish, arrived): &Side, clients: usize, rounds: usize, burst: usize) -> f64 {
+    let start = Instant::now();
+    for _ in 0..rounds {
+        arrived.goal.fetch_add(clients * burst, Ordering::AcqRel);
+        publish(burst);
+        arrived.wait().await;
+    }
+    start.elapsed().as_nanos() as f64 / (clients * rounds * burst) as f64
+}
+
+pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
