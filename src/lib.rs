@@ -49,10 +49,13 @@
 //! - a client that comes back with a `Last-Event-ID` (a header, or a query parameter where a client cannot set headers) goes on where it was, over all
 //!   of its topics, with no seam between what it missed and what is new;
 //! - when what it missed is no longer retained, it is told, with a [`GapEvent`] in its stream;
-//! - memory is bounded by [`RegistryConfig::retention`], however many topics and events there are.
+//! - memory is bounded by [`RegistryConfig::retention`], however many topics and events there are;
+//! - a pattern such as `orders/**` is a log of references to the events of all topics that match it, so that reading it is as
+//!   reading one topic, and matching costs when a topic comes into being and never again;
+//! - a [`Producer`] that goes on while its readers come and go is a topic with an end.
 //!
 //! All events have one order, by [`Position`]. A client that has seen a position has seen everything before it, on every
-//! topic that it was subscribed to.
+//! topic that it was subscribed to, that its [filters](Subscription::filter) let through.
 //!
 //! # What is left to you
 //!
