@@ -154,7 +154,7 @@ impl ClientHandle {
     pub fn insert_metadata<T: Clone + Send + Sync + 'static>(&self, value: T) {
         let mut metadata = Extensions::new();
         metadata.insert(value);
-        self.client.insert_metadata(metadata);
+        self.client.insert_metadata(&metadata);
     }
 
     /// Sends events without an event type with their topic as the event type, so that a page can tell the topics of one

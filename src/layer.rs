@@ -40,7 +40,9 @@ pub(crate) struct Config {
 
 /// Takes what is known of a client from its request.
 #[derive(Clone)]
-pub(crate) struct Metadata(Arc<dyn Fn(&Parts, &mut Extensions) + Send + Sync>);
+pub(crate) struct Metadata(Arc<TakeMetadata>);
+
+type TakeMetadata = dyn Fn(&Parts, &mut Extensions) + Send + Sync;
 
 impl Metadata {
     pub(crate) fn take(&self, request: &Parts, metadata: &mut Extensions) {

@@ -62,7 +62,7 @@ where
             let (parts, body) = request.into_parts();
             let mut metadata = Extensions::new();
             self.config.metadata.iter().for_each(|take| take.take(&parts, &mut metadata));
-            client.insert_metadata(metadata);
+            client.insert_metadata(&metadata);
             request = Request::from_parts(parts, body);
         }
         if self.config.style != Style::default() {

@@ -32,7 +32,9 @@ pub struct Subscription {
 
 /// Decides which events a subscription lets through.
 #[derive(Clone)]
-pub(crate) struct Filter(Arc<dyn Fn(&Delivery, &ClientHandle) -> bool + Send + Sync>);
+pub(crate) struct Filter(Arc<Passes>);
+
+type Passes = dyn Fn(&Delivery, &ClientHandle) -> bool + Send + Sync;
 
 impl Subscription {
     /// To this topic, or to all topics that match this pattern, those included that come into being later.

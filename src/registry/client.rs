@@ -269,13 +269,14 @@ impl Client {
     pub(crate) fn unsubscribe(self: &Arc<Self>, name: &str) -> bool {
         let mut watching = WakeLater::default();
         let mut state = lock(&self.state);
-        let was_subscribed = state.cursors.unsubscribe(&self.shared, name);
-        if was_subscribed {
+        let subscription = state.cursors.unsubscribe(&self.shared, name);
+        if subscription.is_some() {
             watching.0 = self.left([name]);
         }
         drop(state);
         drop(watching);
         self.changed();
+        let was_subscribed = subscription.is_some();
         if was_subscribed {
             self.observe(|observer, client| observer.unsubscribed(client, name));
         }
@@ -362,11 +363,21 @@ impl Client {
         lock(&self.state).metadata()
     }
 
-    pub(crate) fn insert_metadata(&self, metadata: Extensions) {
-        let mut state = lock(&self.state);
-        let mut all = state.metadata.take().unwrap_or_default();
-        Arc::make_mut(&mut all).extend(metadata);
-        state.metadata = Some(all);
+    pub(crate) fn insert_metadata(&self, metadata: &Extensions) {
+        let mut known = self.metadata();
+        loop {
+            // Cloned and dropped when no lock is held, as both may run anybody's code.
+            let mut all = Extensions::clone(&known);
+            all.extend(metadata.clone());
+            let mut state = lock(&self.state);
+            let now = state.metadata();
+            if state.metadata.is_none() || Arc::ptr_eq(&now, &known) {
+                state.metadata = Some(Arc::new(all));
+                return;
+            }
+            drop(state);
+            known = now;
+        }
     }
 
     pub(crate) fn close(&self, reason: CloseReason) {
@@ -463,7 +474,7 @@ impl Client {
         let reason = state.closing.map_or(reason, |(asked, _)| asked);
         state.phase = Phase::Over(reason);
         watching.0 = self.left(state.cursors.names().map(|name| &**name));
-        state.cursors.clear(&self.shared);
+        let _subscriptions = state.cursors.clear(&self.shared);
         let waker = state.waker.take();
         let (opened, sent) = (state.opened, state.sent);
         drop(state);

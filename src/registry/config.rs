@@ -36,7 +36,9 @@ pub struct RegistryConfig {
 
 /// Says whose a client is.
 #[derive(Clone)]
-pub(super) struct PresenceKey(Arc<dyn Fn(&ClientHandle) -> Option<String> + Send + Sync>);
+pub(super) struct PresenceKey(Arc<KeyOf>);
+
+type KeyOf = dyn Fn(&ClientHandle) -> Option<String> + Send + Sync;
 
 impl PresenceKey {
     pub(super) fn of(&self, client: &ClientHandle) -> Option<String> {

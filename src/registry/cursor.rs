@@ -34,7 +34,7 @@ pub(crate) struct Cursors {
 
 /// How far a client has read one topic or pattern.
 #[derive(Debug)]
-struct Cursor {
+pub(super) struct Cursor {
     feed: Arc<Feed>,
     /// The number of the next event.
     next: u64,
@@ -74,6 +74,15 @@ pub(crate) struct Joining {
 
 /// What is missing, and the id from which all that is still to come can be had.
 pub(crate) type Missing = Box<(Gap, Option<Position>)>;
+
+/// What one cursor misses.
+struct Loss {
+    name: Arc<str>,
+    /// After this position,
+    after: Position,
+    /// and up to here.
+    floor: Position,
+}
 
 /// What a client takes in one go.
 #[derive(Debug, Default)]
@@ -140,6 +149,15 @@ impl Rest {
 }
 
 impl Cursor {
+    pub(super) fn name(&self) -> &str {
+        self.feed.name()
+    }
+
+    fn left(self, shared: &Shared) -> Self {
+        shared.leave(&self.feed, self.parked);
+        self
+    }
+
     /// Whether there may be something to read: more than the feed's newest number, which is looked up without a lock,
     /// says only the log itself.
     fn is_pending(&self) -> bool {
@@ -223,13 +241,25 @@ impl Cursors {
         self.cursors.push(cursor);
     }
 
-    pub(crate) fn unsubscribe(&mut self, shared: &Shared, name: &str) -> bool {
-        let Some(at) = self.cursors.iter().position(|cursor| &**cursor.feed.name() == name) else {
-            return false;
-        };
-        let cursor = self.cursors.swap_remove(at);
-        shared.leave(&cursor.feed, cursor.parked);
-        true
+    /// Takes a subscription off. It is given back to be dropped when no lock is held, as its filter may run anybody's code then.
+    pub(super) fn unsubscribe(&mut self, shared: &Shared, name: &str) -> Option<Cursor> {
+        let at = self.cursors.iter().position(|cursor| &**cursor.feed.name() == name)?;
+        Some(self.cursors.swap_remove(at).left(shared))
+    }
+
+    /// The same for all.
+    pub(super) fn clear(&mut self, shared: &Shared) -> Vec<Cursor> {
+        let cursors = std::mem::take(&mut self.cursors);
+        cursors.into_iter().map(|cursor| cursor.left(shared)).collect()
+    }
+
+    /// The same for those that have come to the end of their topics.
+    pub(super) fn take_ended(&mut self, shared: &Shared) -> Vec<Cursor> {
+        let mut ended = Vec::new();
+        while let Some(at) = self.cursors.iter().position(Cursor::has_ended) {
+            ended.push(self.cursors.swap_remove(at).left(shared));
+        }
+        ended
     }
 
     /// Whether any has come to the end of its topic.
@@ -237,25 +267,9 @@ impl Cursors {
         self.cursors.iter().any(Cursor::has_ended)
     }
 
-    /// Takes off those that have.
-    pub(crate) fn take_ended(&mut self, shared: &Shared) -> Vec<Arc<str>> {
-        let mut names = Vec::new();
-        while let Some(at) = self.cursors.iter().position(Cursor::has_ended) {
-            let cursor = self.cursors.swap_remove(at);
-            shared.leave(&cursor.feed, cursor.parked);
-            names.push(Arc::clone(cursor.feed.name()));
-        }
-        names
-    }
-
     /// Whether all have come to the end of their topics.
     pub(crate) fn have_ended(&self) -> bool {
         !self.cursors.is_empty() && self.cursors.iter().all(Cursor::has_ended)
-    }
-
-    pub(crate) fn clear(&mut self, shared: &Shared) {
-        let cursors = std::mem::take(&mut self.cursors);
-        cursors.into_iter().for_each(|cursor| shared.leave(&cursor.feed, cursor.parked));
     }
 
     /// Sets the cursors to where the client was cut off, and says what is no longer retained from there on.
@@ -386,7 +400,7 @@ impl Cursors {
             }
             cursor.told = lost.told;
             if let Some(missed) = cursor.missed.take() {
-                missing.push((Arc::clone(cursor.feed.name()), *missed, log.floor()));
+                missing.push(Loss { name: Arc::clone(cursor.feed.name()), after: *missed, floor: log.floor() });
             }
             if catch_up.is_some() && !cursor.catches_up {
                 taken.was_all = false;
@@ -404,7 +418,7 @@ impl Cursors {
         events.retain(|(_, entry)| entry.number <= horizon && catch_up.is_none_or(|seen| entry.position <= seen));
         events.sort_unstable_by_key(|(at, entry)| (entry.number, *at));
         let first = events.first().map(|(_, entry)| entry.position);
-        taken.gap = self.gap(missing, first, taken.was_all);
+        taken.gap = self.gap(&missing, first, taken.was_all);
         if taken.ends.is_none() {
             self.pick(&mut taken, events, client, catch_up, horizon);
         }
@@ -482,15 +496,10 @@ impl Cursors {
 
     /// What is missing and was not told yet. `first`: where what comes next stands.
     /// `is_all`: nothing more than that is there.
-    fn gap(
-        &mut self,
-        missing: Vec<(Arc<str>, Position, Position)>,
-        first: Option<Position>,
-        is_all: bool,
-    ) -> Option<Missing> {
-        let after = missing.iter().map(|(_, missed, _)| *missed).min()?.to_string();
-        let floor = missing.iter().map(|(.., floor)| *floor).max().unwrap_or_default();
-        let topics = missing.iter().map(|(name, ..)| name.to_string()).collect();
+    fn gap(&mut self, missing: &[Loss], first: Option<Position>, is_all: bool) -> Option<Missing> {
+        let after = missing.iter().map(|loss| loss.after).min()?.to_string();
+        let floor = missing.iter().map(|loss| loss.floor).max().unwrap_or_default();
+        let topics = missing.iter().map(|loss| loss.name.to_string()).collect();
         let after = self.asked.take().unwrap_or(after);
         let id = first.map_or(floor, |first| floor.min(first.before()));
         let forward = (first.is_some() || is_all) && self.seen.is_none_or(|seen| seen <= id);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{
     CloseReason,
     client::{Client, Phase, State, Style},
-    cursor::{Missing, Picked, Plain, Rest, Taken, Taker, Taking},
+    cursor::{Cursor, Missing, Picked, Plain, Rest, Taken, Taker, Taking},
     waiters::WakeLater,
 };
 use crate::{ClientHandle, Delivery, Event, sync::lock};
@@ -153,6 +153,7 @@ impl Reader {
         let seen = client.changes.load(Ordering::Acquire);
         let _old;
         let mut watching = WakeLater::default();
+        let mut ended = Vec::new();
         let mut state = lock(&client.state);
         if let Phase::Over(reason) = state.phase {
             return Poll::Ready(Err(reason));
@@ -172,8 +173,9 @@ impl Reader {
                 return Poll::Ready(Err(reason));
             }
             if state.cursors.has_ended() {
-                let ended = state.cursors.take_ended(client.shared());
-                watching.0 = client.left(ended.iter().map(|name| &**name));
+                let cursors = state.cursors.take_ended(client.shared());
+                watching.0.extend(client.left(cursors.iter().map(Cursor::name)));
+                ended.extend(cursors);
                 state.is_complete = state.cursors.is_empty();
             }
             if state.is_complete && besides != Besides::OwnBody {

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     fmt,
+    ops::{Deref, DerefMut},
     sync::{Arc, Weak, atomic::Ordering},
     task::Waker,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -65,6 +66,8 @@ pub(super) struct Order {
     /// What the retained events, and the topics without subscribers, take.
     pub(super) cost: usize,
     forgotten: Forgotten,
+    /// Events that went and have attributes, which may run anybody's code when they are dropped.
+    gone: Vec<Arc<Entry>>,
     /// Topics that have ended, with the milliseconds when they are forgotten and the number of their end.
     ended: VecDeque<(u64, u64, Arc<Feed>)>,
 }
@@ -95,6 +98,33 @@ impl Clock {
     }
 }
 
+/// The order, locked.
+pub(super) struct OrderGuard<'a> {
+    guard: MutexGuard<'a, Order>,
+    /// Dropped after the guard, when nothing is locked any more.
+    gone: Vec<Arc<Entry>>,
+}
+
+impl Deref for OrderGuard<'_> {
+    type Target = Order;
+
+    fn deref(&self) -> &Order {
+        &self.guard
+    }
+}
+
+impl DerefMut for OrderGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Order {
+        &mut self.guard
+    }
+}
+
+impl Drop for OrderGuard<'_> {
+    fn drop(&mut self) {
+        self.gone = std::mem::take(&mut self.guard.gone);
+    }
+}
+
 impl Shared {
     pub(super) fn new(config: RegistryConfig) -> Self {
         let clock = Clock::new();
@@ -113,6 +143,7 @@ impl Shared {
                 ledger: Ledger::new(),
                 cost: 0,
                 forgotten: Forgotten::new(begin),
+                gone: Vec::new(),
                 ended: VecDeque::new(),
             }),
             published: AtomicU64::new(0),
@@ -141,8 +172,8 @@ impl Shared {
         lock(&self.order).last
     }
 
-    pub(super) fn order(&self) -> MutexGuard<'_, Order> {
-        let mut order = lock(&self.order);
+    pub(super) fn order(&self) -> OrderGuard<'_> {
+        let mut order = OrderGuard { guard: lock(&self.order), gone: Vec::new() };
         self.forget_ended(&mut order);
         order
     }
@@ -224,7 +255,7 @@ impl Shared {
         order.last = position;
         order.number = entry.number;
         order.published += 1;
-        let (clients, waiters) = self.append(&mut order, &topic, &mut state, Arc::new(entry));
+        let (clients, waiters) = self.append(&mut order, &topic, &mut state, &Arc::new(entry));
         self.evict_from(&mut order, &topic, &mut state, now_ms);
         drop(state);
         self.evict(&mut order, now_ms);
@@ -246,19 +277,19 @@ impl Shared {
         order: &mut Order,
         topic: &Feed,
         state: &mut FeedState,
-        entry: Arc<Entry>,
+        entry: &Arc<Entry>,
     ) -> (usize, impl Iterator<Item = Waker> + use<>) {
         let number = entry.number;
         let cost = entry.cost();
         order.cost += cost;
-        state.log.push(Arc::clone(&entry), cost);
+        state.log.push(Arc::clone(entry), cost);
         topic.reach(number);
         // All stay locked until the event may be read, so that no reader runs in circles for it.
         let mut patterns: Vec<_> = state.patterns.iter().map(|pattern| lock(&pattern.state)).collect();
         for (pattern, at) in patterns.iter_mut().zip(&state.patterns) {
             let cost = entry.cost_of_row();
             order.cost += cost;
-            pattern.log.push(Arc::clone(&entry), cost);
+            pattern.log.push(Arc::clone(entry), cost);
             at.reach(number);
         }
         self.published.store(number, Ordering::Release);
@@ -307,14 +338,14 @@ impl Shared {
     }
 
     /// The topic with this name, made if there is none, with the order that it was found in.
-    pub(super) fn topic(&self, name: &str) -> (MutexGuard<'_, Order>, Arc<Feed>) {
+    pub(super) fn topic(&self, name: &str) -> (OrderGuard<'_>, Arc<Feed>) {
         let order = self.order();
         if let Some(topic) = order.topic(name) {
             return (order, topic);
         }
         drop(order);
         let retention = self.config.topic_retention_of(name);
-        let mut order = lock(&self.order);
+        let mut order = self.order();
         if let Some(topic) = order.topic(name) {
             return (order, topic);
         }
@@ -331,7 +362,7 @@ impl Shared {
     /// The pattern with this name, made if it has no subscribers so far.
     ///
     /// What was published before is left where it is until somebody asks for it.
-    fn pattern(&self, name: &str) -> (MutexGuard<'_, Order>, Arc<Feed>) {
+    fn pattern(&self, name: &str) -> (OrderGuard<'_>, Arc<Feed>) {
         let mut order = self.order();
         if let Some(pattern) = order.patterns.get(name).cloned() {
             return (order, pattern);
@@ -502,14 +533,15 @@ impl Shared {
 
     /// Takes a subscriber off a topic or a pattern, and off its waiters if it is still among them.
     pub(super) fn leave(&self, feed: &Feed, parked: Option<Slot>) {
-        let mut order = lock(&self.order);
+        let mut order = self.order();
         let mut state = lock(&feed.state);
         let waiter = parked.and_then(|slot| state.waiters.remove(slot));
         state.subscribers -= 1;
         order.subscriptions -= 1;
         if state.subscribers == 0 && feed.is_pattern() {
             order.cost -= state.log.cost();
-            state.log = Log::new(Position::default());
+            let log = std::mem::replace(&mut state.log, Log::new(Position::default()));
+            order.gone.extend(log.entries().filter(|entry| entry.audience.is_some()).cloned());
             drop(state);
             order.patterns.remove(feed.name());
             for topic in order.matching(feed.name()) {
@@ -549,6 +581,9 @@ impl Order {
             self.ledger.remove(entry.ticket);
             for pattern in &state.patterns {
                 self.cost -= lock(&pattern.state).log.remove(&entry);
+            }
+            if entry.audience.is_some() {
+                self.gone.push(entry);
             }
         }
     }
