@@ -340,7 +340,7 @@ impl Stream {
                 if !heartbeat.is_empty() {
                     let client = this.reader.client();
                     client.observe(|observer, client| observer.heartbeat(client));
-                    client.shared().count_out_stuck();
+                    client.shared().tick();
                     return Poll::Ready(heartbeat);
                 }
             } else if is_due {

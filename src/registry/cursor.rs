@@ -345,9 +345,12 @@ impl Cursors {
             return Err(NotPlain);
         }
         let slots = log.frame(cursor.next, horizon, FRAME);
-        let (Some(first), Some(last)) = (log.range(slots.clone()).next(), log.number_at(slots.end.wrapping_sub(1)))
-        else {
-            return if slots.is_empty() { Ok(None) } else { Err(NotPlain) };
+        if slots.is_empty() {
+            // Beyond the horizon, or nothing but an end, or holes.
+            return if log.newest() > horizon { Ok(None) } else { Err(NotPlain) };
+        }
+        let (Some(first), Some(last)) = (log.get(slots.start), log.get(slots.end - 1)) else {
+            return Err(NotPlain);
         };
         if seen.is_some_and(|seen| first.position <= seen) {
             return Err(NotPlain);
@@ -355,13 +358,13 @@ impl Cursors {
         if log.has_exceptions() && log.range(slots.clone()).any(|entry| entry.except().is_some()) {
             return Err(NotPlain);
         }
-        let newest = match slots.len() {
-            1 => first,
-            _ => log.range(slots.clone()).next_back().unwrap_or(first),
+        *seen = Some(last.position);
+        let last = last.number;
+        let events = log.count(slots.clone()) as u64;
+        let wire = match events {
+            1 if !taker.labelled => first.wire.clone(),
+            _ => taker.client.shared().joined.frame(&cursor.feed, log, slots.clone(), taker.labelled),
         };
-        *seen = Some(newest.position);
-        let events = slots.len() as u64;
-        let wire = taker.client.shared().joined.frame(&cursor.feed, log, slots.clone(), taker.labelled);
         (cursor.next, cursor.read) = (last + 1, log.ordinal(slots.end));
         // It will wait next, if that was all; with the lock at hand, it may as well get in line now.
         let was_all = log.newest() == last;

@@ -37,22 +37,17 @@ impl Joined {
     /// The bytes of a piece of a feed's log, in one piece.
     #[inline]
     pub(crate) fn frame(&self, feed: &Feed, log: &Log, slots: Slots, labelled: bool) -> Bytes {
-        let mut entries = log.range(slots);
-        let (Some(first), last) = (entries.next(), entries.next_back()) else { return Bytes::new() };
-        let last = match last {
-            Some(last) => last,
-            None if !labelled => return first.wire.clone(),
-            None => first,
+        let (Some(first), Some(last)) = (log.number_at(slots.start), log.number_at(slots.end.saturating_sub(1))) else {
+            return Bytes::new();
         };
-        let of = Of { feed: feed.id(), first: first.number, last: last.number, labelled };
+        let of = Of { feed: feed.id(), first, last, labelled };
         let place = (of.feed ^ of.first).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
         let mut slot = lock(&self.slots[place as usize]);
         match &*slot {
             Some(frame) if frame.of == of => frame.wire.clone(),
             _ => {
-                let all = || log.range(log.frame(of.first, of.last, u64::MAX));
-                let mut wire = Vec::with_capacity(all().map(|entry| entry.wire.len()).sum());
-                all().for_each(|entry| entry.write(&mut wire, labelled, None));
+                let mut wire = Vec::with_capacity(log.range(slots.clone()).map(|entry| entry.wire.len()).sum());
+                log.range(slots).for_each(|entry| entry.write(&mut wire, labelled, None));
                 let wire = Bytes::from(wire);
                 *slot = Some(Frame { of, wire: wire.clone() });
                 wire

@@ -261,7 +261,7 @@ impl Shared {
         self.evict(&mut order, now_ms);
         drop(order);
         waiters.for_each(Waker::wake);
-        self.count_out_stuck();
+        self.count_out_stuck(elapsed);
         let is_left_out = |id| self.client(&id).is_some_and(|client| client.has(name));
         let except = event.audience().and_then(|audience| audience.except);
         let left_out = usize::from(except.is_some_and(is_left_out));
@@ -398,12 +398,16 @@ impl Shared {
         self.evict(order, self.clock.now_ms());
     }
 
+    /// Some time has passed, with or without anything being published.
+    pub(crate) fn tick(&self) {
+        self.count_out_stuck(self.clock.elapsed());
+    }
+
     /// Looks now and then for clients that read nothing any more while events wait for them.
     ///
     /// Nobody else would notice: when a peer reads nothing, hyper does not poll the body, so that no timer in it fires.
-    pub(crate) fn count_out_stuck(&self) {
+    pub(super) fn count_out_stuck(&self, now: Duration) {
         let Some(patience) = self.config.stuck_after else { return };
-        let now = self.clock.elapsed();
         let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let due = self.next_look.load(Ordering::Relaxed);
         if nanoseconds < due {
