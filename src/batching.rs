@@ -76,7 +76,7 @@ pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
             Err(_) => push_json_string(&mut json, &data),
         }
         json.push('}');
-        id = picked.id().or(id);
+        id = entry.id().map(|own| picked.progress.as_deref().unwrap_or(own)).or(id);
     }
     if let Some(id) = id {
         json.push(']');

@@ -7,7 +7,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use futures_core::Stream;
 use http::{Extensions, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 
 use crate::{
-    Batching, ClientId, CloseReason, Event, Gap, Position, PublishError, Receipt, Registry, Resume, Start,
+    Batching, ClientId, ClientStats, CloseReason, Event, Gap, Position, PublishError, Receipt, Registry, Resume, Start,
     SubscribeError, Subscription, event,
     headers::EVENT_STREAM,
     registry::{Client, Entry, Picked, Reader},
@@ -168,10 +167,10 @@ impl ClientHandle {
         self.client.restyle(|style| style.batching = Some(batching));
     }
 
-    /// How long its stream has been open. None if it is not open yet.
+    /// How its stream goes: for how long, how much it got, how much it lost.
     #[must_use]
-    pub fn age(&self) -> Option<Duration> {
-        self.client.age()
+    pub fn stats(&self) -> ClientStats {
+        self.client.stats()
     }
 
     /// Ends the client's stream: at the next boundary, when it has what was published until now.

@@ -112,9 +112,9 @@ pub use self::{
     layer::SseLayer,
     observe::{Closed, Observation, Observer},
     registry::{
-        ClientId, CloseReason, InvalidClientId, InvalidPosition, Lag, MAX_TOPIC, Member, Position, Presence,
-        PresenceChange, PresenceChanges, ProduceError, Producer, PublishError, Receipt, Registry, RegistryConfig,
-        Resume, Retention, Start, Stats, SubscribeError, TopicError, TopicState,
+        ClientId, ClientStats, CloseReason, InvalidClientId, InvalidPosition, Lag, MAX_TOPIC, Member, Position,
+        Presence, PresenceChange, PresenceChanges, ProduceError, Producer, PublishError, Receipt, Registry,
+        RegistryConfig, Resume, Retention, Start, Stats, SubscribeError, TopicError, TopicState,
     },
     service::SseService,
     subscription::Subscription,

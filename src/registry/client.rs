@@ -12,7 +12,7 @@ use http::Extensions;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    ClientId, Position, PublishError, Receipt, SubscribeError, cursor::Cursors, shared::Shared, topic,
+    ClientId, ClientStats, Position, PublishError, Receipt, SubscribeError, cursor::Cursors, shared::Shared, topic,
     waiters::WakeLater,
 };
 use crate::{
@@ -140,6 +140,8 @@ pub(super) struct State {
     style: Style,
     metadata: Option<Arc<Extensions>>,
     opened: Option<Instant>,
+    /// How many events it has lost as it fell behind.
+    pub(super) missed: u64,
     /// It had not read for some time when this was noted: how often it had until then, and when.
     suspect: Option<(u32, Duration)>,
 }
@@ -421,9 +423,14 @@ impl Client {
         self.other_bytes.store(self.other_bytes.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
     }
 
-    /// How long its stream has been open.
-    pub(crate) fn age(&self) -> Option<Duration> {
-        lock(&self.state).opened.map(|opened| opened.elapsed())
+    pub(crate) fn stats(&self) -> ClientStats {
+        let state = lock(&self.state);
+        ClientStats {
+            age: state.opened.map(|opened| opened.elapsed()),
+            events: state.sent.events,
+            bytes: state.sent.bytes + self.other_bytes.load(Ordering::Relaxed),
+            missed: state.missed,
+        }
     }
 
     /// What its reader has to look at again: a handle has changed something.

@@ -554,11 +554,3 @@ impl Cursors {
 
 /// It takes more than a range of one log.
 struct NotPlain;
-
-impl Picked {
-    /// The id that it has for this client.
-    pub(crate) fn id(&self) -> Option<&str> {
-        let id = self.entry.id()?;
-        Some(self.progress.as_deref().unwrap_or(id))
-    }
-}

@@ -36,7 +36,7 @@ pub use self::{
     position::{InvalidPosition, Position},
     presence::{Member, Presence, PresenceChange, PresenceChanges},
     produce::{ProduceError, Producer, TopicState},
-    stats::Stats,
+    stats::{ClientStats, Stats},
     topic::{MAX_TOPIC, TopicError},
 };
 use crate::{ClientHandle, Event, subscription::Filter, sync::lock};

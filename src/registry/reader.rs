@@ -222,6 +222,7 @@ impl Reader {
         for (topic, missed) in &taken.lags {
             counters.lagged.fetch_add(1, Ordering::Relaxed);
             counters.missed.fetch_add(*missed, Ordering::Relaxed);
+            lock(&self.client.state).missed += missed;
             self.client.observe(|observer, client| observer.lagged(client, topic, *missed));
         }
         if taken.ends.is_some() {

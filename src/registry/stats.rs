@@ -1,6 +1,6 @@
 //! How much there is, and what has been.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use super::{CloseReason, shared::Shared};
 use crate::sync::{AtomicU64, Mutex, lock};
@@ -37,6 +37,22 @@ pub struct Stats {
     pub withheld_heartbeats: u64,
     /// Streams that are over, by why.
     pub closed: BTreeMap<CloseReason, u64>,
+}
+
+/// How one client's stream goes.
+///
+/// With the `json` feature it can be serialised, the age in seconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientStats {
+    /// How long its stream has been open. None if it is not open yet.
+    pub age: Option<Duration>,
+    /// Events of the registry that it was given.
+    pub events: u64,
+    /// The bytes of its stream, all of them. Events that are read one by one count none.
+    pub bytes: u64,
+    /// How many events it has lost as it fell behind what topics retain.
+    pub missed: u64,
 }
 
 /// What is counted since the registry was made.
@@ -104,6 +120,19 @@ impl serde::Serialize for Stats {
         fields.serialize_field("refused", &self.refused)?;
         fields.serialize_field("withheld_heartbeats", &self.withheld_heartbeats)?;
         fields.serialize_field("closed", &closed)?;
+        fields.end()
+    }
+}
+
+#[cfg(feature = "json")]
+impl serde::Serialize for ClientStats {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut fields = serializer.serialize_struct("ClientStats", 4)?;
+        fields.serialize_field("age", &self.age.map(|age| age.as_secs_f64()))?;
+        fields.serialize_field("events", &self.events)?;
+        fields.serialize_field("bytes", &self.bytes)?;
+        fields.serialize_field("missed", &self.missed)?;
         fields.end()
     }
 }
