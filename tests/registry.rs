@@ -572,3 +572,13 @@ fn publishers_that_race_cannot_make_a_client_miss_or_reorder_anything() {
         }
     });
 }
+
+#[test]
+fn an_own_id_is_found_behind_a_pattern_that_nobody_was_subscribed_to() {
+    let registry = Registry::new();
+    for number in 1..=3 {
+        registry.publish("orders/7", Event::data(number.to_string()).id(format!("order-{number}")).unwrap()).unwrap();
+    }
+    let (resume, text) = resumed(&registry, "order-2", &["orders/*"]);
+    assert_eq!((resume, text.as_str()), (Resume::Continued, "data: 3\nid: order-3\n\n"));
+}

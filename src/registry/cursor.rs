@@ -275,7 +275,7 @@ impl Cursors {
     /// Sets the cursors to where the client was cut off, and says what is no longer retained from there on.
     pub(crate) fn resume(&mut self, shared: &Shared, last_event_id: &str) -> Option<Gap> {
         let resuming = self.cursors.iter().filter(|cursor| cursor.resumes);
-        let own = resuming.filter_map(|cursor| lock(&cursor.feed.state).log.find(last_event_id)).min();
+        let own = resuming.filter_map(|cursor| shared.find(&cursor.feed, last_event_id)).min();
         let progress = match own {
             Some(position) => Some(Progress::from(position)),
             None => last_event_id.parse::<Progress>().ok(),

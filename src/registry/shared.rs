@@ -394,7 +394,10 @@ impl Shared {
         }
         entries.sort_unstable_by_key(|entry| entry.number);
         order.cost += entries.iter().map(|entry| entry.cost_of_row()).sum::<usize>();
-        lock(&pattern.state).log.prepend(entries, floor);
+        let mut state = lock(&pattern.state);
+        state.log.prepend(entries, floor);
+        pattern.reach(state.log.newest());
+        drop(state);
         self.evict(order, self.clock.now_ms());
     }
 
@@ -498,6 +501,14 @@ impl Shared {
     /// Where a client goes on after a position, and after which it already misses something.
     pub(super) fn locate(&self, feed: &Feed, after: Position) -> Place {
         self.place(&mut self.order(), feed, Start::After(after))
+    }
+
+    /// Where the event with this id of its own is.
+    pub(super) fn find(&self, feed: &Feed, own_id: &str) -> Option<Position> {
+        if feed.is_pattern() {
+            self.complete(&mut self.order(), feed);
+        }
+        lock(&feed.state).log.find(own_id)
     }
 
     fn place(&self, order: &mut Order, feed: &Feed, start: Start) -> Place {
