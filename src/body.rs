@@ -218,7 +218,7 @@ impl Stream {
                 Err(reason) => return Poll::Ready(self.finish(reason)),
             };
             let this = self.as_mut().project();
-            if let Some(batching) = this.reader.style().batching.filter(|_| frame.was_all) {
+            if let Some(batching) = this.reader.style().batching.filter(|_| !frame.has_more) {
                 *this.window = Some(Box::pin(sleep(batching.interval)));
             }
             let gap = frame.gap.and_then(|missing| this.config.gap_event.encode(&missing.0, missing.1));

@@ -93,8 +93,8 @@ pub(crate) struct Taken {
     /// It fell behind on a topic that ends streams for that, and is to wait about so long before it comes back.
     pub(crate) ends: Option<Duration>,
     pub(crate) events: Vec<Picked>,
-    /// Nothing else was there to take.
-    pub(crate) was_all: bool,
+    /// There was more to take than makes a frame.
+    pub(crate) has_more: bool,
 }
 
 /// One event, as one client gets it.
@@ -116,8 +116,8 @@ pub(crate) struct Plain {
     pub(crate) events: u64,
     /// The client was waiting for just this, so that it leaves at about the time when it was published.
     pub(crate) is_live: bool,
-    /// Nothing else was there to take.
-    pub(crate) was_all: bool,
+    /// There was more to take than makes a frame.
+    pub(crate) has_more: bool,
 }
 
 /// What one look gives.
@@ -368,15 +368,17 @@ impl Cursors {
         (cursor.next, cursor.read) = (last + 1, log.ordinal(slots.end));
         // It will wait next, if that was all; with the lock at hand, it may as well get in line now.
         let was_all = log.newest() == last;
+        let has_more = log.number_at(slots.end).is_some_and(|next| next <= horizon);
         cursor.parked = was_all.then(|| state.waiters.insert(taker.waker.clone()));
-        Ok(Some(Plain { wire, events, was_all, is_live: false }))
+        Ok(Some(Plain { wire, events, has_more, is_live: false }))
     }
 
     /// Takes what is pending up to the event with the number `horizon`, event by event, over all feeds in position
     /// order; about a frame of it. What cursors that are catching up have to catch up on goes first.
     pub(crate) fn take_events(&mut self, client: &Client, mut horizon: u64) -> Option<Taken> {
         let catch_up = self.gather_late().then_some(self.seen).flatten();
-        let mut taken = Taken { was_all: true, ..Taken::default() };
+        let mut taken = Taken::default();
+        let (readable, mut is_all) = (horizon, true);
         let mut missing = Vec::new();
         let mut events: Vec<(usize, Arc<Entry>)> = Vec::new();
         let mut moves = false;
@@ -406,7 +408,7 @@ impl Cursors {
                 missing.push(Loss { name: Arc::clone(cursor.feed.name()), after: *missed, floor: log.floor() });
             }
             if catch_up.is_some() && !cursor.catches_up {
-                taken.was_all = false;
+                (taken.has_more, is_all) = (true, false);
                 continue;
             }
             moves |= cursor.next <= horizon && cursor.feed.reaches(cursor.next);
@@ -414,14 +416,15 @@ impl Cursors {
             if let Some(left_out) = log.number_at(slots.end) {
                 // Nothing of another feed may go before what did not fit of this one.
                 horizon = horizon.min(left_out - 1);
-                taken.was_all = false;
+                taken.has_more |= left_out <= readable;
+                is_all = false;
             }
             events.extend(log.range(slots).map(|entry| (at, Arc::clone(entry))));
         }
         events.retain(|(_, entry)| entry.number <= horizon && catch_up.is_none_or(|seen| entry.position <= seen));
         events.sort_unstable_by_key(|(at, entry)| (entry.number, *at));
         let first = events.first().map(|(_, entry)| entry.position);
-        taken.gap = self.gap(&missing, first, taken.was_all);
+        taken.gap = self.gap(&missing, first, is_all);
         if taken.ends.is_none() {
             self.pick(&mut taken, events, client, catch_up, horizon);
         }
@@ -443,7 +446,7 @@ impl Cursors {
             size += entry.wire.len() as u64;
             if let Some((number, _)) = last.filter(|_| size > FRAME) {
                 horizon = number;
-                taken.was_all = false;
+                taken.has_more = true;
                 break;
             }
             last = Some((entry.number, entry.position));

@@ -38,8 +38,8 @@ pub(crate) struct Frame {
     pub(crate) wire: Bytes,
     /// The client was waiting for just this, so that it leaves at about the time when it was published.
     pub(crate) is_live: bool,
-    /// Nothing else was there to take.
-    pub(crate) was_all: bool,
+    /// There was more to take than makes a frame.
+    pub(crate) has_more: bool,
 }
 
 /// What else there is in a client's stream than its subscriptions.
@@ -91,8 +91,8 @@ impl Reader {
             });
             self.rest = rest;
             match ready!(result) {
-                Ok(Taking::Plain(Plain { wire, is_live, was_all, .. })) => {
-                    return Poll::Ready(Ok(Frame { gap: None, wire, is_live, was_all }));
+                Ok(Taking::Plain(Plain { wire, is_live, has_more, .. })) => {
+                    return Poll::Ready(Ok(Frame { gap: None, wire, is_live, has_more }));
                 }
                 Ok(Taking::Events(taken)) => {
                     if let Some(frame) = self.frame(*taken) {
@@ -194,9 +194,9 @@ impl Reader {
     fn frame(&mut self, mut taken: Taken) -> Option<Frame> {
         if self.sift(&mut taken).is_some() {
             let retry = Event::empty().retry(self.jittered(taken.ends.unwrap_or_default())).encode();
-            return Some(Frame { gap: None, wire: retry, is_live: false, was_all: false });
+            return Some(Frame { gap: None, wire: retry, is_live: false, has_more: true });
         }
-        let Taken { gap, events, was_all, .. } = taken;
+        let Taken { gap, events, has_more, .. } = taken;
         if gap.is_none() && events.is_empty() {
             return None;
         }
@@ -213,7 +213,7 @@ impl Reader {
         state.sent.events += events.len() as u64;
         state.sent.bytes += wire.len() as u64;
         drop(state);
-        Some(Frame { gap, wire: wire.into(), is_live: false, was_all })
+        Some(Frame { gap, wire: wire.into(), is_live: false, has_more })
     }
 
     /// Asks the filters, and tells those who watch what became of the client. Gives why it ends, if it does.
