@@ -10,7 +10,7 @@
 
 use std::{env, sync::Arc, time::Instant};
 
-use tower_sse::{ClientHandle, Event, Registry};
+use tower_sse::{ClientHandle, Event, Registry, Subscription};
 
 mod support;
 use support::{Arrived, PAYLOAD, Side, block, drain, median, stream};
@@ -63,7 +63,7 @@ async fn run(clients: usize, topics: usize) {
         // More topics than one client may have.
         let _ = readers[0].subscribe(topic);
     });
-    readers[1].subscribe("quiet/*").expect("a valid pattern");
+    readers[1].subscribe(Subscription::matching("quiet/*")).expect("a valid pattern");
     for side in &sides {
         block(side, clients, 2, 1).await;
     }
@@ -71,7 +71,7 @@ async fn run(clients: usize, topics: usize) {
     for patterns in [1, 1_000, 10_000] {
         while others.len() + 1 < patterns {
             let client = by_pattern.connect();
-            client.subscribe(format!("other/{}/*", others.len())).expect("a valid pattern");
+            client.subscribe(Subscription::matching(format!("other/{}/*", others.len()))).expect("a valid pattern");
             others.push(client);
         }
         let (mut deliveries, mut publishes) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);

@@ -80,7 +80,7 @@ impl ClientHandle {
         self.client.last_event_id()
     }
 
-    /// Subscribes to a topic or a pattern, as a [`Subscription`] says: of a name alone, where the client was cut off if it
+    /// Subscribes to a topic, or as a [`Subscription`] says: with a name alone, where the client was cut off if it
     /// came with a `Last-Event-ID` and its stream has not begun, else from now on.
     ///
     /// Nothing happens if it is subscribed already. It may be called at any time: before the stream begins, while it is
@@ -96,7 +96,7 @@ impl ClientHandle {
         self.client.subscribe(subscription.into())
     }
 
-    /// Subscribes to a topic or a pattern, from `start` on unless the client resumes: see [`Start`].
+    /// Subscribes to a topic, from `start` on unless the client resumes: see [`Start`].
     ///
     /// Events go out in position order, over all topics. Those of a later subscription that are older than what
     /// already went out do not move the client's position back: their ids say how far it is in which topic, so that a
@@ -171,6 +171,13 @@ impl ClientHandle {
     #[must_use]
     pub fn stats(&self) -> ClientStats {
         self.client.stats()
+    }
+
+    /// Whether nothing is to come on any of its topics, as all have [ended](crate::Producer) and it had all of them: time for a
+    /// 204, which [`EventStream`] is then of itself.
+    #[must_use]
+    pub fn has_had_all(&self) -> bool {
+        self.client.has_had_all()
     }
 
     /// Ends the client's stream: at the next boundary, when it has what was published until now.

@@ -148,7 +148,7 @@ impl Event {
     ///
     /// let registry = Registry::new();
     /// let client = registry.connect();
-    /// client.subscribe(Subscription::to("log/**").filter(|event, _| event.attribute() >= Some(&Severity::Error)))?;
+    /// client.subscribe(Subscription::matching("log/**").filter(|event, _| event.attribute() >= Some(&Severity::Error)))?;
     /// registry.publish("log/web", Event::data("started").attribute(Severity::Info))?;
     /// registry.publish("log/mail", Event::data("mailbox unavailable").attribute(Severity::Error))?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -6,17 +6,17 @@ use crate::{ClientHandle, Delivery, Start};
 
 /// What a client asks for when it subscribes: a topic or a pattern, where it starts, and which events it lets through.
 ///
-/// A name alone is one: `client.subscribe("prices/AAPL")`. In a pattern, a segment may be `*`, which is any one segment, and the last
-/// one `**`, which is the rest, one or more.
+/// The name of a topic alone is one: `client.subscribe("prices/AAPL")`. A pattern has to be asked for, so that no client that
+/// chooses a name chooses all of them: see [`matching`](Self::matching).
 ///
 /// ```
 /// use tower_sse::{Event, Registry, Start, Subscription};
 ///
 /// let registry = Registry::new();
 /// let client = registry.connect();
-/// client.subscribe("orders/*")?;
+/// client.subscribe("orders/17")?;
 /// client.subscribe(
-///     Subscription::to("log/**")
+///     Subscription::matching("log/**")
 ///         .from(Start::Last(100))
 ///         .filter(|event, _| event.event_type() == Some("error")),
 /// )?;
@@ -26,6 +26,7 @@ use crate::{ClientHandle, Delivery, Start};
 #[must_use = "a subscription does nothing unless a client subscribes with it"]
 pub struct Subscription {
     pub(crate) name: String,
+    pub(crate) may_be_pattern: bool,
     pub(crate) start: Start,
     pub(crate) filter: Option<Filter>,
 }
@@ -37,9 +38,18 @@ pub(crate) struct Filter(Arc<Passes>);
 type Passes = dyn Fn(&Delivery, &ClientHandle) -> bool + Send + Sync;
 
 impl Subscription {
-    /// To this topic, or to all topics that match this pattern, those included that come into being later.
-    pub fn to(name: impl Into<String>) -> Self {
-        Self { name: name.into(), start: Start::Now, filter: None }
+    /// To the topic with this name.
+    pub fn to(topic: impl Into<String>) -> Self {
+        Self { name: topic.into(), may_be_pattern: false, start: Start::Now, filter: None }
+    }
+
+    /// To all topics that match a pattern, those included that come into being later: a segment of it may be `*`, which is
+    /// any one segment, and the last one `**`, which is the rest, one or more. Without wildcards it matches one topic.
+    ///
+    /// Whoever chooses the pattern chooses what is read: `**` is everything. Put nothing into it that a client says unless
+    /// that has been looked at.
+    pub fn matching(pattern: impl Into<String>) -> Self {
+        Self { may_be_pattern: true, ..Self::to(pattern) }
     }
 
     /// Where it starts, for a client that does not resume. Default: [`Start::Now`].

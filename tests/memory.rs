@@ -4,7 +4,7 @@
 
 use std::{env, fs, process::Command};
 
-use tower_sse::{Event, Registry, RegistryConfig, Retention};
+use tower_sse::{Event, Registry, RegistryConfig, Retention, Subscription};
 
 /// The memory that this process has in use, in bytes.
 fn resident() -> usize {
@@ -21,7 +21,9 @@ fn flood(budget: usize, [topics, events, size, own_ids, patterns]: [usize; 5]) -
     let data = "x".repeat(size);
     // Nobody reads what they match.
     let client = registry.connect();
-    ["topic/*", "**", "*/*", "topic/**"][..patterns].iter().for_each(|pattern| client.subscribe(pattern).unwrap());
+    ["topic/*", "**", "*/*", "topic/**"][..patterns]
+        .iter()
+        .for_each(|pattern| client.subscribe(Subscription::matching(*pattern)).unwrap());
     let before = resident();
     let mut most = before;
     for number in 0..events {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio_test::{assert_pending, assert_ready, task::spawn};
 use tower_sse::{
-    ClientHandle, Event, Presence, PresenceChange, PresenceChanges, Registry, RegistryConfig, SseLayer, TopicState,
+    ClientHandle, Event, Presence, PresenceChange, PresenceChanges, Registry, RegistryConfig, SseLayer, Subscription,
+    TopicState,
 };
 
 #[path = "support/open.rs"]
@@ -122,7 +123,7 @@ async fn a_client_that_nobody_is_known_behind_is_a_member_of_its_own() {
     let registry = Registry::with_config(RegistryConfig::default().presence_grace(Duration::ZERO));
     let room = registry.presence("room/*").unwrap();
     let clients = [registry.connect(), registry.connect()];
-    clients.iter().for_each(|client| client.subscribe("room/*").unwrap());
+    clients.iter().for_each(|client| client.subscribe(Subscription::matching("room/*")).unwrap());
     assert_eq!(room.count(), 2);
     let [one, two] = clients;
     drop(one);

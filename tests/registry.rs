@@ -14,7 +14,7 @@ use http_body::Body;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_sse::{
     ClientHandle, CloseReason, Delivery, Event, Events, Gap, Heartbeat, PublishError, Registry, RegistryConfig, Resume,
-    Retention, SseBody, SseLayer, Start, SubscribeError,
+    Retention, SseBody, SseLayer, Start, SubscribeError, Subscription,
 };
 
 #[path = "support/open.rs"]
@@ -436,7 +436,7 @@ fn subscriptions_of_one_client_are_bounded_and_names_are_checked() {
     let registry = Registry::with_config(RegistryConfig::default().subscriptions_per_client(2));
     let client = subscribed(&registry, ["a", "b", "a"]);
     assert_eq!(client.subscribe("c"), Err(SubscribeError::TooMany { limit: 2 }));
-    assert!(matches!(client.subscribe("a*"), Err(SubscribeError::Topic(error)) if error.name() == "a*"));
+    assert!(matches!(client.subscribe("a/*"), Err(SubscribeError::Topic(error)) if error.name() == "a/*"));
     assert!(client.unsubscribe("a"));
     client.subscribe("c").unwrap();
     assert!(matches!(registry.publish("$client/x", Event::data("")), Err(PublishError::Topic(_))));
@@ -579,6 +579,24 @@ fn an_own_id_is_found_behind_a_pattern_that_nobody_was_subscribed_to() {
     for number in 1..=3 {
         registry.publish("orders/7", Event::data(number.to_string()).id(format!("order-{number}")).unwrap()).unwrap();
     }
-    let (resume, text) = resumed(&registry, "order-2", &["orders/*"]);
-    assert_eq!((resume, text.as_str()), (Resume::Continued, "data: 3\nid: order-3\n\n"));
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    let (client, mut body) = open(&layer, Some("order-2"), |client| {
+        client.subscribe(Subscription::matching("orders/*")).unwrap();
+    });
+    assert_eq!((client.resume(), text(&mut body).as_str()), (Resume::Continued, "data: 3\nid: order-3\n\n"));
+}
+
+#[test]
+fn what_was_sent_to_a_client_alone_does_not_hold_its_stream_open_after_the_end_of_its_topics() {
+    let registry = Registry::new();
+    let producer = registry.produce("answers/1").unwrap();
+    let client = registry.connect();
+    client.subscribe_from("answers/1", Start::Oldest).unwrap();
+    client.send(Event::data("welcome")).unwrap();
+    producer.publish(Event::data("token")).unwrap();
+    producer.end();
+    assert!(!client.has_had_all());
+    let mut events = client.into_events();
+    assert_eq!(data(&mut events), ["welcome", "token"]);
+    assert!(next(&mut events).is_none(), "all of its topics have ended");
 }

@@ -213,9 +213,10 @@ impl Client {
     }
 
     pub(crate) fn subscribe(self: &Arc<Self>, subscription: Subscription) -> Result<(), SubscribeError> {
-        let Subscription { name, start, filter } = subscription;
+        let Subscription { name, may_be_pattern, start, filter } = subscription;
         self.id();
-        let result = topic::check_pattern(&name).map_err(SubscribeError::from);
+        let check = if may_be_pattern { topic::check_pattern } else { topic::check };
+        let result = check(&name).map_err(SubscribeError::from);
         match result.and_then(|()| self.join(&name, start, filter, true)) {
             Ok(false) => Ok(()),
             Ok(true) => {

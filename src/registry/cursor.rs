@@ -11,6 +11,7 @@ use super::{
     log::Entry,
     position::{Position, Progress},
     shared::Shared,
+    topic,
     waiters::Slot,
 };
 use crate::{Gap, sync::lock};
@@ -153,6 +154,10 @@ impl Cursor {
         self.feed.name()
     }
 
+    fn is_public(&self) -> bool {
+        topic::is_public(self.name())
+    }
+
     fn left(self, shared: &Shared) -> Self {
         shared.leave(&self.feed, self.parked);
         self
@@ -267,9 +272,15 @@ impl Cursors {
         self.cursors.iter().any(Cursor::has_ended)
     }
 
-    /// Whether all have come to the end of their topics.
+    /// Whether all have come to the end of their topics, and nothing waits that was sent to the client alone.
     pub(crate) fn have_ended(&self) -> bool {
-        !self.cursors.is_empty() && self.cursors.iter().all(Cursor::has_ended)
+        let is_through = |it: &Cursor| if it.is_public() { it.has_ended() } else { !it.is_pending() };
+        self.has_public() && self.cursors.iter().all(is_through)
+    }
+
+    /// Whether any is on something else than the client's own topic, which has no end.
+    pub(crate) fn has_public(&self) -> bool {
+        self.cursors.iter().any(Cursor::is_public)
     }
 
     /// Sets the cursors to where the client was cut off, and says what is no longer retained from there on.

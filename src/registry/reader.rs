@@ -176,7 +176,7 @@ impl Reader {
                 let cursors = state.cursors.take_ended(client.shared());
                 watching.0.extend(client.left(cursors.iter().map(Cursor::name)));
                 ended.extend(cursors);
-                state.is_complete = state.cursors.is_empty();
+                state.is_complete = !state.cursors.has_public();
             }
             if state.is_complete && besides != Besides::OwnBody {
                 return Poll::Ready(Err(CloseReason::Completed));

@@ -170,7 +170,7 @@ impl fmt::Display for TopicError {
                 write!(f, "the topic name {name} has {} bytes, more than {MAX_TOPIC}", self.name.len())
             }
             Problem::Reserved => write!(f, "the topic name {name} starts with `{RESERVED}`, which is reserved"),
-            Problem::Wildcard => write!(f, "the topic name {name} contains `*`, which is reserved for patterns"),
+            Problem::Wildcard => write!(f, "the topic name {name} contains `*`, which only a pattern may"),
             Problem::MisplacedWildcard => write!(
                 f,
                 "the pattern {name} has a `*` that is neither a segment of its own nor, as `**`, the last segment"

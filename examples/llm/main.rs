@@ -1,0 +1,218 @@
+//! A chat whose answers survive a reload of the page, and whatever else cuts a stream.
+//!
+//! ```text
+//! cargo run --example llm
+//! curl http://127.0.0.1:3001/chats/mine/messages -d 'What is a lighthouse for?'
+//! curl -N http://127.0.0.1:3001/chats/mine/answers/1/events
+//! ```
+//!
+//! - `GET /`: the chat page.
+//! - `POST /chats/{chat}/messages`: asks what the body says. Answers `{"answer": n}`, or 409 while an answer is being
+//!   written in this chat; with `?instead=true`, that one ends where it is.
+//! - `GET /chats/{chat}/answers/{n}/events`: the answer's tokens, from the first one or after `Last-Event-ID`. The last
+//!   event is an `end`, unless the answer was stopped. 204 if nothing is left to come, which makes an `EventSource` stop.
+//! - `DELETE /chats/{chat}/answers/{n}`: stops it.
+//! - `GET /chats/{chat}/events`: what was asked in this chat, each `question` with the number of its answer.
+//!
+//! An answer is a topic with a producer, who writes on whether or not anybody reads. A chat is a plain topic. A program
+//! that faces the world lets only those into a chat who may: here, whoever knows its name is in.
+//!
+//! Environment: `PORT` (3001; 0 picks one), `TOKEN_MS` (how long a token takes on average, 60).
+
+mod generator;
+
+use std::{collections::HashMap, env, error::Error, io, str::FromStr, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, Query, State},
+    http::StatusCode,
+    response::{Html, Result},
+    routing::{delete, get, post},
+    serve::ListenerExt,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::Mutex};
+use tokio_stream::{StreamExt, once};
+use tower_sse::{
+    ClientHandle, Event, EventError, EventStream, Registry, RegistryConfig, Retention, SseLayer, Start, TopicState,
+};
+
+const MAX_PROMPT: usize = 16 << 10;
+/// In all chats together, as each answer takes a task.
+const MAX_WRITING: usize = 1000;
+/// How long an answer can be read after its end, and a question after it was asked.
+const KEPT: Duration = Duration::from_secs(3600);
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), Box<dyn Error>> {
+    let registry =
+        Registry::with_config(RegistryConfig::default().forget_ended_after(KEPT).topic_retention_by(|topic| {
+            match topic.contains("/answers/") {
+                true => Retention::default().events(20_000), // whole, token by token
+                false => Retention::default().events(200).age(KEPT),
+            }
+        }));
+    let token_time = Duration::from_millis(setting("TOKEN_MS", 60)?);
+
+    let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3001)?)).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let listener = listener.tap_io(|connection| {
+        // Tokens are small and should leave at once.
+        let _ = connection.set_nodelay(true);
+    });
+    axum::serve(listener, app(Chats { registry, token_time, turns: Arc::default() })).await?;
+    Ok(())
+}
+
+fn app(chats: Chats) -> Router {
+    Router::new()
+        .route("/", get(|| async { Html(include_str!("index.html")) }))
+        .route("/chats/{chat}/messages", post(ask))
+        .route("/chats/{chat}/events", get(chat_events))
+        .route("/chats/{chat}/answers/{n}/events", get(answer_events))
+        .route("/chats/{chat}/answers/{n}", delete(stop))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "there is nothing at this address; the chat page is at /") })
+        .layer(DefaultBodyLimit::max(MAX_PROMPT))
+        .layer(SseLayer::new(&chats.registry).retry(Duration::from_secs(1)))
+        .with_state(chats)
+}
+
+#[derive(Clone)]
+struct Chats {
+    registry: Registry,
+    token_time: Duration,
+    turns: Arc<Mutex<Turns>>,
+}
+
+/// Whose turn it is.
+#[derive(Default)]
+struct Turns {
+    /// The number of the last answer, over all chats.
+    last: u64,
+    /// The answer that is being written, for each chat that has one.
+    writing: HashMap<Chat, Answer>,
+}
+
+async fn ask(
+    State(Chats { registry, token_time, turns }): State<Chats>,
+    Path(chat): Path<Chat>,
+    Query(how): Query<How>,
+    prompt: String,
+) -> Result<(StatusCode, Json<Value>)> {
+    if prompt.trim().is_empty() {
+        return Err((StatusCode::BAD_REQUEST, "the prompt is empty").into());
+    }
+    let mut turns = turns.lock().await;
+    turns.writing.retain(|_, answer| registry.topic_state(answer.topic()) == Some(TopicState::Produced));
+    match turns.writing.get(&chat) {
+        Some(other) if how.instead => {
+            // Whoever wrote it may not write on, and whoever reads it is told why it ends.
+            let other = registry.take_over(other.topic())?;
+            other.publish(end("replaced")?)?;
+            other.end();
+        }
+        Some(_) => return Err((StatusCode::CONFLICT, "an answer is being written in this chat already").into()),
+        None if turns.writing.len() >= MAX_WRITING => {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, "too many answers are being written").into());
+        }
+        None => {}
+    }
+
+    turns.last += 1;
+    let answer = Answer { chat: chat.clone(), n: turns.last };
+    // In this order, so that whoever hears of the answer finds it.
+    let producer = registry.produce(answer.topic())?;
+    registry.publish(chat.topic(), Event::json(&json!({ "answer": answer.n, "text": prompt }))?.event("question")?)?;
+    producer.pipe(generator::tokens(&prompt, token_time).map(Event::data).chain(once(end("done")?)));
+    let told = json!({ "answer": answer.n });
+    turns.writing.insert(chat, answer);
+    Ok((StatusCode::ACCEPTED, Json(told)))
+}
+
+async fn answer_events(
+    State(Chats { registry, .. }): State<Chats>,
+    Path(answer): Path<Answer>,
+    client: ClientHandle,
+) -> Result<EventStream> {
+    // To subscribe to a topic that is not there would be to wait for it.
+    if registry.topic_state(answer.topic()).is_none() {
+        return Err(answer.is_unknown());
+    }
+    client.subscribe_from(answer.topic(), Start::Oldest)?;
+    Ok(client.into_stream())
+}
+
+async fn stop(State(Chats { registry, .. }): State<Chats>, Path(answer): Path<Answer>) -> Result<StatusCode> {
+    // One that has ended meanwhile is as good as stopped.
+    match registry.cancel(answer.topic()) || registry.topic_state(answer.topic()).is_some() {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(answer.is_unknown()),
+    }
+}
+
+async fn chat_events(Path(chat): Path<Chat>, client: ClientHandle) -> Result<EventStream> {
+    client.subscribe_from(chat.topic(), Start::Oldest)?;
+    Ok(client.into_stream())
+}
+
+/// The last event of an answer that was not stopped.
+fn end(reason: &str) -> std::result::Result<Event, EventError> {
+    Event::data(reason).event("end")
+}
+
+#[derive(Deserialize)]
+struct How {
+    #[serde(default)]
+    instead: bool,
+}
+
+/// A chat's name, as it comes in a URL. It is one segment of its topics' names and nothing else: with a `/` in it, it
+/// could be the name of another chat's answer; with a `*`, a subscription to it would be one to all chats.
+#[derive(Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+struct Chat(String);
+
+impl Chat {
+    fn topic(&self) -> String {
+        format!("chats/{}", self.0)
+    }
+}
+
+impl TryFrom<String> for Chat {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> std::result::Result<Self, Self::Error> {
+        let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        match is_plain && (1..=64).contains(&name.len()) {
+            true => Ok(Self(name)),
+            false => Err("a chat's name has 1 to 64 letters, digits, `-` and `_`"),
+        }
+    }
+}
+
+/// One answer, as it is named in a URL.
+#[derive(Deserialize)]
+struct Answer {
+    chat: Chat,
+    n: u64,
+}
+
+impl Answer {
+    fn topic(&self) -> String {
+        format!("{}/answers/{}", self.chat.topic(), self.n)
+    }
+
+    fn is_unknown(&self) -> axum::response::ErrorResponse {
+        (StatusCode::NOT_FOUND, format!("this chat has no answer {}, or no longer", self.n)).into()
+    }
+}
+
+/// A number from the environment. What is there and is none is an error that names it.
+fn setting<T: FromStr>(name: &str, default: T) -> std::result::Result<T, io::Error> {
+    match env::var(name) {
+        Err(_) => Ok(default),
+        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} is not a number that fits"))),
+    }
+}
