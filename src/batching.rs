@@ -64,6 +64,10 @@ pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
             entry.write(&mut wire, false, None);
             continue;
         };
+        // An array has no place for a reconnection time.
+        for retry in entry.wire.split_inclusive(|byte| *byte == b'\n').filter(|line| line.starts_with(b"retry: ")) {
+            wire.extend_from_slice(retry);
+        }
         json.push_str(if json.len() > 1 { ",{\"topic\":" } else { "{\"topic\":" });
         push_json_string(&mut json, &entry.topic);
         if let Some(event_type) = event::decode_type(&entry.wire) {

@@ -218,7 +218,8 @@ impl Stream {
                 Err(reason) => return Poll::Ready(self.finish(reason)),
             };
             let this = self.as_mut().project();
-            if let Some(batching) = this.reader.style().batching.filter(|_| !frame.has_more) {
+            if let Some(batching) = this.reader.style().batching.filter(|it| !frame.has_more && !it.interval.is_zero())
+            {
                 *this.window = Some(Box::pin(sleep(batching.interval)));
             }
             let gap = frame.gap.and_then(|missing| this.config.gap_event.encode(&missing.0, missing.1));
@@ -247,6 +248,7 @@ impl Stream {
     fn poll_window(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         if let Some(window) = this.window {
+            this.reader.note_read();
             if this.reader.poll_closing(cx).is_pending() {
                 ready!(window.as_mut().poll(cx));
             }

@@ -324,6 +324,7 @@ impl Stream for Events {
         let this = self.get_mut();
         loop {
             if let Some(picked) = this.taken.pop_front() {
+                this.reader.note_read();
                 return Poll::Ready(Some(Ok(Delivery::new(&picked))));
             }
             match ready!(this.reader.poll_events(cx)) {

@@ -307,9 +307,9 @@ impl Client {
         }
     }
 
-    /// Whether it is subscribed so that it gets the events of this topic.
-    pub(crate) fn has(&self, topic: &str) -> bool {
-        lock(&self.state).cursors.has(topic)
+    /// How many of its subscriptions give it the events of this topic.
+    pub(crate) fn having(&self, topic: &str) -> usize {
+        lock(&self.state).cursors.having(topic)
     }
 
     pub(crate) fn subscriptions(&self) -> Vec<String> {
@@ -485,6 +485,7 @@ impl Client {
         let _subscriptions = state.cursors.clear(&self.shared);
         let waker = state.waker.take();
         let (opened, sent) = (state.opened, state.sent);
+        self.changes.fetch_add(1, Ordering::Release);
         drop(state);
         drop(watching);
         // There may be another reader than the one that ended.

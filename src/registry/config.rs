@@ -79,7 +79,7 @@ impl RegistryConfig {
     /// Ends streams that read nothing for so long although events wait for them, as the peer takes no bytes. `None`:
     /// never. Default: one minute.
     ///
-    /// Such a client leaves its topics, and closes as [`CloseReason::Stuck`](crate::CloseReason::Stuck) when its body is next polled, or dropped.
+    /// Such a client leaves its topics and is over, as [`CloseReason::Stuck`](crate::CloseReason::Stuck); its stream ends when its body is next polled.
     /// It is found within one and a half of that time, as long as anything is published or any stream has a heartbeat. Its socket is
     /// the server's to close: `TCP_USER_TIMEOUT`, or HTTP/2 keep-alive.
     ///

@@ -217,9 +217,9 @@ impl Cursors {
         self.cursors.iter().map(|cursor| cursor.feed.name())
     }
 
-    /// Whether it has an event of this topic.
-    pub(crate) fn has(&self, topic: &str) -> bool {
-        self.cursors.iter().any(|cursor| cursor.feed.has(topic))
+    /// How many of them have the events of this topic.
+    pub(crate) fn having(&self, topic: &str) -> usize {
+        self.cursors.iter().filter(|cursor| cursor.feed.has(topic)).count()
     }
 
     /// Whether something waits to be read.
@@ -309,9 +309,10 @@ impl Cursors {
         self.asked.clone().map(|after| Gap { topics, after })
     }
 
-    /// Sets all cursors to after a position, up to which the client gets to know everything by other means.
+    /// Sets all cursors to after a position, up to which the client gets to know everything by other means. What was
+    /// sent to it alone is in no snapshot.
     pub(crate) fn skip_to(&mut self, shared: &Shared, position: Position) {
-        for cursor in &mut self.cursors {
+        for cursor in self.cursors.iter_mut().filter(|cursor| topic::is_public(cursor.feed.name())) {
             cursor.set(shared.locate(&cursor.feed, position));
             (cursor.since, cursor.resumes, cursor.catches_up) = (cursor.next, false, false);
         }

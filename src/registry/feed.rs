@@ -80,7 +80,7 @@ impl Feed {
 
     /// Whether it gives this topic's events.
     pub(super) fn has(&self, topic: &str) -> bool {
-        topic::matches(&self.name, topic)
+        *self.name == *topic || topic::is_public(topic) && topic::matches(&self.name, topic)
     }
 
     /// Whether there is anything from this number on.

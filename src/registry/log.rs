@@ -94,7 +94,7 @@ impl Entry {
     /// Appends what goes out for it. `labelled`: with its topic as the event type, if it has none. `id`: instead of its own.
     pub(crate) fn write(&self, wire: &mut Vec<u8>, labelled: bool, id: Option<&str>) {
         let own_id = self.id();
-        if labelled && !self.is_typed && own_id.is_some() {
+        if labelled && !self.is_typed && own_id.is_some() && topic::is_public(&self.topic) {
             event::push_field(wire, "event", &self.topic);
         }
         match id.filter(|_| own_id.is_some()) {
@@ -387,11 +387,15 @@ impl Log {
 
     /// The events from a number on, up to the one with the number `horizon`, that make a frame of about `max` bytes: at least one, if there is one.
     pub(crate) fn frame(&self, from: u64, horizon: u64, max: u64) -> Slots {
-        let start = self.slot(from);
+        let mut start = self.slot(from);
         let mut end = match self.newest_number() <= horizon {
             true => self.rows.len(),
             false => self.rows.partition_point(|row| row.number <= horizon),
         };
+        // What was evicted from between others takes no room.
+        while start < end && self.rows[start].entry.is_none() {
+            start += 1;
+        }
         if end <= start {
             return start..start;
         }

@@ -135,6 +135,13 @@ impl Reader {
         }
     }
 
+    /// It gives its client something that was taken before, or lets it wait for good reason: that it takes nothing new
+    /// is not because nobody reads.
+    pub(crate) fn note_read(&self) {
+        let mut state = lock(&self.client.state);
+        state.reads = state.reads.wrapping_add(1);
+    }
+
     /// Whether nothing can have come since it last looked.
     fn is_at_rest(&self, waker: &Waker) -> bool {
         self.rest.as_ref().is_some_and(Rest::goes_on)
@@ -243,7 +250,7 @@ impl Reader {
     /// Between half of it and one and a half.
     fn jittered(&self, delay: Duration) -> Duration {
         let spread = f64::from(self.client.id().spread()) / f64::from(u32::MAX);
-        delay.mul_f64(0.5 + spread)
+        Duration::try_from_secs_f64(delay.as_secs_f64() * (0.5 + spread)).unwrap_or(Duration::MAX)
     }
 }
 

@@ -262,9 +262,8 @@ impl Shared {
         drop(order);
         waiters.for_each(Waker::wake);
         self.count_out_stuck(elapsed);
-        let is_left_out = |id| self.client(&id).is_some_and(|client| client.has(name));
-        let except = event.audience().and_then(|audience| audience.except);
-        let left_out = usize::from(except.is_some_and(is_left_out));
+        let except = event.audience().and_then(|audience| self.client(&audience.except?));
+        let left_out = except.map_or(0, |client| client.having(name));
         let receipt = Receipt { position, clients: clients.saturating_sub(left_out) };
         self.config.observers.notify(|observer| observer.published(name, &receipt));
         Ok(receipt)
@@ -368,7 +367,12 @@ impl Shared {
             return (order, pattern);
         }
         let pattern = Feed::new(order.next_id(), name, Retention::default(), order.last);
-        lock(&pattern.state).lacks = order.number;
+        let mut state = lock(&pattern.state);
+        state.lacks = order.number;
+        // Who starts now starts behind it, and who asks for it later finds that it is there.
+        state.log.end_at(order.number);
+        pattern.reach(order.number);
+        drop(state);
         let pattern = Arc::new(pattern);
         for topic in order.matching(name) {
             lock(&topic.state).patterns.push(Arc::clone(&pattern));

@@ -1,0 +1,324 @@
+//! What observers are told, and what is counted.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Request;
+use http_body::Frame;
+use serde_json::json;
+use tower_sse::{
+    CloseReason, Event, Heartbeat, Observation, Registry, RegistryConfig, Retention, SseLayer, SubscribeError,
+    Subscription,
+};
+
+#[path = "support/answer.rs"]
+mod answer;
+#[path = "support/bodies.rs"]
+#[allow(dead_code)]
+mod bodies;
+#[path = "support/observer.rs"]
+mod observer;
+#[path = "support/open.rs"]
+mod open;
+#[path = "support/polling.rs"]
+mod polling;
+use answer::answer;
+use observer::{Observed, Recorder};
+use open::{Empty, open};
+use polling::{bounded, data, poll, publish, quiet, rest, subscribed, text};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn the_life_of_a_stream_is_told_in_order_and_once() {
+    let (recorder, config) = Recorder::new();
+    let registry = Registry::with_config(config.subscriptions_per_client(2));
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(10 * SECOND));
+    let (client, mut body) = open(&layer, None, |client| {
+        client.subscribe("a").unwrap();
+        client.subscribe("a").unwrap();
+        client.subscribe(Subscription::matching("b*")).unwrap_err();
+    });
+    let id = client.id();
+    let told = recorder.take();
+    assert_eq!(told.len(), 3);
+    assert_eq!(told[0], Observed::Subscribed(id, "a".into()));
+    assert!(
+        matches!(&told[1], Observed::Refused(refused, SubscribeError::Topic(error)) if *refused == id && error.name() == "b*")
+    );
+    assert_eq!(told[2], Observed::Opened(id));
+
+    let mut bytes = text(&mut body).len();
+    client.subscribe(Subscription::matching("b/*")).unwrap();
+    assert_eq!(client.subscribe("c"), Err(SubscribeError::TooMany { limit: 2 }));
+    assert!(client.unsubscribe("b/*") && !client.unsubscribe("b/*"));
+    let receipt = registry.publish("a", Event::data("1")).unwrap();
+    bytes += text(&mut body).len();
+    let expected = [
+        Observed::Subscribed(id, "b/*".into()),
+        Observed::Refused(id, SubscribeError::TooMany { limit: 2 }),
+        Observed::Unsubscribed(id, "b/*".into()),
+        Observed::Published("a".into(), receipt),
+    ];
+    assert_eq!(recorder.take(), expected);
+
+    for _ in 0..3 {
+        tokio::time::advance(10 * SECOND).await;
+        bytes += text(&mut body).len();
+        assert_eq!(recorder.take(), [Observed::Heartbeat(id)]);
+    }
+    client.close();
+    client.close();
+    bytes += rest(&mut body).0.len();
+    drop(body);
+    let [Observed::Closed(closed_id, closed)] = &recorder.take()[..] else { panic!("it is not closed once") };
+    assert_eq!((*closed_id, closed.reason, closed.duration), (id, CloseReason::Closed, 30 * SECOND));
+    assert_eq!((closed.events, closed.bytes), (1, bytes as u64));
+    assert!(matches!(client.subscribe("late"), Err(SubscribeError::Over { .. })));
+    assert!(
+        matches!(&recorder.take()[..], [Observed::Refused(refused, SubscribeError::Over { .. })] if *refused == id)
+    );
+}
+
+#[test]
+fn bytes_are_those_of_the_whole_body_and_events_those_of_the_registry() {
+    let (recorder, config) = Recorder::new();
+    let registry = Registry::with_config(config);
+    let (frames, own) = bodies::channel();
+    let layer = quiet(&registry).comment("welcome").retry(SECOND);
+    let (_, response) = answer(&layer, Request::new(()), |client| {
+        client.subscribe("a").unwrap();
+        bodies::event_stream(own)
+    });
+    let mut body = response.into_body();
+    frames.try_send(Ok(Frame::data(Bytes::from_static(b"data: own\n\n")))).unwrap();
+    ["1", "2"].iter().for_each(|data| publish(&registry, "a", data));
+    let all = text(&mut body);
+    drop(body);
+    let [closed] = &recorder.closed()[..] else { panic!("it is not closed once") };
+    assert_eq!((closed.reason, closed.events, closed.bytes), (CloseReason::Gone, 2, all.len() as u64));
+}
+
+#[test]
+fn a_request_that_becomes_no_stream_is_neither_opened_nor_closed() {
+    let (recorder, config) = Recorder::new();
+    let registry = Registry::with_config(config);
+    let (client, _) = answer(&quiet(&registry), Request::new(()), |client| {
+        client.subscribe("a").unwrap();
+        http::Response::new(Empty::new())
+    });
+    assert_eq!(recorder.take(), [Observed::Subscribed(client.id(), "a".into())]);
+    assert_eq!(registry.stats().closed, Default::default());
+}
+
+#[test]
+fn whatever_is_published_is_told_once() {
+    let (recorder, config) = Recorder::new();
+    let registry = Registry::with_config(config);
+    let client = subscribed(&registry, ["a", "*"]);
+    recorder.take();
+    let plain = registry.publish("a", Event::data("")).unwrap();
+    let sent = client.send(Event::data("")).unwrap();
+    let producer = registry.produce("p").unwrap();
+    let produced = producer.publish(Event::data("")).unwrap();
+    producer.end();
+    registry.publish("p", Event::data("refused")).unwrap_err();
+    registry.publish("", Event::data("refused")).unwrap_err();
+    let published = |topic: &str, receipt| Observed::Published(topic.to_owned(), receipt);
+    let own = format!("$client/{}", client.id());
+    assert_eq!(recorder.take(), [published("a", plain), published(&own, sent), published("p", produced)]);
+    assert_eq!(registry.stats().published, 3);
+}
+
+#[test]
+fn a_gap_is_told_once_whether_or_not_the_client_is() {
+    for gap_event in [tower_sse::GapEvent::default(), tower_sse::GapEvent::off()] {
+        let (recorder, config) = Recorder::new();
+        let registry = Registry::with_config(config);
+        let layer = quiet(&registry).gap_event(gap_event);
+        let (client, mut body) = open(&layer, Some("1-0"), |client| client.subscribe("a").unwrap());
+        text(&mut body);
+        text(&mut body);
+        let gaps: Vec<_> = recorder.take().into_iter().filter(|it| matches!(it, Observed::Gap(..))).collect();
+        assert!(
+            matches!(&gaps[..], [Observed::Gap(id, gap)] if *id == client.id() && gap.after() == "1-0" && gap.topics() == ["a"])
+        );
+        assert_eq!((registry.stats().gaps, registry.stats().lagged, registry.stats().missed), (1, 0, 0));
+    }
+}
+
+#[test]
+fn an_observer_may_call_whatever_it_likes() {
+    bounded(|| {
+        let shared: Arc<OnceLock<Registry>> = Arc::default();
+        let (inner, calls) = (Arc::clone(&shared), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&calls);
+        let observer = move |observation: &Observation<'_>| {
+            let Some(registry) = inner.get() else { return };
+            assert!(registry.clients().len() <= registry.stats().clients);
+            count.fetch_add(1, Ordering::Relaxed);
+            let client = match observation {
+                Observation::Published { topic: "hook", .. } => return,
+                Observation::Published { .. } => None,
+                Observation::Opened { client } | Observation::Subscribed { client, topic: "a" } => Some(*client),
+                Observation::Unsubscribed { client, .. } | Observation::Lagged { client, .. } => Some(*client),
+                Observation::Gap { client, .. } | Observation::Closed { client, .. } => Some(*client),
+                _ => return,
+            };
+            if let Some(client) = client {
+                drop((client.subscriptions(), client.metadata(), client.stats(), client.resume()));
+                let _ = client.subscribe("from a hook");
+                let _ = client.send(Event::data("from a hook"));
+            }
+            registry.publish("hook", Event::data("")).unwrap();
+            drop(registry.produce("made by a hook"));
+        };
+        let config = RegistryConfig::default().topic_retention(Retention::default().events(2)).observer(observer);
+        let registry = shared.get_or_init(|| Registry::with_config(config));
+        let (client, mut body) = open(&quiet(registry), None, |client| client.subscribe("a").unwrap());
+        (0..5).for_each(|number| publish(registry, "a", &number.to_string()));
+        assert!(text(&mut body).contains("event: gap\n"));
+        client.unsubscribe("a");
+        text(&mut body);
+        drop(body);
+        assert!(calls.load(Ordering::Relaxed) > 10);
+        assert_eq!((registry.stats().clients, registry.stats().subscriptions), (0, 0));
+        shared.get().unwrap().publish("end", Event::data("")).unwrap();
+    });
+}
+
+#[test]
+fn an_observer_may_close_clients() {
+    bounded(|| {
+        let observer = |observation: &Observation<'_>| {
+            if let Observation::Opened { client } | Observation::Gap { client, .. } = observation {
+                client.registry().clients().iter().for_each(|client| client.close_with("by a hook"));
+            }
+        };
+        let registry = Registry::with_config(RegistryConfig::default().observer(observer));
+        let (_, mut body) = open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
+        assert_eq!(rest(&mut body), (String::new(), true));
+        assert_eq!(registry.stats().closed, [(CloseReason::Other("by a hook"), 1)].into());
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_an_observer_harms_nobody() {
+    let before = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&before);
+    let config = RegistryConfig::default().topic_retention(Retention::default().events(1)).observer(
+        |_: &Observation<'_>| -> () {
+            std::panic::resume_unwind(Box::new("an observer that was meant to fail"));
+        },
+    );
+    let registry = Registry::with_config(config.observer(move |_: &Observation<'_>| {
+        count.fetch_add(1, Ordering::Relaxed);
+    }));
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(SECOND));
+    let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
+    assert_eq!(text(&mut body), "");
+    tokio::time::advance(SECOND).await;
+    assert_eq!(text(&mut body), ":\n\n");
+    ["1", "2"].iter().for_each(|data| publish(&registry, "a", data));
+    assert!(text(&mut body).ends_with(&format!("data: 2\nid: {}\n\n", registry.position())));
+    client.subscribe("").unwrap_err();
+    client.unsubscribe("a");
+    drop(body);
+    assert_eq!(registry.stats().clients, 0);
+    // Subscribed, opened, a heartbeat, two published, a lag, a gap, refused, unsubscribed, closed.
+    assert_eq!(before.load(Ordering::Relaxed), 10, "the next one is told all the same");
+}
+
+#[test]
+fn the_numbers_add_up() {
+    let config = RegistryConfig::default().topic_retention(Retention::default().events(2));
+    let registry = Registry::with_config(config);
+    let [(closing, mut a), (_, mut b), (_, mut c)] =
+        [0, 1, 2].map(|_| open(&quiet(&registry), None, |client| client.subscribe("a").unwrap()));
+    publish(&registry, "a", "1");
+    [&mut a, &mut b, &mut c].into_iter().for_each(|body| drop(text(body)));
+    (0..5).for_each(|number| publish(&registry, "a", &number.to_string()));
+    text(&mut a);
+    closing.close_with("maintenance");
+    poll(&mut a);
+    drop((b, c));
+    let events = subscribed(&registry, ["a", "b"]);
+    events.subscribe("").unwrap_err();
+    let mut events = events.into_events();
+    publish(&registry, "b", "1");
+    assert_eq!(data(&mut events), ["1"]);
+    let stats = registry.stats();
+    assert_eq!((stats.clients, stats.subscriptions, stats.topics, stats.events), (1, 2, 2, 3));
+    assert_eq!((stats.published, stats.delivered), (7, 3 + 2 + 1));
+    assert_eq!((stats.lagged, stats.missed, stats.gaps, stats.refused), (1, 3, 1, 1));
+    assert_eq!(stats.closed, [(CloseReason::Gone, 2), (CloseReason::Other("maintenance"), 1)].into());
+    let expected = json!({
+        "clients": 1, "subscriptions": 2, "topics": 2, "events": 3, "bytes": stats.bytes, "published": 7,
+        "delivered": 6, "lagged": 1, "missed": 3, "gaps": 1, "refused": 1, "withheld_heartbeats": 0,
+        "closed": { "gone": 2, "maintenance": 1 },
+    });
+    assert_eq!(serde_json::to_value(&stats).unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_clients_are_listed_with_what_is_known_of_them() {
+    #[derive(Debug, Clone, PartialEq)]
+    struct Seat(u32);
+    let registry = Registry::new();
+    let mut streams: Vec<_> = (0..3)
+        .map(|seat| {
+            open(&quiet(&registry), None, |client| {
+                client.insert_metadata(Seat(seat));
+                client.subscribe(format!("seat/{seat}")).unwrap();
+                client.send(Event::data("welcome")).unwrap();
+            })
+        })
+        .collect();
+    let waiting = subscribed(&registry, ["waiting"]);
+    tokio::time::advance(SECOND).await;
+    let clients = registry.clients();
+    assert_eq!(clients.len(), 4);
+    for (seat, (client, _)) in (0..).zip(&streams) {
+        let listed = clients.iter().find(|listed| listed.id() == client.id()).unwrap();
+        assert_eq!((listed.metadata().get(), listed.stats().age), (Some(&Seat(seat)), Some(SECOND)));
+        assert_eq!(listed.subscriptions(), [format!("seat/{seat}")], "its own topic is not shown");
+    }
+    assert_eq!(registry.client(&waiting.id()).unwrap().stats().age, None);
+    let (kicked, mut body) = streams.remove(1);
+    registry.client(&kicked.id()).unwrap().close_with("kicked");
+    assert!(rest(&mut body).1);
+    assert_eq!(kicked.closed().await, CloseReason::Other("kicked"));
+    drop((waiting, clients));
+    assert_eq!((registry.clients().len(), registry.stats().closed.len()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stats_of_a_client_are_those_of_its_stream() {
+    let config = RegistryConfig::default().topic_retention(Retention::default().events(2));
+    let registry = Registry::with_config(config);
+    let (client, mut body) = open(&quiet(&registry).comment("welcome"), None, |client| client.subscribe("a").unwrap());
+    (0..5).for_each(|number| publish(&registry, "a", &number.to_string()));
+    let all = text(&mut body);
+    tokio::time::advance(SECOND).await;
+    let stats = client.stats();
+    assert_eq!((stats.age, stats.events, stats.bytes, stats.missed), (Some(SECOND), 2, all.len() as u64, 3));
+    drop(body);
+    assert_eq!((client.stats().events, registry.stats().delivered), (2, 2), "they are counted once");
+}
+
+#[test]
+fn a_reader_whose_client_another_reader_ended_ends() {
+    let registry = Registry::new();
+    let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
+    publish(&registry, "a", "1");
+    assert!(text(&mut body).starts_with("data: 1\n"));
+    drop(client.into_events());
+    assert_eq!(rest(&mut body), (String::new(), true));
+}

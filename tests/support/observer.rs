@@ -1,0 +1,96 @@
+//! An observer that keeps what it was told.
+#![allow(dead_code, reason = "no test file needs all of it")]
+
+use std::sync::{Arc, Mutex};
+
+use tower_sse::{ClientHandle, ClientId, Closed, Gap, Observation, Observer, Receipt, RegistryConfig, SubscribeError};
+
+/// What was observed, in a form that can be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Observed {
+    Opened(ClientId),
+    Refused(ClientId, SubscribeError),
+    Subscribed(ClientId, String),
+    Unsubscribed(ClientId, String),
+    Lagged(ClientId, String, u64),
+    Gap(ClientId, Gap),
+    Heartbeat(ClientId),
+    Closed(ClientId, Closed),
+    Published(String, Receipt),
+}
+
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Recorder(Arc<Mutex<Vec<Observed>>>);
+
+impl Recorder {
+    /// A recorder, and a configuration that has it.
+    pub(crate) fn new() -> (Self, RegistryConfig) {
+        let recorder = Self::default();
+        (recorder.clone(), RegistryConfig::default().observer(recorder))
+    }
+
+    /// What came since this was last asked.
+    pub(crate) fn take(&self) -> Vec<Observed> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+
+    /// The same without what was published.
+    pub(crate) fn of_clients(&self) -> Vec<Observed> {
+        self.take().into_iter().filter(|it| !matches!(it, Observed::Published(..))).collect()
+    }
+
+    /// How the streams are over that are.
+    pub(crate) fn closed(&self) -> Vec<Closed> {
+        let closed = |observed| match observed {
+            Observed::Closed(_, closed) => Some(closed),
+            _ => None,
+        };
+        self.take().into_iter().filter_map(closed).collect()
+    }
+
+    fn push(&self, observed: Observed) {
+        self.0.lock().unwrap().push(observed);
+    }
+}
+
+impl Observer for Recorder {
+    fn observe(&self, observation: &Observation<'_>) {
+        unreachable!("every hook is taken over: {observation:?}");
+    }
+
+    fn opened(&self, client: &ClientHandle) {
+        self.push(Observed::Opened(client.id()));
+    }
+
+    fn refused(&self, client: &ClientHandle, error: &SubscribeError) {
+        self.push(Observed::Refused(client.id(), error.clone()));
+    }
+
+    fn subscribed(&self, client: &ClientHandle, topic: &str) {
+        self.push(Observed::Subscribed(client.id(), topic.to_owned()));
+    }
+
+    fn unsubscribed(&self, client: &ClientHandle, topic: &str) {
+        self.push(Observed::Unsubscribed(client.id(), topic.to_owned()));
+    }
+
+    fn lagged(&self, client: &ClientHandle, topic: &str, missed: u64) {
+        self.push(Observed::Lagged(client.id(), topic.to_owned(), missed));
+    }
+
+    fn gap(&self, client: &ClientHandle, gap: &Gap) {
+        self.push(Observed::Gap(client.id(), gap.clone()));
+    }
+
+    fn heartbeat(&self, client: &ClientHandle) {
+        self.push(Observed::Heartbeat(client.id()));
+    }
+
+    fn closed(&self, client: &ClientHandle, closed: &Closed) {
+        self.push(Observed::Closed(client.id(), closed.clone()));
+    }
+
+    fn published(&self, topic: &str, receipt: &Receipt) {
+        self.push(Observed::Published(topic.to_owned(), receipt.clone()));
+    }
+}
