@@ -100,8 +100,9 @@ impl ClientHandle {
     ///
     /// Events go out in position order, over all topics. Those of a later subscription that are older than what
     /// already went out do not move the client's position back: their ids say how far it is in which topic, so that a
-    /// cut in the middle of catching up loses nothing and repeats nothing, unless there are more than eight of them, or
-    /// they match events that the client already had by another subscription.
+    /// cut in the middle of catching up loses nothing and repeats nothing. There are three exceptions. With more than eight
+    /// such subscriptions at once, and for events that the client had before by another subscription, a cut may repeat. And a
+    /// subscription of which nothing went out yet leaves no trace in any id: after a cut it goes on where the others are.
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body::{Body, Frame};
 use serde_json::{Value, json};
-use tokio_test::{assert_pending, task};
+use tokio_test::{assert_pending, assert_ready, task};
 use tower_sse::{
     Batching, ClientHandle, Event, Heartbeat, Position, Registry, RegistryConfig, Resume, Retention, SseBody, SseLayer,
     Start, Subscription,
@@ -389,4 +389,22 @@ fn nothing_is_lost_or_doubled_between_a_snapshot_and_what_comes_after() {
             assert!(numbers.iter().copied().eq(first..=GOALS), "from {first}: {} events", numbers.len());
         }
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_moved_to_another_task_between_two_batches_is_woken_there() {
+    let registry = Registry::new();
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off()).batching(Batching::every(Duration::from_secs(1)));
+    let (_, body) = open(&layer, None, |client| client.subscribe("a").unwrap());
+    let mut first = task::spawn(body);
+    registry.publish("a", Event::data("1")).unwrap();
+    assert!(assert_ready!(first.enter(|cx, body| body.poll_frame(cx))).is_some());
+    assert_pending!(first.enter(|cx, body| body.poll_frame(cx)));
+    let mut second = task::spawn(first.into_inner());
+    assert_pending!(second.enter(|cx, body| body.poll_frame(cx)));
+    advance(Duration::from_secs(2)).await;
+    assert!(second.is_woken());
+    assert_pending!(second.enter(|cx, body| body.poll_frame(cx)));
+    registry.publish("a", Event::data("2")).unwrap();
+    assert!(second.is_woken());
 }

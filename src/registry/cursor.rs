@@ -8,7 +8,7 @@ use super::{
     Filter,
     client::Client,
     feed::Feed,
-    log::Entry,
+    log::{Entry, Log},
     position::{Position, Progress},
     shared::Shared,
     topic,
@@ -41,7 +41,7 @@ pub(super) struct Cursor {
     next: u64,
     /// How many events there ever were before that one.
     read: u64,
-    /// The number up to which the client knows of what was lost, or it does not concern it.
+    /// How many of the events that the feed has lost the client knows of, or do not concern it.
     told: u64,
     /// The number from which on the client gets everything that the filter lets through.
     since: u64,
@@ -184,9 +184,9 @@ impl Cursor {
         Some(Rest { feed, next: self.next })
     }
 
-    /// Whether it was to have something of which this is the newest that is gone.
-    fn has_lost(&self, lost: u64) -> bool {
-        lost > self.told && lost >= self.next
+    /// Whether it was to have something that is gone, and its client does not know.
+    fn has_lost(&self, log: &Log) -> bool {
+        log.has_lost(self.next, self.told)
     }
 
     fn set(&mut self, place: Place) {
@@ -249,7 +249,12 @@ impl Cursors {
     /// Takes a subscription off. It is given back to be dropped when no lock is held, as its filter may run anybody's code then.
     pub(super) fn unsubscribe(&mut self, shared: &Shared, name: &str) -> Option<Cursor> {
         let at = self.cursors.iter().position(|cursor| &**cursor.feed.name() == name)?;
-        Some(self.cursors.swap_remove(at).left(shared))
+        let cursor = self.cursors.swap_remove(at).left(shared);
+        if self.cursors.iter().all(|cursor| cursor.missed.is_none()) {
+            // What it asked for led everywhere else.
+            self.asked = None;
+        }
+        Some(cursor)
     }
 
     /// The same for all.
@@ -353,7 +358,7 @@ impl Cursors {
     ) -> Result<Option<Plain>, NotPlain> {
         let mut state = lock(&cursor.feed.state);
         let log = &state.log;
-        if cursor.missed.is_some() || cursor.filter.is_some() || cursor.has_lost(log.lost().told) {
+        if cursor.missed.is_some() || cursor.filter.is_some() || cursor.has_lost(log) {
             return Err(NotPlain);
         }
         let slots = log.frame(cursor.next, horizon, FRAME);
@@ -404,18 +409,15 @@ impl Cursors {
                 // Something came since it waited, whether or not it is still there.
                 cursor.parked = None;
             }
-            let lost = log.lost();
-            if cursor.has_lost(lost.told) {
+            if cursor.has_lost(log) {
                 let unread = log.count_from(cursor.next) as u64;
                 let lag = log.pushed().wrapping_sub(cursor.read).saturating_sub(unread);
                 taken.lags.push((Arc::clone(cursor.feed.name()), lag));
-                if cursor.has_lost(lost.ends) {
-                    taken.ends = Some(lost.retry);
-                }
+                taken.ends = log.ends(cursor.next, cursor.told).or(taken.ends);
                 cursor.missed.get_or_insert_with(|| Box::new(self.seen.unwrap_or_default()));
                 cursor.read = log.pushed().wrapping_sub(unread);
             }
-            cursor.told = lost.told;
+            cursor.told = log.lost();
             if let Some(missed) = cursor.missed.take() {
                 missing.push(Loss { name: Arc::clone(cursor.feed.name()), after: *missed, floor: log.floor() });
             }
@@ -521,7 +523,9 @@ impl Cursors {
         let after = self.asked.take().unwrap_or(after);
         let id = first.map_or(floor, |first| floor.min(first.before()));
         let forward = (first.is_some() || is_all) && self.seen.is_none_or(|seen| seen <= id);
-        Some(Box::new((Gap { topics, after }, forward.then_some(id))))
+        let id = forward.then_some(id);
+        self.seen = id.or(self.seen);
+        Some(Box::new((Gap { topics, after }, id)))
     }
 
     /// Says which cursors catch up, and whether any does. One position has to tell how far all of them are, so

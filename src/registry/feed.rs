@@ -38,6 +38,8 @@ pub(super) struct FeedState {
     pub(super) patterns: Vec<Arc<Feed>>,
     /// Of a pattern: up to this number, what was published before it had subscribers is not in its log yet.
     pub(super) lacks: u64,
+    /// When a topic that has ended is to be forgotten, in milliseconds: while the order has it among those.
+    pub(super) forget_at: Option<u64>,
     /// Who fills the topic, if that is one producer.
     pub(super) production: Option<Arc<Production>>,
 }
@@ -54,6 +56,7 @@ impl Feed {
             subscribers: 0,
             patterns: Vec::new(),
             lacks: 0,
+            forget_at: None,
             production: None,
         };
         Self {

@@ -149,15 +149,44 @@ struct Row {
     entry: Option<Arc<Entry>>,
 }
 
-/// The numbers of the newest events that were evicted, by what becomes of clients that should have had them; 0 for none.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Lost {
-    /// They are told, or end.
-    pub(crate) told: u64,
-    /// They end.
-    pub(crate) ends: u64,
-    /// And are to wait about that long before they come back.
-    pub(crate) retry: Duration,
+/// The events that were evicted and whose loss is not passed over, in the order they went. Of a pattern, that is not the
+/// order of their numbers.
+#[derive(Debug, Default)]
+struct Lost {
+    /// How many there ever were.
+    count: u64,
+    /// Those after which none with a greater number went.
+    newest: Newest,
+    /// The same of those that end streams.
+    ends: Newest,
+    retry: Duration,
+}
+
+/// Numbers that get smaller, each with the count at which it went.
+#[derive(Debug, Default)]
+struct Newest(VecDeque<(u64, u64)>);
+
+impl Newest {
+    /// With more than that, two count as one: a client may be told twice of what it lost.
+    const MOST: usize = 64;
+
+    fn push(&mut self, count: u64, number: u64) {
+        while self.0.back().is_some_and(|(_, last)| *last <= number) {
+            self.0.pop_back();
+        }
+        self.0.push_back((count, number));
+        if self.0.len() > Self::MOST {
+            if let (Some((_, number)), Some(second)) = (self.0.pop_front(), self.0.front_mut()) {
+                second.1 = number;
+            }
+        }
+    }
+
+    /// The greatest number that went after a count; 0 if none did.
+    fn since(&self, count: u64) -> u64 {
+        let first = self.0.partition_point(|(at, _)| *at <= count);
+        self.0.get(first).map_or(0, |(_, number)| *number)
+    }
 }
 
 /// A piece of a log. It holds for as long as the log's lock is held.
@@ -190,8 +219,20 @@ impl Log {
         self.floor
     }
 
-    pub(crate) fn lost(&self) -> Lost {
-        self.lost
+    /// How many events were lost so far: whoever knows of those, knows of no later one.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.count
+    }
+
+    /// Whether an event with this number or a greater one was lost after so many.
+    pub(crate) fn has_lost(&self, number: u64, after: u64) -> bool {
+        self.lost.count > after && self.lost.newest.since(after) >= number
+    }
+
+    /// The same of events that end the streams of clients that should have had them, and about how long those are to
+    /// wait before they come back.
+    pub(crate) fn ends(&self, number: u64, after: u64) -> Option<Duration> {
+        (self.lost.ends.since(after) >= number).then_some(self.lost.retry)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -337,10 +378,12 @@ impl Log {
         self.cost -= cost;
         if entry.lag != Lag::Skip {
             self.floor = self.floor.max(entry.position);
-            self.lost.told = self.lost.told.max(entry.number);
+            self.lost.count += 1;
+            self.lost.newest.push(self.lost.count, entry.number);
         }
         if let Lag::End { retry } = entry.lag {
-            (self.lost.ends, self.lost.retry) = (self.lost.ends.max(entry.number), retry);
+            self.lost.ends.push(self.lost.count, entry.number);
+            self.lost.retry = retry;
         }
         if self.rows.is_empty() {
             // With nothing left, the next end is counted from zero: no reader has a range that spans both.
@@ -508,7 +551,8 @@ mod tests {
         let mut log = log(&[10, 20, 30]);
         assert!(log.covers(Position::default()));
         assert_eq!(log.pop().map(|entry| entry.number), Some(1));
-        assert_eq!((log.lost().told, log.newest(), log.floor()), (1, 3, Position::new(1, 0)));
+        assert_eq!((log.lost(), log.newest(), log.floor()), (1, 3, Position::new(1, 0)));
+        assert!(log.has_lost(1, 0) && !log.has_lost(2, 0) && !log.has_lost(1, 1));
         assert!(!log.covers(Position::default()) && log.covers(Position::new(1, 0)));
         assert_eq!(log.frame(1, u64::MAX, 20), 0..1);
         assert_eq!(
@@ -524,9 +568,10 @@ mod tests {
         push(&mut log, entry(1, b"x", Lag::Skip));
         push(&mut log, entry(2, b"x", Lag::End { retry: Duration::from_secs(1) }));
         log.pop();
-        assert_eq!((log.floor(), log.lost().told), (Position::default(), 0));
+        assert_eq!((log.floor(), log.lost()), (Position::default(), 0));
         log.pop();
-        assert_eq!((log.floor(), log.lost().told, log.lost().ends), (Position::new(2, 0), 2, 2));
+        assert_eq!((log.floor(), log.has_lost(2, 0)), (Position::new(2, 0), true));
+        assert_eq!((log.ends(2, 0), log.ends(3, 0)), (Some(Duration::from_secs(1)), None));
     }
 
     #[test]

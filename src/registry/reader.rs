@@ -125,7 +125,9 @@ impl Reader {
 
     /// Whether the client was closed, for a reader that cannot give it anything.
     pub(crate) fn poll_closing(&mut self, cx: &Context<'_>) -> Poll<CloseReason> {
-        let Self { client, waker: heard, .. } = self;
+        let Self { client, waker: heard, rest, .. } = self;
+        // It is not in line for another waker yet, so it cannot rest on that.
+        *rest = None;
         let _old;
         let mut state = lock(&client.state);
         _old = state.listen(heard, cx.waker());

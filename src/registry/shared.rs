@@ -68,8 +68,8 @@ pub(super) struct Order {
     forgotten: Forgotten,
     /// Events that went and have attributes, which may run anybody's code when they are dropped.
     gone: Vec<Arc<Entry>>,
-    /// Topics that have ended, with the milliseconds when they are forgotten and the number of their end.
-    ended: VecDeque<(u64, u64, Arc<Feed>)>,
+    /// Topics that have ended, with the milliseconds when to look whether they are to be forgotten: each once.
+    ended: VecDeque<(u64, Arc<Feed>)>,
 }
 
 /// The wall clock when the registry was made, and the time since then: it never goes back and never jumps.
@@ -332,7 +332,7 @@ impl Shared {
             if order.cost <= bytes {
                 return;
             }
-            self.forget_oldest_ended(order);
+            self.forget_oldest_ended(order, u64::MAX);
         }
     }
 
@@ -447,34 +447,41 @@ impl Shared {
         topic.set_end(end);
         topic.reach(end);
         self.published.store(end, Ordering::Release);
-        order.ended.push_back((self.forget_at(), end, Arc::clone(topic)));
+        let forget_at = self.forget_at();
+        if state.forget_at.replace(forget_at).is_none() {
+            order.ended.push_back((forget_at, Arc::clone(topic)));
+        }
         state.waiters.take().collect()
     }
 
     fn forget_ended(&self, order: &mut Order) {
-        while order.ended.front().is_some_and(|(at, ..)| *at <= self.clock.now_ms()) {
-            self.forget_oldest_ended(order);
+        while order.ended.front().is_some_and(|(at, _)| *at <= self.clock.now_ms()) {
+            self.forget_oldest_ended(order, self.clock.now_ms());
         }
     }
 
-    fn forget_oldest_ended(&self, order: &mut Order) {
-        let Some((_, end, topic)) = order.ended.pop_front() else { return };
+    fn forget_oldest_ended(&self, order: &mut Order, now_ms: u64) {
+        let Some((_, topic)) = order.ended.pop_front() else { return };
         let mut state = lock(&topic.state);
-        if !topic.has_ended() || state.log.newest() != end {
+        let Some(forget_at) = state.forget_at.take().filter(|_| topic.has_ended()) else {
             // Somebody began anew.
             return;
-        }
-        while !state.log.is_empty() {
+        };
+        // It may have ended again since.
+        let is_time = forget_at <= now_ms;
+        while is_time && !state.log.is_empty() {
             order.evict_oldest_of(&mut state);
         }
-        if state.subscribers == 0 {
+        if is_time && state.subscribers == 0 {
             topic.set_end(0);
             self.forget_if_unused(order, &topic, &state);
             return;
         }
+        // Of its subscribers, some have not looked yet.
+        let forget_at = if is_time { self.forget_at() } else { forget_at };
+        state.forget_at = Some(forget_at);
         drop(state);
-        // Somebody has not looked yet.
-        order.ended.push_back((self.forget_at(), end, topic));
+        order.ended.push_back((forget_at, topic));
     }
 
     fn forget_at(&self) -> u64 {
@@ -531,11 +538,14 @@ impl Shared {
             Start::Now => (log.newest() + 1, None),
             Start::Oldest => (oldest, None),
             Start::Last(events) => (log.last(events), None),
-            Start::After(position) if log.covers(position) && position <= order.last => (log.after(position), None),
-            Start::After(_) if feed.retention.lag == Lag::Skip => (oldest, None),
-            Start::After(position) => (oldest, Some(position)),
+            Start::After(position) => {
+                let is_known = position <= order.last;
+                let missed = !(is_known && log.covers(position)) && feed.retention.lag != Lag::Skip;
+                // A pattern may retain events from before the position though some from after it are gone.
+                (if is_known { log.after(position) } else { oldest }, missed.then_some(position))
+            }
         };
-        Place { next, read: log.ordinal_before(next), told: log.lost().told, missed }
+        Place { next, read: log.ordinal_before(next), told: log.lost(), missed }
     }
 
     /// Evicts what is too old from the topics whose events are the oldest of a pattern.
@@ -543,7 +553,10 @@ impl Shared {
         loop {
             let Some(oldest) = lock(&pattern.state).log.oldest().cloned() else { return };
             let Some(topic) = order.topic(&oldest.topic) else { return };
-            self.evict_from(order, &topic, &mut lock(&topic.state), now_ms);
+            let mut state = lock(&topic.state);
+            self.evict_from(order, &topic, &mut state, now_ms);
+            self.forget_if_unused(order, &topic, &state);
+            drop(state);
             if lock(&pattern.state).log.oldest().is_some_and(|entry| entry.number == oldest.number) {
                 return;
             }

@@ -1,0 +1,554 @@
+//! What threads do to one another in a registry: its own code, with loom's locks and atomics in the place of the
+//! standard library's, in all orders that have few preemptions.
+//!
+//! A wake-up that is lost is a deadlock here, and a reader that runs in circles has too many branches: loom reports both.
+//! What loom does not know (`Arc`, `OnceLock`, tokio's `Notify`) is taken for granted.
+//!
+//! It is compiled from the sources, as the library itself has std's locks, and has a `main` of its own, as the unit tests in
+//! those sources cannot run with loom's.
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../src/batching.rs"]
+mod batching;
+#[path = "../src/client.rs"]
+mod client;
+#[path = "../src/event.rs"]
+mod event;
+#[path = "../src/gap.rs"]
+mod gap;
+#[path = "../src/headers.rs"]
+mod headers;
+#[path = "../src/observe/mod.rs"]
+mod observe;
+#[path = "../src/registry/mod.rs"]
+mod registry;
+#[path = "../src/subscription.rs"]
+mod subscription;
+
+/// What `src/sync.rs` gives, from loom.
+mod sync {
+    use std::sync::{Arc, PoisonError};
+
+    pub(crate) use loom::sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU32, AtomicU64},
+    };
+
+    /// Both kinds of locks: the unit tests inside the modules, which are compiled here too but not run, lock std's.
+    pub(crate) trait Lock {
+        type Guard<'a>
+        where
+            Self: 'a;
+
+        fn guard(&self) -> Self::Guard<'_>;
+    }
+
+    impl<T> Lock for Mutex<T> {
+        type Guard<'a>
+            = MutexGuard<'a, T>
+        where
+            T: 'a;
+
+        fn guard(&self) -> MutexGuard<'_, T> {
+            self.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    impl<T> Lock for std::sync::Mutex<T> {
+        type Guard<'a>
+            = std::sync::MutexGuard<'a, T>
+        where
+            T: 'a;
+
+        fn guard(&self) -> std::sync::MutexGuard<'_, T> {
+            self.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    impl<M: Lock> Lock for Arc<M> {
+        type Guard<'a>
+            = M::Guard<'a>
+        where
+            M: 'a;
+
+        fn guard(&self) -> M::Guard<'_> {
+            (**self).guard()
+        }
+    }
+
+    pub(crate) fn lock<M: Lock>(mutex: &M) -> M::Guard<'_> {
+        mutex.guard()
+    }
+}
+
+use std::{
+    env,
+    future::Future,
+    pin::{Pin, pin},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures_core::Stream;
+use loom::{sync::Notify, thread::JoinHandle};
+
+// What the modules find at the library's root, and some more.
+use self::{batching::*, client::*, event::*, gap::*, observe::*, registry::*, subscription::*};
+
+/// How many preemptions an order has at most. One more makes three to ten times as many orders.
+const PREEMPTIONS: usize = 3;
+
+/// The same where three threads meet, or two for long.
+const FEW_PREEMPTIONS: usize = 2;
+
+macro_rules! models {
+    ($($name:ident,)*) => { &[$((stringify!($name), $name)),*] };
+}
+
+/// Says how many orders were tried.
+type Model = fn() -> usize;
+
+const MODELS: &[(&str, Model)] = models![
+    what_is_published_wakes_a_reader_and_comes_once_and_in_order,
+    events_of_several_publishers_come_once_and_in_the_order_of_their_positions,
+    a_pattern_has_what_was_published_on_a_topic_while_it_was_subscribed_to,
+    a_reader_that_is_dropped_while_something_is_published_leaves_nothing,
+    a_reader_that_is_closed_gets_what_was_published_before_and_ends,
+    a_subscription_that_is_taken_back_while_something_is_published_leaves_nothing,
+    a_reader_that_waits_or_rests_gets_what_it_is_subscribed_to_from_elsewhere,
+    a_reader_of_a_topic_that_its_producer_ends_has_all_of_it_and_ends,
+    a_reader_of_a_topic_that_is_cancelled_has_what_was_taken_and_ends,
+    a_topic_that_begins_anew_holds_no_reader_up,
+    a_reader_that_moves_while_something_is_published_is_woken_where_it_is,
+    a_reader_that_is_counted_out_while_it_reads_ends,
+    who_waits_for_the_end_of_a_client_is_told,
+    presence_knows_of_a_client_that_comes_and_goes_while_it_is_asked_for,
+];
+
+/// Runs them all, or those whose names have a word of the arguments in them. Where a model goes wrong, loom panics, and may
+/// abort, as what is dropped then needs the model.
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&String> = arguments.iter().take_while(|argument| !argument.starts_with('-')).collect();
+    let is_asked_for = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
+    let models = MODELS.iter().filter(|(name, _)| is_asked_for(name));
+    if arguments.iter().any(|argument| argument == "--list") {
+        models.for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = Vec::new();
+    for (name, model) in models {
+        let began = Instant::now();
+        // In a thread of its own, so that a panic has the model's name.
+        match thread::Builder::new().name((*name).to_owned()).spawn(model).unwrap().join() {
+            Ok(orders) => println!("test {name} ... ok ({orders} orders in {:.1} s)", began.elapsed().as_secs_f64()),
+            Err(_) => {
+                println!("test {name} ... FAILED");
+                failed.push(*name);
+            }
+        }
+    }
+    println!("\ntest result: {} failed {failed:?}", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Tries all orders with up to so many preemptions, and says how many they are.
+fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) -> usize {
+    let orders = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&orders);
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    orders.load(Ordering::Relaxed)
+}
+
+/// The same, for both ways to read a client.
+fn check_each(preemptions: usize, model: impl Fn(Way) + Copy + Send + Sync + 'static) -> usize {
+    [Way::Events, Way::Frames].into_iter().map(|way| check(preemptions, move || model(way))).sum()
+}
+
+/// A task that sleeps until its waker is woken; at times, as loom pleases, it wakes for no reason at all.
+struct Task {
+    alarm: Arc<Alarm>,
+    waker: Waker,
+}
+
+struct Alarm(Notify);
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.notify();
+    }
+}
+
+impl Task {
+    fn new() -> Self {
+        let alarm = Arc::new(Alarm(Notify::new()));
+        Self { waker: Arc::clone(&alarm).into(), alarm }
+    }
+
+    fn poll<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        poll(&mut Context::from_waker(&self.waker))
+    }
+
+    fn wait<T>(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+        loop {
+            match self.poll(&mut poll) {
+                Poll::Ready(value) => return value,
+                Poll::Pending => self.alarm.0.wait(),
+            }
+        }
+    }
+
+    /// How many clones of its waker somebody keeps.
+    fn kept(&self) -> usize {
+        Arc::strong_count(&self.alarm) - 2
+    }
+}
+
+/// How a client is read: event by event, or as frames, as a response's body does. That one rests when it has had all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    Events,
+    Frames,
+}
+
+enum Reading {
+    Events(Events),
+    Frames(Reader),
+}
+
+impl Reading {
+    fn open(registry: &Registry, way: Way, subscriptions: &[&str]) -> (ClientHandle, Self) {
+        let client = registry.connect_with(None);
+        let handle = ClientHandle::new(Arc::clone(&client));
+        subscriptions.iter().for_each(|name| handle.subscribe(Subscription::matching(*name)).unwrap());
+        let reading = match way {
+            Way::Events => Self::Events(handle.clone().into_events()),
+            Way::Frames => Self::Frames(Reader::open(&client)),
+        };
+        (handle, reading)
+    }
+
+    /// The data of the next events. `None`: it has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Vec<String>>> {
+        match self {
+            Self::Events(events) => {
+                let next = ready!(Pin::new(events).poll_next(cx));
+                Poll::Ready(next.map(|delivery| vec![delivery.unwrap().data().unwrap().into_owned()]))
+            }
+            Self::Frames(reader) => match ready!(reader.poll_frame(cx, Besides::Nothing)) {
+                Ok(frame) => {
+                    assert!(frame.gap.is_none());
+                    let wire = String::from_utf8(frame.wire.to_vec()).unwrap();
+                    let data = wire.lines().filter_map(|line| line.strip_prefix("data: "));
+                    Poll::Ready(Some(data.map(str::to_owned).collect()))
+                }
+                Err(reason) => {
+                    reader.client().end(reason);
+                    Poll::Ready(None)
+                }
+            },
+        }
+    }
+
+    /// The data of so many events.
+    fn read(&mut self, task: &Task, events: usize) -> Vec<String> {
+        let mut read = Vec::new();
+        while read.len() < events {
+            read.extend(task.wait(|cx| self.poll(cx)).expect("it goes on"));
+        }
+        read
+    }
+
+    /// The data of all events until it ends.
+    fn read_all(&mut self, task: &Task) -> Vec<String> {
+        std::iter::from_fn(|| task.wait(|cx| self.poll(cx))).flatten().collect()
+    }
+}
+
+fn registry() -> Registry {
+    // When stuck clients are looked for depends on a clock, which a model must not.
+    Registry::with_config(RegistryConfig::default().stuck_after(None))
+}
+
+fn publish(registry: &Registry, topic: &str, data: &str) -> Position {
+    registry.publish(topic, Event::data(data)).unwrap().position()
+}
+
+/// In a thread of its own.
+fn with<T: 'static>(registry: &Registry, act: impl FnOnce(&Registry) -> T + 'static) -> JoinHandle<T> {
+    let registry = registry.clone();
+    loom::thread::spawn(move || act(&registry))
+}
+
+/// What there has to be when all clients are gone: nothing of them.
+fn assert_nothing_is_left(registry: &Registry, task: &Task) {
+    let stats = registry.stats();
+    assert_eq!((stats.clients, stats.subscriptions), (0, 0));
+    assert_eq!(task.kept(), 0, "its waker is kept");
+}
+
+fn what_is_published_wakes_a_reader_and_comes_once_and_in_order() -> usize {
+    let model = |way, subscription| {
+        let (registry, task) = (registry(), Task::new());
+        let (_, mut reading) = Reading::open(&registry, way, &[subscription]);
+        let publisher = with(&registry, |registry| ["1", "2"].map(|data| publish(registry, "a", data)));
+        assert_eq!(reading.read(&task, 2), ["1", "2"]);
+        publisher.join().unwrap();
+        assert!(task.poll(|cx| reading.poll(cx)).is_pending());
+        drop(reading);
+        assert_nothing_is_left(&registry, &task);
+    };
+    ["a", "*"].into_iter().map(|subscription| check_each(PREEMPTIONS, move |way| model(way, subscription))).sum()
+}
+
+fn events_of_several_publishers_come_once_and_in_the_order_of_their_positions() -> usize {
+    let model = |way, subscriptions| {
+        let (registry, task) = (registry(), Task::new());
+        let (_, mut reading) = Reading::open(&registry, way, subscriptions);
+        let publishers =
+            ["a", "b"].map(|topic| with(&registry, move |registry| (publish(registry, topic, topic), topic)));
+        let read = reading.read(&task, 2);
+        let mut published = publishers.map(|publisher| publisher.join().unwrap());
+        published.sort_unstable();
+        assert_eq!(read, published.map(|(_, topic)| topic));
+        assert!(task.poll(|cx| reading.poll(cx)).is_pending());
+        drop(reading);
+        assert_nothing_is_left(&registry, &task);
+    };
+    let subscriptions: [&[&str]; 3] = [&["a", "b"], &["*"], &["a", "*"]];
+    subscriptions.into_iter().map(|names| check_each(FEW_PREEMPTIONS, move |way| model(way, names))).sum()
+}
+
+fn a_pattern_has_what_was_published_on_a_topic_while_it_was_subscribed_to() -> usize {
+    check_each(PREEMPTIONS, |way| {
+        let (registry, task) = (registry(), Task::new());
+        let publisher = with(&registry, |registry| ["1", "2"].map(|data| publish(registry, "a", data)));
+        let (client, mut reading) = Reading::open(&registry, way, &[]);
+        client.subscribe(Subscription::matching("*").from(Start::Oldest)).unwrap();
+        assert_eq!(reading.read(&task, 2), ["1", "2"]);
+        publisher.join().unwrap();
+        assert!(task.poll(|cx| reading.poll(cx)).is_pending());
+        drop(reading);
+        assert_nothing_is_left(&registry, &task);
+    })
+}
+
+fn a_reader_that_is_dropped_while_something_is_published_leaves_nothing() -> usize {
+    let model = |way, subscription| {
+        let (registry, task) = (registry(), Task::new());
+        let (_, mut reading) = Reading::open(&registry, way, &[subscription]);
+        assert!(task.poll(|cx| reading.poll(cx)).is_pending());
+        let publisher = with(&registry, |registry| ["1", "2"].map(|data| publish(registry, "a", data)));
+        let _ = task.poll(|cx| reading.poll(cx));
+        drop(reading);
+        publisher.join().unwrap();
+        assert_nothing_is_left(&registry, &task);
+    };
+    ["a", "*"].into_iter().map(|subscription| check_each(PREEMPTIONS, move |way| model(way, subscription))).sum()
+}
+
+fn a_reader_that_is_closed_gets_what_was_published_before_and_ends() -> usize {
+    let model = |way, goes_on| {
+        let (registry, task) = (registry(), Task::new());
+        let (client, mut reading) = Reading::open(&registry, way, &["a"]);
+        let closer = with(&registry, move |registry| {
+            publish(registry, "a", "before");
+            client.close();
+            if goes_on {
+                publish(registry, "a", "after");
+            }
+        });
+        assert_eq!(reading.read_all(&task), ["before"]);
+        closer.join().unwrap();
+        drop(reading);
+        assert_eq!(registry.stats().closed, [(CloseReason::Closed, 1)].into());
+        assert_nothing_is_left(&registry, &task);
+    };
+    [false, true].into_iter().map(|goes_on| check_each(PREEMPTIONS, move |way| model(way, goes_on))).sum()
+}
+
+fn a_subscription_that_is_taken_back_while_something_is_published_leaves_nothing() -> usize {
+    let model = |way, subscription: &'static str| {
+        let (registry, task) = (registry(), Task::new());
+        let (client, mut reading) = Reading::open(&registry, way, &[subscription]);
+        let publisher = with(&registry, |registry| publish(registry, "a", "1"));
+        let _ = task.poll(|cx| reading.poll(cx));
+        assert!(client.unsubscribe(subscription));
+        assert_eq!(registry.stats().subscriptions, 0);
+        assert!(task.poll(|cx| reading.poll(cx)).is_pending(), "what was not sent yet is not sent");
+        publisher.join().unwrap();
+        assert!(task.poll(|cx| reading.poll(cx)).is_pending());
+        drop(reading);
+        assert_nothing_is_left(&registry, &task);
+    };
+    ["a", "*"].into_iter().map(|subscription| check_each(PREEMPTIONS, move |way| model(way, subscription))).sum()
+}
+
+fn a_reader_that_waits_or_rests_gets_what_it_is_subscribed_to_from_elsewhere() -> usize {
+    let model = |way, rests| {
+        let (registry, task) = (registry(), Task::new());
+        let (client, mut reading) = Reading::open(&registry, way, &["a"]);
+        if rests {
+            publish(&registry, "a", "0");
+            assert_eq!(reading.read(&task, 1), ["0"]);
+        }
+        assert!(task.poll(|cx| reading.poll(cx)).is_pending());
+        let subscriber = with(&registry, move |registry| {
+            client.subscribe("b").unwrap();
+            publish(registry, "b", "1");
+        });
+        assert_eq!(reading.read(&task, 1), ["1"]);
+        subscriber.join().unwrap();
+        drop(reading);
+        assert_nothing_is_left(&registry, &task);
+    };
+    [false, true].into_iter().map(|rests| check_each(PREEMPTIONS, move |way| model(way, rests))).sum()
+}
+
+fn a_reader_of_a_topic_that_its_producer_ends_has_all_of_it_and_ends() -> usize {
+    check_each(PREEMPTIONS, |way| {
+        let (registry, task) = (registry(), Task::new());
+        let producer = registry.produce("a").unwrap();
+        let (_, mut reading) = Reading::open(&registry, way, &["a"]);
+        let producer = with(&registry, move |_| {
+            producer.publish(Event::data("1")).unwrap();
+            producer.end();
+        });
+        assert_eq!(reading.read_all(&task), ["1"]);
+        producer.join().unwrap();
+        drop(reading);
+        assert_eq!(registry.stats().closed, [(CloseReason::Completed, 1)].into());
+        assert_nothing_is_left(&registry, &task);
+    })
+}
+
+fn a_reader_of_a_topic_that_is_cancelled_has_what_was_taken_and_ends() -> usize {
+    check_each(FEW_PREEMPTIONS, |way| {
+        let (registry, task) = (registry(), Task::new());
+        let producer = registry.produce("a").unwrap();
+        let (_, mut reading) = Reading::open(&registry, way, &["a"]);
+        let canceller = with(&registry, |registry| registry.cancel("a"));
+        let producer = with(&registry, move |_| producer.publish(Event::data("1")).is_ok());
+        let read = reading.read_all(&task);
+        canceller.join().unwrap();
+        assert_eq!(read.len(), usize::from(producer.join().unwrap()));
+        drop(reading);
+        assert_eq!(registry.stats().closed, [(CloseReason::Completed, 1)].into());
+        assert_nothing_is_left(&registry, &task);
+    })
+}
+
+fn a_topic_that_begins_anew_holds_no_reader_up() -> usize {
+    check_each(FEW_PREEMPTIONS, |way| {
+        let (registry, task) = (registry(), Task::new());
+        let first = registry.produce("a").unwrap();
+        let (_, mut reading) = Reading::open(&registry, way, &["a"]);
+        let producer = with(&registry, move |registry| {
+            first.end();
+            let second = registry.produce("a").unwrap();
+            second.publish(Event::data("1")).unwrap();
+            second.end();
+        });
+        // It depends on whether it looked between the two.
+        let read = reading.read_all(&task);
+        assert!(read.is_empty() || read == ["1"], "{read:?}");
+        producer.join().unwrap();
+        drop(reading);
+        assert_eq!(registry.stats().closed, [(CloseReason::Completed, 1)].into());
+        assert_nothing_is_left(&registry, &task);
+    })
+}
+
+fn a_reader_that_moves_while_something_is_published_is_woken_where_it_is() -> usize {
+    let model = |way, rests, pauses| {
+        let (registry, first, second) = (registry(), Task::new(), Task::new());
+        let (_, mut reading) = Reading::open(&registry, way, &["a"]);
+        if rests {
+            publish(&registry, "a", "0");
+            assert_eq!(reading.read(&first, 1), ["0"]);
+        }
+        assert!(first.poll(|cx| reading.poll(cx)).is_pending());
+        let publisher = with(&registry, |registry| publish(registry, "a", "1"));
+        if let (Reading::Frames(reader), true) = (&mut reading, pauses) {
+            // As a body does that batches.
+            assert!(second.poll(|cx| reader.poll_closing(cx)).is_pending());
+        }
+        assert_eq!(reading.read(&second, 1), ["1"]);
+        publisher.join().unwrap();
+        assert_eq!(first.kept(), 0, "a waker that is no longer the reader's is kept");
+        drop(reading);
+        assert_nothing_is_left(&registry, &second);
+    };
+    [(false, false), (true, false), (true, true)]
+        .into_iter()
+        .map(|(rests, pauses)| check_each(PREEMPTIONS, move |way| model(way, rests, pauses)))
+        .sum()
+}
+
+fn a_reader_that_is_counted_out_while_it_reads_ends() -> usize {
+    check_each(FEW_PREEMPTIONS, |way| {
+        // With no patience, whoever publishes looks each time, whatever the clock says.
+        let registry = Registry::with_config(RegistryConfig::default().stuck_after(Duration::ZERO));
+        let task = Task::new();
+        let (client, mut reading) = Reading::open(&registry, way, &["a"]);
+        let publisher = with(&registry, move |registry| {
+            let _ = ["1", "2", "3"].map(|data| publish(registry, "a", data));
+            client.close();
+        });
+        let read = reading.read_all(&task);
+        assert!(["1", "2", "3"].starts_with(&read.iter().map(String::as_str).collect::<Vec<_>>()), "{read:?}");
+        publisher.join().unwrap();
+        drop(reading);
+        assert_nothing_is_left(&registry, &task);
+    })
+}
+
+fn who_waits_for_the_end_of_a_client_is_told() -> usize {
+    check_each(PREEMPTIONS, |way| {
+        let (registry, task) = (registry(), Task::new());
+        let (client, mut reading) = Reading::open(&registry, way, &["a"]);
+        let waiter = with(&registry, move |_| {
+            let (task, mut closed) = (Task::new(), pin!(client.closed()));
+            task.wait(|cx| closed.as_mut().poll(cx))
+        });
+        let _ = task.poll(|cx| reading.poll(cx));
+        drop(reading);
+        assert_eq!(waiter.join().unwrap(), CloseReason::Gone);
+        assert_nothing_is_left(&registry, &task);
+    })
+}
+
+fn presence_knows_of_a_client_that_comes_and_goes_while_it_is_asked_for() -> usize {
+    check(PREEMPTIONS, || {
+        let registry = Registry::with_config(RegistryConfig::default().presence_grace(Duration::ZERO));
+        let (client, task) = (registry.connect(), Task::new());
+        let id = client.id();
+        let comes = with(&registry, move |_| {
+            client.subscribe("a").unwrap();
+            client
+        });
+        let presence = registry.presence("a").unwrap();
+        let mut changes = presence.changes();
+        let first = task.wait(|cx| Pin::new(&mut changes).poll_next(cx));
+        assert!(matches!(first, Some(PresenceChange::Joined(member)) if member.clients() == [id]));
+        let client = comes.join().unwrap();
+        drop((presence, changes));
+        let goes = with(&registry, move |_| client.unsubscribe("a"));
+        let presence = registry.presence("a").unwrap();
+        assert!(goes.join().unwrap());
+        assert_eq!(presence.count(), 0);
+        assert_nothing_is_left(&registry, &task);
+    })
+}

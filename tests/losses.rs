@@ -1,0 +1,112 @@
+//! What a pattern loses, and what the ids say then.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http_body::Body;
+use tower_sse::{
+    Event, Heartbeat, Position, Registry, RegistryConfig, Resume, Retention, SseBody, SseLayer, Start, Subscription,
+};
+
+#[path = "support/open.rs"]
+mod open;
+use open::{Empty, open};
+
+/// What comes until there is nothing, in at most 100 looks.
+fn text(body: &mut SseBody<Empty>) -> String {
+    let mut text = String::new();
+    for _ in 0..100 {
+        if let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+        }
+    }
+    text
+}
+
+fn data(wire: &str) -> Vec<&str> {
+    wire.lines().filter_map(|line| line.strip_prefix("data: ")).map(|data| &data[..data.len().min(3)]).collect()
+}
+
+fn ids(wire: &str) -> Vec<&str> {
+    wire.lines().filter_map(|line| line.strip_prefix("id: ")).collect()
+}
+
+fn publish(registry: &Registry, topic: &str, data: &str) -> String {
+    registry.publish(topic, Event::data(data)).unwrap().position().to_string()
+}
+
+fn layer(registry: &Registry) -> SseLayer {
+    SseLayer::new(registry).heartbeat(Heartbeat::off())
+}
+
+fn keeping(events: impl Fn(&str) -> usize + Send + Sync + 'static) -> Registry {
+    let by_name = move |topic: &str| Retention::default().events(events(topic));
+    Registry::with_config(RegistryConfig::default().topic_retention_by(by_name))
+}
+
+#[test]
+fn a_gap_in_a_pattern_repeats_nothing_that_was_seen() {
+    let registry = keeping(|topic| if topic == "a/1" { 1 } else { 100 });
+    publish(&registry, "a/0", "1");
+    let seen = publish(&registry, "a/0", "2");
+    for data in ["lost", "3"] {
+        publish(&registry, "a/1", data);
+    }
+    let (client, mut body) =
+        open(&layer(&registry), Some(&seen), |client| client.subscribe(Subscription::matching("a/*")).unwrap());
+    assert!(matches!(client.resume(), Resume::Gap(_)));
+    assert_eq!(data(&text(&mut body))[1..], ["3"]);
+}
+
+#[test]
+fn what_a_pattern_loses_out_of_order_is_told() {
+    let registry = keeping(|topic| if topic == "a/0" { 1 } else { 2 });
+    let (_other, _held) =
+        open(&layer(&registry), None, |client| client.subscribe(Subscription::matching("a/*")).unwrap());
+    for (topic, data) in [("a/1", "1"), ("a/1", "2"), ("a/0", "3"), ("a/0", "4")] {
+        publish(&registry, topic, data);
+    }
+    let (_client, mut body) = open(&layer(&registry), None, |client| {
+        client.subscribe(Subscription::matching("a/*").from(Start::Oldest)).unwrap();
+    });
+    // 1 goes, which is older than 3, which was gone before.
+    publish(&registry, "a/1", "5");
+    let wire = text(&mut body);
+    assert!(wire.starts_with("event: gap\n"), "{wire}");
+    assert_eq!(data(&wire)[1..], ["2", "4", "5"]);
+}
+
+#[test]
+fn the_id_of_a_gap_never_moves_the_client_back() {
+    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().events(1)));
+    let (client, mut body) = open(&layer(&registry), None, |client| client.subscribe("b").unwrap());
+    let after = registry.publish("a", Event::data("1")).unwrap().position();
+    for (topic, data) in [("a", "2"), ("b", "3"), ("a", "4")] {
+        publish(&registry, topic, data);
+    }
+    let first = text(&mut body);
+    client.subscribe_from("a", Start::After(after)).unwrap();
+    let second = text(&mut body);
+    let ids: Vec<Position> =
+        [&*first, &*second].iter().flat_map(|wire| ids(wire)).map(|id| id.parse().unwrap()).collect();
+    assert!(ids.is_sorted(), "{first}{second}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn topics_whose_events_were_too_old_for_a_pattern_are_forgotten() {
+    let age = Retention::default().age(Duration::from_secs(10));
+    let registry = Registry::with_config(RegistryConfig::default().topic_retention(age));
+    for topic in 0..100 {
+        registry.publish(format!("topic/{topic}"), Event::data("x")).unwrap();
+    }
+    tokio::time::advance(Duration::from_secs(20)).await;
+    let client = registry.connect();
+    client.subscribe(Subscription::matching("topic/*").from(Start::Oldest)).unwrap();
+    drop(client);
+    let stats = registry.stats();
+    assert_eq!((stats.events, stats.topics, stats.bytes), (0, 0, 0));
+}
