@@ -123,16 +123,16 @@ pub(crate) struct Sent {
 #[repr(C)]
 pub(super) struct State {
     pub(super) cursors: Cursors,
-    pub(super) sent: Sent,
     /// How often its reader has looked.
     pub(super) reads: u32,
     /// It stays open without subscriptions.
     pub(super) held: bool,
     /// The last of its topics has ended, and nothing was subscribed to since.
     pub(super) is_complete: bool,
+    /// It ends when everything up to this event has been read. Boxed, as few ever are.
+    pub(super) closing: Option<Box<(CloseReason, u64)>>,
+    pub(super) sent: Sent,
     pub(super) phase: Phase,
-    /// It ends when everything up to this event has been read.
-    pub(super) closing: Option<(CloseReason, u64)>,
     /// The reader's.
     waker: Option<Waker>,
     resume: Option<Resume>,
@@ -389,7 +389,7 @@ impl Client {
 
     /// Ends the stream when it has what there was up to this number.
     pub(crate) fn close_after(&self, reason: CloseReason, horizon: u64) {
-        lock(&self.state).closing.get_or_insert((reason, horizon));
+        lock(&self.state).closing.get_or_insert_with(|| Box::new((reason, horizon)));
         self.changed();
     }
 
@@ -479,7 +479,7 @@ impl Client {
         if matches!(state.phase, Phase::Over(_)) {
             return None;
         }
-        let reason = state.closing.map_or(reason, |(asked, _)| asked);
+        let reason = state.closing.as_ref().map_or(reason, |asked| asked.0);
         state.phase = Phase::Over(reason);
         watching.0 = self.left(state.cursors.names().map(|name| &**name));
         let _subscriptions = state.cursors.clear(&self.shared);

@@ -30,7 +30,7 @@ pub(crate) struct Cursors {
     /// The newest position that was given out, or that the client came with.
     seen: Option<Position>,
     /// The `Last-Event-ID` of which the client has not been told yet that it no longer leads everywhere.
-    asked: Option<String>,
+    asked: Option<Box<str>>,
 }
 
 /// How far a client has read one topic or pattern.
@@ -243,6 +243,8 @@ impl Cursors {
             catches_up: false,
         };
         cursor.set(place);
+        // Most clients have one.
+        self.cursors.reserve_exact(usize::from(self.cursors.is_empty()));
         self.cursors.push(cursor);
     }
 
@@ -310,8 +312,8 @@ impl Cursors {
                 topics.push(cursor.feed.name().to_string());
             }
         }
-        self.asked = (!topics.is_empty()).then(|| last_event_id.to_owned());
-        self.asked.clone().map(|after| Gap { topics, after })
+        self.asked = (!topics.is_empty()).then(|| last_event_id.into());
+        self.asked.clone().map(|after| Gap { topics, after: after.into() })
     }
 
     /// Sets all cursors to after a position, up to which the client gets to know everything by other means. What was
@@ -520,7 +522,7 @@ impl Cursors {
         let after = missing.iter().map(|loss| loss.after).min()?.to_string();
         let floor = missing.iter().map(|loss| loss.floor).max().unwrap_or_default();
         let topics = missing.iter().map(|loss| loss.name.to_string()).collect();
-        let after = self.asked.take().unwrap_or(after);
+        let after = self.asked.take().map_or(after, String::from);
         let id = first.map_or(floor, |first| floor.min(first.before()));
         let forward = (first.is_some() || is_all) && self.seen.is_none_or(|seen| seen <= id);
         let id = forward.then_some(id);

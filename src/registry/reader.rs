@@ -21,13 +21,14 @@ const LOOKS: usize = 16;
 
 /// Whoever reads a client's events: the body of its response, or [`Events`](crate::Events). When it goes, the client is over.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Reader {
     client: Arc<Client>,
-    style: Style,
-    waker: Option<Waker>,
     rest: Option<Rest>,
+    waker: Option<Waker>,
     /// The client's changes that were seen.
     changes: u32,
+    style: Style,
 }
 
 /// What goes out in one piece.
@@ -131,7 +132,7 @@ impl Reader {
         let _old;
         let mut state = lock(&client.state);
         _old = state.listen(heard, cx.waker());
-        match (state.phase, state.closing) {
+        match (state.phase, state.closing.as_deref().copied()) {
             (Phase::Over(reason), _) | (_, Some((reason, _))) => Poll::Ready(reason),
             _ => Poll::Pending,
         }
@@ -174,11 +175,11 @@ impl Reader {
         }
         _old = state.listen(heard, waker);
         loop {
-            let horizon = state.closing.map_or_else(|| client.shared().horizon(), |(_, horizon)| horizon);
+            let horizon = state.closing.as_ref().map_or_else(|| client.shared().horizon(), |closing| closing.1);
             if let Some(taken) = take(client, &mut state, horizon) {
                 return Poll::Ready(Ok(taken));
             }
-            if let Some((reason, _)) = state.closing {
+            if let Some((reason, _)) = state.closing.as_deref().copied() {
                 return Poll::Ready(Err(reason));
             }
             if state.cursors.has_ended() {
