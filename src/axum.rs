@@ -9,7 +9,7 @@ use axum_core::{
 };
 use http::{StatusCode, request::Parts};
 
-use crate::{ClientHandle, EventError, EventStream, ProduceError, PublishError, SubscribeError};
+use crate::{ClientHandle, EventError, EventStream, ProduceError, PublishError, SubscribeError, TopicError};
 
 /// Refuses, with [`MissingLayer`], where no [`SseLayer`](crate::SseLayer) is around the route.
 impl<S: Sync> FromRequestParts<S> for ClientHandle {
@@ -78,6 +78,13 @@ impl IntoResponse for PublishError {
             | Self::Cancelled { .. } => StatusCode::CONFLICT,
         };
         (status, self.to_string()).into_response()
+    }
+}
+
+/// As a response: 400 and a sentence.
+impl IntoResponse for TopicError {
+    fn into_response(self) -> Response {
+        (StatusCode::BAD_REQUEST, self.to_string()).into_response()
     }
 }
 

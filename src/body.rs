@@ -224,6 +224,8 @@ impl Stream {
             if let Some(batching) = this.reader.style().batching.filter(|it| !frame.has_more && !it.interval.is_zero())
             {
                 *this.window = Some(Box::pin(sleep(batching.interval)));
+                // Nobody may take that for being stuck.
+                this.reader.client().waits_for(batching.interval);
             }
             let gap = frame.gap.and_then(|missing| this.config.gap_event.encode(&missing.0, missing.1));
             let events = Some(frame.wire).filter(|wire| !wire.is_empty());
@@ -251,7 +253,6 @@ impl Stream {
     fn poll_window(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         if let Some(window) = this.window {
-            this.reader.note_read();
             if this.reader.poll_closing(cx).is_pending() {
                 ready!(window.as_mut().poll(cx));
             }

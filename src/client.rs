@@ -159,6 +159,9 @@ impl ClientHandle {
 
     /// Sends events without an event type with their topic as the event type, so that a page can tell the topics of one
     /// stream apart with `addEventListener`. It has to be said before the stream begins. Default: as the layer has it.
+    ///
+    /// A page has to know the topics, as a browser drops events of a type that nobody listens to: with a pattern, an
+    /// [array](Batching::as_array) says it better.
     pub fn label(&self, labelled: bool) {
         self.client.restyle(|style| style.labelled = labelled);
     }
@@ -267,6 +270,9 @@ impl EventStream {
     ///     }
     /// }
     /// ```
+    ///
+    /// It goes for all topics that the client is subscribed to by now: what one of them retains from before the position
+    /// does not come. Topics that are subscribed to after this start as they say.
     ///
     /// An id of the event's own is replaced. If events after the position are no longer retained, the client is told of a gap, after the
     /// snapshot. Once the stream has begun, nothing happens.

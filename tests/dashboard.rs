@@ -198,9 +198,12 @@ async fn the_stats_count_what_there_is() {
     publish(&http, url, "a", "1").await;
     let _stream = ask(&http, Method::GET, &format!("{url}/events?topic=b"), None, "").await;
     let stats = text(ask(&http, Method::GET, &format!("{url}/stats"), None, "").await).await;
-    let stats: HashMap<String, u64> = serde_json::from_str(&stats).unwrap();
+    let stats: HashMap<String, serde_json::Value> = serde_json::from_str(&stats).unwrap();
     assert_eq!(stats["clients"], 1);
-    assert!(stats["topics"] >= 2 && stats["events"] >= 1 && stats["bytes"] > 0, "{stats:?}");
+    let least = |name: &str, least: u64| assert!(stats[name].as_u64() >= Some(least), "{name}: {stats:?}");
+    least("topics", 2);
+    least("events", 1);
+    least("bytes", 1);
 }
 
 /// Passes connections on to a server, and cuts each after so many bytes of its answers.
@@ -273,7 +276,10 @@ async fn a_page_is_told_who_it_is_and_can_change_what_it_gets() {
     let page = text(ask(&http, Method::GET, url, None, "").await).await;
     assert!(page.contains("<html") && page.contains("/page/events"));
     let mut stream = ask(&http, Method::GET, &format!("{url}/page/events?topic=a"), None, "").await;
-    let opening = read_until(&mut stream, "\n\n").await + &read_until(&mut stream, "\n\n").await;
+    let mut opening = String::new();
+    while !opening.contains("event: welcome") {
+        opening += &read_until(&mut stream, "\n\n").await;
+    }
     let welcome = opening.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
     let welcome: serde_json::Value = serde_json::from_str(welcome).unwrap();
     let client = format!("{url}/clients/{}", welcome["client"].as_str().unwrap());

@@ -107,6 +107,8 @@ pub(crate) struct Client {
     last_event_id: Option<Box<str>>,
     /// Whose client it is, for presence.
     key: OnceLock<Box<str>>,
+    /// Until then, in nanoseconds since the clock's start, it lets events wait of its own accord.
+    waits_until: AtomicU64,
     /// The bytes that went out besides events of the registry. Only its reader writes.
     other_bytes: AtomicU64,
     over: Notify,
@@ -172,6 +174,7 @@ impl Client {
             state: Mutex::default(),
             changes: AtomicU32::new(0),
             cannot_take: AtomicBool::new(false),
+            waits_until: AtomicU64::new(0),
             other_bytes: AtomicU64::new(0),
             over: Notify::new(),
         })
@@ -293,7 +296,9 @@ impl Client {
         }
         let by_program = self.shared.config.presence_key.as_ref();
         let key = by_program.and_then(|key| key.of(&crate::ClientHandle::new(Arc::clone(self))));
-        let key = key.unwrap_or_else(|| self.id().to_string()).into_boxed_str();
+        // Not the id, which lets whoever reads it act for the client.
+        let key =
+            key.unwrap_or_else(|| format!("{:016x}", topic::stable_hash(&self.id().to_string()))).into_boxed_str();
         // Who asked at the same time may have been first.
         self.key.get_or_init(|| key).clone()
     }
@@ -420,6 +425,12 @@ impl Client {
         }
     }
 
+    /// Its reader takes nothing for so long.
+    pub(crate) fn waits_for(&self, time: Duration) {
+        let until = self.shared.clock.elapsed().saturating_add(time).as_nanos();
+        self.waits_until.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     pub(crate) fn add_bytes(&self, bytes: usize) {
         self.other_bytes.store(self.other_bytes.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
     }
@@ -446,7 +457,8 @@ impl Client {
     /// Ends a stream that has not read for so long although events wait for it.
     pub(super) fn count_out_if_stuck(self: &Arc<Self>, now: Duration, patience: Duration) {
         let mut state = lock(&self.state);
-        let may_read = state.phase == Phase::Open && !self.cannot_take.load(Ordering::Relaxed);
+        let waits = u128::from(self.waits_until.load(Ordering::Relaxed)) > now.as_nanos();
+        let may_read = state.phase == Phase::Open && !waits && !self.cannot_take.load(Ordering::Relaxed);
         if !may_read || !state.cursors.is_pending() {
             state.suspect = None;
             return;

@@ -206,7 +206,7 @@ impl Presence {
 }
 
 impl Member {
-    /// Its [key](crate::RegistryConfig::presence_key), or the id of its only client if that has none.
+    /// Its [key](crate::RegistryConfig::presence_key), or one made up for its only client, if that has none.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key

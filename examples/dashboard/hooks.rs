@@ -1,0 +1,65 @@
+//! What is done when something happens to a stream: counted for the page, and printed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+use tower_sse::{ClientHandle, Closed, Observation, Observer};
+
+use crate::visitor::Visitor;
+
+/// An observer of its own type: what it does not implement does nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    opened: AtomicU64,
+    heartbeats: AtomicU64,
+    /// Of streams that are over.
+    bytes: AtomicU64,
+}
+
+impl Observer for Counts {
+    fn opened(&self, _: &ClientHandle) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn heartbeat(&self, _: &ClientHandle) {
+        self.heartbeats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn closed(&self, _: &ClientHandle, closed: &Closed) {
+        self.bytes.fetch_add(closed.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Counts {
+    pub(crate) fn to_json(&self) -> Value {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        json!({
+            "opened": count(&self.opened),
+            "heartbeats": count(&self.heartbeats),
+            "closed_bytes": count(&self.bytes),
+        })
+    }
+}
+
+/// A function or a closure is an observer too. It is called by whoever publishes or polls, so it must not block for
+/// long. What is printed names a stream by its number: its id is not for logs.
+pub(crate) fn print(observation: &Observation<'_>) {
+    match observation {
+        Observation::Closed { client, closed } => {
+            let seconds = closed.duration.as_secs_f64();
+            let (reason, events, bytes) = (closed.reason, closed.events, closed.bytes);
+            eprintln!("{} is over after {seconds:.1} s, {events} events, {bytes} bytes: {reason}", name(client));
+        }
+        Observation::Lagged { client, topic, missed } => {
+            eprintln!("{} lost {missed} events of {topic:?}: too slow", name(client));
+        }
+        _ => {}
+    }
+}
+
+fn name(client: &ClientHandle) -> String {
+    match Visitor::behind(client) {
+        Some(visitor) => format!("stream {} of {:?}", visitor.number, visitor.user),
+        None => "a stream".to_owned(),
+    }
+}
