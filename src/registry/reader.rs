@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{ClientHandle, Delivery, Event, sync::lock};
 
-/// How often a reader looks again at once if nothing of what it took goes out, before it lets others have their turn.
+/// How often a reader looks again at once, as something came meanwhile or nothing of what it took goes out, before it lets others have their turn.
 const LOOKS: usize = 16;
 
 /// Whoever reads a client's events: the body of its response, or [`Events`](crate::Events). When it goes, the client is over.
@@ -174,7 +174,7 @@ impl Reader {
             *changes = seen;
         }
         _old = state.listen(heard, waker);
-        loop {
+        for _ in 0..LOOKS {
             let horizon = state.closing.as_ref().map_or_else(|| client.shared().horizon(), |closing| closing.1);
             if let Some(taken) = take(client, &mut state, horizon) {
                 return Poll::Ready(Ok(taken));
@@ -198,6 +198,8 @@ impl Reader {
                 return Poll::Pending;
             }
         }
+        watching.0.push(waker.clone());
+        Poll::Pending
     }
 
     /// What goes out of what was taken, if anything.
