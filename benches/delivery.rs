@@ -13,7 +13,7 @@ use std::{convert::Infallible, env, sync::Arc};
 use axum::response::{IntoResponse, Sse, sse};
 use tokio::sync::broadcast;
 use tokio_stream::{StreamExt, wrappers::BroadcastStream};
-use tower_sse::{Event, Registry};
+use tower_sse::{Event, Registry, SseLayer};
 
 mod support;
 use support::{Arrived, PAYLOAD, Side, block, drain, median, stream};
@@ -25,8 +25,9 @@ async fn ours(clients: usize) -> Side {
     let arrived = Arc::new(Arrived::default());
     let event = Event::data(PAYLOAD).event("tick").expect("a valid event type");
     let length = event.encode().len() + "id: 1763612345678-0\n".len();
+    let layer = SseLayer::new(&registry);
     for _ in 0..clients {
-        tokio::spawn(drain(stream(&registry, "prices").await, arrived.clone(), length));
+        tokio::spawn(drain(stream(&layer, "prices").await, arrived.clone(), length));
     }
     let publish = move |events| {
         for _ in 0..events {

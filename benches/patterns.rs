@@ -10,7 +10,7 @@
 
 use std::{env, sync::Arc, time::Instant};
 
-use tower_sse::{ClientHandle, Event, Registry, Subscription};
+use tower_sse::{ClientHandle, Event, Registry, SseLayer, Subscription};
 
 mod support;
 use support::{Arrived, PAYLOAD, Side, block, drain, median, stream};
@@ -23,8 +23,9 @@ async fn side(registry: &Registry, name: &'static str, topics: Vec<String>, clie
     let arrived = Arc::new(Arrived::default());
     let event = Event::data(PAYLOAD).event("tick").expect("a valid event type");
     let length = event.encode().len() + "id: 1763612345678-0\n".len();
+    let layer = SseLayer::new(registry);
     for _ in 0..clients {
-        tokio::spawn(drain(stream(registry, name).await, arrived.clone(), length));
+        tokio::spawn(drain(stream(&layer, name).await, arrived.clone(), length));
     }
     let registry = registry.clone();
     let next = std::cell::Cell::new(0);

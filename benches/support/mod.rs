@@ -16,7 +16,7 @@ use http_body::Body;
 use http_body_util::Empty;
 use tokio::sync::Notify;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_sse::{ClientHandle, Registry, SseBody, SseLayer, Subscription};
+use tower_sse::{ClientHandle, SseBody, SseLayer, Subscription};
 
 pub(crate) const PAYLOAD: &str =
     "{\"symbol\":\"AAPL\",\"price\":187.42,\"change\":-0.13,\"volume\":123456,\"venue\":\"XNAS\",\"at\":1763612345678}";
@@ -54,8 +54,8 @@ pub(crate) async fn drain<B: Body<Data = Bytes> + Send + 'static>(body: B, arriv
 }
 
 /// The body of an event stream behind the layer, subscribed to a topic or a pattern.
-pub(crate) async fn stream(registry: &Registry, name: &'static str) -> SseBody<Empty<Bytes>> {
-    let service = SseLayer::new(registry).layer(service_fn(|request: Request<()>| async move {
+pub(crate) async fn stream(layer: &SseLayer, name: &'static str) -> SseBody<Empty<Bytes>> {
+    let service = layer.layer(service_fn(|request: Request<()>| async move {
         let client = request.extensions().get::<ClientHandle>().expect("the layer is around");
         client.subscribe(Subscription::matching(name)).expect("a valid name");
         let response = Response::builder().header(CONTENT_TYPE, "text/event-stream").body(Empty::<Bytes>::new());
