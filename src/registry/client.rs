@@ -12,8 +12,8 @@ use http::Extensions;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    ClientId, ClientStats, Position, PublishError, Receipt, SubscribeError, cursor::Cursors, shared::Shared, topic,
-    waiters::WakeLater,
+    ClientId, ClientStats, CloseReason, Position, PublishError, Receipt, SubscribeError, cursor::Cursors,
+    shared::Shared, topic, waiters::WakeLater,
 };
 use crate::{
     Batching, Closed, Event, Gap, Start, Subscription,
@@ -21,64 +21,6 @@ use crate::{
     subscription::Filter,
     sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, lock},
 };
-
-/// Why a stream is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// The handler's own body ended and nothing held the stream open.
-    Ended,
-    /// All topics that it was subscribed to have ended: see [`Producer`](crate::Producer).
-    Completed,
-    /// The body was dropped before its end: the peer left, or the server gave the connection up.
-    Gone,
-    /// [`ClientHandle::close`](crate::ClientHandle::close) was called.
-    Closed,
-    /// [`ClientHandle::close_with`](crate::ClientHandle::close_with) was called, with a reason of the program's own.
-    Other(&'static str),
-    /// It fell behind what a topic retains, and that topic ends streams for it: see [`Lag::End`](crate::Lag::End).
-    Lagged,
-    /// It read nothing for a while although events waited for it: see [`RegistryConfig::stuck_after`](crate::RegistryConfig::stuck_after).
-    Stuck,
-    /// The handler's own body failed.
-    BodyError,
-    /// The request was answered with something that is no event stream.
-    NoStream,
-}
-
-impl CloseReason {
-    /// The reason in a word, for statistics.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Ended => "ended",
-            Self::Completed => "completed",
-            Self::Gone => "gone",
-            Self::Closed => "closed",
-            Self::Other(reason) => reason,
-            Self::Lagged => "lagged",
-            Self::Stuck => "stuck",
-            Self::BodyError => "body_error",
-            Self::NoStream => "no_stream",
-        }
-    }
-}
-
-impl fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Other(reason) => reason,
-            Self::Ended => "the handler's stream ended",
-            Self::Completed => "all of its topics have ended",
-            Self::Gone => "the client is gone",
-            Self::Closed => "the client was closed",
-            Self::Lagged => "the client fell behind",
-            Self::Stuck => "the client read nothing any more",
-            Self::BodyError => "the handler's stream failed",
-            Self::NoStream => "the answer was no event stream",
-        })
-    }
-}
 
 /// How the resume of a client went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +50,7 @@ pub(crate) struct Client {
     /// Whose client it is, for presence.
     key: OnceLock<Box<str>>,
     /// Until then, in nanoseconds since the clock's start, it lets events wait of its own accord.
-    waits_until: AtomicU64,
+    pub(super) waits_until: AtomicU64,
     /// The bytes that went out besides events of the registry. Only its reader writes.
     other_bytes: AtomicU64,
     over: Notify,
@@ -145,7 +87,7 @@ pub(super) struct State {
     /// How many events it has lost as it fell behind.
     pub(super) missed: u64,
     /// It had not read for some time when this was noted: how often it had until then, and when.
-    suspect: Option<(u32, Duration)>,
+    pub(super) suspect: Option<(u32, Duration)>,
 }
 
 /// How events are written for a client, as far as its handler has a say in it.
@@ -425,12 +367,6 @@ impl Client {
         }
     }
 
-    /// Its reader takes nothing for so long.
-    pub(crate) fn waits_for(&self, time: Duration) {
-        let until = self.shared.clock.elapsed().saturating_add(time).as_nanos();
-        self.waits_until.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
     pub(crate) fn add_bytes(&self, bytes: usize) {
         self.other_bytes.store(self.other_bytes.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
     }
@@ -451,27 +387,6 @@ impl Client {
         let waker = lock(&self.state).waker.clone();
         if let Some(waker) = waker {
             waker.wake();
-        }
-    }
-
-    /// Ends a stream that has not read for so long although events wait for it.
-    pub(super) fn count_out_if_stuck(self: &Arc<Self>, now: Duration, patience: Duration) {
-        let mut state = lock(&self.state);
-        let waits = u128::from(self.waits_until.load(Ordering::Relaxed)) > now.as_nanos();
-        let may_read = state.phase == Phase::Open && !waits && !self.cannot_take.load(Ordering::Relaxed);
-        if !may_read || !state.cursors.is_pending() {
-            state.suspect = None;
-            return;
-        }
-        let reads = state.reads;
-        match state.suspect {
-            Some((read, since)) if read == reads => {
-                drop(state);
-                if now.saturating_sub(since) >= patience {
-                    self.end(CloseReason::Stuck);
-                }
-            }
-            _ => state.suspect = Some((reads, now)),
         }
     }
 

@@ -1,10 +1,12 @@
 //! The shared home of topics and clients.
 
 mod client;
+mod close;
 mod config;
 mod cursor;
 mod error;
 mod feed;
+mod forgotten;
 mod id;
 mod joined;
 mod ledger;
@@ -16,20 +18,15 @@ mod produce;
 mod reader;
 mod shared;
 mod stats;
+mod stuck;
 mod topic;
 mod waiters;
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
-pub(crate) use self::{
-    client::{Client, Style},
-    cursor::Picked,
-    log::{Audience, Entry},
-    reader::{Besides, Reader, Unanswered},
-    shared::Shared,
-};
 pub use self::{
-    client::{CloseReason, Resume},
+    client::Resume,
+    close::CloseReason,
     config::{Lag, RegistryConfig, Retention},
     error::{PublishError, SubscribeError},
     id::{ClientId, InvalidClientId},
@@ -38,6 +35,13 @@ pub use self::{
     produce::{ProduceError, Producer, TopicState},
     stats::{ClientStats, Stats},
     topic::{MAX_TOPIC, TopicError},
+};
+pub(crate) use self::{
+    client::{Client, Style},
+    cursor::Picked,
+    log::{Audience, Entry},
+    reader::{Besides, Reader, Unanswered},
+    shared::Shared,
 };
 use crate::{ClientHandle, Event, subscription::Filter, sync::lock};
 

@@ -1,6 +1,12 @@
 //! Topics that one producer fills and ends.
 
-use std::{fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Poll, Waker},
+};
 
 use futures_core::Stream;
 use tokio::{
@@ -11,7 +17,7 @@ use tokio::{
 use super::{
     PublishError, Receipt, TopicError,
     feed::{Feed, FeedState},
-    shared::Shared,
+    shared::{Order, Shared},
 };
 use crate::{
     Event,
@@ -134,7 +140,7 @@ impl Producer {
         drop(state);
         drop(order);
         production.changed.notify_waiters();
-        wakers.into_iter().for_each(std::task::Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
         true
     }
 
@@ -201,6 +207,60 @@ impl Producer {
     }
 }
 
+impl Shared {
+    /// Ends a topic: whoever has read it up to here is through with it.
+    fn end(&self, order: &mut Order, topic: &Arc<Feed>, state: &mut FeedState) -> Vec<Waker> {
+        order.number += 1;
+        let end = order.number;
+        state.log.end_at(end);
+        state.production = None;
+        topic.set_end(end);
+        topic.reach(end);
+        self.published.store(end, Ordering::Release);
+        let forget_at = self.forget_at();
+        if state.forget_at.replace(forget_at).is_none() {
+            order.ended.push_back((forget_at, Arc::clone(topic)));
+        }
+        state.waiters.take().collect()
+    }
+
+    pub(super) fn forget_ended(&self, order: &mut Order) {
+        while order.ended.front().is_some_and(|(at, _)| *at <= self.clock.now_ms()) {
+            self.forget_oldest_ended(order, self.clock.now_ms());
+        }
+    }
+
+    pub(super) fn forget_oldest_ended(&self, order: &mut Order, now_ms: u64) {
+        let Some((_, topic)) = order.ended.pop_front() else { return };
+        let mut state = lock(&topic.state);
+        let Some(forget_at) = state.forget_at.take().filter(|_| topic.has_ended()) else {
+            // Somebody began anew.
+            return;
+        };
+        // It may have ended again since.
+        let is_time = forget_at <= now_ms;
+        while is_time && !state.log.is_empty() {
+            order.evict_oldest_of(&mut state);
+        }
+        if is_time && state.subscribers == 0 {
+            topic.set_end(0);
+            self.forget_if_unused(order, &topic, &state);
+            return;
+        }
+        // Of its subscribers, some have not looked yet.
+        let forget_at = if is_time { self.forget_at() } else { forget_at };
+        state.forget_at = Some(forget_at);
+        drop(state);
+        order.ended.push_back((forget_at, topic));
+    }
+
+    fn forget_at(&self) -> u64 {
+        let after = u64::try_from(self.config.forget_ended_after.as_millis()).unwrap_or(u64::MAX);
+        // At the earliest when the clock has gone on.
+        self.clock.now_ms().saturating_add(after.max(1))
+    }
+}
+
 impl Drop for Producer {
     fn drop(&mut self) {
         self.production.stop(Over::Ended);
@@ -213,7 +273,7 @@ impl Drop for Producer {
         let wakers = self.shared.end(&mut order, &self.topic, &mut state);
         drop(state);
         drop(order);
-        wakers.into_iter().for_each(std::task::Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -16,9 +16,10 @@ use super::{
     client::Client,
     cursor::{Joining, Place},
     feed::{ByName, Feed, FeedState},
+    forgotten::Forgotten,
     joined::Joined,
     ledger::Ledger,
-    log::{Entry, Forgotten, Log, spacious},
+    log::{Entry, Log, spacious},
     presence::Presences,
     produce::Production,
     stats::Counters,
@@ -40,11 +41,11 @@ pub(crate) struct Shared {
     /// Publishers take turns here, so that the order of positions is the order in which events come to be in the log.
     order: Mutex<Order>,
     /// The number of the newest event of which all that is older is in the log too.
-    published: AtomicU64,
+    pub(super) published: AtomicU64,
     /// When something was last published, in nanoseconds since the clock's start.
     last_publish: AtomicU64,
     /// When to look for stuck clients again, in nanoseconds since the clock's start.
-    next_look: AtomicU64,
+    pub(super) next_look: AtomicU64,
     pub(super) clients: Mutex<HashMap<ClientId, Weak<Client>>>,
     pub(super) joined: Joined,
     pub(super) presences: Presences,
@@ -54,7 +55,7 @@ pub(crate) struct Shared {
 pub(super) struct Order {
     last: Position,
     /// Of the newest event or end.
-    number: u64,
+    pub(super) number: u64,
     pub(super) published: u64,
     pub(super) subscriptions: usize,
     pub(super) topics: HashSet<ByName>,
@@ -69,7 +70,7 @@ pub(super) struct Order {
     /// Events that went and have attributes, which may run anybody's code when they are dropped.
     gone: Vec<Arc<Entry>>,
     /// Topics that have ended, with the milliseconds when to look whether they are to be forgotten: each once.
-    ended: VecDeque<(u64, Arc<Feed>)>,
+    pub(super) ended: VecDeque<(u64, Arc<Feed>)>,
 }
 
 /// The wall clock when the registry was made, and the time since then: it never goes back and never jumps.
@@ -405,28 +406,7 @@ impl Shared {
         self.evict(order, self.clock.now_ms());
     }
 
-    /// Some time has passed, with or without anything being published.
-    pub(crate) fn tick(&self) {
-        self.count_out_stuck(self.clock.elapsed());
-    }
-
-    /// Looks now and then for clients that read nothing any more while events wait for them.
-    ///
-    /// Nobody else would notice: when a peer reads nothing, hyper does not poll the body, so that no timer in it fires.
-    pub(super) fn count_out_stuck(&self, now: Duration) {
-        let Some(patience) = self.config.stuck_after else { return };
-        let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let due = self.next_look.load(Ordering::Relaxed);
-        if nanoseconds < due {
-            return;
-        }
-        let next = u64::try_from((now + patience / 4).as_nanos()).unwrap_or(u64::MAX);
-        if self.next_look.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.open_clients().iter().for_each(|client| client.count_out_if_stuck(now, patience));
-        }
-    }
-
-    fn forget_if_unused(&self, order: &mut Order, topic: &Feed, state: &FeedState) {
+    pub(super) fn forget_if_unused(&self, order: &mut Order, topic: &Feed, state: &FeedState) {
         let is_used = state.subscribers > 0 || state.production.is_some() || topic.has_ended();
         if is_used || !state.log.is_empty() || !order.topics.remove(&**topic.name()) {
             return;
@@ -436,58 +416,6 @@ impl Shared {
         if let Some(enough) = spacious(order.topics.len(), order.topics.capacity()) {
             order.topics.shrink_to(enough);
         }
-    }
-
-    /// Ends a topic: whoever has read it up to here is through with it.
-    pub(super) fn end(&self, order: &mut Order, topic: &Arc<Feed>, state: &mut FeedState) -> Vec<Waker> {
-        order.number += 1;
-        let end = order.number;
-        state.log.end_at(end);
-        state.production = None;
-        topic.set_end(end);
-        topic.reach(end);
-        self.published.store(end, Ordering::Release);
-        let forget_at = self.forget_at();
-        if state.forget_at.replace(forget_at).is_none() {
-            order.ended.push_back((forget_at, Arc::clone(topic)));
-        }
-        state.waiters.take().collect()
-    }
-
-    fn forget_ended(&self, order: &mut Order) {
-        while order.ended.front().is_some_and(|(at, _)| *at <= self.clock.now_ms()) {
-            self.forget_oldest_ended(order, self.clock.now_ms());
-        }
-    }
-
-    fn forget_oldest_ended(&self, order: &mut Order, now_ms: u64) {
-        let Some((_, topic)) = order.ended.pop_front() else { return };
-        let mut state = lock(&topic.state);
-        let Some(forget_at) = state.forget_at.take().filter(|_| topic.has_ended()) else {
-            // Somebody began anew.
-            return;
-        };
-        // It may have ended again since.
-        let is_time = forget_at <= now_ms;
-        while is_time && !state.log.is_empty() {
-            order.evict_oldest_of(&mut state);
-        }
-        if is_time && state.subscribers == 0 {
-            topic.set_end(0);
-            self.forget_if_unused(order, &topic, &state);
-            return;
-        }
-        // Of its subscribers, some have not looked yet.
-        let forget_at = if is_time { self.forget_at() } else { forget_at };
-        state.forget_at = Some(forget_at);
-        drop(state);
-        order.ended.push_back((forget_at, topic));
-    }
-
-    fn forget_at(&self) -> u64 {
-        let after = u64::try_from(self.config.forget_ended_after.as_millis()).unwrap_or(u64::MAX);
-        // At the earliest when the clock has gone on.
-        self.clock.now_ms().saturating_add(after.max(1))
     }
 
     /// Adds a subscriber to a topic or a pattern.
@@ -607,7 +535,7 @@ impl Order {
         self.feed_id
     }
 
-    fn evict_oldest_of(&mut self, state: &mut FeedState) {
+    pub(super) fn evict_oldest_of(&mut self, state: &mut FeedState) {
         if let Some(entry) = state.log.pop() {
             self.cost -= entry.cost();
             self.ledger.remove(entry.ticket);

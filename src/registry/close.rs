@@ -1,0 +1,61 @@
+//! Why a stream is over.
+
+use std::fmt;
+
+/// Why a stream is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The handler's own body ended and nothing held the stream open.
+    Ended,
+    /// All topics that it was subscribed to have ended: see [`Producer`](crate::Producer).
+    Completed,
+    /// The body was dropped before its end: the peer left, or the server gave the connection up.
+    Gone,
+    /// [`ClientHandle::close`](crate::ClientHandle::close) was called.
+    Closed,
+    /// [`ClientHandle::close_with`](crate::ClientHandle::close_with) was called, with a reason of the program's own.
+    Other(&'static str),
+    /// It fell behind what a topic retains, and that topic ends streams for it: see [`Lag::End`](crate::Lag::End).
+    Lagged,
+    /// It read nothing for a while although events waited for it: see [`RegistryConfig::stuck_after`](crate::RegistryConfig::stuck_after).
+    Stuck,
+    /// The handler's own body failed.
+    BodyError,
+    /// The request was answered with something that is no event stream.
+    NoStream,
+}
+
+impl CloseReason {
+    /// The reason in a word, for statistics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ended => "ended",
+            Self::Completed => "completed",
+            Self::Gone => "gone",
+            Self::Closed => "closed",
+            Self::Other(reason) => reason,
+            Self::Lagged => "lagged",
+            Self::Stuck => "stuck",
+            Self::BodyError => "body_error",
+            Self::NoStream => "no_stream",
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Other(reason) => reason,
+            Self::Ended => "the handler's stream ended",
+            Self::Completed => "all of its topics have ended",
+            Self::Gone => "the client is gone",
+            Self::Closed => "the client was closed",
+            Self::Lagged => "the client fell behind",
+            Self::Stuck => "the client read nothing any more",
+            Self::BodyError => "the handler's stream failed",
+            Self::NoStream => "the answer was no event stream",
+        })
+    }
+}

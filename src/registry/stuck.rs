@@ -1,0 +1,65 @@
+//! Clients that read nothing any more while events wait for them.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{
+    CloseReason,
+    client::{Client, Phase},
+    shared::Shared,
+};
+use crate::sync::lock;
+
+impl Shared {
+    /// Some time has passed, with or without anything being published.
+    pub(crate) fn tick(&self) {
+        self.count_out_stuck(self.clock.elapsed());
+    }
+
+    /// Looks now and then for clients that read nothing any more while events wait for them.
+    ///
+    /// Nobody else would notice: when a peer reads nothing, hyper does not poll the body, so that no timer in it fires.
+    pub(super) fn count_out_stuck(&self, now: Duration) {
+        let Some(patience) = self.config.stuck_after else { return };
+        let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let due = self.next_look.load(Ordering::Relaxed);
+        if nanoseconds < due {
+            return;
+        }
+        let next = u64::try_from((now + patience / 4).as_nanos()).unwrap_or(u64::MAX);
+        if self.next_look.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.open_clients().iter().for_each(|client| client.count_out_if_stuck(now, patience));
+        }
+    }
+}
+
+impl Client {
+    /// Its reader takes nothing for so long.
+    pub(crate) fn waits_for(&self, time: Duration) {
+        let until = self.shared().clock.elapsed().saturating_add(time).as_nanos();
+        self.waits_until.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Ends a stream that has not read for so long although events wait for it.
+    pub(super) fn count_out_if_stuck(self: &Arc<Self>, now: Duration, patience: Duration) {
+        let mut state = lock(&self.state);
+        let waits = u128::from(self.waits_until.load(Ordering::Relaxed)) > now.as_nanos();
+        let may_read = state.phase == Phase::Open && !waits && !self.cannot_take.load(Ordering::Relaxed);
+        if !may_read || !state.cursors.is_pending() {
+            state.suspect = None;
+            return;
+        }
+        let reads = state.reads;
+        match state.suspect {
+            Some((read, since)) if read == reads => {
+                drop(state);
+                if now.saturating_sub(since) >= patience {
+                    self.end(CloseReason::Stuck);
+                }
+            }
+            _ => state.suspect = Some((reads, now)),
+        }
+    }
+}
