@@ -319,7 +319,7 @@ impl Cursors {
     /// Sets all cursors to after a position, up to which the client gets to know everything by other means. What was
     /// sent to it alone is in no snapshot.
     pub(crate) fn skip_to(&mut self, shared: &Shared, position: Position) {
-        for cursor in self.cursors.iter_mut().filter(|cursor| topic::is_public(cursor.feed.name())) {
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_public()) {
             cursor.set(shared.locate(&cursor.feed, position));
             (cursor.since, cursor.resumes, cursor.catches_up) = (cursor.next, false, false);
         }

@@ -17,11 +17,11 @@ use tokio::{
 use super::{
     PublishError, Receipt, TopicError,
     feed::{Feed, FeedState},
-    shared::{Order, Shared},
+    shared::{Order, OrderGuard, Shared},
 };
 use crate::{
     Event,
-    sync::{Mutex, lock},
+    sync::{Mutex, MutexGuard, lock},
 };
 
 /// Who fills a topic and marks its end: an answer of a language model, the output of a job.
@@ -131,16 +131,13 @@ impl Producer {
 
     /// Stops whoever produces a topic, and ends it. `false`: nobody did.
     pub(super) fn cancel(shared: &Shared, name: &str) -> bool {
-        let mut order = shared.order();
+        let order = shared.order();
         let Some(topic) = order.topic(name) else { return false };
-        let mut state = lock(&topic.state);
+        let state = lock(&topic.state);
         let Some(production) = state.production.clone() else { return false };
         production.stop(Over::Cancelled);
-        let wakers = shared.end(&mut order, &topic, &mut state);
-        drop(state);
-        drop(order);
+        shared.end(order, &topic, state);
         production.changed.notify_waiters();
-        wakers.into_iter().for_each(Waker::wake);
         true
     }
 
@@ -208,8 +205,8 @@ impl Producer {
 }
 
 impl Shared {
-    /// Ends a topic: whoever has read it up to here is through with it.
-    fn end(&self, order: &mut Order, topic: &Arc<Feed>, state: &mut FeedState) -> Vec<Waker> {
+    /// Ends a topic, and unlocks it: whoever has read it up to here is through with it.
+    fn end(&self, mut order: OrderGuard<'_>, topic: &Arc<Feed>, mut state: MutexGuard<'_, FeedState>) {
         order.number += 1;
         let end = order.number;
         state.log.end_at(end);
@@ -221,7 +218,10 @@ impl Shared {
         if state.forget_at.replace(forget_at).is_none() {
             order.ended.push_back((forget_at, Arc::clone(topic)));
         }
-        state.waiters.take().collect()
+        let waiters = state.waiters.take();
+        drop(state);
+        drop(order);
+        waiters.for_each(Waker::wake);
     }
 
     pub(super) fn forget_ended(&self, order: &mut Order) {
@@ -264,16 +264,13 @@ impl Shared {
 impl Drop for Producer {
     fn drop(&mut self) {
         self.production.stop(Over::Ended);
-        let mut order = self.shared.order();
-        let mut state = lock(&self.topic.state);
+        let order = self.shared.order();
+        let state = lock(&self.topic.state);
         let is_mine = state.production.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.production));
         if !is_mine {
             return;
         }
-        let wakers = self.shared.end(&mut order, &self.topic, &mut state);
-        drop(state);
-        drop(order);
-        wakers.into_iter().for_each(Waker::wake);
+        self.shared.end(order, &self.topic, state);
     }
 }
 
