@@ -9,7 +9,7 @@ use axum_core::{
 };
 use http::{StatusCode, request::Parts};
 
-use crate::{ClientHandle, EventError, EventStream, ProduceError, PublishError, SubscribeError, TopicError};
+use crate::{ClientHandle, EventError, EventStream, ProduceError, PublishError, Refused, SubscribeError, TopicError};
 
 /// Refuses, with [`MissingLayer`], where no [`SseLayer`](crate::SseLayer) is around the route.
 impl<S: Sync> FromRequestParts<S> for ClientHandle {
@@ -48,6 +48,13 @@ impl IntoResponse for MissingLayer {
 }
 
 impl IntoResponse for EventStream {
+    fn into_response(self) -> Response {
+        Self::into_response::<Body>(self)
+    }
+}
+
+/// As a response: 429 or 503, with `retry-after` and a sentence; and itself in the extensions.
+impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         Self::into_response::<Body>(self)
     }

@@ -1,25 +1,25 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::{
-    task::coop,
-    time::{Instant, Sleep, sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
-    CloseReason,
+    ClientHandle, CloseReason,
+    alarm::Alarm,
     boundary::{Boundary, LeadingMark},
     heartbeat::Pulse,
     layer::Config,
+    limit::Hold,
     registry::{Besides, Client, Reader},
 };
 
@@ -30,11 +30,29 @@ pin_project! {
     /// registry's events and the heartbeats come in between them, at boundaries. Any other body passes as it is.
     ///
     /// Dropping it is how the client's stream ends: its subscriptions go, and [`closed`](crate::ClientHandle::closed) says so.
-    #[derive(Default)]
     pub struct SseBody<B> {
         #[pin]
-        inner: B,
-        stream: Option<Pin<Box<Stream>>>,
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<B> {
+        // No event stream, or one that a layer further in has wrapped.
+        Plain {
+            #[pin]
+            inner: B,
+            // The places of what has been wrapped already.
+            hold: Option<Hold>,
+        },
+        Stream {
+            #[pin]
+            inner: B,
+            stream: Pin<Box<Stream>>,
+        },
+        // Not from the handler.
+        Whole { data: Bytes },
     }
 }
 
@@ -50,6 +68,8 @@ pin_project! {
         inner_ended: bool,
         // It stood where the registry's events may go out.
         may_take: bool,
+        // What a stream ends with went out.
+        said_farewell: bool,
         // Whose turn it is to be asked first, so that neither the handler nor the registry can starve the other.
         registry_first: bool,
         // Bytes went out since the pulse was last told.
@@ -60,12 +80,10 @@ pin_project! {
         reader: Reader,
         config: Arc<Config>,
         pulse: Option<Pulse>,
-        // Whom the timer wakes: it need not be polled again before it has elapsed.
-        timer_wakes: Option<Waker>,
         // Until it is over, the registry's events wait.
         window: Option<Pin<Box<Sleep>>>,
         #[pin]
-        timer: Option<Sleep>,
+        timer: Option<Alarm>,
         leading_mark: LeadingMark,
         trailers: Option<Box<HeaderMap>>,
     }
@@ -74,7 +92,17 @@ pin_project! {
 impl<B> SseBody<B> {
     /// A body that is no event stream.
     pub(crate) fn plain(inner: B) -> Self {
-        Self { inner, stream: None }
+        Self::wrapped(inner, None)
+    }
+
+    /// A body that another layer has made an event stream.
+    pub(crate) fn wrapped(inner: B, hold: Option<Hold>) -> Self {
+        Self { kind: Kind::Plain { inner, hold } }
+    }
+
+    /// A body without a handler's.
+    pub(crate) fn whole(data: Bytes) -> Self {
+        Self { kind: Kind::Whole { data } }
     }
 
     /// The stream of this client begins.
@@ -94,22 +122,24 @@ impl<B> SseBody<B> {
             is_encoded,
             inner_ended: false,
             may_take: !is_encoded,
+            said_farewell: false,
             next: Some(opening).filter(|opening| !is_encoded && !opening.is_empty()),
             trailers: None,
             registry_first: false,
             pulse: None,
             stirred: false,
             timer: None,
-            timer_wakes: None,
             window: None,
             over: false,
         };
-        Self { inner, stream: Some(Box::pin(stream)) }
+        Self { kind: Kind::Stream { inner, stream: Box::pin(stream) } }
     }
+}
 
-    /// The body inside.
-    pub fn get_ref(&self) -> &B {
-        &self.inner
+impl<B: Default> Default for SseBody<B> {
+    /// A default body of the handler's, as it is.
+    fn default() -> Self {
+        Self::plain(B::default())
     }
 }
 
@@ -118,20 +148,29 @@ impl<B: Body> Body for SseBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.project();
-        match this.stream {
-            None => this.inner.poll_frame(cx).map_ok(|frame| frame.map_data(into_bytes)),
-            Some(stream) => stream.as_mut().poll_frame(this.inner, cx),
+        match self.project().kind.project() {
+            KindProjection::Plain { inner, .. } => inner.poll_frame(cx).map_ok(|frame| frame.map_data(into_bytes)),
+            KindProjection::Stream { inner, stream } => stream.as_mut().poll_frame(inner, cx),
+            KindProjection::Whole { data } if data.is_empty() => Poll::Ready(None),
+            KindProjection::Whole { data } => Poll::Ready(Some(Ok(Frame::data(mem::take(data))))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.as_ref().map_or_else(|| self.inner.is_end_stream(), |stream| stream.over)
+        match &self.kind {
+            Kind::Plain { inner, .. } => inner.is_end_stream(),
+            Kind::Stream { stream, .. } => stream.over,
+            Kind::Whole { data } => data.is_empty(),
+        }
     }
 
     /// Of an event stream nothing is known: what is exact would become a `content-length`.
     fn size_hint(&self) -> SizeHint {
-        self.stream.as_ref().map_or_else(|| self.inner.size_hint(), |_| SizeHint::default())
+        match &self.kind {
+            Kind::Plain { inner, .. } => inner.size_hint(),
+            Kind::Stream { .. } => SizeHint::default(),
+            Kind::Whole { data } => SizeHint::with_exact(data.len() as u64),
+        }
     }
 }
 
@@ -162,7 +201,7 @@ impl Stream {
         }
         let may_inject = self.may_inject();
         let this = self.as_mut().project();
-        if std::mem::replace(this.may_take, may_inject) != may_inject {
+        if mem::replace(this.may_take, may_inject) != may_inject {
             this.reader.client().cannot_take.store(!may_inject, Ordering::Relaxed);
         }
         let (registry_first, own_had_ended) = (self.registry_first, self.inner_ended);
@@ -206,19 +245,23 @@ impl Stream {
 
     /// The next frame of the client's subscriptions, or the stream's end if the client was closed.
     fn poll_registry(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
-        if self.is_encoded {
-            let reason = ready!(self.as_mut().project().reader.poll_closing(cx));
+        if !self.may_inject() {
+            let is_encoded = self.is_encoded;
+            let reader = self.as_mut().project().reader;
+            let reason = ready!(if is_encoded { reader.poll_closing(cx) } else { reader.poll_cut(cx) });
             return Poll::Ready(self.finish(reason));
-        }
-        if !self.boundary.is_here() {
-            return Poll::Pending;
         }
         ready!(self.as_mut().poll_window(cx));
         loop {
             let besides = if self.inner_ended { Besides::EndedBody } else { Besides::OwnBody };
             let frame = match ready!(self.as_mut().project().reader.poll_frame(cx, besides)) {
                 Ok(frame) => frame,
-                Err(reason) => return Poll::Ready(self.finish(reason)),
+                Err(reason) => {
+                    return Poll::Ready(match self.as_mut().say_farewell(reason) {
+                        Some(last_words) => Some(Frame::data(last_words)),
+                        None => self.finish(reason),
+                    });
+                }
             };
             let this = self.as_mut().project();
             if let Some(batching) = this.reader.style().batching.filter(|it| !frame.has_more && !it.interval.is_zero())
@@ -307,7 +350,7 @@ impl Stream {
         };
         let pulse = match this.pulse {
             Some(pulse) => {
-                if std::mem::take(this.stirred) {
+                if mem::take(this.stirred) {
                     pulse.stir(Instant::now().into_std());
                 }
                 pulse
@@ -321,20 +364,10 @@ impl Stream {
         loop {
             if this.timer.is_none() {
                 let Some(due) = pulse.due() else { return Poll::Pending };
-                this.timer.set(Some(sleep_until(due.into())));
+                this.timer.set(Some(Alarm::at(due.into())));
             }
             if let Some(timer) = this.timer.as_mut().as_pin_mut() {
-                let is_set = this.timer_wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-                if is_set && !timer.is_elapsed() {
-                    return Poll::Pending;
-                }
-                // A task that has used up its budget is polled again soon; until then, its timers are not set.
-                let will_be_set = coop::has_budget_remaining();
-                if timer.poll(cx).is_pending() {
-                    *this.timer_wakes = will_be_set.then(|| cx.waker().clone());
-                    return Poll::Pending;
-                }
-                *this.timer_wakes = None;
+                ready!(timer.poll(cx));
             }
             let is_due = pulse.beat(Instant::now().into_std());
             match (pulse.due(), this.timer.as_mut().as_pin_mut()) {
@@ -356,10 +389,28 @@ impl Stream {
         }
     }
 
+    /// What a stream ends with that ends at a boundary, if anything and not yet.
+    fn say_farewell(self: Pin<&mut Self>, reason: CloseReason) -> Option<Bytes> {
+        let this = self.project();
+        if mem::replace(this.said_farewell, true) {
+            return None;
+        }
+        let client = this.reader.client();
+        let own = this.config.farewell.as_ref();
+        let own = own.and_then(|farewell| farewell.of(&ClientHandle::new(Arc::clone(client)), reason));
+        let own = own.map(|event| event.encode()).unwrap_or_default();
+        let last_words = match reason {
+            CloseReason::Drained => [own, client.last_words()].concat().into(),
+            _ => own,
+        };
+        client.add_bytes(last_words.len());
+        Some(last_words).filter(|bytes| !bytes.is_empty())
+    }
+
     fn end(self: Pin<&mut Self>, reason: CloseReason) {
         let this = self.project();
         *this.over = true;
-        this.reader.client().end(reason);
+        this.reader.end(reason);
     }
 
     /// The last frame, if there are trailers.
@@ -384,9 +435,13 @@ fn without_mark(mark: &mut LeadingMark, mut frame: Bytes) -> Bytes {
 
 impl<B: fmt::Debug> fmt::Debug for SseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SseBody")
-            .field("inner", &self.inner)
-            .field("client", &self.stream.as_ref().map(|stream| stream.reader.client()))
-            .finish_non_exhaustive()
+        match &self.kind {
+            Kind::Plain { inner, .. } => f.debug_struct("SseBody").field("inner", inner).finish(),
+            Kind::Stream { inner, stream } => {
+                let client = stream.reader.client();
+                f.debug_struct("SseBody").field("inner", inner).field("client", client).finish_non_exhaustive()
+            }
+            Kind::Whole { data } => f.debug_struct("SseBody").field("data", data).finish(),
+        }
     }
 }

@@ -7,16 +7,19 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use futures_core::Stream;
 use http::{Extensions, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use tokio::time::Instant;
 
 use crate::{
-    Batching, ClientId, ClientStats, CloseReason, Event, Gap, Position, PublishError, Receipt, Registry, Resume, Start,
-    SubscribeError, Subscription, event,
+    Batching, ClientId, ClientStats, CloseReason, Event, Gap, Position, PublishError, Receipt, Refused, Registry,
+    Resume, Start, SubscribeError, Subscription, event,
     headers::EVENT_STREAM,
+    limit::Admission,
     registry::{Client, Entry, Picked, Reader},
 };
 
@@ -56,6 +59,10 @@ pub struct ClientHandle {
 impl ClientHandle {
     pub(crate) fn new(client: Arc<Client>) -> Self {
         Self { client }
+    }
+
+    pub(crate) fn admission(&self) -> Option<&Arc<Admission>> {
+        self.client.admission()
     }
 
     /// The client's id, by which [`Registry::client`] finds it. Made when it is first asked for.
@@ -198,7 +205,56 @@ impl ClientHandle {
         self.client.close(CloseReason::Other(reason));
     }
 
+    /// Takes its places among what is [limited](crate::Limit), or says why there is no room. Nothing happens if it has them.
+    ///
+    /// A request that asks for an event stream has them before the handler runs. This is for handlers of other requests, such as
+    /// a `POST` that is answered with a stream or a WebSocket, that would rather refuse before they begin than have their answer replaced. What is taken
+    /// is kept until the request is answered, and from then on by its stream, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], which is a response with a `retry-after`.
+    pub fn admit(&self) -> Result<(), Refused> {
+        self.client.admit()
+    }
+
+    /// Ends its stream at this time: when the token expires that it was opened with, say. `None`: at no time. Default: none.
+    ///
+    /// It can be said before the stream begins and while it is open, by whoever has just got a fresh token. The last word counts. The stream ends at a
+    /// boundary, as [`CloseReason::Expired`], when it has what was published until then; in a time that is past, at once. A clock that is set meanwhile changes
+    /// nothing: what counts is how long it is until then at this moment.
+    pub fn expire_at(&self, time: impl Into<Option<SystemTime>>) {
+        let time = time.into().map(|time| time.duration_since(SystemTime::now()).unwrap_or_default());
+        self.client.expire(time.and_then(|time| Instant::now().checked_add(time)));
+    }
+
+    /// Ends its stream after so long: see [`expire_at`](Self::expire_at).
+    pub fn expire_after(&self, time: Duration) {
+        self.client.expire(Instant::now().checked_add(time));
+    }
+
+    /// Whether its stream may go on for some time when the registry ends its streams: see [`Drain::finish_within`](crate::Drain::finish_within). For an answer that is being given.
+    /// It can be said at any time. Default: as the layer has it.
+    pub fn let_finish(&self, may_finish: bool) {
+        self.client.restyle(|style| style.may_finish = may_finish);
+    }
+
     /// Waits until the stream is over, and says why.
+    ///
+    /// ```
+    /// use tower_sse::{ClientHandle, EventStream, SubscribeError};
+    ///
+    /// async fn progress(client: ClientHandle) -> Result<EventStream, SubscribeError> {
+    ///     client.subscribe("progress")?;
+    ///     let watched = client.clone();
+    ///     tokio::spawn(async move {
+    ///         let reason = watched.closed().await;
+    ///         println!("nobody watches any more: {reason}");
+    ///     });
+    ///     Ok(client.into_stream())
+    /// }
+    /// # let _ = progress;
+    /// ```
     pub async fn closed(&self) -> CloseReason {
         self.client.closed().await
     }
@@ -342,7 +398,7 @@ impl Stream for Events {
                     }
                 }
                 Err(reason) => {
-                    this.reader.client().end(reason);
+                    this.reader.end(reason);
                     return Poll::Ready(None);
                 }
             }

@@ -6,23 +6,36 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use http::{Method, Response, Version};
 use pin_project_lite::pin_project;
 
-use crate::{body::SseBody, headers, layer::Config, registry::Unanswered};
+use crate::{Refused, body::SseBody, headers, layer::Config, limit::Hold, registry::Unanswered};
 
 pin_project! {
     /// The answer of a [`SseService`](crate::SseService), to come.
     pub struct SseFuture<F> {
         #[pin]
-        inner: F,
-        pending: Option<Pending>,
+        inner: Inner<F>,
+    }
+}
+
+pin_project! {
+    #[project = InnerProjection]
+    enum Inner<F> {
+        Asked {
+            #[pin]
+            inner: F,
+            pending: Option<Pending>,
+        },
+        Refused { response: Option<Response<Bytes>> },
     }
 }
 
 /// What is kept of a request until it is answered. If it never is, the client is over.
 pub(crate) struct Pending {
     pub(crate) client: Unanswered,
+    pub(crate) hold: Option<Hold>,
     pub(crate) config: Arc<Config>,
     pub(crate) method: Method,
     pub(crate) version: Version,
@@ -30,7 +43,11 @@ pub(crate) struct Pending {
 
 impl<F> SseFuture<F> {
     pub(crate) fn new(inner: F, pending: Pending) -> Self {
-        Self { inner, pending: Some(pending) }
+        Self { inner: Inner::Asked { inner, pending: Some(pending) } }
+    }
+
+    pub(crate) fn refused(response: Response<Bytes>) -> Self {
+        Self { inner: Inner::Refused { response: Some(response) } }
     }
 }
 
@@ -41,12 +58,19 @@ where
     type Output = Result<Response<SseBody<Out>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let response = ready!(this.inner.poll(cx))?;
-        Poll::Ready(Ok(match this.pending.take() {
-            Some(pending) => pending.wrap(response),
-            None => response.map(SseBody::plain),
-        }))
+        match self.project().inner.project() {
+            InnerProjection::Asked { inner, pending } => {
+                let response = ready!(inner.poll(cx))?;
+                Poll::Ready(Ok(match pending.take() {
+                    Some(pending) => pending.wrap(response),
+                    None => response.map(SseBody::plain),
+                }))
+            }
+            InnerProjection::Refused { response } => match response.take() {
+                Some(response) => Poll::Ready(Ok(response.map(SseBody::whole))),
+                None => Poll::Pending,
+            },
+        }
     }
 }
 
@@ -58,10 +82,16 @@ impl Pending {
     fn wrap<Out>(self, mut response: Response<Out>) -> Response<SseBody<Out>> {
         let is_event_stream = headers::is_event_stream(&self.method, response.status(), response.headers());
         let Unanswered(client) = &self.client;
-        if !is_event_stream || response.extensions().get::<Wrapped>().is_some() || client.is_open() {
+        if !is_event_stream || client.is_open() || response.extensions().get::<Refused>().is_some() {
             return response.map(SseBody::plain);
         }
-        headers::prepare(response.headers_mut(), self.version);
+        if let Err(refused) = client.admit() {
+            return self.config.refusal.response(&refused).map(SseBody::whole);
+        }
+        if response.extensions().get::<Wrapped>().is_some() {
+            return response.map(|body| SseBody::wrapped(body, self.hold));
+        }
+        headers::prepare(response.headers_mut(), self.version, self.config.is_private);
         response.extensions_mut().insert(Wrapped);
         let is_encoded = headers::is_encoded(response.headers());
         response.map(|body| SseBody::stream(body, client, self.config, is_encoded))

@@ -2,19 +2,33 @@
 
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode, Version,
-    header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName},
+    header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName},
 };
 
 /// The media type of an event stream, as it is written to the wire: several clients compare it case-sensitively.
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Whether a response is an event stream that a body follows: a 200 with the content type, and not the answer to HEAD.
 pub(crate) fn is_event_stream(method: &Method, status: StatusCode, headers: &HeaderMap) -> bool {
     status == StatusCode::OK
         && headers.get(CONTENT_TYPE).is_some_and(|value| essence_is_event_stream(value.as_bytes()))
         && method != Method::HEAD
+}
+
+/// Whether a request asks for an event stream: its `Accept` names it. That of a HEAD or of a preflight gets none.
+pub(crate) fn asks_for_event_stream(method: &Method, headers: &HeaderMap) -> bool {
+    !matches!(*method, Method::HEAD | Method::OPTIONS)
+        && headers.get_all(ACCEPT).iter().any(|value| value.as_bytes().split(|byte| *byte == b',').any(accepts))
+}
+
+fn accepts(range: &[u8]) -> bool {
+    let is_zero = |parameter: &[u8]| {
+        let quality = parameter.trim_ascii().strip_prefix(b"q=").or(parameter.trim_ascii().strip_prefix(b"Q="));
+        quality.is_some_and(|quality| quality.first() == Some(&b'0') && quality.iter().all(|byte| b"0.".contains(byte)))
+    };
+    essence_is_event_stream(range) && !range.split(|byte| *byte == b';').skip(1).any(is_zero)
 }
 
 fn essence_is_event_stream(content_type: &[u8]) -> bool {
@@ -31,10 +45,11 @@ pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
 }
 
 /// Gives an event stream its headers, where the handler did not set them. `version` is the request's.
-pub(crate) fn prepare(headers: &mut HeaderMap, version: Version) {
+pub(crate) fn prepare(headers: &mut HeaderMap, version: Version, is_private: bool) {
     headers.remove(CONTENT_LENGTH);
     lower_case_content_type(headers);
-    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, no-transform"));
+    let caching = if is_private { "no-store, no-transform" } else { "no-cache, no-transform" };
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static(caching));
     headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
     if version == Version::HTTP_11 {
         headers.entry(CONNECTION).or_insert(HeaderValue::from_static("keep-alive"));
@@ -75,9 +90,22 @@ mod tests {
     }
 
     #[test]
+    fn a_request_asks_for_an_event_stream_by_name() {
+        let asks = |method, accept| asks_for_event_stream(&method, &with(&[("accept", accept)]));
+        assert!(asks(Method::GET, "text/event-stream"));
+        assert!(asks(Method::POST, "application/json, Text/Event-Stream;q=0.5"));
+        assert!(!asks(Method::GET, "application/json, text/event-stream; q=0.000"));
+        assert!(!asks(Method::GET, "*/*"));
+        assert!(!asks(Method::GET, "text/event-streams"));
+        assert!(!asks(Method::HEAD, "text/event-stream"));
+        assert!(!asks(Method::OPTIONS, "text/event-stream"));
+        assert!(!asks_for_event_stream(&Method::GET, &HeaderMap::new()));
+    }
+
+    #[test]
     fn absent_headers_are_set_and_present_ones_kept() {
         let mut headers = with(&[("content-type", "TEXT/event-stream;charset=utf-8"), ("content-length", "7")]);
-        prepare(&mut headers, Version::HTTP_11);
+        prepare(&mut headers, Version::HTTP_11, false);
         let expected = [
             ("content-type", "text/event-stream;charset=utf-8"),
             ("cache-control", "no-cache, no-transform"),
@@ -88,8 +116,12 @@ mod tests {
 
         let own = [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "yes")];
         let mut headers = with(&own);
-        prepare(&mut headers, Version::HTTP_2);
+        prepare(&mut headers, Version::HTTP_2, true);
         assert_eq!(headers, with(&own), "and HTTP/2 forbids connection-specific ones");
+
+        let mut headers = with(&[("content-type", "text/event-stream")]);
+        prepare(&mut headers, Version::HTTP_2, true);
+        assert_eq!(headers["cache-control"], "no-store, no-transform");
     }
 
     #[test]

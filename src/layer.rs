@@ -3,7 +3,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::{Extensions, request::Parts};
 use tower_layer::Layer;
 
-use crate::{Batching, Event, GapEvent, Heartbeat, Registry, registry::Style, service::SseService};
+use crate::{
+    Batching, ClientHandle, CloseReason, Event, GapEvent, Heartbeat, Limit, Refusal, Registry, registry::Style,
+    service::SseService,
+};
 
 /// Makes every event stream behind it right: see the [crate's documentation](crate).
 ///
@@ -36,6 +39,29 @@ pub(crate) struct Config {
     pub(crate) resume_query: Vec<String>,
     pub(crate) metadata: Vec<Metadata>,
     pub(crate) style: Style,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) refusal: Refusal,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) farewell: Option<Farewell>,
+    pub(crate) is_private: bool,
+}
+
+/// Says what a stream ends with.
+#[derive(Clone)]
+pub(crate) struct Farewell(Arc<GiveFarewell>);
+
+type GiveFarewell = dyn Fn(&ClientHandle, CloseReason) -> Option<Event> + Send + Sync;
+
+impl Farewell {
+    pub(crate) fn of(&self, client: &ClientHandle, reason: CloseReason) -> Option<Event> {
+        (self.0)(client, reason)
+    }
+}
+
+impl fmt::Debug for Farewell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Farewell")
+    }
 }
 
 /// Takes what is known of a client from its request.
@@ -66,6 +92,11 @@ impl SseLayer {
             resume_query: ["lastEventId", "last_event_id", "evs_last_event_id"].map(str::to_owned).into(),
             metadata: Vec::new(),
             style: Style::default(),
+            limits: Vec::new(),
+            refusal: Refusal::default(),
+            max_age: None,
+            farewell: None,
+            is_private: false,
         };
         Self { registry: registry.clone(), config: Arc::new(config) }
     }
@@ -145,6 +176,61 @@ impl SseLayer {
     /// How long at least it is between two frames of a stream, unless a handler says otherwise: see [`Batching`]. Default: no time.
     pub fn batching(self, batching: Batching) -> Self {
         self.with(|config| config.style.batching = Some(batching))
+    }
+
+    /// Limits the streams behind this layer: see [`Limit`]. Default: no limit. With more than one, there has to be room in each.
+    ///
+    /// Those of [the registry](crate::RegistryConfig::limit) count too.
+    pub fn limit(self, limit: Limit) -> Self {
+        self.with(|config| config.limits.push(limit))
+    }
+
+    /// What a request for a stream gets that is refused. Default: [`Refusal::status`].
+    pub fn refusal(self, refusal: Refusal) -> Self {
+        self.with(|config| config.refusal = refusal)
+    }
+
+    /// Ends streams when they are as old as this: each at 80 to 100 % of it, so that those that began together do not end together.
+    /// Default: never.
+    ///
+    /// A stream ends at a boundary and its client comes back and resumes, where a load balancer sends it by then.
+    pub fn max_age(self, age: Duration) -> Self {
+        self.with(|config| config.max_age = Some(age))
+    }
+
+    /// Ends streams with an event, by why they end: at a boundary, as the last there is. Default: none.
+    ///
+    /// It is asked when the server ends a stream in order, for whatever reason: not where the client has left, and not where
+    /// nothing can be put in any more. It is asked outside all locks, by the task that the stream is polled on. What is read with
+    /// [`into_events`](ClientHandle::into_events) gets none.
+    ///
+    /// ```
+    /// use tower_sse::{CloseReason, Event, Registry, SseLayer};
+    ///
+    /// let registry = Registry::new();
+    /// let log_in_again = Event::data("log in again").event("expired")?;
+    /// let layer = SseLayer::new(&registry)
+    ///     .farewell(move |_, reason| (reason == CloseReason::Expired).then(|| log_in_again.clone()));
+    /// # let _ = layer;
+    /// # Ok::<(), tower_sse::EventError>(())
+    /// ```
+    pub fn farewell(
+        self,
+        farewell: impl Fn(&ClientHandle, CloseReason) -> Option<Event> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|config| config.farewell = Some(Farewell(Arc::new(farewell))))
+    }
+
+    /// Lets streams go on for some time when the registry ends its streams, unless a handler says otherwise: see [`ClientHandle::let_finish`].
+    /// Default: no.
+    pub fn let_finish(self, may_finish: bool) -> Self {
+        self.with(|config| config.style.may_finish = may_finish)
+    }
+
+    /// Sets `cache-control: no-store, no-transform`, where the handler did not set one: for streams of private data, which no
+    /// cache and no browser's history may keep. Default: `no-cache, no-transform`.
+    pub fn no_store(self) -> Self {
+        self.with(|config| config.is_private = true)
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {

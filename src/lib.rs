@@ -74,6 +74,7 @@
 //! A stream's timer needs tokio's time driver; the registry alone needs no runtime.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod alarm;
 #[cfg(feature = "axum")]
 mod axum;
 mod batching;
@@ -85,7 +86,9 @@ mod future;
 mod gap;
 mod headers;
 mod heartbeat;
+mod jitter;
 mod layer;
+mod limit;
 mod observe;
 mod registry;
 mod service;
@@ -110,10 +113,11 @@ pub use self::{
     gap::{Gap, GapEvent},
     heartbeat::Heartbeat,
     layer::SseLayer,
+    limit::{ClientAddress, Limit, LimitKey, Refusal, Refused},
     observe::{Closed, Observation, Observer},
     registry::{
-        ClientId, ClientStats, CloseReason, InvalidClientId, InvalidPosition, Lag, MAX_TOPIC, Member, Position,
-        Presence, PresenceChange, PresenceChanges, ProduceError, Producer, PublishError, Receipt, Registry,
+        ClientId, ClientStats, CloseReason, Drain, Drained, InvalidClientId, InvalidPosition, Lag, MAX_TOPIC, Member,
+        Position, Presence, PresenceChange, PresenceChanges, ProduceError, Producer, PublishError, Receipt, Registry,
         RegistryConfig, Resume, Retention, Start, Stats, SubscribeError, TopicError, TopicState,
     },
     service::SseService,

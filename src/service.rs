@@ -3,15 +3,17 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Extensions, HeaderMap, Request, Response, Uri};
+use http::{Extensions, HeaderMap, Request, Response, Uri, request::Parts};
 use tower_service::Service;
 
 use crate::{
     ClientHandle, Event, Registry,
     body::SseBody,
     future::{Pending, SseFuture},
+    headers,
     layer::Config,
-    registry::{Style, Unanswered},
+    limit::Admission,
+    registry::{Client, Style, Unanswered},
 };
 
 /// The service that [`SseLayer`](crate::SseLayer) makes of another.
@@ -55,27 +57,56 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<In>) -> SseFuture<S::Future> {
-        let last_event_id = last_event_id(request.headers(), request.uri(), &self.config.resume_query);
-        let client = self.registry.connect_with(last_event_id);
+    fn call(&mut self, request: Request<In>) -> SseFuture<S::Future> {
+        let (mut parts, body) = request.into_parts();
+        let client = self.connect(&parts);
+        let pending = Pending {
+            hold: client.admission().map(Admission::hold),
+            client: Unanswered(client),
+            config: Arc::clone(&self.config),
+            method: parts.method.clone(),
+            version: parts.version,
+        };
+        let Unanswered(client) = &pending.client;
+        if headers::asks_for_event_stream(&parts.method, &parts.headers) {
+            if let Err(refused) = client.admit() {
+                return SseFuture::refused(self.config.refusal.response(&refused));
+            }
+        }
+        parts.extensions.insert(ClientHandle::new(Arc::clone(client)));
+        SseFuture::new(self.inner.call(Request::from_parts(parts, body)), pending)
+    }
+}
+
+impl<S> SseService<S> {
+    /// The client that a request is of.
+    fn connect(&self, request: &Parts) -> Arc<Client> {
+        let last_event_id = last_event_id(&request.headers, &request.uri, &self.config.resume_query);
+        let client = self.registry.connect_with(last_event_id, self.admission(request));
         if !self.config.metadata.is_empty() {
-            let (parts, body) = request.into_parts();
             let mut metadata = Extensions::new();
-            self.config.metadata.iter().for_each(|take| take.take(&parts, &mut metadata));
+            self.config.metadata.iter().for_each(|take| take.take(request, &mut metadata));
             client.insert_metadata(&metadata);
-            request = Request::from_parts(parts, body);
         }
         if self.config.style != Style::default() {
             client.restyle(|style| *style = self.config.style);
         }
-        request.extensions_mut().insert(ClientHandle::new(Arc::clone(&client)));
-        let pending = Pending {
-            client: Unanswered(client),
-            config: Arc::clone(&self.config),
-            method: request.method().clone(),
-            version: request.version(),
-        };
-        SseFuture::new(self.inner.call(request), pending)
+        if let Some(age) = self.config.max_age {
+            client.limit_age(age);
+        }
+        client
+    }
+
+    /// What a request takes of all limits, with those of the layers further out.
+    fn admission(&self, request: &Parts) -> Option<Arc<Admission>> {
+        let further_out = request.extensions.get::<ClientHandle>().and_then(ClientHandle::admission);
+        let mut limits = self.registry.limits().iter().chain(&self.config.limits).peekable();
+        if limits.peek().is_none() {
+            return further_out.cloned();
+        }
+        let admission = further_out.cloned().unwrap_or_default();
+        admission.need(limits.filter_map(|limit| limit.ask(request)));
+        Some(admission)
     }
 }
 

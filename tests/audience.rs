@@ -14,7 +14,6 @@ use tower_sse::{ClientHandle, CloseReason, Event, Registry, Resume, Start, Subsc
 #[path = "support/answer.rs"]
 mod answer;
 #[path = "support/bodies.rs"]
-#[allow(dead_code)]
 mod bodies;
 #[path = "support/open.rs"]
 mod open;

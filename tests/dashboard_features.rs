@@ -573,7 +573,7 @@ async fn stats_are_json_and_count_what_happened() {
     drop(gone);
     let stats = dashboard.json_until("/stats", |stats| stats["clients"] == 1).await;
     let expected = json!({
-        "clients": 1, "subscriptions": 2, "delivered": 6, "lagged": 0, "missed": 0, "gaps": 0, "refused": 1,
+        "clients": 1, "subscriptions": 2, "delivered": 6, "lagged": 0, "missed": 0, "gaps": 0, "refused_subscriptions": 1,
         "withheld_heartbeats": 0, "closed": { "gone": 1 },
     });
     for (name, value) in expected.as_object().unwrap() {

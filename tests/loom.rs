@@ -9,6 +9,8 @@
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../src/alarm.rs"]
+mod alarm;
 #[path = "../src/batching.rs"]
 mod batching;
 #[path = "../src/client.rs"]
@@ -19,6 +21,10 @@ mod event;
 mod gap;
 #[path = "../src/headers.rs"]
 mod headers;
+#[path = "../src/jitter.rs"]
+mod jitter;
+#[path = "../src/limit/mod.rs"]
+mod limit;
 #[path = "../src/observe/mod.rs"]
 mod observe;
 #[path = "../src/registry/mod.rs"]
@@ -100,7 +106,7 @@ use futures_core::Stream;
 use loom::{sync::Notify, thread::JoinHandle};
 
 // What the modules find at the library's root, and some more.
-use self::{batching::*, client::*, event::*, gap::*, observe::*, registry::*, subscription::*};
+use self::{batching::*, client::*, event::*, gap::*, limit::*, observe::*, registry::*, subscription::*};
 
 /// How many preemptions an order has at most. One more makes three to ten times as many orders.
 const PREEMPTIONS: usize = 3;
@@ -230,7 +236,7 @@ enum Reading {
 
 impl Reading {
     fn open(registry: &Registry, way: Way, subscriptions: &[&str]) -> (ClientHandle, Self) {
-        let client = registry.connect_with(None);
+        let client = registry.connect_with(None, None);
         let handle = ClientHandle::new(Arc::clone(&client));
         subscriptions.iter().for_each(|name| handle.subscribe(Subscription::matching(*name)).unwrap());
         let reading = match way {

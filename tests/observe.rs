@@ -21,7 +21,6 @@ use tower_sse::{
 #[path = "support/answer.rs"]
 mod answer;
 #[path = "support/bodies.rs"]
-#[allow(dead_code)]
 mod bodies;
 #[path = "support/observer.rs"]
 mod observer;
@@ -51,7 +50,7 @@ async fn the_life_of_a_stream_is_told_in_order_and_once() {
     assert_eq!(told.len(), 3);
     assert_eq!(told[0], Observed::Subscribed(id, "a".into()));
     assert!(
-        matches!(&told[1], Observed::Refused(refused, SubscribeError::Topic(error)) if *refused == id && error.name() == "b*")
+        matches!(&told[1], Observed::SubscriptionRefused(refused, SubscribeError::Topic(error)) if *refused == id && error.name() == "b*")
     );
     assert_eq!(told[2], Observed::Opened(id));
 
@@ -63,7 +62,7 @@ async fn the_life_of_a_stream_is_told_in_order_and_once() {
     bytes += text(&mut body).len();
     let expected = [
         Observed::Subscribed(id, "b/*".into()),
-        Observed::Refused(id, SubscribeError::TooMany { limit: 2 }),
+        Observed::SubscriptionRefused(id, SubscribeError::TooMany { limit: 2 }),
         Observed::Unsubscribed(id, "b/*".into()),
         Observed::Published("a".into(), receipt),
     ];
@@ -83,7 +82,7 @@ async fn the_life_of_a_stream_is_told_in_order_and_once() {
     assert_eq!((closed.events, closed.bytes), (1, bytes as u64));
     assert!(matches!(client.subscribe("late"), Err(SubscribeError::Over { .. })));
     assert!(
-        matches!(&recorder.take()[..], [Observed::Refused(refused, SubscribeError::Over { .. })] if *refused == id)
+        matches!(&recorder.take()[..], [Observed::SubscriptionRefused(refused, SubscribeError::Over { .. })] if *refused == id)
     );
 }
 
@@ -257,11 +256,11 @@ fn the_numbers_add_up() {
     let stats = registry.stats();
     assert_eq!((stats.clients, stats.subscriptions, stats.topics, stats.events), (1, 2, 2, 3));
     assert_eq!((stats.published, stats.delivered), (7, 3 + 2 + 1));
-    assert_eq!((stats.lagged, stats.missed, stats.gaps, stats.refused), (1, 3, 1, 1));
+    assert_eq!((stats.lagged, stats.missed, stats.gaps, stats.refused_subscriptions), (1, 3, 1, 1));
     assert_eq!(stats.closed, [(CloseReason::Gone, 2), (CloseReason::Other("maintenance"), 1)].into());
     let expected = json!({
         "clients": 1, "subscriptions": 2, "topics": 2, "events": 3, "bytes": stats.bytes, "published": 7,
-        "delivered": 6, "lagged": 1, "missed": 3, "gaps": 1, "refused": 1, "withheld_heartbeats": 0,
+        "delivered": 6, "lagged": 1, "missed": 3, "gaps": 1, "refused_subscriptions": 1, "refused_streams": 0, "withheld_heartbeats": 0,
         "closed": { "gone": 2, "maintenance": 1 },
     });
     assert_eq!(serde_json::to_value(&stats).unwrap(), expected);

@@ -226,7 +226,7 @@ fn a_name_that_is_none_is_a_typed_error() {
         assert!(matches!(registry.take_over(pattern), Err(ProduceError::Topic(_))));
         assert_eq!((registry.topic_state(pattern), registry.cancel(pattern)), (None, false));
     }
-    assert_eq!((client.subscriptions(), registry.stats().refused), (vec![], 14));
+    assert_eq!((client.subscriptions(), registry.stats().refused_subscriptions), (vec![], 14));
     assert_eq!((registry.stats().topics, registry.stats().subscriptions, registry.stats().bytes), (0, 0, 0));
 }
 

@@ -15,7 +15,6 @@ use tower_sse::{
 #[path = "support/answer.rs"]
 mod answer;
 #[path = "support/bodies.rs"]
-#[allow(dead_code)]
 mod bodies;
 #[path = "support/observer.rs"]
 mod observer;

@@ -3,7 +3,7 @@
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use super::{Closed, Observer};
-use crate::{ClientHandle, Gap, Receipt, SubscribeError};
+use crate::{ClientHandle, Gap, Receipt, Refused, SubscribeError};
 
 /// Counts what happens, with the [`metrics`](https://docs.rs/metrics) crate. With the `metrics` feature.
 ///
@@ -13,7 +13,8 @@ use crate::{ClientHandle, Gap, Receipt, SubscribeError};
 /// | `sse_closed_total{reason}` | counter | streams that are over, by why |
 /// | `sse_open_streams` | gauge | open streams |
 /// | `sse_stream_seconds` | histogram | how long a stream was open, when it is over |
-/// | `sse_refused_total` | counter | subscriptions that were not made |
+/// | `sse_refused_streams_total` | counter | streams that were refused |
+/// | `sse_refused_subscriptions_total` | counter | subscriptions that were not made |
 /// | `sse_published_total` | counter | events that were published |
 /// | `sse_delivered_total` | counter | events of the registry that streams got, added when a stream is over |
 /// | `sse_sent_bytes_total` | counter | bytes of the streams' bodies, added when a stream is over |
@@ -48,7 +49,8 @@ impl MetricsObserver {
         describe_counter!("sse_closed_total", Unit::Count, "Event streams that are over, by reason");
         describe_gauge!("sse_open_streams", Unit::Count, "Open event streams");
         describe_histogram!("sse_stream_seconds", Unit::Seconds, "How long an event stream was open");
-        describe_counter!("sse_refused_total", Unit::Count, "Subscriptions that were not made");
+        describe_counter!("sse_refused_streams_total", Unit::Count, "Streams that were refused");
+        describe_counter!("sse_refused_subscriptions_total", Unit::Count, "Subscriptions that were not made");
         describe_counter!("sse_published_total", Unit::Count, "Events that were published");
         describe_counter!("sse_delivered_total", Unit::Count, "Published events that closed streams had got");
         describe_counter!("sse_sent_bytes_total", Unit::Bytes, "Bytes of the bodies of closed streams");
@@ -72,8 +74,12 @@ impl Observer for MetricsObserver {
         gauge!("sse_open_streams").increment(1);
     }
 
-    fn refused(&self, _client: &ClientHandle, _error: &SubscribeError) {
-        counter!("sse_refused_total").increment(1);
+    fn stream_refused(&self, _client: &ClientHandle, _refused: &Refused) {
+        counter!("sse_refused_streams_total").increment(1);
+    }
+
+    fn subscription_refused(&self, _client: &ClientHandle, _error: &SubscribeError) {
+        counter!("sse_refused_subscriptions_total").increment(1);
     }
 
     fn lagged(&self, _client: &ClientHandle, _topic: &str, missed: u64) {
@@ -217,7 +223,8 @@ mod tests {
             ("counter sse_missed_total", 5.0),
             ("counter sse_opened_total", 1.0),
             ("counter sse_published_total", 1.0),
-            ("counter sse_refused_total", 1.0),
+            ("counter sse_refused_streams_total", 1.0),
+            ("counter sse_refused_subscriptions_total", 1.0),
             ("counter sse_sent_bytes_total", 900.0),
             ("gauge sse_open_streams", 0.0),
             ("histogram sse_stream_seconds", 1.5),

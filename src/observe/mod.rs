@@ -16,7 +16,7 @@ use std::{
 pub use self::metrics::MetricsObserver;
 #[cfg(feature = "tracing")]
 pub use self::tracing::TracingObserver;
-use crate::{ClientHandle, CloseReason, Gap, Receipt, SubscribeError};
+use crate::{ClientHandle, CloseReason, Gap, Receipt, Refused, SubscribeError};
 
 /// Hooks: what a registry and its streams do, told as it happens.
 ///
@@ -102,11 +102,16 @@ pub trait Observer: Send + Sync + 'static {
         self.observe(&Observation::Opened { client });
     }
 
+    /// A stream was refused, before it was opened. As often as it is tried.
+    fn stream_refused(&self, client: &ClientHandle, refused: &Refused) {
+        self.observe(&Observation::StreamRefused { client, refused });
+    }
+
     /// A subscription was not made. As often as it is tried.
     ///
     /// The name of the topic may be whatever somebody sent. The error's message quotes it.
-    fn refused(&self, client: &ClientHandle, error: &SubscribeError) {
-        self.observe(&Observation::Refused { client, error });
+    fn subscription_refused(&self, client: &ClientHandle, error: &SubscribeError) {
+        self.observe(&Observation::SubscriptionRefused { client, error });
     }
 
     /// A client was subscribed to a topic that it was not subscribed to.
@@ -167,8 +172,12 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
         O::opened(self, client);
     }
 
-    fn refused(&self, client: &ClientHandle, error: &SubscribeError) {
-        O::refused(self, client, error);
+    fn stream_refused(&self, client: &ClientHandle, refused: &Refused) {
+        O::stream_refused(self, client, refused);
+    }
+
+    fn subscription_refused(&self, client: &ClientHandle, error: &SubscribeError) {
+        O::subscription_refused(self, client, error);
     }
 
     fn subscribed(&self, client: &ClientHandle, topic: &str) {
@@ -211,8 +220,15 @@ pub enum Observation<'a> {
         /// Whose stream it is.
         client: &'a ClientHandle,
     },
-    /// [`Observer::refused`].
-    Refused {
+    /// [`Observer::stream_refused`].
+    StreamRefused {
+        /// Whose stream it would have been.
+        client: &'a ClientHandle,
+        /// Why not.
+        refused: &'a Refused,
+    },
+    /// [`Observer::subscription_refused`].
+    SubscriptionRefused {
         /// Who was not subscribed.
         client: &'a ClientHandle,
         /// Why not.
@@ -355,7 +371,8 @@ mod samples {
         /// Calls each method once, in the order of [`Observation`].
         pub(super) fn tell(&self, observer: &dyn Observer) {
             observer.opened(&self.client);
-            observer.refused(&self.client, &self.error);
+            observer.stream_refused(&self.client, &Refused::Draining);
+            observer.subscription_refused(&self.client, &self.error);
             observer.subscribed(&self.client, "a/1");
             observer.unsubscribed(&self.client, "a/1");
             observer.lagged(&self.client, "a/1", 5);
@@ -380,7 +397,8 @@ mod tests {
     fn name(observation: &Observation<'_>) -> &'static str {
         match observation {
             Observation::Opened { .. } => "opened",
-            Observation::Refused { .. } => "refused",
+            Observation::StreamRefused { .. } => "stream_refused",
+            Observation::SubscriptionRefused { .. } => "subscription_refused",
             Observation::Subscribed { .. } => "subscribed",
             Observation::Unsubscribed { .. } => "unsubscribed",
             Observation::Lagged { .. } => "lagged",
@@ -391,8 +409,18 @@ mod tests {
         }
     }
 
-    const ALL: [&str; 9] =
-        ["opened", "refused", "subscribed", "unsubscribed", "lagged", "gap", "heartbeat", "closed", "published"];
+    const ALL: [&str; 10] = [
+        "opened",
+        "stream_refused",
+        "subscription_refused",
+        "subscribed",
+        "unsubscribed",
+        "lagged",
+        "gap",
+        "heartbeat",
+        "closed",
+        "published",
+    ];
 
     /// Takes over `closed` alone.
     #[derive(Default)]
@@ -427,7 +455,10 @@ mod tests {
             (samples.client.id(), samples.gap.clone(), samples.closed.clone(), samples.receipt.clone());
         samples.tell(&move |observation: &Observation<'_>| match *observation {
             Observation::Opened { client } | Observation::Heartbeat { client } => assert_eq!(client.id(), id),
-            Observation::Refused { client, error } => {
+            Observation::StreamRefused { client, refused } => {
+                assert_eq!((client.id(), refused), (id, &Refused::Draining));
+            }
+            Observation::SubscriptionRefused { client, error } => {
                 assert_eq!((client.id(), error), (id, &SubscribeError::TooMany { limit: 3 }));
             }
             Observation::Subscribed { client, topic } | Observation::Unsubscribed { client, topic } => {
@@ -462,8 +493,12 @@ mod tests {
             lock(&self.0).push("opened");
         }
 
-        fn refused(&self, _client: &ClientHandle, _error: &SubscribeError) {
-            lock(&self.0).push("refused");
+        fn stream_refused(&self, _client: &ClientHandle, _refused: &Refused) {
+            lock(&self.0).push("stream_refused");
+        }
+
+        fn subscription_refused(&self, _client: &ClientHandle, _error: &SubscribeError) {
+            lock(&self.0).push("subscription_refused");
         }
 
         fn subscribed(&self, _client: &ClientHandle, _topic: &str) {

@@ -5,7 +5,7 @@ use std::fmt;
 use tracing::{debug, info, trace, warn};
 
 use super::{Closed, Observer};
-use crate::{ClientHandle, ClientId, Gap, Receipt, SubscribeError, event::Quoted};
+use crate::{ClientHandle, ClientId, Gap, Receipt, Refused, SubscribeError, event::Quoted};
 
 /// Logs what happens, with the [`tracing`](https://docs.rs/tracing) crate. With the `tracing` feature.
 ///
@@ -15,6 +15,7 @@ use crate::{ClientHandle, ClientId, Gap, Receipt, SubscribeError, event::Quoted}
 /// |---|---|---|
 /// | WARN | `client lagged` | `client`, `topic`, `missed` |
 /// | INFO | `gap` | `client`, `topic` (the first), `topics` (how many), `after` |
+/// | INFO | `stream refused` | `client`, `error` |
 /// | INFO | `subscription refused` | `client`, `error` |
 /// | DEBUG | `stream opened` | `client` |
 /// | DEBUG | `stream closed` | `client`, `reason`, `duration_ms`, `events`, `bytes` |
@@ -55,7 +56,11 @@ impl Observer for TracingObserver {
         debug!(target: TARGET, client = %Short(client.id()), "stream opened");
     }
 
-    fn refused(&self, client: &ClientHandle, error: &SubscribeError) {
+    fn stream_refused(&self, client: &ClientHandle, refused: &Refused) {
+        info!(target: TARGET, client = %Short(client.id()), error = %refused, "stream refused");
+    }
+
+    fn subscription_refused(&self, client: &ClientHandle, error: &SubscribeError) {
         info!(target: TARGET, client = %Short(client.id()), %error, "subscription refused");
     }
 
@@ -205,6 +210,10 @@ mod tests {
         let position = samples.receipt.position();
         let expected = [
             format!("DEBUG tower_sse message=stream opened client={id}"),
+            format!(
+                "INFO tower_sse message=stream refused client={id} \
+                 error=the server is about to stop and takes no new event streams"
+            ),
             format!(
                 "INFO tower_sse message=subscription refused client={id} \
                  error=the client has 3 subscriptions, as many as it may have"

@@ -13,10 +13,11 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     ClientId, ClientStats, CloseReason, Position, PublishError, Receipt, SubscribeError, cursor::Cursors,
-    shared::Shared, topic, waiters::WakeLater,
+    lifetime::Lifetime, shared::Shared, topic, waiters::WakeLater,
 };
 use crate::{
-    Batching, Closed, Event, Gap, Start, Subscription,
+    Batching, Closed, Event, Gap, Refused, Start, Subscription,
+    limit::Admission,
     observe::Observer,
     subscription::Filter,
     sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, lock},
@@ -54,6 +55,8 @@ pub(crate) struct Client {
     /// The bytes that went out besides events of the registry. Only its reader writes.
     other_bytes: AtomicU64,
     over: Notify,
+    /// What its request takes of all limits.
+    admission: Option<Arc<Admission>>,
 }
 
 /// The events of the registry that went out, and their bytes.
@@ -73,8 +76,8 @@ pub(super) struct State {
     pub(super) held: bool,
     /// The last of its topics has ended, and nothing was subscribed to since.
     pub(super) is_complete: bool,
-    /// It ends when everything up to this event has been read. Boxed, as few ever are.
-    pub(super) closing: Option<Box<(CloseReason, u64)>>,
+    /// Boxed, as few ever are.
+    pub(super) closing: Option<Box<Closing>>,
     pub(super) sent: Sent,
     pub(super) phase: Phase,
     /// The reader's.
@@ -88,12 +91,25 @@ pub(super) struct State {
     pub(super) missed: u64,
     /// It had not read for some time when this was noted: how often it had until then, and when.
     pub(super) suspect: Option<(u32, Duration)>,
+    pub(super) lifetime: Option<Box<Lifetime>>,
+}
+
+/// A client that was closed and is not over yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closing {
+    pub(super) reason: CloseReason,
+    /// It ends when everything up to this event has been read.
+    pub(super) horizon: u64,
+    /// It ends at once, wherever it stands.
+    pub(super) is_cut: bool,
 }
 
 /// How events are written for a client, as far as its handler has a say in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Style {
     pub(crate) labelled: bool,
+    /// It may go on for some time when the registry ends its streams.
+    pub(crate) may_finish: bool,
     pub(crate) batching: Option<Batching>,
 }
 
@@ -107,7 +123,11 @@ pub(super) enum Phase {
 }
 
 impl Client {
-    pub(crate) fn new(shared: Arc<Shared>, last_event_id: Option<Box<str>>) -> Arc<Self> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        last_event_id: Option<Box<str>>,
+        admission: Option<Arc<Admission>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             shared,
             id: OnceLock::new(),
@@ -119,6 +139,7 @@ impl Client {
             waits_until: AtomicU64::new(0),
             other_bytes: AtomicU64::new(0),
             over: Notify::new(),
+            admission,
         })
     }
 
@@ -153,6 +174,23 @@ impl Client {
         format!("$client/{}", self.id())
     }
 
+    pub(crate) fn admission(&self) -> Option<&Arc<Admission>> {
+        self.admission.as_ref()
+    }
+
+    /// Takes its places among what is limited, if it has not got them.
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<(), Refused> {
+        let result = match self.shared.draining.has_begun() {
+            true => Err(Refused::Draining),
+            false => self.admission.as_ref().map_or(Ok(()), |admission| admission.admit()),
+        };
+        if let Err(refused) = &result {
+            self.shared.counters.refused_streams.fetch_add(1, Ordering::Relaxed);
+            self.observe(|observer, client| observer.stream_refused(client, refused));
+        }
+        result
+    }
+
     pub(crate) fn last_event_id(&self) -> Option<&str> {
         self.last_event_id.as_deref()
     }
@@ -169,8 +207,8 @@ impl Client {
                 Ok(())
             }
             Err(error) => {
-                self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
-                self.observe(|observer, client| observer.refused(client, &error));
+                self.shared.counters.refused_subscriptions.fetch_add(1, Ordering::Relaxed);
+                self.observe(|observer, client| observer.subscription_refused(client, &error));
                 Err(error)
             }
         }
@@ -336,22 +374,34 @@ impl Client {
 
     /// Ends the stream when it has what there was up to this number.
     pub(crate) fn close_after(&self, reason: CloseReason, horizon: u64) {
-        lock(&self.state).closing.get_or_insert_with(|| Box::new((reason, horizon)));
+        lock(&self.state).closing.get_or_insert_with(|| Box::new(Closing { reason, horizon, is_cut: false }));
+        self.changed();
+    }
+
+    /// Ends the stream wherever it stands.
+    pub(super) fn cut(&self, reason: CloseReason) {
+        let cut = Box::new(Closing { reason, horizon: 0, is_cut: true });
+        lock(&self.state).closing.get_or_insert(cut).is_cut = true;
         self.changed();
     }
 
     /// The stream begins.
     pub(super) fn open(self: &Arc<Self>) {
-        self.id();
+        let (spread, now) = (self.id().spread(), Instant::now());
         let mut state = lock(&self.state);
         if state.phase != Phase::Waiting {
             return;
         }
         state.resume = Some(state.resume(&self.shared, self.last_event_id()));
         state.phase = Phase::Open;
-        state.opened = Some(Instant::now());
+        state.opened = Some(now);
+        state.begin_lifetime(now, spread);
         drop(state);
         self.observe(|observer, client| observer.opened(client));
+        if self.shared.draining.has_begun() {
+            // It was admitted just before.
+            self.close(CloseReason::Drained);
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -382,7 +432,7 @@ impl Client {
     }
 
     /// What its reader has to look at again: a handle has changed something.
-    fn changed(&self) {
+    pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::Release);
         let waker = lock(&self.state).waker.clone();
         if let Some(waker) = waker {
@@ -406,7 +456,7 @@ impl Client {
         if matches!(state.phase, Phase::Over(_)) {
             return None;
         }
-        let reason = state.closing.as_ref().map_or(reason, |asked| asked.0);
+        let reason = state.closing.as_ref().map_or(reason, |closing| closing.reason);
         state.phase = Phase::Over(reason);
         watching.0 = self.left(state.cursors.names().map(|name| &**name));
         let _subscriptions = state.cursors.clear(&self.shared);

@@ -14,6 +14,15 @@ pub enum CloseReason {
     Gone,
     /// [`ClientHandle::close`](crate::ClientHandle::close) was called.
     Closed,
+    /// It was as old as a stream may become: see [`SseLayer::max_age`](crate::SseLayer::max_age).
+    Aged,
+    /// What it was open on the strength of has expired: see [`ClientHandle::expire_at`](crate::ClientHandle::expire_at).
+    Expired,
+    /// The registry ends its streams: see [`Registry::drain`](crate::Registry::drain).
+    Drained,
+    /// There was no room for it. Only for one that was read with
+    /// [`into_events`](crate::ClientHandle::into_events); where a response is a stream, it is refused before it begins.
+    Refused,
     /// [`ClientHandle::close_with`](crate::ClientHandle::close_with) was called, with a reason of the program's own.
     Other(&'static str),
     /// It fell behind what a topic retains, and that topic ends streams for it: see [`Lag::End`](crate::Lag::End).
@@ -35,6 +44,10 @@ impl CloseReason {
             Self::Completed => "completed",
             Self::Gone => "gone",
             Self::Closed => "closed",
+            Self::Aged => "aged",
+            Self::Expired => "expired",
+            Self::Drained => "drained",
+            Self::Refused => "refused",
             Self::Other(reason) => reason,
             Self::Lagged => "lagged",
             Self::Stuck => "stuck",
@@ -52,6 +65,10 @@ impl fmt::Display for CloseReason {
             Self::Completed => "all of its topics have ended",
             Self::Gone => "the client is gone",
             Self::Closed => "the client was closed",
+            Self::Aged => "the stream was as old as it may become",
+            Self::Expired => "what the stream was open for has expired",
+            Self::Drained => "the server ends its streams",
+            Self::Refused => "there was no room for the stream",
             Self::Lagged => "the client fell behind",
             Self::Stuck => "the client read nothing any more",
             Self::BodyError => "the handler's stream failed",

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::presence;
-use crate::{ClientHandle, Observer, observe::Observers};
+use crate::{ClientHandle, Limit, Observer, observe::Observers};
 
 /// How a [`Registry`](crate::Registry) is set up.
 ///
@@ -26,6 +26,7 @@ pub struct RegistryConfig {
     pub(super) retention: Retention,
     topic_retention: Retention,
     topic_retention_by: Option<RetentionBy>,
+    pub(super) limits: Vec<Limit>,
     pub(super) subscriptions_per_client: usize,
     pub(super) stuck_after: Option<Duration>,
     pub(super) forget_ended_after: Duration,
@@ -68,6 +69,14 @@ impl RegistryConfig {
     #[must_use]
     pub fn topic_retention_by(self, retention: impl Fn(&str) -> Retention + Send + Sync + 'static) -> Self {
         Self { topic_retention_by: Some(Arc::new(retention)), ..self }
+    }
+
+    /// Limits the streams of all layers together that have this registry: see [`Limit`]. Default: no limit. With more than one, there has to be room in
+    /// each.
+    #[must_use]
+    pub fn limit(mut self, limit: Limit) -> Self {
+        self.limits.push(limit);
+        self
     }
 
     /// How many topics one client can be subscribed to. Default: 1,000.
@@ -131,6 +140,7 @@ impl Default for RegistryConfig {
             retention: Retention::default().bytes(64 << 20),
             topic_retention: Retention::default().events(1000),
             topic_retention_by: None,
+            limits: Vec::new(),
             subscriptions_per_client: 1000,
             stuck_after: Some(Duration::from_secs(60)),
             forget_ended_after: Duration::from_secs(300),
@@ -147,6 +157,7 @@ impl fmt::Debug for RegistryConfig {
             .field("retention", &self.retention)
             .field("topic_retention", &self.topic_retention)
             .field("topic_retention_by", &self.topic_retention_by.is_some())
+            .field("limits", &self.limits)
             .field("subscriptions_per_client", &self.subscriptions_per_client)
             .field("stuck_after", &self.stuck_after)
             .field("forget_ended_after", &self.forget_ended_after)

@@ -115,7 +115,7 @@ impl Entry {
 
 /// The capacity that is enough for a collection that has become much smaller than it was, so that what it grew to for a
 /// flood is given back.
-pub(super) fn spacious(len: usize, capacity: usize) -> Option<usize> {
+pub(crate) fn spacious(len: usize, capacity: usize) -> Option<usize> {
     (capacity > 64 && len < capacity / 4).then_some(len * 2)
 }
 

@@ -4,12 +4,14 @@ mod client;
 mod close;
 mod config;
 mod cursor;
+mod drain;
 mod error;
 mod feed;
 mod forgotten;
 mod id;
 mod joined;
 mod ledger;
+mod lifetime;
 mod log;
 mod members;
 mod position;
@@ -28,6 +30,7 @@ pub use self::{
     client::Resume,
     close::CloseReason,
     config::{Lag, RegistryConfig, Retention},
+    drain::{Drain, Drained},
     error::{PublishError, SubscribeError},
     id::{ClientId, InvalidClientId},
     position::{InvalidPosition, Position},
@@ -39,11 +42,11 @@ pub use self::{
 pub(crate) use self::{
     client::{Client, Style},
     cursor::Picked,
-    log::{Audience, Entry},
+    log::{Audience, Entry, spacious},
     reader::{Besides, Reader, Unanswered},
     shared::Shared,
 };
-use crate::{ClientHandle, Event, subscription::Filter, sync::lock};
+use crate::{ClientHandle, Event, Limit, limit::Admission, subscription::Filter, sync::lock};
 
 /// The shared home of topics and clients: publish on a topic, and every client that is subscribed to it gets the event.
 ///
@@ -161,11 +164,20 @@ impl Registry {
     /// A client that came with no request: a reader of [`into_events`](ClientHandle::into_events) in this process, behind a WebSocket, say.
     #[must_use]
     pub fn connect(&self) -> ClientHandle {
-        ClientHandle::new(Client::new(Arc::clone(&self.shared), None))
+        ClientHandle::new(Client::new(Arc::clone(&self.shared), None, None))
     }
 
-    pub(crate) fn connect_with(&self, last_event_id: Option<Box<str>>) -> Arc<Client> {
-        Client::new(Arc::clone(&self.shared), last_event_id)
+    pub(crate) fn connect_with(
+        &self,
+        last_event_id: Option<Box<str>>,
+        admission: Option<Arc<Admission>>,
+    ) -> Arc<Client> {
+        Client::new(Arc::clone(&self.shared), last_event_id, admission)
+    }
+
+    /// What limits all of its streams.
+    pub(crate) fn limits(&self) -> &[Limit] {
+        &self.shared.config.limits
     }
 
     /// The client with this id, if its stream is not over.

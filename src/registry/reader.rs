@@ -1,20 +1,21 @@
 //! Who holds a client: its reader, and before that the request that is being answered.
 
 use std::{
+    mem,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
 
 use super::{
     CloseReason,
-    client::{Client, Phase, State, Style},
+    client::{Client, Closing, Phase, State, Style},
     cursor::{Cursor, Missing, Picked, Plain, Rest, Taken, Taker, Taking},
+    lifetime::Countdown,
     waiters::WakeLater,
 };
-use crate::{ClientHandle, Delivery, Event, sync::lock};
+use crate::{ClientHandle, Delivery, Event, jitter, limit::Hold, sync::lock};
 
 /// How often a reader looks again at once, as something came meanwhile or nothing of what it took goes out, before it lets others have their turn.
 const LOOKS: usize = 16;
@@ -29,6 +30,11 @@ pub(crate) struct Reader {
     /// The client's changes that were seen.
     changes: u32,
     style: Style,
+    countdown: Countdown,
+    /// It was told of its end.
+    is_told: bool,
+    /// Its places among what is limited.
+    _hold: Option<Hold>,
 }
 
 /// What goes out in one piece.
@@ -57,8 +63,23 @@ pub(crate) enum Besides {
 impl Reader {
     /// The stream of this client begins.
     pub(crate) fn open(client: &Arc<Client>) -> Self {
+        let hold = client.admission().map(|admission| admission.hold());
+        let is_admitted = client.admission().is_none_or(|admission| admission.begin());
+        client.shared().draining.add();
         client.open();
-        Self { client: Arc::clone(client), style: client.style(), waker: None, rest: None, changes: 0 }
+        if !is_admitted {
+            client.close_after(CloseReason::Refused, 0);
+        }
+        Self {
+            client: Arc::clone(client),
+            style: client.style(),
+            waker: None,
+            rest: None,
+            changes: 0,
+            countdown: Countdown::default(),
+            is_told: false,
+            _hold: hold,
+        }
     }
 
     pub(crate) fn client(&self) -> &Arc<Client> {
@@ -77,7 +98,8 @@ impl Reader {
     /// The next frame. `Err` when there is no more: the client was closed and has all that was published until then,
     /// all of its topics have ended, or nothing of its own is to come and nothing holds it open.
     #[inline]
-    pub(crate) fn poll_frame(&mut self, cx: &Context<'_>, besides: Besides) -> Poll<Result<Frame, CloseReason>> {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>, besides: Besides) -> Poll<Result<Frame, CloseReason>> {
+        self.countdown.poll(&self.client, cx);
         let waker = cx.waker();
         if self.is_at_rest(waker) {
             return Poll::Pending;
@@ -108,7 +130,8 @@ impl Reader {
     }
 
     /// The same, event by event.
-    pub(crate) fn poll_events(&mut self, cx: &Context<'_>) -> Poll<Result<Taken, CloseReason>> {
+    pub(crate) fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Taken, CloseReason>> {
+        self.countdown.poll(&self.client, cx);
         for _ in 0..LOOKS {
             let take = |client: &Client, state: &mut State, horizon| state.cursors.take_events(client, horizon);
             let mut taken = ready!(self.poll_take(cx.waker(), Besides::Nothing, take))?;
@@ -125,16 +148,35 @@ impl Reader {
     }
 
     /// Whether the client was closed, for a reader that cannot give it anything.
-    pub(crate) fn poll_closing(&mut self, cx: &Context<'_>) -> Poll<CloseReason> {
+    pub(crate) fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        self.countdown.poll(&self.client, cx);
+        self.poll_over(cx, |_| true)
+    }
+
+    /// Whether it is over wherever it stands, for a reader that is not at a boundary.
+    pub(crate) fn poll_cut(&mut self, cx: &Context<'_>) -> Poll<CloseReason> {
+        self.poll_over(cx, |closing| closing.is_cut)
+    }
+
+    fn poll_over(&mut self, cx: &Context<'_>, is_over: impl Fn(&Closing) -> bool) -> Poll<CloseReason> {
         let Self { client, waker: heard, rest, .. } = self;
         // It is not in line for another waker yet, so it cannot rest on that.
         *rest = None;
         let _old;
         let mut state = lock(&client.state);
         _old = state.listen(heard, cx.waker());
-        match (state.phase, state.closing.as_deref().copied()) {
-            (Phase::Over(reason), _) | (_, Some((reason, _))) => Poll::Ready(reason),
+        match (state.phase, state.closing.as_deref()) {
+            (Phase::Over(reason), _) => Poll::Ready(reason),
+            (_, Some(closing)) if is_over(closing) => Poll::Ready(closing.reason),
             _ => Poll::Pending,
+        }
+    }
+
+    /// Its client is over, and it will ask for nothing any more.
+    pub(crate) fn end(&mut self, reason: CloseReason) {
+        self.client.end(reason);
+        if !mem::replace(&mut self.is_told, true) {
+            self.client.shared().draining.remove();
         }
     }
 
@@ -175,12 +217,15 @@ impl Reader {
         }
         _old = state.listen(heard, waker);
         for _ in 0..LOOKS {
-            let horizon = state.closing.as_ref().map_or_else(|| client.shared().horizon(), |closing| closing.1);
+            if let Some(Closing { reason, is_cut: true, .. }) = state.closing.as_deref() {
+                return Poll::Ready(Err(*reason));
+            }
+            let horizon = state.closing.as_ref().map_or_else(|| client.shared().horizon(), |closing| closing.horizon);
             if let Some(taken) = take(client, &mut state, horizon) {
                 return Poll::Ready(Ok(taken));
             }
-            if let Some((reason, _)) = state.closing.as_deref().copied() {
-                return Poll::Ready(Err(reason));
+            if let Some(closing) = state.closing.as_deref() {
+                return Poll::Ready(Err(closing.reason));
             }
             if state.cursors.has_ended() {
                 let cursors = state.cursors.take_ended(client.shared());
@@ -205,7 +250,8 @@ impl Reader {
     /// What goes out of what was taken, if anything.
     fn frame(&mut self, mut taken: Taken) -> Option<Frame> {
         if self.sift(&mut taken).is_some() {
-            let retry = Event::empty().retry(self.jittered(taken.ends.unwrap_or_default())).encode();
+            let delay = jitter::jittered(taken.ends.unwrap_or_default(), self.client.id().spread());
+            let retry = Event::empty().retry(delay).encode();
             return Some(Frame { gap: None, wire: retry, is_live: false, has_more: true });
         }
         let Taken { gap, events, has_more, .. } = taken;
@@ -251,12 +297,6 @@ impl Reader {
         }
         None
     }
-
-    /// Between half of it and one and a half.
-    fn jittered(&self, delay: Duration) -> Duration {
-        let spread = f64::from(self.client.id().spread()) / f64::from(u32::MAX);
-        Duration::try_from_secs_f64(delay.as_secs_f64() * (0.5 + spread)).unwrap_or(Duration::MAX)
-    }
 }
 
 impl State {
@@ -281,7 +321,7 @@ impl Picked {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.client.end(CloseReason::Gone);
+        self.end(CloseReason::Gone);
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     ClientId, Position, PublishError, Receipt, RegistryConfig, Retention, Start,
     client::Client,
     cursor::{Joining, Place},
+    drain::Draining,
     feed::{ByName, Feed, FeedState},
     forgotten::Forgotten,
     joined::Joined,
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     pub(super) clients: Mutex<HashMap<ClientId, Weak<Client>>>,
     pub(super) joined: Joined,
     pub(super) presences: Presences,
+    pub(super) draining: Draining,
     pub(crate) counters: Counters,
 }
 
@@ -153,6 +155,7 @@ impl Shared {
             clients: Mutex::default(),
             joined: Joined::new(),
             presences: Presences::default(),
+            draining: Draining::default(),
             counters: Counters::default(),
         }
     }

@@ -32,7 +32,9 @@ pub struct Stats {
     /// How often a client was told of a gap: as it had fallen behind, or came back too late.
     pub gaps: u64,
     /// Subscriptions that were refused.
-    pub refused: u64,
+    pub refused_subscriptions: u64,
+    /// Streams that were refused: see [`Refused`](crate::Refused).
+    pub refused_streams: u64,
     /// Heartbeats that were due and not sent, as the stream had stalled in the middle of an event.
     pub withheld_heartbeats: u64,
     /// Streams that are over, by why.
@@ -63,7 +65,8 @@ pub(crate) struct Counters {
     pub(crate) lagged: AtomicU64,
     pub(crate) missed: AtomicU64,
     pub(crate) gaps: AtomicU64,
-    pub(crate) refused: AtomicU64,
+    pub(crate) refused_subscriptions: AtomicU64,
+    pub(crate) refused_streams: AtomicU64,
     pub(crate) withheld_heartbeats: AtomicU64,
     closed: Mutex<BTreeMap<CloseReason, u64>>,
 }
@@ -72,6 +75,11 @@ impl Counters {
     pub(crate) fn closed(&self, reason: CloseReason, delivered: u64) {
         self.delivered.fetch_add(delivered, Ordering::Relaxed);
         *lock(&self.closed).entry(reason).or_default() += 1;
+    }
+
+    /// Streams that are over.
+    pub(super) fn ended(&self) -> u64 {
+        lock(&self.closed).values().sum()
     }
 }
 
@@ -93,7 +101,8 @@ impl Shared {
             lagged: count(&counters.lagged),
             missed: count(&counters.missed),
             gaps: count(&counters.gaps),
-            refused: count(&counters.refused),
+            refused_subscriptions: count(&counters.refused_subscriptions),
+            refused_streams: count(&counters.refused_streams),
             withheld_heartbeats: count(&counters.withheld_heartbeats),
             closed: lock(&counters.closed).clone(),
         }
@@ -106,7 +115,7 @@ impl serde::Serialize for Stats {
         use serde::ser::SerializeStruct;
         let mut closed: BTreeMap<&str, u64> = BTreeMap::new();
         self.closed.iter().for_each(|(reason, streams)| *closed.entry(reason.as_str()).or_default() += streams);
-        let mut fields = serializer.serialize_struct("Stats", 13)?;
+        let mut fields = serializer.serialize_struct("Stats", 14)?;
         fields.serialize_field("clients", &self.clients)?;
         fields.serialize_field("subscriptions", &self.subscriptions)?;
         fields.serialize_field("topics", &self.topics)?;
@@ -117,7 +126,8 @@ impl serde::Serialize for Stats {
         fields.serialize_field("lagged", &self.lagged)?;
         fields.serialize_field("missed", &self.missed)?;
         fields.serialize_field("gaps", &self.gaps)?;
-        fields.serialize_field("refused", &self.refused)?;
+        fields.serialize_field("refused_subscriptions", &self.refused_subscriptions)?;
+        fields.serialize_field("refused_streams", &self.refused_streams)?;
         fields.serialize_field("withheld_heartbeats", &self.withheld_heartbeats)?;
         fields.serialize_field("closed", &closed)?;
         fields.end()

@@ -1,4 +1,5 @@
 //! Bodies whose frames a test chooses.
+#![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::{convert::Infallible, error::Error};
 

@@ -3,13 +3,16 @@
 
 use std::sync::{Arc, Mutex};
 
-use tower_sse::{ClientHandle, ClientId, Closed, Gap, Observation, Observer, Receipt, RegistryConfig, SubscribeError};
+use tower_sse::{
+    ClientHandle, ClientId, Closed, Gap, Observation, Observer, Receipt, Refused, RegistryConfig, SubscribeError,
+};
 
 /// What was observed, in a form that can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Observed {
     Opened(ClientId),
-    Refused(ClientId, SubscribeError),
+    StreamRefused(ClientId, Refused),
+    SubscriptionRefused(ClientId, SubscribeError),
     Subscribed(ClientId, String),
     Unsubscribed(ClientId, String),
     Lagged(ClientId, String, u64),
@@ -62,8 +65,12 @@ impl Observer for Recorder {
         self.push(Observed::Opened(client.id()));
     }
 
-    fn refused(&self, client: &ClientHandle, error: &SubscribeError) {
-        self.push(Observed::Refused(client.id(), error.clone()));
+    fn stream_refused(&self, client: &ClientHandle, refused: &Refused) {
+        self.push(Observed::StreamRefused(client.id(), refused.clone()));
+    }
+
+    fn subscription_refused(&self, client: &ClientHandle, error: &SubscribeError) {
+        self.push(Observed::SubscriptionRefused(client.id(), error.clone()));
     }
 
     fn subscribed(&self, client: &ClientHandle, topic: &str) {

@@ -1,0 +1,165 @@
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use http::{HeaderName, request::Parts};
+
+use super::LimitKey;
+
+/// Where a request comes from, as the key of a [`Limit`](crate::Limit).
+///
+/// What a `x-forwarded-for` header says is whatever somebody wrote into it, but for what the program's own proxies put at
+/// its end. So it is looked at only if [it is said](Self::proxies) how many they are.
+///
+/// An IPv6 address counts with its neighbours, as whoever has one has a whole network of them: see [`ipv6_prefix`](Self::ipv6_prefix).
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use http::request::Parts;
+/// use tower_sse::{ClientAddress, Limit, Registry, SseLayer};
+///
+/// // With axum: `request.extensions.get::<ConnectInfo<SocketAddr>>()`, and `into_make_service_with_connect_info`.
+/// let address = ClientAddress::new(|request: &Parts| Some(request.extensions.get::<SocketAddr>()?.ip())).proxies(1);
+/// let layer = SseLayer::new(&Registry::new()).limit(Limit::streams(20).per(address.key()));
+/// # let _ = layer;
+/// ```
+#[derive(Clone)]
+pub struct ClientAddress {
+    peer: Arc<Peer>,
+    proxies: usize,
+    header: HeaderName,
+    ipv6_prefix: u8,
+}
+
+type Peer = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
+
+impl ClientAddress {
+    /// By the address of whoever opened the connection, which the server has put into the request's extensions.
+    ///
+    /// Requests of which it is not known count together, as one address.
+    pub fn new(peer: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
+        Self { peer: Arc::new(peer), proxies: 0, header: HeaderName::from_static("x-forwarded-for"), ipv6_prefix: 64 }
+    }
+
+    /// How many proxies of the program's own a request passes, each of which adds to the end of `x-forwarded-for` whom it got the request from.
+    /// Default: 0, the header is not looked at.
+    ///
+    /// With one, the client is the last entry; with two, the last but one. If there are fewer entries, or it is no address,
+    /// the request has not come that way: it counts for whoever opened the connection.
+    #[must_use]
+    pub fn proxies(self, number: usize) -> Self {
+        Self { proxies: number, ..self }
+    }
+
+    /// Another header that the proxies write the address into: `x-real-ip`, `cf-connecting-ip`. Default: `x-forwarded-for`.
+    ///
+    /// What a proxy replaces, rather than adds to, has one entry: [`proxies`](Self::proxies) is then 1, however many there are.
+    #[must_use]
+    pub fn header(self, name: HeaderName) -> Self {
+        Self { header: name, ..self }
+    }
+
+    /// How many bits of an IPv6 address count, at most 128. Default: 64, the smallest network that somebody gets (RFC 6177). Providers that
+    /// give everybody a /56 or /48 are reason for fewer.
+    #[must_use]
+    pub fn ipv6_prefix(self, bits: u8) -> Self {
+        Self { ipv6_prefix: bits.min(128), ..self }
+    }
+
+    /// The key of a request, for [`Limit::per`](crate::Limit::per).
+    pub fn key(self) -> impl Fn(&Parts) -> Option<LimitKey> + Send + Sync + 'static {
+        move |request| Some(self.of(request).map_or(LimitKey::UNKNOWN, LimitKey::from))
+    }
+
+    /// The address that a request counts for: of IPv6, that of its network. `None`: it is not known.
+    #[must_use]
+    pub fn of(&self, request: &Parts) -> Option<IpAddr> {
+        let address = self.forwarded(request).or_else(|| (self.peer)(request))?;
+        Some(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.ipv6_prefix)).unwrap_or(0);
+                Ipv6Addr::from_bits(address.to_bits() & mask).into()
+            }
+            address => address,
+        })
+    }
+
+    fn forwarded(&self, request: &Parts) -> Option<IpAddr> {
+        let nth = self.proxies.checked_sub(1)?;
+        let lines = request.headers.get_all(&self.header).iter().rev();
+        let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+        parse(std::str::from_utf8(entries.nth(nth)?).ok()?.trim())
+    }
+}
+
+/// An address, with or without a port.
+fn parse(entry: &str) -> Option<IpAddr> {
+    let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
+    bare.parse().ok().or_else(|| Some(entry.parse::<SocketAddr>().ok()?.ip()))
+}
+
+impl fmt::Debug for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientAddress")
+            .field("proxies", &self.proxies)
+            .field("header", &self.header)
+            .field("ipv6_prefix", &self.ipv6_prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn of(address: &ClientAddress, lines: &[&'static str]) -> Option<String> {
+        let mut request = Request::new(());
+        lines.iter().for_each(|line| {
+            request.headers_mut().append("x-forwarded-for", http::HeaderValue::from_bytes(line.as_bytes()).unwrap());
+        });
+        address.of(&request.into_parts().0).map(|address| address.to_string())
+    }
+
+    fn from(peer: &'static str) -> ClientAddress {
+        ClientAddress::new(move |_| peer.parse().ok())
+    }
+
+    #[test]
+    fn a_header_is_believed_as_far_as_own_proxies_wrote_it() {
+        let forwarded = &["6.6.6.6, 1.2.3.4", "5.6.7.8 "];
+        let by = |proxies| of(&from("9.9.9.9").proxies(proxies), forwarded).unwrap();
+        assert_eq!([0, 1, 2, 3, 4].map(by), ["9.9.9.9", "5.6.7.8", "1.2.3.4", "6.6.6.6", "9.9.9.9"]);
+    }
+
+    #[test]
+    fn what_is_no_address_counts_for_the_peer() {
+        for forwarded in
+            ["", ",", "unknown", "1.2.3", "1.2.3.4:x", "gr\u{fc}\u{df}e", "[::1", "::1]:8", "1.2.3.4 5.6.7.8"]
+        {
+            assert_eq!(of(&from("9.9.9.9").proxies(1), &[forwarded]).unwrap(), "9.9.9.9", "{forwarded:?}");
+        }
+        assert_eq!(of(&from("9.9.9.9").proxies(1), &[]).unwrap(), "9.9.9.9");
+        assert_eq!(of(&from("").proxies(1), &["?"]), None);
+    }
+
+    #[test]
+    fn addresses_come_with_and_without_ports() {
+        let forwarded = ["1.2.3.4:567", "[2001:db8::1]:8", "[2001:db8::1]", "2001:db8::1", "::ffff:1.2.3.4"];
+        let found = forwarded.map(|entry| of(&from("9.9.9.9").proxies(1).ipv6_prefix(128), &[entry]).unwrap());
+        assert_eq!(found, ["1.2.3.4", "2001:db8::1", "2001:db8::1", "2001:db8::1", "1.2.3.4"]);
+    }
+
+    #[test]
+    fn an_ipv6_address_counts_with_its_network() {
+        let address = || from("2001:db8:1:2:3:4:5:6");
+        assert_eq!(of(&address(), &[]).unwrap(), "2001:db8:1:2::");
+        assert_eq!(of(&address().ipv6_prefix(48), &[]).unwrap(), "2001:db8:1::");
+        assert_eq!(of(&address().ipv6_prefix(0), &[]).unwrap(), "::");
+        assert_eq!(of(&address().ipv6_prefix(255), &[]).unwrap(), "2001:db8:1:2:3:4:5:6");
+        assert_eq!(of(&from("::ffff:9.9.9.9"), &[]).unwrap(), "9.9.9.9");
+    }
+}

@@ -1,0 +1,199 @@
+//! How many streams there may be, and what a request gets when there are as many.
+
+mod address;
+mod admission;
+mod count;
+mod key;
+mod refusal;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use http::request::Parts;
+use tokio::time::Instant;
+
+use self::count::{Counted, Rate};
+pub use self::{
+    address::ClientAddress,
+    key::LimitKey,
+    refusal::{Refusal, Refused},
+};
+pub(crate) use self::{
+    admission::{Admission, Ask, Hold},
+    count::Permit,
+};
+
+/// How many streams may be open at once, or begin in a time: in all or for each key.
+///
+/// It is a handle: its clones count together. So [`SseLayer::limit`](crate::SseLayer::limit) limits what is behind one layer, a clone of
+/// it on another layer what is behind both, and [`RegistryConfig::limit`](crate::RegistryConfig::limit) all streams of a
+/// registry. A stream that comes through nested layers is counted once by each limit.
+///
+/// ```
+/// use std::time::Duration;
+/// use http::request::Parts;
+/// use tower_sse::{Limit, Registry, RegistryConfig, SseLayer};
+///
+/// #[derive(Clone)]
+/// struct User(u64); // that an authentication layer further out puts into the extensions
+///
+/// let in_all = Limit::streams(10_000);
+/// let registry = Registry::with_config(RegistryConfig::default().limit(in_all.clone()));
+/// let layer = SseLayer::new(&registry)
+///     .limit(Limit::streams(5).per(|request: &Parts| Some(request.extensions.get::<User>()?.0)))
+///     .limit(Limit::rate(200, Duration::from_secs(1), 500));
+///
+/// in_all.set(20_000); // at any time
+/// # let _ = layer;
+/// ```
+///
+/// # When it counts
+///
+/// A request that asks for an event stream (with its `Accept` header, as `EventSource` does) is counted before the handler
+/// runs, so that one that is refused costs next to nothing. If its answer is no stream, it is no longer counted, and
+/// was none. An answer that turns out to be a stream without having been asked for is counted then, and refused if there is no room: its
+/// body is dropped unread. A handler that would rather know before it begins says [`ClientHandle::admit`](crate::ClientHandle::admit).
+///
+/// A stream counts until its body is dropped. That of a peer that reads nothing is held by the server until the socket is
+/// given up, and counts as long. What is read with [`into_events`](crate::ClientHandle::into_events) counts until that is
+/// dropped. Clients that came with [no request](crate::Registry::connect) are not counted.
+///
+/// There is no queue: who finds no room is refused at once, as [`Refusal`] says.
+///
+/// Cost: a lock for a few ten nanoseconds when a stream begins and when it ends. With a key, an entry of some 60 bytes as long as
+/// there is a stream of that key.
+#[derive(Clone)]
+#[must_use = "a limit does nothing unless a layer or a registry has it"]
+pub struct Limit {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// How many streams, or how many new ones in the time that a rate has.
+    number: AtomicU32,
+    rate: Option<Rate>,
+    key: Option<KeyOf>,
+    counted: Counted,
+    /// What the times of a rate are counted from.
+    start: Instant,
+}
+
+type KeyOf = Arc<dyn Fn(&Parts) -> Option<LimitKey> + Send + Sync>;
+
+impl Limit {
+    /// At most so many open streams. 0 lets none in.
+    pub fn streams(number: u32) -> Self {
+        Self::with(number, None, None)
+    }
+
+    /// At most so many new streams in each such time, and up to `burst` at once after a pause.
+    ///
+    /// It is a token bucket: it holds `burst` tokens (at least one), and `number` come back in a time `per`, evenly. 0 lets none in.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sse::Limit;
+    ///
+    /// // 100 a second, so that all who come back after a restart do not come at once; but 20 may.
+    /// let limit = Limit::rate(100, Duration::from_secs(1), 20);
+    /// # let _ = limit;
+    /// ```
+    pub fn rate(number: u32, per: Duration, burst: u32) -> Self {
+        Self::with(number, Some(Rate::new(per, burst)), None)
+    }
+
+    /// The same for each key by itself: a user, an address, a tenant. A request without a key is not limited by it.
+    ///
+    /// It is a new limit, which counts anew. The key is asked for with each request that comes through a layer that has the limit, before its handler runs, and
+    /// what is inserted into the extensions further out is there. [`ClientAddress::key`] is one for addresses.
+    ///
+    /// Keys may be chosen by whoever sends the request: there are never more entries than streams and, with a rate, than requests in the
+    /// time that a bucket takes to be full again.
+    ///
+    /// ```
+    /// use http::request::Parts;
+    /// use tower_sse::Limit;
+    ///
+    /// let limit = Limit::streams(5).per(|request: &Parts| Some(request.headers.get("x-api-key")?.to_str().ok()?.to_owned()));
+    /// # let _ = limit;
+    /// ```
+    pub fn per<K: Into<LimitKey>>(self, key: impl Fn(&Parts) -> Option<K> + Send + Sync + 'static) -> Self {
+        Self::with(self.get(), self.inner.rate, Some(Arc::new(move |request| key(request).map(Into::into))))
+    }
+
+    fn with(number: u32, rate: Option<Rate>, key: Option<KeyOf>) -> Self {
+        let (number, counted, start) = (AtomicU32::new(number), Counted::default(), Instant::now());
+        Self { inner: Arc::new(Inner { number, rate, key, counted, start }) }
+    }
+
+    /// Changes the number, from now on and for all clones. Streams that are open stay, if they are more.
+    pub fn set(&self, number: u32) {
+        self.inner.number.store(number, Ordering::Relaxed);
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(&self) -> u32 {
+        self.inner.number.load(Ordering::Relaxed)
+    }
+
+    /// How many streams it counts at this moment, over all keys. Of a rate, always 0.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        match self.inner.rate {
+            None => self.inner.counted.open(),
+            Some(_) => 0,
+        }
+    }
+
+    /// How many entries it has at this moment: keys with open streams, or whose bucket is not full. Without a key, at most one.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.inner.counted.entries(self.inner.rate.map(|_| self.inner.now()))
+    }
+
+    /// What this request would take of it. `None`: it is not about this request.
+    pub(crate) fn ask(&self, request: &Parts) -> Option<Ask> {
+        let key = self.inner.key.as_ref().map_or(Some(LimitKey::EVERYBODY), |key| key(request))?;
+        Some(Ask { limit: self.clone(), key })
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// A place, or why there is none.
+    fn acquire(&self, key: &LimitKey) -> Result<Permit, Refused> {
+        let (number, counted) = (self.get(), &self.inner.counted);
+        let token = match self.inner.rate {
+            None if counted.add(key, number) => None,
+            None => return Err(Refused::Full { key: key.clone().somebody(), limit: number }),
+            Some(rate) => match rate.take(counted, key, number, self.inner.now()) {
+                Ok(token) => Some(token),
+                Err(retry_in) => return Err(Refused::TooFast { key: key.clone().somebody(), retry_in }),
+            },
+        };
+        Ok(Permit::new(self.clone(), key.clone(), token))
+    }
+}
+
+impl Inner {
+    /// Nanoseconds since it was made.
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Limit");
+        debug.field("number", &self.get()).field("rate", &self.inner.rate).field("per_key", &self.inner.key.is_some());
+        debug.field("entries", &self.entries()).finish()
+    }
+}

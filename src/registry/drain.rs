@@ -1,0 +1,236 @@
+//! A graceful end.
+
+use std::{
+    borrow::Borrow,
+    future::Future,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use super::{CloseReason, Registry, client::Client, shared::Shared};
+use crate::{
+    Event, jitter,
+    sync::{AtomicBool, AtomicU64, Mutex, lock},
+};
+
+/// How a registry ends its streams: see [`Registry::drain`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sse::{Drain, Event};
+///
+/// let drain = Drain::within(Duration::from_secs(10))
+///     .finish_within(Duration::from_secs(25)) // for answers that are being given
+///     .farewell(Event::data("We are back in a minute.").event("restart")?)
+///     .retry(Duration::from_secs(5));
+/// # let _ = drain;
+/// # Ok::<(), tower_sse::EventError>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "it has to be given to `Registry::drain`"]
+pub struct Drain {
+    window: Duration,
+    finish_within: Duration,
+    last_words: LastWords,
+}
+
+/// What streams end with.
+#[derive(Debug, Clone, Default)]
+struct LastWords {
+    farewell: Bytes,
+    retry: Option<Duration>,
+}
+
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
+
+impl Drain {
+    /// Ends all streams within this time (at most a day), spread over the first three quarters of it so that not all clients come back at once.
+    pub fn within(window: Duration) -> Self {
+        let window = window.min(A_DAY);
+        Self { window, finish_within: window, last_words: LastWords::default() }
+    }
+
+    /// Lets streams that [may finish](crate::ClientHandle::let_finish) go on for so long. Default: as long as the others.
+    pub fn finish_within(self, time: Duration) -> Self {
+        Self { finish_within: time.clamp(self.window, A_DAY), ..self }
+    }
+
+    /// Ends each stream with this event. Default: none. A layer's own [farewell](crate::SseLayer::farewell) goes before it.
+    pub fn farewell(mut self, event: impl Borrow<Event>) -> Self {
+        self.last_words.farewell = event.borrow().encode();
+        self
+    }
+
+    /// Ends each stream with a `retry:` field: how long its client waits before it reconnects, on average. Each gets between half of that and one and a
+    /// half, so that not all come back at once. Default: none, which leaves it to the client; browsers wait for three to five seconds.
+    pub fn retry(mut self, delay: Duration) -> Self {
+        self.last_words.retry = Some(delay);
+        self
+    }
+}
+
+/// How a [drain](Registry::drain) went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Streams that have ended since it began: with a clean end, or because their clients left.
+    pub ended: u64,
+    /// Streams that could not be told of their end, as their peers read nothing, those among them that had been
+    /// [counted out](crate::RegistryConfig::stuck_after) before. Only the end of their connections ends them.
+    pub stuck: u64,
+}
+
+/// Whether a registry is being drained.
+#[derive(Debug, Default)]
+pub(super) struct Draining {
+    has_begun: AtomicBool,
+    last_words: Mutex<LastWords>,
+    /// Streams that have not been told of their end.
+    streams: AtomicU64,
+    /// There are none any more.
+    all_told: Notify,
+}
+
+impl Registry {
+    /// Ends all streams, each at a boundary between two events and when it has what was published until then, spread over a window.
+    /// From now on, requests for new ones are [refused](crate::Refused::Draining); what is published still goes to those that are open.
+    ///
+    /// Awaiting it ends them, and says how many have ended and how many are stuck. It takes as long as the window at most, or
+    /// as [`Drain::finish_within`] says if there are streams that may finish; it is done as soon as all have ended. A
+    /// stream that has stalled in the middle of an event is cut there when seven eighths of the time are over: clients drop the unfinished
+    /// event. If it is dropped before it is done, the rest stay open, and new ones are refused still; it can be called again.
+    ///
+    /// It goes beside the server's own graceful end, which waits for open streams and ends none:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::Router;
+    /// use tokio::net::TcpListener;
+    /// use tower_sse::{Drain, Registry};
+    ///
+    /// async fn serve(listener: TcpListener, app: Router, registry: Registry, interrupted: impl Future) {
+    ///     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    ///     let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
+    ///     let server = tokio::spawn(server.into_future());
+    ///
+    ///     interrupted.await;
+    ///     let _ = stop.send(()); // no new connections
+    ///     registry.drain(Drain::within(Duration::from_secs(10))).await;
+    ///     // A server waits for ever for a connection whose peer reads nothing.
+    ///     let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    /// }
+    /// ```
+    pub fn drain(&self, drain: Drain) -> impl Future<Output = Drained> + Send + 'static + use<> {
+        let shared = Arc::clone(&self.shared);
+        let (begun, ended) = (Instant::now(), shared.counters.ended());
+        shared.draining.begin(&drain.last_words);
+        async move {
+            shared.end_all(&drain, begun).await;
+            Drained { ended: shared.counters.ended() - ended, stuck: shared.draining.streams() }
+        }
+    }
+
+    /// Whether it is being [drained](Self::drain), and takes no new streams: time for a readiness probe to say no.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.has_begun()
+    }
+}
+
+impl Draining {
+    fn begin(&self, last_words: &LastWords) {
+        *lock(&self.last_words) = last_words.clone();
+        self.has_begun.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Acquire)
+    }
+
+    /// A stream has begun.
+    pub(super) fn add(&self) {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A stream was told of its end, or dropped.
+    pub(super) fn remove(&self) {
+        if self.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.all_told.notify_waiters();
+        }
+    }
+
+    fn streams(&self) -> u64 {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    async fn all_told(&self) {
+        loop {
+            let mut notified = pin!(self.all_told.notified());
+            notified.as_mut().enable();
+            if self.streams() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// What a stream ends with. `spread`: a random number.
+    fn last_words(&self, spread: u32) -> Bytes {
+        let LastWords { farewell, retry } = lock(&self.last_words).clone();
+        match retry {
+            Some(delay) => [farewell, Event::empty().retry(jitter::jittered(delay, spread)).encode()].concat().into(),
+            None => farewell,
+        }
+    }
+}
+
+impl Shared {
+    async fn end_all(&self, drain: &Drain, begun: Instant) {
+        let open = self.open_clients().into_iter().filter(|client| client.is_open());
+        let (finishing, others): (Vec<_>, Vec<_>) = open.partition(|client| client.style().may_finish);
+        let window = drain.window;
+        let number = others.len() as f64;
+        for (nth, client) in others.iter().enumerate() {
+            let due = begun + (window * 3 / 4).mul_f64(nth as f64 / number);
+            if due > Instant::now() {
+                sleep_until(due).await;
+            }
+            client.close(CloseReason::Drained);
+        }
+        cut_at(begun + window * 7 / 8, begun + window, &others).await;
+        let deadline = begun + drain.finish_within;
+        if timeout_at(deadline - window / 4, all_over(&finishing)).await.is_err() {
+            finishing.iter().for_each(|client| client.close(CloseReason::Drained));
+            cut_at(deadline - window / 8, deadline, &finishing).await;
+        }
+        let _ = timeout_at(Instant::now().max(begun + window), self.draining.all_told()).await;
+    }
+}
+
+/// Waits until all are over, and cuts those off that are not by then.
+async fn cut_at(time: Instant, deadline: Instant, clients: &[Arc<Client>]) {
+    if timeout_at(time, all_over(clients)).await.is_err() {
+        clients.iter().for_each(|client| client.cut(CloseReason::Drained));
+        let _ = timeout_at(deadline, all_over(clients)).await;
+    }
+}
+
+async fn all_over(clients: &[Arc<Client>]) {
+    for client in clients {
+        client.closed().await;
+    }
+}
+
+impl Client {
+    /// What its stream ends with, if the registry ends it.
+    pub(crate) fn last_words(self: &Arc<Self>) -> Bytes {
+        self.shared().draining.last_words(self.id().spread())
+    }
+}
