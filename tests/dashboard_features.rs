@@ -84,15 +84,15 @@ impl Dashboard {
         timeout(BOUND, asking).await.unwrap_or_else(|_| panic!("{path} does not get there"))
     }
 
-    /// The next line on standard error for which this is so.
-    async fn logged(&mut self, is_it: impl Fn(&str) -> bool) -> String {
+    /// So many lines on standard error for which this is so.
+    async fn logged(&mut self, number: usize, is_it: impl Fn(&str) -> bool) -> Vec<String> {
         let mut lines = BufReader::new(self.server.process.stderr.as_mut().unwrap()).lines();
-        loop {
+        let mut found = Vec::new();
+        while found.len() < number {
             let line = timeout(BOUND, lines.next_line()).await.expect("a line in time").unwrap().expect("a line");
-            if is_it(&line) {
-                return line;
-            }
+            found.extend(Some(line).filter(|line| is_it(line)));
         }
+        found
     }
 }
 
@@ -307,18 +307,30 @@ async fn who_is_too_slow_is_told_what_is_missing_and_goes_on() {
     let mut slow = Slow::open(&dashboard, "/events?topic=tell").await;
     slow.overrun(&dashboard, "tell").await;
     let parsed = slow.read().await;
-    let numbers = numbers(&parsed);
-    let gap_at = parsed.messages.iter().position(|it| it.event_type == "gap").expect("a gap");
-    let gap: Value = serde_json::from_str(&parsed.messages[gap_at].data).unwrap();
-    assert_eq!(gap["topics"], json!(["tell"]));
-    assert_eq!(gap["after"], json!(parsed.messages[gap_at - 1].own_id));
-    assert_eq!(numbers[..gap_at], Vec::from_iter(0..gap_at), "all before the gap");
-    assert_eq!(numbers[gap_at..], [BURST - 2, BURST - 1], "what is retained after it");
-    let lost = BURST - 2 - gap_at;
+    // On a busy machine it falls behind more than once.
+    let (mut next, mut gaps, mut lost, mut before) = (0, 0, Vec::new(), None);
+    for message in &parsed.messages {
+        if message.event_type == "gap" {
+            let gap: Value = serde_json::from_str(&message.data).unwrap();
+            assert_eq!((&gap["topics"], &gap["after"]), (&json!(["tell"]), &json!(before)));
+            gaps += 1;
+            continue;
+        }
+        let number: usize = message.data.split_once(' ').unwrap().0.parse().unwrap();
+        if number != next {
+            lost.push(number - next);
+        }
+        assert_eq!(lost.len(), gaps, "{number} comes after {next}, and each loss after a gap that tells of it");
+        next = number + 1;
+        before.clone_from(&message.own_id);
+    }
+    assert!(next == BURST && gaps > 0, "{next} {gaps}");
     let stats = dashboard.json("/stats").await;
-    assert_eq!((&stats["lagged"], &stats["missed"], &stats["gaps"]), (&json!(1), &json!(lost), &json!(1)));
-    let line = dashboard.logged(|line| line.contains("lost")).await;
-    assert_eq!(line, format!("stream 1 of \"guest 1\" lost {lost} events of \"tell\": too slow"));
+    let all: usize = lost.iter().sum();
+    assert_eq!((&stats["lagged"], &stats["missed"], &stats["gaps"]), (&json!(gaps), &json!(all), &json!(gaps)));
+    let lines = dashboard.logged(gaps, |line| line.contains("lost")).await;
+    let expected = |lost| format!("stream 1 of \"guest 1\" lost {lost} events of \"tell\": too slow");
+    assert_eq!(lines, Vec::from_iter(lost.into_iter().map(expected)));
 }
 
 #[tokio::test]
@@ -551,7 +563,7 @@ async fn with_log_each_stream_that_is_over_is_one_line_without_its_id() {
     let (event, _) = dashboard.publish("a", "x").await;
     page.gets("x", &event).await;
     drop(page);
-    let line = dashboard.logged(|line| line.contains("is over")).await;
+    let line = dashboard.logged(1, |line| line.contains("is over")).await.remove(0);
     assert!(line.starts_with("stream 1 of \"ada\\\"\" is over after "), "{line}");
     assert!(line.contains(", 1 events, ") && line.ends_with(": the client is gone"), "{line}");
     assert!(!line.contains(&id[..8]), "{line}");
