@@ -26,9 +26,12 @@
 //! What becomes of a client that is too slow goes by the topic's name: under `state/` only the latest event counts, and it
 //! is told nothing; under `strict/` its stream ends and it comes back; elsewhere it is told of the gap.
 //!
+//! On SIGINT and SIGTERM it ends gracefully: its streams are told and end one after the other, and then it is gone. A second one ends it at once.
+//!
 //! Environment: `PORT` (3000; 0 picks one), `HEARTBEAT_MS` (15000), `RETENTION_EVENTS` (per topic, 1000),
 //! `RETENTION_BYTES` (in all, 67108864), `STUCK_AFTER_MS` (60000), `GRACE_MS` (how long who is gone is still shown, 5000),
-//! `PRICES_MS` (between two prices, 250), `LOG=1` (a line on stderr for each stream that is over or lost events).
+//! `MAX_STREAMS` (10000), `MAX_STREAMS_PER_ADDRESS` (2000), `PROXIES` (how many add to `x-forwarded-for`, 0), `DRAIN_MS` (how long
+//! the graceful end may take, 5000), `PRICES_MS` (between two prices, 250), `LOG=1` (a line on stderr for each stream that is over or lost events).
 
 mod api;
 mod demo;
@@ -36,19 +39,21 @@ mod hooks;
 mod market;
 mod page;
 mod problem;
+mod stop;
 mod visitor;
 
-use std::{env, error::Error, io, sync::Arc, time::Duration};
+use std::{env, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
+    extract::{ConnectInfo, DefaultBodyLimit},
+    http::request::Parts,
     response::Html,
     routing::{delete, get, post},
     serve::ListenerExt,
 };
-use tokio::net::TcpListener;
-use tower_sse::{Heartbeat, Lag, Registry, RegistryConfig, Retention, SseLayer};
+use tokio::{net::TcpListener, sync::oneshot};
+use tower_sse::{ClientAddress, Heartbeat, Lag, Limit, Refusal, Registry, RegistryConfig, Retention, SseLayer};
 
 use crate::{hooks::Counts, market::Market, visitor::Visitor};
 
@@ -75,8 +80,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         // Events are small and should leave at once.
         let _ = connection.set_nodelay(true);
     });
-    axum::serve(listener, app(App { registry, market, counts }, heartbeat)).await?;
-    Ok(())
+    let app = app(App { registry: registry.clone(), market, counts }, limits()?, heartbeat);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(async { drop(stopped.await) });
+    let window = Duration::from_millis(setting("DRAIN_MS", 5000)?);
+    Ok(stop::at_signal(tokio::spawn(server.into_future()), stop, registry, window).await?)
 }
 
 fn config(counts: &Arc<Counts>) -> Result<RegistryConfig, io::Error> {
@@ -98,10 +107,24 @@ fn config(counts: &Arc<Counts>) -> Result<RegistryConfig, io::Error> {
     })
 }
 
-fn app(app: App, heartbeat: Heartbeat) -> Router {
-    // A layer is configured per route: a script cannot see comments, so the page's heartbeats are events.
+/// How many streams there may be, over all routes: in all, and from one address.
+fn limits() -> Result<[Limit; 2], io::Error> {
+    let peer = |request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip());
+    let address = ClientAddress::new(peer).proxies(setting("PROXIES", 0)?);
+    Ok([
+        Limit::streams(setting("MAX_STREAMS", 10_000)?),
+        Limit::streams(setting("MAX_STREAMS_PER_ADDRESS", 2000)?).per(address.key()),
+    ])
+}
+
+fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat) -> Router {
     let layer = SseLayer::new(&app.registry).metadata(Visitor::of);
+    // An hour at most, so that streams spread over the servers that a load balancer has by then.
+    let layer = limits.into_iter().fold(layer, SseLayer::limit).max_age(Duration::from_secs(3600));
+    // A layer is configured per route: a script cannot see comments, so the page's heartbeats are events; and its
+    // EventSource would give up if it got a 503.
     let for_page = layer.clone().heartbeat(heartbeat.clone().event(page::heartbeat)).retry(Duration::from_secs(1));
+    let for_page = for_page.refusal(Refusal::reconnect());
     let for_clients = layer.heartbeat(heartbeat);
     Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))
