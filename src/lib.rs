@@ -33,6 +33,8 @@
 //! - What the client subscribed to comes in between the handler's own events.
 //! - When its body is dropped, the client is over: its subscriptions go, and [`ClientHandle::closed`] says why.
 //!
+//! A request that asks for a stream is refused where [limits](Limit) say so.
+//!
 //! Nothing is ever put in but at a boundary between two events, however the handler's bytes are chunked. Everything
 //! that is no event stream (and the answer to HEAD) passes byte for byte. A body with a `content-encoding` gets headers, but
 //! nothing can be put in. Where layers are nested, the inner one does the work, so that a route can have a configuration of
@@ -57,12 +59,47 @@
 //! All events have one order, by [`Position`]. A client that has seen a position has seen everything before it, on every
 //! topic that it was subscribed to, that its [filters](Subscription::filter) let through.
 //!
-//! # What is left to you
+//! # Limits, lifetimes, and the end
 //!
-//! Whether a client may have a topic is for the handler to decide, before it subscribes it. A [`ClientId`] lets its holder act for
-//! the client, where a handler of yours looks clients up by it. An event stream ends at the latest when its connection does:
-//! a peer that vanishes without a word is found when a heartbeat cannot be written, which on TCP takes as long as the
-//! system's retransmissions do.
+//! - [`Limit`] bounds the streams that are open, and the new ones in a time: of a registry, behind a layer, for each
+//!   user or [address](ClientAddress). Who finds no room gets a [`Refusal`] before the handler runs.
+//! - [`SseLayer::max_age`] and [`ClientHandle::expire_at`] end streams in time, [`SseLayer::farewell`] with a last event.
+//! - [`Registry::drain`] ends all of them, spread over a window, so that a server can stop.
+//! - [`ClientHandle::closed`] waits for the end of one, and says why.
+//!
+//! # Security
+//!
+//! What the crate sees to:
+//!
+//! - Nothing that is published, no event type, id, comment or topic name can end an event or forge a field: what cannot be sent is
+//!   an [`EventError`] or a [`TopicError`]. No input makes it panic.
+//! - Memory is bounded by what is retained and by how many streams are open, whatever names, ids and queries clients
+//!   send. A name alone is never a [pattern](Subscription::matching), and those of clients' own topics cannot be subscribed to.
+//! - Clients that read slowly or not at all cost what a client costs, and hold nobody up.
+//! - A [`ClientId`] is 128 random bits. Logs of `TracingObserver` have its first eight digits.
+//!
+//! What is for the program to see to:
+//!
+//! - **Who may have what.** Whether a client may have a topic is for the handler to decide before it subscribes it; it is not asked again,
+//!   so end the stream when the right to it ends: [`ClientHandle::expire_at`], [`ClientHandle::unsubscribe`]. A
+//!   `Last-Event-ID` is no permission: it says from where, and the handler says of what.
+//! - **Ids are capabilities.** Where a handler looks clients up by id to act for them, whoever knows an id acts for that
+//!   client. Send it to its owner alone, and keep it out of logs and URLs; or check besides that both are of the same
+//!   user, by [metadata](SseLayer::metadata).
+//! - **Limits.** None is set by default, as only the program knows its users. A limit per address counts for one who can
+//!   have only so many; behind proxies [say how many they are](ClientAddress::proxies), or all users are one address.
+//!   How many requests, connections and HTTP/2 streams there are is the server's to limit.
+//! - **Other origins.** The layer sets no CORS headers. With credentials (`EventSource` with `withCredentials`), allow the
+//!   origins by name: a server that mirrors any origin lets every page read its users' streams. A plain `EventSource` of another site
+//!   sends cookies that are `SameSite=None`, so check the `Origin` where opening a stream does something.
+//! - **Tokens.** An `EventSource` cannot set headers, and a token in the URL gets into logs, histories and `Referer`. Prefer a cookie, a
+//!   client library that uses `fetch`, or a ticket that is good for one stream and a few seconds.
+//! - **Private data.** [`SseLayer::no_store`] keeps it out of caches and histories. Events stay in the registry's memory as
+//!   long as they are [retained](RegistryConfig::retention).
+//! - **Compression** of a stream that has both secrets and what an attacker chooses lets their sizes tell the secrets (BREACH).
+//! - **Dead peers.** An event stream ends at the latest when its connection does. A peer that vanishes without a word is found when a heartbeat cannot be
+//!   written, which takes as long as the system's retransmissions do, a quarter of an hour on Linux; one that is there and reads nothing, never.
+//!   `TCP_USER_TIMEOUT`, TCP keep-alive and HTTP/2 pings find both: `examples/support/sockets.rs` sets them.
 //!
 //! # Features
 //!
