@@ -39,6 +39,8 @@ mod hooks;
 mod market;
 mod page;
 mod problem;
+#[path = "../support/signals.rs"]
+mod signals;
 mod stop;
 mod visitor;
 

@@ -9,6 +9,8 @@ use tokio::{
 };
 use tower_sse::{Drain, Event, Registry};
 
+use crate::signals::Signals;
+
 /// How long connections may take to close when their streams have ended. One whose peer reads nothing never does.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -35,41 +37,5 @@ pub(crate) async fn at_signal(
     tokio::select! {
         () = gracefully => Ok(()),
         code = signals.next() => process::exit(code),
-    }
-}
-
-/// Ctrl-C, and what service managers send.
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    #[cfg(unix)]
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// The next one, as the exit code of who ends by it.
-    #[cfg(unix)]
-    async fn next(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.terminate.recv() => 128 + 15,
-            _ = self.interrupt.recv() => 128 + 2,
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> io::Result<Self> {
-        Ok(Self {})
-    }
-
-    #[cfg(not(unix))]
-    async fn next(&mut self) -> i32 {
-        let _ = tokio::signal::ctrl_c().await;
-        128 + 2
     }
 }
