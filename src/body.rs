@@ -41,10 +41,10 @@ pin_project! {
     enum Kind<B> {
         // No event stream, or one that a layer further in has wrapped.
         Plain {
+            // The places of what has been wrapped already. First, so that there is room again when it is told that its client is over.
+            hold: Option<Hold>,
             #[pin]
             inner: B,
-            // The places of what has been wrapped already.
-            hold: Option<Hold>,
         },
         Stream {
             #[pin]

@@ -34,8 +34,9 @@ pin_project! {
 
 /// What is kept of a request until it is answered. If it never is, the client is over.
 pub(crate) struct Pending {
-    pub(crate) client: Unanswered,
+    // First, so that there is room again when it is told that the client is over.
     pub(crate) hold: Option<Hold>,
+    pub(crate) client: Unanswered,
     pub(crate) config: Arc<Config>,
     pub(crate) method: Method,
     pub(crate) version: Version,
@@ -60,8 +61,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().inner.project() {
             InnerProjection::Asked { inner, pending } => {
-                let response = ready!(inner.poll(cx))?;
-                Poll::Ready(Ok(match pending.take() {
+                let result = ready!(inner.poll(cx));
+                let pending = pending.take();
+                let response = result?;
+                Poll::Ready(Ok(match pending {
                     Some(pending) => pending.wrap(response),
                     None => response.map(SseBody::plain),
                 }))
@@ -89,6 +92,10 @@ impl Pending {
             return self.config.refusal.response(&refused).map(SseBody::whole);
         }
         if response.extensions().get::<Wrapped>().is_some() {
+            // The client of the layer further in may know nothing of this one's places.
+            if let Some(admission) = client.admission() {
+                let _ = admission.begin();
+            }
             return response.map(|body| SseBody::wrapped(body, self.hold));
         }
         headers::prepare(response.headers_mut(), self.version, self.config.is_private);

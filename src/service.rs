@@ -105,7 +105,9 @@ impl<S> SseService<S> {
             return further_out.cloned();
         }
         let admission = further_out.cloned().unwrap_or_default();
-        admission.need(limits.filter_map(|limit| limit.ask(request)));
+        // Before, as this asks the program for the keys.
+        let asks: Vec<_> = limits.filter_map(|limit| limit.ask(request)).collect();
+        admission.need(asks);
         Some(admission)
     }
 }

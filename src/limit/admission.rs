@@ -37,6 +37,8 @@ impl Admission {
         let mut state = lock(&self.0);
         for ask in asks {
             if !state.asks.iter().any(|known| known.limit.is(&ask.limit)) {
+                // There are few, and each open stream keeps them.
+                state.asks.reserve_exact(1);
                 state.asks.push(ask);
             }
         }
@@ -55,24 +57,23 @@ impl Admission {
         let has = |ask: &&Ask| !state.permits.iter().any(|permit| permit.is_of(&ask.limit));
         let missing = state.asks.iter().filter(has).map(|ask| ask.limit.acquire(&ask.key));
         let mut taken = missing.collect::<Result<Vec<_>, _>>()?;
-        if state.has_begun {
-            taken.iter_mut().for_each(Permit::spend);
-        }
         if state.holders > 0 {
+            if state.has_begun {
+                taken.iter_mut().for_each(Permit::spend);
+            }
+            state.permits.reserve_exact(taken.len());
             state.permits.append(&mut taken);
         }
         Ok(())
     }
 
     /// Its stream begins, if it has its places or there is room: what counts beginnings has counted it.
-    pub(crate) fn begin(&self) -> bool {
-        let is_admitted = self.admit().is_ok();
-        if is_admitted {
-            let mut state = lock(&self.0);
-            state.has_begun = true;
-            state.permits.iter_mut().for_each(Permit::spend);
-        }
-        is_admitted
+    pub(crate) fn begin(&self) -> Result<(), Refused> {
+        self.admit()?;
+        let mut state = lock(&self.0);
+        state.has_begun = true;
+        state.permits.iter_mut().for_each(Permit::spend);
+        Ok(())
     }
 }
 

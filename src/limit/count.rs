@@ -1,6 +1,6 @@
 //! The counting. Time is passed in.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, fmt, mem, time::Duration};
 
 use super::{Limit, LimitKey};
 use crate::{
@@ -17,6 +17,8 @@ struct State {
     entries: HashMap<LimitKey, u64>,
     /// When to look for buckets that are full.
     look_at: u64,
+    /// How long a token takes to come back, by which the entries of a rate have been reckoned.
+    token: u64,
 }
 
 impl Counted {
@@ -39,6 +41,15 @@ impl Counted {
                 state.entries.remove(key);
                 state.shrink();
             }
+        }
+    }
+
+    /// A token that was taken for nothing.
+    fn give_back(&self, key: &LimitKey) {
+        let mut state = lock(&self.0);
+        let token = state.token;
+        if let Some(full_at) = state.entries.get_mut(key) {
+            *full_at = full_at.saturating_sub(token);
         }
     }
 
@@ -65,11 +76,27 @@ impl State {
         }
     }
 
+    /// What a bucket lacks stays as many tokens, however long they take from now on.
+    fn reckon_by(&mut self, token: u64, now: u64) {
+        let known = mem::replace(&mut self.token, token);
+        if known == token {
+            return;
+        }
+        self.look_at = now;
+        for full_at in self.entries.values_mut() {
+            let lacks = u128::from(full_at.saturating_sub(now)) * u128::from(token) / u128::from(known.max(1));
+            *full_at = now.saturating_add(u64::try_from(lacks).unwrap_or(LONGEST));
+        }
+    }
+
     fn forget_full(&mut self, now: u64) {
         self.entries.retain(|_, full_at| *full_at > now);
         self.shrink();
     }
 }
+
+/// As long as it may take a bucket to be full, in nanoseconds: a century, so that no sum of times overflows.
+const LONGEST: u64 = u64::MAX / 4;
 
 /// A token bucket, kept as the time when it is full again: the generic cell rate algorithm of ITU-T I.371.
 #[derive(Debug, Clone, Copy)]
@@ -83,18 +110,24 @@ impl Rate {
         Self { per, burst: burst.max(1) }
     }
 
-    /// Takes a token, and says how many nanoseconds it takes to come back; or else how long it is until there is one, if ever.
-    pub(super) fn take(
-        self,
-        counted: &Counted,
-        key: &LimitKey,
-        number: u32,
-        now: u64,
-    ) -> Result<u64, Option<Duration>> {
+    /// How many nanoseconds a token takes to come back. `None`: it never does.
+    fn token(self, number: u32) -> Option<u64> {
         let per = u64::try_from(self.per.as_nanos()).unwrap_or(u64::MAX);
-        let token = per.checked_div(number.into()).ok_or(None)?;
+        Some(per.checked_div(number.into())?.min(LONGEST / u64::from(self.burst)))
+    }
+
+    pub(super) fn set(self, counted: &Counted, number: u32, now: u64) {
+        if let Some(token) = self.token(number) {
+            lock(&counted.0).reckon_by(token, now);
+        }
+    }
+
+    /// Takes a token; or says how long it is until there is one, if ever.
+    pub(super) fn take(self, counted: &Counted, key: &LimitKey, number: u32, now: u64) -> Result<(), Option<Duration>> {
+        let token = self.token(number).ok_or(None)?;
         let whole = token.saturating_mul(self.burst.into());
         let mut state = lock(&counted.0);
+        state.reckon_by(token, now);
         if now >= state.look_at {
             // As often as a bucket fills, so that each entry is looked at once or twice.
             state.forget_full(now);
@@ -110,7 +143,7 @@ impl Rate {
             Some(known) => *known = full_at,
             None => _ = state.entries.insert(key.clone(), full_at),
         }
-        Ok(token)
+        Ok(())
     }
 }
 
@@ -118,13 +151,20 @@ impl Rate {
 pub(crate) struct Permit {
     limit: Limit,
     key: LimitKey,
-    /// The token that was taken of a rate: how many nanoseconds it takes to come back.
-    token: Option<u64>,
+    taken: Taken,
+}
+
+/// What is given back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Place,
+    Token,
+    Nothing,
 }
 
 impl Permit {
-    pub(super) fn new(limit: Limit, key: LimitKey, token: Option<u64>) -> Self {
-        Self { limit, key, token }
+    pub(super) fn new(limit: Limit, key: LimitKey, taken: Taken) -> Self {
+        Self { limit, key, taken }
     }
 
     pub(super) fn is_of(&self, limit: &Limit) -> bool {
@@ -133,20 +173,19 @@ impl Permit {
 
     /// A stream begins, and with that its token is spent. What is left is given back when the stream is over.
     pub(super) fn spend(&mut self) {
-        self.token = self.token.map(|_| 0);
+        if self.taken == Taken::Token {
+            self.taken = Taken::Nothing;
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let counted = &self.limit.inner.counted;
-        match self.token {
-            None => counted.remove(&self.key),
-            Some(token) => {
-                if let Some(full_at) = lock(&counted.0).entries.get_mut(&self.key) {
-                    *full_at = full_at.saturating_sub(token);
-                }
-            }
+        match self.taken {
+            Taken::Place => counted.remove(&self.key),
+            Taken::Token => counted.give_back(&self.key),
+            Taken::Nothing => {}
         }
     }
 }

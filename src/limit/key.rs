@@ -1,14 +1,14 @@
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 /// Whom a [`Limit`](crate::Limit) counts for: a text, a number, or an address.
 ///
-/// A text is kept as it is for as long as there is a stream of it. It costs its bytes twice.
+/// A text is kept as it is for as long as there is a stream of it. It costs its bytes once for each of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LimitKey(Kind);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Kind {
-    Text(Box<str>),
+    Text(Arc<str>),
     Number(u128),
     Address(IpAddr),
     /// All those of whom no address is known.

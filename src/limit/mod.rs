@@ -18,7 +18,7 @@ use std::{
 use http::request::Parts;
 use tokio::time::Instant;
 
-use self::count::{Counted, Rate};
+use self::count::{Counted, Rate, Taken};
 pub use self::{
     address::ClientAddress,
     key::LimitKey,
@@ -135,6 +135,9 @@ impl Limit {
     /// Changes the number, from now on and for all clones. Streams that are open stay, if they are more.
     pub fn set(&self, number: u32) {
         self.inner.number.store(number, Ordering::Relaxed);
+        if let Some(rate) = self.inner.rate {
+            rate.set(&self.inner.counted, number, self.inner.now());
+        }
     }
 
     /// The number.
@@ -171,15 +174,15 @@ impl Limit {
     /// A place, or why there is none.
     fn acquire(&self, key: &LimitKey) -> Result<Permit, Refused> {
         let (number, counted) = (self.get(), &self.inner.counted);
-        let token = match self.inner.rate {
-            None if counted.add(key, number) => None,
+        let taken = match self.inner.rate {
+            None if counted.add(key, number) => Taken::Place,
             None => return Err(Refused::Full { key: key.clone().somebody(), limit: number }),
             Some(rate) => match rate.take(counted, key, number, self.inner.now()) {
-                Ok(token) => Some(token),
+                Ok(()) => Taken::Token,
                 Err(retry_in) => return Err(Refused::TooFast { key: key.clone().somebody(), retry_in }),
             },
         };
-        Ok(Permit::new(self.clone(), key.clone(), token))
+        Ok(Permit::new(self.clone(), key.clone(), taken))
     }
 }
 

@@ -174,7 +174,7 @@ impl Default for Refusal {
 fn status(refused: &Refused, wait: Duration) -> Response<Bytes> {
     let mut response = Response::new(refused.to_string().into());
     *response.status_mut() = refused.status();
-    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
     set(response.headers_mut(), "text/plain; charset=utf-8").insert(RETRY_AFTER, seconds.into());
     response
 }

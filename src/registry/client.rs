@@ -185,10 +185,14 @@ impl Client {
             false => self.admission.as_ref().map_or(Ok(()), |admission| admission.admit()),
         };
         if let Err(refused) = &result {
-            self.shared.counters.refused_streams.fetch_add(1, Ordering::Relaxed);
-            self.observe(|observer, client| observer.stream_refused(client, refused));
+            self.note_refused(refused);
         }
         result
+    }
+
+    pub(super) fn note_refused(self: &Arc<Self>, refused: &Refused) {
+        self.shared.counters.refused_streams.fetch_add(1, Ordering::Relaxed);
+        self.observe(|observer, client| observer.stream_refused(client, refused));
     }
 
     pub(crate) fn last_event_id(&self) -> Option<&str> {
@@ -479,7 +483,7 @@ impl Client {
         opened.map(|opened| (reason, opened, sent))
     }
 
-    fn over(&self) -> Option<CloseReason> {
+    pub(super) fn over(&self) -> Option<CloseReason> {
         match lock(&self.state).phase {
             Phase::Over(reason) => Some(reason),
             Phase::Waiting | Phase::Open => None,

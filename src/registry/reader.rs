@@ -15,7 +15,11 @@ use super::{
     lifetime::Countdown,
     waiters::WakeLater,
 };
-use crate::{ClientHandle, Delivery, Event, jitter, limit::Hold, sync::lock};
+use crate::{
+    ClientHandle, Delivery, Event, jitter,
+    limit::{Admission, Hold},
+    sync::lock,
+};
 
 /// How often a reader looks again at once, as something came meanwhile or nothing of what it took goes out, before it lets others have their turn.
 const LOOKS: usize = 16;
@@ -34,7 +38,7 @@ pub(crate) struct Reader {
     /// It was told of its end.
     is_told: bool,
     /// Its places among what is limited.
-    _hold: Option<Hold>,
+    hold: Option<Hold>,
 }
 
 /// What goes out in one piece.
@@ -63,11 +67,16 @@ pub(crate) enum Besides {
 impl Reader {
     /// The stream of this client begins.
     pub(crate) fn open(client: &Arc<Client>) -> Self {
-        let hold = client.admission().map(|admission| admission.hold());
-        let is_admitted = client.admission().is_none_or(|admission| admission.begin());
+        // One that is over already takes no place.
+        let admission = client.admission().filter(|_| client.over().is_none());
+        let hold = admission.map(Admission::hold);
+        let result = admission.map_or(Ok(()), |admission| admission.begin());
         client.shared().draining.add();
+        if let Err(refused) = &result {
+            client.note_refused(refused);
+        }
         client.open();
-        if !is_admitted {
+        if result.is_err() {
             client.close_after(CloseReason::Refused, 0);
         }
         Self {
@@ -78,7 +87,7 @@ impl Reader {
             changes: 0,
             countdown: Countdown::default(),
             is_told: false,
-            _hold: hold,
+            hold,
         }
     }
 
@@ -321,6 +330,8 @@ impl Picked {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        // Before it is told that the client is over, as there is room again then.
+        self.hold = None;
         self.end(CloseReason::Gone);
     }
 }
