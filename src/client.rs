@@ -234,9 +234,9 @@ impl ClientHandle {
     }
 
     /// Whether its stream may go on for some time when the registry ends its streams: see [`Drain::finish_within`](crate::Drain::finish_within). For an answer that is being given.
-    /// It can be said at any time. Default: as the layer has it.
+    /// It can be said at any time; while the registry ends its streams, one that need not finish any more ends. Default: as the layer has it.
     pub fn let_finish(&self, may_finish: bool) {
-        self.client.restyle(|style| style.may_finish = may_finish);
+        self.client.let_finish(may_finish);
     }
 
     /// Waits until the stream is over, and says why.

@@ -1,7 +1,10 @@
 //! A graceful end, poll by poll: who is refused, who ends when, with what last words, and what is counted.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, mpsc},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response, header::ACCEPT};
@@ -11,7 +14,7 @@ use tokio::{
     time::{Instant, advance, timeout},
 };
 use tokio_stream::StreamExt;
-use tower_sse::{CloseReason, Drain, Drained, Event, Refused, Registry, SseBody};
+use tower_sse::{CloseReason, Drain, Drained, Event, Observation, Refused, Registry, RegistryConfig, SseBody};
 
 #[path = "support/answer.rs"]
 mod answer;
@@ -231,4 +234,113 @@ async fn a_stream_without_last_words_just_ends() {
     let stream = serve(body);
     registry.drain(Drain::within(Duration::ZERO)).await;
     assert_eq!(stream.await.unwrap().0, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_stuck_costs_those_that_may_finish_nothing() {
+    let registry = Registry::new();
+    let layer = quiet(&registry);
+    let _stuck = open(&layer, None, |client| client.subscribe("topic").unwrap());
+    let stream = serve(open(&layer.let_finish(true), None, |client| client.subscribe("topic").unwrap()).1);
+    settle().await;
+    let start = Instant::now();
+    let result = registry.drain(Drain::within(8 * SECOND).farewell(Event::data("bye"))).await;
+    assert!(drained(1, 1)(&result), "{result:?}");
+    let (told, end) = stream.await.unwrap();
+    assert_eq!((told.as_str(), end - start), ("data: bye\n\n", 6 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_counted_out_meanwhile_is_stuck_and_has_not_ended() {
+    let registry = Registry::with_config(RegistryConfig::default().stuck_after(SECOND));
+    let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("topic").unwrap());
+    assert_eq!(poll(&mut body), Polled::Pending);
+    publish(&registry, "topic", "waits");
+    let draining = tokio::spawn(registry.drain(Drain::within(8 * SECOND)));
+    for _ in 0..4 {
+        advance(SECOND).await;
+        publish(&registry, "elsewhere", "");
+    }
+    assert!(registry.client(&client.id()).is_none(), "it is counted out");
+    let result = draining.await.unwrap();
+    assert!(drained(0, 1)(&result), "{result:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_about_to_be_told_is_not_stuck() {
+    let (told, is_told) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    let may_go_on = Mutex::new(may_go_on);
+    let slow = move |observation: &Observation<'_>| {
+        if matches!(observation, Observation::Closed { .. }) {
+            told.send(()).unwrap();
+            may_go_on.lock().unwrap().recv().unwrap();
+        }
+    };
+    let registry = Registry::with_config(RegistryConfig::default().observer(slow));
+    let layer = quiet(&registry).let_finish(true);
+    let (client, body) = open(&layer, None, |client| client.subscribe("topic").unwrap());
+    let window = Duration::from_millis(10);
+    let mut draining = Box::pin(registry.drain(Drain::within(window).finish_within(100 * SECOND)));
+    let _ = timeout(10 * window, &mut draining).await.unwrap_err();
+    let stream = serve(body);
+    client.close();
+    tokio::task::spawn_blocking(move || is_told.recv().unwrap()).await.unwrap();
+    let early = timeout(20 * window, &mut draining).await;
+    go_on.send(()).unwrap();
+    let result = match early {
+        Ok(result) => result,
+        Err(_) => draining.await,
+    };
+    assert!(drained(1, 0)(&result), "{result:?}");
+    assert_eq!(stream.await.unwrap().0, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_window_is_that_of_who_awaits_it() {
+    let registry = Registry::new();
+    let layer = quiet(&registry);
+    let streams: Vec<_> =
+        (0..2).map(|_| serve(open(&layer, None, |client| client.subscribe("topic").unwrap()).1)).collect();
+    settle().await;
+    let draining = registry.drain(Drain::within(8 * SECOND).farewell(Event::data("bye")));
+    advance(10 * SECOND).await;
+    let start = Instant::now();
+    let result = draining.await;
+    assert!(drained(2, 0)(&result), "{result:?}");
+    let mut ends = Vec::new();
+    for stream in streams {
+        let (told, end) = stream.await.unwrap();
+        assert_eq!(told, "data: bye\n\n");
+        ends.push(end - start);
+    }
+    ends.sort_unstable();
+    assert_eq!(ends, [Duration::ZERO, 3 * SECOND]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whether_it_may_finish_can_be_said_while_the_streams_end() {
+    let registry = Registry::new();
+    let layer = quiet(&registry);
+    let open = || open(&layer, None, |client| client.subscribe("topic").unwrap());
+    let (clients, bodies): (Vec<_>, Vec<_>) = (0..3).map(|_| open()).unzip();
+    clients[0].let_finish(true);
+    let mut streams: Vec<_> = bodies.into_iter().map(serve).collect();
+    settle().await;
+    let start = Instant::now();
+    let draining = tokio::spawn(registry.drain(Drain::within(8 * SECOND).finish_within(40 * SECOND)));
+    settle().await;
+    // Of the other two, one ends at once and one has three seconds until then: now it has an answer to give.
+    clients[1..].iter().for_each(|client| client.let_finish(true));
+    advance(20 * SECOND).await;
+    // This one has given its answer.
+    clients[0].let_finish(false);
+    assert_eq!(streams.remove(0).await.unwrap().1 - start, 20 * SECOND);
+    let mut ends = Vec::new();
+    for stream in streams {
+        ends.push(stream.await.unwrap().1 - start);
+    }
+    ends.sort_unstable();
+    assert_eq!(ends, [Duration::ZERO, 38 * SECOND]);
+    assert!(drained(3, 0)(&draining.await.unwrap()));
 }

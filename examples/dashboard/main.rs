@@ -57,7 +57,7 @@ use axum::{
 use tokio::{net::TcpListener, sync::oneshot};
 use tower_sse::{ClientAddress, Heartbeat, Lag, Limit, Refusal, Registry, RegistryConfig, Retention, SseLayer};
 
-use crate::{hooks::Counts, market::Market, visitor::Visitor};
+use crate::{hooks::Counts, market::Market, signals::Signals, visitor::Visitor};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -77,6 +77,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let heartbeat = Heartbeat::every(Duration::from_millis(setting("HEARTBEAT_MS", 15_000)?));
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
+    // From here on, it ends in order when it is told to.
+    let signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
     let listener = listener.tap_io(|connection| {
         // Events are small and should leave at once.
@@ -87,7 +89,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(async { drop(stopped.await) });
     let window = Duration::from_millis(setting("DRAIN_MS", 5000)?);
-    Ok(stop::at_signal(tokio::spawn(server.into_future()), stop, registry, window).await?)
+    Ok(stop::at_signal(tokio::spawn(server.into_future()), stop, registry, window, signals).await?)
 }
 
 fn config(counts: &Arc<Counts>) -> Result<RegistryConfig, io::Error> {

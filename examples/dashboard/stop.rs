@@ -20,8 +20,8 @@ pub(crate) async fn at_signal(
     stop: oneshot::Sender<()>,
     registry: Registry,
     window: Duration,
+    mut signals: Signals,
 ) -> io::Result<()> {
-    let mut signals = Signals::new()?;
     tokio::select! {
         ended = &mut server => return ended?,
         _ = signals.next() => {}

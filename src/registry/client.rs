@@ -44,6 +44,8 @@ pub(crate) struct Client {
     pub(super) changes: AtomicU32,
     /// The stream stands where no event can be put in: that it reads none is not its fault.
     pub(crate) cannot_take: AtomicBool,
+    /// Its reader was told of its end, or is gone.
+    pub(super) is_told: AtomicBool,
     shared: Arc<Shared>,
     pub(super) state: Mutex<State>,
     id: OnceLock<ClientId>,
@@ -84,7 +86,7 @@ pub(super) struct State {
     waker: Option<Waker>,
     resume: Option<Resume>,
     pub(super) snapshot: Option<Box<Event>>,
-    style: Style,
+    pub(super) style: Style,
     metadata: Option<Arc<Extensions>>,
     opened: Option<Instant>,
     /// How many events it has lost as it fell behind.
@@ -136,6 +138,7 @@ impl Client {
             state: Mutex::default(),
             changes: AtomicU32::new(0),
             cannot_take: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
             waits_until: AtomicU64::new(0),
             other_bytes: AtomicU64::new(0),
             over: Notify::new(),
@@ -496,6 +499,24 @@ impl Client {
             notified.as_mut().enable();
             if let Some(reason) = self.over() {
                 return reason;
+            }
+            notified.await;
+        }
+    }
+
+    /// Its reader is told of its end.
+    pub(super) fn tell(&self) {
+        self.is_told.store(true, Ordering::Release);
+        self.over.notify_waiters();
+    }
+
+    /// Waits until its reader was told of its end.
+    pub(super) async fn told(&self) {
+        loop {
+            let mut notified = pin!(self.over.notified());
+            notified.as_mut().enable();
+            if self.is_told.load(Ordering::Acquire) {
+                return;
             }
             notified.await;
         }

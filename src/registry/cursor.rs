@@ -293,7 +293,10 @@ impl Cursors {
     /// Sets the cursors to where the client was cut off, and says what is no longer retained from there on.
     pub(crate) fn resume(&mut self, shared: &Shared, last_event_id: &str) -> Option<Gap> {
         let resuming = self.cursors.iter().filter(|cursor| cursor.resumes);
+        // An own id may look like a position that was issued: then the older of the two, so that nothing is lost.
+        let issued = last_event_id.parse().ok().filter(|position| shared.may_have_issued(*position));
         let own = resuming.filter_map(|cursor| shared.find(&cursor.feed, last_event_id)).min();
+        let own = own.map(|own| issued.map_or(own, |issued| own.min(issued)));
         let progress = match own {
             Some(position) => Some(Progress::from(position)),
             None => last_event_id.parse::<Progress>().ok(),

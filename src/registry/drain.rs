@@ -2,9 +2,11 @@
 
 use std::{
     borrow::Borrow,
-    future::Future,
+    future::{Future, poll_fn},
+    mem,
     pin::pin,
     sync::{Arc, atomic::Ordering},
+    task::Poll,
     time::Duration,
 };
 
@@ -52,6 +54,7 @@ const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Drain {
     /// Ends all streams within this time (at most a day), spread over the first three quarters of it so that not all clients come back at once.
+    /// It begins when the drain is first polled.
     pub fn within(window: Duration) -> Self {
         let window = window.min(A_DAY);
         Self { window, finish_within: window, last_words: LastWords::default() }
@@ -82,8 +85,10 @@ impl Drain {
 pub struct Drained {
     /// Streams that have ended since it began: with a clean end, or because their clients left.
     pub ended: u64,
-    /// Streams that could not be told of their end, as their peers read nothing, those among them that had been
-    /// [counted out](crate::RegistryConfig::stuck_after) before. Only the end of their connections ends them.
+    /// Streams that could not be told of their end, as their peers read nothing, those among them that were
+    /// [counted out](crate::RegistryConfig::stuck_after). Only the end of their connections ends them.
+    ///
+    /// One whose last bytes the server has taken has ended, though they may wait in the server's buffers for a peer that reads nothing.
     pub stuck: u64,
 }
 
@@ -94,6 +99,8 @@ pub(super) struct Draining {
     last_words: Mutex<LastWords>,
     /// Streams that have not been told of their end.
     streams: AtomicU64,
+    /// Streams that have, ever.
+    told: AtomicU64,
     /// There are none any more.
     all_told: Notify,
 }
@@ -123,17 +130,17 @@ impl Registry {
     ///     interrupted.await;
     ///     let _ = stop.send(()); // no new connections
     ///     registry.drain(Drain::within(Duration::from_secs(10))).await;
-    ///     // A server waits for ever for a connection whose peer reads nothing.
+    ///     // A server waits for ever for a connection whose peer reads nothing, or sends half a request.
     ///     let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
     /// }
     /// ```
     pub fn drain(&self, drain: Drain) -> impl Future<Output = Drained> + Send + 'static + use<> {
         let shared = Arc::clone(&self.shared);
-        let (begun, ended) = (Instant::now(), shared.counters.ended());
+        let told = shared.draining.told();
         shared.draining.begin(&drain.last_words);
         async move {
-            shared.end_all(&drain, begun).await;
-            Drained { ended: shared.counters.ended() - ended, stuck: shared.draining.streams() }
+            shared.end_all(&drain, Instant::now()).await;
+            Drained { ended: shared.draining.told() - told, stuck: shared.draining.streams() }
         }
     }
 
@@ -161,6 +168,7 @@ impl Draining {
 
     /// A stream was told of its end, or dropped.
     pub(super) fn remove(&self) {
+        self.told.fetch_add(1, Ordering::Relaxed);
         if self.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.all_told.notify_waiters();
         }
@@ -168,6 +176,10 @@ impl Draining {
 
     fn streams(&self) -> u64 {
         self.streams.load(Ordering::Relaxed)
+    }
+
+    fn told(&self) -> u64 {
+        self.told.load(Ordering::Relaxed)
     }
 
     async fn all_told(&self) {
@@ -194,43 +206,73 @@ impl Draining {
 impl Shared {
     async fn end_all(&self, drain: &Drain, begun: Instant) {
         let open = self.open_clients().into_iter().filter(|client| client.is_open());
-        let (finishing, others): (Vec<_>, Vec<_>) = open.partition(|client| client.style().may_finish);
+        let (mut finishing, others): (Vec<_>, Vec<_>) = open.partition(|client| client.style().may_finish);
         let window = drain.window;
         let number = others.len() as f64;
-        for (nth, client) in others.iter().enumerate() {
+        let mut ending = Vec::with_capacity(others.len());
+        for (nth, client) in others.into_iter().enumerate() {
             let due = begun + (window * 3 / 4).mul_f64(nth as f64 / number);
             if due > Instant::now() {
                 sleep_until(due).await;
             }
-            client.close(CloseReason::Drained);
+            match client.style().may_finish {
+                // It was said meanwhile.
+                true => finishing.push(client),
+                false => {
+                    client.close(CloseReason::Drained);
+                    ending.push(client);
+                }
+            }
         }
-        cut_at(begun + window * 7 / 8, begun + window, &others).await;
         let deadline = begun + drain.finish_within;
-        if timeout_at(deadline - window / 4, all_over(&finishing)).await.is_err() {
-            finishing.iter().for_each(|client| client.close(CloseReason::Drained));
-            cut_at(deadline - window / 8, deadline, &finishing).await;
-        }
+        let finish = async {
+            if timeout_at(deadline - window / 4, all_told(&finishing)).await.is_err() {
+                finishing.iter().for_each(|client| client.close(CloseReason::Drained));
+                cut_at(deadline - window / 8, deadline, &finishing).await;
+            }
+        };
+        both(cut_at(begun + window * 7 / 8, begun + window, &ending), finish).await;
         let _ = timeout_at(Instant::now().max(begun + window), self.draining.all_told()).await;
     }
 }
 
 /// Waits until all are over, and cuts those off that are not by then.
 async fn cut_at(time: Instant, deadline: Instant, clients: &[Arc<Client>]) {
-    if timeout_at(time, all_over(clients)).await.is_err() {
+    if timeout_at(time, all_told(clients)).await.is_err() {
         clients.iter().for_each(|client| client.cut(CloseReason::Drained));
-        let _ = timeout_at(deadline, all_over(clients)).await;
+        let _ = timeout_at(deadline, all_told(clients)).await;
     }
 }
 
-async fn all_over(clients: &[Arc<Client>]) {
+async fn all_told(clients: &[Arc<Client>]) {
     for client in clients {
-        client.closed().await;
+        client.told().await;
     }
+}
+
+/// Waits for both at the same time.
+async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    let (mut one_is_done, mut other_is_done) = (false, false);
+    poll_fn(|cx| {
+        one_is_done = one_is_done || one.as_mut().poll(cx).is_ready();
+        other_is_done = other_is_done || other.as_mut().poll(cx).is_ready();
+        if one_is_done && other_is_done { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 impl Client {
     /// What its stream ends with, if the registry ends it.
     pub(crate) fn last_words(self: &Arc<Self>) -> Bytes {
         self.shared().draining.last_words(self.id().spread())
+    }
+
+    /// Whether it may go on for some time when the registry ends its streams. One that need not any more ends if it does.
+    pub(crate) fn let_finish(&self, may_finish: bool) {
+        let might = mem::replace(&mut lock(&self.state).style.may_finish, may_finish);
+        if might && !may_finish && self.is_open() && self.shared().draining.has_begun() {
+            self.close(CloseReason::Drained);
+        }
     }
 }

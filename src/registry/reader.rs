@@ -186,6 +186,7 @@ impl Reader {
         self.client.end(reason);
         if !mem::replace(&mut self.is_told, true) {
             self.client.shared().draining.remove();
+            self.client.tell();
         }
     }
 

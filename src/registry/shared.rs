@@ -176,6 +176,10 @@ impl Shared {
         lock(&self.order).last
     }
 
+    pub(super) fn may_have_issued(&self, position: Position) -> bool {
+        position >= Position::new(self.clock.start_ms, 0) && position <= self.position()
+    }
+
     pub(super) fn order(&self) -> OrderGuard<'_> {
         let mut order = OrderGuard { guard: lock(&self.order), gone: Vec::new() };
         self.forget_ended(&mut order);

@@ -76,11 +76,6 @@ impl Counters {
         self.delivered.fetch_add(delivered, Ordering::Relaxed);
         *lock(&self.closed).entry(reason).or_default() += 1;
     }
-
-    /// Streams that are over.
-    pub(super) fn ended(&self) -> u64 {
-        lock(&self.closed).values().sum()
-    }
 }
 
 impl Shared {

@@ -1,0 +1,211 @@
+//! The dashboard as a real process that is told to stop: its streams end in order, and it is gone in time.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{net::SocketAddr, process::Stdio, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    net::TcpStream,
+    process::{Child, ChildStdout, Command},
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+#[allow(dead_code, reason = "what it prints is read here")]
+#[path = "support/example.rs"]
+mod example;
+#[path = "support/wire.rs"]
+mod wire;
+use example::Example;
+use wire::{End, Http1, Http2, Seen};
+
+static DASHBOARD: Example = Example::named("dashboard");
+
+const SECOND: Duration = Duration::from_secs(1);
+/// How long anything may take before it counts as failed.
+const BOUND: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_secs(2);
+/// More than a peer takes that reads nothing.
+const ALL: u32 = 0x7fff_ffff;
+
+struct Dashboard {
+    process: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+    address: SocketAddr,
+}
+
+impl Dashboard {
+    async fn start() -> Self {
+        let drain_ms = WINDOW.as_millis().to_string();
+        let mut command = DASHBOARD.command();
+        command.env("PORT", "0").env("DRAIN_MS", drain_ms).env("RETENTION_EVENTS", "100000");
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap()).lines();
+        let ready = within(stdout.next_line()).await.unwrap().unwrap();
+        let address = ready.strip_prefix("listening on http://").unwrap().parse().unwrap();
+        Self { process, stdout, address }
+    }
+
+    async fn signal(&self, name: &str) {
+        let id = self.process.id().expect("it runs").to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().await.unwrap().success());
+    }
+
+    /// What it says last, and its exit code.
+    async fn end(mut self) -> (String, Option<i32>) {
+        let mut last = String::new();
+        while let Some(line) = within(self.stdout.next_line()).await.unwrap() {
+            last = line;
+        }
+        (last, within(self.process.wait()).await.unwrap().code())
+    }
+
+    async fn publish(&self, topic: &str, data: &str) {
+        let mut socket = TcpStream::connect(self.address).await.unwrap();
+        let length = data.len();
+        let head = format!(
+            "POST /publish/{topic} HTTP/1.1\r\nhost: server.test\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        );
+        socket.write_all(&[head.as_bytes(), data.as_bytes()].concat()).await.unwrap();
+        let mut answer = String::new();
+        within(socket.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+/// Checks what a stream got: the event that was published before, the farewell, and the time to wait.
+fn says_farewell(seen: &Seen) {
+    assert_eq!(seen.end, End::Clean, "{:?}", seen.text);
+    let (before, farewell) = seen.text.split_once("event: restart\n").expect(&seen.text);
+    assert!(before.starts_with("data: before\nid: ") && before.ends_with("\n\n"), "{before:?}");
+    let (data, retry) = farewell.split_once("\n\nretry: ").expect(farewell);
+    assert!(data.starts_with("data: "), "{data:?}");
+    retry.strip_suffix("\n\n").unwrap().parse::<u64>().unwrap();
+}
+
+async fn a_thousand_streams_end_on(signal: &str) {
+    rlimit::increase_nofile_limit(8192).unwrap();
+    DASHBOARD.executable();
+    let dashboard = Dashboard::start().await;
+    let (mut ones, mut twos) = (Vec::new(), Vec::new());
+    for _ in 0..500 {
+        let mut one = Http1::get(dashboard.address, "/events?topic=t").await;
+        assert!(within(one.head()).await.starts_with("http/1.1 200"));
+        ones.push(one);
+    }
+    for _ in 0..5 {
+        let mut two = Http2::connect(dashboard.address, ALL).await;
+        for _ in 0..100 {
+            two.get("/events?topic=t").await;
+        }
+        within(two.answered()).await;
+        twos.push(two);
+    }
+    dashboard.publish("t", "before").await;
+
+    let start = Instant::now();
+    let mut peers = JoinSet::new();
+    ones.into_iter().for_each(|one| _ = peers.spawn(async { vec![one.last_body().await] }));
+    twos.into_iter().for_each(|two| _ = peers.spawn(two.all()));
+    dashboard.signal(signal).await;
+    let (last, code) = dashboard.end().await;
+    let gone_in = start.elapsed();
+    assert_eq!((last.as_str(), code), ("ended 1000 streams, 0 stuck", Some(0)));
+    let seen: Vec<Seen> = within(peers.join_all()).await.into_iter().flatten().collect();
+    assert_eq!(seen.len(), 1000);
+    seen.iter().for_each(says_farewell);
+    let mut ends: Vec<Duration> = seen.iter().map(|seen| seen.at - start).collect();
+    ends.sort_unstable();
+    println!("{signal}: first end {:?}, median {:?}, last {:?}; gone {gone_in:?}", ends[0], ends[500], ends[999]);
+    assert!(gone_in < WINDOW + SECOND, "{gone_in:?}");
+    for (nth, end) in ends.iter().enumerate() {
+        let due = (WINDOW * 3 / 4).mul_f64(nth as f64 / 1000.0);
+        assert!(*end >= due, "end {nth} comes after {end:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_streams_end_on_sigterm() {
+    a_thousand_streams_end_on("TERM").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_streams_end_on_sigint() {
+    a_thousand_streams_end_on("INT").await;
+}
+
+#[tokio::test]
+async fn with_no_streams_it_is_gone_at_once() {
+    let dashboard = Dashboard::start().await;
+    let start = Instant::now();
+    dashboard.signal("TERM").await;
+    assert_eq!(dashboard.end().await, ("ended 0 streams, 0 stuck".to_owned(), Some(0)));
+    assert!(start.elapsed() < WINDOW, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn peers_that_read_nothing_or_ask_for_nothing_do_not_keep_it() {
+    DASHBOARD.executable();
+    let dashboard = Dashboard::start().await;
+    let mut stuck = Http1::get(dashboard.address, "/events?topic=flood").await;
+    within(stuck.head()).await;
+    let mut stuck_too = Http2::connect(dashboard.address, 1 << 10).await;
+    stuck_too.get("/events?topic=flood").await;
+    within(stuck_too.answered()).await;
+    let _silent = TcpStream::connect(dashboard.address).await.unwrap();
+    let mut half = TcpStream::connect(dashboard.address).await.unwrap();
+    half.write_all(b"GET /events?topic=t HTTP/1.1\r\nhost:").await.unwrap();
+    let mut reads = Http1::get(dashboard.address, "/events?topic=t").await;
+    within(reads.head()).await;
+    let large = "x".repeat(1 << 20);
+    for _ in 0..30 {
+        dashboard.publish("flood", &large).await;
+    }
+    dashboard.publish("t", "before").await;
+    let start = Instant::now();
+    dashboard.signal("TERM").await;
+    says_farewell(&within(reads.last_body()).await);
+    let (last, code) = dashboard.end().await;
+    // The server may take the end of one that was cut without being able to write it.
+    let is_right = ["ended 1 streams, 2 stuck", "ended 2 streams, 1 stuck"].contains(&last.as_str());
+    assert!(is_right && code == Some(0), "{last:?} {code:?}");
+    let gone_in = start.elapsed();
+    // About a second, on a busy machine.
+    assert!((WINDOW..WINDOW + 10 * SECOND).contains(&gone_in), "{gone_in:?}");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    DASHBOARD.executable();
+    for signals in [["TERM", "TERM"], ["INT", "INT"], ["TERM", "INT"], ["INT", "TERM"]] {
+        let dashboard = Dashboard::start().await;
+        let mut peers = Vec::new();
+        for _ in 0..10 {
+            let mut one = Http1::get(dashboard.address, "/events?topic=t").await;
+            within(one.head()).await;
+            peers.push(one);
+        }
+        dashboard.signal(signals[0]).await;
+        // With as many streams as that, some have ended and some are open.
+        let ends = peers.iter_mut().map(|peer| Box::pin(peer.body())).collect::<Vec<_>>();
+        let _first = first(ends).await;
+        dashboard.signal(signals[1]).await;
+        let (said, code) = dashboard.end().await;
+        assert!(matches!(code, Some(130 | 143)), "{signals:?}: {code:?} after {said:?}");
+        assert!(!said.starts_with("ended 10 "), "it waits for nobody: {said:?}");
+    }
+}
+
+async fn first<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
+    within(std::future::poll_fn(|cx| {
+        let mut ready = futures.iter_mut().map(|future| std::pin::Pin::new(future).poll(cx));
+        ready.find(std::task::Poll::is_ready).unwrap_or(std::task::Poll::Pending)
+    }))
+    .await
+}
+
+/// A bound on failure.
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(BOUND, future).await.expect("it takes too long")
+}

@@ -1,0 +1,99 @@
+//! A server with the layer that is told to stop, behind axum and on plain hyper.
+
+use std::{convert::Infallible, net::SocketAddr};
+
+use axum::{Router, serve::ListenerExt};
+use http::{Request, Response};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower_layer::Layer;
+use tower_sse::{ClientHandle, SseBody, SseLayer};
+
+use crate::bodies::AnyBody;
+
+/// What runs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Server {
+    Axum,
+    Hyper,
+}
+
+pub(crate) const SERVERS: [Server; 2] = [Server::Axum, Server::Hyper];
+
+pub(crate) type App = BoxCloneSyncService<Request<()>, Response<SseBody<AnyBody>>, Infallible>;
+
+/// Handlers behind the layer.
+pub(crate) fn app<A>(layer: &SseLayer, answer: impl Fn(Request<()>) -> A + Clone + Send + Sync + 'static) -> App
+where
+    A: Future<Output = Response<AnyBody>> + Send + 'static,
+{
+    BoxCloneSyncService::new(layer.layer(service_fn(move |request| {
+        let answer = answer(request);
+        async { Ok::<_, Infallible>(answer.await) }
+    })))
+}
+
+pub(crate) fn handle_of(request: &Request<()>) -> ClientHandle {
+    request.extensions().get::<ClientHandle>().expect("the layer's").clone()
+}
+
+/// A running server.
+pub(crate) struct House {
+    pub(crate) address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+}
+
+impl House {
+    pub(crate) async fn open(server: Server, app: App) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let server = match server {
+            Server::Axum => tokio::spawn(axum(listener, app, stopped)),
+            Server::Hyper => tokio::spawn(hyper(listener, app, stopped)),
+        };
+        Self { address, stop, server }
+    }
+
+    /// No new connections, and none that has nothing to do. The server is over when all are.
+    pub(crate) fn stop(self) -> JoinHandle<()> {
+        self.stop.send(()).expect("it runs");
+        self.server
+    }
+}
+
+async fn axum(listener: TcpListener, app: App, stopped: oneshot::Receiver<()>) {
+    let listener = listener.tap_io(|connection| connection.set_nodelay(true).unwrap());
+    let router = Router::new()
+        .fallback_service(service_fn(move |request: Request<axum::body::Body>| app.clone().oneshot(request.map(drop))));
+    axum::serve(listener, router).with_graceful_shutdown(async { drop(stopped.await) }).await.unwrap();
+}
+
+async fn hyper(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<()>) {
+    let graceful = GracefulShutdown::new();
+    loop {
+        let (socket, _) = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap(),
+            _ = &mut stopped => break,
+        };
+        socket.set_nodelay(true).unwrap();
+        let app = app.clone();
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| app.clone().oneshot(request.map(drop)));
+        let service = TowerToHyperService::new(service);
+        let watcher = graceful.watcher();
+        tokio::spawn(async move {
+            let server = auto::Builder::new(TokioExecutor::new());
+            let connection = server.serve_connection(TokioIo::new(socket), service);
+            // It is the peer's business how it goes.
+            let _ = watcher.watch(connection).await;
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
