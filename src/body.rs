@@ -398,7 +398,7 @@ impl Stream {
         let client = this.reader.client();
         let own = this.config.farewell.as_ref();
         let own = own.and_then(|farewell| farewell.of(&ClientHandle::new(Arc::clone(client)), reason));
-        let own = own.map(|event| event.encode()).unwrap_or_default();
+        let own = own.map(|event| event.encode_without_id()).unwrap_or_default();
         let last_words = match reason {
             CloseReason::Drained => [own, client.last_words()].concat().into(),
             _ => own,

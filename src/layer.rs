@@ -198,7 +198,7 @@ impl SseLayer {
         self.with(|config| config.max_age = Some(age))
     }
 
-    /// Ends streams with an event, by why they end: at a boundary, as the last there is. Default: none.
+    /// Ends streams with an event, by why they end: at a boundary, as the last there is, and without an id if it has one. Default: none.
     ///
     /// It is asked when the server ends a stream in order, for whatever reason: not where the client has left, and not where
     /// nothing can be put in any more. It is asked outside all locks, by the task that the stream is polled on. What is read with

@@ -60,14 +60,15 @@ impl Drain {
         Self { window, finish_within: window, last_words: LastWords::default() }
     }
 
-    /// Lets streams that [may finish](crate::ClientHandle::let_finish) go on for so long. Default: as long as the others.
+    /// Lets streams that [may finish](crate::ClientHandle::let_finish) go on for so long (at most a day). Default: the window.
+    /// Those that have not by then end together, in the last quarter of a window.
     pub fn finish_within(self, time: Duration) -> Self {
         Self { finish_within: time.clamp(self.window, A_DAY), ..self }
     }
 
-    /// Ends each stream with this event. Default: none. A layer's own [farewell](crate::SseLayer::farewell) goes before it.
+    /// Ends each stream with this event, without an id if it has one: who comes back could not resume from it. Default: none. A layer's own [farewell](crate::SseLayer::farewell) goes before it.
     pub fn farewell(mut self, event: impl Borrow<Event>) -> Self {
-        self.last_words.farewell = event.borrow().encode();
+        self.last_words.farewell = event.borrow().encode_without_id();
         self
     }
 
@@ -110,9 +111,10 @@ impl Registry {
     /// From now on, requests for new ones are [refused](crate::Refused::Draining); what is published still goes to those that are open.
     ///
     /// Awaiting it ends them, and says how many have ended and how many are stuck. It takes as long as the window at most, or
-    /// as [`Drain::finish_within`] says if there are streams that may finish; it is done as soon as all have ended. A
-    /// stream that has stalled in the middle of an event is cut there when seven eighths of the time are over: clients drop the unfinished
-    /// event. If it is dropped before it is done, the rest stay open, and new ones are refused still; it can be called again.
+    /// as [`Drain::finish_within`] says if there are streams that may finish; it is done as soon as all have ended. What has not got to
+    /// its end when seven eighths of the time are over is cut off there, with its farewell if it is at a boundary: a stream that has stalled in the
+    /// middle of an event, which clients drop, or one whose client is slow to read. A request that is being answered
+    /// is refused when it is. If it is dropped before it is done, the rest stay open, and new ones are refused still; it can be called again.
     ///
     /// It goes beside the server's own graceful end, which waits for open streams and ends none:
     ///
