@@ -106,7 +106,8 @@ impl<S> SseService<S> {
         }
         let admission = further_out.cloned().unwrap_or_default();
         // Before, as this asks the program for the keys.
-        let asks: Vec<_> = limits.filter_map(|limit| limit.ask(request)).collect();
+        let mut asks = Vec::with_capacity(self.registry.limits().len() + self.config.limits.len());
+        asks.extend(limits.filter_map(|limit| limit.ask(request)));
         admission.need(asks);
         Some(admission)
     }

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
-    process::{Child, ChildStdout, Command},
+    process::{Child, ChildStdout},
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -48,8 +48,7 @@ impl Dashboard {
     }
 
     async fn signal(&self, name: &str) {
-        let id = self.process.id().expect("it runs").to_string();
-        assert!(Command::new("kill").args(["-s", name, &id]).status().await.unwrap().success());
+        example::signal(&self.process, name).await;
     }
 
     /// What it says last, and its exit code.

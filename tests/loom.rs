@@ -136,6 +136,11 @@ const MODELS: &[(&str, Model)] = models![
     a_reader_that_is_counted_out_while_it_reads_ends,
     who_waits_for_the_end_of_a_client_is_told,
     presence_knows_of_a_client_that_comes_and_goes_while_it_is_asked_for,
+    of_two_requests_for_the_last_place_one_gets_it,
+    requests_that_need_several_places_get_all_or_none,
+    a_place_that_is_given_back_while_another_request_asks_for_it_is_had_by_that_or_by_nobody,
+    places_that_several_hold_are_given_back_by_the_last_and_not_taken_again,
+    a_stream_that_opens_while_the_registry_begins_to_drain_ends,
 ];
 
 /// Runs them all, or those whose names have a word of the arguments in them. Where a model goes wrong, loom panics, and may
@@ -555,6 +560,116 @@ fn presence_knows_of_a_client_that_comes_and_goes_while_it_is_asked_for() -> usi
         let presence = registry.presence("a").unwrap();
         assert!(goes.join().unwrap());
         assert_eq!(presence.count(), 0);
+        assert_nothing_is_left(&registry, &task);
+    })
+}
+
+/// What a request takes of these.
+fn admission(limits: &[&Limit]) -> Arc<Admission> {
+    let (request, ()) = http::Request::new(()).into_parts();
+    let admission = Arc::<Admission>::default();
+    admission.need(limits.iter().filter_map(|limit| limit.ask(&request)).collect::<Vec<_>>());
+    admission
+}
+
+/// As a layer does: it holds what it takes.
+fn ask(limits: &[&Limit]) -> (Hold, Result<(), Refused>) {
+    let admission = admission(limits);
+    let hold = admission.hold();
+    (hold, admission.admit())
+}
+
+fn assert_nothing_is_counted(limits: &[&Limit]) {
+    limits.iter().for_each(|limit| assert_eq!((limit.open(), limit.entries()), (0, 0)));
+}
+
+fn of_two_requests_for_the_last_place_one_gets_it() -> usize {
+    let model = |limit: fn() -> Limit| {
+        let limit = limit();
+        let other = limit.clone();
+        let other = loom::thread::spawn(move || ask(&[&other]));
+        let one = ask(&[&limit]);
+        let other = other.join().unwrap();
+        assert_ne!(one.1.is_ok(), other.1.is_ok());
+        drop((one, other));
+        assert_nothing_is_counted(&[&limit]);
+        assert_eq!(ask(&[&limit]).1, Ok(()));
+    };
+    let limits: [fn() -> Limit; 3] = [
+        || Limit::streams(1),
+        || Limit::streams(1).per(|_: &http::request::Parts| Some("key")),
+        || Limit::rate(1, Duration::from_secs(3600), 1),
+    ];
+    limits.into_iter().map(|limit| check(PREEMPTIONS, move || model(limit))).sum()
+}
+
+fn requests_that_need_several_places_get_all_or_none() -> usize {
+    check(PREEMPTIONS, || {
+        let limits = [Limit::streams(1), Limit::rate(1, Duration::from_secs(3600), 1), Limit::streams(1)];
+        let [a, b, c] = limits.clone();
+        // The other way round: they must not wait for each other.
+        let other = loom::thread::spawn(move || ask(&[&c, &b, &a]));
+        let [a, b, c] = &limits;
+        let one = ask(&[a, b, c]);
+        let other = other.join().unwrap();
+        let admitted = [&one, &other].iter().filter(|(_, result)| result.is_ok()).count();
+        assert!(admitted <= 1);
+        assert_eq!([a.open(), c.open()], [admitted as u64; 2]);
+        drop((one, other));
+        assert_nothing_is_counted(&[a, b, c]);
+    })
+}
+
+fn a_place_that_is_given_back_while_another_request_asks_for_it_is_had_by_that_or_by_nobody() -> usize {
+    check(PREEMPTIONS, || {
+        let limit = Limit::streams(1);
+        let (hold, result) = ask(&[&limit]);
+        assert_eq!(result, Ok(()));
+        let leaves = loom::thread::spawn(move || drop(hold));
+        let admission = admission(&[&limit]);
+        let hold = admission.hold();
+        let result = admission.admit();
+        leaves.join().unwrap();
+        assert_eq!(limit.open(), u64::from(result.is_ok()));
+        assert_eq!(admission.admit(), Ok(()), "now there is room");
+        drop(hold);
+        assert_nothing_is_counted(&[&limit]);
+    })
+}
+
+fn places_that_several_hold_are_given_back_by_the_last_and_not_taken_again() -> usize {
+    check(FEW_PREEMPTIONS, || {
+        let limit = Limit::streams(1);
+        let admission = admission(&[&limit]);
+        let [outer, inner] = [admission.hold(), admission.hold()];
+        assert_eq!(admission.admit(), Ok(()));
+        let drops = loom::thread::spawn(move || drop(outer));
+        let asks = loom::thread::spawn(move || admission.admit());
+        drop(inner);
+        drops.join().unwrap();
+        // It has its place; or nobody has it any more, and it may be just about to be given back.
+        let result = asks.join().unwrap();
+        assert!(matches!(result, Ok(()) | Err(Refused::Full { .. })), "{result:?}");
+        assert_nothing_is_counted(&[&limit]);
+    })
+}
+
+fn a_stream_that_opens_while_the_registry_begins_to_drain_ends() -> usize {
+    // Its clock stands still, so that no time-out is over. All threads of a model are this one.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let _entered = runtime.enter();
+    check_each(PREEMPTIONS, |way| {
+        let (registry, task) = (registry(), Task::new());
+        let drains = with(&registry, |registry| {
+            let (task, mut draining) = (Task::new(), pin!(registry.drain(Drain::within(Duration::from_secs(8)))));
+            // That closes those that it finds. Waiting for their ends is tokio's `Notify`.
+            let _ = task.poll(|cx| draining.as_mut().poll(cx));
+        });
+        let (_, mut reading) = Reading::open(&registry, way, &["a"]);
+        assert!(reading.read_all(&task).is_empty());
+        drop(reading);
+        drains.join().unwrap();
+        assert_eq!(registry.stats().closed, [(CloseReason::Drained, 1)].into());
         assert_nothing_is_left(&registry, &task);
     })
 }

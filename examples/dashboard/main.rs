@@ -31,7 +31,8 @@
 //! Environment: `PORT` (3000; 0 picks one), `HEARTBEAT_MS` (15000), `RETENTION_EVENTS` (per topic, 1000),
 //! `RETENTION_BYTES` (in all, 67108864), `STUCK_AFTER_MS` (60000), `GRACE_MS` (how long who is gone is still shown, 5000),
 //! `MAX_STREAMS` (10000), `MAX_STREAMS_PER_ADDRESS` (2000), `PROXIES` (how many add to `x-forwarded-for`, 0), `DRAIN_MS` (how long
-//! the graceful end may take, 5000), `PRICES_MS` (between two prices, 250), `LOG=1` (a line on stderr for each stream that is over or lost events).
+//! the graceful end may take, 5000), `GONE_AFTER_MS` (how long a peer may answer nothing before its connection is closed, 30000, at
+//! least 1000), `PRICES_MS` (between two prices, 250), `LOG=1` (a line on stderr for each stream that is over or lost events).
 
 mod api;
 mod demo;
@@ -41,6 +42,8 @@ mod page;
 mod problem;
 #[path = "../support/signals.rs"]
 mod signals;
+#[path = "../support/sockets.rs"]
+mod sockets;
 mod stop;
 mod visitor;
 
@@ -57,7 +60,7 @@ use axum::{
 use tokio::{net::TcpListener, sync::oneshot};
 use tower_sse::{ClientAddress, Heartbeat, Lag, Limit, Refusal, Registry, RegistryConfig, Retention, SseLayer};
 
-use crate::{hooks::Counts, market::Market, signals::Signals, visitor::Visitor};
+use crate::{hooks::Counts, market::Market, signals::Signals, sockets::Patience, visitor::Visitor};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -76,14 +79,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tokio::spawn(page::announce_viewers(registry.presence(page::VIEWERS)?, registry.clone()));
 
     let heartbeat = Heartbeat::every(Duration::from_millis(setting("HEARTBEAT_MS", 15_000)?));
+    let patience = Patience::of(Duration::from_millis(setting("GONE_AFTER_MS", 30_000)?));
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
     // From here on, it ends in order when it is told to.
     let signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
-    let listener = listener.tap_io(|connection| {
-        // Events are small and should leave at once.
-        let _ = connection.set_nodelay(true);
-    });
+    let listener = listener.tap_io(move |connection| patience.set_on(connection));
     let app = app(App { registry: registry.clone(), market, counts }, limits()?, heartbeat);
     let (stop, stopped) = oneshot::channel::<()>();
     let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())

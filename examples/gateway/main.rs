@@ -20,8 +20,15 @@
 //!   goes on with what the client sent. The path of `--upstream` is a prefix, not a fence: `..` passes as it is.
 //! - Upgrades (WebSocket) are not proxied: `upgrade` stays behind as any hop-by-hop header does, so the upstream answers
 //!   as if it had not been asked. `CONNECT` is a 405, an upstream that is away a 502.
+//! - On SIGINT and SIGTERM it takes no new connections, and lets the answers that are being given finish, for as long as
+//!   `--finish-ms` says. A second one ends it at once.
+//! - Clients and upstreams that are gone without saying so are found: `examples/support/sockets.rs`.
 
 mod options;
+#[path = "../support/signals.rs"]
+mod signals;
+#[path = "../support/sockets.rs"]
+mod sockets;
 mod upstream;
 
 use std::{
@@ -31,7 +38,7 @@ use std::{
     fmt::Display,
     io::{self, Write},
     net::IpAddr,
-    process::ExitCode,
+    process::{self, ExitCode},
     sync::Arc,
     time::Duration,
 };
@@ -47,15 +54,23 @@ use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tower::ServiceBuilder;
-use tower_sse::{Registry, SseLayer};
+use tower_sse::{Drain, Registry, SseLayer};
 
 use crate::{
     options::{Options, USAGE},
+    signals::Signals,
+    sockets::Patience,
     upstream::{Upstream, leave_hop_by_hop_behind},
 };
 
@@ -63,6 +78,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 // Less than the 5 s after which Node's and uvicorn's servers close an idle connection: a request that is written to one
 // at that moment fails, and only some may be sent again.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Answers that have not finished a quarter of this before the end are ended.
+const WINDOW: Duration = Duration::from_secs(2);
+/// How long connections may take to close when their streams have ended.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 type Answer = UnsyncBoxBody<Bytes, hyper::Error>;
 
@@ -97,23 +117,37 @@ async fn run(options: Options) -> io::Result<()> {
     let listener = TcpListener::bind(&options.listen)
         .await
         .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", options.listen)))?;
+    let mut signals = Signals::new()?;
     writeln!(io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     io::stdout().flush()?;
 
     // Nothing is published here: the registry counts the streams, and the layer keeps them alive.
-    let sse = SseLayer::new(&Registry::new()).heartbeat(options.heartbeat);
-    let gateway = Arc::new(Gateway::new(options.upstream));
+    let registry = Registry::new();
+    let sse = SseLayer::new(&registry).heartbeat(options.heartbeat).let_finish(true);
+    let gateway = Arc::new(Gateway::new(options.upstream, options.patience));
+    let connections = GracefulShutdown::new();
     tokio::select! {
-        () = accept(listener, sse, gateway) => Ok(()),
-        interrupted = tokio::signal::ctrl_c() => interrupted,
+        () = accept(listener, sse, gateway, &connections) => {}
+        _ = signals.next() => {}
+    }
+    let gracefully = async {
+        let drain = Drain::within(options.finish.min(WINDOW)).finish_within(options.finish);
+        // It waits for all connections, and some may be stuck.
+        let closed = timeout(options.finish + PATIENCE, connections.shutdown());
+        let _ = tokio::join!(closed, registry.drain(drain));
+    };
+    tokio::select! {
+        () = gracefully => Ok(()),
+        code = signals.next() => process::exit(code),
     }
 }
 
-async fn accept(listener: TcpListener, sse: SseLayer, gateway: Arc<Gateway>) {
+async fn accept(listener: TcpListener, sse: SseLayer, gateway: Arc<Gateway>, connections: &GracefulShutdown) {
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
-                tokio::spawn(serve(socket, peer.ip().to_canonical(), sse.clone(), Arc::clone(&gateway)));
+                let (sse, gateway, watcher) = (sse.clone(), Arc::clone(&gateway), connections.watcher());
+                tokio::spawn(serve(socket, peer.ip().to_canonical(), sse, gateway, watcher));
             }
             Err(error) => {
                 // Out of file descriptors, mostly: they come back as streams end, and spinning meanwhile helps nobody.
@@ -124,9 +158,9 @@ async fn accept(listener: TcpListener, sse: SseLayer, gateway: Arc<Gateway>) {
     }
 }
 
-async fn serve(socket: TcpStream, peer: IpAddr, sse: SseLayer, gateway: Arc<Gateway>) {
-    // Events are small writes that somebody waits for. It fails if the peer is gone, which is soon seen.
-    let _ = socket.set_nodelay(true);
+async fn serve(socket: TcpStream, peer: IpAddr, sse: SseLayer, gateway: Arc<Gateway>, watcher: Watcher) {
+    let patience = gateway.patience;
+    patience.set_on(&socket);
     let service = ServiceBuilder::new().layer(sse).service_fn(move |request| {
         let gateway = Arc::clone(&gateway);
         async move { Ok::<_, Infallible>(gateway.answer(request, peer).await) }
@@ -134,26 +168,28 @@ async fn serve(socket: TcpStream, peer: IpAddr, sse: SseLayer, gateway: Arc<Gate
     let mut server = auto::Builder::new(TokioExecutor::new());
     // With a timer, hyper gives up a client that takes more than 30 s to send a request's head.
     server.http1().timer(TokioTimer::new());
-    server.http2().timer(TokioTimer::new());
+    patience.ping(&mut server);
     // An error is a client that left or does not speak HTTP, or an upstream's, which was complained of.
-    let _ = server.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service)).await;
+    let connection = server.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
+    let _ = watcher.watch(connection.into_owned()).await;
 }
 
 struct Gateway {
     client: Client<HttpConnector, Incoming>,
     upstream: Upstream,
+    patience: Patience,
 }
 
 impl Gateway {
-    fn new(upstream: Upstream) -> Self {
+    fn new(upstream: Upstream, patience: Patience) -> Self {
         let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
+        patience.set_on_upstreams(&mut connector);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .build(connector);
-        Self { client, upstream }
+        Self { client, upstream, patience }
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Answer> {

@@ -53,7 +53,8 @@ impl ClientAddress {
         Self { proxies: number, ..self }
     }
 
-    /// Another header that the proxies write the address into: `x-real-ip`, `cf-connecting-ip`. Default: `x-forwarded-for`.
+    /// Another header that the proxies write the address into: `x-real-ip`, `cf-connecting-ip`. Default: `x-forwarded-for`. Without
+    /// [`proxies`](Self::proxies), no header is looked at.
     ///
     /// What a proxy replaces, rather than adds to, has one entry: [`proxies`](Self::proxies) is then 1, however many there are.
     #[must_use]

@@ -33,12 +33,11 @@ pub(crate) struct Hold(Arc<Admission>);
 
 impl Admission {
     /// It needs these as well. What a layer further out has asked for already is one and the same.
-    pub(crate) fn need(&self, asks: impl IntoIterator<Item = Ask>) {
+    pub(crate) fn need(&self, asks: Vec<Ask>) {
         let mut state = lock(&self.0);
+        state.asks.reserve_exact(asks.len());
         for ask in asks {
             if !state.asks.iter().any(|known| known.limit.is(&ask.limit)) {
-                // There are few, and each open stream keeps them.
-                state.asks.reserve_exact(1);
                 state.asks.push(ask);
             }
         }
@@ -55,14 +54,21 @@ impl Admission {
     pub(crate) fn admit(&self) -> Result<(), Refused> {
         let mut state = lock(&self.0);
         let has = |ask: &&Ask| !state.permits.iter().any(|permit| permit.is_of(&ask.limit));
-        let missing = state.asks.iter().filter(has).map(|ask| ask.limit.acquire(&ask.key));
-        let mut taken = missing.collect::<Result<Vec<_>, _>>()?;
+        // With no more capacity than that, as each open stream keeps them.
+        let mut taken = Vec::with_capacity(state.asks.len() - state.permits.len());
+        for ask in state.asks.iter().filter(has) {
+            taken.push(ask.limit.acquire(&ask.key)?);
+        }
         if state.holders > 0 {
             if state.has_begun {
                 taken.iter_mut().for_each(Permit::spend);
             }
-            state.permits.reserve_exact(taken.len());
-            state.permits.append(&mut taken);
+            if state.permits.is_empty() {
+                state.permits = taken;
+            } else {
+                state.permits.reserve_exact(taken.len());
+                state.permits.append(&mut taken);
+            }
         }
         Ok(())
     }

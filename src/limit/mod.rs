@@ -33,7 +33,8 @@ pub(crate) use self::{
 ///
 /// It is a handle: its clones count together. So [`SseLayer::limit`](crate::SseLayer::limit) limits what is behind one layer, a clone of
 /// it on another layer what is behind both, and [`RegistryConfig::limit`](crate::RegistryConfig::limit) all streams of a
-/// registry. A stream that comes through nested layers is counted once by each limit.
+/// registry. A stream that comes through nested layers is counted once by each limit, unless something in between drops the request's
+/// extensions.
 ///
 /// ```
 /// use std::time::Duration;
@@ -66,8 +67,8 @@ pub(crate) use self::{
 ///
 /// There is no queue: who finds no room is refused at once, as [`Refusal`] says.
 ///
-/// Cost: a lock for a few ten nanoseconds when a stream begins and when it ends. With a key, an entry of some 60 bytes as long as
-/// there is a stream of that key.
+/// Cost: a few short locks and allocations for each request that asks for a stream, and some 230 bytes as long as it is open; with a key,
+/// some 110 more as long as there is a stream of that key. `cargo bench --bench limits` measures the time.
 #[derive(Clone)]
 #[must_use = "a limit does nothing unless a layer or a registry has it"]
 pub struct Limit {
@@ -146,7 +147,8 @@ impl Limit {
         self.inner.number.load(Ordering::Relaxed)
     }
 
-    /// How many streams it counts at this moment, over all keys. Of a rate, always 0.
+    /// How many streams it counts at this moment, over all keys. Of a rate, always 0. Cost: a few nanoseconds for each key, in which no
+    /// stream begins or ends.
     #[must_use]
     pub fn open(&self) -> u64 {
         match self.inner.rate {

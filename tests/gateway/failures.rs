@@ -14,7 +14,6 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::{
     net::{TcpListener, TcpSocket},
-    process::Command,
     sync::mpsc,
 };
 
@@ -22,7 +21,7 @@ use crate::{
     GATEWAY, Gateway,
     bodies::{AnyBody, any, channel, event_stream},
     client::{VERSIONS, get},
-    next_data, raw, raw_upstream, read_until, upstream, upstream_once, within_20_s,
+    example, next_data, raw, raw_upstream, read_until, upstream, upstream_once, within_20_s,
 };
 
 #[tokio::test]
@@ -168,13 +167,33 @@ async fn wrong_flags_are_a_sentence_and_exit_code_2() {
 #[tokio::test]
 async fn an_interrupt_ends_it_while_streams_are_open() {
     within_20_s(async {
+        for flags in [&["--finish-ms", "500"][..], &["--finish-ms", "0"]] {
+            let (frames, body) = channel();
+            let upstream = upstream_once(event_stream(body)).await;
+            let mut gateway = Gateway::start(&upstream, flags).await;
+            let mut response = gateway.client(Version::HTTP_11).await.send(get("/")).await.unwrap();
+            example::signal(&gateway.server.process, "INT").await;
+            assert_eq!(next_data(&mut response).await, None, "it ends cleanly");
+            assert!(gateway.server.process.wait().await.unwrap().success());
+            drop(frames);
+        }
+    })
+    .await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_second_interrupt_ends_it_at_once() {
+    within_20_s(async {
         let (frames, body) = channel();
         let upstream = upstream_once(event_stream(body)).await;
         let mut gateway = Gateway::start(&upstream, &[]).await;
         let response = gateway.client(Version::HTTP_11).await.send(get("/")).await.unwrap();
-        let pid = gateway.server.process.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
-        assert!(gateway.server.process.wait().await.unwrap().success());
+        example::signal(&gateway.server.process, "INT").await;
+        // It has heard the first when it takes no connections any more.
+        while tokio::net::TcpStream::connect(gateway.address).await.is_ok() {}
+        example::signal(&gateway.server.process, "INT").await;
+        assert_eq!(gateway.server.process.wait().await.unwrap().code(), Some(130));
         drop((frames, response));
     })
     .await;

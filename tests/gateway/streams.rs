@@ -18,7 +18,7 @@ use crate::{
     Gateway,
     bodies::{AnyError, any, channel, event_stream},
     client::{Client, VERSIONS, get},
-    next_data, spec, upstream, upstream_once, within_20_s,
+    example, next_data, spec, upstream, upstream_once, within_20_s,
 };
 
 #[tokio::test]
@@ -33,6 +33,30 @@ async fn a_stream_has_the_same_events_with_heartbeats_every_3_ms_as_without() {
             assert_eq!((expected.messages.len(), heartbeats_in(&direct)), (18, 0));
             let heartbeats = heartbeats_in(&proxied);
             assert!(heartbeats >= silences, "{heartbeats} heartbeats in {silences} silences");
+        }
+    })
+    .await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn when_it_is_told_to_end_an_answer_that_is_being_given_is_finished() {
+    within_20_s(async {
+        for version in VERSIONS {
+            let (frames, body) = channel();
+            let upstream = upstream_once(event_stream(body)).await;
+            let mut gateway = Gateway::start(&upstream, &[]).await;
+            let mut stream = gateway.client(version).await.send(get("/")).await.unwrap();
+            frames.send(Ok(Frame::data("data: begun\n\n".into()))).await.unwrap();
+            assert_eq!(next_data(&mut stream).await.unwrap(), "data: begun\n\n");
+            example::signal(&gateway.server.process, "TERM").await;
+            // It takes no new connections from then on.
+            while tokio::net::TcpStream::connect(gateway.address).await.is_ok() {}
+            frames.send(Ok(Frame::data("data: finished\n\n".into()))).await.unwrap();
+            drop(frames);
+            assert_eq!(next_data(&mut stream).await.unwrap(), "data: finished\n\n");
+            assert_eq!(next_data(&mut stream).await, None);
+            assert!(gateway.server.process.wait().await.unwrap().success());
         }
     })
     .await;

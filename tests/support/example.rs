@@ -53,6 +53,13 @@ impl Example {
     }
 }
 
+/// Sends it a signal: TERM, INT.
+#[allow(dead_code, reason = "not all tests end one")]
+pub(crate) async fn signal(process: &Child, name: &str) {
+    let id = process.id().expect("it runs").to_string();
+    assert!(Command::new("kill").args(["-s", name, &id]).status().await.expect("kill runs").success());
+}
+
 /// An example that listens. It is killed when this is dropped.
 pub(crate) struct Server {
     /// `http://127.0.0.1:PORT`.

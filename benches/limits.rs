@@ -1,0 +1,156 @@
+//! What a limit costs a request: a place is taken before the handler runs and given back as the answer is no stream. Beside what a
+//! program would write instead, in the same run: a locked map of semaphores by key.
+//!
+//! `cargo bench --bench limits [-- KEYS]`
+//!
+//! Each side is a request through the layer and a handler that answers at once; what that takes without any limit is measured
+//! beside it and subtracted. With 1 key and with as many as are given (default 100,000), each of which has an open stream, or in the map
+//! of semaphores a permit in use; the requests are of all of them, in an order that no cache likes. Nothing is asserted: the numbers are printed.
+
+#![allow(clippy::expect_used)]
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    env,
+    future::{Future, Ready, ready},
+    hint::black_box,
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, header::ACCEPT, request::Parts};
+use http_body_util::Empty;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::{Layer, Service};
+use tower_sse::{ClientHandle, Limit, Registry, SseBody, SseLayer};
+
+const BLOCKS: usize = 25;
+const REQUESTS: usize = 50_000;
+/// More than any key has.
+const ROOM: u32 = 1_000_000;
+
+#[derive(Clone, Copy)]
+struct User(u64);
+
+type Permits = Arc<Mutex<HashMap<u64, Arc<Semaphore>>>>;
+
+/// A handler that streams if it is to, and takes a permit by hand if there are any.
+#[derive(Clone)]
+struct Handler {
+    streams: bool,
+    by_hand: Option<Permits>,
+}
+
+fn permit(permits: &Permits, user: u64) -> Option<OwnedSemaphorePermit> {
+    let mut permits = permits.lock().expect("nobody panics");
+    let semaphore = Arc::clone(permits.entry(user).or_insert_with(|| Arc::new(Semaphore::new(ROOM as usize))));
+    drop(permits);
+    semaphore.try_acquire_owned().ok()
+}
+
+impl Service<Request<()>> for Handler {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<()>) -> Self::Future {
+        let user = request.extensions().get::<User>().expect("it is in each request").0;
+        let _permit = black_box(self.by_hand.as_ref().and_then(|permits| permit(permits, user)));
+        let client = request.extensions().get::<ClientHandle>().filter(|_| self.streams);
+        ready(Ok(client.map_or_else(Response::default, |client| client.clone().into_stream().into_response())))
+    }
+}
+
+fn ask<S: Service<Request<()>, Error = Infallible>>(service: &mut S, user: u64) -> S::Response {
+    let request = Request::builder().header(ACCEPT, "text/event-stream").extension(User(user)).body(());
+    match pin!(service.call(request.expect("a valid request"))).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(response)) => response,
+        Poll::Pending => unreachable!("the handler does not wait"),
+    }
+}
+
+type InUse = (Vec<Response<SseBody<Empty<Bytes>>>>, Vec<Option<OwnedSemaphorePermit>>);
+
+struct Side {
+    name: &'static str,
+    layer: SseLayer,
+    by_hand: Option<Permits>,
+}
+
+impl Side {
+    /// Each key is in use from now on, as long as what is given back.
+    fn fill(&self, keys: u64) -> InUse {
+        let mut streaming = self.layer.layer(Handler { streams: true, by_hand: None });
+        let by_hand = self.by_hand.as_ref();
+        match by_hand {
+            None => ((0..keys).map(|user| ask(&mut streaming, user)).collect(), Vec::new()),
+            Some(permits) => (Vec::new(), (0..keys).map(|user| permit(permits, user)).collect()),
+        }
+    }
+
+    /// Nanoseconds for each request.
+    fn block(&self, keys: u64) -> f64 {
+        let mut service = self.layer.layer(Handler { streams: false, by_hand: self.by_hand.clone() });
+        let start = Instant::now();
+        let mut user = 0;
+        for _ in 0..REQUESTS {
+            user = (user + 7919) % keys;
+            black_box(ask(&mut service, user));
+        }
+        start.elapsed().as_nanos() as f64 / REQUESTS as f64
+    }
+}
+
+fn run(keys: u64) {
+    let of_user = |request: &Parts| request.extensions.get::<User>().map(|user| user.0);
+    let side = |name, limit: Option<Limit>| {
+        let layer = SseLayer::new(&Registry::new());
+        Side { name, layer: limit.into_iter().fold(layer, SseLayer::limit), by_hand: None }
+    };
+    let number = Limit::streams(ROOM);
+    let rate = Limit::rate(ROOM, Duration::from_secs(3600), ROOM);
+    let mut sides = [
+        side("nothing", None),
+        side("a map of semaphores by hand", None),
+        side("a number in all", Some(number.clone())),
+        side("a number for each key", Some(number.per(of_user))),
+        side("a rate in all", Some(rate.clone())),
+        side("a rate for each key", Some(rate.per(of_user))),
+    ];
+    sides[1].by_hand = Some(Permits::default());
+    let in_use: Vec<_> = sides.iter().map(|side| side.fill(keys)).collect();
+    let mut times = vec![Vec::new(); sides.len()];
+    for block in 0..=BLOCKS {
+        for (side, times) in sides.iter().zip(&mut times) {
+            let time = side.block(keys);
+            // The first is for the caches.
+            if block > 0 {
+                times.push(time);
+            }
+        }
+    }
+    drop(in_use);
+    let times: Vec<f64> = times.into_iter().map(|times| times.into_iter().fold(f64::INFINITY, f64::min)).collect();
+    let by_hand = times[1] - times[0];
+    println!("{keys:>7} keys in use: a request takes {:.0} ns without a limit; more than that take", times[0]);
+    for (side, time) in sides.iter().zip(&times).skip(1) {
+        let more = time - times[0];
+        println!("                {:<28} {more:>6.0} ns (x {:.2})", side.name, more / by_hand);
+    }
+}
+
+fn main() {
+    // `cargo bench` passes flags of its own.
+    let keys = env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(100_000);
+    println!("one thread, the fastest of {BLOCKS} blocks of {REQUESTS} requests");
+    run(1);
+    run(keys);
+}
