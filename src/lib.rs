@@ -89,6 +89,11 @@
 //! - **Limits.** None is set by default, as only the program knows its users. A limit per address counts for one who can
 //!   have only so many; behind proxies [say how many they are](ClientAddress::proxies), or all users are one address.
 //!   How many requests, connections and HTTP/2 streams there are is the server's to limit.
+//! - **Patterns.** The first client of a pattern, and the last, have all topics looked at while nobody can publish: measured, some 10 ms with
+//!   10,000 topics and 140 ms with 100,000. Where clients may name patterns, limit the [rate](Limit::rate) of new
+//!   streams, or keep a client of each pattern in the process.
+//! - **Memory outside the registry.** For a peer that reads nothing, hyper keeps what it has taken already, up to some 400 KiB, until its socket is closed. And the
+//!   process can be twice as large as what is allocated, where the sizes of events change much.
 //! - **Other origins.** The layer sets no CORS headers. With credentials (`EventSource` with `withCredentials`), allow the
 //!   origins by name: a server that mirrors any origin lets every page read its users' streams. A plain `EventSource` of another site
 //!   sends cookies that are `SameSite=None`, so check the `Origin` where opening a stream does something.

@@ -214,3 +214,16 @@ async fn joins_that_race_with_the_first_question_are_all_seen() {
         assert_eq!(there, expected);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn whose_a_client_is_is_asked_when_it_subscribes_and_not_before() {
+    let registry = registry(GRACE);
+    let client = registry.connect();
+    // It is known by now, and who it is of is not.
+    let id = client.id();
+    let room = registry.presence("room").unwrap();
+    client.insert_metadata(User("ada"));
+    client.subscribe("room").unwrap();
+    assert_eq!(keys(&room), ["ada"]);
+    assert_eq!(room.members()[0].clients(), [id]);
+}

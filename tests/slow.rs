@@ -356,3 +356,19 @@ async fn a_minute_is_what_a_client_has_by_default() {
     assert_eq!(is_over(&client), Some(CloseReason::Stuck));
     assert!(client.send(Event::data("")).is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_stood_still_counts_nobody_out_who_is_about_to_read() {
+    let (_, registry) = impatient();
+    let (client, mut body) = reading(&registry, &["a"]);
+    for _ in 0..3 {
+        publish(&registry, "a", "before");
+        tokio::time::advance(3600 * SECOND).await;
+        // The publisher comes first when all go on.
+        publish(&registry, "a", "after");
+        assert_eq!((is_over(&client), told(&mut body)), (None, vec!["before".to_owned(), "after".to_owned()]));
+    }
+    publish(&registry, "a", "waits");
+    pass(&registry, 15).await;
+    assert_eq!(is_over(&client), Some(CloseReason::Stuck));
+}

@@ -5,7 +5,6 @@ use std::{
     pin::pin,
     sync::{Arc, OnceLock, atomic::Ordering},
     task::Waker,
-    time::Duration,
 };
 
 use http::Extensions;
@@ -13,7 +12,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     ClientId, ClientStats, CloseReason, Position, PublishError, Receipt, SubscribeError, cursor::Cursors,
-    lifetime::Lifetime, shared::Shared, topic, waiters::WakeLater,
+    lifetime::Lifetime, shared::Shared, stuck::Suspect, topic, waiters::WakeLater,
 };
 use crate::{
     Batching, Closed, Event, Gap, Refused, Start, Subscription,
@@ -91,8 +90,8 @@ pub(super) struct State {
     opened: Option<Instant>,
     /// How many events it has lost as it fell behind.
     pub(super) missed: u64,
-    /// It had not read for some time when this was noted: how often it had until then, and when.
-    pub(super) suspect: Option<(u32, Duration)>,
+    /// It had not read for some time when this was noted.
+    pub(super) suspect: Option<Suspect>,
     pub(super) lifetime: Option<Box<Lifetime>>,
 }
 

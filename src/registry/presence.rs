@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     ClientId,
     client::Client,
+    log::spacious,
     members::{self, Change, Members, Watch},
     shared::Shared,
     waiters::{Slot, Waiters, WakeLater},
@@ -139,6 +140,9 @@ impl Drop for List {
         // There may be a newer one of the same name by now.
         if lists.get(&self.name).is_some_and(|list| list.strong_count() == 0) {
             lists.remove(&self.name);
+            if let Some(enough) = spacious(lists.len(), lists.capacity()) {
+                lists.shrink_to(enough);
+            }
         }
         self.shared.presences.count.store(lists.len() as u64, Ordering::Release);
     }
@@ -286,6 +290,10 @@ impl Client {
     /// For a list that is new: whether it was subscribed before.
     fn join_if_subscribed(self: &Arc<Self>, list: &List) {
         let Some(id) = self.known_id() else { return };
+        if !lock(&self.state).cursors.contains(&list.name) {
+            // What is known of it may not be all that will be known when it subscribes.
+            return;
+        }
         let key = self.presence_key();
         let mut watching = WakeLater::default();
         let state = lock(&self.state);
@@ -315,3 +323,19 @@ impl fmt::Debug for List {
 
 /// How long a member stays by default when its last client has gone: browsers come back after three to five seconds.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Registry;
+
+    #[test]
+    fn what_many_lists_took_is_given_back_while_one_of_them_stays() {
+        let registry = Registry::new();
+        let mut lists: Vec<Presence> =
+            (0..10_000).map(|number| registry.presence(format!("room/{number}")).unwrap()).collect();
+        lists.truncate(1);
+        let capacity = lock(&lists[0].list.shared.presences.lists).capacity();
+        assert!(capacity < 1000, "{capacity}");
+    }
+}

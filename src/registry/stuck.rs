@@ -12,6 +12,17 @@ use super::{
 };
 use crate::sync::lock;
 
+/// A client that may be stuck.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Suspect {
+    /// How often it had read.
+    reads: u32,
+    since: Duration,
+    /// It had not read when it was next looked at, either. Before that, nobody may have looked for long as the whole process stood still, and a client
+    /// whose turn is about to come is not stuck.
+    is_confirmed: bool,
+}
+
 impl Shared {
     /// Some time has passed, with or without anything being published.
     pub(crate) fn tick(&self) {
@@ -52,14 +63,16 @@ impl Client {
             return;
         }
         let reads = state.reads;
-        match state.suspect {
-            Some((read, since)) if read == reads => {
+        match &mut state.suspect {
+            Some(suspect) if suspect.reads == reads => {
+                let is_stuck = suspect.is_confirmed && now.saturating_sub(suspect.since) >= patience;
+                suspect.is_confirmed = true;
                 drop(state);
-                if now.saturating_sub(since) >= patience {
+                if is_stuck {
                     self.end(CloseReason::Stuck);
                 }
             }
-            _ => state.suspect = Some((reads, now)),
+            suspect => *suspect = Some(Suspect { reads, since: now, is_confirmed: false }),
         }
     }
 }

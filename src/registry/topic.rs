@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fmt};
 
+use super::log::spacious;
 use crate::event::Quoted;
 
 /// Names with this at their start are the registry's own: `$client/ID` is the topic of one client.
@@ -109,6 +110,9 @@ impl<T> Patterns<T> {
             let value = remove(next, segments);
             if next.value.is_none() && next.next.is_empty() {
                 node.next.remove(segment);
+                if let Some(enough) = spacious(node.next.len(), node.next.capacity()) {
+                    node.next.shrink_to(enough);
+                }
             }
             value
         }
@@ -250,6 +254,16 @@ mod tests {
         assert_eq!(stable_hash(""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(stable_hash("a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(stable_hash("foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn what_many_patterns_took_is_given_back_while_one_of_them_stays() {
+        let mut set = Patterns::new();
+        let names: Vec<String> = (0..10_000).map(|number| format!("user/{number}/*")).collect();
+        names.iter().for_each(|name| set.insert(name, ()));
+        names[1..].iter().for_each(|name| assert_eq!(set.remove(name), Some(())));
+        assert!(set.root.next["user"].next.capacity() < 1000);
+        assert_eq!(set.get(&names[0]), Some(&()));
     }
 
     proptest! {
