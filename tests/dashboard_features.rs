@@ -274,6 +274,10 @@ impl Slow {
     async fn overrun(&self, dashboard: &Dashboard, topic: &str) {
         for number in 0..BURST {
             dashboard.publish(topic, format!("{number} {}", "x".repeat(LARGE))).await;
+            if number == 0 {
+                // It has something to go on from, however busy the machine is.
+                dashboard.json_until("/stats", |stats| stats["delivered"] == 1).await;
+            }
         }
     }
 

@@ -33,14 +33,12 @@ mod client;
 mod house;
 #[path = "support/wire.rs"]
 mod wire;
-use bodies::{AnyBody, AnyError, any, channel, event_stream};
-use client::{Client, VERSIONS, get};
-use house::{App, House, SERVERS, Server, app, handle_of};
+use bodies::{AnyBody, any, channel, event_stream};
+use client::{Client, get};
+use house::{App, Frames, House, SERVERS, Server, app, handle_of, on_all, own_bodies, text, until, within};
 use wire::{End, Http1, Http2};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How long anything may take before it counts as failed.
-const BOUND: Duration = Duration::from_secs(60);
 
 mod lifetimes {
     use super::*;
@@ -502,43 +500,4 @@ fn streaming(layer: &SseLayer, handle: impl Fn(&ClientHandle) + Clone + Send + S
         handle(&client);
         std::future::ready(client.into_stream().into_response::<Empty<Bytes>>().map(any))
     })
-}
-
-type Frames = mpsc::Sender<Result<Frame<Bytes>, AnyError>>;
-
-/// A handler whose own bodies a test writes.
-fn own_bodies(layer: &SseLayer, writers: mpsc::UnboundedSender<(ClientHandle, Frames)>) -> App {
-    app(layer, move |request| {
-        let (frames, body) = channel();
-        writers.send((handle_of(&request), frames)).unwrap();
-        std::future::ready(event_stream(body))
-    })
-}
-
-async fn text(response: Response<hyper::body::Incoming>) -> String {
-    let body = within(response.into_body().collect()).await.expect("a clean end").to_bytes();
-    String::from_utf8(body.into()).unwrap()
-}
-
-async fn until(is: impl Fn() -> bool) {
-    within(async {
-        while !is() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
-
-async fn on_all(test: impl AsyncFn(Server, Version)) {
-    for server in SERVERS {
-        for version in VERSIONS {
-            eprintln!("{server:?}, {version:?}");
-            within(test(server, version)).await;
-        }
-    }
-}
-
-/// A bound on failure.
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future).await.expect("it takes too long")
 }

@@ -1,7 +1,7 @@
 //! A graceful end over real sockets, next to the servers' own: what each peer sees on the wire, and what the process is told.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, Version};
@@ -27,14 +27,12 @@ mod client;
 mod house;
 #[path = "support/wire.rs"]
 mod wire;
-use bodies::{AnyBody, any, channel, event_stream};
-use client::{Client, VERSIONS, get, request};
-use house::{App, House, SERVERS, Server, app, handle_of};
+use bodies::{AnyBody, any};
+use client::{Client, get, request};
+use house::{App, BOUND, House, SERVERS, Server, app, handle_of, on_all, own_bodies, text, until, within};
 use wire::{End, Http1, Http2, Seen};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How long anything may take before it counts as failed.
-const BOUND: Duration = Duration::from_secs(60);
 /// More than a peer takes that reads nothing.
 const ALL: u32 = 0x7fff_ffff;
 
@@ -255,25 +253,25 @@ mod stuck {
         (0..300).for_each(|_| _ = registry.publish(topic, &event).unwrap());
     }
 
+    /// Its stream is of the flood, and it takes no more than the response's head.
+    async fn who_reads_nothing(address: SocketAddr, version: Version) -> (Option<Http1>, Option<Http2>) {
+        if version == Version::HTTP_2 {
+            let mut connection = Http2::connect(address, 1 << 10).await;
+            connection.get("/?topic=flood").await;
+            connection.answered().await;
+            return (None, Some(connection));
+        }
+        let mut connection = Http1::get(address, "/?topic=flood").await;
+        connection.head().await;
+        (Some(connection), None)
+    }
+
     #[tokio::test]
     async fn a_peer_that_reads_nothing_is_told_of_and_holds_up_no_other() {
         on_all(async |server, version| {
             let registry = Registry::new();
             let house = House::open(server, news(&quiet(&registry))).await;
-            let (mut one, mut two) = (None, None);
-            match version {
-                Version::HTTP_2 => {
-                    let mut connection = Http2::connect(house.address, 1 << 10).await;
-                    connection.get("/?topic=flood").await;
-                    connection.answered().await;
-                    two = Some(connection);
-                }
-                _ => {
-                    let mut connection = Http1::get(house.address, "/?topic=flood").await;
-                    connection.head().await;
-                    one = Some(connection);
-                }
-            }
+            let peer = who_reads_nothing(house.address, version).await;
             let mut others = Vec::new();
             for _ in 0..20 {
                 others.push(Client::connect(house.address, version).await.send(get("/")).await.unwrap());
@@ -293,7 +291,7 @@ mod stuck {
             // As the documentation of `Registry::drain` has it, the server is not waited for.
             let mut served = served;
             assert!(timeout(SECOND / 10, &mut served).await.is_err());
-            drop((one, two));
+            drop(peer);
             within(served).await.unwrap();
             assert_eq!(registry.stats().closed[&CloseReason::Drained], 21);
         })
@@ -327,20 +325,7 @@ mod stuck {
         on_all(async |server, version| {
             let registry = Registry::with_config(RegistryConfig::default().stuck_after(SECOND));
             let house = House::open(server, news(&quiet(&registry))).await;
-            let (mut one, mut two) = (None, None);
-            match version {
-                Version::HTTP_2 => {
-                    let mut connection = Http2::connect(house.address, 1 << 10).await;
-                    connection.get("/?topic=flood").await;
-                    connection.answered().await;
-                    two = Some(connection);
-                }
-                _ => {
-                    let mut connection = Http1::get(house.address, "/?topic=flood").await;
-                    connection.head().await;
-                    one = Some(connection);
-                }
-            }
+            let peer = who_reads_nothing(house.address, version).await;
             let client = registry.clients().pop().unwrap();
             flood(&registry, "flood");
             let mut ticks = interval(Duration::from_millis(5));
@@ -357,7 +342,7 @@ mod stuck {
             assert_eq!(registry.stats().clients, 0);
             let drained = within(registry.drain(Drain::within(SECOND / 5))).await;
             assert_eq!((drained.ended, drained.stuck), (0, 1));
-            drop((one, two));
+            drop(peer);
             within(house.stop()).await.unwrap();
         })
         .await;
@@ -597,47 +582,8 @@ fn any_response(stream: EventStream) -> Response<AnyBody> {
     stream.into_response::<Empty<Bytes>>().map(any)
 }
 
-type Frames = mpsc::Sender<Result<Frame<Bytes>, bodies::AnyError>>;
-
-/// A handler whose own bodies a test writes.
-fn own_bodies(layer: &SseLayer, writers: mpsc::UnboundedSender<(ClientHandle, Frames)>) -> App {
-    app(layer, move |request| {
-        let (frames, body) = channel();
-        writers.send((handle_of(&request), frames)).unwrap();
-        std::future::ready(event_stream(body))
-    })
-}
-
 fn asking(target: &str) -> Request<AnyBody> {
     let mut request = get(target);
     request.headers_mut().insert("accept", "text/event-stream".parse().unwrap());
     request
-}
-
-async fn text(response: Response<hyper::body::Incoming>) -> String {
-    let body = within(response.into_body().collect()).await.expect("a clean end").to_bytes();
-    String::from_utf8(body.into()).unwrap()
-}
-
-async fn until(is: impl Fn() -> bool) {
-    within(async {
-        while !is() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
-
-async fn on_all(test: impl AsyncFn(Server, Version)) {
-    for server in SERVERS {
-        for version in VERSIONS {
-            eprintln!("{server:?}, {version:?}");
-            within(test(server, version)).await;
-        }
-    }
-}
-
-/// A bound on failure.
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future).await.expect("it takes too long")
 }

@@ -1,20 +1,34 @@
 //! A server with the layer that is told to stop, behind axum and on plain hyper.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use axum::{Router, serve::ListenerExt};
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body::Frame;
+use http_body_util::BodyExt;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_layer::Layer;
 use tower_sse::{ClientHandle, SseBody, SseLayer};
 
-use crate::bodies::AnyBody;
+use crate::{
+    bodies::{AnyBody, AnyError, channel, event_stream},
+    client::VERSIONS,
+};
+
+/// How long anything may take before it counts as failed.
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// What runs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,4 +110,43 @@ async fn hyper(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<(
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+pub(crate) type Frames = mpsc::Sender<Result<Frame<Bytes>, AnyError>>;
+
+/// A handler whose own bodies a test writes.
+pub(crate) fn own_bodies(layer: &SseLayer, writers: mpsc::UnboundedSender<(ClientHandle, Frames)>) -> App {
+    app(layer, move |request| {
+        let (frames, body) = channel();
+        writers.send((handle_of(&request), frames)).unwrap();
+        std::future::ready(event_stream(body))
+    })
+}
+
+pub(crate) async fn text(response: Response<hyper::body::Incoming>) -> String {
+    let body = within(response.into_body().collect()).await.expect("a clean end").to_bytes();
+    String::from_utf8(body.into()).unwrap()
+}
+
+pub(crate) async fn until(is: impl Fn() -> bool) {
+    within(async {
+        while !is() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+pub(crate) async fn on_all(test: impl AsyncFn(Server, Version)) {
+    for server in SERVERS {
+        for version in VERSIONS {
+            eprintln!("{server:?}, {version:?}");
+            within(test(server, version)).await;
+        }
+    }
+}
+
+/// A bound on failure.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(BOUND, future).await.expect("it takes too long")
 }
