@@ -74,6 +74,7 @@ struct Ending {
 
 impl Countdown {
     /// Closes the client when its time is over.
+    #[inline]
     pub(super) fn poll(&mut self, client: &Arc<Client>, cx: &mut Context<'_>) {
         let changes = client.changes.load(Ordering::Acquire);
         if self.seen != Some(changes) {
