@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, process::Stdio, time::Duration};
 
+use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
@@ -47,8 +48,8 @@ impl Dashboard {
         Self { process, stdout, address }
     }
 
-    async fn signal(&self, name: &str) {
-        example::signal(&self.process, name).await;
+    fn signal(&self, signal: Signal) {
+        example::signal(&self.process, signal);
     }
 
     /// What it says last, and its exit code.
@@ -83,7 +84,7 @@ fn says_farewell(seen: &Seen) {
     retry.strip_suffix("\n\n").unwrap().parse::<u64>().unwrap();
 }
 
-async fn a_thousand_streams_end_on(signal: &str) {
+async fn a_thousand_streams_end_on(signal: Signal) {
     rlimit::increase_nofile_limit(8192).unwrap();
     DASHBOARD.executable();
     let dashboard = Dashboard::start().await;
@@ -107,7 +108,7 @@ async fn a_thousand_streams_end_on(signal: &str) {
     let mut peers = JoinSet::new();
     ones.into_iter().for_each(|one| _ = peers.spawn(async { vec![one.last_body().await] }));
     twos.into_iter().for_each(|two| _ = peers.spawn(two.all()));
-    dashboard.signal(signal).await;
+    dashboard.signal(signal);
     let (last, code) = dashboard.end().await;
     let gone_in = start.elapsed();
     assert_eq!((last.as_str(), code), ("ended 1000 streams, 0 stuck", Some(0)));
@@ -126,19 +127,19 @@ async fn a_thousand_streams_end_on(signal: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_streams_end_on_sigterm() {
-    a_thousand_streams_end_on("TERM").await;
+    a_thousand_streams_end_on(SIGTERM).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_streams_end_on_sigint() {
-    a_thousand_streams_end_on("INT").await;
+    a_thousand_streams_end_on(SIGINT).await;
 }
 
 #[tokio::test]
 async fn with_no_streams_it_is_gone_at_once() {
     let dashboard = Dashboard::start().await;
     let start = Instant::now();
-    dashboard.signal("TERM").await;
+    dashboard.signal(SIGTERM);
     assert_eq!(dashboard.end().await, ("ended 0 streams, 0 stuck".to_owned(), Some(0)));
     assert!(start.elapsed() < WINDOW, "{:?}", start.elapsed());
 }
@@ -163,7 +164,7 @@ async fn peers_that_read_nothing_or_ask_for_nothing_do_not_keep_it() {
     }
     dashboard.publish("t", "before").await;
     let start = Instant::now();
-    dashboard.signal("TERM").await;
+    dashboard.signal(SIGTERM);
     says_farewell(&within(reads.last_body()).await);
     let (last, code) = dashboard.end().await;
     // The server may take the end of one that was cut without being able to write it.
@@ -177,7 +178,7 @@ async fn peers_that_read_nothing_or_ask_for_nothing_do_not_keep_it() {
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     DASHBOARD.executable();
-    for signals in [["TERM", "TERM"], ["INT", "INT"], ["TERM", "INT"], ["INT", "TERM"]] {
+    for signals in [[SIGTERM, SIGTERM], [SIGINT, SIGINT], [SIGTERM, SIGINT], [SIGINT, SIGTERM]] {
         let dashboard = Dashboard::start().await;
         let mut peers = Vec::new();
         for _ in 0..10 {
@@ -185,11 +186,11 @@ async fn a_second_signal_ends_it_at_once() {
             within(one.head()).await;
             peers.push(one);
         }
-        dashboard.signal(signals[0]).await;
+        dashboard.signal(signals[0]);
         // With as many streams as that, some have ended and some are open.
         let ends = peers.iter_mut().map(|peer| Box::pin(peer.body())).collect::<Vec<_>>();
         let _first = first(ends).await;
-        dashboard.signal(signals[1]).await;
+        dashboard.signal(signals[1]);
         let (said, code) = dashboard.end().await;
         assert!(matches!(code, Some(130 | 143)), "{signals:?}: {code:?} after {said:?}");
         assert!(!said.starts_with("ended 10 "), "it waits for nobody: {said:?}");

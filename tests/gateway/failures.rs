@@ -172,7 +172,7 @@ async fn an_interrupt_ends_it_while_streams_are_open() {
             let upstream = upstream_once(event_stream(body)).await;
             let mut gateway = Gateway::start(&upstream, flags).await;
             let mut response = gateway.client(Version::HTTP_11).await.send(get("/")).await.unwrap();
-            example::signal(&gateway.server.process, "INT").await;
+            example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGINT);
             assert_eq!(next_data(&mut response).await, None, "it ends cleanly");
             assert!(gateway.server.process.wait().await.unwrap().success());
             drop(frames);
@@ -189,10 +189,10 @@ async fn a_second_interrupt_ends_it_at_once() {
         let upstream = upstream_once(event_stream(body)).await;
         let mut gateway = Gateway::start(&upstream, &[]).await;
         let response = gateway.client(Version::HTTP_11).await.send(get("/")).await.unwrap();
-        example::signal(&gateway.server.process, "INT").await;
+        example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGINT);
         // It has heard the first when it takes no connections any more.
         while tokio::net::TcpStream::connect(gateway.address).await.is_ok() {}
-        example::signal(&gateway.server.process, "INT").await;
+        example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGINT);
         assert_eq!(gateway.server.process.wait().await.unwrap().code(), Some(130));
         drop((frames, response));
     })

@@ -49,7 +49,7 @@ async fn when_it_is_told_to_end_an_answer_that_is_being_given_is_finished() {
             let mut stream = gateway.client(version).await.send(get("/")).await.unwrap();
             frames.send(Ok(Frame::data("data: begun\n\n".into()))).await.unwrap();
             assert_eq!(next_data(&mut stream).await.unwrap(), "data: begun\n\n");
-            example::signal(&gateway.server.process, "TERM").await;
+            example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGTERM);
             // It takes no new connections from then on.
             while tokio::net::TcpStream::connect(gateway.address).await.is_ok() {}
             frames.send(Ok(Frame::data("data: finished\n\n".into()))).await.unwrap();

@@ -53,11 +53,12 @@ impl Example {
     }
 }
 
-/// Sends it a signal: TERM, INT.
+/// Sends it a signal.
+#[cfg(unix)]
 #[allow(dead_code, reason = "not all tests end one")]
-pub(crate) async fn signal(process: &Child, name: &str) {
-    let id = process.id().expect("it runs").to_string();
-    assert!(Command::new("kill").args(["-s", name, &id]).status().await.expect("kill runs").success());
+pub(crate) fn signal(process: &Child, signal: nix::sys::signal::Signal) {
+    let id = process.id().expect("it runs").try_into().expect("a process id");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), signal).expect("it is there");
 }
 
 /// An example that listens. It is killed when this is dropped.
