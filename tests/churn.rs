@@ -46,7 +46,7 @@ mod process;
 #[path = "support/random.rs"]
 mod random;
 use client::{Client, VERSIONS};
-use process::{is_alone, open_files, resident};
+use process::{allocated, is_alone, open_files};
 use random::Random;
 
 /// How many clients misbehave at a time. Each has a socket at both ends, and up to eight streams.
@@ -87,12 +87,12 @@ fn whoever_misbehaves_leaves_nothing_behind_and_harms_nobody() {
         // Whatever is kept for good is there after the first time: the allocator's, the runtime's.
         house.churn(Duration::from_secs(2), &mut random).await;
         house.comes_to(&begin).await;
-        let memory = resident();
+        let memory = allocated();
         house.churn(Duration::from_secs(seconds), &mut random).await;
         house.comes_to(&begin).await;
-        let growth = resident().saturating_sub(memory);
+        let growth = allocated().saturating_sub(memory);
         println!("at rest: {begin:?}");
-        println!("memory: {} KiB before, {} KiB after", memory >> 10, resident() >> 10);
+        println!("memory: {} KiB before, {} KiB after", memory >> 10, allocated() >> 10);
         assert!(growth < GROWTH, "{} KiB are lost", growth >> 10);
     });
 }

@@ -639,7 +639,7 @@ async fn a_panic_in_what_the_program_gives_is_the_end_of_that_stream_alone() {
 mod memory {
     //! By what is allocated, each in a process of its own.
     use super::*;
-    use crate::process::{is_alone, resident};
+    use crate::process::{allocated, is_alone};
 
     /// Capacities, and what the tests themselves keep.
     const SLACK: usize = 1 << 20;
@@ -665,7 +665,7 @@ mod memory {
         ] {
             let registry = Registry::new();
             let layer = if beats { SseLayer::new(&registry) } else { quiet(&registry) };
-            let before = resident();
+            let before = allocated();
             for number in 0..CLIENTS {
                 let (_, mut body) = open(&layer, None, |client| {
                     client.subscribe("shared").unwrap();
@@ -674,7 +674,7 @@ mod memory {
                 assert_eq!(poll(&mut body), Polled::Pending);
                 bodies.push(body);
             }
-            let each = resident().saturating_sub(before) / CLIENTS;
+            let each = allocated().saturating_sub(before) / CLIENTS;
             println!("an idle client with {name}: {each} bytes");
             assert!(each < 2048 + 2048 * subscriptions, "{name}: {each} bytes");
         }
@@ -715,7 +715,7 @@ mod memory {
         let stats = registry.stats();
         assert_eq!((stats.clients, stats.topics, lobby.count()), (clients, clients + 1, clients));
         assert_eq!((limits[0].open(), limits[0].entries()), (clients as u64, clients));
-        let most = resident();
+        let most = allocated();
         assert!(most / clients < 8192, "{} bytes each", most / clients);
         drop(bodies);
         let stats = registry.stats();
@@ -723,8 +723,8 @@ mod memory {
         assert_eq!((limits[0].open(), limits[0].entries()), (0, 0));
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(limits[1].entries(), 0, "all buckets are full again");
-        println!("{clients} clients: {} KiB at most, {} KiB when they are gone", kib(most), kib(resident()));
-        resident()
+        println!("{clients} clients: {} KiB at most, {} KiB when they are gone", kib(most), kib(allocated()));
+        allocated()
     }
 
     #[test]
@@ -745,18 +745,18 @@ mod memory {
         let config = RegistryConfig::default().retention(Retention::default().bytes(BUDGET));
         let registry = Registry::with_config(config.topic_retention(Retention::default()));
         let huge = "x".repeat(10 << 20);
-        let before = resident();
+        let before = allocated();
         let mut most = 0;
         for round in 0..3 {
             for number in 0..1_000_000 / 3 {
                 registry.publish(format!("topic/{}", number % 100), Event::data("x")).unwrap();
                 if number % 1000 == 0 {
-                    most = most.max(resident());
+                    most = most.max(allocated());
                 }
             }
             for _ in 0..10 {
                 registry.publish("huge", Event::data(&huge)).unwrap();
-                most = most.max(resident());
+                most = most.max(allocated());
                 assert!(registry.stats().bytes <= BUDGET);
             }
             println!("round {round}: {} KiB of {} KiB", kib(most - before), kib(BUDGET));
@@ -792,7 +792,7 @@ mod memory {
             until("all are there", || registry.stats().clients == SILENT).await;
             let reader = Client::connect(address, Version::HTTP_11).await.send(client::get("/?topic=a")).await.unwrap();
             let mut frames = reader.into_body().into_data_stream();
-            let before = resident();
+            let before = allocated();
             let (mut most, mut got, mut unfinished) = (before, 0, String::new());
             let data = "x".repeat(1000);
             for number in 0..EVENTS {
@@ -811,7 +811,7 @@ mod memory {
                         unfinished = rest.to_owned();
                     }
                 }
-                most = most.max(resident());
+                most = most.max(allocated());
             }
             assert_eq!((got, registry.stats().published), (EVENTS, EVENTS as u64));
             let each = (most - before).saturating_sub(BUDGET) / SILENT;

@@ -29,7 +29,10 @@ use tower_sse::{
 
 #[path = "support/open.rs"]
 mod open;
+#[path = "support/process.rs"]
+mod process;
 use open::{Empty, open};
+use process::{allocated, is_alone};
 
 const STREAMS: u64 = 10_000;
 
@@ -495,23 +498,10 @@ async fn a_registry_goes_with_its_last_handle() {
     assert_eq!(Arc::strong_count(&config_token), 1);
 }
 
-/// The memory that this process has in use, in bytes.
-#[cfg(target_os = "linux")]
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
-}
-
 /// In a process of its own, where nobody else takes or gives back any.
-#[cfg(target_os = "linux")]
 #[tokio::test(start_paused = true)]
 async fn streams_that_come_and_go_take_no_more_memory_the_more_there_were() {
-    const ALONE: &str = "TOWER_SSE_TEST_ALONE";
-    if std::env::var_os(ALONE).is_none() {
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "streams_that_come_and_go_take_no_more_memory_the_more_there_were", "--nocapture"]);
-        assert!(child.env(ALONE, "1").status().unwrap().success());
+    if !is_alone("streams_that_come_and_go_take_no_more_memory_the_more_there_were") {
         return;
     }
     let mut program = Program::new(4);
@@ -526,7 +516,7 @@ async fn streams_that_come_and_go_take_no_more_memory_the_more_there_were() {
         program.run(STREAMS).await;
         program.grow_old().await;
         program.alarms = Vec::new();
-        taken.push(resident());
+        taken.push(allocated());
     }
     // That is 50 bytes for each of 20,000 streams. Most of what is seen is what the allocator cannot use.
     println!("{taken:?}");

@@ -23,7 +23,7 @@ pub(crate) fn is_alone(test: &str) -> bool {
 static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 
 /// The memory that is allocated, in bytes.
-pub(crate) fn resident() -> usize {
+pub(crate) fn allocated() -> usize {
     HEAP.allocated()
 }
 
