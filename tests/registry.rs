@@ -266,6 +266,19 @@ fn a_gap_on_one_topic_takes_nothing_from_another() {
 }
 
 #[test]
+fn an_own_id_that_looks_like_a_position_that_was_issued_hides_no_loss() {
+    let registry = Registry::new();
+    let seen = registry.publish("topic", Event::data("seen")).unwrap().position().to_string();
+    registry.publish("topic", Event::data("missed")).unwrap();
+    registry.publish("topic", Event::data("the same id").id(&seen).unwrap()).unwrap();
+    registry.publish("topic", Event::data("newest")).unwrap();
+    let (resume, wire) = resumed(&registry, &seen, &["topic"]);
+    assert_eq!(resume, Resume::Continued);
+    let data: Vec<_> = wire.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    assert_eq!(data, ["missed", "the same id", "newest"]);
+}
+
+#[test]
 fn an_own_id_is_sent_as_it_is_and_resumed_from() {
     let registry = Registry::new();
     for order in 1..4 {
