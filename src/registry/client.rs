@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    pin::pin,
     sync::{Arc, OnceLock, atomic::Ordering},
     task::Waker,
 };
@@ -11,8 +10,13 @@ use http::Extensions;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    ClientId, ClientStats, CloseReason, Position, PublishError, Receipt, SubscribeError, cursor::Cursors,
-    lifetime::Lifetime, shared::Shared, stuck::Suspect, topic, waiters::WakeLater,
+    ClientId, ClientStats, CloseReason, Position, PublishError, Receipt, SubscribeError,
+    cursor::Cursors,
+    lifetime::Lifetime,
+    shared::Shared,
+    stuck::Suspect,
+    topic,
+    waiters::{WakeLater, once},
 };
 use crate::{
     Batching, Closed, Event, Gap, Refused, Start, Subscription,
@@ -493,14 +497,7 @@ impl Client {
     }
 
     pub(crate) async fn closed(&self) -> CloseReason {
-        loop {
-            let mut notified = pin!(self.over.notified());
-            notified.as_mut().enable();
-            if let Some(reason) = self.over() {
-                return reason;
-            }
-            notified.await;
-        }
+        once(&self.over, || self.over()).await
     }
 
     /// Its reader is told of its end.
@@ -511,14 +508,7 @@ impl Client {
 
     /// Waits until its reader was told of its end.
     pub(super) async fn told(&self) {
-        loop {
-            let mut notified = pin!(self.over.notified());
-            notified.as_mut().enable();
-            if self.is_told.load(Ordering::Acquire) {
-                return;
-            }
-            notified.await;
-        }
+        once(&self.over, || self.is_told.load(Ordering::Acquire).then_some(())).await;
     }
 
     /// Tells those who watch. No lock may be held.

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{CloseReason, Registry, client::Client, shared::Shared};
+use super::{CloseReason, Registry, client::Client, shared::Shared, waiters::once};
 use crate::{
     Event, jitter,
     sync::{AtomicBool, AtomicU64, Mutex, lock},
@@ -185,14 +185,7 @@ impl Draining {
     }
 
     async fn all_told(&self) {
-        loop {
-            let mut notified = pin!(self.all_told.notified());
-            notified.as_mut().enable();
-            if self.streams() == 0 {
-                return;
-            }
-            notified.await;
-        }
+        once(&self.all_told, || (self.streams() == 0).then_some(())).await;
     }
 
     /// What a stream ends with. `spread`: a random number.

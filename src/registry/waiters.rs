@@ -1,6 +1,8 @@
 //! Who is to be woken when something is published on a topic.
 
-use std::task::Waker;
+use std::{pin::pin, task::Waker};
+
+use tokio::sync::Notify;
 
 /// The waiters of a topic since it was last published on: all are taken at once, or one leaves, each in constant time.
 ///
@@ -66,6 +68,19 @@ pub(crate) struct WakeLater(pub(crate) Vec<Waker>);
 impl Drop for WakeLater {
     fn drop(&mut self) {
         self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
+/// Waits until there is an answer. Whoever makes one notifies all waiters after that.
+pub(super) async fn once<T>(notify: &Notify, answer: impl Fn() -> Option<T>) -> T {
+    loop {
+        let mut notified = pin!(notify.notified());
+        // In line before it looks, so that no answer slips in between.
+        notified.as_mut().enable();
+        if let Some(answer) = answer() {
+            return answer;
+        }
+        notified.await;
     }
 }
 
