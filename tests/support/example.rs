@@ -34,7 +34,8 @@ impl Example {
         self.executable.get_or_init(|| {
             let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
             let output = std::process::Command::new(env!("CARGO"))
-                .args(["build", "--quiet", "--example", self.name, "--all-features"])
+                // With the features that the tests of the whole workspace have, so that it is built already.
+                .args(["build", "--quiet", "--workspace", "--example", self.name, "--all-features"])
                 .arg("--message-format=json-render-diagnostics")
                 .args((!cfg!(debug_assertions)).then_some("--release"))
                 .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -1,0 +1,122 @@
+//! What the tests in `tests/` need that is not Rust: programs, and packages of npm and PyPI.
+//!
+//! Packages are pinned by the lock files beside their drivers, and installed into `target/interop`, once.
+#![allow(clippy::expect_used)]
+
+use std::{
+    env, fs,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// A program on the `PATH`.
+///
+/// # Panics
+///
+/// If it is not there, with what to install.
+pub fn program(name: &str) -> PathBuf {
+    let places = env::var_os("PATH").unwrap_or_default();
+    // Debian keeps what is for the administrator where others do not look.
+    let places = env::split_paths(&places).chain(["/usr/sbin".into()]);
+    let mut found = places.map(|place| place.join(name)).filter(|path| path.is_file());
+    found.next().unwrap_or_else(|| {
+        panic!("{name} is missing: scripts/test installs it on Debian, or `apt-get install {}`", package_of(name))
+    })
+}
+
+fn package_of(program: &str) -> &str {
+    match program {
+        "node" => "nodejs",
+        "python3" => "python3 python3-venv",
+        other => other,
+    }
+}
+
+/// The folder of `interop` with the drivers of this kind.
+pub fn drivers(kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(kind)
+}
+
+/// A folder with these drivers, and `node_modules` as their `package-lock.json` says.
+///
+/// # Panics
+///
+/// If they cannot be installed.
+pub fn npm(kind: &str) -> PathBuf {
+    let (from, to) = (drivers(kind), installed(kind));
+    let _lock = lock(kind);
+    for file in fs::read_dir(&from).expect("a folder with drivers") {
+        let file = file.expect("a file").path();
+        bring(&file, &to.join(file.file_name().expect("a name")));
+    }
+    let list = from.join("package-lock.json");
+    if !is_fresh(&list, &to) {
+        run(Command::new(program("npm")).args(["ci", "--no-audit", "--no-fund"]).current_dir(&to));
+        note(&list, &to);
+    }
+    to
+}
+
+/// Nobody may find half a file.
+fn bring(from: &Path, to: &Path) {
+    let wanted = fs::read(from).expect("a file to copy");
+    if fs::read(to).is_ok_and(|found| found == wanted) {
+        return;
+    }
+    let whole = to.with_extension("new");
+    fs::write(&whole, wanted).expect("a copy");
+    fs::rename(whole, to).expect("a copy under its name");
+}
+
+/// A Python with what the `requirements.txt` of these drivers says.
+///
+/// # Panics
+///
+/// If it cannot be installed.
+pub fn python(kind: &str) -> PathBuf {
+    let (from, to) = (drivers(kind).join("requirements.txt"), installed(kind));
+    let python = to.join("bin/python");
+    let _lock = lock(kind);
+    if is_fresh(&from, &to) {
+        return python;
+    }
+    run(Command::new(program("python3")).args(["-m", "venv", "--clear"]).arg(&to));
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+    run(Command::new(&python).args(pip).arg(&from));
+    note(&from, &to);
+    python
+}
+
+fn installed(kind: &str) -> PathBuf {
+    let path = target().join(kind);
+    fs::create_dir_all(&path).expect("a folder to install into");
+    path
+}
+
+fn target() -> PathBuf {
+    // target/debug/deps/TEST
+    let test = env::current_exe().expect("this file");
+    test.ancestors().nth(3).expect("the target directory").join("interop")
+}
+
+/// Held while something is installed: several processes may want it.
+fn lock(kind: &str) -> File {
+    let file = File::create(target().join(format!("{kind}.lock"))).expect("a file to lock");
+    file.lock().expect("a lock");
+    file
+}
+
+fn is_fresh(list: &Path, to: &Path) -> bool {
+    fs::read(list).is_ok_and(|wanted| fs::read(to.join("installed")).is_ok_and(|found| found == wanted))
+}
+
+fn note(list: &Path, to: &Path) {
+    fs::copy(list, to.join("installed")).expect("a note of what is installed");
+}
+
+fn run(command: &mut Command) {
+    let status = command.stdin(Stdio::null()).status();
+    let status = status.unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+    assert!(status.success(), "{command:?} failed: {status}");
+}
