@@ -112,6 +112,7 @@
 //! - `json` (default): [`Event::json`], [`Batching::as_array`], [`Stats`] as JSON.
 //! - `metrics`: `MetricsObserver`, an [`Observer`] that counts with the `metrics` crate.
 //! - `tracing`: `TracingObserver`, an [`Observer`] that logs with the `tracing` crate.
+//! - `test-util`: `test_util`, which reads event streams in tests of one's own handlers.
 //!
 //! A stream's timer needs tokio's time driver; the registry alone needs no runtime.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -136,6 +137,9 @@ mod registry;
 mod service;
 mod subscription;
 mod sync;
+#[cfg(feature = "test-util")]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub mod test_util;
 
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
