@@ -21,6 +21,8 @@
 //! # }
 //! ```
 //!
+//! The [guide] goes from the first stream to tests, proxies and shutdown.
+//!
 //! # What the layer does
 //!
 //! [`SseLayer`] goes around any service of `http` requests and responses: axum, hyper, tonic. It puts a [`ClientHandle`]
@@ -127,6 +129,8 @@ mod client;
 mod event;
 mod future;
 mod gap;
+#[cfg(all(any(doc, doctest), feature = "axum", feature = "json", feature = "test-util"))]
+pub mod guide;
 mod headers;
 mod heartbeat;
 mod jitter;
