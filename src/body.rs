@@ -20,7 +20,7 @@ use crate::{
     heartbeat::Pulse,
     layer::Config,
     limit::Hold,
-    registry::{Besides, Client, Reader},
+    registry::{Besides, Client, Glance, Reader},
 };
 
 pin_project! {
@@ -192,6 +192,19 @@ impl Stream {
         mut inner: Pin<&mut B>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if self.is_calm() {
+            match self.as_mut().project().reader.glance(cx) {
+                Glance::Live(wire) => {
+                    self.stir(true);
+                    return Poll::Ready(Some(Ok(Frame::data(wire))));
+                }
+                Glance::Nothing => {
+                    let heartbeat = ready!(self.as_mut().poll_heartbeat(cx));
+                    return self.send(heartbeat);
+                }
+                Glance::Unclear => {}
+            }
+        }
         if self.over {
             return Poll::Ready(None);
         }
@@ -229,6 +242,16 @@ impl Stream {
         }
         let heartbeat = ready!(self.as_mut().poll_heartbeat(cx));
         self.send(heartbeat)
+    }
+
+    /// Whether all that is to come are the registry's events, as they come, and heartbeats.
+    fn is_calm(&self) -> bool {
+        self.inner_ended
+            && self.may_take
+            && self.may_inject()
+            && !self.over
+            && self.next.is_none()
+            && self.window.is_none()
     }
 
     /// Whether the stream is at a boundary, where something may be put in.
@@ -283,12 +306,18 @@ impl Stream {
             };
             *this.registry_first = false;
             *this.next = second;
-            match this.pulse {
-                // Asking a clock would be a tenth of what the delivery costs.
-                Some(pulse) if frame.is_live => pulse.stir(this.reader.client().shared().last_publish()),
-                _ => *this.stirred = true,
-            }
+            self.stir(frame.is_live);
             return Poll::Ready(Some(Frame::data(first)));
+        }
+    }
+
+    /// Events of the registry go out. `is_live`: they were published just now.
+    fn stir(self: Pin<&mut Self>, is_live: bool) {
+        let this = self.project();
+        match this.pulse {
+            // Asking a clock would be a tenth of what the delivery costs.
+            Some(pulse) if is_live => pulse.stir(this.reader.client().shared().last_publish()),
+            _ => *this.stirred = true,
         }
     }
 

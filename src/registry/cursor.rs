@@ -352,6 +352,19 @@ impl Cursors {
         self.take_events(taker.client, horizon).map(|taken| Taking::Events(Box::new(taken)))
     }
 
+    /// The same for a client that rested, if it has what it rested on, and nothing else.
+    #[inline]
+    pub(crate) fn take_rested(&mut self, taker: Taker<'_>, horizon: u64, rest: &mut Option<Rest>) -> Option<Plain> {
+        let [cursor] = &mut self.cursors[..] else { return None };
+        let rested = rest.as_mut().filter(|rest| Arc::ptr_eq(&rest.feed, &cursor.feed))?;
+        let plain = Self::take_plain(cursor, &mut self.seen, taker, horizon).ok()??;
+        match cursor.parked {
+            Some(_) => rested.next = cursor.next,
+            None => *rest = None,
+        }
+        Some(plain)
+    }
+
     /// The case that has to be fast: one feed has something, nothing is missing, all of it is newer than what the
     /// client has seen, and all of it is for everybody.
     #[inline]
@@ -365,6 +378,15 @@ impl Cursors {
         let log = &state.log;
         if cursor.missed.is_some() || cursor.filter.is_some() || cursor.has_lost(log) {
             return Err(NotPlain);
+        }
+        if let Some(only) = log.only(cursor.next).filter(|it| it.number <= horizon && it.except().is_none()) {
+            if !taker.labelled && seen.is_none_or(|seen| seen < only.position) {
+                *seen = Some(only.position);
+                (cursor.next, cursor.read) = (only.number + 1, log.pushed());
+                let wire = only.wire.clone();
+                cursor.parked = (log.newest() < cursor.next).then(|| state.waiters.insert(taker.waker.clone()));
+                return Ok(Some(Plain { wire, events: 1, has_more: false, is_live: false }));
+            }
         }
         let slots = log.frame(cursor.next, horizon, FRAME);
         if slots.is_empty() {

@@ -268,6 +268,14 @@ impl Log {
         self.rows.get(slot)?.entry.as_ref()
     }
 
+    /// The event from a number on, if it is the only one.
+    #[inline]
+    pub(crate) fn only(&self, number: u64) -> Option<&Arc<Entry>> {
+        let newest = self.rows.back().filter(|row| row.number >= number)?;
+        let is_only = self.rows.len() < 2 || self.rows[self.rows.len() - 2].number < number;
+        newest.entry.as_ref().filter(|_| is_only)
+    }
+
     /// How many events a piece has.
     pub(crate) fn count(&self, slots: Slots) -> usize {
         if self.holes == 0 { slots.len() } else { self.range(slots).count() }

@@ -43,7 +43,7 @@ pub(crate) use self::{
     client::{Client, Style},
     cursor::Picked,
     log::{Audience, Entry, spacious},
-    reader::{Besides, Reader, Unanswered},
+    reader::{Besides, Glance, Reader, Unanswered},
     shared::Shared,
 };
 use crate::{ClientHandle, Event, Limit, limit::Admission, subscription::Filter, sync::lock};

@@ -53,6 +53,17 @@ pub(crate) struct Frame {
     pub(crate) has_more: bool,
 }
 
+/// What a look gives that takes no more than a stream needs that waits for its one topic.
+#[derive(Debug)]
+pub(crate) enum Glance {
+    /// Nothing was published.
+    Nothing,
+    /// What was, and the client was waiting for it.
+    Live(Bytes),
+    /// It takes a whole look.
+    Unclear,
+}
+
 /// What else there is in a client's stream than its subscriptions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Besides {
@@ -102,6 +113,38 @@ impl Reader {
     /// What the handler wants to have sent first.
     pub(crate) fn take_snapshot(&self) -> Option<Box<Event>> {
         lock(&self.client.state).snapshot.take()
+    }
+
+    /// The case that has to be fast: a client with one subscription, which has read everything, looks whether there is
+    /// more, and nothing else has changed.
+    #[inline]
+    pub(crate) fn glance(&mut self, cx: &mut Context<'_>) -> Glance {
+        self.countdown.poll(&self.client, cx);
+        let Self { client, rest: Some(rest), waker: Some(heard), changes, style, .. } = self else {
+            return Glance::Unclear;
+        };
+        if client.changes.load(Ordering::Acquire) != *changes
+            || !heard.will_wake(cx.waker())
+            || style.batching.is_some()
+        {
+            return Glance::Unclear;
+        }
+        if rest.goes_on() {
+            return Glance::Nothing;
+        }
+        let mut state = lock(&client.state);
+        if state.phase != Phase::Open || state.closing.is_some() {
+            return Glance::Unclear;
+        }
+        let taker = Taker { client, waker: cx.waker(), labelled: style.labelled };
+        let Some(Plain { wire, events, .. }) =
+            state.cursors.take_rested(taker, client.shared().horizon(), &mut self.rest)
+        else {
+            return Glance::Unclear;
+        };
+        state.note_sent(events, wire.len());
+        state.reads = state.reads.wrapping_add(1);
+        Glance::Live(wire)
     }
 
     /// The next frame. `Err` when there is no more: the client was closed and has all that was published until then,
@@ -314,10 +357,14 @@ impl State {
     fn take(&mut self, taker: Taker<'_>, horizon: u64, rest: &mut Option<Rest>) -> Option<Taking> {
         let taking = self.cursors.take(taker, horizon, rest)?;
         if let Taking::Plain(plain) = &taking {
-            self.sent.events += plain.events;
-            self.sent.bytes += plain.wire.len() as u64;
+            self.note_sent(plain.events, plain.wire.len());
         }
         Some(taking)
+    }
+
+    fn note_sent(&mut self, events: u64, bytes: usize) {
+        self.sent.events += events;
+        self.sent.bytes += bytes as u64;
     }
 }
 
