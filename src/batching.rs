@@ -21,15 +21,21 @@ use crate::{Event, event, gap::push_json_string, registry::Picked};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batching {
-    pub(crate) interval: Duration,
+    /// In milliseconds, as every stream keeps it.
+    interval: u32,
     pub(crate) is_array: bool,
 }
 
 impl Batching {
-    /// At least so long between two frames. Millisecond resolution; zero is no batching.
+    /// At least so long between two frames, and 49 days at most. Millisecond resolution; zero is no batching.
     #[must_use]
     pub fn every(interval: Duration) -> Self {
+        let interval = u32::try_from(interval.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX);
         Self { interval, is_array: false }
+    }
+
+    pub(crate) fn interval(self) -> Duration {
+        Duration::from_millis(self.interval.into())
     }
 
     /// Sends all events of a frame as one, of the type `batch`, whose data is a JSON array in the order of publishing:

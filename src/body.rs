@@ -11,10 +11,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 use crate::{
-    ClientHandle, CloseReason,
+    Batching, ClientHandle, CloseReason,
     alarm::Alarm,
     boundary::{Boundary, LeadingMark},
     heartbeat::Pulse,
@@ -75,8 +75,8 @@ pin_project! {
         // Bytes went out since the pulse was last told.
         stirred: bool,
         boundary: Boundary,
-        // What goes out next, before anything else is asked for. It is a block, at a boundary.
-        next: Option<Bytes>,
+        // What goes out next, before anything else is asked for. It is a block, at a boundary. Boxed, as few ever have one.
+        next: Option<Box<Bytes>>,
         reader: Reader,
         config: Arc<Config>,
         pulse: Option<Pulse>,
@@ -123,7 +123,7 @@ impl<B> SseBody<B> {
             inner_ended: false,
             may_take: !is_encoded,
             said_farewell: false,
-            next: Some(opening).filter(|opening| !is_encoded && !opening.is_empty()),
+            next: Some(opening).filter(|opening| !is_encoded && !opening.is_empty()).map(Box::new),
             trailers: None,
             registry_first: false,
             pulse: None,
@@ -210,7 +210,7 @@ impl Stream {
         }
         if let Some(block) = self.as_mut().project().next.take() {
             *self.project().stirred = true;
-            return Poll::Ready(Some(Ok(Frame::data(block))));
+            return Poll::Ready(Some(Ok(Frame::data(*block))));
         }
         let may_inject = self.may_inject();
         let this = self.as_mut().project();
@@ -287,11 +287,11 @@ impl Stream {
                 }
             };
             let this = self.as_mut().project();
-            if let Some(batching) = this.reader.style().batching.filter(|it| !frame.has_more && !it.interval.is_zero())
-            {
-                *this.window = Some(Box::pin(sleep(batching.interval)));
+            let interval = this.reader.style().batching.map(Batching::interval).unwrap_or_default();
+            if !frame.has_more && !interval.is_zero() {
+                *this.window = Some(Box::pin(sleep(interval)));
                 // Nobody may take that for being stuck.
-                this.reader.client().waits_for(batching.interval);
+                this.reader.client().waits_for(interval);
             }
             let gap = frame.gap.and_then(|missing| this.config.gap_event.encode(&missing.0, missing.1));
             let events = Some(frame.wire).filter(|wire| !wire.is_empty());
@@ -305,7 +305,7 @@ impl Stream {
                 continue;
             };
             *this.registry_first = false;
-            *this.next = second;
+            *this.next = second.map(Box::new);
             self.stir(frame.is_live);
             return Poll::Ready(Some(Frame::data(first)));
         }
@@ -374,33 +374,40 @@ impl Stream {
     fn poll_heartbeat(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Bytes> {
         let may_inject = self.may_inject();
         let mut this = self.as_mut().project();
+        if !*this.stirred {
+            // It mostly waits for a timer that is set.
+            if let Some(timer) = this.timer.as_mut().as_pin_mut() {
+                ready!(timer.poll(cx));
+            }
+        }
         let Some(interval) = this.config.heartbeat.interval().filter(|_| !*this.is_encoded) else {
             return Poll::Pending;
         };
+        let clock = &this.reader.client().shared().clock;
         let pulse = match this.pulse {
             Some(pulse) => {
                 if mem::take(this.stirred) {
-                    pulse.stir(Instant::now().into_std());
+                    pulse.stir(clock.now());
                 }
                 pulse
             }
             None => {
                 *this.stirred = false;
                 let spread = this.reader.client().id().spread();
-                this.pulse.insert(Pulse::new(interval, Instant::now().into_std(), spread))
+                this.pulse.insert(Pulse::new(interval, clock.now(), spread))
             }
         };
         loop {
             if this.timer.is_none() {
-                let Some(due) = pulse.due() else { return Poll::Pending };
-                this.timer.set(Some(Alarm::at(due.into())));
+                let Some(due) = clock.instant(pulse.due(interval)) else { return Poll::Pending };
+                this.timer.set(Some(Alarm::at(due)));
             }
             if let Some(timer) = this.timer.as_mut().as_pin_mut() {
                 ready!(timer.poll(cx));
             }
-            let is_due = pulse.beat(Instant::now().into_std());
-            match (pulse.due(), this.timer.as_mut().as_pin_mut()) {
-                (Some(due), Some(timer)) => timer.reset(due.into()),
+            let is_due = pulse.beat(interval, clock.now());
+            match (clock.instant(pulse.due(interval)), this.timer.as_mut().as_pin_mut()) {
+                (Some(due), Some(timer)) => timer.reset(due),
                 _ => this.timer.set(None),
             }
             if is_due && may_inject {

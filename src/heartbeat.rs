@@ -1,14 +1,10 @@
 //! What a heartbeat looks like, and when it is due.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use crate::Event;
+use crate::{Event, clock::nanoseconds};
 
 /// What is sent when a stream was silent for an interval, so that proxies and clients keep it open, and so that a peer
 /// that is gone is found.
@@ -125,40 +121,38 @@ impl fmt::Debug for Heartbeat {
     }
 }
 
-/// When the heartbeats of one stream are due. Time is passed in.
+/// When the heartbeats of one stream are due. Time is passed in, in nanoseconds by the registry's clock.
 #[derive(Debug)]
 pub(crate) struct Pulse {
-    interval: Duration,
-    /// The silence after which the next one is due: shorter than the interval for the first.
-    patience: Duration,
-    silent_since: Instant,
+    silent_since: u64,
+    /// How much less than an interval of silence makes the next one due: some for the first.
+    early: u64,
 }
 
 impl Pulse {
     /// `spread`: a random number, which says where between half an interval and a whole one the first one comes.
-    pub(crate) fn new(interval: Duration, opened: Instant, spread: u32) -> Self {
+    pub(crate) fn new(interval: Duration, opened: u64, spread: u32) -> Self {
         let early = (interval / 2).mul_f64(f64::from(spread) / f64::from(u32::MAX));
-        Self { interval, patience: interval.saturating_sub(early), silent_since: opened }
+        Self { silent_since: opened, early: nanoseconds(early) }
     }
 
     /// Bytes went out.
-    pub(crate) fn stir(&mut self, now: Instant) {
+    pub(crate) fn stir(&mut self, now: u64) {
         self.silent_since = now;
     }
 
-    /// When it is worth to look again. `None`: not in the time that this machine's clock can count.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        self.silent_since.checked_add(self.patience)
+    /// When it is worth to look again.
+    pub(crate) fn due(&self, interval: Duration) -> u64 {
+        self.silent_since.saturating_add(nanoseconds(interval).saturating_sub(self.early))
     }
 
     /// Whether one is due now; if so, the next silence begins.
-    pub(crate) fn beat(&mut self, now: Instant) -> bool {
-        let due = self.due().is_some_and(|due| due <= now);
-        if due {
-            self.silent_since = now;
-            self.patience = self.interval;
+    pub(crate) fn beat(&mut self, interval: Duration, now: u64) -> bool {
+        let is_due = self.due(interval) <= now;
+        if is_due {
+            *self = Self { silent_since: now, early: 0 };
         }
-        due
+        is_due
     }
 }
 
@@ -185,29 +179,31 @@ mod tests {
         assert_eq!(Heartbeat::default().interval(), Some(15 * SECOND));
     }
 
+    const SECONDS: u64 = 1_000_000_000;
+
     #[test]
     fn a_heartbeat_is_due_after_an_interval_of_silence() {
-        let start = Instant::now();
-        let mut pulse = Pulse::new(10 * SECOND, start, 0);
-        assert!(!pulse.beat(start + 9 * SECOND));
-        pulse.stir(start + 9 * SECOND);
-        assert!(!pulse.beat(start + 10 * SECOND));
-        assert_eq!(pulse.due(), Some(start + 19 * SECOND));
-        assert!(pulse.beat(start + 19 * SECOND));
-        assert_eq!(pulse.due(), Some(start + 29 * SECOND));
+        let interval = 10 * SECOND;
+        let mut pulse = Pulse::new(interval, SECONDS, 0);
+        assert!(!pulse.beat(interval, 10 * SECONDS));
+        pulse.stir(10 * SECONDS);
+        assert!(!pulse.beat(interval, 11 * SECONDS));
+        assert_eq!(pulse.due(interval), 20 * SECONDS);
+        assert!(pulse.beat(interval, 20 * SECONDS));
+        assert_eq!(pulse.due(interval), 30 * SECONDS);
     }
 
     #[test]
     fn only_the_first_one_comes_early() {
-        let start = Instant::now();
-        let mut pulse = Pulse::new(10 * SECOND, start, u32::MAX);
-        assert!(pulse.beat(start + 5 * SECOND));
-        assert_eq!(pulse.due(), Some(start + 15 * SECOND));
+        let mut pulse = Pulse::new(10 * SECOND, 0, u32::MAX);
+        assert!(pulse.beat(10 * SECOND, 5 * SECONDS));
+        assert_eq!(pulse.due(10 * SECOND), 15 * SECONDS);
     }
 
     #[test]
     fn an_interval_beyond_the_clock_is_never_due() {
-        let pulse = Pulse::new(Duration::MAX, Instant::now(), 0);
-        assert_eq!(pulse.due(), None);
+        let mut pulse = Pulse::new(Duration::MAX, SECONDS, 0);
+        assert_eq!(pulse.due(Duration::MAX), u64::MAX);
+        assert!(!pulse.beat(Duration::MAX, u64::MAX - 1));
     }
 }

@@ -126,6 +126,7 @@ mod batching;
 mod body;
 mod boundary;
 mod client;
+mod clock;
 mod event;
 mod future;
 mod gap;

@@ -15,6 +15,8 @@ mod alarm;
 mod batching;
 #[path = "../src/client.rs"]
 mod client;
+#[path = "../src/clock.rs"]
+mod clock;
 #[path = "../src/event.rs"]
 mod event;
 #[path = "../src/gap.rs"]
@@ -102,6 +104,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_core::Stream;
 use loom::{sync::Notify, thread::JoinHandle};
 
@@ -227,6 +230,20 @@ impl Task {
     }
 }
 
+/// What a body gets that has nothing of its own to say.
+fn next_frame(reader: &mut Reader, cx: &mut Context<'_>) -> Poll<Result<Bytes, CloseReason>> {
+    match reader.glance(cx) {
+        Glance::Live(wire) => return Poll::Ready(Ok(wire)),
+        Glance::Nothing => return Poll::Pending,
+        Glance::Unclear => {}
+    }
+    let frame = ready!(reader.poll_frame(cx, Besides::Nothing));
+    Poll::Ready(frame.map(|frame| {
+        assert!(frame.gap.is_none());
+        frame.wire
+    }))
+}
+
 /// How a client is read: event by event, or as frames, as a response's body does. That one rests when it has had all.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
@@ -258,10 +275,9 @@ impl Reading {
                 let next = ready!(Pin::new(events).poll_next(cx));
                 Poll::Ready(next.map(|delivery| vec![delivery.unwrap().data().unwrap().into_owned()]))
             }
-            Self::Frames(reader) => match ready!(reader.poll_frame(cx, Besides::Nothing)) {
-                Ok(frame) => {
-                    assert!(frame.gap.is_none());
-                    let wire = String::from_utf8(frame.wire.to_vec()).unwrap();
+            Self::Frames(reader) => match ready!(next_frame(reader, cx)) {
+                Ok(wire) => {
+                    let wire = String::from_utf8(wire.to_vec()).unwrap();
                     let data = wire.lines().filter_map(|line| line.strip_prefix("data: "));
                     Poll::Ready(Some(data.map(str::to_owned).collect()))
                 }

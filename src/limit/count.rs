@@ -4,6 +4,7 @@ use std::{collections::HashMap, fmt, mem, time::Duration};
 
 use super::{Limit, LimitKey};
 use crate::{
+    clock::nanoseconds,
     registry::spacious,
     sync::{Mutex, lock},
 };
@@ -112,7 +113,7 @@ impl Rate {
 
     /// How many nanoseconds a token takes to come back. `None`: it never does.
     fn token(self, number: u32) -> Option<u64> {
-        let per = u64::try_from(self.per.as_nanos()).unwrap_or(u64::MAX);
+        let per = nanoseconds(self.per);
         Some(per.checked_div(number.into())?.min(LONGEST / u64::from(self.burst)))
     }
 

@@ -28,6 +28,7 @@ pub(crate) use self::{
     admission::{Admission, Ask, Hold},
     count::Permit,
 };
+use crate::clock::nanoseconds;
 
 /// How many streams may be open at once, or begin in a time: in all or for each key.
 ///
@@ -191,7 +192,7 @@ impl Limit {
 impl Inner {
     /// Nanoseconds since it was made.
     fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        nanoseconds(self.start.elapsed())
     }
 }
 

@@ -81,13 +81,13 @@ pub(super) struct State {
     pub(super) held: bool,
     /// The last of its topics has ended, and nothing was subscribed to since.
     pub(super) is_complete: bool,
-    /// Boxed, as few ever are.
+    pub(super) phase: Phase,
+    /// Boxed, as few ever are. One that is over has one.
     pub(super) closing: Option<Box<Closing>>,
     pub(super) sent: Sent,
-    pub(super) phase: Phase,
     /// The reader's.
     waker: Option<Waker>,
-    resume: Option<Resume>,
+    resume: Resumed,
     pub(super) snapshot: Option<Box<Event>>,
     pub(super) style: Style,
     metadata: Option<Arc<Extensions>>,
@@ -95,11 +95,22 @@ pub(super) struct State {
     /// How many events it has lost as it fell behind.
     pub(super) missed: u64,
     /// It had not read for some time when this was noted.
-    pub(super) suspect: Option<Suspect>,
+    pub(super) suspect: Option<Box<Suspect>>,
     pub(super) lifetime: Option<Box<Lifetime>>,
 }
 
-/// A client that was closed and is not over yet.
+/// How a client's resume went: [`Resume`] in few bytes.
+#[derive(Debug, Default)]
+enum Resumed {
+    /// It is not known yet.
+    #[default]
+    Open,
+    Fresh,
+    Continued,
+    Gap(Box<Gap>),
+}
+
+/// A client that was closed: it is over, or will be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Closing {
     pub(super) reason: CloseReason,
@@ -107,6 +118,13 @@ pub(super) struct Closing {
     pub(super) horizon: u64,
     /// It ends at once, wherever it stands.
     pub(super) is_cut: bool,
+}
+
+impl Closing {
+    /// One that ends at once.
+    fn cut(reason: CloseReason) -> Self {
+        Self { reason, horizon: 0, is_cut: true }
+    }
 }
 
 /// How events are written for a client, as far as its handler has a say in it.
@@ -124,7 +142,7 @@ pub(super) enum Phase {
     #[default]
     Waiting,
     Open,
-    Over(CloseReason),
+    Over,
 }
 
 impl Client {
@@ -332,7 +350,7 @@ impl Client {
     pub(crate) fn snapshot(&self, event: Event, position: Position) {
         let mut state = lock(&self.state);
         if state.phase == Phase::Waiting {
-            state.resume = Some(Resume::Continued);
+            state.resume = Resumed::Continued;
             state.cursors.skip_to(&self.shared, position);
             state.snapshot = Some(Box::new(event));
         }
@@ -390,8 +408,7 @@ impl Client {
 
     /// Ends the stream wherever it stands.
     pub(super) fn cut(&self, reason: CloseReason) {
-        let cut = Box::new(Closing { reason, horizon: 0, is_cut: true });
-        lock(&self.state).closing.get_or_insert(cut).is_cut = true;
+        lock(&self.state).closing.get_or_insert_with(|| Box::new(Closing::cut(reason))).is_cut = true;
         self.changed();
     }
 
@@ -402,7 +419,7 @@ impl Client {
         if state.phase != Phase::Waiting {
             return;
         }
-        state.resume = Some(state.resume(&self.shared, self.last_event_id()));
+        state.settle_resume(&self.shared, self.last_event_id());
         state.phase = Phase::Open;
         state.opened = Some(now);
         state.begin_lifetime(now, spread);
@@ -422,7 +439,7 @@ impl Client {
     pub(super) fn events(&self) -> u64 {
         match lock(&self.state) {
             // They have been added to the others'.
-            state if matches!(state.phase, Phase::Over(_)) => 0,
+            state if state.phase == Phase::Over => 0,
             state => state.sent.events,
         }
     }
@@ -463,11 +480,11 @@ impl Client {
     fn finish(&self, reason: CloseReason) -> Option<(CloseReason, Instant, Sent)> {
         let mut watching = WakeLater::default();
         let mut state = lock(&self.state);
-        if matches!(state.phase, Phase::Over(_)) {
+        if state.phase == Phase::Over {
             return None;
         }
-        let reason = state.closing.as_ref().map_or(reason, |closing| closing.reason);
-        state.phase = Phase::Over(reason);
+        state.phase = Phase::Over;
+        let reason = state.closing.get_or_insert_with(|| Box::new(Closing::cut(reason))).reason;
         watching.0 = self.left(state.cursors.names().map(|name| &**name));
         let _subscriptions = state.cursors.clear(&self.shared);
         let waker = state.waker.take();
@@ -490,10 +507,7 @@ impl Client {
     }
 
     pub(super) fn over(&self) -> Option<CloseReason> {
-        match lock(&self.state).phase {
-            Phase::Over(reason) => Some(reason),
-            Phase::Waiting | Phase::Open => None,
-        }
+        lock(&self.state).over()
     }
 
     pub(crate) async fn closed(&self) -> CloseReason {
@@ -543,11 +557,11 @@ impl State {
     /// Whether a subscription to this topic would be a new one.
     fn may_subscribe(&self, topic: &str, shared: &Shared) -> Result<bool, SubscribeError> {
         let limit = shared.config.subscriptions_per_client;
-        match self.phase {
-            Phase::Over(reason) => Err(SubscribeError::Over { reason }),
-            _ if self.cursors.contains(topic) => Ok(false),
-            _ if self.cursors.len() >= limit => Err(SubscribeError::TooMany { limit }),
-            _ => Ok(true),
+        match self.over() {
+            Some(reason) => Err(SubscribeError::Over { reason }),
+            None if self.cursors.contains(topic) => Ok(false),
+            None if self.cursors.len() >= limit => Err(SubscribeError::TooMany { limit }),
+            None => Ok(true),
         }
     }
 
@@ -562,11 +576,26 @@ impl State {
         heard.replace(waker.clone())
     }
 
+    /// Why it is over, if it is.
+    pub(super) fn over(&self) -> Option<CloseReason> {
+        self.closing.as_ref().filter(|_| self.phase == Phase::Over).map(|closing| closing.reason)
+    }
+
     fn resume(&mut self, shared: &Shared, last_event_id: Option<&str>) -> Resume {
         match (&self.resume, last_event_id) {
-            (Some(resume), _) => resume.clone(),
-            (None, None) => Resume::Fresh,
-            (None, Some(id)) => self.cursors.resume(shared, id).map_or(Resume::Continued, Resume::Gap),
+            (Resumed::Fresh, _) | (Resumed::Open, None) => Resume::Fresh,
+            (Resumed::Continued, _) => Resume::Continued,
+            (Resumed::Gap(gap), _) => Resume::Gap(Gap::clone(gap)),
+            (Resumed::Open, Some(id)) => self.cursors.resume(shared, id).map_or(Resume::Continued, Resume::Gap),
         }
+    }
+
+    /// From now on, how the resume went does not change.
+    fn settle_resume(&mut self, shared: &Shared, last_event_id: Option<&str>) {
+        self.resume = match self.resume(shared, last_event_id) {
+            Resume::Fresh => Resumed::Fresh,
+            Resume::Continued => Resumed::Continued,
+            Resume::Gap(gap) => Resumed::Gap(Box::new(gap)),
+        };
     }
 }

@@ -8,6 +8,7 @@ use super::{
     Filter,
     client::Client,
     feed::Feed,
+    few::Few,
     log::{Entry, Log},
     position::{Position, Progress},
     shared::Shared,
@@ -26,7 +27,8 @@ const FRAME: u64 = 64 * 1024;
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Cursors {
-    cursors: Vec<Cursor>,
+    /// Most clients have one.
+    cursors: Few<Cursor>,
     /// The newest position that was given out, or that the client came with.
     seen: Option<Position>,
     /// The `Last-Event-ID` of which the client has not been told yet that it no longer leads everywhere.
@@ -243,8 +245,6 @@ impl Cursors {
             catches_up: false,
         };
         cursor.set(place);
-        // Most clients have one.
-        self.cursors.reserve_exact(usize::from(self.cursors.is_empty()));
         self.cursors.push(cursor);
     }
 
@@ -262,7 +262,7 @@ impl Cursors {
     /// The same for all.
     pub(super) fn clear(&mut self, shared: &Shared) -> Vec<Cursor> {
         let cursors = std::mem::take(&mut self.cursors);
-        cursors.into_iter().map(|cursor| cursor.left(shared)).collect()
+        cursors.into_vec().into_iter().map(|cursor| cursor.left(shared)).collect()
     }
 
     /// The same for those that have come to the end of their topics.
@@ -499,7 +499,7 @@ impl Cursors {
                 taken.events.push(picked);
             }
         }
-        for cursor in &mut self.cursors {
+        for cursor in &mut *self.cursors {
             // Of what catches up, only so much is known to be read; of all others, everything up to the horizon.
             let read_to = match (catch_up, last) {
                 (None, _) => horizon,
@@ -572,7 +572,7 @@ impl Cursors {
 
     /// Takes itself off every feed's waiters: another waker is to be woken.
     pub(crate) fn unpark(&mut self) {
-        for cursor in &mut self.cursors {
+        for cursor in &mut *self.cursors {
             if let Some(slot) = cursor.parked.take() {
                 drop(cursor.feed.unpark(slot));
             }

@@ -9,13 +9,13 @@ use crate::event::Quoted;
 /// Whoever knows it can be allowed to act for the client (add a topic to its open stream, say), so it is as hard to
 /// guess as a session token and should be treated as one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClientId(u128);
+pub struct ClientId([u8; 16]);
 
 impl ClientId {
     pub(super) fn random() -> Self {
         let mut bits = [0; 16];
         match getrandom::fill(&mut bits) {
-            Ok(()) => Self(u128::from_ne_bytes(bits)),
+            Ok(()) => Self(bits),
             // An id that can be guessed would be worse; std's `HashMap` does the same.
             Err(error) => panic!("the operating system has no randomness to give: {error}"),
         }
@@ -23,13 +23,14 @@ impl ClientId {
 
     /// A number that is different for most clients.
     pub(crate) fn spread(self) -> u32 {
-        self.0 as u32
+        let [first, second, third, fourth, ..] = self.0;
+        u32::from_ne_bytes([first, second, third, fourth])
     }
 }
 
 impl fmt::Display for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
 }
 
@@ -45,7 +46,7 @@ impl FromStr for ClientId {
     fn from_str(text: &str) -> Result<Self, InvalidClientId> {
         let canonical = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let bits = canonical.then(|| u128::from_str_radix(text, 16).ok()).flatten();
-        bits.map(Self).ok_or_else(|| InvalidClientId { value: text.to_owned() })
+        bits.map(|bits| Self(bits.to_be_bytes())).ok_or_else(|| InvalidClientId { value: text.to_owned() })
     }
 }
 

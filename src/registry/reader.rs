@@ -217,9 +217,8 @@ impl Reader {
         let _old;
         let mut state = lock(&client.state);
         _old = state.listen(heard, cx.waker());
-        match (state.phase, state.closing.as_deref()) {
-            (Phase::Over(reason), _) => Poll::Ready(reason),
-            (_, Some(closing)) if is_over(closing) => Poll::Ready(closing.reason),
+        match state.closing.as_deref() {
+            Some(closing) if state.phase == Phase::Over || is_over(closing) => Poll::Ready(closing.reason),
             _ => Poll::Pending,
         }
     }
@@ -260,7 +259,7 @@ impl Reader {
         let mut watching = WakeLater::default();
         let mut ended = Vec::new();
         let mut state = lock(&client.state);
-        if let Phase::Over(reason) = state.phase {
+        if let Some(reason) = state.over() {
             return Poll::Ready(Err(reason));
         }
         state.reads = state.reads.wrapping_add(1);

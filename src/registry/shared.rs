@@ -6,10 +6,7 @@ use std::{
     ops::{Deref, DerefMut},
     sync::{Arc, Weak, atomic::Ordering},
     task::Waker,
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
-
-use tokio::time::Instant;
 
 use super::{
     ClientId, Position, PublishError, Receipt, RegistryConfig, Retention, Start,
@@ -28,7 +25,9 @@ use super::{
     waiters::Slot,
 };
 use crate::{
-    Event, Lag, event,
+    Event, Lag,
+    clock::{Clock, nanoseconds},
+    event,
     sync::{AtomicU64, Mutex, MutexGuard, lock},
 };
 
@@ -38,7 +37,7 @@ use crate::{
 /// the order, a topic's state, a pattern's state, a joined frame.
 pub(crate) struct Shared {
     pub(super) config: RegistryConfig,
-    pub(super) clock: Clock,
+    pub(crate) clock: Clock,
     /// Publishers take turns here, so that the order of positions is the order in which events come to be in the log.
     order: Mutex<Order>,
     /// The number of the newest event of which all that is older is in the log too.
@@ -75,32 +74,6 @@ pub(super) struct Order {
     pub(super) ended: VecDeque<(u64, Arc<Feed>)>,
 }
 
-/// The wall clock when the registry was made, and the time since then: it never goes back and never jumps.
-#[derive(Debug)]
-pub(super) struct Clock {
-    start_ms: u64,
-    start: Instant,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { start_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX), start: Instant::now() }
-    }
-
-    pub(super) fn elapsed(&self) -> Duration {
-        self.start.elapsed()
-    }
-
-    pub(super) fn now_ms(&self) -> u64 {
-        self.ms(self.elapsed())
-    }
-
-    fn ms(&self, elapsed: Duration) -> u64 {
-        self.start_ms.saturating_add(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
-    }
-}
-
 /// The order, locked.
 pub(super) struct OrderGuard<'a> {
     guard: MutexGuard<'a, Order>,
@@ -131,7 +104,7 @@ impl Drop for OrderGuard<'_> {
 impl Shared {
     pub(super) fn new(config: RegistryConfig) -> Self {
         let clock = Clock::new();
-        let begin = Position::new(clock.start_ms, 0);
+        let begin = Position::new(clock.start_ms(), 0);
         Self {
             config,
             clock,
@@ -165,10 +138,9 @@ impl Shared {
         self.published.load(Ordering::Acquire)
     }
 
-    /// When something was last published: what a stream that has just got it need not ask a clock for.
-    pub(crate) fn last_publish(&self) -> std::time::Instant {
-        let elapsed = Duration::from_nanos(self.last_publish.load(Ordering::Relaxed));
-        self.clock.start.into_std() + elapsed
+    /// When something was last published, by the clock: what a stream that has just got it need not ask it for.
+    pub(crate) fn last_publish(&self) -> u64 {
+        self.last_publish.load(Ordering::Relaxed)
     }
 
     /// The newest position that was issued.
@@ -177,7 +149,7 @@ impl Shared {
     }
 
     pub(super) fn may_have_issued(&self, position: Position) -> bool {
-        position >= Position::new(self.clock.start_ms, 0) && position <= self.position()
+        position >= Position::new(self.clock.start_ms(), 0) && position <= self.position()
     }
 
     pub(super) fn order(&self) -> OrderGuard<'_> {
@@ -235,7 +207,7 @@ impl Shared {
             self.forget_if_unused(&mut order, &topic, &state);
             return Err(refusal);
         }
-        self.last_publish.store(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.last_publish.store(nanoseconds(elapsed), Ordering::Relaxed);
 
         let position = order.last.next(now_ms);
         let mut wire = fields;

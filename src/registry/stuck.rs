@@ -10,7 +10,7 @@ use super::{
     client::{Client, Phase},
     shared::Shared,
 };
-use crate::sync::lock;
+use crate::{clock::nanoseconds, sync::lock};
 
 /// A client that may be stuck.
 #[derive(Debug, Clone, Copy)]
@@ -34,12 +34,11 @@ impl Shared {
     /// Nobody else would notice: when a peer reads nothing, hyper does not poll the body, so that no timer in it fires.
     pub(super) fn count_out_stuck(&self, now: Duration) {
         let Some(patience) = self.config.stuck_after else { return };
-        let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let due = self.next_look.load(Ordering::Relaxed);
-        if nanoseconds < due {
+        if nanoseconds(now) < due {
             return;
         }
-        let next = u64::try_from((now + patience / 4).as_nanos()).unwrap_or(u64::MAX);
+        let next = nanoseconds(now + patience / 4);
         if self.next_look.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.open_clients().iter().for_each(|client| client.count_out_if_stuck(now, patience));
         }
@@ -49,14 +48,14 @@ impl Shared {
 impl Client {
     /// Its reader takes nothing for so long.
     pub(crate) fn waits_for(&self, time: Duration) {
-        let until = self.shared().clock.elapsed().saturating_add(time).as_nanos();
-        self.waits_until.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let until = self.shared().clock.elapsed().saturating_add(time);
+        self.waits_until.store(nanoseconds(until), Ordering::Relaxed);
     }
 
     /// Ends a stream that has not read for so long although events wait for it.
     pub(super) fn count_out_if_stuck(self: &Arc<Self>, now: Duration, patience: Duration) {
         let mut state = lock(&self.state);
-        let waits = u128::from(self.waits_until.load(Ordering::Relaxed)) > now.as_nanos();
+        let waits = self.waits_until.load(Ordering::Relaxed) > nanoseconds(now);
         let may_read = state.phase == Phase::Open && !waits && !self.cannot_take.load(Ordering::Relaxed);
         if !may_read || !state.cursors.is_pending() {
             state.suspect = None;
@@ -72,7 +71,7 @@ impl Client {
                     self.end(CloseReason::Stuck);
                 }
             }
-            suspect => *suspect = Some(Suspect { reads, since: now, is_confirmed: false }),
+            suspect => *suspect = Some(Box::new(Suspect { reads, since: now, is_confirmed: false })),
         }
     }
 }
