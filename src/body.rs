@@ -357,6 +357,7 @@ impl Stream {
                 Some(data) => without_mark(this.leading_mark, into_bytes(data)),
                 None => {
                     *this.inner_ended = true;
+                    this.reader.stop_resting();
                     this.boundary.end();
                     Bytes::from_static(this.leading_mark.held())
                 }

@@ -57,37 +57,47 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<In>) -> SseFuture<S::Future> {
-        let (mut parts, body) = request.into_parts();
-        let client = self.connect(&parts);
+    fn call(&mut self, mut request: Request<In>) -> SseFuture<S::Future> {
+        let last_event_id = last_event_id(request.headers(), request.uri(), &self.config.resume_query);
+        let further_out = request.extensions().get::<ClientHandle>().and_then(ClientHandle::admission).cloned();
+        let client = if self.asks() {
+            let (parts, body) = request.into_parts();
+            let client = self.connect(last_event_id, self.admission(&parts, further_out));
+            self.take_metadata(&parts, &client);
+            request = Request::from_parts(parts, body);
+            client
+        } else {
+            // Mostly there are no closures that want to look at its parts, and taking it apart costs.
+            self.connect(last_event_id, further_out)
+        };
         let pending = Pending {
             hold: client.admission().map(Admission::hold),
             client: Unanswered(client),
             config: Arc::clone(&self.config),
-            method: parts.method.clone(),
-            version: parts.version,
+            method: request.method().clone(),
+            version: request.version(),
         };
         let Unanswered(client) = &pending.client;
-        if headers::asks_for_event_stream(&parts.method, &parts.headers) {
+        if client.may_be_refused() && headers::asks_for_event_stream(request.method(), request.headers()) {
             if let Err(refused) = client.admit() {
                 return SseFuture::refused(self.config.refusal.response(&refused));
             }
         }
-        parts.extensions.insert(ClientHandle::new(Arc::clone(client)));
-        SseFuture::new(self.inner.call(Request::from_parts(parts, body)), pending)
+        request.extensions_mut().insert(ClientHandle::new(Arc::clone(client)));
+        SseFuture::new(self.inner.call(request), pending)
     }
 }
 
 impl<S> SseService<S> {
+    /// Whether the program's closures are asked of each request.
+    fn asks(&self) -> bool {
+        let Config { limits, metadata, .. } = &*self.config;
+        !(self.registry.limits().is_empty() && limits.is_empty() && metadata.is_empty())
+    }
+
     /// The client that a request is of.
-    fn connect(&self, request: &Parts) -> Arc<Client> {
-        let last_event_id = last_event_id(&request.headers, &request.uri, &self.config.resume_query);
-        let client = self.registry.connect_with(last_event_id, self.admission(request));
-        if !self.config.metadata.is_empty() {
-            let mut metadata = Extensions::new();
-            self.config.metadata.iter().for_each(|take| take.take(request, &mut metadata));
-            client.insert_metadata(&metadata);
-        }
+    fn connect(&self, last_event_id: Option<Box<str>>, admission: Option<Arc<Admission>>) -> Arc<Client> {
+        let client = self.registry.connect_with(last_event_id, admission);
         if self.config.style != Style::default() {
             client.restyle(|style| *style = self.config.style);
         }
@@ -97,14 +107,22 @@ impl<S> SseService<S> {
         client
     }
 
+    fn take_metadata(&self, request: &Parts, client: &Client) {
+        if self.config.metadata.is_empty() {
+            return;
+        }
+        let mut metadata = Extensions::new();
+        self.config.metadata.iter().for_each(|take| take.take(request, &mut metadata));
+        client.insert_metadata(&metadata);
+    }
+
     /// What a request takes of all limits, with those of the layers further out.
-    fn admission(&self, request: &Parts) -> Option<Arc<Admission>> {
-        let further_out = request.extensions.get::<ClientHandle>().and_then(ClientHandle::admission);
+    fn admission(&self, request: &Parts, further_out: Option<Arc<Admission>>) -> Option<Arc<Admission>> {
         let mut limits = self.registry.limits().iter().chain(&self.config.limits).peekable();
         if limits.peek().is_none() {
-            return further_out.cloned();
+            return further_out;
         }
-        let admission = further_out.cloned().unwrap_or_default();
+        let admission = further_out.unwrap_or_default();
         // Before, as this asks the program for the keys.
         let mut asks = Vec::with_capacity(self.registry.limits().len() + self.config.limits.len());
         asks.extend(limits.filter_map(|limit| limit.ask(request)));

@@ -82,7 +82,7 @@ pub(super) struct State {
     /// The last of its topics has ended, and nothing was subscribed to since.
     pub(super) is_complete: bool,
     pub(super) phase: Phase,
-    /// Boxed, as few ever are. One that is over has one.
+    /// Boxed, as few ever are. One that is over has one, unless it never had a stream.
     pub(super) closing: Option<Box<Closing>>,
     pub(super) sent: Sent,
     /// The reader's.
@@ -200,6 +200,11 @@ impl Client {
 
     pub(crate) fn admission(&self) -> Option<&Arc<Admission>> {
         self.admission.as_ref()
+    }
+
+    /// Whether anything could keep it from having a stream.
+    pub(crate) fn may_be_refused(&self) -> bool {
+        self.admission.is_some() || self.shared.draining.has_begun()
     }
 
     /// Takes its places among what is limited, if it has not got them.
@@ -484,7 +489,10 @@ impl Client {
             return None;
         }
         state.phase = Phase::Over;
-        let reason = state.closing.get_or_insert_with(|| Box::new(Closing::cut(reason))).reason;
+        let reason = state.closing.as_ref().map_or(reason, |closing| closing.reason);
+        if reason != CloseReason::NoStream {
+            state.closing.get_or_insert_with(|| Box::new(Closing::cut(reason)));
+        }
         watching.0 = self.left(state.cursors.names().map(|name| &**name));
         let _subscriptions = state.cursors.clear(&self.shared);
         let waker = state.waker.take();
@@ -578,7 +586,8 @@ impl State {
 
     /// Why it is over, if it is.
     pub(super) fn over(&self) -> Option<CloseReason> {
-        self.closing.as_ref().filter(|_| self.phase == Phase::Over).map(|closing| closing.reason)
+        let reason = || self.closing.as_ref().map_or(CloseReason::NoStream, |closing| closing.reason);
+        (self.phase == Phase::Over).then(reason)
     }
 
     fn resume(&mut self, shared: &Shared, last_event_id: Option<&str>) -> Resume {

@@ -138,16 +138,21 @@ pub(crate) struct Taker<'a> {
     pub(crate) labelled: bool,
 }
 
-/// What is enough to know, without a lock, that nothing was published on the only topic of a client that has read all of it and waits.
+/// What is enough to know, without a lock, that there is nothing new for a client that has read everything and waits.
 #[derive(Debug)]
-pub(crate) struct Rest {
-    feed: Arc<Feed>,
-    next: u64,
+pub(crate) enum Rest {
+    /// It has no topic.
+    Nowhere,
+    /// Nothing was published on the only one that it has.
+    On { feed: Arc<Feed>, next: u64 },
 }
 
 impl Rest {
     pub(crate) fn goes_on(&self) -> bool {
-        !self.feed.reaches(self.next)
+        match self {
+            Self::Nowhere => true,
+            Self::On { feed, next } => !feed.reaches(*next),
+        }
     }
 }
 
@@ -180,10 +185,10 @@ impl Cursor {
     fn rest(&self, rested: Option<Rest>) -> Option<Rest> {
         self.parked?;
         let feed = match rested {
-            Some(rested) if Arc::ptr_eq(&rested.feed, &self.feed) => rested.feed,
+            Some(Rest::On { feed, .. }) if Arc::ptr_eq(&feed, &self.feed) => feed,
             _ => Arc::clone(&self.feed),
         };
-        Some(Rest { feed, next: self.next })
+        Some(Rest::On { feed, next: self.next })
     }
 
     /// Whether it was to have something that is gone, and its client does not know.
@@ -355,11 +360,13 @@ impl Cursors {
     /// The same for a client that rested, if it has what it rested on, and nothing else.
     #[inline]
     pub(crate) fn take_rested(&mut self, taker: Taker<'_>, horizon: u64, rest: &mut Option<Rest>) -> Option<Plain> {
-        let [cursor] = &mut self.cursors[..] else { return None };
-        let rested = rest.as_mut().filter(|rest| Arc::ptr_eq(&rest.feed, &cursor.feed))?;
+        let ([cursor], Some(Rest::On { feed, next })) = (&mut self.cursors[..], &mut *rest) else { return None };
+        if !Arc::ptr_eq(feed, &cursor.feed) {
+            return None;
+        }
         let plain = Self::take_plain(cursor, &mut self.seen, taker, horizon).ok()??;
         match cursor.parked {
-            Some(_) => rested.next = cursor.next,
+            Some(_) => *next = cursor.next,
             None => *rest = None,
         }
         Some(plain)
@@ -576,6 +583,15 @@ impl Cursors {
             if let Some(slot) = cursor.parked.take() {
                 drop(cursor.feed.unpark(slot));
             }
+        }
+    }
+
+    /// What a reader may rest on that waits for the next event on all feeds.
+    pub(crate) fn rest(&self) -> Option<Rest> {
+        match &self.cursors[..] {
+            [] => Some(Rest::Nowhere),
+            [only] => only.rest(None),
+            _ => None,
         }
     }
 

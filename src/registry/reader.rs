@@ -159,12 +159,10 @@ impl Reader {
         let is_array = self.style.batching.is_some_and(|batching| batching.is_array);
         let labelled = self.style.labelled;
         for _ in 0..LOOKS {
-            let mut rest = self.rest.take();
-            let result = self.poll_take(waker, besides, |client, state, horizon| match is_array {
+            let result = self.poll_take(waker, besides, |client, state, horizon, rest| match is_array {
                 true => state.cursors.take_events(client, horizon).map(|taken| Taking::Events(Box::new(taken))),
-                false => state.take(Taker { client, waker, labelled }, horizon, &mut rest),
+                false => state.take(Taker { client, waker, labelled }, horizon, rest),
             });
-            self.rest = rest;
             match ready!(result) {
                 Ok(Taking::Plain(Plain { wire, is_live, has_more, .. })) => {
                     return Poll::Ready(Ok(Frame { gap: None, wire, is_live, has_more }));
@@ -185,7 +183,8 @@ impl Reader {
     pub(crate) fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Taken, CloseReason>> {
         self.countdown.poll(&self.client, cx);
         for _ in 0..LOOKS {
-            let take = |client: &Client, state: &mut State, horizon| state.cursors.take_events(client, horizon);
+            let take =
+                |client: &Client, state: &mut State, horizon, _: &mut _| state.cursors.take_events(client, horizon);
             let mut taken = ready!(self.poll_take(cx.waker(), Besides::Nothing, take))?;
             if let Some(reason) = self.sift(&mut taken) {
                 return Poll::Ready(Err(reason));
@@ -217,10 +216,8 @@ impl Reader {
         let _old;
         let mut state = lock(&client.state);
         _old = state.listen(heard, cx.waker());
-        match state.closing.as_deref() {
-            Some(closing) if state.phase == Phase::Over || is_over(closing) => Poll::Ready(closing.reason),
-            _ => Poll::Pending,
-        }
+        let closed = state.closing.as_deref().filter(|closing| is_over(closing)).map(|closing| closing.reason);
+        state.over().or(closed).map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Its client is over, and it will ask for nothing any more.
@@ -230,6 +227,11 @@ impl Reader {
             self.client.shared().draining.remove();
             self.client.tell();
         }
+    }
+
+    /// What else there is in the stream has changed: it may be over.
+    pub(crate) fn stop_resting(&mut self) {
+        self.rest = None;
     }
 
     /// It gives its client something that was taken before, or lets it wait for good reason: that it takes nothing new
@@ -251,9 +253,9 @@ impl Reader {
         &mut self,
         waker: &Waker,
         besides: Besides,
-        mut take: impl FnMut(&Client, &mut State, u64) -> Option<T>,
+        mut take: impl FnMut(&Client, &mut State, u64, &mut Option<Rest>) -> Option<T>,
     ) -> Poll<Result<T, CloseReason>> {
-        let Self { client, waker: heard, changes, .. } = self;
+        let Self { client, waker: heard, changes, rest, .. } = self;
         let seen = client.changes.load(Ordering::Acquire);
         let _old;
         let mut watching = WakeLater::default();
@@ -273,7 +275,7 @@ impl Reader {
                 return Poll::Ready(Err(*reason));
             }
             let horizon = state.closing.as_ref().map_or_else(|| client.shared().horizon(), |closing| closing.horizon);
-            if let Some(taken) = take(client, &mut state, horizon) {
+            if let Some(taken) = take(client, &mut state, horizon, rest) {
                 return Poll::Ready(Ok(taken));
             }
             if let Some(closing) = state.closing.as_deref() {
@@ -292,6 +294,7 @@ impl Reader {
                 return Poll::Ready(Err(CloseReason::Ended));
             }
             if state.cursors.park(waker) {
+                *rest = state.cursors.rest();
                 return Poll::Pending;
             }
         }
