@@ -1,0 +1,165 @@
+//! tower-http's authorisation, and axum's with a `from_fn`: outside.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use http::{Request, Response, StatusCode, header::AUTHORIZATION, request::Parts};
+use tower::ServiceBuilder;
+use tower_http::{auth::AsyncRequireAuthorizationLayer, validate_request::ValidateRequestHeaderLayer};
+use tower_sse::{Limit, SseLayer};
+
+use crate::house::House;
+
+/// Who has been let in, as a layer notes it in the request's extensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User(String);
+
+/// `Authorization: Bearer NAME` is a user of that name.
+async fn authorize<In, Out: Default>(mut request: Request<In>) -> Result<Request<In>, Response<Out>> {
+    // A real one asks a database meanwhile.
+    tokio::task::yield_now().await;
+    let name = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    match name.map(str::to_owned) {
+        Some(name) => {
+            request.extensions_mut().insert(User(name));
+            Ok(request)
+        }
+        None => Err(unauthorized()),
+    }
+}
+
+fn unauthorized<Out: Default>() -> Response<Out> {
+    let mut response = Response::new(Out::default());
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    response
+}
+
+fn user_of(request: &Parts) -> Option<User> {
+    request.extensions.get().cloned()
+}
+
+/// One stream for each user, whose name is known of the client.
+fn one_each(sse: SseLayer) -> SseLayer {
+    sse.metadata(user_of).limit(Limit::streams(1).per(|request: &Parts| Some(user_of(request)?.0)))
+}
+
+#[tokio::test]
+#[allow(deprecated, reason = "it is there, and used")]
+async fn a_bearer_token_is_checked_in_both_orders() {
+    in_both_orders!(ValidateRequestHeaderLayer::bearer("secret"), async |house: House| {
+        let answer = house.as_nobody().get("/news").await;
+        assert_eq!(answer.status(), 401);
+        assert_eq!(house.registry.stats().clients, 0);
+    });
+}
+
+#[tokio::test]
+#[allow(clippy::result_large_err, reason = "it is what tower-http asks for")]
+async fn a_check_of_ones_own_composes_in_both_orders() {
+    in_both_orders!(ValidateRequestHeaderLayer::custom(|request: &mut Request<_>| {
+        match request.headers().contains_key(AUTHORIZATION) {
+            true => Ok(()),
+            false => Err(unauthorized()),
+        }
+    }));
+}
+
+#[tokio::test]
+async fn async_authorization_composes_in_both_orders() {
+    in_both_orders!(AsyncRequireAuthorizationLayer::new(authorize), async |house: House| {
+        let answer = house.as_nobody().get("/news").await;
+        assert_eq!(answer.status(), 401);
+        assert_eq!(house.registry.stats().clients, 0);
+    });
+}
+
+#[tokio::test]
+async fn limits_and_metadata_of_a_user_are_taken_from_what_auth_outside_put_into_the_extensions() {
+    behind!(
+        |sse| ServiceBuilder::new().layer(AsyncRequireAuthorizationLayer::new(authorize)).layer(one_each(sse)),
+        async |house: House| {
+            let _ada = house.with("authorization", "Bearer ada").open("/news").await;
+            assert_eq!(house.with("authorization", "Bearer ada").get("/news").await.status(), 429);
+            let _bob = house.with("authorization", "Bearer bob").open("/news").await;
+            let mut users: Vec<_> = house.registry.clients().iter().map(|it| it.metadata().get().cloned()).collect();
+            users.sort_by_key(|user: &Option<User>| user.as_ref().map(|user| user.0.clone()));
+            assert_eq!(users, [Some(User("ada".to_owned())), Some(User("bob".to_owned()))]);
+        }
+    );
+}
+
+#[tokio::test]
+async fn auth_inside_comes_too_late_for_limits_and_metadata() {
+    behind!(
+        |sse| ServiceBuilder::new().layer(one_each(sse)).layer(AsyncRequireAuthorizationLayer::new(authorize)),
+        async |house: House| {
+            let _first = house.with("authorization", "Bearer ada").open("/news").await;
+            let _second = house.with("authorization", "Bearer ada").open("/news").await;
+            assert_eq!(house.registry.stats().clients, 2, "as no user is known yet, none is limited");
+            for client in house.registry.clients() {
+                assert_eq!(client.metadata().get::<User>(), None);
+            }
+        }
+    );
+}
+
+#[tokio::test]
+async fn whom_auth_outside_turns_away_costs_nothing() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = |sse: SseLayer| {
+        let asked = Arc::clone(&asked);
+        sse.limit(Limit::streams(1)).metadata(move |_: &Parts| Some(asked.fetch_add(1, Ordering::Relaxed)))
+    };
+    behind!(
+        |sse| ServiceBuilder::new().layer(AsyncRequireAuthorizationLayer::new(authorize)).layer(counting(sse)),
+        async |house: House| {
+            let _ada = house.with("authorization", "Bearer ada").open("/news").await;
+            asked.store(0, Ordering::Relaxed);
+            assert_eq!(house.as_nobody().get("/news").await.status(), 401);
+            assert_eq!(asked.load(Ordering::Relaxed), 0);
+            assert_eq!(house.registry.stats().refused_streams, 0);
+        }
+    );
+}
+
+#[tokio::test]
+async fn with_auth_inside_strangers_learn_that_the_house_is_full() {
+    behind!(
+        |sse| {
+            let full = sse.limit(Limit::streams(1));
+            ServiceBuilder::new().layer(full).layer(AsyncRequireAuthorizationLayer::new(authorize))
+        },
+        async |house: House| {
+            assert_eq!(house.as_nobody().get("/news").await.status(), 401);
+            let _ada = house.with("authorization", "Bearer ada").open("/news").await;
+            assert_eq!(house.as_nobody().get("/news").await.status(), 503);
+            assert_eq!(house.registry.stats().refused_streams, 1);
+        }
+    );
+}
+
+#[tokio::test]
+async fn auth_in_a_middleware_of_axums_is_the_same() {
+    use axum::{
+        extract::Request,
+        middleware::{Next, from_fn},
+        response::IntoResponse,
+    };
+    async fn check(request: Request, next: Next) -> axum::response::Response {
+        match authorize::<_, axum::body::Body>(request).await {
+            Ok(request) => next.run(request).await,
+            Err(response) => response.into_response(),
+        }
+    }
+    let registry = tower_sse::Registry::new();
+    let sse = one_each(crate::house::layer(&registry));
+    let router = crate::handlers::router().layer(ServiceBuilder::new().layer(from_fn(check)).layer(sse));
+    let address = crate::house::serve_router(router).await;
+    let house = House::new(address, registry, http::Version::HTTP_11);
+    assert_eq!(house.as_nobody().get("/news").await.status(), 401);
+    let _ada = house.with("authorization", "Bearer ada").open("/news").await;
+    assert_eq!(house.with("authorization", "Bearer ada").get("/news").await.status(), 429);
+    assert_eq!(house.registry.clients()[0].metadata().get(), Some(&User("ada".to_owned())));
+}

@@ -1,0 +1,282 @@
+//! tower's limits, its buffer and its load shedding. They count requests that are being answered: a stream is no more, once it has
+//! its head.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use axum::error_handling::HandleErrorLayer;
+use http::{Request, StatusCode, Version};
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio_test::{assert_pending, assert_ready_ok, task};
+use tower::{
+    BoxError, Layer, Service, ServiceBuilder, ServiceExt,
+    buffer::BufferLayer,
+    limit::{ConcurrencyLimitLayer, GlobalConcurrencyLimitLayer, RateLimitLayer},
+    load_shed::LoadShedLayer,
+};
+use tower_sse::{Limit, Registry, SseLayer};
+
+use crate::{
+    client::get,
+    handlers::{self, Handlers},
+    house::{self, House, until},
+};
+
+async fn handle(error: BoxError) -> (StatusCode, String) {
+    (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}
+
+fn request(path: &str) -> Request<()> {
+    Request::builder().uri(path).header("accept", "text/event-stream").body(()).unwrap()
+}
+
+fn is_ready<S: Service<Request<()>> + Unpin>(service: &mut task::Spawn<S>) -> Poll<Result<(), S::Error>> {
+    service.enter(|cx, mut service| service.poll_ready(cx))
+}
+
+#[tokio::test]
+async fn readiness_is_that_of_the_service_inside() {
+    let registry = Registry::new();
+    let stack = (SseLayer::new(&registry), ConcurrencyLimitLayer::new(1)).layer(Handlers);
+    let mut service = task::spawn(stack);
+    assert_ready_ok!(is_ready(&mut service));
+    let answer = service.call(request("/never"));
+    assert_pending!(is_ready(&mut service));
+    assert!(!service.is_woken());
+    drop(answer);
+    assert!(service.is_woken());
+    assert_ready_ok!(is_ready(&mut service));
+}
+
+/// A concurrency limit panics where that is not so: its permit is of the clone that was polled.
+#[tokio::test]
+async fn the_service_that_was_polled_ready_is_the_one_that_is_called() {
+    let registry = Registry::new();
+    let mut service = (SseLayer::new(&registry), ConcurrencyLimitLayer::new(2)).layer(Handlers);
+    let ready: Result<(), _> = std::future::poll_fn(|cx| Service::<Request<()>>::poll_ready(&mut service, cx)).await;
+    ready.unwrap();
+    let mut clone = service.clone();
+    assert_eq!(service.call(request("/plain")).await.unwrap().status(), 200);
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(clone.call(request("/plain"))))).is_err(), "the clone was not");
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(service.call(request("/plain"))))).is_err(), "nor was it again");
+}
+
+#[tokio::test]
+async fn a_concurrency_limit_lets_any_number_of_streams_in_in_both_orders() {
+    let many = async |house: House| {
+        let mut streams = Vec::new();
+        for open in 1..=5 {
+            streams.push(house.open("/news").await);
+            assert_eq!(house.registry.stats().clients, open);
+        }
+    };
+    in_both_orders!(ConcurrencyLimitLayer::new(1), many);
+    in_both_orders!(GlobalConcurrencyLimitLayer::new(1), many);
+}
+
+#[tokio::test]
+async fn a_limit_of_streams_counts_until_they_are_over() {
+    behind!(|sse| ServiceBuilder::new().layer(sse.limit(Limit::streams(1))), async |house: House| {
+        house.streams().await;
+        let stream = house.open("/news").await;
+        assert_eq!(house.get("/news").await.status(), 503);
+        drop(stream);
+        house.until_open(0).await;
+        house.open("/news").await;
+    });
+}
+
+#[tokio::test]
+async fn what_was_reserved_for_a_request_that_is_refused_is_given_back() {
+    let permits = Arc::new(Semaphore::new(1));
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(sse.limit(Limit::streams(0)))
+            .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(&permits))),
+        async |house: House| {
+            for _ in 0..3 {
+                assert_eq!(house.get("/news").await.status(), 503);
+            }
+            until(|| permits.available_permits() == 1).await;
+        }
+    );
+}
+
+/// One request is being answered, and there is room for one.
+async fn sheds(house: House) {
+    house.streams().await;
+    let _stream = house.open("/news").await;
+    let never = async { house.try_send(get("/never")).await.map(drop) };
+    let shed = async {
+        loop {
+            // It is over the limit as soon as the other has come.
+            let answer = house.get("/plain").await;
+            if answer.status() == 503 {
+                return answer;
+            }
+        }
+    };
+    tokio::select! {
+        answered = never => panic!("{answered:?}"),
+        shed = shed => assert!(!shed.headers().contains_key("retry-after"), "an error of tower's, and no refusal"),
+    }
+    until_answered(&house).await;
+    assert_eq!(house.registry.stats().clients, 1, "the stream goes on");
+}
+
+async fn until_answered(house: &House) {
+    while house.get("/plain").await.status() != 200 {}
+}
+
+#[tokio::test]
+async fn load_is_shed_by_what_is_being_answered_and_open_streams_do_not_count() {
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(handle))
+            .layer(LoadShedLayer::new())
+            .layer(GlobalConcurrencyLimitLayer::new(1))
+            .layer(sse),
+        sheds
+    );
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(handle))
+            .layer(LoadShedLayer::new())
+            .layer(sse)
+            .layer(GlobalConcurrencyLimitLayer::new(1)),
+        sheds
+    );
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(sse)
+            .layer(HandleErrorLayer::new(handle))
+            .layer(LoadShedLayer::new())
+            .layer(GlobalConcurrencyLimitLayer::new(1)),
+        sheds
+    );
+}
+
+#[tokio::test]
+async fn a_buffer_composes_in_both_orders() {
+    behind!(
+        |sse| ServiceBuilder::new().layer(HandleErrorLayer::new(handle)).layer(BufferLayer::new(4)).layer(sse),
+        async |house: House| house.streams().await
+    );
+    behind!(
+        |sse| ServiceBuilder::new().layer(HandleErrorLayer::new(handle)).layer(sse).layer(BufferLayer::new(4)),
+        async |house: House| house.streams().await
+    );
+}
+
+const ONE_AN_HOUR: RateLimitLayer = RateLimitLayer::new(1, Duration::from_secs(3600));
+
+#[tokio::test]
+async fn a_rate_limit_of_towers_keeps_requests_waiting() {
+    let waits = async |house: House| {
+        let _stream = house.open("/news").await;
+        assert!(timeout(Duration::from_millis(100), house.get("/news")).await.is_err());
+        assert_eq!(house.registry.stats().clients, 1);
+    };
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(handle))
+            .layer(BufferLayer::new(4))
+            .layer(ONE_AN_HOUR)
+            .layer(sse),
+        waits
+    );
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(handle))
+            .layer(sse)
+            .layer(BufferLayer::new(4))
+            .layer(ONE_AN_HOUR),
+        async |house: House| {
+            let _stream = house.open("/news").await;
+            assert!(timeout(Duration::from_millis(100), house.get("/news")).await.is_err());
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_rate_limit_of_towers_refuses_with_load_shedding_around_it() {
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(handle))
+            .layer(BufferLayer::new(4))
+            .layer(LoadShedLayer::new())
+            .layer(ONE_AN_HOUR)
+            .layer(sse),
+        async |house: House| {
+            let _stream = house.open("/news").await;
+            assert_eq!(house.get("/news").await.status(), 503);
+            assert_eq!(house.registry.stats().refused_streams, 0, "the registry knows nothing of it");
+        }
+    );
+}
+
+/// tower's limits count where their layer was applied. One of ours counts wherever it is cloned to.
+#[tokio::test]
+async fn a_limit_of_towers_is_of_one_route_and_of_one_connection_where_axum_serves_the_router_itself() {
+    let of_towers = |registry: &Registry| {
+        let stack = ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(handle))
+            .layer(BufferLayer::new(4))
+            .layer(LoadShedLayer::new())
+            .layer(ONE_AN_HOUR)
+            .layer(house::layer(registry));
+        handlers::router().layer(stack)
+    };
+    let registry = Registry::new();
+    let address = house::serve_router(of_towers(&registry)).await;
+    let house = House::new(address, registry, Version::HTTP_11);
+    let _streams = [house.open("/news").await, house.open("/own").await];
+    assert_eq!(house.get("/news").await.status(), 503);
+    assert_eq!(house.get("/own").await.status(), 503);
+
+    let registry = Registry::new();
+    let house = serve_itself(of_towers(&registry), registry).await;
+    let _streams = [house.open("/news").await, house.open("/news").await, house.open("/own").await];
+
+    let registry = Registry::new();
+    let of_ours = house::layer(&registry).limit(Limit::rate(1, Duration::from_secs(3600), 1));
+    let house = serve_itself(handlers::router().layer(of_ours), registry).await;
+    let _stream = house.open("/news").await;
+    assert_eq!(house.get("/news").await.status(), 503);
+    assert_eq!(house.get("/own").await.status(), 503);
+}
+
+async fn serve_itself(router: axum::Router, registry: Registry) -> House {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async { axum::serve(listener, router).await });
+    House::new(address, registry, Version::HTTP_11)
+}
+
+/// What to have instead: it refuses at once, and says when to come back.
+#[tokio::test]
+async fn a_rate_of_streams_refuses_at_once() {
+    behind!(
+        |sse| ServiceBuilder::new().layer(sse.limit(Limit::rate(1, Duration::from_secs(3600), 1))),
+        async |house: House| {
+            let _stream = house.open("/news").await;
+            let answer = house.get("/news").await;
+            assert_eq!(answer.status(), 503);
+            assert!(answer.headers().contains_key("retry-after"));
+            assert_eq!(house.registry.stats().refused_streams, 1);
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_fails_leaves_no_client() {
+    let registry = Registry::new();
+    let shed = (SseLayer::new(&registry), LoadShedLayer::new(), ConcurrencyLimitLayer::new(0)).layer(Handlers);
+    let answer = shed.oneshot(request("/news")).await;
+    assert!(answer.unwrap_err().is::<tower::load_shed::error::Overloaded>());
+    assert_eq!(registry.stats().clients, 0);
+}

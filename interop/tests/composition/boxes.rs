@@ -1,0 +1,189 @@
+//! tower's adapters: boxed services, retries, one service of several, and functions.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use tower::{
+    Layer, ServiceBuilder, ServiceExt,
+    retry::{Policy, RetryLayer},
+    steer::Steer,
+    util::{
+        BoxCloneService, BoxCloneSyncService, BoxCloneSyncServiceLayer, BoxService, MapErrLayer, MapRequestLayer,
+        MapResponseLayer, option_layer,
+    },
+};
+use tower_http::{map_request_body::MapRequestBodyLayer, map_response_body::MapResponseBodyLayer};
+use tower_sse::{Limit, Refused, Registry, SseLayer};
+
+use crate::{
+    client::VERSIONS,
+    handlers::Handlers,
+    house::{self, House, Stream},
+};
+
+#[tokio::test]
+async fn functions_compose_in_both_orders() {
+    in_both_orders!(MapRequestLayer::new(|request: Request<_>| request));
+    in_both_orders!(MapResponseLayer::new(|response: Response<_>| response));
+    in_both_orders!(MapErrLayer::new(|error| error));
+}
+
+#[tokio::test]
+async fn a_boxed_stack_is_as_it_was() {
+    for version in VERSIONS {
+        let registry = Registry::new();
+        let boxed = BoxCloneSyncService::new(house::layer(&registry).layer(Handlers));
+        let address = house::serve(boxed).await;
+        house::within(House::new(address, registry, version).streams()).await;
+
+        let registry = Registry::new();
+        let boxed = BoxCloneSyncServiceLayer::new(house::layer(&registry));
+        let address = house::serve_router(crate::handlers::router().layer(boxed)).await;
+        house::within(House::new(address, registry, version).streams()).await;
+    }
+}
+
+#[tokio::test]
+async fn boxes_that_are_not_for_servers_stream_too() {
+    let registry = Registry::new();
+    let request = || Request::builder().uri("/own").body(()).unwrap();
+    let boxed = BoxService::new(house::layer(&registry).layer(Handlers));
+    let cloned = BoxCloneService::new(house::layer(&registry).layer(Handlers)).clone();
+    Stream::of(boxed.oneshot(request()).await.unwrap()).having("data: own\n\n").await.until(":\n\n").await;
+    Stream::of(cloned.oneshot(request()).await.unwrap()).having("data: own\n\n").await.until(":\n\n").await;
+    assert_eq!(registry.stats().clients, 0);
+}
+
+#[tokio::test]
+async fn an_optional_layer_needs_one_type_of_body() {
+    for version in VERSIONS {
+        for is_on in [true, false] {
+            let registry = Registry::new();
+            let sse = is_on.then(|| (MapResponseBodyLayer::new(Body::new), house::layer(&registry)));
+            let stack = ServiceBuilder::new().layer(option_layer(sse)).layer(MapResponseBodyLayer::new(Body::new));
+            let address = house::serve(stack.service(Handlers)).await;
+            let house = House::new(address, registry, version);
+            match is_on {
+                true => house::within(house.streams()).await,
+                false => assert!(!house.get("/quiet").await.headers().contains_key("x-accel-buffering")),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_of_several_layers_is_chosen_by_the_request() {
+    for version in VERSIONS {
+        let registry = Registry::new();
+        let [open, full] = [house::layer(&registry), house::layer(&registry).limit(Limit::streams(0))];
+        let by_path = |request: &Request<_>, _: &[_]| usize::from(request.uri().path() == "/quiet");
+        let address = house::serve(Steer::new([open, full].map(|sse| sse.layer(Handlers)), by_path)).await;
+        let house = House::new(address, registry, version);
+        house::within(async {
+            house.streams().await;
+            assert_eq!(house.get("/quiet").await.status(), 503);
+        })
+        .await;
+    }
+}
+
+/// Tries three times, but not again where there is no room.
+#[derive(Clone)]
+struct Attempts(usize);
+
+impl<B: Clone, R, E> Policy<Request<B>, Response<R>, E> for Attempts {
+    type Future = std::future::Ready<()>;
+
+    fn retry(&mut self, _: &mut Request<B>, result: &mut Result<Response<R>, E>) -> Option<Self::Future> {
+        let response = result.as_ref().ok()?;
+        let is_over = response.extensions().get::<Refused>().is_some() || !response.status().is_server_error();
+        self.0 = self.0.checked_sub(1)?;
+        (!is_over).then(|| std::future::ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
+        Some(request.clone())
+    }
+}
+
+/// Retries need requests that can be cloned.
+fn without_body<B>() -> MapRequestBodyLayer<fn(B) -> Empty<Bytes>> {
+    MapRequestBodyLayer::new(|_| Empty::new())
+}
+
+/// Has every other answer fail.
+fn fail_first<B>(has_failed: &Arc<AtomicBool>) -> impl Fn(Response<B>) -> Response<B> + Clone + use<B> {
+    let has_failed = Arc::clone(has_failed);
+    move |mut response| {
+        if !has_failed.fetch_xor(true, Ordering::Relaxed) {
+            *response.status_mut() = http::StatusCode::BAD_GATEWAY;
+        }
+        response
+    }
+}
+
+/// Has room for one stream, and counts the clients that it makes.
+fn counting(sse: SseLayer, clients: &Arc<AtomicUsize>) -> SseLayer {
+    let clients = Arc::clone(clients);
+    sse.limit(Limit::streams(1)).metadata(move |_| Some(clients.fetch_add(1, Ordering::Relaxed)))
+}
+
+#[tokio::test]
+async fn retries_outside_make_a_client_for_each_attempt() {
+    let (has_failed, clients) = (Arc::default(), Arc::default());
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(without_body())
+            .layer(RetryLayer::new(Attempts(2)))
+            .layer(counting(sse, &clients))
+            .map_response(fail_first(&has_failed)),
+        async |house: House| {
+            house.streams().await;
+            let before = clients.load(Ordering::Relaxed);
+            let _stream = house.open("/news").await;
+            assert_eq!(clients.load(Ordering::Relaxed), before + 2);
+            let stats = house.registry.stats();
+            assert_eq!((stats.clients, stats.subscriptions, stats.refused_streams), (1, 1, 0));
+        }
+    );
+}
+
+#[tokio::test]
+async fn retries_inside_are_of_one_client() {
+    let (has_failed, clients) = (Arc::default(), Arc::default());
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(counting(sse, &clients))
+            .layer(without_body())
+            .layer(RetryLayer::new(Attempts(2)))
+            .map_response(fail_first(&has_failed)),
+        async |house: House| {
+            house.streams().await;
+            let before = clients.load(Ordering::Relaxed);
+            let _stream = house.open("/news").await;
+            assert_eq!(clients.load(Ordering::Relaxed), before + 1);
+            let stats = house.registry.stats();
+            assert_eq!((stats.clients, stats.subscriptions, stats.refused_streams), (1, 1, 0));
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_is_known_to_a_policy_that_should_not_try_again() {
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(without_body())
+            .layer(RetryLayer::new(Attempts(2)))
+            .layer(sse.limit(Limit::streams(0))),
+        async |house: House| {
+            assert_eq!(house.get("/news").await.status(), 503);
+            assert_eq!(house.registry.stats().refused_streams, 1);
+        }
+    );
+}

@@ -1,0 +1,170 @@
+//! tower-http's `CompressionLayer` and `DecompressionLayer`: what compresses is outside, what decompresses is inside.
+
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header::CONTENT_ENCODING};
+use hyper::body::Incoming;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_http::{
+    compression::{CompressionLayer, predicate::Predicate},
+    decompression::{Decompression, DecompressionBody, DecompressionLayer},
+};
+use tower_sse::{CloseReason, Heartbeat};
+
+use crate::{
+    bodies::AnyBody,
+    client::get,
+    handlers::PLAIN,
+    house::{HEARTBEAT, House, Stream, until},
+};
+
+const ENCODINGS: [&str; 4] = ["gzip", "deflate", "br", "zstd"];
+
+/// Compresses whatever comes.
+fn forced() -> CompressionLayer<impl Predicate> {
+    CompressionLayer::new().compress_when(|_: StatusCode, _: Version, _: &HeaderMap, _: &Extensions| true)
+}
+
+impl House {
+    /// What a client gets that decompresses as it reads.
+    async fn decompressed(&self, target: &str, encoding: &'static str) -> http::Response<DecompressionBody<Incoming>> {
+        let client = Decompression::new(service_fn(async |mut request: http::Request<AnyBody>| {
+            request.headers_mut().insert("accept-encoding", HeaderValue::from_static(encoding));
+            let answer = self.try_send(request).await;
+            assert_eq!(answer.as_ref().unwrap().headers()[CONTENT_ENCODING], encoding);
+            answer
+        }));
+        client.oneshot(get(target)).await.expect("an answer")
+    }
+}
+
+#[tokio::test]
+async fn event_streams_are_left_alone_by_default_in_both_orders() {
+    in_both_orders!(CompressionLayer::new(), async |house: House| {
+        for encoding in ENCODINGS {
+            let stream = Stream::of(house.get_with("/own", "accept-encoding", encoding).await);
+            assert!(!stream.headers.contains_key("content-encoding"));
+            let mut stream = stream.having("data: own\n\n").await;
+            house.publish("one");
+            stream.until("data: one\n").await;
+            stream.until(":\n\n").await;
+            let answer = house.decompressed("/plain", encoding).await;
+            let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+            assert_eq!(body, PLAIN);
+        }
+    });
+}
+
+#[tokio::test]
+async fn forced_outside_each_event_and_each_heartbeat_arrives_at_once() {
+    behind!(|sse| ServiceBuilder::new().layer(forced()).layer(sse), async |house: House| {
+        house.streams_compressed().await;
+    });
+    // Nothing comes after an event that could push it out.
+    behind!(
+        |sse| ServiceBuilder::new().layer(forced()).layer(sse.heartbeat(Heartbeat::off())),
+        async |house: House| {
+            for encoding in ENCODINGS {
+                let mut stream = Stream::of(house.decompressed("/news", encoding).await);
+                for text in ["one", "two", "three"] {
+                    house.publish(text);
+                    stream.until(&format!("data: {text}\n")).await;
+                }
+                assert!(stream.had.ends_with("\n\n"), "and no event is cut: {:?}", stream.had);
+            }
+        }
+    );
+}
+
+impl House {
+    async fn streams_compressed(&self) {
+        for encoding in ENCODINGS {
+            let mut stream = Stream::of(self.decompressed("/own", encoding).await).having("data: own\n\n").await;
+            for text in ["one", "two"] {
+                stream.had.clear();
+                stream.until(":\n\n").await;
+                self.publish(text);
+                stream.until(&format!("data: {text}\n")).await;
+            }
+            self.close_all();
+            stream.ends().await;
+            self.until_open(0).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn forced_inside_nothing_can_be_put_in() {
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(forced()), async |house: House| {
+        for encoding in ENCODINGS {
+            let mut stream = Stream::of(house.decompressed("/own", encoding).await).having("data: own\n\n").await;
+            assert_eq!(stream.headers["x-accel-buffering"], "no");
+            assert_eq!(house.registry.stats().clients, 1, "it is counted");
+            house.publish("one");
+            stream.lasts(5 * HEARTBEAT).await;
+            assert_eq!(stream.had, "data: own\n\n");
+            drop(stream);
+            house.until_open(0).await;
+        }
+    });
+}
+
+#[tokio::test]
+async fn forced_inside_a_stream_of_the_registry_alone_ends_at_once() {
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(forced()), async |house: House| {
+        for encoding in ENCODINGS {
+            assert_eq!(Stream::of(house.decompressed("/news", encoding).await).ends().await, "");
+        }
+        until(|| house.closed(CloseReason::Ended) == 4).await;
+    });
+}
+
+/// As of a proxy that asks for compressed answers.
+#[tokio::test]
+async fn what_is_decompressed_inside_gets_heartbeats_and_events() {
+    behind!(
+        |sse| ServiceBuilder::new().layer(sse).layer(DecompressionLayer::new()).layer(forced()),
+        async |house: House| {
+            let mut stream = house.open("/own").await;
+            assert!(!stream.headers.contains_key("content-encoding"));
+            stream.until("data: own\n\n").await;
+            stream.until(":\n\n").await;
+            house.publish("one");
+            stream.until("data: one\n").await;
+        }
+    );
+}
+
+#[tokio::test]
+async fn what_is_decompressed_outside_gets_none() {
+    behind!(
+        |sse| ServiceBuilder::new().layer(DecompressionLayer::new()).layer(sse).layer(forced()),
+        async |house: House| {
+            let mut stream = house.open("/own").await.having("data: own\n\n").await;
+            house.publish("one");
+            stream.lasts(5 * HEARTBEAT).await;
+            assert_eq!(stream.had, "data: own\n\n");
+        }
+    );
+}
+
+#[tokio::test]
+async fn decompression_composes_in_both_orders() {
+    in_both_orders!(DecompressionLayer::new());
+}
+
+/// It is not asked before the handler has answered, and leaves the body.
+#[tokio::test]
+async fn who_takes_no_encoding_at_all_is_given_a_406_whose_body_is_a_stream_if_it_is_outside() {
+    let refused = "identity;q=0";
+    behind!(|sse| ServiceBuilder::new().layer(CompressionLayer::new()).layer(sse), async |house: House| {
+        let answer = house.get_with("/news", "accept-encoding", refused).await;
+        assert_eq!(answer.status(), 406);
+        assert_eq!(house.registry.stats().clients, 1);
+        drop(answer);
+        house.until_open(0).await;
+    });
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(CompressionLayer::new()), async |house: House| {
+        let answer = house.get_with("/news", "accept-encoding", refused).await;
+        assert_eq!(answer.status(), 406);
+        assert_eq!(house.registry.stats().clients, 0);
+    });
+}

@@ -1,0 +1,317 @@
+//! A server whose handlers are behind a stack of layers, and who asks it.
+
+use std::{error::Error, net::SocketAddr, time::Duration};
+
+use axum::{Router, serve::ListenerExt};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
+    header::{ACCEPT, AUTHORIZATION},
+};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, time::timeout};
+use tower::Service;
+use tower_sse::{CloseReason, Event, Heartbeat, Registry, SseLayer};
+
+use crate::{
+    bodies::AnyBody,
+    client::{Client, get},
+    handlers::PLAIN,
+};
+
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Short, so that a test need not wait.
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(30);
+
+/// How long anything may take before it counts as failed.
+const BOUND: Duration = Duration::from_secs(30);
+
+pub(crate) fn layer(registry: &Registry) -> SseLayer {
+    SseLayer::new(registry).heartbeat(Heartbeat::every(HEARTBEAT))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framework {
+    Axum,
+    Tower,
+}
+
+pub(crate) const FRAMEWORKS: [Framework; 2] = [Framework::Axum, Framework::Tower];
+
+/// Runs a test against the handlers behind a stack: in an axum router and in a plain tower service, each over HTTP/1.1 and HTTP/2.
+///
+/// The stack is there twice, as it has another type around each.
+macro_rules! behind {
+    (|$sse:ident| $stack:expr, $test:expr) => {
+        for framework in $crate::house::FRAMEWORKS {
+            for version in $crate::client::VERSIONS {
+                eprintln!("{framework:?}, {version:?}, {}", stringify!($stack));
+                let registry = tower_sse::Registry::new();
+                let $sse = $crate::house::layer(&registry);
+                let address = match framework {
+                    $crate::house::Framework::Axum => {
+                        $crate::house::serve_router($crate::handlers::router().layer($stack)).await
+                    }
+                    $crate::house::Framework::Tower => {
+                        let handlers = $crate::handlers::Handlers;
+                        $crate::house::serve(tower_layer::Layer::layer(&$stack, handlers)).await
+                    }
+                };
+                let house = $crate::house::House::new(address, registry, version);
+                $crate::house::within($test(house)).await;
+            }
+        }
+    };
+}
+
+/// Shows that a layer does no harm on either side of `SseLayer`: what [`House::streams`] says holds in both orders.
+macro_rules! in_both_orders {
+    ($layer:expr, $($test:expr)?) => {
+        behind!(|sse| tower::ServiceBuilder::new().layer($layer).layer(sse), async |house: $crate::house::House| {
+            house.streams().await;
+            $($test(house).await;)?
+        });
+        behind!(|sse| tower::ServiceBuilder::new().layer(sse).layer($layer), async |house: $crate::house::House| {
+            house.streams().await;
+            $($test(house).await;)?
+        });
+    };
+    ($layer:expr) => { in_both_orders!($layer,) };
+}
+
+/// A running server, and the registry behind it.
+#[derive(Clone)]
+pub(crate) struct House {
+    pub(crate) registry: Registry,
+    address: SocketAddr,
+    version: Version,
+    headers: HeaderMap,
+}
+
+impl House {
+    pub(crate) fn new(address: SocketAddr, registry: Registry, version: Version) -> Self {
+        let headers = [(ACCEPT, "text/event-stream"), (AUTHORIZATION, "Bearer secret")];
+        let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value))).into_iter().collect();
+        Self { registry, address, version, headers }
+    }
+
+    /// The same with a header on all requests that do not have it.
+    pub(crate) fn with(&self, name: &'static str, value: &'static str) -> Self {
+        let mut house = self.clone();
+        house.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        house
+    }
+
+    /// The same for who has no token.
+    pub(crate) fn as_nobody(&self) -> Self {
+        let mut house = self.clone();
+        house.headers.remove(AUTHORIZATION);
+        house
+    }
+
+    /// Sends a request that asks for an event stream, on a connection of its own.
+    pub(crate) async fn send(&self, request: Request<AnyBody>) -> Response<Incoming> {
+        self.try_send(request).await.expect("an answer")
+    }
+
+    pub(crate) async fn try_send(&self, mut request: Request<AnyBody>) -> hyper::Result<Response<Incoming>> {
+        for (name, value) in &self.headers {
+            request.headers_mut().entry(name).or_insert_with(|| value.clone());
+        }
+        Client::connect(self.address, self.version).await.send(request).await
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Response<Incoming> {
+        self.send(get(target)).await
+    }
+
+    pub(crate) async fn get_with(&self, target: &str, name: &'static str, value: &str) -> Response<Incoming> {
+        let mut request = get(target);
+        request.headers_mut().insert(name, HeaderValue::from_str(value).unwrap());
+        self.send(request).await
+    }
+
+    /// The stream that a target is.
+    pub(crate) async fn open(&self, target: &str) -> Stream<Incoming> {
+        Stream::of(self.get(target).await)
+    }
+
+    pub(crate) fn publish(&self, text: &str) {
+        self.registry.publish("news", Event::data(text)).unwrap();
+    }
+
+    /// Until so many streams are open.
+    pub(crate) async fn until_open(&self, clients: usize) {
+        until(|| self.registry.stats().clients == clients).await;
+    }
+
+    pub(crate) fn closed(&self, reason: CloseReason) -> u64 {
+        self.registry.stats().closed.get(&reason).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn close_all(&self) {
+        self.registry.clients().iter().for_each(tower_sse::ClientHandle::close);
+    }
+
+    /// What holds whatever else is around: events and heartbeats arrive; a stream is registered once, and no more when it has ended
+    /// or its client has left; and what is no stream is as the handler gave it.
+    pub(crate) async fn streams(&self) {
+        self.streams_alone().await;
+        let answer = self.get("/plain").await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["content-length"], PLAIN.len().to_string());
+        assert_eq!(answer.headers()["content-type"], "text/plain; charset=utf-8");
+        assert!(!answer.headers().contains_key("x-accel-buffering"));
+        assert_eq!(text(answer).await, PLAIN);
+        assert_eq!(self.registry.stats().clients, 0);
+    }
+
+    /// The same without what is no stream.
+    pub(crate) async fn streams_alone(&self) {
+        let before = self.registry.stats().closed;
+        let counted = |reason| self.closed(reason) - before.get(&reason).copied().unwrap_or_default();
+
+        let mut stream = self.open("/news").await;
+        assert_eq!(stream.headers["content-type"], "text/event-stream");
+        assert_eq!(stream.headers["cache-control"], "no-cache, no-transform");
+        assert_eq!(stream.headers["x-accel-buffering"], "no");
+        assert!(!stream.headers.contains_key("content-length"));
+        assert_eq!(self.registry.stats().clients, 1);
+        let receipt = self.registry.publish("news", Event::data("one")).unwrap();
+        assert_eq!(receipt.clients(), 1);
+        stream.until(&format!("id: {}\n\n", receipt.position())).await;
+        assert!(stream.had.contains("data: one\n"), "{}", stream.had);
+        stream.had.clear();
+        stream.until(":\n\n").await;
+        self.close_all();
+        stream.ends().await;
+        self.until_open(0).await;
+        assert_eq!(counted(CloseReason::Closed), 1);
+
+        drop(self.open("/own").await.having("data: own\n\n").await);
+        self.until_open(0).await;
+        assert_eq!(counted(CloseReason::Gone), 1);
+        assert_eq!(self.registry.stats().subscriptions, 0);
+    }
+}
+
+/// An event stream as its client gets it.
+pub(crate) struct Stream<B> {
+    pub(crate) headers: HeaderMap,
+    pub(crate) had: String,
+    body: B,
+}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Stream<B> {
+    pub(crate) fn of(response: Response<B>) -> Self {
+        assert_eq!(response.status(), 200);
+        let (head, body) = response.into_parts();
+        Self { headers: head.headers, had: String::new(), body }
+    }
+
+    /// Until it has had this.
+    pub(crate) async fn until(&mut self, text: &str) {
+        while !self.had.contains(text) {
+            let frame = self.body.frame().await;
+            let frame = frame.unwrap_or_else(|| panic!("it ends before {text:?}, after {:?}", self.had));
+            self.take(frame.map_err(Into::into).unwrap());
+        }
+    }
+
+    pub(crate) async fn having(mut self, text: &str) -> Self {
+        self.until(text).await;
+        self
+    }
+
+    /// Until a time is over, through which it goes on.
+    pub(crate) async fn lasts(&mut self, time: Duration) {
+        let outlast = async {
+            while let Some(frame) = self.body.frame().await {
+                self.take(frame.map_err(Into::into).unwrap());
+            }
+        };
+        assert!(timeout(time, outlast).await.is_err(), "it ended after {:?}", self.had);
+    }
+
+    /// The rest of it, up to an end in order.
+    pub(crate) async fn ends(mut self) -> String {
+        while let Some(frame) = self.body.frame().await {
+            self.take(frame.map_err(Into::into).expect("an end in order"));
+        }
+        self.had
+    }
+
+    /// The rest of it, up to where it is broken off.
+    pub(crate) async fn breaks(mut self) -> String {
+        while let Some(frame) = self.body.frame().await {
+            match frame {
+                Ok(frame) => self.take(frame),
+                Err(_) => return self.had,
+            }
+        }
+        panic!("it ended in order, after {:?}", self.had);
+    }
+
+    fn take(&mut self, frame: http_body::Frame<Bytes>) {
+        self.had.push_str(std::str::from_utf8(&frame.into_data().unwrap_or_default()).unwrap());
+    }
+}
+
+pub(crate) async fn text(response: Response<Incoming>) -> String {
+    let body = response.into_body().collect().await.expect("an end in order").to_bytes();
+    String::from_utf8(body.into()).unwrap()
+}
+
+/// A bound on failure.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(BOUND, future).await.expect("it takes too long")
+}
+
+pub(crate) async fn until(is: impl Fn() -> bool) {
+    within(async {
+        while !is() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// As a service whose layers are made once: those of a router that is served itself are made for each connection.
+pub(crate) async fn serve_router(router: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let listener = listener.tap_io(|connection| connection.set_nodelay(true).unwrap());
+    tokio::spawn(async { axum::serve(listener, router.into_make_service()).await });
+    address
+}
+
+/// A tower service on plain hyper. What all stacks shall be is in its bounds.
+pub(crate) async fn serve<S, B>(service: S) -> SocketAddr
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>,
+    S: Clone + Send + Sync + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            socket.set_nodelay(true).unwrap();
+            let service = TowerToHyperService::new(service.clone());
+            tokio::spawn(async move {
+                // It is the peer's business how it goes.
+                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
+            });
+        }
+    });
+    address
+}

@@ -1,0 +1,23 @@
+//! What other people's layers do outside of `SseLayer` and inside of it: what the table "Layer order" of the guide says, over real
+//! sockets. Each file is a group of its rows.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../../../tests/support/bodies.rs"]
+mod bodies;
+#[path = "../../../tests/support/client.rs"]
+mod client;
+#[macro_use]
+mod house;
+mod handlers;
+
+mod auth;
+mod backpressure;
+mod boxes;
+mod compression;
+mod cors;
+mod middleware;
+mod observation;
+mod panics;
+mod requests;
+mod response_headers;
+mod timeouts;

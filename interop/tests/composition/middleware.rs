@@ -1,0 +1,143 @@
+//! axum's own middleware, on both sides.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{DefaultBodyLimit, Request},
+    middleware::{Next, ResponseAxumBodyLayer, from_fn, map_request, map_response},
+    response::{IntoResponse, Response},
+};
+use http::Version;
+use serde_json::json;
+use tower::{Layer, ServiceBuilder};
+use tower_sse::{ClientHandle, Limit, Refused, Registry, SseBody, SseLayer};
+
+use crate::{
+    client::VERSIONS,
+    handlers,
+    house::{self, House, text},
+};
+
+/// The handlers behind a stack, in axum alone: its middleware needs its bodies.
+macro_rules! behind_axum {
+    (|$sse:ident| $stack:expr, $test:expr) => {
+        for version in VERSIONS {
+            let registry = Registry::new();
+            let $sse: SseLayer = house::layer(&registry);
+            let house = open(handlers::router().layer($stack), registry, version).await;
+            house::within($test(house)).await;
+        }
+    };
+}
+
+async fn open(router: axum::Router, registry: Registry, version: Version) -> House {
+    House::new(house::serve_router(router).await, registry, version)
+}
+
+/// What a program does with a client that its handlers know nothing of.
+async fn greet(request: Request, next: Next) -> Response {
+    if let Some(client) = request.extensions().get::<ClientHandle>() {
+        client.insert_metadata("greeted");
+        client.send(tower_sse::Event::data("hello")).unwrap();
+    }
+    next.run(request).await
+}
+
+/// What it says to who is refused.
+async fn explain(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    match response.extensions().get::<Refused>() {
+        Some(refused) => (refused.status(), Json(json!({ "error": refused.to_string() }))).into_response(),
+        None => response,
+    }
+}
+
+#[tokio::test]
+async fn functions_compose_in_both_orders() {
+    macro_rules! in_both_orders_of_axum {
+        ($layer:expr) => {
+            behind_axum!(|sse| (sse, $layer), async |house: House| house.streams().await);
+            behind_axum!(|sse| ServiceBuilder::new().layer($layer).layer(sse), async |house: House| house
+                .streams()
+                .await);
+        };
+    }
+    in_both_orders_of_axum!(from_fn(explain));
+    in_both_orders_of_axum!(from_fn(async |request: Request, next: Next| next.run(request).await));
+    in_both_orders_of_axum!(map_request(async |request: Request| request));
+    in_both_orders_of_axum!(ResponseAxumBodyLayer);
+    in_both_orders_of_axum!(DefaultBodyLimit::max(1000));
+}
+
+/// A function of responses takes those of one body: outside, it has axum's as a layer of its own, and ours in one stack.
+#[tokio::test]
+async fn functions_of_responses_compose_in_both_orders() {
+    let same = || map_response(async |response: Response| response);
+    behind_axum!(|sse| ServiceBuilder::new().layer(sse).layer(same()), async |house: House| house.streams().await);
+    for version in VERSIONS {
+        let registry = Registry::new();
+        let router = handlers::router().layer(house::layer(&registry)).layer(same());
+        house::within(open(router, registry, version).await.streams()).await;
+    }
+    let same = || map_response(async |response: Response<SseBody<Body>>| response);
+    behind_axum!(|sse| ServiceBuilder::new().layer(same()).layer(sse), async |house: House| house.streams().await);
+}
+
+#[tokio::test]
+async fn inside_a_function_has_the_client_before_the_handler() {
+    behind_axum!(|sse| ServiceBuilder::new().layer(sse).layer(from_fn(greet)), async |house: House| {
+        let _stream = house.open("/news").await.having("data: hello\n").await;
+        assert_eq!(house.registry.clients()[0].metadata().get(), Some(&"greeted"));
+    });
+}
+
+#[tokio::test]
+async fn outside_there_is_no_client_yet() {
+    behind_axum!(|sse| ServiceBuilder::new().layer(from_fn(greet)).layer(sse), async |house: House| {
+        house.streams().await;
+        let stream = house.open("/news").await.having(":\n\n").await;
+        assert!(!stream.had.contains("hello"));
+        assert_eq!(house.registry.clients()[0].metadata().get::<&str>(), None);
+    });
+}
+
+#[tokio::test]
+async fn outside_a_function_can_say_what_a_refusal_is() {
+    behind_axum!(
+        |sse| ServiceBuilder::new().layer(from_fn(explain)).layer(sse.limit(Limit::streams(0))),
+        async |house: House| {
+            let answer = house.get("/news").await;
+            assert_eq!(answer.status(), 503);
+            assert_eq!(text(answer).await, r#"{"error":"no event stream may be open"}"#);
+        }
+    );
+    behind_axum!(
+        |sse| ServiceBuilder::new().layer(sse.limit(Limit::streams(0))).layer(from_fn(explain)),
+        async |house: House| assert_eq!(text(house.get("/news").await).await, "no event stream may be open")
+    );
+}
+
+#[tokio::test]
+async fn an_optional_layer_is_axum_extras() {
+    for version in VERSIONS {
+        for is_on in [true, false] {
+            let registry = Registry::new();
+            let sse = is_on.then(|| house::layer(&registry));
+            let router = handlers::router().layer(axum_extra::middleware::option_layer(sse));
+            let house = open(router, registry, version).await;
+            match is_on {
+                true => house::within(house.streams()).await,
+                false => assert_eq!(text(house.get("/news").await).await, "no SseLayer is around this route"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_whole_router_can_be_inside() {
+    for version in VERSIONS {
+        let registry = Registry::new();
+        let address = house::serve(house::layer(&registry).layer(handlers::router())).await;
+        house::within(House::new(address, registry, version).streams()).await;
+    }
+}

@@ -1,0 +1,251 @@
+//! Layers that watch: outside they see what the client gets, inside what the handler gives.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, header::AUTHORIZATION, request::Parts, response};
+use tower::ServiceBuilder;
+use tower_http::{
+    metrics::InFlightRequestsLayer,
+    on_early_drop::{OnBodyDropFn, OnEarlyDropLayer},
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
+    sensitive_headers::SetSensitiveHeadersLayer,
+    trace::TraceLayer,
+};
+use tower_sse::{Limit, SseLayer};
+use tracing::Span;
+
+use crate::house::{House, until};
+
+/// What a layer saw, in words.
+#[derive(Debug, Default, Clone)]
+struct Seen(Arc<Mutex<Vec<String>>>);
+
+impl Seen {
+    fn push(&self, what: impl Into<String>) {
+        self.0.lock().unwrap().push(what.into());
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+
+    fn has(&self, what: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|seen| seen == what)
+    }
+}
+
+/// A `TraceLayer` that says all that it sees. As a macro, since its type has no name.
+macro_rules! trace {
+    ($seen:expr) => {{
+        let [request, response, chunk, end, failure] = std::array::from_fn(|_| $seen.clone());
+        TraceLayer::new_for_http()
+            .on_request(move |_: &Request<_>, _: &Span| request.push("request"))
+            .on_response(move |it: &Response<_>, _: Duration, _: &Span| {
+                response.push(format!("response {}", it.status().as_u16()));
+            })
+            .on_body_chunk(move |it: &Bytes, _: Duration, _: &Span| {
+                let text = String::from_utf8_lossy(it).into_owned();
+                // The id of an event is another in each run.
+                chunk.push(text.split("id:").next().unwrap_or_default().to_owned());
+            })
+            .on_eos(move |_: Option<&HeaderMap>, _: Duration, _: &Span| end.push("end"))
+            .on_failure(move |what: tower_http::classify::ServerErrorsFailureClass, _: Duration, _: &Span| {
+                failure.push(format!("failure: {what}"));
+            })
+    }};
+}
+
+#[tokio::test]
+async fn trace_composes_in_both_orders() {
+    in_both_orders!(TraceLayer::new_for_http());
+}
+
+#[tokio::test]
+async fn trace_outside_sees_each_event_and_heartbeat_and_the_end_of_the_stream() {
+    let seen = Seen::default();
+    behind!(|sse| ServiceBuilder::new().layer(trace!(seen)).layer(sse), async |house: House| {
+        seen.take();
+        let mut stream = house.open("/news").await;
+        assert_eq!(seen.take()[..2], ["request", "response 200"]);
+        stream.until(":\n\n").await;
+        house.publish("one");
+        stream.until("data: one\n").await;
+        assert!(seen.has(":\n\n") && seen.has("data: one\n"), "{seen:?}");
+        assert!(!seen.has("end"));
+        house.close_all();
+        stream.ends().await;
+        until(|| seen.has("end")).await;
+    });
+}
+
+#[tokio::test]
+async fn trace_inside_sees_what_the_handler_gives_and_a_stream_of_the_registry_end_at_once() {
+    let seen = Seen::default();
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(trace!(seen)), async |house: House| {
+        seen.take();
+        let mut stream = house.open("/news").await.having(":\n\n").await;
+        house.publish("one");
+        stream.until("data: one\n").await;
+        assert_eq!(seen.take(), ["request", "response 200", "end"], "while the stream is open");
+
+        let mut stream = house.open("/own").await.having("data: own\n\n").await;
+        house.publish("two");
+        stream.until("data: two\n").await;
+        assert_eq!(seen.take(), ["request", "response 200", "data: own\n\n"]);
+    });
+}
+
+#[tokio::test]
+async fn trace_outside_takes_a_503_for_a_failure_and_trace_inside_sees_no_refused_request() {
+    let seen = Seen::default();
+    behind!(
+        |sse| ServiceBuilder::new().layer(trace!(seen)).layer(sse.limit(Limit::streams(0))),
+        async |house: House| {
+            seen.take();
+            assert_eq!(house.get("/news").await.status(), 503);
+            let seen = seen.take();
+            assert_eq!(seen[..2], ["request", "response 503"]);
+            assert!(seen.iter().any(|it| it.starts_with("failure: ")), "{seen:?}");
+        }
+    );
+    behind!(
+        |sse| ServiceBuilder::new().layer(sse.limit(Limit::streams(0))).layer(trace!(seen)),
+        async |house: House| {
+            seen.take();
+            assert_eq!(house.get("/news").await.status(), 503);
+            assert_eq!(seen.take(), [""; 0]);
+        }
+    );
+}
+
+#[tokio::test]
+async fn no_trace_sees_the_end_of_a_stream_whose_client_leaves() {
+    let (seen, inside) = (Seen::default(), Seen::default());
+    behind!(|sse| ServiceBuilder::new().layer(trace!(seen)).layer(sse).layer(trace!(inside)), async |house: House| {
+        drop(house.open("/own").await.having("data: own\n\n").await);
+        house.until_open(0).await;
+        assert!(!seen.has("end") && !inside.has("end"));
+    });
+}
+
+/// Says when a body is dropped before its end.
+macro_rules! on_early_drop {
+    ($seen:expr) => {{
+        let seen = $seen.clone();
+        OnEarlyDropLayer::builder().on_body_drop(OnBodyDropFn::new(move |request: &Request<_>| {
+            let (seen, path) = (seen.clone(), request.uri().path().to_owned());
+            move |_: &response::Parts| move || seen.push(path)
+        }))
+    }};
+}
+
+#[tokio::test]
+async fn an_early_drop_outside_is_a_client_that_left() {
+    let seen = Seen::default();
+    behind!(|sse| ServiceBuilder::new().layer(on_early_drop!(seen)).layer(sse), async |house: House| {
+        house.streams().await;
+        assert_eq!(seen.take(), ["/own"], "which left, and not the one that was closed");
+        drop(house.open("/news").await);
+        until(|| seen.has("/news")).await;
+        seen.take();
+    });
+}
+
+#[tokio::test]
+async fn an_early_drop_inside_is_any_handlers_own_stream_that_had_not_ended_and_none_of_the_registrys() {
+    let seen = Seen::default();
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(on_early_drop!(seen)), async |house: House| {
+        drop(house.open("/news").await);
+        house.until_open(0).await;
+        assert_eq!(seen.take(), [""; 0]);
+        let stream = house.open("/own").await.having("data: own\n\n").await;
+        house.close_all();
+        stream.ends().await;
+        until(|| seen.has("/own")).await;
+        seen.take();
+    });
+}
+
+#[tokio::test]
+async fn requests_in_flight_include_open_streams_in_both_orders() {
+    let (outside, counter) = InFlightRequestsLayer::pair();
+    in_both_orders!(outside.clone(), async |house: House| {
+        until(|| counter.get() == 0).await;
+        let [first, second] = [house.open("/news").await, house.open("/own").await];
+        assert_eq!(counter.get(), 2);
+        drop(first);
+        until(|| counter.get() == 1).await;
+        house.close_all();
+        second.ends().await;
+        until(|| counter.get() == 0).await;
+    });
+}
+
+fn id_of(request: &Parts) -> Option<RequestId> {
+    request.extensions.get().cloned()
+}
+
+fn ids() -> tower::layer::util::Stack<PropagateRequestIdLayer, SetRequestIdLayer<MakeRequestUuid>> {
+    let set = SetRequestIdLayer::x_request_id(MakeRequestUuid);
+    tower::layer::util::Stack::new(PropagateRequestIdLayer::x_request_id(), set)
+}
+
+#[tokio::test]
+async fn a_request_id_set_outside_is_known_of_the_client_and_on_refusals() {
+    behind!(
+        |sse| ServiceBuilder::new().layer(ids()).layer(sse.metadata(id_of).limit(Limit::streams(1))),
+        async |house: House| {
+            house.streams().await;
+            let stream = house.open("/news").await;
+            let known = house.registry.clients()[0].metadata().get::<RequestId>().cloned().unwrap();
+            assert_eq!(stream.headers["x-request-id"], known.header_value());
+            let answer = house.get("/news").await;
+            assert_eq!(answer.status(), 503);
+            assert!(answer.headers().contains_key("x-request-id"));
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_request_id_set_inside_is_not() {
+    behind!(
+        |sse| ServiceBuilder::new().layer(sse.metadata(id_of).limit(Limit::streams(1))).layer(ids()),
+        async |house: House| {
+            house.streams().await;
+            let stream = house.open("/news").await;
+            assert!(stream.headers.contains_key("x-request-id"));
+            assert!(house.registry.clients()[0].metadata().get::<RequestId>().is_none());
+            let answer = house.get("/news").await;
+            assert_eq!(answer.status(), 503);
+            assert!(!answer.headers().contains_key("x-request-id"));
+        }
+    );
+}
+
+/// A header that is not to be in a log.
+#[derive(Clone)]
+struct Token(HeaderValue);
+
+fn with_token(sse: SseLayer) -> SseLayer {
+    sse.metadata(|request| Some(Token(request.headers.get(AUTHORIZATION)?.clone())))
+}
+
+#[tokio::test]
+async fn headers_marked_as_sensitive_outside_are_so_for_metadata() {
+    let is_sensitive = async |house: &House| {
+        house.streams().await;
+        let _stream = house.open("/news").await;
+        house.registry.clients()[0].metadata().get::<Token>().unwrap().0.is_sensitive()
+    };
+    let marked = || SetSensitiveHeadersLayer::new([AUTHORIZATION]);
+    behind!(|sse| ServiceBuilder::new().layer(marked()).layer(with_token(sse)), async |house: House| {
+        assert!(is_sensitive(&house).await);
+    });
+    behind!(|sse| ServiceBuilder::new().layer(with_token(sse)).layer(marked()), async |house: House| {
+        assert!(!is_sensitive(&house).await);
+    });
+}

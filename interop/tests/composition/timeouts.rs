@@ -1,0 +1,162 @@
+//! Layers that bound a time. Those that bound an answer's head cut no stream; those that bound a body do.
+
+use std::time::{Duration, Instant};
+
+use axum::error_handling::HandleErrorLayer;
+use http::StatusCode;
+use tower::{BoxError, ServiceBuilder, timeout};
+use tower_http::timeout::{
+    RequestBodyDeadlineLayer, RequestBodyTimeoutLayer, ResponseBodyDeadlineLayer, ResponseBodyTimeoutLayer,
+    TimeoutLayer,
+};
+use tower_sse::{CloseReason, Heartbeat};
+
+use crate::house::House;
+
+/// Long enough for an answer's head, and for several heartbeats.
+const TIME: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_timeout_bounds_the_head_in_both_orders_and_cuts_no_stream() {
+    in_both_orders!(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIME), async |house: House| {
+        let mut stream = house.open("/news").await;
+        assert_eq!(house.get("/never").await.status(), 504);
+        stream.lasts(TIME).await;
+        house.publish("later");
+        stream.until("data: later\n").await;
+        assert_eq!(house.registry.stats().clients, 1, "the request that was given up is none");
+    });
+}
+
+#[tokio::test]
+async fn towers_timeout_does_the_same_with_an_error_for_axum_to_handle() {
+    let handle = async |_: BoxError| StatusCode::GATEWAY_TIMEOUT;
+    let test = async |house: House| {
+        house.streams().await;
+        let mut stream = house.open("/news").await;
+        assert_eq!(house.get("/never").await.status(), 504);
+        stream.lasts(TIME).await;
+        house.publish("later");
+        stream.until("data: later\n").await;
+        assert_eq!(house.registry.stats().clients, 1);
+    };
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(handle))
+            .layer(timeout::TimeoutLayer::new(TIME))
+            .layer(sse),
+        test
+    );
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(handle))
+            .layer(sse)
+            .layer(timeout::TimeoutLayer::new(TIME)),
+        test
+    );
+    behind!(
+        |sse| ServiceBuilder::new()
+            .layer(sse)
+            .layer(HandleErrorLayer::new(handle))
+            .layer(timeout::TimeoutLayer::new(TIME)),
+        test
+    );
+}
+
+#[tokio::test]
+async fn bounds_of_the_request_body_do_not_touch_the_stream_in_either_order() {
+    let outlives = async |house: House| house.open("/news").await.lasts(TIME + TIME / 4).await;
+    in_both_orders!(RequestBodyTimeoutLayer::new(TIME), outlives);
+    in_both_orders!(RequestBodyDeadlineLayer::new(TIME), outlives);
+}
+
+#[tokio::test]
+async fn a_body_timeout_outside_is_kept_off_by_heartbeats() {
+    // So long that no busy machine keeps a heartbeat back until then.
+    let time = Duration::from_secs(1);
+    behind!(|sse| ServiceBuilder::new().layer(ResponseBodyTimeoutLayer::new(time)).layer(sse), async |house: House| {
+        house.streams_alone().await;
+        let [mut stream, quiet] = [house.open("/news").await, house.open("/quiet").await];
+        stream.lasts(time + TIME).await;
+        quiet.having(&":\n\n".repeat(3)).await;
+        house.publish("later");
+        stream.until("data: later\n").await;
+    });
+}
+
+#[tokio::test]
+async fn a_body_timeout_outside_breaks_a_stream_without_heartbeats() {
+    behind!(
+        |sse| {
+            let silent = sse.heartbeat(Heartbeat::off());
+            ServiceBuilder::new().layer(ResponseBodyTimeoutLayer::new(TIME)).layer(silent)
+        },
+        async |house: House| {
+            let asked = Instant::now();
+            assert_eq!(house.open("/news").await.breaks().await, "");
+            assert!(asked.elapsed() >= TIME);
+            house.until_open(0).await;
+            assert_eq!(house.closed(CloseReason::Gone), 1);
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_body_timeout_inside_breaks_a_handlers_own_stream_that_is_quiet() {
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(ResponseBodyTimeoutLayer::new(TIME)), async |house: House| {
+        house.streams_alone().await;
+        let had = house.open("/quiet").await.breaks().await;
+        assert!(had.starts_with(":\n\n"), "in spite of its heartbeats: {had:?}");
+        house.until_open(0).await;
+        assert_eq!(house.closed(CloseReason::BodyError), 1);
+    });
+}
+
+#[tokio::test]
+async fn a_body_timeout_inside_leaves_the_registrys_streams_alone() {
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(ResponseBodyTimeoutLayer::new(TIME)), async |house: House| {
+        house.open("/news").await.lasts(TIME + TIME / 2).await;
+    });
+}
+
+#[tokio::test]
+async fn a_body_deadline_outside_breaks_every_stream_when_its_time_is_over() {
+    behind!(
+        |sse| ServiceBuilder::new().layer(ResponseBodyDeadlineLayer::new(TIME)).layer(sse),
+        async |house: House| {
+            let stream = house.open("/news").await;
+            house.publish("one");
+            let had = stream.breaks().await;
+            assert!(had.contains("data: one\n") && had.ends_with("\n\n"), "{had:?}");
+            house.until_open(0).await;
+            assert_eq!(house.closed(CloseReason::Gone), 1);
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_body_deadline_inside_breaks_handlers_own_streams_alone() {
+    behind!(
+        |sse| ServiceBuilder::new().layer(sse).layer(ResponseBodyDeadlineLayer::new(TIME)),
+        async |house: House| {
+            assert!(house.open("/own").await.breaks().await.starts_with("data: own\n\n"));
+            until_broken(&house).await;
+            house.open("/news").await.lasts(TIME + TIME / 4).await;
+        }
+    );
+}
+
+async fn until_broken(house: &House) {
+    house.until_open(0).await;
+    assert_eq!(house.closed(CloseReason::BodyError), 1);
+}
+
+/// What to have instead.
+#[tokio::test]
+async fn max_age_ends_streams_in_order() {
+    behind!(|sse| ServiceBuilder::new().layer(sse.max_age(TIME)), async |house: House| {
+        house.open("/own").await.ends().await;
+        house.until_open(0).await;
+        assert_eq!(house.closed(CloseReason::Aged), 1);
+    });
+}
