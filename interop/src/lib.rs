@@ -46,13 +46,13 @@ pub fn drivers(kind: &str) -> PathBuf {
 pub fn npm(kind: &str) -> PathBuf {
     let (from, to) = (drivers(kind), installed(kind));
     let _lock = lock(kind);
-    for file in fs::read_dir(&from).expect("a folder with drivers") {
-        let file = file.expect("a file").path();
+    let files = fs::read_dir(&from).expect("a folder with drivers").map(|file| file.expect("a file").path());
+    for file in files.filter(|path| path.is_file()) {
         bring(&file, &to.join(file.file_name().expect("a name")));
     }
     let list = from.join("package-lock.json");
     if !is_fresh(&list, &to) {
-        run(Command::new(program("npm")).args(["ci", "--no-audit", "--no-fund"]).current_dir(&to));
+        run(Command::new(program("npm")).args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(&to));
         note(&list, &to);
     }
     to
