@@ -1,0 +1,11 @@
+// npm `eventsource-parser` over `fetch`, with the loop that it takes to come back.
+
+import { closed, event, failed, opened, url } from "./report.mjs";
+import { follow } from "./resume.mjs";
+
+await follow(url, {
+  onEvent: ({ type, data, lastEventId }) => event(type, data, lastEventId),
+  onOpen: opened,
+  onError: failed,
+});
+closed();

@@ -1,0 +1,32 @@
+import { createParser } from "eventsource-parser";
+
+/// Calls `onEvent` with each event of a stream, and comes back to it until the server says that it is over.
+export async function follow(url, { onEvent, onOpen = () => {}, onError = () => {} }) {
+  let lastEventId = "";
+  let delay = 1000;
+  for (;;) {
+    let pause;
+    try {
+      const headers = { accept: "text/event-stream" };
+      // As UTF-8, which `fetch` takes only in this disguise.
+      if (lastEventId) headers["last-event-id"] = Buffer.from(lastEventId).toString("latin1");
+      const response = await fetch(url, { headers, cache: "no-store" });
+      if (response.status === 204) return;
+      if (!response.ok) {
+        pause = 1000 * response.headers.get("retry-after");
+        throw new Error(`the server says ${response.status}`);
+      }
+      onOpen();
+      const parser = createParser({
+        onEvent: (event) => onEvent({ type: event.event ?? "message", data: event.data, lastEventId }),
+        onId: (id) => (lastEventId = id),
+        onRetry: (ms) => (delay = ms),
+      });
+      const utf8 = new TextDecoder();
+      for await (const chunk of response.body) parser.feed(utf8.decode(chunk, { stream: true }));
+    } catch (error) {
+      onError(error);
+    }
+    await new Promise((resolve) => setTimeout(resolve, pause || delay));
+  }
+}

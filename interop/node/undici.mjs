@@ -1,0 +1,10 @@
+// The EventSource of npm `undici`, which is also the one that Node has behind `--experimental-eventsource`.
+
+import { follow, url } from "./report.mjs";
+import { EventSource } from "undici";
+
+const source = new EventSource(url);
+// Without anything else to do, Node would end while it waits to come back.
+setInterval(() => {}, 2 ** 30);
+
+follow(source);

@@ -1,0 +1,296 @@
+//! What is tested: clients, each behind a driver that tells what it sees.
+
+use std::{path::PathBuf, process::Stdio};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    sync::mpsc,
+    task::{AbortHandle, JoinHandle},
+};
+
+use crate::{curl, rust, within};
+
+/// What a client tells the program that uses it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Observation {
+    Open,
+    Event(Event),
+    Error(String),
+    /// It does not come back.
+    Closed,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) event_type: String,
+    pub(crate) data: String,
+    /// The last event id, as the client tells it.
+    pub(crate) id: String,
+}
+
+/// Where a driver in this process says what it sees.
+pub(crate) type Report = mpsc::UnboundedSender<Observation>;
+
+/// What is known of a client but what it does.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) name: &'static str,
+    pub(crate) driver: Driver,
+    /// What it does with the lines that the guide shows for it, and not by itself.
+    pub(crate) with_lines: &'static [&'static str],
+    /// How much of the time that `retry` says it waits at least.
+    pub(crate) waits: f64,
+}
+
+#[derive(Debug)]
+pub(crate) enum Driver {
+    Page(&'static str),
+    Node(&'static str),
+    Python(&'static str),
+    Task(fn(String, Report) -> JoinHandle<()>),
+}
+
+/// What takes a client that is there when the time to come back has come.
+const WAITING: &[&str] = &["retry", "cut", "odd id", "gap", "farewell", "reconnect"];
+/// What has to do with coming back.
+const COMING_BACK: &[&str] = &["retry", "cut", "odd id", "gap", "farewell", "204", "503", "reconnect"];
+
+pub(crate) const CLIENTS: &[Client] = &[
+    Client { name: "Chromium", driver: Driver::Page("eventsource"), with_lines: &[], waits: 1.0 },
+    Client { name: "eventsource", driver: Driver::Node("eventsource.mjs"), with_lines: WAITING, waits: 1.0 },
+    Client { name: "undici", driver: Driver::Node("undici.mjs"), with_lines: WAITING, waits: 1.0 },
+    Client {
+        name: "@microsoft/fetch-event-source",
+        driver: Driver::Page("fetch-event-source"),
+        // It takes the end of a response for the end of all, and any answer that is no stream for an error.
+        with_lines: &["retry", "farewell", "204", "503", "reconnect"],
+        waits: 1.0,
+    },
+    Client {
+        name: "eventsource-parser",
+        driver: Driver::Node("eventsource-parser.mjs"),
+        with_lines: COMING_BACK,
+        waits: 1.0,
+    },
+    Client { name: "httpx-sse", driver: Driver::Python("with_httpx_sse.py"), with_lines: COMING_BACK, waits: 1.0 },
+    Client { name: "sseclient-py", driver: Driver::Python("with_sseclient.py"), with_lines: COMING_BACK, waits: 1.0 },
+    Client {
+        name: "aiohttp-sse-client",
+        driver: Driver::Python("with_aiohttp_sse_client.py"),
+        with_lines: &["cut", "gap", "503"],
+        waits: 2.0,
+    },
+    Client {
+        name: "reqwest-eventsource",
+        driver: Driver::Task(rust::reqwest_eventsource),
+        with_lines: &[],
+        waits: 1.0,
+    },
+    Client {
+        name: "eventsource-client",
+        driver: Driver::Task(rust::eventsource_client),
+        with_lines: &["204"],
+        waits: 0.5,
+    },
+    Client { name: "sse-stream", driver: Driver::Task(rust::sse_stream), with_lines: COMING_BACK, waits: 1.0 },
+    Client { name: "curl", driver: Driver::Task(curl::follow), with_lines: COMING_BACK, waits: 1.0 },
+];
+
+/// What drivers that are processes are run with.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    pub(crate) node: PathBuf,
+    pub(crate) node_drivers: PathBuf,
+    pub(crate) python: PathBuf,
+    /// Where Chromium's DevTools are.
+    pub(crate) chromium: String,
+}
+
+impl Client {
+    /// Lets it follow a stream. `types`: those that an `EventSource` has to be told of.
+    pub(crate) fn follow(&self, tools: &Tools, url: &str, types: &[&str]) -> Run {
+        let mut command = match self.driver {
+            Driver::Task(task) => {
+                let (report, observations) = mpsc::unbounded_channel();
+                let task = task(url.to_owned(), report);
+                return Run { observations, seen: Vec::new(), _driver: Running::Task(Aborted(task.abort_handle())) };
+            }
+            Driver::Page(page) => {
+                let mut command = Command::new(&tools.node);
+                command.arg(tools.node_drivers.join("chromium.mjs")).arg(page).env("CHROMIUM", &tools.chromium);
+                command.env("PAGES", interop::drivers("page"));
+                command
+            }
+            Driver::Node(driver) => {
+                let mut command = Command::new(&tools.node);
+                command.arg(tools.node_drivers.join(driver));
+                command
+            }
+            Driver::Python(driver) => {
+                let mut command = Command::new(&tools.python);
+                command.arg("-B").arg(interop::drivers("python").join(driver));
+                command
+            }
+        };
+        // Warnings tell that an API is experimental.
+        command.arg(url).args(types).env("NODE_NO_WARNINGS", "1").env("NO_PROXY", "127.0.0.1");
+        Run::of(command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts"))
+    }
+}
+
+/// A client that follows a stream. It is stopped when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Run {
+    observations: mpsc::UnboundedReceiver<Observation>,
+    /// What it has told.
+    pub(crate) seen: Vec<Observation>,
+    _driver: Running,
+}
+
+#[derive(Debug)]
+enum Running {
+    Process { _child: Child },
+    Task(#[allow(dead_code, reason = "it is for its drop")] Aborted),
+}
+
+#[derive(Debug)]
+struct Aborted(AbortHandle);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Run {
+    fn of(mut child: Child) -> Self {
+        let (report, observations) = mpsc::unbounded_channel();
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if report.send(observation(&line)).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { observations, seen: Vec::new(), _driver: Running::Process { _child: child } }
+    }
+
+    /// What it tells next. A driver that ends does not come back.
+    pub(crate) async fn next(&mut self) -> Observation {
+        let next = self.observations.recv().await.unwrap_or(Observation::Closed);
+        self.seen.push(next.clone());
+        next
+    }
+
+    pub(crate) async fn opened(&mut self) {
+        while self.next().await != Observation::Open {
+            assert_ne!(self.seen.last(), Some(&Observation::Closed), "it does not open: {:?}", self.seen);
+        }
+    }
+
+    /// The next event. `None`: it is closed.
+    pub(crate) async fn event(&mut self) -> Option<Event> {
+        loop {
+            match self.next().await {
+                Observation::Event(event) => return Some(event),
+                Observation::Closed => return None,
+                Observation::Open | Observation::Error(_) => {}
+            }
+        }
+    }
+
+    /// The next event. `None`: something else went wrong first.
+    pub(crate) async fn event_at_once(&mut self) -> Option<Event> {
+        loop {
+            match self.next().await {
+                Observation::Event(event) => return Some(event),
+                Observation::Error(_) | Observation::Closed => return None,
+                Observation::Open => {}
+            }
+        }
+    }
+
+    /// All events up to the one with this data, and that one too.
+    pub(crate) async fn events_until(&mut self, data: &str) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(event) = self.event().await {
+            let is_last = event.data == data;
+            events.push(event);
+            if is_last {
+                break;
+            }
+        }
+        events
+    }
+
+    pub(crate) async fn closed(&mut self) {
+        while self.next().await != Observation::Closed {}
+    }
+}
+
+fn observation(line: &str) -> Observation {
+    let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if let Some(event) = value.get("event") {
+        Observation::Event(Event {
+            event_type: text(&event["type"]),
+            data: text(&event["data"]),
+            id: text(&event["id"]),
+        })
+    } else if let Some(error) = value.get("error") {
+        Observation::Error(text(error))
+    } else if value.get("open").is_some() {
+        Observation::Open
+    } else {
+        assert!(value.get("closed").is_some(), "{line}");
+        Observation::Closed
+    }
+}
+
+/// A Chromium without a window, for all pages.
+#[derive(Debug)]
+pub(crate) struct Chromium {
+    pub(crate) devtools: String,
+    pub(crate) version: String,
+    process: Child,
+    profile: PathBuf,
+}
+
+impl Chromium {
+    pub(crate) async fn start() -> Self {
+        let profile = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("chromium-{}", std::process::id()));
+        let mut command = Command::new(interop::program("chromium"));
+        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]);
+        command.args(["--disable-background-networking", "--disable-component-update", "--no-proxy-server"]);
+        command.arg("--remote-debugging-port=0").arg(format!("--user-data-dir={}", profile.display()));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().expect("it starts");
+        let mut stderr = BufReader::new(process.stderr.take().expect("it is piped")).lines();
+        let devtools = within(async {
+            loop {
+                let line = stderr.next_line().await.expect("text").expect("Chromium says where its DevTools are");
+                if let Some(address) = line.strip_prefix("DevTools listening on ") {
+                    return address.to_owned();
+                }
+            }
+        })
+        .await;
+        // It complains for as long as it lives, of what it lacks here.
+        tokio::spawn(async move { while let Ok(Some(_)) = stderr.next_line().await {} });
+        let about = devtools.replace("ws://", "http://");
+        let about = format!("{}/json/version", about.split("/devtools").next().expect("an address"));
+        let about = reqwest::get(about).await.expect("DevTools").text().await.expect("text");
+        let about: Value = serde_json::from_str(&about).expect("JSON");
+        let version = about["Browser"].as_str().and_then(|name| name.split('/').nth(1)).expect("a version").to_owned();
+        Self { devtools, version, process, profile }
+    }
+
+    pub(crate) async fn stop(mut self) {
+        let _ = self.process.kill().await;
+        // What it started ends when it is gone, and may still write.
+        let _ = std::fs::remove_dir_all(&self.profile);
+    }
+}

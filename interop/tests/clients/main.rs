@@ -1,0 +1,96 @@
+//! Other people's clients, each in every way that matters, and what comes of it: the matrix in the guide.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod client;
+mod curl;
+#[path = "../../../tests/support/example.rs"]
+mod example;
+mod guide;
+mod matrix;
+mod relay;
+mod resume;
+mod rust;
+mod scenarios;
+#[path = "../../../tests/support/spec.rs"]
+mod spec;
+mod stage;
+mod upstream;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+
+use crate::{
+    client::{CLIENTS, Chromium, Tools},
+    matrix::Matrix,
+    scenarios::SCENARIOS,
+    stage::Stage,
+};
+
+/// How long anything may take before it counts as failed.
+const BOUND: Duration = Duration::from_secs(60);
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(BOUND, future).await.expect("it takes too long")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_client_does_what_the_guide_says() {
+    let (node, node_drivers) = node();
+    let chromium = Chromium::start().await;
+    let tools = Tools { node, node_drivers, python: interop::python("python"), chromium: chromium.devtools.clone() };
+    let stage = Arc::new(within(Stage::set(tools)).await);
+    // Some wait, some work.
+    let turns = Arc::new(Semaphore::new(8));
+    let mut runs = JoinSet::new();
+    for (rows, scenario) in SCENARIOS {
+        for client in CLIENTS {
+            let (stage, turns) = (Arc::clone(&stage), Arc::clone(&turns));
+            runs.spawn(async move {
+                let _turn = turns.acquire().await.expect("it is open");
+                let found = timeout(BOUND, scenario(&stage, client)).await;
+                let found = found.unwrap_or_else(|_| rows.iter().map(|row| (*row, "stuck".to_owned())).collect());
+                found.into_iter().map(|(row, found)| ((client.name, row), found))
+            });
+        }
+    }
+    let mut matrix = Matrix::new();
+    while let Some(found) = runs.join_next().await {
+        matrix.extend(found.expect("no scenario panics"));
+    }
+    let programs = programs(&stage.tools, &chromium.version);
+    chromium.stop().await;
+    let surprises = matrix::surprises(&matrix);
+    assert!(surprises.is_empty(), "not as expected:\n{}", surprises.join("\n"));
+    let found = matrix::render(&matrix);
+    println!("{programs}\n\n{found}");
+    guide::has("matrix", &found, &format!("{programs}\n"));
+}
+
+#[test]
+fn the_lines_in_the_guide_are_those_that_the_clients_ran_with() {
+    guide::snippets_are_in(&["node", "page", "python", "tests/clients"]);
+}
+
+/// The one of the machine may be too old for the clients, so it comes with them where it can.
+fn node() -> (PathBuf, PathBuf) {
+    let drivers = interop::npm("node");
+    let with_them = drivers.join("node_modules/.bin/node");
+    (if with_them.is_file() { with_them } else { interop::program("node") }, drivers)
+}
+
+/// What no lock file pins.
+fn programs(tools: &Tools, chromium: &str) -> String {
+    let says = |program: &Path| {
+        let output = Command::new(program).arg("--version").output().expect("a version");
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.split_whitespace().find(|word| word.contains('.')).expect("a version").trim_start_matches('v').to_owned()
+    };
+    let (node, python, curl) = (says(&tools.node), says(&tools.python), says(&interop::program("curl")));
+    format!("Chromium {chromium}, curl {curl}, Node {node}, Python {python}")
+}

@@ -1,0 +1,264 @@
+//! What is expected of each client, and how the guide shows it.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde_json::Value;
+
+use crate::client::CLIENTS;
+
+/// What was found, by client and row.
+pub(crate) type Matrix = BTreeMap<(&'static str, &'static str), String>;
+
+/// The rows, and how the guide names them.
+pub(crate) const ROWS: &[(&str, &str)] = &[
+    ("open", "opens `text/event-stream`"),
+    ("charset", "opens `text/event-stream; charset=utf-8`"),
+    ("upper case", "opens an upstream's `Text/Event-Stream`"),
+    ("data", "data arrives exactly"),
+    ("types", "event types"),
+    ("ids", "ids"),
+    ("inherited ids", "the id of an event without one"),
+    ("line ends", "an upstream's stream, byte by byte"),
+    ("mark", "an upstream's byte-order mark"),
+    ("blank", "heartbeat `:` and a blank line, the default"),
+    ("text", "heartbeat `: text` and a blank line"),
+    ("line", "heartbeat `: text` in a single line"),
+    ("event", "heartbeat as an event"),
+    ("retry", "obeys `retry`"),
+    ("cut", "resumes after a cut"),
+    ("odd id", "resumes after an id outside ASCII"),
+    ("gap", "sees a gap"),
+    ("farewell", "farewell, and then the next server"),
+    ("204", "204 stops it"),
+    ("503", "503 with `retry-after`"),
+    ("reconnect", "`Refusal::reconnect()`"),
+];
+
+const TABLES: &[&[&str]] = &[
+    &["Chromium", "eventsource", "undici", "@microsoft/fetch-event-source", "eventsource-parser"],
+    &["httpx-sse", "sseclient-py", "aiohttp-sse-client"],
+    &["reqwest-eventsource", "eventsource-client", "sse-stream", "curl"],
+];
+
+/// Where clients do not do what they should. All else is `yes`.
+pub(crate) struct Deviation {
+    pub(crate) clients: &'static [&'static str],
+    /// Rows, and what is found there.
+    pub(crate) found: &'static [(&'static str, &'static str)],
+    cell: &'static str,
+    what: &'static str,
+    remedy: &'static str,
+}
+
+pub(crate) const DEVIATIONS: &[Deviation] = &[
+    Deviation {
+        clients: &["Chromium", "eventsource", "undici", "reqwest-eventsource"],
+        found: &[("503", "gives up")],
+        cell: "gives up",
+        what: "Any status but 200 ends it for good, whatever `retry-after` says. So does the standard.",
+        remedy: "`Refusal::reconnect()` for those that are to come back.",
+    },
+    Deviation {
+        clients: &["@microsoft/fetch-event-source"],
+        found: &[("blank", "not invisible"), ("text", "not invisible"), ("farewell", "not invisible")],
+        cell: "partly",
+        what: "Every blank line is a message: heartbeats, and a `retry` that comes by itself, are messages without data, type and id.",
+        remedy: "`Heartbeat::single_line()`. Or skip messages without data.",
+    },
+    Deviation {
+        clients: &["@microsoft/fetch-event-source"],
+        found: &[("data", "not a leading line end"), ("line ends", "not no colon, only those")],
+        cell: "partly",
+        what: "Line ends at the beginning of the data are lost. A field without a colon is ignored. An event without data is dispatched.",
+        remedy: "Send JSON.",
+    },
+    Deviation {
+        clients: &["@microsoft/fetch-event-source"],
+        found: &[("inherited ids", "not an event without one has the one before, of a block without data")],
+        cell: "no",
+        what: "A message has its own id or none. What it comes back with is right.",
+        remedy: "Keep the last one, if the program needs it. The registry's events all have one.",
+    },
+    Deviation {
+        clients: &["@microsoft/fetch-event-source"],
+        found: &[("odd id", "fails again and again")],
+        cell: "no",
+        what: "`fetch` takes no header outside Latin-1, so it never comes back.",
+        remedy: "ASCII for ids of your own. The registry's are.",
+    },
+    Deviation {
+        clients: &["httpx-sse"],
+        found: &[("blank", "not invisible"), ("text", "not invisible"), ("farewell", "not invisible")],
+        cell: "partly",
+        what: "When it has had an id, every blank line is an event: heartbeats, and a `retry` that comes by itself, are events without data.",
+        remedy: "`Heartbeat::single_line()`. Or skip events without data.",
+    },
+    Deviation {
+        clients: &["httpx-sse"],
+        found: &[("line ends", "not only those")],
+        cell: "partly",
+        what: "An event without data is dispatched.",
+        remedy: "Skip events without data.",
+    },
+    Deviation {
+        clients: &["sseclient-py"],
+        found: &[("inherited ids", "not an event without one has the one before, of a block without data")],
+        cell: "no",
+        what: "An event has its own id or none.",
+        remedy: "Keep the last one, as the lines below do. The registry's events all have one.",
+    },
+    Deviation {
+        clients: &["sseclient-py", "reqwest-eventsource"],
+        found: &[("reconnect", "not the delay")],
+        cell: "own delay",
+        what: "A `retry` without data is ignored: in `Refusal::reconnect()`, `Drain::retry` and `SseLayer::retry`.",
+        remedy: "Give it the delay that is right for your server.",
+    },
+    Deviation {
+        clients: &["aiohttp-sse-client"],
+        found: &[("data", "not leading spaces, trailing line ends")],
+        cell: "partly",
+        what: "All spaces before the data of a line are lost, and all line ends after that of an event. By default, a line may have 128 KiB.",
+        remedy: "Send JSON. A session with a larger `read_bufsize`.",
+    },
+    Deviation {
+        clients: &["aiohttp-sse-client"],
+        found: &[("line ends", "not CR, only those")],
+        cell: "partly",
+        what: "CR alone is no line end.",
+        remedy: "The registry's events have LF.",
+    },
+    Deviation {
+        clients: &["aiohttp-sse-client"],
+        found: &[("retry", "later"), ("reconnect", "later")],
+        cell: "twice as long",
+        what: "It waits twice as long as it is told.",
+        remedy: "Nothing, or half the time.",
+    },
+    Deviation {
+        clients: &["aiohttp-sse-client"],
+        found: &[("503", "comes back sooner")],
+        cell: "own delay",
+        what: "Its error does not tell `retry-after`.",
+        remedy: "Wait a few seconds before coming back.",
+    },
+    Deviation {
+        clients: &["eventsource-client"],
+        found: &[("retry", "sooner")],
+        cell: "half to all of it",
+        what: "It waits between half of the time and all of it, and twice as long each time that it fails.",
+        remedy: "Nothing: it spreads those who come back.",
+    },
+    Deviation {
+        clients: &["eventsource-client"],
+        found: &[("503", "comes back sooner"), ("reconnect", "not the delay")],
+        cell: "own delay",
+        what: "It knows no `retry-after`, and ignores a `retry` without data.",
+        remedy: "`ReconnectOptions` with the delay that is right for your server.",
+    },
+];
+
+/// What the lines are for that the guide shows.
+const LINES: &[(&str, &str, &str)] = &[
+    (
+        "eventsource, undici",
+        "While it waits to come back, it does not keep Node running: a program with nothing else to do ends.",
+        "Keep something open.",
+    ),
+    (
+        "@microsoft/fetch-event-source",
+        "The end of a response is the end of all. An answer that is no stream, a 204 too, is an error to it, after which it comes back.",
+        "Throw in `onclose`, and tell the answers apart in `onopen`.",
+    ),
+    (
+        "eventsource-parser, httpx-sse, sseclient-py, sse-stream, curl",
+        "It reads one response and does not come back.",
+        "A loop.",
+    ),
+    (
+        "aiohttp-sse-client",
+        "It comes back when a response ends. A connection that breaks, and a status that says no, raise an error.",
+        "A loop around it.",
+    ),
+    (
+        "eventsource-client",
+        "A 204 is a stream that ends: it comes back again and again.",
+        "Look at the status of what it connected to.",
+    ),
+];
+
+/// The number of the note, if it deviates.
+fn deviation(client: &str, row: &str) -> Option<(usize, &'static Deviation)> {
+    let is_it = |it: &Deviation| it.clients.contains(&client) && it.found.iter().any(|(name, _)| *name == row);
+    let (index, found) = DEVIATIONS.iter().enumerate().find(|(_, it)| is_it(it))?;
+    Some((index + 1, found))
+}
+
+/// What is not as expected.
+pub(crate) fn surprises(matrix: &Matrix) -> Vec<String> {
+    let mut surprises = Vec::new();
+    for client in CLIENTS {
+        for (row, _) in ROWS {
+            let expected = deviation(client.name, row)
+                .and_then(|(_, it)| it.found.iter().find(|(name, _)| name == row))
+                .map_or("yes", |(_, found)| found);
+            let found = matrix.get(&(client.name, *row)).map_or("nothing", String::as_str);
+            if found != expected {
+                surprises.push(format!("{} | {row} | expected {expected:?}, found {found:?}", client.name));
+            }
+        }
+    }
+    surprises
+}
+
+/// As the guide has it.
+pub(crate) fn render(matrix: &Matrix) -> String {
+    let mut text = String::new();
+    for clients in TABLES {
+        let versions = clients.iter().map(|name| match version(name) {
+            Some(version) => format!("`{name}` {version}"),
+            None => (*name).to_owned(),
+        });
+        writeln!(text, "| | {} |", Vec::from_iter(versions).join(" | ")).unwrap();
+        writeln!(text, "|---|{}", "---|".repeat(clients.len())).unwrap();
+        for (row, title) in ROWS {
+            let cells = clients.iter().map(|name| cell(name, row, &matrix[&(*name, *row)]));
+            writeln!(text, "| {title} | {} |", Vec::from_iter(cells).join(" | ")).unwrap();
+        }
+        writeln!(text).unwrap();
+    }
+    writeln!(text, "`*`: with the lines for it that are shown below, and not by itself.\n").unwrap();
+    writeln!(text, "| | client | what it does not do | what to do about it |\n|---|---|---|---|").unwrap();
+    for (clients, what, remedy) in LINES {
+        writeln!(text, "| \\* | {clients} | {what} | {remedy} |").unwrap();
+    }
+    for (index, it) in DEVIATIONS.iter().enumerate() {
+        let clients = it.clients.join(", ");
+        writeln!(text, "| {} | {clients} | {} | {} |", index + 1, it.what, it.remedy).unwrap();
+    }
+    text
+}
+
+fn cell(name: &str, row: &str, found: &str) -> String {
+    let client = CLIENTS.iter().find(|client| client.name == name).unwrap();
+    let lines = if client.with_lines.contains(&row) { "\\*" } else { "" };
+    match deviation(name, row) {
+        Some((number, it)) => format!("{}{lines} ({number})", it.cell),
+        None => format!("{found}{lines}"),
+    }
+}
+
+/// Of what a lock file pins. Chromium and curl are those of the machine.
+fn version(client: &str) -> Option<String> {
+    let npm: Value = serde_json::from_str(include_str!("../../node/package-lock.json")).unwrap();
+    if let Some(version) = npm["packages"][format!("node_modules/{client}")]["version"].as_str() {
+        return Some(version.to_owned());
+    }
+    let python = include_str!("../../python/requirements.txt");
+    if let Some(version) = python.lines().find_map(|line| line.strip_prefix(client)?.strip_prefix("==")) {
+        return Some(version.to_owned());
+    }
+    let rust = include_str!("../../../Cargo.lock");
+    let (_, package) = rust.split_once(&format!("name = \"{client}\"\nversion = \""))?;
+    Some(package.split_once('"')?.0.to_owned())
+}
