@@ -98,6 +98,30 @@ pub(crate) const CLIENTS: &[Client] = &[
     Client { name: "curl", driver: Driver::Task(curl::follow), with_lines: COMING_BACK, waits: 1.0 },
 ];
 
+/// Some without the lines that the guide shows for them.
+pub(crate) const ALONE: &[Client] = &[
+    Client { name: "eventsource", driver: Driver::Node("eventsource-alone.mjs"), with_lines: &[], waits: 1.0 },
+    Client { name: "undici", driver: Driver::Node("undici-alone.mjs"), with_lines: &[], waits: 1.0 },
+    Client {
+        name: "@microsoft/fetch-event-source",
+        driver: Driver::Page("fetch-event-source-alone"),
+        with_lines: &[],
+        waits: 1.0,
+    },
+    Client {
+        name: "aiohttp-sse-client",
+        driver: Driver::Python("with_aiohttp_sse_client_alone.py"),
+        with_lines: &[],
+        waits: 2.0,
+    },
+    Client {
+        name: "eventsource-client",
+        driver: Driver::Task(rust::eventsource_client_alone),
+        with_lines: &[],
+        waits: 0.5,
+    },
+];
+
 /// What drivers that are processes are run with.
 #[derive(Debug)]
 pub(crate) struct Tools {

@@ -17,6 +17,7 @@ mod stage;
 mod upstream;
 
 use std::{
+    io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -26,9 +27,9 @@ use std::{
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use crate::{
-    client::{CLIENTS, Chromium, Tools},
+    client::{ALONE, CLIENTS, Chromium, Client, Tools},
     matrix::Matrix,
-    scenarios::SCENARIOS,
+    scenarios::{SCENARIOS, Scenario},
     stage::Stage,
 };
 
@@ -45,31 +46,37 @@ async fn every_client_does_what_the_guide_says() {
     let chromium = Chromium::start().await;
     let tools = Tools { node, node_drivers, python: interop::python("python"), chromium: chromium.devtools.clone() };
     let stage = Arc::new(within(Stage::set(tools)).await);
-    // Some wait, some work.
-    let turns = Arc::new(Semaphore::new(8));
-    let mut runs = JoinSet::new();
-    for (rows, scenario) in SCENARIOS {
-        for client in CLIENTS {
-            let (stage, turns) = (Arc::clone(&stage), Arc::clone(&turns));
-            runs.spawn(async move {
-                let _turn = turns.acquire().await.expect("it is open");
-                let found = timeout(BOUND, scenario(&stage, client)).await;
-                let found = found.unwrap_or_else(|_| rows.iter().map(|row| (*row, "stuck".to_owned())).collect());
-                found.into_iter().map(|(row, found)| ((client.name, row), found))
-            });
-        }
-    }
-    let mut matrix = Matrix::new();
-    while let Some(found) = runs.join_next().await {
-        matrix.extend(found.expect("no scenario panics"));
-    }
+    let all = SCENARIOS.iter().flat_map(|scenario| CLIENTS.iter().map(move |client| (scenario, client)));
+    let matrix: Matrix = run(&stage, all).await;
+    let alone = matrix::ALONE.iter().map(|(name, row, _)| {
+        let client = ALONE.iter().find(|client| client.name == *name).expect("a client");
+        (SCENARIOS.iter().find(|(rows, _)| rows.contains(row)).expect("a scenario"), client)
+    });
+    let alone: Matrix = run(&stage, alone).await;
     let programs = programs(&stage.tools, &chromium.version);
     chromium.stop().await;
-    let surprises = matrix::surprises(&matrix);
+    let surprises = [matrix::surprises(&matrix), matrix::surprises_alone(&alone)].concat();
     assert!(surprises.is_empty(), "not as expected:\n{}", surprises.join("\n"));
     let found = matrix::render(&matrix);
-    println!("{programs}\n\n{found}");
+    // Past the capture of what tests print: who runs it wants to see it.
+    writeln!(io::stdout(), "{programs}\n\n{found}").expect("somebody who reads");
     guide::has("matrix", &found, &format!("{programs}\n"));
+}
+
+/// Some wait, some work: several at a time.
+async fn run(stage: &Arc<Stage>, what: impl Iterator<Item = (&'static Scenario, &'static Client)>) -> Matrix {
+    let turns = Arc::new(Semaphore::new(8));
+    let mut runs = JoinSet::new();
+    for ((rows, scenario), client) in what {
+        let (stage, turns) = (Arc::clone(stage), Arc::clone(&turns));
+        runs.spawn(async move {
+            let _turn = turns.acquire().await.expect("it is open");
+            let found = timeout(BOUND, scenario(&stage, client)).await;
+            let found = found.unwrap_or_else(|_| rows.iter().map(|row| (*row, "stuck".to_owned())).collect());
+            found.into_iter().map(|(row, found)| ((client.name, row), found))
+        });
+    }
+    runs.join_all().await.into_iter().flatten().collect()
 }
 
 #[test]

@@ -187,6 +187,22 @@ const LINES: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// What some do without the lines.
+pub(crate) const ALONE: &[(&str, &str, &str)] = &[
+    ("eventsource", "retry", "gives up"),
+    ("undici", "retry", "gives up"),
+    ("@microsoft/fetch-event-source", "retry", "gives up"),
+    ("@microsoft/fetch-event-source", "503", "comes back sooner"),
+    ("aiohttp-sse-client", "data", TOO_LONG_A_LINE),
+    ("aiohttp-sse-client", "cut", "gives up"),
+    ("aiohttp-sse-client", "503", "gives up"),
+    ("eventsource-client", "204", "comes back"),
+];
+
+/// It ends there.
+const TOO_LONG_A_LINE: &str = "not leading spaces, trailing line ends, 256 KiB in a line, a type, \
+                               a type with dots and spaces, a Unicode type, only those";
+
 /// The number of the note, if it deviates.
 fn deviation(client: &str, row: &str) -> Option<(usize, &'static Deviation)> {
     let is_it = |it: &Deviation| it.clients.contains(&client) && it.found.iter().any(|(name, _)| *name == row);
@@ -209,6 +225,15 @@ pub(crate) fn surprises(matrix: &Matrix) -> Vec<String> {
         }
     }
     surprises
+}
+
+/// What is not as expected of those without the lines.
+pub(crate) fn surprises_alone(matrix: &Matrix) -> Vec<String> {
+    let unexpected = ALONE.iter().filter(|(client, row, expected)| matrix[&(*client, *row)] != *expected);
+    let tell = |(client, row, expected): &(&'static str, &'static str, &str)| {
+        format!("{client} alone | {row} | expected {expected:?}, found {:?}", matrix[&(*client, *row)])
+    };
+    unexpected.map(tell).collect()
 }
 
 /// As the guide has it.

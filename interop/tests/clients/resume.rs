@@ -15,7 +15,7 @@ pub(crate) async fn follow(
     on_error: impl Fn(Box<dyn Error>),
 ) -> reqwest::Result<()> {
     // Three heartbeats may be missing.
-    let client = Client::builder().read_timeout(Duration::from_secs(45)).no_proxy().build()?;
+    let client = Client::builder().read_timeout(Duration::from_secs(45)).build()?;
     let (mut last_event_id, mut delay) = (String::new(), Duration::from_secs(1));
     loop {
         let mut request = client.get(url).header(header::ACCEPT, "text/event-stream");

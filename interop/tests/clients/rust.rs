@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventsource_client::{Client, ClientBuilder, ReconnectOptions, SSE};
+use eventsource_client::{Client, ClientBuilder, ReconnectOptions, Response, SSE};
 use futures_util::StreamExt;
 use http::StatusCode;
 use launchdarkly_sdk_transport::HyperTransport;
@@ -34,17 +34,25 @@ pub(crate) fn reqwest_eventsource(url: String, report: Report) -> JoinHandle<()>
 /// A stream of events, which comes back.
 fn event_source(url: &str) -> Result<EventSource, Failure> {
     // Three heartbeats may be missing.
-    let client = reqwest::Client::builder().read_timeout(Duration::from_secs(45)).no_proxy().build()?;
+    let client = reqwest::Client::builder().read_timeout(Duration::from_secs(45)).build()?;
     Ok(EventSource::new(client.get(url))?)
 }
 
 pub(crate) fn eventsource_client(url: String, report: Report) -> JoinHandle<()> {
+    follow_with_eventsource_client(url, report, true)
+}
+
+/// Without the lines that the guide shows for it.
+pub(crate) fn eventsource_client_alone(url: String, report: Report) -> JoinHandle<()> {
+    follow_with_eventsource_client(url, report, false)
+}
+
+fn follow_with_eventsource_client(url: String, report: Report, stops_at_204: bool) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut stream = client(&url).expect("a client").stream();
         while let Some(next) = stream.next().await {
             let _ = report.send(match next {
-                // It would come back to one that is over.
-                Ok(SSE::Connected(it)) if it.response().status() == StatusCode::NO_CONTENT => break,
+                Ok(SSE::Connected(it)) if stops_at_204 && is_over(it.response()) => break,
                 Ok(SSE::Connected(_)) => Observation::Open,
                 Ok(SSE::Event(event)) => {
                     let id = event.id.unwrap_or_default();
@@ -57,11 +65,16 @@ pub(crate) fn eventsource_client(url: String, report: Report) -> JoinHandle<()> 
     })
 }
 
+/// It would come back to a stream that is over.
+fn is_over(response: &Response) -> bool {
+    response.status() == StatusCode::NO_CONTENT
+}
+
 /// A client whose `stream()` comes back, also when the first connection fails.
 fn client(url: &str) -> Result<impl Client, Failure> {
     let again = ReconnectOptions::reconnect(true).retry_initial(true).delay(Duration::from_millis(500));
     // Three heartbeats may be missing.
-    let transport = HyperTransport::builder().read_timeout(Duration::from_secs(45)).disable_proxy().build_http()?;
+    let transport = HyperTransport::builder().read_timeout(Duration::from_secs(45)).build_http()?;
     Ok(ClientBuilder::for_url(url)?.reconnect(again.build()).build_with_transport(transport))
 }
 

@@ -1,0 +1,6 @@
+// `undici` without the lines that the guide shows for it.
+
+import { follow, url } from "./report.mjs";
+import { EventSource } from "undici";
+
+follow(new EventSource(url));
