@@ -11,7 +11,7 @@ async def follow(url, **callbacks):
     wait = timedelta(seconds=0.5)
     # By default, it ends after five minutes. Three heartbeats may be missing.
     timeout = ClientTimeout(total=None, sock_connect=10, sock_read=45)
-    # A line may be twice as long. The default is 64 KiB.
+    # A line may be twice as long. The default is 256 KiB.
     async with ClientSession(timeout=timeout, read_bufsize=1 << 20) as session:
         while True:
             try:

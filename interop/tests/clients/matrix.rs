@@ -26,7 +26,7 @@ pub(crate) const ROWS: &[(&str, &str)] = &[
     ("event", "heartbeat as an event"),
     ("retry", "obeys `retry`"),
     ("cut", "resumes after a cut"),
-    ("odd id", "resumes after an id outside ASCII"),
+    ("odd id", "resumes after an upstream's id outside ASCII"),
     ("gap", "sees a gap"),
     ("farewell", "farewell, and then the next server"),
     ("204", "204 stops it"),
@@ -84,7 +84,7 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
         found: &[("odd id", "fails again and again")],
         cell: "no",
         what: "`fetch` takes no header outside Latin-1, so it never comes back.",
-        remedy: "ASCII for ids of your own. The registry's are.",
+        remedy: "ASCII ids. Those that this crate sends are.",
     },
     Deviation {
         clients: &["httpx-sse"],
@@ -118,7 +118,7 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
         clients: &["aiohttp-sse-client"],
         found: &[("data", "not leading spaces, trailing line ends")],
         cell: "partly",
-        what: "All spaces before the data of a line are lost, and all line ends after that of an event. By default, a line may have 128 KiB.",
+        what: "All spaces before the data of a line are lost, and all line ends after that of an event. By default, a line of more than 512 KiB ends it.",
         remedy: "Send JSON. A session with a larger `read_bufsize`.",
     },
     Deviation {
@@ -200,7 +200,7 @@ pub(crate) const ALONE: &[(&str, &str, &str)] = &[
 ];
 
 /// It ends there.
-const TOO_LONG_A_LINE: &str = "not leading spaces, trailing line ends, 256 KiB in a line, a type, \
+const TOO_LONG_A_LINE: &str = "not leading spaces, trailing line ends, 600 KB in a line, a type, \
                                a type with dots and spaces, a Unicode type, only those";
 
 /// The number of the note, if it deviates.
