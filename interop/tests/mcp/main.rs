@@ -1,0 +1,350 @@
+//! rmcp's streamable HTTP server, without the layer and behind it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, extract::Request, middleware::map_request};
+use http::{HeaderValue, Method, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use rmcp::transport::streamable_http_server::StreamableHttpServerConfig;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, time::timeout};
+use tower_sse::{ClientHandle, Drain, Heartbeat, Limit, Observation, Registry, RegistryConfig, SseLayer};
+
+#[path = "../../../tests/support/bodies.rs"]
+mod bodies;
+#[path = "../../../tests/support/client.rs"]
+#[allow(dead_code, reason = "requests here have a host that rmcp takes")]
+mod client;
+#[path = "../../../tests/support/example.rs"]
+#[allow(dead_code, reason = "nothing here is told to end")]
+mod example;
+mod server;
+#[path = "../../../tests/support/spec.rs"]
+mod spec;
+mod suite;
+use bodies::{AnyBody, any};
+use client::Client;
+use example::{Example, Server};
+
+static GATEWAY: Example = Example::named("gateway");
+
+/// As often as possible, so that every place where one could do harm is met.
+const OFTEN: Duration = Duration::from_millis(3);
+
+/// With sessions, as is the default. A proxy says its own host, so it is by the origin that rmcp knows who asks.
+fn config() -> StreamableHttpServerConfig {
+    StreamableHttpServerConfig::default().with_allowed_origins(["http://127.0.0.1:*"])
+}
+
+/// Without sessions, and with answers in JSON where one message is all that there is to say.
+fn config_of_json() -> StreamableHttpServerConfig {
+    config().with_legacy_session_mode(false).with_json_response(true)
+}
+
+fn router(config: StreamableHttpServerConfig) -> Router {
+    Router::new().nest_service("/mcp", server::service(config))
+}
+
+async fn serve(router: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, router).into_future());
+    address
+}
+
+async fn gateway(upstream: SocketAddr) -> Server {
+    let upstream = format!("http://{upstream}");
+    let flags = ["--listen", "127.0.0.1:0", "--heartbeat-ms", "5", "--upstream", &upstream];
+    Server::start(GATEWAY.command().args(flags)).await
+}
+
+/// A registry, and how many heartbeats its streams were sent.
+fn counting_heartbeats() -> (Registry, Arc<AtomicUsize>) {
+    let heartbeats = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&heartbeats);
+    let config = RegistryConfig::default().observer(move |observation: &Observation<'_>| {
+        if matches!(observation, Observation::Heartbeat { .. }) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (Registry::with_config(config), heartbeats)
+}
+
+#[tokio::test]
+async fn the_suite_finds_the_same_without_the_layer_behind_it_and_behind_the_gateway() {
+    let plain = serve(router(config())).await;
+    let expected = suite::run(&format!("http://{plain}/mcp"), suite::ALL).await;
+    assert_eq!(suite::complaints(&expected), NOTHING);
+    assert_eq!(expected.len(), 32, "{:?}", expected.keys());
+
+    // With the defaults, and with as many heartbeats of both as there can be.
+    let defaults = SseLayer::new(&Registry::new());
+    let behind_defaults = serve(router(config()).layer(defaults)).await;
+    let (registry, heartbeats) = counting_heartbeats();
+    let limit = Limit::streams(8);
+    let often = SseLayer::new(&registry).heartbeat(Heartbeat::every(OFTEN)).limit(limit.clone());
+    let both = serve(router(config().with_sse_keep_alive(Some(OFTEN * 3))).layer(often)).await;
+    let gateway = gateway(plain).await;
+    let layered = [format!("http://{behind_defaults}"), format!("http://{both}"), gateway.url.clone()];
+    for url in layered {
+        let found = suite::run(&format!("{url}/mcp"), suite::ALL).await;
+        assert!(found.keys().eq(expected.keys()));
+        for (scenario, checks) in &found {
+            assert_eq!(checks, &expected[scenario], "{scenario} at {url}");
+        }
+    }
+
+    // It was behind the layer, and nothing of it is left.
+    let stats = registry.stats();
+    let (closed, heartbeats) = (stats.closed.values().sum::<u64>(), heartbeats.load(Ordering::Relaxed));
+    eprintln!("{closed} streams, {heartbeats} heartbeats");
+    assert!(closed > 50 && heartbeats > 100, "{closed} streams, {heartbeats} heartbeats");
+    assert_eq!((stats.clients, stats.refused_streams, limit.open()), (0, 0, 0));
+}
+
+const NOTHING: [[&str; 3]; 0] = [];
+
+/// Those in which a server asks its client are left out: without a session, it cannot.
+const WITHOUT_SESSIONS: &[&str] = &[
+    "server-initialize",
+    "ping",
+    "completion-complete",
+    "tools-list",
+    "tools-call-mixed-content",
+    "tools-call-with-logging",
+    "tools-call-with-progress",
+    "tools-call-error",
+    "server-sse-polling",
+    "server-sse-multiple-streams",
+    "resources-read-binary",
+    "prompts-get-with-image",
+    "dns-rebinding-protection",
+];
+
+/// Both scenarios would rather have a session.
+const COMPLAINTS_WITHOUT_SESSIONS: [[&str; 3]; 2] = [
+    ["sse-polling", "server-sse-polling-session", "WARNING"],
+    ["sse-multiple-streams", "server-sse-multiple-streams-session", "WARNING"],
+];
+
+#[tokio::test]
+async fn without_sessions_and_in_json_the_suite_finds_the_same_too() {
+    let limit = Limit::streams(8);
+    let layer = SseLayer::new(&Registry::new()).heartbeat(Heartbeat::every(OFTEN)).limit(limit.clone());
+    let plain = serve(router(config_of_json())).await;
+    let layered = serve(router(config_of_json()).layer(layer)).await;
+    let mut complaints = Vec::new();
+    for scenario in WITHOUT_SESSIONS {
+        let [expected, found] = [plain, layered].map(|address| async move {
+            suite::run(&format!("http://{address}/mcp"), &["--scenario", scenario]).await
+        });
+        let (expected, found) = (expected.await, found.await);
+        assert_eq!(found, expected, "{scenario}");
+        complaints.extend(suite::complaints(&found).into_iter().map(|complaint| complaint.map(str::to_owned)));
+    }
+    assert_eq!(complaints, COMPLAINTS_WITHOUT_SESSIONS);
+    assert_eq!(limit.open(), 0);
+}
+
+/// rmcp looks at the host by default, and the host that it sees is what the proxy says.
+#[tokio::test]
+async fn a_proxy_that_says_its_own_host_takes_away_what_rmcp_checks_unless_it_looks_at_origins() {
+    let scenario = ["--scenario", "dns-rebinding-protection"];
+    let [by_host, by_origin] = [StreamableHttpServerConfig::default(), config()];
+    let direct = serve(router(by_host.clone())).await;
+    let found = suite::run(&format!("http://{direct}/mcp"), &scenario).await;
+    assert_eq!(suite::complaints(&found), NOTHING);
+
+    let gateway_before_it = gateway(direct).await;
+    let found = suite::run(&format!("{}/mcp", gateway_before_it.url), &scenario).await;
+    let complaint = ["dns-rebinding-protection", "localhost-host-rebinding-rejected", "FAILURE"];
+    assert_eq!(suite::complaints(&found), [complaint]);
+
+    let gateway_before_it = gateway(serve(router(by_origin)).await).await;
+    let found = suite::run(&format!("{}/mcp", gateway_before_it.url), &scenario).await;
+    assert_eq!(suite::complaints(&found), NOTHING);
+}
+
+#[tokio::test]
+async fn heartbeats_and_the_keep_alive_of_rmcp_do_no_harm_to_each_other() {
+    let mut expected = None;
+    for (keep_alive, is_beating) in [(None, false), (Some(OFTEN), false), (None, true), (Some(OFTEN), true)] {
+        let heartbeat = if is_beating { Heartbeat::every(OFTEN) } else { Heartbeat::off() };
+        let layer = SseLayer::new(&Registry::new()).heartbeat(heartbeat);
+        let mut session =
+            Session::open(serve(router(config().with_sse_keep_alive(keep_alive)).layer(layer)).await).await;
+        let answer = session.call("test_tool_with_progress").await;
+        let text = text(answer).await;
+        let heartbeats = text.matches(":\n\n").count();
+        assert_eq!(heartbeats > 10, keep_alive.is_some() || is_beating, "{heartbeats}");
+        let without_them = text.replace(":\n\n", "");
+        let parsed = spec::parse(text.as_bytes());
+        assert_eq!(parsed, spec::parse(without_them.as_bytes()));
+        // What primes the client, three times progress, and the result.
+        assert_eq!((parsed.messages.len(), &parsed.retries[..]), (5, &[3000][..]));
+        assert_eq!(without_them, *expected.get_or_insert_with(|| without_them.clone()));
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_answered_in_json_takes_a_place_and_gives_it_back() {
+    let (streams, rate) = (Limit::streams(1), Limit::rate(1, Duration::from_secs(3600), 1));
+    let layer = SseLayer::new(&Registry::new()).limit(streams.clone()).limit(rate);
+    let address = serve(router(config_of_json()).layer(layer)).await;
+    let mut session = Session::without_id(address).await;
+    // None of them is a stream, so none is the one that may begin in an hour.
+    for _ in 0..20 {
+        let answer = session.call("test_simple_text").await;
+        assert_eq!((answer.status(), content_type(&answer)), (StatusCode::OK, "application/json"));
+        assert!(text(answer).await.contains("This is a simple text response"));
+        assert_eq!(streams.open(), 0);
+    }
+
+    // It has it until it is answered, as nobody knows before what the answer will be.
+    let mut other = Session::without_id(address).await;
+    let meanwhile = async {
+        while streams.open() == 0 {
+            tokio::task::yield_now().await;
+        }
+        other.call("test_simple_text").await
+    };
+    let (slow, refused) = tokio::join!(session.call_silently("test_tool_with_progress"), within_20_s(meanwhile));
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!((slow.status(), content_type(&slow)), (StatusCode::OK, "application/json"));
+    assert_eq!(streams.open(), 0);
+}
+
+#[tokio::test]
+async fn the_stream_of_a_session_and_its_calls_share_a_limit() {
+    let limit = Limit::streams(1);
+    let layer = SseLayer::new(&Registry::new()).limit(limit.clone());
+    let address = serve(router(config()).layer(layer)).await;
+    let mut session = Session::open(address).await;
+    let stream = session.stream().await;
+    assert_eq!((stream.status(), limit.open()), (StatusCode::OK, 1));
+
+    let mut calls = Session { client: connect(address).await, id: session.id.clone() };
+    let refused = calls.call("test_simple_text").await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+    drop(text(refused).await);
+
+    limit.set(2);
+    let answer = calls.call("test_simple_text").await;
+    assert_eq!((answer.status(), content_type(&answer)), (StatusCode::OK, "text/event-stream"));
+    assert!(text(answer).await.contains("This is a simple text response"));
+    assert_eq!(limit.open(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_finishes_its_calls_if_they_may_and_ends_what_would_never_end() {
+    for may_finish in [true, false] {
+        let registry = Registry::new();
+        let finish = map_request(move |request: Request| {
+            if let Some(client) = request.extensions().get::<ClientHandle>() {
+                client.let_finish(may_finish && request.method() == Method::POST);
+            }
+            std::future::ready(request)
+        });
+        let address = serve(router(config()).layer(finish).layer(SseLayer::new(&registry))).await;
+        let mut session = Session::open(address).await;
+        let stream = session.stream().await;
+        let mut calls = Session { client: connect(address).await, id: session.id.clone() };
+        let mut answer = calls.call("test_tool_with_progress").await;
+        let begun = answer.frame().await.unwrap().unwrap().into_data().unwrap();
+        let drain = Drain::within(Duration::from_millis(20)).finish_within(Duration::from_secs(10));
+        let (drained, stream, rest) = tokio::join!(registry.drain(drain), text(stream), text(answer));
+        assert_eq!((drained.ended, drained.stuck), (2, 0), "{drained:?}");
+        assert!(!stream.contains("result"), "{stream}");
+        let answer = String::from_utf8(begun.to_vec()).unwrap() + &rest;
+        assert_eq!(answer.contains("It is done."), may_finish, "{answer}");
+    }
+}
+
+/// A client of its own, as the suite shows no bytes.
+struct Session {
+    client: Client,
+    id: Option<HeaderValue>,
+}
+
+async fn connect(address: SocketAddr) -> Client {
+    Client::connect(address, Version::HTTP_11).await
+}
+
+impl Session {
+    async fn without_id(address: SocketAddr) -> Self {
+        Self { client: connect(address).await, id: None }
+    }
+
+    async fn open(address: SocketAddr) -> Self {
+        let mut session = Self::without_id(address).await;
+        let client = json!({ "name": "test", "version": "1" });
+        let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client });
+        let answer = session.post(json!({ "id": 0, "method": "initialize", "params": params })).await;
+        session.id = Some(answer.headers()["mcp-session-id"].clone());
+        drop(text(answer).await);
+        let answer = session.post(json!({ "method": "notifications/initialized" })).await;
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        drop(text(answer).await);
+        session
+    }
+
+    /// With progress, where the tool makes any.
+    async fn call(&mut self, tool: &str) -> Response<Incoming> {
+        self.call_with(tool, json!({ "progressToken": "p" })).await
+    }
+
+    async fn call_silently(&mut self, tool: &str) -> Response<Incoming> {
+        self.call_with(tool, json!({})).await
+    }
+
+    async fn call_with(&mut self, tool: &str, meta: Value) -> Response<Incoming> {
+        let params = json!({ "name": tool, "arguments": {}, "_meta": meta });
+        self.post(json!({ "id": 1, "method": "tools/call", "params": params })).await
+    }
+
+    async fn post(&mut self, mut message: Value) -> Response<Incoming> {
+        message["jsonrpc"] = json!("2.0");
+        self.send(Method::POST, "application/json, text/event-stream", any(Full::from(message.to_string()))).await
+    }
+
+    /// What the server says without being asked.
+    async fn stream(&mut self) -> Response<Incoming> {
+        self.send(Method::GET, "text/event-stream", AnyBody::default()).await
+    }
+
+    async fn send(&mut self, method: Method, accept: &str, body: AnyBody) -> Response<Incoming> {
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri("http://127.0.0.1/mcp")
+            .header("accept", accept)
+            .header("content-type", "application/json");
+        if let Some(id) = &self.id {
+            request = request.header("mcp-session-id", id).header("mcp-protocol-version", "2025-11-25");
+        }
+        within_20_s(self.client.send(request.body(body).unwrap())).await.unwrap()
+    }
+}
+
+fn content_type(response: &Response<Incoming>) -> &str {
+    response.headers()["content-type"].to_str().unwrap()
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    let body = within_20_s(response.into_body().collect()).await.expect("a clean end").to_bytes();
+    String::from_utf8(body.into()).unwrap()
+}
+
+/// A bound on failure.
+async fn within_20_s<T>(future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(20), future).await.expect("it takes too long")
+}
