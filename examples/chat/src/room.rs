@@ -1,0 +1,75 @@
+//! What a room is to the registry.
+
+use tower_sse::{ClientHandle, Event, PublishError, Receipt, Registry, Start, SubscribeError};
+
+use crate::proto::Said;
+
+/// The largest request, in bytes.
+pub(crate) const MAX_MESSAGE: usize = 16 << 10;
+
+const MAX_TEXT: usize = 4000;
+const MAX_NAME: usize = 40;
+
+/// What somebody gets who comes for the first time.
+const HISTORY: Start = Start::Last(20);
+
+/// Who is at the other end of a stream.
+#[derive(Clone)]
+struct Name(String);
+
+/// Whose a client is: the key that presence goes by. One that did not say its name counts for nobody else.
+pub(crate) fn name_of(client: &ClientHandle) -> Option<String> {
+    client.metadata().get::<Name>().map(|name| name.0.clone())
+}
+
+pub(crate) fn topic(room: &str) -> String {
+    format!("rooms/{room}")
+}
+
+pub(crate) fn enter(client: &ClientHandle, room: &str, name: &str) -> Result<(), Problem> {
+    client.insert_metadata(Name(checked_name(name)?.to_owned()));
+    Ok(client.subscribe_from(topic(room), HISTORY)?)
+}
+
+pub(crate) fn say(registry: &Registry, room: &str, said: &Said) -> Result<Receipt, Problem> {
+    checked_name(&said.name)?;
+    if said.text.trim().is_empty() || said.text.len() > MAX_TEXT {
+        return Err(Problem::Input(format!("a text has 1 to {MAX_TEXT} bytes")));
+    }
+    let event = Event::json(said).map_err(|error| Problem::Input(error.to_string()))?;
+    Ok(registry.publish(topic(room), event)?)
+}
+
+pub(crate) fn members(registry: &Registry, room: &str) -> Result<Vec<String>, Problem> {
+    // There is a presence of patterns too.
+    if room.contains('*') {
+        return Err(Problem::Input("a room's name has no `*`".to_owned()));
+    }
+    let presence = registry.presence(topic(room)).map_err(SubscribeError::from)?;
+    Ok(presence.members().iter().map(|member| member.key().to_owned()).collect())
+}
+
+fn checked_name(name: &str) -> Result<&str, Problem> {
+    let is_right = !name.trim().is_empty() && name.len() <= MAX_NAME && !name.contains(char::is_control);
+    let problem = || Problem::Input(format!("a name has 1 to {MAX_NAME} bytes, none of them control characters"));
+    is_right.then_some(name).ok_or_else(problem)
+}
+
+/// Why something is not done. Each side says it in its own way.
+pub(crate) enum Problem {
+    Input(String),
+    Subscribe(SubscribeError),
+    Publish(PublishError),
+}
+
+impl From<SubscribeError> for Problem {
+    fn from(error: SubscribeError) -> Self {
+        Self::Subscribe(error)
+    }
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        Self::Publish(error)
+    }
+}

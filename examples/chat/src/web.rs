@@ -1,0 +1,82 @@
+//! The rooms for pages and for `curl`.
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, Query, State},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Deserialize;
+use tonic::Status;
+use tower_sse::{ClientHandle, EventStream, Registry, Stats};
+
+use crate::{
+    proto::Said,
+    room::{self, Problem},
+};
+
+pub(crate) fn routes(registry: &Registry) -> Router {
+    Router::new()
+        .route("/rooms/{room}", get(members).post(say))
+        .route("/rooms/{room}/events", get(events))
+        .route("/stats", get(stats))
+        .layer(DefaultBodyLimit::max(room::MAX_MESSAGE))
+        .with_state(registry.clone())
+}
+
+#[derive(Deserialize)]
+struct Who {
+    #[serde(default = "someone")]
+    name: String,
+}
+
+fn someone() -> String {
+    "someone".to_owned()
+}
+
+async fn events(
+    Path(room): Path<String>,
+    Query(who): Query<Who>,
+    client: ClientHandle,
+) -> Result<EventStream, Problem> {
+    room::enter(&client, &room, &who.name)?;
+    Ok(client.into_stream())
+}
+
+async fn say(
+    State(registry): State<Registry>,
+    Path(room): Path<String>,
+    Query(who): Query<Who>,
+    text: String,
+) -> Result<String, Problem> {
+    let receipt = room::say(&registry, &room, &Said { name: who.name, text })?;
+    Ok(format!("{}\n", receipt.position()))
+}
+
+async fn members(State(registry): State<Registry>, Path(room): Path<String>) -> Result<Json<Vec<String>>, Problem> {
+    Ok(Json(room::members(&registry, &room)?))
+}
+
+async fn stats(State(registry): State<Registry>) -> Json<Stats> {
+    Json(registry.stats())
+}
+
+/// What answers for all other paths. A gRPC client wants a status of its own.
+pub(crate) async fn nowhere(headers: HeaderMap) -> Response {
+    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    match is_grpc {
+        true => Status::unimplemented("there is no such service").into_http(),
+        false => (StatusCode::NOT_FOUND, "there is nothing here\n").into_response(),
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Input(sentence) => (StatusCode::BAD_REQUEST, sentence).into_response(),
+            Self::Subscribe(error) => error.into_response(),
+            Self::Publish(error) => error.into_response(),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The program as a process of its own, with gRPC clients over HTTP/2 and event streams over HTTP/1.1 and HTTP/2.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{net::SocketAddr, process::Stdio};
+
+use http::{Method, Request, StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use tokio::process::Command;
+use tonic::Code;
+
+#[path = "../../../tests/support/bodies.rs"]
+mod bodies;
+#[path = "../../../tests/support/client.rs"]
+mod client;
+#[allow(dead_code, reason = "this program is built already")]
+#[path = "../../../tests/support/example.rs"]
+mod example;
+mod support;
+use bodies::{AnyBody, any};
+use client::{VERSIONS, get};
+use example::Server;
+use support::{connect, event, heard, join, join_after, say, within};
+
+async fn chat(environment: &[(&str, &str)]) -> Server {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chat"));
+    command.env("PORT", "0").envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+    within(Server::start(&mut command)).await
+}
+
+fn address(server: &Server) -> SocketAddr {
+    server.url.strip_prefix("http://").unwrap().parse().unwrap()
+}
+
+async fn ask(server: &Server, version: Version, request: Request<AnyBody>) -> http::Response<hyper::body::Incoming> {
+    within(client::Client::connect(address(server), version).await.send(request)).await.unwrap()
+}
+
+/// The status and the text of an answer over HTTP/1.1.
+async fn text(server: &Server, request: Request<AnyBody>) -> (StatusCode, String) {
+    let response = ask(server, Version::HTTP_11, request).await;
+    let status = response.status();
+    let text = within(response.into_body().collect()).await.unwrap().to_bytes();
+    (status, String::from_utf8(text.into()).unwrap())
+}
+
+fn post(target: &str, text: &'static str) -> Request<AnyBody> {
+    let mut request = get(target);
+    *request.method_mut() = Method::POST;
+    request.map(|_| any(Full::from(text)))
+}
+
+/// Asks until it is so.
+async fn until_members(server: &Server, room: &str, members: &str) {
+    within(async {
+        while text(server, get(&format!("/rooms/{room}"))).await.1 != members {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn grpc_clients_and_event_streams_get_the_same_events() {
+    let server = chat(&[]).await;
+    let mut grpc = connect(&server.url).await;
+    let mut updates = join(&mut grpc, "lobby", "ada").await.unwrap();
+    let mut streams = Vec::new();
+    for version in VERSIONS {
+        let stream = ask(&server, version, get(&format!("/rooms/lobby/events?name=bob{version:?}"))).await;
+        assert_eq!(stream.headers()["content-type"], "text/event-stream");
+        assert_eq!(stream.headers()["x-accel-buffering"], "no");
+        assert_eq!(stream.headers().contains_key("connection"), version == Version::HTTP_11);
+        streams.push(stream);
+    }
+    let (by_grpc, clients) = say(&mut grpc, "lobby", "ada", "Hello,\nall: ∀").await.unwrap();
+    assert_eq!(clients, 3);
+    let (status, by_post) = text(&server, post("/rooms/lobby?name=bob", "Hi")).await;
+    assert_eq!(status, StatusCode::OK);
+    let by_post = by_post.trim_end().to_owned();
+
+    assert_eq!(heard(&mut updates).await, (by_grpc.clone(), "ada: Hello,\nall: ∀".to_owned()));
+    assert_eq!(heard(&mut updates).await, (by_post.clone(), "bob: Hi".to_owned()));
+    for stream in &mut streams {
+        let hello = r#"{"name":"ada","text":"Hello,\nall: ∀"}"#.to_owned();
+        assert_eq!(event(stream).await, (by_grpc.clone(), hello));
+        assert_eq!(event(stream).await, (by_post.clone(), r#"{"name":"bob","text":"Hi"}"#.to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn an_id_of_either_kind_of_stream_resumes_both() {
+    let server = chat(&[]).await;
+    let mut grpc = connect(&server.url).await;
+    let mut updates = join(&mut grpc, "lobby", "ada").await.unwrap();
+    let mut stream = ask(&server, Version::HTTP_11, get("/rooms/lobby/events")).await;
+    say(&mut grpc, "lobby", "cy", "one").await.unwrap();
+    let (from_grpc, _) = heard(&mut updates).await;
+    let (from_stream, _) = event(&mut stream).await;
+    drop((updates, stream));
+    for text in ["two", "three"] {
+        say(&mut grpc, "lobby", "cy", text).await.unwrap();
+    }
+
+    let mut updates = join_after(&mut grpc, "lobby", "ada", &from_stream).await.unwrap();
+    assert_eq!(heard(&mut updates).await.1, "cy: two");
+    assert_eq!(heard(&mut updates).await.1, "cy: three");
+    let mut request = get("/rooms/lobby/events");
+    request.headers_mut().insert("last-event-id", from_grpc.parse().unwrap());
+    let mut stream = ask(&server, Version::HTTP_11, request).await;
+    let frame = within(stream.frame()).await.unwrap().unwrap().into_data().unwrap();
+    let missed = std::str::from_utf8(&frame).unwrap();
+    assert!(missed.contains("two") && missed.contains("three") && !missed.contains("one"), "{missed:?}");
+
+    say(&mut grpc, "lobby", "cy", "four").await.unwrap();
+    assert_eq!(heard(&mut updates).await.1, "cy: four");
+    assert!(event(&mut stream).await.1.contains("four"));
+}
+
+#[tokio::test]
+async fn who_comes_for_the_first_time_hears_the_last_that_was_said() {
+    let server = chat(&[]).await;
+    let mut grpc = connect(&server.url).await;
+    for n in 0..30 {
+        say(&mut grpc, "lobby", "ada", &n.to_string()).await.unwrap();
+    }
+    let mut updates = join(&mut grpc, "lobby", "bob").await.unwrap();
+    for n in 10..30 {
+        assert_eq!(heard(&mut updates).await.1, format!("ada: {n}"));
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_client_that_goes_away_is_unsubscribed() {
+    let server = chat(&[]).await;
+    let mut grpc = connect(&server.url).await;
+    let reset = join(&mut grpc, "lobby", "ada").await.unwrap();
+    let mut other = connect(&server.url).await;
+    let closed = join(&mut other, "lobby", "bob").await.unwrap();
+    until_members(&server, "lobby", r#"["ada","bob"]"#).await;
+
+    // Its HTTP/2 stream is reset; the connection goes on.
+    drop(reset);
+    until_members(&server, "lobby", r#"["bob"]"#).await;
+    // The connection goes.
+    drop((closed, other));
+    until_members(&server, "lobby", "[]").await;
+    assert_eq!(say(&mut grpc, "lobby", "ada", "Nobody?").await.unwrap().1, 0);
+    let (_, stats) = text(&server, get("/stats")).await;
+    let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
+    assert_eq!((&stats["clients"], &stats["subscriptions"]), (&0.into(), &0.into()), "{stats}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_request_is_said_in_the_terms_of_its_protocol() {
+    let server = chat(&[]).await;
+    let mut grpc = connect(&server.url).await;
+    let large = "x".repeat(5000);
+    for (room, name, words) in [("*", "ada", "a"), ("", "ada", "a"), ("lobby", "", "a"), ("lobby", "ada", &large)] {
+        let refused = say(&mut grpc, room, name, words).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        assert!(!refused.message().is_empty());
+    }
+    let no_one = within(grpc.say(chat::proto::SayRequest { room: "lobby".into(), said: None })).await.unwrap_err();
+    assert_eq!(no_one.code(), Code::InvalidArgument);
+    for (room, name) in [("**", "ada"), ("a//b", "ada"), ("lobby", "\n")] {
+        let refused = join(&mut grpc, room, name).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    }
+    assert_eq!(text(&server, get("/rooms/*/events")).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(text(&server, post("/rooms/lobby?name=", "Hi")).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(text(&server, get("/nowhere")).await, (StatusCode::NOT_FOUND, "there is nothing here\n".to_owned()));
+    let mut request = post("/no.Service/Method", "");
+    request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    let response = ask(&server, Version::HTTP_2, request).await;
+    assert_eq!((response.status(), &response.headers()["grpc-status"]), (StatusCode::OK, &"12".parse().unwrap()));
+    let (_, stats) = text(&server, get("/stats")).await;
+    let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
+    assert_eq!((&stats["clients"], &stats["topics"]), (&0.into(), &0.into()), "{stats}");
+}
+
+#[tokio::test]
+async fn a_limit_counts_streams_of_both_kinds_until_they_are_over() {
+    let server = chat(&[("MAX_STREAMS", "2")]).await;
+    let mut grpc = connect(&server.url).await;
+    let updates = join(&mut grpc, "lobby", "ada").await.unwrap();
+    let stream = ask(&server, Version::HTTP_11, get("/rooms/lobby/events")).await;
+    assert_eq!(stream.status(), StatusCode::OK);
+    let refused = join(&mut grpc, "lobby", "bob").await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert_eq!(text(&server, get("/rooms/lobby/events")).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    // What is no stream needs no room.
+    assert_eq!(say(&mut grpc, "lobby", "ada", "Two are company").await.unwrap().1, 2);
+
+    drop(updates);
+    until_members(&server, "lobby", r#"["someone"]"#).await;
+    join(&mut grpc, "lobby", "bob").await.expect("there is room again");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn told_to_end_it_ends_streams_of_both_kinds_in_order() {
+    use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+    for signal in [SIGINT, SIGTERM] {
+        let mut server = chat(&[]).await;
+        let mut grpc = connect(&server.url).await;
+        let mut updates = join(&mut grpc, "lobby", "ada").await.unwrap();
+        let stream = ask(&server, Version::HTTP_11, get("/rooms/lobby/events")).await;
+        say(&mut grpc, "lobby", "ada", "Bye").await.unwrap();
+        example::signal(&server.process, signal);
+
+        assert_eq!(heard(&mut updates).await.1, "ada: Bye", "it was said before");
+        let end = within(updates.message()).await.unwrap_err();
+        assert_eq!(end.code(), Code::Unavailable, "{end:?}");
+        let rest = within(stream.into_body().collect()).await.expect("a clean end").to_bytes();
+        let rest = std::str::from_utf8(&rest).unwrap();
+        assert!(rest.contains("Bye") && rest.contains("\n\nretry: "), "{rest:?}");
+        assert_eq!(within(server.process.wait()).await.unwrap().code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn the_client_in_the_program_prints_what_is_said_and_comes_back() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let server = chat(&[]).await;
+    let program = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chat"));
+        command.args(arguments).env("CHAT", &server.url).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        command
+    };
+    let mut joined = program(&["join", "lobby", "ada"]).spawn().unwrap();
+    let mut lines = BufReader::new(joined.stdout.take().unwrap()).lines();
+    until_members(&server, "lobby", r#"["ada"]"#).await;
+    let said = within(program(&["say", "lobby", "bob", "Hello"]).output()).await.unwrap();
+    assert!(said.status.success());
+    assert_eq!(String::from_utf8(said.stdout).unwrap(), "1 hear it\n");
+    assert_eq!(within(lines.next_line()).await.unwrap().unwrap(), "bob: Hello");
+    let refused = within(program(&["say", "*", "bob", "Hello"]).output()).await.unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+}

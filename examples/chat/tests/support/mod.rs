@@ -1,0 +1,69 @@
+//! What the tests here share.
+#![allow(dead_code, reason = "no test file needs all of it")]
+
+use std::time::Duration;
+
+use chat::proto::{JoinRequest, Said, SayRequest, Update, chat_client::ChatClient, update::What};
+use http::Response;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use tonic::{Request, Status, Streaming, transport::Channel};
+
+/// How long anything may take before it counts as failed.
+const BOUND: Duration = Duration::from_secs(60);
+
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(BOUND, future).await.expect("it takes too long")
+}
+
+pub(crate) type Client = ChatClient<Channel>;
+
+pub(crate) async fn connect(url: &str) -> Client {
+    within(Client::connect(url.to_owned())).await.unwrap()
+}
+
+pub(crate) async fn join(client: &mut Client, room: &str, name: &str) -> Result<Streaming<Update>, Status> {
+    join_after(client, room, name, "").await
+}
+
+/// The same with the metadata `last-event-id`.
+pub(crate) async fn join_after(
+    client: &mut Client,
+    room: &str,
+    name: &str,
+    id: &str,
+) -> Result<Streaming<Update>, Status> {
+    let mut request = Request::new(JoinRequest { room: room.to_owned(), name: name.to_owned() });
+    if !id.is_empty() {
+        request.metadata_mut().insert("last-event-id", id.parse().unwrap());
+    }
+    Ok(within(client.join(request)).await?.into_inner())
+}
+
+/// Says something, and gives its id and how many hear it.
+pub(crate) async fn say(client: &mut Client, room: &str, name: &str, text: &str) -> Result<(String, u32), Status> {
+    let said = Said { name: name.to_owned(), text: text.to_owned() };
+    let reply = within(client.say(SayRequest { room: room.to_owned(), said: Some(said) })).await?.into_inner();
+    Ok((reply.id, reply.clients))
+}
+
+/// The next update: its id and what was said.
+pub(crate) async fn heard(updates: &mut Streaming<Update>) -> (String, String) {
+    match within(updates.message()).await.unwrap().expect("it goes on") {
+        Update { id, what: Some(What::Said(said)) } => (id, format!("{}: {}", said.name, said.text)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The next event of an event stream: its id and its data.
+pub(crate) async fn event(stream: &mut Response<Incoming>) -> (String, String) {
+    let mut text = String::new();
+    while !text.ends_with("\n\n") {
+        let frame = within(stream.frame()).await.expect("it goes on").unwrap();
+        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or(&text).to_owned();
+    assert_eq!(text.matches("\n\n").count(), 1, "{text:?}");
+    (field("id: "), field("data: "))
+}
