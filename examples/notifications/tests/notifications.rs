@@ -1,0 +1,332 @@
+//! The program as a process of its own: what clients with and without a session get from it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{net::SocketAddr, process::Stdio, time::Duration};
+
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use tokio::{process::Command, time::timeout};
+
+#[path = "../../../tests/support/bodies.rs"]
+mod bodies;
+#[allow(dead_code, reason = "the program speaks HTTP/1.1")]
+#[path = "../../../tests/support/client.rs"]
+mod client;
+#[allow(dead_code, reason = "this program is built already")]
+#[path = "../../../tests/support/example.rs"]
+mod example;
+use bodies::{AnyBody, any};
+use client::Client;
+use example::Server;
+
+/// How long anything may take before it counts as failed.
+const BOUND: Duration = Duration::from_secs(60);
+const STREAM: &str = "/api/notifications";
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(BOUND, future).await.expect("it takes too long")
+}
+
+async fn start(environment: &[(&str, &str)]) -> Server {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_notifications"));
+    command.env("PORT", "0").envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+    within(Server::start(&mut command)).await
+}
+
+/// Somebody with a cookie, or with none.
+struct Visitor {
+    address: SocketAddr,
+    cookie: Option<String>,
+}
+
+impl Visitor {
+    fn of(server: &Server) -> Self {
+        Self { address: server.url.strip_prefix("http://").unwrap().parse().unwrap(), cookie: None }
+    }
+
+    async fn named(server: &Server, name: &str) -> Self {
+        let mut visitor = Self::of(server);
+        let mut login = visitor.request(&Method::POST, "/login", &format!("name={name}"));
+        login.headers_mut().insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
+        let answer = visitor.send(login).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        let cookie = answer.headers()["set-cookie"].to_str().unwrap().to_owned();
+        assert!(cookie.contains("; HttpOnly") && cookie.contains("; SameSite=Lax"), "{cookie}");
+        visitor.cookie = cookie.split(';').next().map(str::to_owned);
+        visitor
+    }
+
+    fn request(&self, method: &Method, target: &str, text: &str) -> Request<AnyBody> {
+        let mut request = client::request(method.as_str(), target, any(Full::from(text.to_owned())));
+        if let Some(cookie) = &self.cookie {
+            request.headers_mut().insert("cookie", cookie.parse().unwrap());
+        }
+        request
+    }
+
+    async fn send(&self, request: Request<AnyBody>) -> Response<Incoming> {
+        within(async { Client::connect(self.address, Version::HTTP_11).await.send(request).await.unwrap() }).await
+    }
+
+    async fn get(&self, target: &str) -> Response<Incoming> {
+        self.get_with(target, &[]).await
+    }
+
+    async fn get_with(&self, target: &str, headers: &[(&'static str, &str)]) -> Response<Incoming> {
+        let mut request = self.request(&Method::GET, target, "");
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        self.send(request).await
+    }
+
+    /// Publishes, and gives the id and how many clients it is for.
+    async fn post(&self, target: &str, text: &str) -> (String, u64) {
+        let answer = self.send(self.request(&Method::POST, target, text)).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        let receipt: serde_json::Value = serde_json::from_str(&all(answer).await).unwrap();
+        (receipt["id"].as_str().unwrap().to_owned(), receipt["clients"].as_u64().unwrap())
+    }
+}
+
+async fn clients(visitor: &Visitor) -> u64 {
+    let stats: serde_json::Value = serde_json::from_str(&all(visitor.get("/stats").await).await).unwrap();
+    stats["clients"].as_u64().unwrap()
+}
+
+async fn all(response: Response<Incoming>) -> String {
+    let body = within(response.into_body().collect()).await.expect("a clean end").to_bytes();
+    String::from_utf8(body.into()).unwrap()
+}
+
+/// Reads a stream until it has had so much.
+async fn until(stream: &mut Response<Incoming>, has_it: impl Fn(&str) -> bool) -> String {
+    let mut text = String::new();
+    while !(has_it(&text) && text.ends_with("\n\n")) {
+        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("it ends after {text:?}")).unwrap();
+        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+    text
+}
+
+/// The data of the next events, as many as are expected.
+async fn expect(stream: &mut Response<Incoming>, expected: &[&str]) {
+    let text = until(stream, |text| text.matches("data: {").count() >= expected.len()).await;
+    let found: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: {"))
+        .map(|json| serde_json::from_str::<serde_json::Value>(&format!("{{{json}")).unwrap())
+        .map(|data| format!("{} {}", data["from"].as_str().unwrap(), data["text"].as_str().unwrap()))
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn each_user_gets_what_is_for_them_and_for_all() {
+    let server = start(&[]).await;
+    let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
+    let nobody = Visitor::of(&server);
+    let (mut adas, mut bobs) = (ada.get(STREAM).await, bob.get(STREAM).await);
+    let mut everybodys = nobody.get("/announcements").await;
+    assert_eq!(bob.post("/api/users/ada/notifications", "Tea?").await.1, 1);
+    assert_eq!(ada.post("/api/users/bob/notifications", "Yes").await.1, 1);
+    assert_eq!(ada.post("/api/announcements", "Tea at five").await.1, 3);
+    expect(&mut adas, &["bob Tea?", "ada Tea at five"]).await;
+    expect(&mut bobs, &["ada Yes", "ada Tea at five"]).await;
+    expect(&mut everybodys, &["ada Tea at five"]).await;
+    for stream in [&adas, &bobs, &everybodys] {
+        assert_eq!(stream.headers()["content-type"], "text/event-stream");
+        assert_eq!(stream.headers()["x-accel-buffering"], "no");
+    }
+    assert_eq!(adas.headers()["cache-control"], "no-store, no-transform", "its own layer's");
+    assert_eq!(everybodys.headers()["cache-control"], "no-cache, no-transform", "the router's");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_cut_goes_on_over_all_of_its_topics() {
+    let server = start(&[]).await;
+    let ada = Visitor::named(&server, "ada").await;
+    let mut stream = ada.get(STREAM).await;
+    let (id, _) = ada.post("/api/users/ada/notifications", "one").await;
+    expect(&mut stream, &["ada one"]).await;
+    drop(stream);
+    ada.post("/api/announcements", "two").await;
+    ada.post("/api/users/ada/notifications", "three").await;
+    let mut by_header = ada.get_with(STREAM, &[("last-event-id", &id)]).await;
+    let mut by_query = ada.get(&format!("{STREAM}?lastEventId={id}")).await;
+    let mut fresh = ada.get(STREAM).await;
+    ada.post("/api/announcements", "four").await;
+    expect(&mut by_header, &["ada two", "ada three", "ada four"]).await;
+    expect(&mut by_query, &["ada two", "ada three", "ada four"]).await;
+    expect(&mut fresh, &["ada one", "ada three", "ada four"]).await;
+}
+
+#[tokio::test]
+async fn the_layer_of_a_route_goes_before_that_of_the_router() {
+    let server = start(&[("HEARTBEAT_MS", "20"), ("PING_MS", "20")]).await;
+    let ada = Visitor::named(&server, "ada").await;
+    const PING: &str = "event: ping\ndata: \n\n";
+    let users = until(&mut ada.get(STREAM).await, |text| text.matches(PING).count() == 5).await;
+    assert_eq!(users, PING.repeat(5), "and nothing of the other layer");
+    let everybodys = until(&mut ada.get("/announcements").await, |text| text.len() >= 15).await;
+    assert_eq!(everybodys, ":\n\n".repeat(5));
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_streams_and_others_have_theirs() {
+    let server = start(&[("MAX_STREAMS_PER_USER", "2")]).await;
+    let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
+    // The user counts, not the session.
+    let elsewhere = Visitor::named(&server, "ada").await;
+    let event_stream = [("accept", "text/event-stream")];
+    let (first, _second) = (ada.get_with(STREAM, &event_stream).await, elsewhere.get(STREAM).await);
+    for headers in [&event_stream[..], &[]] {
+        let refused = ada.get_with(STREAM, headers).await;
+        assert_eq!(
+            (refused.status(), &refused.headers()["cache-control"]),
+            (StatusCode::OK, &"no-store".parse().unwrap())
+        );
+        let text = all(refused).await;
+        assert!(text.starts_with("retry: ") && text.trim_end().lines().count() == 1, "{text:?}");
+    }
+    assert_eq!(ada.post("/api/users/ada/notifications", "Two").await.1, 2);
+    let mut bobs = bob.get_with(STREAM, &event_stream).await;
+    bob.post("/api/users/bob/notifications", "Three").await;
+    expect(&mut bobs, &["bob Three"]).await;
+
+    drop(first);
+    within(async { while ada.post("/api/users/ada/notifications", "One").await.1 > 1 {} }).await;
+    let mut third = ada.get_with(STREAM, &event_stream).await;
+    until(&mut third, |text| text.contains("Two")).await;
+}
+
+#[tokio::test]
+async fn the_limits_of_the_router_and_of_a_route_both_count() {
+    let server = start(&[("MAX_STREAMS", "2"), ("MAX_STREAMS_PER_USER", "1")]).await;
+    let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
+    let _streams = (ada.get(STREAM).await, ada.get("/announcements").await);
+    for target in [STREAM, "/announcements"] {
+        let refused = bob.get_with(target, &[("accept", "text/event-stream")]).await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE, "{target}: the router's refusal");
+        assert!(refused.headers().contains_key("retry-after"));
+    }
+    assert_eq!(clients(&bob).await, 2);
+}
+
+#[tokio::test]
+async fn log_out_ends_the_streams_of_this_session_alone() {
+    let server = start(&[]).await;
+    let (here, there) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "ada").await);
+    let (mut ends, mut goes_on) = (here.get(STREAM).await, there.get(STREAM).await);
+    here.post("/api/users/ada/notifications", "before").await;
+    expect(&mut ends, &["ada before"]).await;
+    let out = here.send(here.request(&Method::POST, "/api/logout", "")).await;
+    assert_eq!(out.status(), StatusCode::NO_CONTENT);
+    assert!(out.headers()["set-cookie"].to_str().unwrap().starts_with("session=; "));
+    assert_eq!(all(ends).await, "");
+    assert_eq!(here.get(STREAM).await.status(), StatusCode::UNAUTHORIZED, "which makes an EventSource stop");
+    there.post("/api/users/ada/notifications", "after").await;
+    expect(&mut goes_on, &["ada before", "ada after"]).await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_session_expires() {
+    let server = start(&[("SESSION_SECONDS", "3")]).await;
+    let ada = Visitor::named(&server, "ada").await;
+    let stream = ada.get(STREAM).await;
+    assert_eq!(stream.status(), StatusCode::OK);
+    assert_eq!(all(stream).await, "event: expired\ndata: Log in again.\n\n");
+    assert_eq!(ada.get(STREAM).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn what_is_no_stream_is_as_without_the_layer() {
+    let server = start(&[]).await;
+    let (ada, nobody) = (Visitor::named(&server, "ada").await, Visitor::of(&server));
+    let nowhere = r#"{"error":"there is nothing here"}"#;
+    for (visitor, target, status, text) in [
+        (&ada, "/api/me", StatusCode::OK, r#"{"user":"ada"}"#),
+        (&nobody, "/health", StatusCode::OK, "ok"),
+        (&nobody, "/nowhere", StatusCode::NOT_FOUND, nowhere),
+        (&nobody, "/api/nowhere", StatusCode::NOT_FOUND, nowhere),
+        (&nobody, "/api/me", StatusCode::UNAUTHORIZED, r#"{"error":"log in first"}"#),
+        (&nobody, STREAM, StatusCode::UNAUTHORIZED, r#"{"error":"log in first"}"#),
+    ] {
+        let answer = visitor.get_with(target, &[("accept", "*/*")]).await;
+        assert_eq!(answer.status(), status, "{target}");
+        let length = text.len().to_string();
+        assert_eq!(answer.headers()["content-length"], *length, "{target}");
+        for absent in ["cache-control", "x-accel-buffering", "connection"] {
+            assert!(!answer.headers().contains_key(absent), "{target}: {absent}");
+        }
+        assert_eq!(all(answer).await, text, "{target}");
+    }
+    let wrong = ada.send(ada.request(&Method::POST, "/api/users/A*/notifications", "x")).await;
+    assert_eq!(wrong.status(), StatusCode::NOT_FOUND);
+    let large = ada.send(ada.request(&Method::POST, "/api/announcements", &"x".repeat(20_000))).await;
+    assert_eq!(large.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn the_page_is_compressed_and_a_stream_is_not() {
+    let server = start(&[]).await;
+    let ada = Visitor::named(&server, "ada").await;
+    let gzip = [("accept-encoding", "gzip")];
+    assert_eq!(ada.get_with("/", &gzip).await.headers()["content-encoding"], "gzip");
+    let mut stream = ada.get_with(STREAM, &gzip).await;
+    assert!(!stream.headers().contains_key("content-encoding"));
+    ada.post("/api/users/ada/notifications", "at once").await;
+    expect(&mut stream, &["ada at once"]).await;
+}
+
+#[tokio::test]
+async fn pages_of_the_origin_that_is_named_may_read_answers_and_refusals() {
+    let origin = "https://app.test";
+    let server = start(&[("ORIGIN", origin)]).await;
+    let ada = Visitor::named(&server, "ada").await;
+    let allows = |headers: &HeaderMap| {
+        headers.get("access-control-allow-origin").is_some_and(|value| value == origin)
+            && headers.get("access-control-allow-credentials").is_some_and(|value| value == "true")
+    };
+    let own = [("origin", origin)];
+    assert!(allows(ada.get_with(STREAM, &own).await.headers()));
+    let refused = Visitor::of(&server).get_with(STREAM, &own).await;
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    assert!(allows(refused.headers()), "a page can read why");
+    let other = ada.get_with(STREAM, &[("origin", "https://other.test")]).await;
+    assert!(!other.headers().contains_key("access-control-allow-origin"));
+
+    let mut preflight = Visitor::of(&server).request(&Method::OPTIONS, STREAM, "");
+    for (name, value) in [
+        ("origin", origin),
+        ("access-control-request-method", "GET"),
+        ("access-control-request-headers", "last-event-id"),
+    ] {
+        preflight.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let answer = ada.send(preflight).await;
+    assert_eq!(answer.status(), StatusCode::OK, "without a session");
+    assert!(allows(answer.headers()));
+    assert!(answer.headers()["access-control-allow-headers"].to_str().unwrap().contains("last-event-id"));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn told_to_end_it_ends_its_streams_in_order() {
+    use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+    for signal in [SIGINT, SIGTERM] {
+        let mut server = start(&[]).await;
+        let ada = Visitor::named(&server, "ada").await;
+        let streams = [ada.get(STREAM).await, ada.get("/announcements").await];
+        ada.post("/api/announcements", "before").await;
+        example::signal(&server.process, signal);
+        for stream in streams {
+            let text = all(stream).await;
+            let (events, farewell) = text.split_once("event: restart\ndata: The server restarts.\n\nretry: ").unwrap();
+            assert!(events.contains("before"), "{events:?}");
+            farewell.trim_end().parse::<u64>().unwrap();
+        }
+        assert_eq!(within(server.process.wait()).await.unwrap().code(), Some(0));
+    }
+}

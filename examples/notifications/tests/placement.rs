@@ -1,0 +1,397 @@
+//! Where an `SseLayer` can be put in an axum application, and what it then covers. Over sockets, HTTP/1.1 and HTTP/2.
+//!
+//! Each layer here says its name: in a comment at the beginning of its streams, and in their heartbeats.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, State},
+    handler::Handler,
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{self, Event as OwnEvent},
+    },
+    routing::{MethodRouter, get, post},
+};
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode, Uri, Version};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, time::timeout};
+use tokio_stream::StreamExt;
+use tower::{Layer, Service, ServiceBuilder, make::Shared, service_fn};
+use tower_http::{
+    compression::CompressionLayer, cors::CorsLayer, set_header::SetResponseHeaderLayer, trace::TraceLayer,
+};
+use tower_sse::{ClientHandle, Event, EventStream, Heartbeat, Registry, SseLayer, SubscribeError};
+
+#[path = "../../../tests/support/bodies.rs"]
+mod bodies;
+#[path = "../../../tests/support/client.rs"]
+mod client;
+use client::{Client, VERSIONS};
+
+const TOPIC: &str = "news";
+const NO_LAYER: &str = "no SseLayer is around this route";
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(60), future).await.expect("it takes too long")
+}
+
+fn layer(registry: &Registry, name: &str) -> SseLayer {
+    let heartbeat = Heartbeat::every(Duration::from_millis(3)).comment(name);
+    SseLayer::new(registry).heartbeat(heartbeat).comment(format!("begin {name}"))
+}
+
+/// A handler that subscribes its client.
+async fn stream(client: ClientHandle) -> Result<EventStream, SubscribeError> {
+    client.subscribe(TOPIC)?;
+    Ok(client.into_stream())
+}
+
+/// A handler that streams something of its own, and subscribes its client besides.
+async fn own(client: ClientHandle) -> Result<impl IntoResponse, SubscribeError> {
+    client.subscribe(TOPIC)?;
+    let events = tokio_stream::iter([Ok::<_, Infallible>(OwnEvent::default().data("own"))]);
+    Ok(Sse::new(events.chain(tokio_stream::pending())).keep_alive(sse::KeepAlive::default()))
+}
+
+async fn answer(Path(number): Path<u32>) -> Json<Value> {
+    Json(json!({ "number": number }))
+}
+
+async fn nowhere(uri: Uri) -> (StatusCode, Json<Value>) {
+    (StatusCode::NOT_FOUND, Json(json!({ "nowhere": uri.path() })))
+}
+
+fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new().route("/stream", get(stream)).route("/own", get(own)).route("/json/{number}", get(answer))
+}
+
+struct House {
+    address: SocketAddr,
+    version: Version,
+    registry: Registry,
+}
+
+impl House {
+    async fn get(&self, target: &str) -> http::Response<Incoming> {
+        let mut client = Client::connect(self.address, self.version).await;
+        within(client.send(client::get(target))).await.unwrap()
+    }
+
+    async fn whole(&self, target: &str) -> (StatusCode, HeaderMap, Bytes) {
+        let (mut head, body) = self.get(target).await.into_parts();
+        assert!(head.headers.remove("date").is_some());
+        (head.status, head.headers, within(body.collect()).await.unwrap().to_bytes())
+    }
+
+    /// It is a stream, which one layer has prepared, once, and which gets what is published, once.
+    async fn streams(&self, target: &str, layer: &str) {
+        let mut response = self.get(target).await;
+        assert_eq!(response.status(), StatusCode::OK, "{target}");
+        for (name, value) in [
+            ("content-type", "text/event-stream"),
+            ("cache-control", if target.ends_with("/own") { "no-cache" } else { "no-cache, no-transform" }),
+            ("x-accel-buffering", "no"),
+        ] {
+            let values: Vec<_> = response.headers().get_all(name).iter().collect();
+            assert_eq!(values, [value], "{target}: {name}");
+        }
+        assert_eq!(response.headers().contains_key("connection"), self.version == Version::HTTP_11);
+        assert_eq!(self.registry.stats().clients, 1, "{target}");
+
+        let heartbeat = format!(": {layer}\n\n");
+        let mut text = String::new();
+        read(&mut response, &mut text, |text| text.matches(&heartbeat).count() >= 3).await;
+        let receipt = self.registry.publish(TOPIC, Event::data("published")).unwrap();
+        assert_eq!(receipt.clients(), 1, "{target}");
+        read(&mut response, &mut text, |text| text.contains("published")).await;
+        let length = text.len();
+        read(&mut response, &mut text, |text| text[length..].contains(&heartbeat)).await;
+        let begin = format!(": begin {layer}\n\n");
+        let event = format!("data: published\nid: {}\n\n", receipt.position());
+        let own = if target.ends_with("/own") { "data: own\n\n" } else { "" };
+        assert_eq!(text.replace(&heartbeat, ""), [&begin, own, &event].concat(), "{target}");
+
+        drop(response);
+        within(async {
+            while self.registry.stats().clients > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// A handler there that asks for its client finds none.
+    async fn has_no_layer(&self, target: &str) {
+        let (status, _, text) = self.whole(target).await;
+        assert_eq!((status, &text[..]), (StatusCode::INTERNAL_SERVER_ERROR, NO_LAYER.as_bytes()), "{target}");
+    }
+}
+
+async fn read(response: &mut http::Response<Incoming>, text: &mut String, has_it: impl Fn(&str) -> bool) {
+    while !(has_it(text) && text.ends_with("\n\n")) {
+        let frame = within(response.frame()).await.expect("it goes on").unwrap();
+        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+}
+
+/// Serves an application over both versions. The same one without a layer is there to compare with.
+async fn on_both(app: impl Fn(&Registry) -> Router, test: impl AsyncFn(&House)) {
+    on_both_as(|registry| Shared::new(app(registry)), test).await;
+}
+
+async fn on_both_as<M, S>(make: impl Fn(&Registry) -> M, test: impl AsyncFn(&House))
+where
+    M: for<'a> Service<axum::serve::IncomingStream<'a, TcpListener>, Response = S, Error = Infallible>,
+    M: Send + 'static,
+    for<'a> <M as Service<axum::serve::IncomingStream<'a, TcpListener>>>::Future: Send,
+    S: Service<axum::extract::Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    for version in VERSIONS {
+        eprintln!("over {version:?}");
+        let registry = Registry::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(axum::serve(listener, make(&registry)).into_future());
+        test(&House { address, version, registry }).await;
+    }
+}
+
+/// What is no stream is what it is without any layer.
+async fn is_untouched(house: &House, targets: &[&str]) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let plain = routes().nest("/api", routes()).fallback(nowhere);
+    tokio::spawn(axum::serve(listener, plain).into_future());
+    let plain = House { address, version: house.version, registry: Registry::new() };
+    for target in targets {
+        let expected = plain.whole(target).await;
+        assert!([StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::BAD_REQUEST].contains(&expected.0));
+        assert_eq!(house.whole(target).await, expected, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn a_layer_of_a_router_covers_its_routes_and_its_fallback_and_nothing_that_is_added_later() {
+    let app =
+        |registry: &Registry| routes().fallback(stream).layer(layer(registry, "router")).route("/late", get(stream));
+    on_both(app, async |house| {
+        house.streams("/stream", "router").await;
+        house.streams("/own", "router").await;
+        house.streams("/anything", "router").await;
+        house.has_no_layer("/late").await;
+        is_untouched(house, &["/json/7", "/json/seven"]).await;
+    })
+    .await;
+    let app = |registry: &Registry| routes().fallback(nowhere).layer(layer(registry, "router"));
+    on_both(app, async |house| is_untouched(house, &["/json/7", "/json/seven", "/anything"]).await).await;
+}
+
+#[tokio::test]
+async fn a_route_layer_covers_the_routes_and_not_the_fallback() {
+    let app = |registry: &Registry| routes().fallback(stream).route_layer(layer(registry, "routes"));
+    on_both(app, async |house| {
+        house.streams("/stream", "routes").await;
+        house.has_no_layer("/anything").await;
+        is_untouched(house, &["/json/7"]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_layer_of_a_method_router_covers_that_route_alone() {
+    let app = |registry: &Registry| {
+        let covered: MethodRouter = get(stream).layer(layer(registry, "route"));
+        routes().route("/covered", covered).route("/own-covered/own", get(own).layer(layer(registry, "second")))
+    };
+    on_both(app, async |house| {
+        house.streams("/covered", "route").await;
+        house.streams("/own-covered/own", "second").await;
+        house.has_no_layer("/stream").await;
+        // What it has no handler for is refused as without it.
+        let mut client = Client::connect(house.address, house.version).await;
+        let response =
+            within(client.send(client::request("PUT", "/covered", bodies::AnyBody::default()))).await.unwrap();
+        assert_eq!(
+            (response.status(), &response.headers()["allow"]),
+            (StatusCode::METHOD_NOT_ALLOWED, &"GET,HEAD".parse().unwrap())
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_layer_of_a_handler_covers_that_method_alone() {
+    let app = |registry: &Registry| {
+        Router::new().route("/stream", get(stream.layer(layer(registry, "handler"))).post(stream))
+    };
+    on_both(app, async |house| {
+        house.streams("/stream", "handler").await;
+        let mut client = Client::connect(house.address, house.version).await;
+        let response =
+            within(client.send(client::request("POST", "/stream", bodies::AnyBody::default()))).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_nested_layers_the_inner_one_does_the_work() {
+    let app = |registry: &Registry| {
+        let api = routes().layer(layer(registry, "api"));
+        let outside = Router::new()
+            .route("/twice", get(stream).layer((layer(registry, "between"), layer(registry, "inner"))))
+            .nest("/api", api);
+        routes().merge(outside).fallback(nowhere).layer(layer(registry, "router"))
+    };
+    on_both(app, async |house| {
+        house.streams("/api/stream", "api").await;
+        house.streams("/api/own", "api").await;
+        house.streams("/twice", "inner").await;
+        house.streams("/stream", "router").await;
+        house.streams("/own", "router").await;
+        is_untouched(house, &["/json/7", "/api/json/7", "/api/json/x", "/api/nowhere", "/nowhere"]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_nested_layers_with_two_registries_the_inner_one_has_the_client() {
+    let app = |registry: &Registry| {
+        let elsewhere = Registry::new();
+        routes().layer(layer(registry, "inner")).layer(layer(&elsewhere, "outer")).route(
+            "/elsewhere",
+            get(async |State(elsewhere): State<Registry>| elsewhere.stats().clients.to_string()).with_state(elsewhere),
+        )
+    };
+    on_both(app, async |house| {
+        house.streams("/stream", "inner").await;
+        let _open = house.get("/stream").await;
+        assert_eq!(house.whole("/elsewhere").await.2, "0");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn merged_routers_with_layers_of_their_own_share_a_registry() {
+    let app = |registry: &Registry| {
+        let one = Router::new().route("/one", get(stream)).layer(layer(registry, "one"));
+        let two = Router::new().route("/two/own", get(own)).layer(layer(registry, "two"));
+        let neither = Router::new().route("/neither", get(stream)).route("/publish", post(publish));
+        one.merge(two).merge(neither).with_state(registry.clone())
+    };
+    on_both(app, async |house| {
+        house.streams("/one", "one").await;
+        house.streams("/two/own", "two").await;
+        house.has_no_layer("/neither").await;
+        let mut streams = [house.get("/one").await, house.get("/two/own").await];
+        let mut client = Client::connect(house.address, house.version).await;
+        within(client.send(client::request("POST", "/publish", bodies::AnyBody::default()))).await.unwrap();
+        for response in &mut streams {
+            read(response, &mut String::new(), |text| text.contains("data: by a handler\n")).await;
+        }
+    })
+    .await;
+}
+
+async fn publish(State(registry): State<Registry>) {
+    registry.publish(TOPIC, Event::data("by a handler")).unwrap();
+}
+
+#[tokio::test]
+async fn a_service_with_a_layer_can_be_a_fallback_or_be_nested() {
+    let app = |registry: &Registry| {
+        let inside = layer(registry, "service").layer(routes().fallback(nowhere));
+        // A service that knows nothing of axum.
+        let plain = ServiceBuilder::new().layer(layer(registry, "plain")).service_fn(async |request: Request<Body>| {
+            let client = request.extensions().get::<ClientHandle>().unwrap().clone();
+            client.subscribe(TOPIC).unwrap();
+            Ok::<_, Infallible>(client.into_stream().into_response::<Body>())
+        });
+        Router::new()
+            .route("/outside", get(stream))
+            .nest_service("/api", inside.clone())
+            .route_service("/plain", plain)
+            .fallback_service(inside)
+    };
+    on_both(app, async |house| {
+        for target in ["/stream", "/own", "/api/stream", "/api/own"] {
+            house.streams(target, "service").await;
+        }
+        house.streams("/plain", "plain").await;
+        house.has_no_layer("/outside").await;
+        is_untouched(house, &["/json/7", "/api/json/7", "/nowhere"]).await;
+    })
+    .await;
+}
+
+/// tower-http's layers are out of the way of what comes through.
+#[tokio::test]
+async fn a_stack_of_layers_goes_around_a_router() {
+    let app = |registry: &Registry| {
+        let layers = ServiceBuilder::new()
+            .layer(TraceLayer::new_for_http())
+            .layer(CorsLayer::permissive())
+            .layer(CompressionLayer::new())
+            .layer(layer(registry, "stack"))
+            .layer(SetResponseHeaderLayer::if_not_present(
+                http::HeaderName::from_static("x-inside"),
+                http::HeaderValue::from_static("1"),
+            ));
+        routes().fallback(nowhere).layer(layers)
+    };
+    on_both(app, async |house| {
+        house.streams("/stream", "stack").await;
+        house.streams("/own", "stack").await;
+        let response = house.get("/stream").await;
+        assert_eq!(response.headers()["access-control-allow-origin"], "*");
+        assert_eq!(response.headers()["x-inside"], "1");
+        assert_eq!(house.whole("/json/7").await.2, r#"{"number":7}"#);
+        assert_eq!(house.whole("/nowhere").await.0, StatusCode::NOT_FOUND);
+    })
+    .await;
+}
+
+/// `axum::serve` takes a service whose bodies are axum's, so what a layer makes of a router has to be mapped.
+#[tokio::test]
+async fn a_stack_of_layers_goes_around_a_router_as_a_service() {
+    let make = |registry: &Registry| {
+        let service = ServiceBuilder::new()
+            .map_response(|response: http::Response<_>| response.map(Body::new))
+            .layer(layer(registry, "outside"))
+            .service(routes().nest("/api", routes().layer(layer(registry, "api"))).fallback(nowhere));
+        Shared::new(service)
+    };
+    on_both_as(make, async |house| {
+        house.streams("/stream", "outside").await;
+        house.streams("/own", "outside").await;
+        house.streams("/api/own", "api").await;
+        is_untouched(house, &["/json/7", "/api/json/7", "/nowhere", "/api/nowhere"]).await;
+    })
+    .await;
+}
+
+/// What a service under the router answers is wrapped like a handler's answer.
+#[tokio::test]
+async fn a_layer_of_a_router_covers_services() {
+    let app = |registry: &Registry| {
+        let service = service_fn(async |request: Request<Body>| {
+            let client = request.extensions().get::<ClientHandle>().unwrap().clone();
+            client.subscribe(TOPIC).unwrap();
+            Ok::<_, Infallible>(client.into_stream().into_response::<Body>())
+        });
+        Router::new().route_service("/service", service).fallback_service(service).layer(layer(registry, "router"))
+    };
+    on_both(app, async |house| {
+        house.streams("/service", "router").await;
+        house.streams("/anything", "router").await;
+    })
+    .await;
+}
