@@ -1,0 +1,233 @@
+//! The program as a process of its own, over HTTP/1.1 and HTTP/2.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{net::SocketAddr, process::Stdio, time::Duration};
+
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::{process::Command, time::timeout};
+
+#[path = "../../../tests/support/bodies.rs"]
+mod bodies;
+#[path = "../../../tests/support/client.rs"]
+mod client;
+#[allow(dead_code, reason = "this program is built already")]
+#[path = "../../../tests/support/example.rs"]
+mod example;
+use bodies::AnyBody;
+use client::{Client, VERSIONS};
+use example::Server;
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(60), future).await.expect("it takes too long")
+}
+
+/// The program, and the version in which it is asked.
+struct House {
+    server: Server,
+    version: Version,
+}
+
+async fn on_both(environment: &[(&str, &str)], test: impl AsyncFn(House)) {
+    for version in VERSIONS {
+        eprintln!("over {version:?}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_progress"));
+        command.env("PORT", "0").envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+        let server = within(Server::start(&mut command)).await;
+        test(House { server, version }).await;
+    }
+}
+
+impl House {
+    async fn send(&self, request: Request<AnyBody>) -> Response<Incoming> {
+        let address: SocketAddr = self.server.url.strip_prefix("http://").unwrap().parse().unwrap();
+        within(async { Client::connect(address, self.version).await.send(request).await.unwrap() }).await
+    }
+
+    async fn ask(&self, method: &str, target: &str) -> Response<Incoming> {
+        self.send(client::request(method, target, AnyBody::default())).await
+    }
+
+    async fn resume(&self, target: &str, id: &str) -> Response<Incoming> {
+        let mut request = client::get(target);
+        request.headers_mut().insert("last-event-id", id.parse().unwrap());
+        self.send(request).await
+    }
+
+    /// Starts a job, and says where it is.
+    async fn start(&self, steps: u32) -> String {
+        let answer = self.ask("POST", &format!("/jobs?steps={steps}")).await;
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        let location = answer.headers()["location"].to_str().unwrap().to_owned();
+        assert_eq!(text(answer).await, format!("{location}\n"));
+        location
+    }
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    let body = within(response.into_body().collect()).await.expect("a clean end").to_bytes();
+    String::from_utf8(body.into()).unwrap()
+}
+
+/// The first events of a stream, at least so many.
+async fn first(stream: &mut Response<Incoming>, count: usize) -> String {
+    let mut text = String::new();
+    while text.matches("\n\n").count() < count {
+        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("it ends after {text:?}")).unwrap();
+        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+    text
+}
+
+/// What goes out of a job from this step on, without the ids. There is nothing else: none is missing and none comes twice.
+fn steps(from: u32, of: u32) -> Vec<String> {
+    let steps = (from..=of).map(|done| format!("event: progress\ndata: {{\"done\":{done},\"of\":{of}}}"));
+    steps.chain([format!("event: done\ndata: {{\"of\":{of}}}")]).collect()
+}
+
+fn events(text: &str) -> Vec<(&str, &str)> {
+    let blocks = text.strip_suffix("\n\n").unwrap_or(text).split("\n\n");
+    blocks.map(|block| block.split_once("\nid: ").expect(text)).collect()
+}
+
+fn without_ids(text: &str) -> Vec<&str> {
+    events(text).into_iter().map(|(event, _)| event).collect()
+}
+
+#[tokio::test]
+async fn a_job_is_followed_from_its_beginning_to_its_end() {
+    on_both(&[("STEP_MS", "5")], async |house| {
+        let job = house.start(30).await;
+        let stream = house.ask("GET", &job).await;
+        assert_eq!((stream.status(), stream.version()), (StatusCode::OK, house.version));
+        assert_eq!(stream.headers()["content-type"], "text/event-stream");
+        assert_eq!(stream.headers()["cache-control"], "no-cache, no-transform");
+        assert_eq!(stream.headers()["x-accel-buffering"], "no");
+        assert_eq!(stream.headers().contains_key("connection"), house.version == Version::HTTP_11);
+        let early = text(stream).await;
+        assert_eq!(without_ids(&early), steps(1, 30));
+        let late = text(house.ask("GET", &job).await).await;
+        assert_eq!(late, early, "and so it is for who comes when it is over");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_was_cut_goes_on_where_it_was_and_the_job_goes_on_meanwhile() {
+    on_both(&[("STEP_MS", "20")], async |house| {
+        let job = house.start(20).await;
+        let mut stream = house.ask("GET", &job).await;
+        let begin = first(&mut stream, 3).await;
+        drop(stream);
+        let (last, id) = *events(&begin).last().unwrap();
+        let next = last.strip_prefix("event: progress\ndata: {\"done\":").unwrap().strip_suffix(",\"of\":20}").unwrap();
+        let next = next.parse::<u32>().unwrap() + 1;
+        // Somebody else follows it to its end.
+        assert_eq!(without_ids(&text(house.ask("GET", &job).await).await), steps(1, 20));
+        assert_eq!(without_ids(&text(house.resume(&job, id).await).await), steps(next, 20));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_had_all_of_a_job_gets_a_204() {
+    on_both(&[("STEP_MS", "1")], async |house| {
+        let job = house.start(3).await;
+        let all = text(house.ask("GET", &job).await).await;
+        let (_, last_id) = *events(&all).last().unwrap();
+        for _ in 0..2 {
+            let answer = house.resume(&job, last_id).await;
+            assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+            assert!(!answer.headers().contains_key("content-type"));
+            assert_eq!(text(answer).await, "");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_stopped_ends_its_streams_without_being_done() {
+    on_both(&[("STEP_MS", "100"), ("MAX_JOBS", "1")], async |house| {
+        let job = house.start(1000).await;
+        let mut stream = house.ask("GET", &job).await;
+        first(&mut stream, 1).await;
+        let busy = house.ask("POST", "/jobs").await;
+        assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(house.ask("DELETE", &job).await.status(), StatusCode::NO_CONTENT);
+        assert!(!text(stream).await.contains("event: done"));
+        assert_eq!(house.ask("DELETE", &job).await.status(), StatusCode::NOT_FOUND);
+        // Its place is free again.
+        within(async {
+            while house.ask("POST", "/jobs").await.status() != StatusCode::ACCEPTED {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_stream_is_as_without_the_layer() {
+    on_both(&[], async |house| {
+        let job = house.start(1000).await;
+        for (method, target, status, expected) in [
+            ("GET", "/nowhere", StatusCode::NOT_FOUND, "there is nothing here\n"),
+            ("GET", "/jobs/nothing", StatusCode::NOT_FOUND, "there is no such job, or none any more\n"),
+            ("GET", "/jobs/", StatusCode::NOT_FOUND, "there is no such job, or none any more\n"),
+            ("DELETE", "/jobs/*", StatusCode::NOT_FOUND, "no such job is running\n"),
+            ("POST", "/jobs?steps=0", StatusCode::BAD_REQUEST, "steps: a number from 1 to 1000\n"),
+            ("GET", "/jobs", StatusCode::METHOD_NOT_ALLOWED, "what goes here is POST\n"),
+            ("PUT", &job, StatusCode::METHOD_NOT_ALLOWED, "what goes here is GET, HEAD, DELETE\n"),
+        ] {
+            let answer = house.ask(method, target).await;
+            assert_eq!(answer.status(), status, "{method} {target}");
+            assert_eq!(answer.headers()["content-length"], *expected.len().to_string(), "{method} {target}");
+            for absent in ["cache-control", "x-accel-buffering", "connection"] {
+                assert!(!answer.headers().contains_key(absent), "{method} {target}: {absent}");
+            }
+            assert_eq!(answer.headers().contains_key("allow"), status == StatusCode::METHOD_NOT_ALLOWED);
+            assert_eq!(text(answer).await, expected, "{method} {target}");
+        }
+        let head = house.ask("HEAD", &job).await;
+        assert_eq!(
+            (head.status(), &head.headers()["content-type"]),
+            (StatusCode::OK, &"text/event-stream".parse().unwrap())
+        );
+        assert_eq!(text(head).await, "");
+    })
+    .await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn told_to_end_it_lets_jobs_finish_that_are_soon_done() {
+    on_both(&[("STEP_MS", "30"), ("FINISH_MS", "3000")], async |mut house| {
+        let soon = house.start(20).await;
+        let late = house.start(1000).await;
+        let (mut soon, late) = (house.ask("GET", &soon).await, house.ask("GET", &late).await);
+        let mut all = first(&mut soon, 1).await;
+        example::signal(&house.server.process, nix::sys::signal::Signal::SIGTERM);
+        let (rest, cut) = tokio::join!(text(soon), text(late));
+        all.push_str(&rest);
+        assert_eq!(without_ids(&all), steps(1, 20));
+        assert!(!cut.contains("event: done"));
+        assert!(cut.ends_with("\n\n") && events(&cut).len() > 20, "it ends in order, at a boundary, and later");
+        assert_eq!(within(house.server.process.wait()).await.unwrap().code(), Some(0));
+    })
+    .await;
+}
+
+#[test]
+fn there_is_no_axum_in_it() {
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--package", "progress", "--edges", "normal", "--prefix", "none"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    assert!(tree.lines().any(|line| line.starts_with("tower-sse ")), "{tree}");
+    let not_needed = ["axum", "serde"];
+    assert!(!tree.lines().any(|line| not_needed.iter().any(|name| line.starts_with(name))), "{tree}");
+}
