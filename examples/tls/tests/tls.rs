@@ -1,0 +1,326 @@
+//! The program as a process of its own, over TLS.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Empty};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Command,
+    time::timeout,
+};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        crypto::ring,
+        pki_types::{CertificateDer, ServerName, UnixTime},
+    },
+};
+
+#[allow(dead_code, reason = "this program is built already")]
+#[path = "../../../tests/support/example.rs"]
+mod example;
+use example::Server;
+
+const VERSIONS: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(60), future).await.expect("it takes too long")
+}
+
+/// The program, and what its clients trust.
+struct House {
+    server: Server,
+    trusted: CertificateDer<'static>,
+}
+
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tls"));
+    command.args(arguments).env("PORT", "0").env("TICK_MS", "20").stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// A file of the test's own, in a directory of cargo's.
+fn file(name: &str, content: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{}-{name}", std::process::id()));
+    fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+impl House {
+    /// With a certificate for `localhost`, from files. `name`: the test's.
+    async fn open(name: &str) -> Self {
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let files =
+            [file(&format!("{name}-cert"), &cert.pem()), file(&format!("{name}-key"), &signing_key.serialize_pem())];
+        let server = within(Server::start(&mut program(&["--cert", &files[0], "--key", &files[1]]))).await;
+        files.iter().for_each(|file| fs::remove_file(file).unwrap());
+        Self { server, trusted: cert.der().clone() }
+    }
+
+    fn address(&self) -> &str {
+        self.server.url.strip_prefix("https://").expect("it speaks TLS")
+    }
+
+    async fn connect(&self, protocols: &[&[u8]]) -> io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.trusted.clone()).unwrap();
+        let config = config().with_root_certificates(roots).with_no_client_auth();
+        shake_hands(self.address(), config, protocols).await
+    }
+
+    async fn client(&self, version: Version) -> Client {
+        let protocol: &[u8] = if version == Version::HTTP_2 { b"h2" } else { b"http/1.1" };
+        let socket = self.connect(&[protocol]).await.unwrap();
+        assert_eq!(socket.get_ref().1.alpn_protocol(), Some(protocol));
+        Client::on(socket, version).await
+    }
+}
+
+fn config() -> tokio_rustls::rustls::ConfigBuilder<ClientConfig, tokio_rustls::rustls::WantsVerifier> {
+    let provider = Arc::new(ring::default_provider());
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap()
+}
+
+async fn shake_hands(address: &str, mut config: ClientConfig, protocols: &[&[u8]]) -> io::Result<TlsStream<TcpStream>> {
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    let socket = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    within(TlsConnector::from(Arc::new(config)).connect(name, socket)).await
+}
+
+enum Client {
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http2(http2::SendRequest<Empty<Bytes>>),
+}
+
+impl Client {
+    async fn on(socket: TlsStream<TcpStream>, version: Version) -> Self {
+        let socket = TokioIo::new(socket);
+        if version == Version::HTTP_2 {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), socket).await.unwrap();
+            tokio::spawn(connection);
+            Self::Http2(sender)
+        } else {
+            let (sender, connection) = http1::handshake(socket).await.unwrap();
+            tokio::spawn(connection);
+            Self::Http1(sender)
+        }
+    }
+
+    async fn get(&mut self, path: &str, last_event_id: Option<&str>) -> Response<Incoming> {
+        let mut request = Request::builder();
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        match self {
+            Self::Http1(sender) => {
+                let request = request.uri(path).header("host", "localhost").body(Empty::new()).unwrap();
+                within(sender.send_request(request)).await.unwrap()
+            }
+            Self::Http2(sender) => {
+                let request = request.uri(format!("https://localhost{path}")).body(Empty::new()).unwrap();
+                within(sender.send_request(request)).await.unwrap()
+            }
+        }
+    }
+}
+
+/// The next ticks, at least so many, with their ids. One follows the other.
+async fn ticks(stream: &mut Response<Incoming>, count: usize) -> Vec<(u64, String)> {
+    let mut text = String::new();
+    while text.matches("\n\n").count() < count || !text.ends_with("\n\n") {
+        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("it ends after {text:?}")).unwrap();
+        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+    let block = |block: &str| {
+        let (number, id) = block.strip_prefix("data: ")?.split_once("\nid: ")?;
+        Some((number.parse().ok()?, id.to_owned()))
+    };
+    let ticks: Vec<(u64, String)> =
+        text.trim_end().split("\n\n").map(|text| block(text).unwrap_or_else(|| panic!("{text:?}"))).collect();
+    assert!(ticks.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0), "{ticks:?}");
+    ticks
+}
+
+#[tokio::test]
+async fn a_stream_has_its_events_and_the_headers_of_its_version() {
+    let house = House::open("events").await;
+    for version in VERSIONS {
+        let mut stream = house.client(version).await.get("/ticks", None).await;
+        assert_eq!((stream.status(), stream.version()), (StatusCode::OK, version));
+        assert_eq!(stream.headers()["content-type"], "text/event-stream");
+        assert_eq!(stream.headers()["cache-control"], "no-cache, no-transform");
+        assert_eq!(stream.headers()["x-accel-buffering"], "no");
+        let connection = stream.headers().get("connection").map(|value| value.to_str().unwrap());
+        assert_eq!(connection, (version == Version::HTTP_11).then_some("keep-alive"));
+        assert!(ticks(&mut stream, 10).await.len() >= 10);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_was_cut_goes_on_where_it_was_in_either_version() {
+    let house = House::open("resume").await;
+    let mut id: Option<String> = None;
+    let mut expected = None;
+    for version in [VERSIONS, VERSIONS].concat() {
+        let mut stream = house.client(version).await.get("/ticks", id.as_deref()).await;
+        let ticks = ticks(&mut stream, 5).await;
+        assert!(expected.is_none_or(|expected| expected == ticks[0].0), "{expected:?} {ticks:?}");
+        let (number, last) = ticks.into_iter().next_back().unwrap();
+        (expected, id) = (Some(number + 1), Some(last));
+    }
+}
+
+#[tokio::test]
+async fn many_streams_share_a_connection_of_http_2() {
+    let house = House::open("many").await;
+    let mut client = house.client(Version::HTTP_2).await;
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        streams.push(client.get("/ticks", None).await);
+    }
+    for stream in &mut streams {
+        ticks(stream, 3).await;
+    }
+    let page = client.get("/", None).await;
+    assert_eq!(page.into_body().collect().await.unwrap().to_bytes(), "GET /ticks is an event stream.\n");
+}
+
+#[tokio::test]
+async fn the_better_protocol_is_chosen_and_none_is_needed() {
+    let house = House::open("alpn").await;
+    let both = house.connect(&[b"http/1.1", b"h2"]).await.unwrap();
+    assert_eq!(both.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let none = house.connect(&[]).await.unwrap();
+    assert_eq!(none.get_ref().1.alpn_protocol(), None);
+    ticks(&mut Client::on(none, Version::HTTP_11).await.get("/ticks", None).await, 1).await;
+    assert!(house.connect(&[b"spdy/3"]).await.is_err());
+}
+
+#[tokio::test]
+async fn peers_that_speak_no_tls_or_nothing_hold_up_nobody() {
+    let house = House::open("others").await;
+    let _silent = TcpStream::connect(house.address()).await.unwrap();
+    let mut plain = TcpStream::connect(house.address()).await.unwrap();
+    plain.write_all(b"GET /ticks HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // It may be reset.
+    let _ = within(plain.read_to_end(&mut answer)).await;
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    ticks(&mut house.client(Version::HTTP_2).await.get("/ticks", None).await, 1).await;
+}
+
+/// Trusts everybody, and keeps who that was.
+#[derive(Debug)]
+struct Credulous(Mutex<Option<CertificateDer<'static>>>);
+
+impl ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        *self.0.lock().unwrap() = Some(end_entity.clone().into_owned());
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test]
+async fn without_files_it_makes_a_certificate_for_localhost() {
+    let server = within(Server::start(&mut program(&[]))).await;
+    let address = server.url.strip_prefix("https://").unwrap().to_owned();
+    let credulous = Arc::new(Credulous(Mutex::new(None)));
+    let config = config().dangerous().with_custom_certificate_verifier(credulous.clone()).with_no_client_auth();
+    shake_hands(&address, config, &[]).await.unwrap();
+    let trusted = credulous.0.lock().unwrap().take().unwrap();
+    // Who trusts just this one is content with it.
+    let house = House { server, trusted };
+    ticks(&mut house.client(Version::HTTP_2).await.get("/ticks", None).await, 3).await;
+    // And who trusts another one is not.
+    let other = House::open("other").await;
+    let stranger = House { server: house.server, trusted: other.trusted };
+    assert!(stranger.connect(&[]).await.is_err());
+}
+
+#[tokio::test]
+async fn files_that_are_wrong_are_named() {
+    let nonsense = file("nonsense", "nonsense");
+    for (arguments, said, code) in [
+        (&["--cert", "/nowhere", "--key", "/nowhere"][..], "/nowhere", 1),
+        (&["--cert", &nonsense, "--key", &nonsense], "nonsense", 1),
+        (&["--cert", &nonsense], "usage: ", 2),
+    ] {
+        let output = within(program(arguments).output()).await.unwrap();
+        assert_eq!(output.status.code(), Some(code));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains(said), "{stderr:?}");
+    }
+    fs::remove_file(nonsense).unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn told_to_end_it_ends_its_streams_in_order() {
+    use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+    for signal in [SIGINT, SIGTERM] {
+        let mut house = House::open(&format!("end-{signal}")).await;
+        let mut streams = Vec::new();
+        for version in VERSIONS {
+            let mut stream = house.client(version).await.get("/ticks", None).await;
+            ticks(&mut stream, 1).await;
+            streams.push(stream);
+        }
+        example::signal(&house.server.process, signal);
+        for stream in streams {
+            let text = within(stream.into_body().collect()).await.expect("a clean end").to_bytes();
+            let text = std::str::from_utf8(&text).unwrap();
+            let (_, retry) = text.rsplit_once("retry: ").expect(text);
+            retry.strip_suffix("\n\n").unwrap().parse::<u64>().unwrap();
+        }
+        assert_eq!(within(house.server.process.wait()).await.unwrap().code(), Some(0));
+    }
+}
