@@ -12,7 +12,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tonic::Code;
-use tower_sse::{Drain, Event, Heartbeat, Registry, RegistryConfig, Retention, SseLayer};
+use tower_sse::{CloseReason, Drain, Event, Heartbeat, Registry, RegistryConfig, Retention, SseLayer};
 
 mod support;
 use support::{connect, heard, join, join_after, say, within};
@@ -50,6 +50,16 @@ struct Peer {
 
 impl Peer {
     async fn call(address: SocketAddr, method: &str, content_type: &str, message: &impl Message) -> Self {
+        Self::call_with(address, method, content_type, message, "").await
+    }
+
+    async fn call_with(
+        address: SocketAddr,
+        method: &str,
+        content_type: &str,
+        message: &impl Message,
+        more: &str,
+    ) -> Self {
         let mut body = BytesMut::new();
         body.put_u8(0);
         body.put_u32(message.encoded_len().try_into().unwrap());
@@ -60,7 +70,7 @@ impl Peer {
         }
         let head = format!(
             "POST /chat.Chat/{method} HTTP/1.1\r\nhost: server.test\r\ncontent-type: {content_type}\r\n\
-             accept: {content_type}\r\nx-grpc-web: 1\r\ncontent-length: {}\r\n\r\n",
+             accept: {content_type}\r\nx-grpc-web: 1\r\n{more}content-length: {}\r\n\r\n",
             body.len()
         );
         let mut socket = TcpStream::connect(address).await.unwrap();
@@ -204,6 +214,32 @@ async fn what_a_unary_call_over_grpc_web_says_is_heard() {
     let mut peer = Peer::call(address, "Say", BINARY, &SayRequest { room: "lobby".into(), said: Some(said) }).await;
     peer.until(b"0\r\n\r\n").await;
     assert_eq!(heard(&mut updates).await.1, "bob: From a page");
+}
+
+#[tokio::test]
+async fn a_grpc_web_client_that_goes_away_is_unsubscribed_and_resumes() {
+    let registry = chat::registry(RegistryConfig::default());
+    let [address, _] = both(&registry).await;
+    let request = JoinRequest { room: "lobby".into(), name: "ada".into() };
+    let said = |text: &str| {
+        let said = Said { name: "cy".into(), text: text.into() };
+        let id = registry.publish("rooms/lobby", Event::json(&said).unwrap()).unwrap().position().to_string();
+        (id.clone(), chunk(&frame(&Update { id, what: Some(What::Said(said)) })))
+    };
+    let mut peer = Peer::call(address, "Join", BINARY, &request).await;
+    peer.until(b"\r\n\r\n").await;
+    let (id, sent) = said("one");
+    peer.until(&sent).await;
+    let client = registry.clients().pop().unwrap();
+    drop(peer);
+    assert_eq!(within(client.closed()).await, CloseReason::Gone);
+    assert_eq!(registry.stats().subscriptions, 0);
+
+    let (_, missed) = said("two");
+    let mut peer = Peer::call_with(address, "Join", BINARY, &request, &format!("last-event-id: {id}\r\n")).await;
+    peer.until(&missed).await;
+    let head = peer.all.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
+    assert_eq!(peer.all[head..], missed);
 }
 
 #[tokio::test]
