@@ -14,7 +14,7 @@ use tower_sse::{CloseReason, Heartbeat};
 use crate::house::House;
 
 /// Long enough for an answer's head, and for several heartbeats.
-const TIME: Duration = Duration::from_millis(300);
+const TIME: Duration = Duration::from_millis(200);
 
 #[tokio::test]
 async fn a_timeout_bounds_the_head_in_both_orders_and_cuts_no_stream() {
