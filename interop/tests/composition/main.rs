@@ -1,5 +1,5 @@
-//! What other people's layers do outside of `SseLayer` and inside of it: what the table "Layer order" of the guide says, over real
-//! sockets. Each file is a group of its rows.
+//! What other people's layers do outside of `SseLayer` and inside of it: what the guide says of the layer order
+//! (`src/guide/layers.md`), over real sockets. Each file is a section of it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../../../tests/support/bodies.rs"]
