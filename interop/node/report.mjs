@@ -29,7 +29,7 @@ export function closed() {
 
 /// Tells what an EventSource tells, whoever made it.
 export function follow(source) {
-  for (const type of new Set(["message", ...types])) {
+  for (const type of ["message", ...types]) {
     source.addEventListener(type, ({ data, lastEventId }) => event(type, data, lastEventId));
   }
   source.addEventListener("open", opened);

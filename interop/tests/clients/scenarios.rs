@@ -1,6 +1,6 @@
 //! What is done with every client, and what it made of it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use nix::sys::signal::Signal;
@@ -103,9 +103,8 @@ async fn published(stage: &Stage, client: &Client) -> Found {
         ("a Unicode type", "größe 🌍", "typed"),
     ];
     let (dashboard, topic) = (&stage.dashboard, name_of(client, "published"));
-    let mut types: Vec<_> = vectors.iter().map(|(_, event_type, _)| *event_type).collect();
-    types.sort_unstable();
-    types.dedup();
+    let types = vectors.map(|(_, event_type, _)| event_type).into_iter().filter(|it| *it != "message");
+    let types = Vec::from_iter(BTreeSet::from_iter(types));
     let mut run = client.follow(&stage.tools, &format!("{}/events?topic={topic}", dashboard.server.url), &types);
     run.opened().await;
     let mut ids = Vec::new();
