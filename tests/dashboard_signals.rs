@@ -79,7 +79,7 @@ fn says_farewell(seen: &Seen) {
     assert_eq!(seen.end, End::Clean, "{:?}", seen.text);
     let (before, farewell) = seen.text.split_once("event: restart\n").expect(&seen.text);
     assert!(before.starts_with("data: before\nid: ") && before.ends_with("\n\n"), "{before:?}");
-    let (data, retry) = farewell.split_once("\n\nretry: ").expect(farewell);
+    let (data, retry) = farewell.split_once("\nretry: ").expect(farewell);
     assert!(data.starts_with("data: "), "{data:?}");
     retry.strip_suffix("\n\n").unwrap().parse::<u64>().unwrap();
 }

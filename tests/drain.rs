@@ -68,7 +68,7 @@ async fn streams_end_spread_over_three_quarters_of_the_window_with_all_that_was_
     for stream in streams {
         let (told, end) = stream.await.unwrap();
         assert_eq!(fields(&told, "data"), ["last news", "bye"], "{told:?}");
-        let retry = told.rsplit_once("event: restart\ndata: bye\n\nretry: ").unwrap().1.strip_suffix("\n\n").unwrap();
+        let retry = told.rsplit_once("event: restart\ndata: bye\nretry: ").unwrap().1.strip_suffix("\n\n").unwrap();
         retries.push(retry.parse::<u64>().unwrap());
         ends.push((end - start).as_millis());
     }

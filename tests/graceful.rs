@@ -115,7 +115,7 @@ fn publish(registry: &Registry, number: usize) {
 /// Checks what a stream got: all that was published before, more of the same without a hole, the farewell and the time to wait, which is given back.
 fn last_words(seen: &Seen, before: usize) -> u64 {
     assert_eq!(seen.end, End::Clean, "{:?}", seen.text);
-    let (events, retry) = seen.text.split_once("event: restart\ndata: bye\n\nretry: ").expect(&seen.text);
+    let (events, retry) = seen.text.split_once("event: restart\ndata: bye\nretry: ").expect(&seen.text);
     let events = events.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap());
     let numbers: Vec<&str> = events.map(|event| event.split_once("\nid: ").unwrap().0).collect();
     assert!(numbers.len() >= before, "{numbers:?}");

@@ -114,6 +114,9 @@ impl Refusal {
     }
 
     /// An event stream that says `retry:` and ends: a browser's `EventSource` comes back after that time.
+    ///
+    /// Some client libraries come back after a time of their own, as they overlook a `retry:` without data: the guide's table of
+    /// clients says which.
     #[must_use]
     pub fn reconnect() -> Self {
         Self { form: Form::Reconnect, ..Self::status() }

@@ -46,7 +46,7 @@ pub struct Drain {
 /// What streams end with.
 #[derive(Debug, Clone, Default)]
 struct LastWords {
-    farewell: Bytes,
+    farewell: Arc<Event>,
     retry: Option<Duration>,
 }
 
@@ -68,12 +68,13 @@ impl Drain {
 
     /// Ends each stream with this event, without an id if it has one: who comes back could not resume from it. Default: none. A layer's own [farewell](crate::SseLayer::farewell) goes before it.
     pub fn farewell(mut self, event: impl Borrow<Event>) -> Self {
-        self.last_words.farewell = event.borrow().encode_without_id();
+        self.last_words.farewell = Arc::new(event.borrow().clone());
         self
     }
 
     /// Ends each stream with a `retry:` field: how long its client waits before it reconnects, on average. Each gets between half of that and one and a
-    /// half, so that not all come back at once. Default: none, which leaves it to the client; browsers wait for three to five seconds.
+    /// half, so that not all come back at once. It is part of the [farewell](Self::farewell), as some client libraries overlook one that has no data with it.
+    /// Default: none, which leaves it to the client; browsers wait for three to five seconds.
     pub fn retry(mut self, delay: Duration) -> Self {
         self.last_words.retry = Some(delay);
         self
@@ -191,10 +192,12 @@ impl Draining {
     /// What a stream ends with. `spread`: a random number.
     fn last_words(&self, spread: u32) -> Bytes {
         let LastWords { farewell, retry } = lock(&self.last_words).clone();
-        match retry {
-            Some(delay) => [farewell, Event::empty().retry(jitter::jittered(delay, spread)).encode()].concat().into(),
-            None => farewell,
-        }
+        // In one block: some clients ignore a `retry` that comes without data, and some take it for an event.
+        let last_words = match retry {
+            Some(delay) => &Event::clone(&farewell).retry(jitter::jittered(delay, spread)),
+            None => &*farewell,
+        };
+        last_words.encode_without_id()
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
     },
     Deviation {
         clients: &["@microsoft/fetch-event-source"],
-        found: &[("blank", "not invisible"), ("text", "not invisible"), ("farewell", "not invisible")],
+        found: &[("blank", "not invisible"), ("text", "not invisible")],
         cell: "partly",
         what: "Every blank line is a message: heartbeats, and a `retry` that comes by itself, are messages without data, type and id.",
         remedy: "`Heartbeat::single_line()`. Or skip messages without data.",
@@ -88,7 +88,7 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
     },
     Deviation {
         clients: &["httpx-sse"],
-        found: &[("blank", "not invisible"), ("text", "not invisible"), ("farewell", "not invisible")],
+        found: &[("blank", "not invisible"), ("text", "not invisible")],
         cell: "partly",
         what: "When it has had an id, every blank line is an event: heartbeats, and a `retry` that comes by itself, are events without data.",
         remedy: "`Heartbeat::single_line()`. Or skip events without data.",
@@ -111,7 +111,7 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
         clients: &["sseclient-py", "reqwest-eventsource"],
         found: &[("reconnect", "not the delay")],
         cell: "own delay",
-        what: "A `retry` without data is ignored: in `Refusal::reconnect()`, `Drain::retry` and `SseLayer::retry`.",
+        what: "A `retry` without data is ignored: in `Refusal::reconnect()`, in `SseLayer::retry`, and in `Drain::retry` without a farewell.",
         remedy: "Give it the delay that is right for your server.",
     },
     Deviation {
