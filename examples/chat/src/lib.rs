@@ -1,7 +1,7 @@
 //! A chat for gRPC clients, gRPC-web clients and `EventSource`s, in the same rooms: one registry, one port.
 //!
-//! What is said in a room is published on its topic, once. An event stream sends it as it is; the gRPC method [`Join`](grpc)
-//! makes messages of it.
+//! What is said in a room is published on its topic, once. An event stream sends it as it is; the gRPC method
+//! [`Join`](proto::chat_server::Chat::join) makes messages of it.
 
 mod grpc;
 mod room;
