@@ -10,10 +10,12 @@
 //! ```
 //!
 //! - `Join` takes its `ClientHandle` from the request's extensions, subscribes it, and makes messages of its events
-//!   (`ClientHandle::into_events`). The layer leaves gRPC answers alone, and has no heartbeats for them: HTTP/2 has pings.
+//!   (`ClientHandle::into_events`). The layer leaves gRPC answers alone, and has no heartbeats for them: HTTP/2 has pings of its own.
 //! - The metadata `last-event-id` is what the `Last-Event-ID` of an `EventSource` is: the layer reads both. The ids of
 //!   both kinds of streams are the same.
 //! - When a gRPC client goes away, tonic drops the stream, and its subscription and its presence go.
+//! - `axum::serve` sends no pings of HTTP/2 itself: who has to find clients that are gone without a word serves the router with
+//!   hyper-util, as `examples/progress` does its service.
 //! - On SIGINT and SIGTERM all streams end: event streams with a clean end, after which an `EventSource` comes back, and
 //!   gRPC streams with `UNAVAILABLE`, after which the client here does.
 //! - For pages of other origins, tower-http's `CorsLayer` goes around everything; with `grpc-status` and `grpc-message`

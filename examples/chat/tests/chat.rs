@@ -1,12 +1,17 @@
 //! The program as a process of its own, with gRPC clients over HTTP/2 and event streams over HTTP/1.1 and HTTP/2.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{net::SocketAddr, process::Stdio};
+use std::{
+    net::SocketAddr,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
+use chat::proto::chat_client::ChatClient;
 use http::{Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use tokio::process::Command;
-use tonic::Code;
+use tonic::{Code, transport::Endpoint};
 
 #[path = "../../../tests/support/bodies.rs"]
 mod bodies;
@@ -216,6 +221,30 @@ async fn told_to_end_it_ends_streams_of_both_kinds_in_order() {
         assert!(rest.contains("Bye") && rest.contains("\n\nretry: "), "{rest:?}");
         assert_eq!(within(server.process.wait()).await.unwrap().code(), Some(0));
     }
+}
+
+/// More is said than what HTTP/2 and the server's buffers hold for it.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_grpc_client_that_reads_nothing_neither_holds_up_others_nor_keeps_the_program() {
+    let mut server = chat(&[]).await;
+    let endpoint = Endpoint::from_shared(server.url.clone()).unwrap().initial_stream_window_size(1 << 16);
+    let mut stuck = ChatClient::new(within(endpoint.connect()).await.unwrap());
+    let _unread = join(&mut stuck, "lobby", "ada").await.unwrap();
+    let mut grpc = connect(&server.url).await;
+    let mut updates = join(&mut grpc, "lobby", "bob").await.unwrap();
+    let long = "x".repeat(4000);
+    for _ in 0..300 {
+        assert_eq!(say(&mut grpc, "lobby", "cy", &long).await.unwrap().1, 2);
+        assert_eq!(heard(&mut updates).await.1.len(), 4004);
+    }
+    let start = Instant::now();
+    example::signal(&server.process, nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(within(updates.message()).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(within(server.process.wait()).await.unwrap().code(), Some(0));
+    // The window of the drain, and the patience with connections.
+    let gone_in = start.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&gone_in), "{gone_in:?}");
 }
 
 #[tokio::test]
