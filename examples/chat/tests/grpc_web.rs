@@ -11,7 +11,11 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tonic::Code;
+use tonic::{
+    Code,
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
 use tower_sse::{CloseReason, Drain, Event, Heartbeat, Registry, RegistryConfig, Retention, SseLayer};
 
 mod support;
@@ -240,6 +244,39 @@ async fn a_grpc_web_client_that_goes_away_is_unsubscribed_and_resumes() {
     peer.until(&missed).await;
     let head = peer.all.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
     assert_eq!(peer.all[head..], missed);
+}
+
+/// It need not be axum that serves.
+#[tokio::test]
+async fn tonics_own_server_takes_the_layer() {
+    let registry = chat::registry(RegistryConfig::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::builder()
+        .accept_http1(true)
+        .layer(SseLayer::new(&registry))
+        .add_routes(Routes::from(chat::routes(&registry)))
+        .serve_with_incoming(TcpIncoming::from(listener));
+    tokio::spawn(server);
+
+    let mut grpc = connect(&format!("http://{address}")).await;
+    let mut updates = join(&mut grpc, "lobby", "ada").await.unwrap();
+    let socket = TcpStream::connect(address).await.unwrap();
+    let mut stream = Peer { socket, all: Vec::new() };
+    stream.socket.write_all(b"GET /rooms/lobby/events HTTP/1.1\r\nhost: server.test\r\n\r\n").await.unwrap();
+    stream.until(b"\r\n\r\n").await;
+    let (id, clients) = say(&mut grpc, "lobby", "bob", "Hello").await.unwrap();
+    assert_eq!(clients, 2);
+    assert_eq!(heard(&mut updates).await, (id.clone(), "bob: Hello".to_owned()));
+    let event = format!("data: {{\"name\":\"bob\",\"text\":\"Hello\"}}\nid: {id}\n\n");
+    stream.until(&chunk(event.as_bytes())).await;
+    drop((updates, stream));
+    within(async {
+        while registry.stats().clients > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

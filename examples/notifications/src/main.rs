@@ -70,7 +70,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .topic_retention(Retention::default().events(100).age(a_day))
         .observer(TracingObserver::new());
     let registry = Registry::with_config(config);
-    let lifetime = Duration::from_secs(setting("SESSION_SECONDS", 8 * 3600)?);
+    let lifetime = Duration::from_secs(setting::<u32>("SESSION_SECONDS", 8 * 3600)?.into());
     let app = app(App { registry: registry.clone(), sessions: Arc::new(Sessions::new(lifetime)) })?;
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;

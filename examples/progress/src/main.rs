@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let registry = Registry::with_config(RegistryConfig::default().topic_retention(retention));
     let step = Duration::from_millis(setting("STEP_MS", 200)?);
     let finish = Duration::from_millis(setting("FINISH_MS", 10_000)?);
-    let jobs = Arc::new(Jobs::new(&registry, step, setting("MAX_JOBS", 100)?));
+    let jobs = Arc::new(Jobs::new(&registry, step, setting::<u16>("MAX_JOBS", 100)?.into()));
     let layer = SseLayer::new(&registry).let_finish(true);
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
