@@ -293,7 +293,7 @@ impl Stream {
                 // Nobody may take that for being stuck.
                 this.reader.client().waits_for(interval);
             }
-            let gap = frame.gap.and_then(|missing| this.config.gap_event.encode(&missing.0, missing.1));
+            let gap = frame.gap.and_then(|missing| this.config.gap_event.encode(&missing));
             let events = Some(frame.wire).filter(|wire| !wire.is_empty());
             if let Some(gap) = &gap {
                 this.reader.client().add_bytes(gap.len());

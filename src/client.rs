@@ -394,7 +394,7 @@ impl Stream for Events {
                 Ok(taken) => {
                     this.taken.extend(taken.events);
                     if let Some(missing) = taken.gap {
-                        return Poll::Ready(Some(Err(missing.0)));
+                        return Poll::Ready(Some(Err(*missing)));
                     }
                 }
                 Err(reason) => {

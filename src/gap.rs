@@ -11,6 +11,7 @@ use crate::{Event, EventError, Position, event};
 pub struct Gap {
     pub(crate) topics: Vec<String>,
     pub(crate) after: String,
+    pub(crate) position: Option<Position>,
 }
 
 impl Gap {
@@ -25,6 +26,13 @@ impl Gap {
     #[must_use]
     pub fn after(&self) -> &str {
         &self.after
+    }
+
+    /// What the client can resume from once it was told of the gap, so that it is not told again: the id of a [`GapEvent`]. None
+    /// before the stream begins, and while it is to get events from before what it has seen.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.position
     }
 }
 
@@ -80,10 +88,10 @@ impl GapEvent {
         Self { event_type: None }
     }
 
-    pub(crate) fn encode(&self, gap: &Gap, id: Option<Position>) -> Option<Bytes> {
+    pub(crate) fn encode(&self, gap: &Gap) -> Option<Bytes> {
         let event = Event::data(gap.json()).event(self.event_type.as_ref()?).ok()?;
         let mut wire = event.encode_fields();
-        if let Some(id) = id {
+        if let Some(id) = gap.position {
             event::push_field(&mut wire, "id", &id.to_string());
         }
         Some(event::finish(wire))
@@ -131,17 +139,17 @@ mod tests {
     use super::*;
 
     fn gap() -> Gap {
-        Gap { topics: vec!["a".into(), "b/c".into()], after: "1-0".into() }
+        Gap { topics: vec!["a".into(), "b/c".into()], after: "1-0".into(), position: Some(Position::new(2, 7)) }
     }
 
     #[test]
     fn it_names_the_topics_and_the_position_and_has_an_id() {
-        let wire = GapEvent::default().encode(&gap(), Some(Position::new(2, 7)));
+        let wire = GapEvent::default().encode(&gap());
         let expected = "event: gap\ndata: {\"topics\":[\"a\",\"b/c\"],\"after\":\"1-0\"}\nid: 2-7\n\n";
         assert_eq!(wire.as_deref(), Some(expected.as_bytes()));
-        let wire = GapEvent::named("lost").unwrap().encode(&gap(), None);
+        let wire = GapEvent::named("lost").unwrap().encode(&Gap { position: None, ..gap() });
         assert!(wire.is_some_and(|wire| wire.starts_with(b"event: lost\n") && !wire.windows(3).any(|at| at == b"id:")));
-        assert_eq!(GapEvent::off().encode(&gap(), None), None);
+        assert_eq!(GapEvent::off().encode(&gap()), None);
         assert!(GapEvent::named("a\nb").is_err());
     }
 
@@ -149,7 +157,7 @@ mod tests {
     #[test]
     fn whatever_the_client_sent_is_valid_json() {
         let after: String = (0..0x250).filter_map(char::from_u32).collect();
-        let json = Gap { topics: vec![after.clone()], after: after.clone() }.json();
+        let json = Gap { topics: vec![after.clone()], after: after.clone(), position: None }.json();
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value, serde_json::json!({ "topics": [after], "after": after }));
     }

@@ -59,16 +59,17 @@ where
 
     fn call(&mut self, mut request: Request<In>) -> SseFuture<S::Future> {
         let last_event_id = last_event_id(request.headers(), request.uri(), &self.config.resume_query);
-        let further_out = request.extensions().get::<ClientHandle>().and_then(ClientHandle::admission).cloned();
+        let further_out = request.extensions().get::<ClientHandle>().cloned();
+        let admission = further_out.as_ref().and_then(ClientHandle::admission).cloned();
         let client = if self.asks() {
             let (parts, body) = request.into_parts();
-            let client = self.connect(last_event_id, self.admission(&parts, further_out));
+            let client = self.connect(last_event_id, self.admission(&parts, admission), further_out.as_ref());
             self.take_metadata(&parts, &client);
             request = Request::from_parts(parts, body);
             client
         } else {
             // Mostly there are no closures that want to look at its parts, and taking it apart costs.
-            self.connect(last_event_id, further_out)
+            self.connect(last_event_id, admission, further_out.as_ref())
         };
         let pending = Pending {
             hold: client.admission().map(Admission::hold),
@@ -95,9 +96,18 @@ impl<S> SseService<S> {
         !(self.registry.limits().is_empty() && limits.is_empty() && metadata.is_empty())
     }
 
-    /// The client that a request is of.
-    fn connect(&self, last_event_id: Option<Box<str>>, admission: Option<Arc<Admission>>) -> Arc<Client> {
+    /// The client that a request is of. `further_out`: the one that another layer has for it.
+    fn connect(
+        &self,
+        last_event_id: Option<Box<str>>,
+        admission: Option<Arc<Admission>>,
+        further_out: Option<&ClientHandle>,
+    ) -> Arc<Client> {
         let client = self.registry.connect_with(last_event_id, admission);
+        // With what was added on the way from there.
+        if let Some(known) = further_out.map(ClientHandle::metadata).filter(|known| !known.is_empty()) {
+            client.insert_metadata(&known);
+        }
         if self.config.style != Style::default() {
             client.restyle(|style| *style = self.config.style);
         }

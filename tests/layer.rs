@@ -427,6 +427,23 @@ mod nested_layers {
     }
 }
 
+mod nested_layers_with_metadata {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_layer_further_out_knows_of_a_client_is_known_further_in() {
+        let registry = Registry::new();
+        let outer = SseLayer::new(&registry).metadata(|_| Some(1_u8)).metadata(|_| Some("outer"));
+        let inner = SseLayer::new(&registry).metadata(|_| Some("inner"));
+        let service = service_fn(|request: Request<()>| {
+            let metadata = client_of(&request).metadata();
+            assert_eq!((metadata.get::<u8>(), metadata.get::<&str>()), (Some(&1), Some(&"inner")));
+            ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
+        });
+        outer.layer(inner.layer(service)).oneshot(request()).await.unwrap();
+    }
+}
+
 mod the_handlers_own_body {
     use super::*;
 

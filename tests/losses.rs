@@ -14,6 +14,8 @@ use tower_sse::{
 
 #[path = "support/open.rs"]
 mod open;
+#[path = "support/polling.rs"]
+mod polling;
 use open::{Empty, open};
 
 /// What comes until there is nothing, in at most 100 looks.
@@ -109,4 +111,20 @@ async fn topics_whose_events_were_too_old_for_a_pattern_are_forgotten() {
     drop(client);
     let stats = registry.stats();
     assert_eq!((stats.events, stats.topics, stats.bytes), (0, 0, 0));
+}
+
+/// Who reads on from there is not told of it again.
+#[test]
+fn a_gap_says_where_to_go_on_from() {
+    let registry = Registry::with_config(RegistryConfig::default().topic_retention(Retention::default().events(1)));
+    let client = registry.connect();
+    client.subscribe("topic").unwrap();
+    let mut events = client.into_events();
+    for data in ["1", "2", "3"] {
+        registry.publish("topic", Event::data(data)).unwrap();
+    }
+    let position = polling::next(&mut events).unwrap().unwrap_err().position().unwrap();
+    let back = registry.connect();
+    back.subscribe_from("topic", Start::After(position)).unwrap();
+    assert_eq!(polling::data(&mut back.into_events()), ["3"]);
 }

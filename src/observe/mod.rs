@@ -357,7 +357,7 @@ mod samples {
             Self {
                 client: registry.connect(),
                 error: SubscribeError::TooMany { limit: 3 },
-                gap: Gap { topics: vec!["a/1".to_owned(), "b".to_owned()], after: "1-0\n".to_owned() },
+                gap: Gap { topics: vec!["a/1".to_owned(), "b".to_owned()], after: "1-0\n".to_owned(), position: None },
                 closed: Closed {
                     reason: CloseReason::Gone,
                     duration: Duration::from_millis(1500),

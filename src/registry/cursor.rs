@@ -76,7 +76,7 @@ pub(crate) struct Joining {
 }
 
 /// What is missing, and the id from which all that is still to come can be had.
-pub(crate) type Missing = Box<(Gap, Option<Position>)>;
+pub(crate) type Missing = Box<Gap>;
 
 /// What one cursor misses.
 struct Loss {
@@ -321,7 +321,7 @@ impl Cursors {
             }
         }
         self.asked = (!topics.is_empty()).then(|| last_event_id.into());
-        self.asked.clone().map(|after| Gap { topics, after: after.into() })
+        self.asked.clone().map(|after| Gap { topics, after: after.into(), position: None })
     }
 
     /// Sets all cursors to after a position, up to which the client gets to know everything by other means. What was
@@ -559,7 +559,7 @@ impl Cursors {
         let forward = (first.is_some() || is_all) && self.seen.is_none_or(|seen| seen <= id);
         let id = forward.then_some(id);
         self.seen = id.or(self.seen);
-        Some(Box::new((Gap { topics, after }, id)))
+        Some(Box::new(Gap { topics, after, position: id }))
     }
 
     /// Says which cursors catch up, and whether any does. One position has to tell how far all of them are, so

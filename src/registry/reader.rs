@@ -344,7 +344,7 @@ impl Reader {
         }
         if let Some(missing) = &taken.gap {
             counters.gaps.fetch_add(1, Ordering::Relaxed);
-            self.client.observe(|observer, client| observer.gap(client, &missing.0));
+            self.client.observe(|observer, client| observer.gap(client, missing));
         }
         if taken.events.iter().any(|picked| !picked.filters.is_empty() || !picked.unless.is_empty()) {
             let client = ClientHandle::new(Arc::clone(&self.client));

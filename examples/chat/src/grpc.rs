@@ -65,9 +65,9 @@ fn said(event: &Delivery) -> Result<Update, Status> {
     Ok(Update { id: event.id().unwrap_or_default().to_owned(), what: Some(What::Said(said)) })
 }
 
-/// Without an id: what comes next has one.
 fn missed(gap: &Gap) -> Update {
-    Update { id: String::new(), what: Some(What::Missed(Missed { after: gap.after().to_owned() })) }
+    let id = gap.position().map(|position| position.to_string()).unwrap_or_default();
+    Update { id, what: Some(What::Missed(Missed { after: gap.after().to_owned() })) }
 }
 
 /// What a stream ends with. Of most ends a client should know that it is to come back.

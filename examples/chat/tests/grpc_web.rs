@@ -291,7 +291,12 @@ async fn a_grpc_client_that_comes_back_too_late_is_told() {
     }
     let mut updates = join_after(&mut grpc, "lobby", "bob", &first).await.unwrap();
     match within(updates.message()).await.unwrap().unwrap() {
-        Update { what: Some(What::Missed(missed)), id } => assert_eq!((missed.after, id), (first, String::new())),
+        Update { what: Some(What::Missed(missed)), id } => {
+            assert_eq!((missed.after, id.is_empty()), (first, false));
+            // Who is cut off here is not told again.
+            let mut updates = join_after(&mut grpc, "lobby", "bob", &id).await.unwrap();
+            assert_eq!(heard(&mut updates).await.1, "ada: three");
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(heard(&mut updates).await.1, "ada: three");
