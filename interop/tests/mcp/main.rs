@@ -27,6 +27,14 @@ mod client;
 #[path = "../../../tests/support/example.rs"]
 #[allow(dead_code, reason = "nothing here is told to end")]
 mod example;
+#[allow(dead_code, reason = "its main function is for who starts from it")]
+mod guide {
+    include!("guide.rs");
+
+    pub(crate) fn router(registry: &Registry) -> Router {
+        app(registry)
+    }
+}
 mod server;
 #[path = "../../../tests/support/spec.rs"]
 mod spec;
@@ -232,7 +240,7 @@ async fn the_stream_of_a_session_and_its_calls_share_a_limit() {
     let stream = session.stream().await;
     assert_eq!((stream.status(), limit.open()), (StatusCode::OK, 1));
 
-    let mut calls = Session { client: connect(address).await, id: session.id.clone() };
+    let mut calls = session.other().await;
     let refused = calls.call("test_simple_text").await;
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(refused.headers().contains_key("retry-after"));
@@ -258,7 +266,7 @@ async fn a_server_that_stops_finishes_its_calls_if_they_may_and_ends_what_would_
         let address = serve(router(config()).layer(finish).layer(SseLayer::new(&registry))).await;
         let mut session = Session::open(address).await;
         let stream = session.stream().await;
-        let mut calls = Session { client: connect(address).await, id: session.id.clone() };
+        let mut calls = session.other().await;
         let mut answer = calls.call("test_tool_with_progress").await;
         let begun = answer.frame().await.unwrap().unwrap().into_data().unwrap();
         let drain = Drain::within(Duration::from_millis(20)).finish_within(Duration::from_secs(10));
@@ -270,8 +278,24 @@ async fn a_server_that_stops_finishes_its_calls_if_they_may_and_ends_what_would_
     }
 }
 
+#[tokio::test]
+async fn the_server_in_the_guide_answers_and_stops() {
+    assert!(include_str!("../../../src/guide/mcp.md").contains(include_str!("guide.rs")), "it is not the same");
+    let registry = Registry::new();
+    let mut session = Session::open(serve(guide::router(&registry)).await).await;
+    assert!(text(session.call("hello").await).await.contains("Hello!"));
+    let mut of_a_page = http::Request::post("http://127.0.0.1/mcp").body(AnyBody::default()).unwrap();
+    of_a_page.headers_mut().insert("origin", HeaderValue::from_static("https://page.test"));
+    let refused = within_20_s(connect(session.address).await.send(of_a_page)).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+    let stream = session.stream().await;
+    let (drained, _) = tokio::join!(registry.drain(Drain::within(OFTEN)), text(stream));
+    assert_eq!((drained.ended, drained.stuck), (1, 0));
+}
+
 /// A client of its own, as the suite shows no bytes.
 struct Session {
+    address: SocketAddr,
     client: Client,
     id: Option<HeaderValue>,
 }
@@ -282,7 +306,7 @@ async fn connect(address: SocketAddr) -> Client {
 
 impl Session {
     async fn without_id(address: SocketAddr) -> Self {
-        Self { client: connect(address).await, id: None }
+        Self { address, client: connect(address).await, id: None }
     }
 
     async fn open(address: SocketAddr) -> Self {
@@ -296,6 +320,11 @@ impl Session {
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
         drop(text(answer).await);
         session
+    }
+
+    /// Over a connection of its own.
+    async fn other(&self) -> Self {
+        Self { id: self.id.clone(), ..Self::without_id(self.address).await }
     }
 
     /// With progress, where the tool makes any.

@@ -47,7 +47,7 @@ impl Nginx {
         Self::start_with("", http).await
     }
 
-    /// `main`: what is outside the `http` block.
+    /// `main`: what is outside the `http` block, with an `events` block or without.
     pub(crate) async fn start_with(main: &str, http: impl Fn(SocketAddr) -> String) -> Self {
         // It cannot be asked for any free port, and somebody else may take one that is free now.
         for _ in 0..10 {
@@ -113,8 +113,9 @@ fn configuration(main: &str, http: &str) -> String {
     let user = if Uid::effective().is_root() { "user root;" } else { "" };
     let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let folders: String = kinds.iter().map(|kind| format!("{kind}_temp_path {kind};\n")).collect();
+    let events = if main.contains("events") { "" } else { "events {}" };
     format!(
-        "daemon off; pid pid; error_log stderr notice; {user}\n{main}\nevents {{}}\n\
+        "daemon off; pid pid; error_log stderr notice; {user}\n{main}\n{events}\n\
          http {{\naccess_log off;\n{folders}{http}\n}}\n"
     )
 }

@@ -521,3 +521,52 @@ async fn nginx_on_both_sides_of_a_gateway_buffers_nothing() {
     direct.has("data: at once\n").await;
     stream.has("data: at once\n").await;
 }
+
+/// It says by itself how many there may be.
+#[tokio::test]
+async fn an_http_2_connection_has_128_streams_and_the_next_one_waits() {
+    let dashboard = Dashboard::silent().await;
+    let nginx = Nginx::start_with("", |listen| {
+        format!("server {{ listen {listen} http2; {} }}", location("/", dashboard.url(), ""))
+    })
+    .await;
+    let mut client = Client::connect(nginx.address, Version::HTTP_2).await;
+    let mut streams = Vec::new();
+    for _ in 0..128 {
+        streams.push(Stream::of(&mut client, get("/events?topic=a")).await);
+    }
+    let next = Stream::of(&mut client, get("/events?topic=a"));
+    tokio::pin!(next);
+    assert!(timeout(SILENCE, &mut next).await.is_err(), "there are more");
+    streams.pop();
+    next.await;
+}
+
+#[tokio::test]
+async fn the_configuration_of_the_guide_does_what_it_says() {
+    let guide = include_str!("../../../src/guide/proxies.md");
+    let (_, configuration) = guide.split_once("```nginx\n").unwrap();
+    let (configuration, _) = configuration.split_once("```").unwrap();
+    let (main, http) = configuration.split_once("http {").unwrap();
+    let (http, _) = http.rsplit_once('}').unwrap();
+    assert!(http.contains("127.0.0.1:3000") && http.contains("127.0.0.1:8080"));
+
+    let mut dashboard = Dashboard::start(&[("MAX_STREAMS_PER_ADDRESS", "300"), ("PROXIES", "1")]).await;
+    let upstream = dashboard.url().trim_start_matches("http://").to_owned();
+    let listening =
+        |listen: SocketAddr| http.replace("127.0.0.1:3000", &upstream).replace("127.0.0.1:8080", &listen.to_string());
+    let nginx = Nginx::start_with(main, listening).await;
+    let mut streams = Vec::new();
+    for _ in 0..300 {
+        streams.push(Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a").await);
+    }
+    let refused = client_at("127.0.0.1:0", nginx.address).await.send(get("/events?topic=a")).await.unwrap();
+    assert_eq!(refused.status(), 429);
+    let mut other = Stream::of(&mut client_at("127.0.0.2:0", nginx.address).await, get("/events?topic=a")).await;
+    dashboard.publish("a", "to all").await;
+    for stream in streams.iter_mut().chain([&mut other]) {
+        stream.has("data: to all\n").await;
+    }
+    dashboard.server.process.kill().await.unwrap();
+    assert!(other.end().await.is_err(), "no clean end");
+}
