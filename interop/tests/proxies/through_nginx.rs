@@ -570,3 +570,44 @@ async fn the_configuration_of_the_guide_does_what_it_says() {
     dashboard.server.process.kill().await.unwrap();
     assert!(other.end().await.is_err(), "no clean end");
 }
+
+#[tokio::test]
+async fn a_dashboard_that_stops_says_goodbye_through_nginx() {
+    for speaks in SPEAKS {
+        let mut dashboard = Dashboard::start(&[("DRAIN_MS", "200")]).await;
+        let nginx = Nginx::with(dashboard.url(), speaks).await;
+        let mut stream = Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a").await;
+        crate::example::signal(&dashboard.server.process, Signal::SIGTERM);
+        stream.has("event: restart\n").await;
+        stream.end().await.expect("a clean end");
+        assert!(stream.text().contains("retry: "), "{}", stream.text());
+        assert!(within_20_s(dashboard.server.process.wait()).await.unwrap().success());
+    }
+}
+
+/// An `EventSource` that gets a 502 gives up for good. The guide says how it gets a stream instead.
+#[tokio::test]
+async fn while_the_server_is_away_nginx_can_tell_clients_to_come_back() {
+    let guide = include_str!("../../../src/guide/proxies.md");
+    let (_, snippet) = guide.rsplit_once("```nginx\n").unwrap();
+    let (snippet, _) = snippet.split_once("```").unwrap();
+    assert!(snippet.contains("127.0.0.1:3000"));
+
+    let mut dashboard = Dashboard::silent().await;
+    let upstream = dashboard.url().trim_start_matches("http://").to_owned();
+    let plain = Nginx::before(dashboard.url()).await;
+    let told = Nginx::start(|listen| {
+        format!("server {{ listen {listen}; {} }}", snippet.replace("127.0.0.1:3000", &upstream))
+    })
+    .await;
+    let mut stream = Stream::open(told.address, Version::HTTP_11, "/events?topic=a").await;
+    dashboard.publish("a", "as ever").await;
+    stream.has("data: as ever\n").await;
+    dashboard.server.process.kill().await.unwrap();
+
+    let mut client = Client::connect(plain.address, Version::HTTP_11).await;
+    assert_eq!(within_20_s(client.send(get("/events?topic=a"))).await.unwrap().status(), 502);
+    let mut stream = Stream::open(told.address, Version::HTTP_11, "/events?topic=a").await;
+    stream.end().await.expect("a clean end");
+    assert_eq!(stream.text(), "retry: 3000\n\n");
+}
