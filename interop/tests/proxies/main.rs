@@ -140,6 +140,12 @@ impl Stream {
         Instant::now()
     }
 
+    /// One, or some that were late.
+    async fn next_heartbeat(&mut self) {
+        let next = within_20_s(self.next()).await.expect("no end").expect("no error");
+        assert!(next.chunks(3).all(|heartbeat| heartbeat == b":\n\n"), "{next:?}");
+    }
+
     /// How it ends.
     async fn end(&mut self) -> hyper::Result<()> {
         within_20_s(async {

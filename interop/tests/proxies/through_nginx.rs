@@ -200,10 +200,10 @@ async fn a_stream_of_axum_is_held_without_the_layer_and_not_with_it() {
 async fn heartbeats_pass() {
     let dashboard = Dashboard::start(&[("HEARTBEAT_MS", "100")]).await;
     let nginx = Nginx::before(dashboard.url()).await;
-    let mut stream = Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a").await;
     let begun = StdInstant::now();
+    let mut stream = Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a").await;
     stream.has(&":\n\n".repeat(5)).await;
-    assert!(begun.elapsed() > Duration::from_millis(300), "one after the other");
+    assert!(begun.elapsed() > Duration::from_millis(450), "one after the other");
 }
 
 #[tokio::test]
@@ -237,16 +237,16 @@ async fn a_read_timeout_ends_a_silent_stream_and_not_one_with_heartbeats() {
         Nginx::with(silent.url(), "proxy_read_timeout 1s;").await,
         Nginx::with(lively.url(), "proxy_read_timeout 1s;").await,
     ];
+    let opened = StdInstant::now();
     let mut kept = Stream::open(nginx_before_lively.address, Version::HTTP_11, "/events?topic=a").await;
     let mut cut = Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a").await;
-    let opened = StdInstant::now();
     cut.end().await.expect_err("no clean end");
     let after = opened.elapsed();
     eprintln!("a silent stream was cut after {after:?}");
     assert!(after > Duration::from_millis(900), "{after:?}");
     // For a while that is several times as long.
     while opened.elapsed() < Duration::from_secs(4) {
-        assert_eq!(within_20_s(kept.next()).await.expect("no end").expect("no error"), ":\n\n");
+        kept.next_heartbeat().await;
     }
     lively.publish("a", "still there").await;
     kept.has("data: still there\n").await;
@@ -422,9 +422,9 @@ async fn a_shutdown_timeout_ends_the_streams_of_the_old_worker_and_they_resume_a
         let mut stream = Stream::open(nginx.address, version, "/events?topic=a").await;
         let seen = dashboard.publish("a", "seen").await;
         stream.has(&format!("id: {seen}\n\n")).await;
+        let told = StdInstant::now();
         nginx.signal(Signal::SIGHUP);
         nginx.logs(&["gracefully shutting down"]).await;
-        let told = StdInstant::now();
         let end = stream.end().await;
         eprintln!("over {version:?}, the stream ended {:?} after the reload: {end:?}", told.elapsed());
         assert!(end.is_err() && told.elapsed() > Duration::from_millis(900), "{end:?}");
@@ -491,7 +491,7 @@ async fn a_gateway_behind_nginx_keeps_a_silent_stream_alive() {
     let mut stream = Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a").await;
     let opened = StdInstant::now();
     while opened.elapsed() < Duration::from_secs(2) {
-        assert_eq!(within_20_s(stream.next()).await.expect("no end").expect("no error"), ":\n\n");
+        stream.next_heartbeat().await;
     }
     assert_in_time("nginx and the gateway:", async |n| {
         let (data, begun) = (format!("event {n}."), Instant::now());
