@@ -16,7 +16,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use rmcp::transport::streamable_http_server::StreamableHttpServerConfig;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 use tower_sse::{ClientHandle, Drain, Heartbeat, Limit, Observation, Registry, RegistryConfig, SseLayer};
 
 #[path = "../../../tests/support/bodies.rs"]
@@ -278,6 +281,33 @@ async fn a_server_that_stops_finishes_its_calls_if_they_may_and_ends_what_would_
     }
 }
 
+/// The second is rmcp's: its sessions in memory forget the answer with its result.
+#[tokio::test]
+async fn a_call_whose_stream_is_too_old_is_resumed_unless_its_result_was_there_before_its_client() {
+    let layer = SseLayer::new(&Registry::new()).max_age(Duration::from_millis(300));
+    let address = serve(router(config()).layer(layer)).await;
+    for (takes, away, has_result) in [(2000, 0, true), (500, 1500, false)] {
+        let mut session = Session::open(address).await;
+        let begun = text(session.call_with("wait", json!({ "ms": takes }), json!({})).await).await;
+        assert!(!begun.contains("result"), "{begun}");
+        let mut seen = spec::parse(begun.as_bytes()).last_event_id;
+        sleep(Duration::from_millis(away)).await;
+        let mut rest = String::new();
+        while !rest.contains("result") {
+            let resumed = session.other().await.resume(&seen).await;
+            assert_eq!(resumed.status(), StatusCode::OK);
+            let resumed = text(resumed).await;
+            if resumed.is_empty() {
+                break;
+            }
+            // This one is too old at some time, too.
+            seen = spec::parse(resumed.as_bytes()).last_event_id;
+            rest += &resumed;
+        }
+        assert_eq!(rest.contains("It is time."), has_result, "{begun}{rest}");
+    }
+}
+
 #[tokio::test]
 async fn the_server_in_the_guide_answers_and_stops() {
     assert!(include_str!("../../../src/guide/mcp.md").contains(include_str!("guide.rs")), "it is not the same");
@@ -329,15 +359,15 @@ impl Session {
 
     /// With progress, where the tool makes any.
     async fn call(&mut self, tool: &str) -> Response<Incoming> {
-        self.call_with(tool, json!({ "progressToken": "p" })).await
+        self.call_with(tool, json!({}), json!({ "progressToken": "p" })).await
     }
 
     async fn call_silently(&mut self, tool: &str) -> Response<Incoming> {
-        self.call_with(tool, json!({})).await
+        self.call_with(tool, json!({}), json!({})).await
     }
 
-    async fn call_with(&mut self, tool: &str, meta: Value) -> Response<Incoming> {
-        let params = json!({ "name": tool, "arguments": {}, "_meta": meta });
+    async fn call_with(&mut self, tool: &str, arguments: Value, meta: Value) -> Response<Incoming> {
+        let params = json!({ "name": tool, "arguments": arguments, "_meta": meta });
         self.post(json!({ "id": 1, "method": "tools/call", "params": params })).await
     }
 
@@ -351,7 +381,19 @@ impl Session {
         self.send(Method::GET, "text/event-stream", AnyBody::default()).await
     }
 
+    /// The rest of an answer.
+    async fn resume(&mut self, id: &str) -> Response<Incoming> {
+        let mut request = self.request(Method::GET, "text/event-stream").body(AnyBody::default()).unwrap();
+        request.headers_mut().insert("last-event-id", HeaderValue::from_str(id).unwrap());
+        within_20_s(self.client.send(request)).await.unwrap()
+    }
+
     async fn send(&mut self, method: Method, accept: &str, body: AnyBody) -> Response<Incoming> {
+        let request = self.request(method, accept).body(body).unwrap();
+        within_20_s(self.client.send(request)).await.unwrap()
+    }
+
+    fn request(&self, method: Method, accept: &str) -> http::request::Builder {
         let mut request = http::Request::builder()
             .method(method)
             .uri("http://127.0.0.1/mcp")
@@ -360,7 +402,7 @@ impl Session {
         if let Some(id) = &self.id {
             request = request.header("mcp-session-id", id).header("mcp-protocol-version", "2025-11-25");
         }
-        within_20_s(self.client.send(request.body(body).unwrap())).await.unwrap()
+        request
     }
 }
 

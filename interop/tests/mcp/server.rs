@@ -176,6 +176,7 @@ impl ServerHandler for Everything {
             |name: &str| json!({ "type": "object", "properties": { name: { "type": "string" } }, "required": [name] });
         let mut tools: Vec<_> =
             takes_nothing.iter().map(|name| tool(name, json!({ "type": "object", "properties": {} }))).collect();
+        tools.push(tool("wait", json!({ "type": "object", "properties": { "ms": { "type": "integer" } } })));
         tools.push(tool("test_sampling", string("prompt")));
         tools.push(tool("test_elicitation", string("message")));
         let with_definitions = json!({
@@ -228,6 +229,11 @@ impl ServerHandler for Everything {
                 self.leave_first_stream(&context).await?;
                 vec![text("The client came back for this.")]
             }
+            // Not the suite's.
+            "wait" => {
+                sleep(Duration::from_millis(arguments["ms"].as_u64().unwrap_or_default())).await;
+                vec![text("It is time.")]
+            }
             name => return Err(ErrorData::invalid_params(format!("no tool has the name {name:?}"), None)),
         };
         typed::<CallToolResult>(json!({ "content": content })).map(Into::into)
@@ -243,7 +249,7 @@ impl Everything {
         let session = self.sessions.sessions.read().await.get(id.unwrap_or_default()).cloned();
         let session = session.ok_or_else(|| ErrorData::invalid_request("this takes a session", None))?;
         session.close_sse_stream(0, Some(Duration::from_millis(500))).await.map_err(failed)?;
-        // rmcp forgets a result that is there before the client is back. The suite's comes at once.
+        // rmcp forgets a result that is there before the client is back. The suite's client comes at once.
         sleep(Duration::from_secs(1)).await;
         Ok(())
     }
