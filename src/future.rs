@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Response, Version};
+use http::{Method, Response};
 use pin_project_lite::pin_project;
 
 use crate::{Refused, body::SseBody, headers, layer::Config, limit::Hold, registry::Unanswered};
@@ -39,7 +39,8 @@ pub(crate) struct Pending {
     pub(crate) client: Unanswered,
     pub(crate) config: Arc<Config>,
     pub(crate) method: Method,
-    pub(crate) version: Version,
+    /// The connection goes on after the answer, and says so.
+    pub(crate) keeps_alive: bool,
 }
 
 impl<F> SseFuture<F> {
@@ -98,7 +99,7 @@ impl Pending {
             }
             return response.map(|body| SseBody::wrapped(body, self.hold));
         }
-        headers::prepare(response.headers_mut(), self.version, self.config.is_private);
+        headers::prepare(response.headers_mut(), self.keeps_alive, self.config.is_private);
         response.extensions_mut().insert(Wrapped);
         let is_encoded = headers::is_encoded(response.headers());
         response.map(|body| SseBody::stream(body, client, self.config, is_encoded))

