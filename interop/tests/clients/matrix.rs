@@ -284,6 +284,9 @@ fn version(client: &str) -> Option<String> {
         return Some(version.to_owned());
     }
     let rust = include_str!("../../../Cargo.lock");
-    let (_, package) = rust.split_once(&format!("name = \"{client}\"\nversion = \""))?;
-    Some(package.split_once('"')?.0.to_owned())
+    // Where there are several, it says which.
+    let (_, ours) = rust.split_once("name = \"interop\"\n")?;
+    let ours = ours.split("[[package]]").next()?.split_once(&format!(" \"{client} "));
+    let any = || rust.split_once(&format!("name = \"{client}\"\nversion = \""));
+    Some(ours.or_else(any)?.1.split_once('"')?.0.to_owned())
 }
