@@ -323,7 +323,7 @@ async fn told_to_end_it_ends_its_streams_in_order() {
         example::signal(&server.process, signal);
         for stream in streams {
             let text = all(stream).await;
-            let (events, farewell) = text.split_once("event: restart\ndata: The server restarts.\n\nretry: ").unwrap();
+            let (events, farewell) = text.split_once("event: restart\ndata: The server restarts.\nretry: ").unwrap();
             assert!(events.contains("before"), "{events:?}");
             farewell.trim_end().parse::<u64>().unwrap();
         }
