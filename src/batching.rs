@@ -21,13 +21,13 @@ use crate::{Event, event, gap::push_json_string, registry::Picked};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batching {
-    /// In milliseconds, as every stream keeps it.
+    /// In milliseconds, as every stream keeps it. The greatest is for ever.
     interval: u32,
     pub(crate) is_array: bool,
 }
 
 impl Batching {
-    /// At least so long between two frames, and 49 days at most. Millisecond resolution; zero is no batching.
+    /// At least so long between two frames. Millisecond resolution; zero is no batching, and more than 49 days are for ever.
     #[must_use]
     pub fn every(interval: Duration) -> Self {
         let interval = u32::try_from(interval.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX);
@@ -35,7 +35,10 @@ impl Batching {
     }
 
     pub(crate) fn interval(self) -> Duration {
-        Duration::from_millis(self.interval.into())
+        match self.interval {
+            u32::MAX => Duration::MAX,
+            ms => Duration::from_millis(ms.into()),
+        }
     }
 
     /// Sends all events of a frame as one, of the type `batch`, whose data is a JSON array in the order of publishing:

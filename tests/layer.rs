@@ -860,7 +860,10 @@ mod requests_that_become_no_stream {
             with_type("application/json", Empty::<Bytes>::new())
         });
         assert_forgotten(&registry);
-        assert_eq!(reason(&kept.unwrap()), Some(CloseReason::NoStream));
+        let client = kept.unwrap();
+        assert_eq!(reason(&client), Some(CloseReason::NoStream));
+        client.close();
+        assert_eq!(reason(&client), Some(CloseReason::NoStream), "it is over for the reason that it was over for");
         drop(response);
     }
 

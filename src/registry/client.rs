@@ -407,13 +407,13 @@ impl Client {
 
     /// Ends the stream when it has what there was up to this number.
     pub(crate) fn close_after(&self, reason: CloseReason, horizon: u64) {
-        lock(&self.state).closing.get_or_insert_with(|| Box::new(Closing { reason, horizon, is_cut: false }));
+        lock(&self.state).close(Closing { reason, horizon, is_cut: false });
         self.changed();
     }
 
     /// Ends the stream wherever it stands.
     pub(super) fn cut(&self, reason: CloseReason) {
-        lock(&self.state).closing.get_or_insert_with(|| Box::new(Closing::cut(reason))).is_cut = true;
+        lock(&self.state).close(Closing::cut(reason));
         self.changed();
     }
 
@@ -582,6 +582,13 @@ impl State {
         self.cursors.unpark();
         self.waker = Some(waker.clone());
         heard.replace(waker.clone())
+    }
+
+    /// The first reason counts, and what is over stays so for the reason that it has.
+    fn close(&mut self, closing: Closing) {
+        if self.phase != Phase::Over {
+            self.closing.get_or_insert_with(|| Box::new(closing)).is_cut |= closing.is_cut;
+        }
     }
 
     /// Why it is over, if it is.
