@@ -1,18 +1,18 @@
 //! What a limit costs a request: a place is taken before the handler runs and given back as the answer is no stream. Beside what a
 //! program would write instead, in the same run: a locked map of semaphores by key.
 //!
-//! `cargo bench --bench limits [-- KEYS]`
+//! `cargo bench --bench limits [-- KEYS] [-- --quick]`
 //!
 //! Each side is a request through the layer and a handler that answers at once; what that takes without any limit is measured
 //! beside it and subtracted. With 1 key and with as many as are given (default 100,000), each of which has an open stream, or in the map
-//! of semaphores a permit in use; the requests are of all of them, in an order that no cache likes. Nothing is asserted: the numbers are printed.
+//! of semaphores a permit in use; the requests are of all of them, in an order that no cache likes. What is given
+//! back must leave nothing behind; no time is asserted.
 
 #![allow(clippy::expect_used)]
 
 use std::{
     collections::HashMap,
     convert::Infallible,
-    env,
     future::{Future, Ready, ready},
     hint::black_box,
     pin::pin,
@@ -28,8 +28,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer, Service};
 use tower_sse::{ClientHandle, Limit, Registry, SseBody, SseLayer};
 
+mod support;
+use support::table::{Arguments, Budget, result};
+
 const BLOCKS: usize = 25;
-const REQUESTS: usize = 50_000;
 /// More than any key has.
 const ROOM: u32 = 1_000_000;
 
@@ -97,31 +99,32 @@ impl Side {
     }
 
     /// Nanoseconds for each request.
-    fn block(&self, keys: u64) -> f64 {
+    fn block(&self, keys: u64, requests: usize) -> f64 {
         let mut service = self.layer.layer(Handler { streams: false, by_hand: self.by_hand.clone() });
         let start = Instant::now();
         let mut user = 0;
-        for _ in 0..REQUESTS {
+        for _ in 0..requests {
             user = (user + 7919) % keys;
             black_box(ask(&mut service, user));
         }
-        start.elapsed().as_nanos() as f64 / REQUESTS as f64
+        start.elapsed().as_nanos() as f64 / requests as f64
     }
 }
 
-fn run(keys: u64) {
+fn run(keys: u64, requests: usize) {
     let of_user = |request: &Parts| request.extensions.get::<User>().map(|user| user.0);
     let side = |name, limit: Option<Limit>| {
         let layer = SseLayer::new(&Registry::new());
         Side { name, layer: limit.into_iter().fold(layer, SseLayer::limit), by_hand: None }
     };
     let number = Limit::streams(ROOM);
+    let per_key = number.clone().per(of_user);
     let rate = Limit::rate(ROOM, Duration::from_secs(3600), ROOM);
     let mut sides = [
         side("nothing", None),
         side("a map of semaphores by hand", None),
         side("a number in all", Some(number.clone())),
-        side("a number for each key", Some(number.per(of_user))),
+        side("a number for each key", Some(per_key.clone())),
         side("a rate in all", Some(rate.clone())),
         side("a rate for each key", Some(rate.per(of_user))),
     ];
@@ -130,27 +133,32 @@ fn run(keys: u64) {
     let mut times = vec![Vec::new(); sides.len()];
     for block in 0..=BLOCKS {
         for (side, times) in sides.iter().zip(&mut times) {
-            let time = side.block(keys);
+            let time = side.block(keys, requests);
             // The first is for the caches.
             if block > 0 {
                 times.push(time);
             }
         }
     }
+    assert_eq!((number.open(), per_key.open(), per_key.entries() as u64), (keys, keys, keys), "all of them are in use");
     drop(in_use);
+    for limit in [&number, &per_key] {
+        assert_eq!((limit.open(), limit.entries()), (0, 0), "nothing is left of what was given back");
+    }
     let times: Vec<f64> = times.into_iter().map(|times| times.into_iter().fold(f64::INFINITY, f64::min)).collect();
     let by_hand = times[1] - times[0];
-    println!("{keys:>7} keys in use: a request takes {:.0} ns without a limit; more than that take", times[0]);
-    for (side, time) in sides.iter().zip(&times).skip(1) {
-        let more = time - times[0];
-        println!("                {:<28} {more:>6.0} ns (x {:.2})", side.name, more / by_hand);
+    println!("{keys} keys in use: a request takes {:.0} ns without a limit", times[0]);
+    for (side, time) in sides.iter().zip(&times).skip(2) {
+        let what = format!("{}, {keys} keys in use: taken and given back", side.name);
+        result(&what, "ns", time - times[0], by_hand, Budget::AtMost(200.0));
     }
 }
 
 fn main() {
-    // `cargo bench` passes flags of its own.
-    let keys = env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(100_000);
-    println!("one thread, the fastest of {BLOCKS} blocks of {REQUESTS} requests");
-    run(1);
-    run(keys);
+    let arguments = Arguments::new();
+    let keys = arguments.number(0, 100_000, 1_000) as u64;
+    let requests = arguments.pick(50_000, 1_000);
+    println!("one thread, the fastest of {BLOCKS} blocks of {requests} requests; theirs: a map of semaphores by hand");
+    run(1, requests);
+    run(keys, requests);
 }

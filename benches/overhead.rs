@@ -1,18 +1,17 @@
 //! What is paid where the layer or the registry has nothing to do, beside the same without it, in the same run.
 //!
-//! `cargo bench --bench overhead [-- requests frames publishing]`
+//! `cargo bench --bench overhead [-- requests frames publishing] [-- --quick]`
 //!
 //! - A request whose answer is no stream, behind the layer and without it; and how often memory is allocated for it.
 //! - A frame of a stream of the handler's own, through the layer's body and without it.
 //! - Publishing on a topic without subscribers, where there is one and where there are a million.
 //!
-//! The sides take turns, block by block; the fastest block counts. Nothing is asserted: the numbers are printed.
+//! The sides take turns, block by block; the fastest block counts. No time is asserted.
 
 #![allow(clippy::expect_used)]
 
 use std::{
     convert::Infallible,
-    env,
     future::{Ready, ready},
     hint::black_box,
     pin::{Pin, pin},
@@ -26,6 +25,9 @@ use http_body::{Body, Frame};
 use http_body_util::Empty;
 use tower::{Layer, Service, service_fn};
 use tower_sse::{Event, Registry, RegistryConfig, Retention, SseLayer};
+
+mod support;
+use support::table::{Arguments, Budget, result};
 
 const BLOCKS: usize = 25;
 
@@ -42,11 +44,6 @@ fn measure<const SIDES: usize>(number: usize, mut sides: [&mut dyn FnMut(); SIDE
     best
 }
 
-fn print(what: &str, [ours, theirs]: [f64; 2], budget: &str) {
-    let more = ours - theirs;
-    println!("{what:<44} {ours:>8.1} ns, without {theirs:>8.1} ns: {more:>+7.1} ns   (budget: {budget})");
-}
-
 fn ready_now<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
@@ -54,7 +51,7 @@ fn ready_now<F: Future>(future: F) -> F::Output {
     }
 }
 
-fn requests() {
+fn requests(number: usize) {
     let handler = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())));
     let mut bare = service_fn(handler);
     let mut layered = SseLayer::new(&Registry::new()).layer(service_fn(handler));
@@ -63,14 +60,14 @@ fn requests() {
         || Request::builder().uri("/orders/17").header("accept", "text/html,*/*").body(()).expect("a request");
     let allocations = allocation_counter::measure(|| drop(black_box(ready_now(layered.call(request()))))).count_total
         - allocation_counter::measure(|| drop(black_box(ready_now(bare.call(request()))))).count_total;
-    let times = measure(
-        20_000,
+    let [ours, theirs] = measure(
+        number,
         [&mut || drop(black_box(ready_now(layered.call(request())))), &mut || {
             drop(black_box(ready_now(bare.call(request()))));
         }],
     );
-    print("a request whose answer is no stream", times, "120 ns");
-    println!("{:<44} {allocations} allocations more   (budget: 3)", "");
+    result("a request that is no stream, layer on and off", "ns", ours, theirs, Budget::More(120.0));
+    result("allocations more for it", "", allocations as f64, None, Budget::AtMost(3.0));
 }
 
 /// The same frame again and again.
@@ -85,7 +82,7 @@ impl Body for Endless {
     }
 }
 
-fn frames(size: usize) {
+fn frames(size: usize, number: usize) {
     let text = format!("data: {}\n\n", "x".repeat(size.saturating_sub(8)));
     let frame = Bytes::from(text);
     let own = frame.clone();
@@ -97,16 +94,16 @@ fn frames(size: usize) {
     let mut wrapped = ready_now(service.call(Request::new(()))).expect("an answer").into_body();
     let mut bare = Endless(frame);
     let waker = Waker::noop();
-    let times = measure(
-        50_000,
+    let [ours, theirs] = measure(
+        number,
         [&mut || drop(black_box(Pin::new(&mut wrapped).poll_frame(&mut Context::from_waker(waker)))), &mut || {
             drop(black_box(Pin::new(&mut bare).poll_frame(&mut Context::from_waker(waker))));
         }],
     );
-    print(&format!("a frame of {size} bytes of a handler's own stream"), times, "25 ns");
+    result(&format!("a frame of {size} B of a wrapped stream, and bare"), "ns", ours, theirs, Budget::More(25.0));
 }
 
-fn publishing() {
+fn publishing(topics: usize, number: usize) {
     let registry = |topics: usize| {
         let registry = Registry::with_config(
             RegistryConfig::default().retention(Retention::default().bytes(2 << 30).events(topics + 1_000)),
@@ -117,31 +114,31 @@ fn publishing() {
         registry
     };
     let event = Event::data("x".repeat(100));
-    let (one, many) = (registry(1), registry(1_000_000));
-    let times = measure(
-        20_000,
-        [&mut || drop(black_box(many.publish("prices/0000000", &event))), &mut || {
-            drop(black_box(one.publish("prices/0000000", &event)));
+    let (with_one, with_many) = (registry(1), registry(topics));
+    let [many, one] = measure(
+        number,
+        [&mut || drop(black_box(with_many.publish("prices/0000000", &event))), &mut || {
+            drop(black_box(with_one.publish("prices/0000000", &event)));
         }],
     );
-    print("publishing: 1,000,000 topics; without: 1", times, "300 ns, both");
+    result("a publish without subscribers, 1 topic", "ns", one, None, Budget::AtMost(300.0));
+    result(&format!("a publish without subscribers, {topics} topics, and 1"), "ns", many, one, Budget::AtMost(300.0));
 }
 
 fn main() {
     // The layer's timers are tokio's.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
-    // `cargo bench` passes flags of its own.
-    let asked: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let is_asked = |what: &str| asked.is_empty() || asked.iter().any(|argument| argument == what);
+    let arguments = Arguments::new();
+    let is_asked = |what: &str| arguments.words.is_empty() || arguments.words.iter().any(|word| word == what);
     println!("one thread, the fastest of {BLOCKS} blocks");
     if is_asked("requests") {
-        requests();
+        requests(arguments.pick(20_000, 500));
     }
     if is_asked("frames") {
-        [16, 1024, 64 << 10].into_iter().for_each(frames);
+        [16, 1024, 64 << 10].into_iter().for_each(|size| frames(size, arguments.pick(50_000, 1_000)));
     }
     if is_asked("publishing") {
-        publishing();
+        publishing(arguments.pick(1_000_000, 10_000), arguments.pick(20_000, 500));
     }
 }

@@ -1,22 +1,24 @@
 //! What it costs to publish to, and to deliver to, clients of a pattern that matches 10,000 topics, beside clients of one topic, in the
 //! same run; and whether it depends on how many other patterns there are.
 //!
-//! `cargo bench --bench patterns [-- CLIENTS TOPICS]`
+//! `cargo bench --bench patterns [-- CLIENTS TOPICS] [-- --quick]`
 //!
 //! Deliveries: as in `delivery`, one event a round, each round on another topic of those that the pattern matches. Publishing: on topics
-//! with one subscriber that never reads, by a pattern or by name. Nothing is asserted: the numbers are printed.
+//! with one subscriber that never reads, by a pattern or by name. No time is asserted.
 
 #![allow(clippy::expect_used)]
 
-use std::{env, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use tower_sse::{ClientHandle, Event, Registry, SseLayer, Subscription};
 
 mod support;
-use support::{Arrived, PAYLOAD, Side, block, drain, median, stream};
+use support::{
+    Arrived, PAYLOAD, Side, block, drain, median, stream,
+    table::{Arguments, Budget, result},
+};
 
 const BLOCKS: usize = 5;
-const PUBLISHED: usize = 100_000;
 
 /// Clients that are subscribed by this name to what is published on these topics in turn.
 async fn side(registry: &Registry, name: &'static str, topics: Vec<String>, clients: usize) -> Side {
@@ -39,20 +41,20 @@ async fn side(registry: &Registry, name: &'static str, topics: Vec<String>, clie
 }
 
 /// Nanoseconds per publish on topics whose only subscriber never reads.
-fn publish(registry: &Registry, topics: &[String]) -> f64 {
+fn publish(registry: &Registry, topics: &[String], number: usize) -> f64 {
     let event = Event::data(PAYLOAD).event("tick").expect("a valid event type");
     let start = Instant::now();
-    for at in 0..PUBLISHED {
+    for at in 0..number {
         registry.publish(&topics[at % topics.len()], &event).expect("room for the event");
     }
-    start.elapsed().as_nanos() as f64 / PUBLISHED as f64
+    start.elapsed().as_nanos() as f64 / number as f64
 }
 
 fn names(root: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{root}/{number}")).collect()
 }
 
-async fn run(clients: usize, topics: usize) {
+async fn run(clients: usize, topics: usize, published: usize) {
     let (by_topic, by_pattern) = (Registry::new(), Registry::new());
     let sides = [
         side(&by_topic, "prices/all", vec!["prices/all".to_owned()], clients).await,
@@ -79,23 +81,33 @@ async fn run(clients: usize, topics: usize) {
         for _ in 0..BLOCKS {
             for at in 0..2 {
                 deliveries[at].push(block(&sides[at], clients, 3, 1).await);
-                publishes[at].push(publish([&by_topic, &by_pattern][at], &quiet));
+                publishes[at].push(publish([&by_topic, &by_pattern][at], &quiet, published));
             }
         }
         let ([topic, pattern], [plain, matched]) = (deliveries.map(median), publishes.map(median));
-        println!(
-            "{patterns:>6} patterns: delivery by topic {topic:>6.1} ns, by pattern {pattern:>6.1} ns (x {:.2});   publish by topic {plain:>6.1} ns, by pattern {matched:>6.1} ns (x {:.2})",
-            pattern / topic,
-            matched / plain,
+        result(
+            &format!("a delivery by pattern, {patterns} patterns, and by topic"),
+            "ns",
+            pattern,
+            topic,
+            Budget::None,
+        );
+        result(
+            &format!("a publish that a pattern of {patterns} matches, and none"),
+            "ns",
+            matched,
+            plain,
+            Budget::None,
         );
     }
 }
 
 fn main() {
-    // `cargo bench` passes flags of its own.
-    let numbers: Vec<usize> = env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
-    let (clients, topics) = (numbers.first().copied().unwrap_or(100_000), numbers.get(1).copied().unwrap_or(10_000));
-    println!("{clients} clients, {topics} topics, one thread, median of {BLOCKS} blocks");
+    let arguments = Arguments::new();
+    let (clients, topics) = (arguments.number(0, 100_000, 500), arguments.number(1, 10_000, 500));
+    println!(
+        "{clients} clients, {topics} topics, one thread, median of {BLOCKS} blocks; theirs: by the topic's own name"
+    );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run(clients, topics));
+    runtime.block_on(run(clients, topics, arguments.pick(100_000, 2_000)));
 }

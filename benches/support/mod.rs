@@ -1,5 +1,9 @@
 //! Clients that are tasks, and rounds of events that are over when all have arrived.
 
+#![allow(dead_code, reason = "no bench needs all of it")]
+
+pub(crate) mod table;
+
 use std::{
     convert::Infallible,
     future::poll_fn,
@@ -10,12 +14,14 @@ use std::{
     time::Instant,
 };
 
+use axum::response::{IntoResponse, Sse, sse};
 use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
 use http_body::Body;
 use http_body_util::Empty;
-use tokio::sync::Notify;
-use tower::{Layer, ServiceExt, service_fn};
+use tokio::sync::{Notify, broadcast};
+use tokio_stream::{StreamExt, wrappers::BroadcastStream};
+use tower::{Layer, ServiceExt as _, service_fn};
 use tower_sse::{ClientHandle, SseBody, SseLayer, Subscription};
 
 pub(crate) const PAYLOAD: &str =
@@ -62,6 +68,12 @@ pub(crate) async fn stream(layer: &SseLayer, name: &'static str) -> SseBody<Empt
         Ok::<_, Infallible>(response.expect("a valid response"))
     }));
     service.oneshot(Request::new(())).await.expect("an answer").into_body()
+}
+
+/// The same with axum's `Sse` over a broadcast channel: what one would write instead.
+pub(crate) fn axum_stream(sender: &broadcast::Sender<sse::Event>) -> axum::body::Body {
+    let events = BroadcastStream::new(sender.subscribe()).filter_map(Result::ok).map(Ok::<_, Infallible>);
+    Sse::new(events).keep_alive(sse::KeepAlive::default()).into_response().into_body()
 }
 
 pub(crate) type Publish = Box<dyn Fn(usize)>;
