@@ -103,7 +103,7 @@ async fn topics(many: usize) {
     result("memory of a topic with a name of 13 B and one event", "B", heap, None, Budget::None);
     let heap = each(many, publish).await;
     result(&format!("memory of a retained event of {own} B"), "B", heap, None, Budget::None);
-    result("the same besides its own bytes", "B", heap - own as f64, None, Budget::None);
+    result("memory of a retained event besides its own bytes", "B", heap - own as f64, None, Budget::None);
     let stats = registry.stats();
     assert_eq!((stats.topics, stats.events), (many, 2 * many), "nothing was evicted");
 }

@@ -56,7 +56,8 @@ pub(crate) fn result(what: &str, unit: &str, ours: f64, theirs: impl Into<Option
         "result: {what} | {} | {} | {} | {} | {met}",
         figure(ours, unit),
         or_none(theirs.map(|theirs| figure(theirs, unit))),
-        or_none(theirs.map(|theirs| format!("{:.3}", ours / theirs))),
+        // What has no unit is no cost.
+        or_none(theirs.filter(|_| !unit.is_empty()).map(|theirs| format!("{:.3}", ours / theirs))),
         budget.text(unit),
     );
 }
