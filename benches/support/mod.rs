@@ -7,10 +7,12 @@ pub(crate) mod table;
 use std::{
     convert::Infallible,
     future::poll_fn,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
@@ -88,6 +90,18 @@ pub(crate) async fn block((_, publish, arrived): &Side, clients: usize, rounds: 
         arrived.wait().await;
     }
     start.elapsed().as_nanos() as f64 / (clients * rounds * burst) as f64
+}
+
+pub(crate) fn ready_now<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("nothing waits"),
+    }
+}
+
+/// As a browser sends it for a page.
+pub(crate) fn page_request() -> Request<()> {
+    Request::builder().uri("/orders/17").header("accept", "text/html,*/*").body(()).expect("a request")
 }
 
 pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
