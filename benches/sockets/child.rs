@@ -1,0 +1,95 @@
+//! How the server process is started, pinned and told what to do.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Write},
+    net::{Ipv4Addr, SocketAddr},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+
+use crate::server::{Behind, Side};
+
+/// The two cores of the plan: the server's, and the load's. They are one and the same where there is only one.
+pub(crate) fn cores() -> (usize, usize) {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("the cores that it may use");
+    let mut cores = (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or_default());
+    let first = cores.next().expect("it runs somewhere");
+    (first, cores.next().unwrap_or(first))
+}
+
+/// From now on this process and what it starts run on one core.
+pub(crate) fn pin(core: usize) {
+    let mut cores = CpuSet::new();
+    cores.set(core).expect("a core that there is");
+    sched_setaffinity(Pid::from_raw(0), &cores).expect("a core that it may use");
+}
+
+/// A server process, which ends with this.
+pub(crate) struct Server {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    pub(crate) address: SocketAddr,
+}
+
+/// What a server process has used so far.
+pub(crate) struct Usage {
+    pub(crate) time: Duration,
+    pub(crate) resident: u64,
+}
+
+impl Server {
+    /// Starts this program once more, as a server on that core.
+    pub(crate) fn start(side: Side, behind: Behind, core: usize) -> Self {
+        let program = env::current_exe().expect("this program");
+        let mut child = Command::new(program)
+            .args(["--serve", side.name(), behind.name(), &core.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a process");
+        let input = child.stdin.take().expect("it is piped");
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut server = Self { child, input, output, address: (Ipv4Addr::LOCALHOST, 0).into() };
+        let port = server.answer()[0].parse().expect("a port");
+        server.address.set_port(port);
+        server
+    }
+
+    pub(crate) fn usage(&mut self) -> Usage {
+        self.say("usage");
+        let answer = self.answer();
+        let [time, resident] = [0, 1].map(|at| answer[at].parse().expect("a number"));
+        Usage { time: Duration::from_micros(time), resident }
+    }
+
+    /// Has it publish by itself. Gives when the first event is due.
+    pub(crate) fn publish(&mut self, rate: u32, events: u64) -> Duration {
+        self.say(&format!("publish {rate} {events}"));
+        Duration::from_nanos(self.answer()[0].parse().expect("a time"))
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.input, "{line}").expect("it listens");
+    }
+
+    fn answer(&mut self) -> Vec<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("it answers");
+        assert!(!line.is_empty(), "the server process has ended");
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}

@@ -1,0 +1,36 @@
+//! A whole server: thousands of streams over loopback sockets, beside axum's `Sse` over `tokio::sync::broadcast`, in the same run.
+//!
+//! `cargo bench --bench sockets [-- [STREAMS [SECONDS [RATE...]]]]`, and with `--quick` to see that it runs. With `--side ours` or
+//! `--side axum`, that side alone, for a profiler. `-- memory [STREAMS]` tells what a stream takes in memory, and how much of it is hyper's.
+//!
+//! The server is a process of its own on one core, this program once more, on a runtime of one thread; the load runs on another core.
+//! Both sides are axum routers behind `axum::serve`, with TCP_NODELAY, heartbeats on, and the defaults otherwise: a topic retains 1,000 events, the
+//! broadcast channel 1,024. Once all streams are open, the server publishes by itself, at a fixed rate, and is late if it is busy. The load
+//! reads raw sockets, looks at all bytes of all events, and counts what is missing or misplaced by their sequence numbers. Latencies are
+//! from when an event was due, so that one that is published late counts as late. Each rate and side has a fresh process.
+//!
+//! No time is asserted: the numbers are printed. That nothing of ours is lost or misplaced is.
+
+#![allow(clippy::expect_used)]
+
+#[cfg(target_os = "linux")]
+mod child;
+#[cfg(target_os = "linux")]
+mod latency;
+#[cfg(target_os = "linux")]
+mod load;
+#[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
+mod plan;
+#[cfg(target_os = "linux")]
+mod server;
+#[cfg(target_os = "linux")]
+mod wire;
+
+fn main() {
+    #[cfg(target_os = "linux")]
+    plan::main();
+    #[cfg(not(target_os = "linux"))]
+    println!("it pins processes to cores, and reads what they use, as Linux has it");
+}

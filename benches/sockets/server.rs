@@ -1,0 +1,276 @@
+//! The server process: one thread on one core, told over its standard input what to do, and ending with it.
+
+use std::{
+    convert::Infallible,
+    fs,
+    io::{BufRead, stdin},
+    net::Ipv4Addr,
+    pin::Pin,
+    task::{Context, Poll},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    response::{IntoResponse, Response, Sse, sse},
+    routing::get,
+    serve::ListenerExt,
+};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http_body::Frame;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use nix::sys::resource::{UsageWho, getrusage};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    runtime,
+    sync::{broadcast, mpsc},
+    time::sleep,
+};
+use tokio_stream::{StreamExt, wrappers::BroadcastStream};
+use tower_sse::{ClientHandle, Event, EventStream, Registry, SseLayer, SubscribeError};
+
+use crate::wire::{self, EVENT_TYPE};
+
+/// What answers the requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The layer and the registry.
+    Ours,
+    /// What one would write instead: axum's `Sse` over a broadcast channel.
+    Axums,
+    /// A body that never has anything.
+    Bare,
+    /// No HTTP server: a task that answers by hand, and waits.
+    Task,
+}
+
+/// What serves the connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behind {
+    AxumServe,
+    Auto,
+    Http1,
+    SmallBuffers,
+    NoTimeout,
+    Flatten,
+}
+
+impl Side {
+    const ALL: [(&str, Self); 4] =
+        [("ours", Self::Ours), ("axum", Self::Axums), ("bare", Self::Bare), ("task", Self::Task)];
+
+    pub(crate) fn name(self) -> &'static str {
+        name_in(&Self::ALL, self)
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        named_in(&Self::ALL, name)
+    }
+}
+
+impl Behind {
+    const ALL: [(&str, Self); 6] = [
+        ("axum-serve", Self::AxumServe),
+        ("auto", Self::Auto),
+        ("http1", Self::Http1),
+        ("small-buffers", Self::SmallBuffers),
+        ("no-timeout", Self::NoTimeout),
+        ("flatten", Self::Flatten),
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        name_in(&Self::ALL, self)
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        named_in(&Self::ALL, name)
+    }
+
+    fn http1(self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new());
+        match self {
+            Self::SmallBuffers => builder.max_buf_size(8192),
+            Self::NoTimeout => builder.header_read_timeout(None),
+            Self::Flatten => builder.writev(false),
+            Self::Http1 | Self::Auto | Self::AxumServe => &mut builder,
+        };
+        builder
+    }
+}
+
+fn name_in<T: Copy + PartialEq>(all: &[(&'static str, T)], wanted: T) -> &'static str {
+    all.iter().find(|(_, it)| *it == wanted).expect("all have a name").0
+}
+
+fn named_in<T: Copy>(all: &[(&'static str, T)], wanted: &str) -> Option<T> {
+    all.iter().find(|(name, _)| *name == wanted).map(|(_, it)| *it)
+}
+
+/// What is published, by whoever is asked to: the sequence number, and the data.
+type Publish = Box<dyn Fn(u64, String)>;
+
+/// Serves until its standard input ends. Says on its standard output where.
+pub(crate) fn serve(side: Side, behind: Behind) {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        println!("{}", listener.local_addr().expect("its address").port());
+        let (sender, mut plans) = mpsc::unbounded_channel();
+        thread::spawn(move || obey(&sender));
+        let (router, publish) = match side {
+            Side::Ours => ours(),
+            Side::Axums => axums(),
+            Side::Bare | Side::Task => bare(),
+        };
+        match (side, behind) {
+            (Side::Task, _) => _ = tokio::spawn(by_hand(listener)),
+            (_, Behind::AxumServe) => {
+                let listener = listener.tap_io(|socket| socket.set_nodelay(true).expect("a connected socket"));
+                tokio::spawn(async move { axum::serve(listener, router).await });
+            }
+            _ => _ = tokio::spawn(by_hyper(listener, router, behind)),
+        }
+        while let Some((rate, events, from)) = plans.recv().await {
+            for sequence in 1..=events {
+                let due = from + Duration::from_secs(sequence - 1) / rate;
+                // One that is late publishes what is due meanwhile at once, and nobody waits for it any less.
+                let early = due.saturating_sub(wire::now());
+                if !early.is_zero() {
+                    sleep(early).await;
+                }
+                publish(sequence, wire::data(sequence, due));
+            }
+        }
+    });
+}
+
+fn ours() -> (Router, Publish) {
+    async fn prices(client: ClientHandle) -> Result<EventStream, SubscribeError> {
+        client.subscribe("prices")?;
+        Ok(client.into_stream())
+    }
+    let registry = Registry::new();
+    let router = Router::new().route("/", get(prices)).layer(SseLayer::new(&registry));
+    let publish = move |_, data| {
+        let event = Event::data(data).event(EVENT_TYPE).expect("a valid event type");
+        registry.publish("prices", event).expect("room for the event");
+    };
+    (router, Box::new(publish))
+}
+
+fn axums() -> (Router, Publish) {
+    let (sender, _) = broadcast::channel::<sse::Event>(1024);
+    let of_all = sender.clone();
+    let prices = move || async move {
+        // Who lags misses what was overwritten, and goes on.
+        let events = BroadcastStream::new(of_all.subscribe()).filter_map(Result::ok).map(Ok::<_, Infallible>);
+        Sse::new(events).keep_alive(sse::KeepAlive::default())
+    };
+    let publish = move |_, data| {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set");
+        let id = format!("{}-0", since_epoch.as_millis());
+        let event = sse::Event::default().event(EVENT_TYPE).data(data).id(id);
+        sender.send(event).expect("somebody listens");
+    };
+    (Router::new().route("/", get(prices)), Box::new(publish))
+}
+
+fn bare() -> (Router, Publish) {
+    async fn nothing() -> Response {
+        ([(CONTENT_TYPE, "text/event-stream")], Body::new(Silent)).into_response()
+    }
+    (Router::new().route("/", get(nothing)), Box::new(|_, _| {}))
+}
+
+/// A body that never has anything.
+struct Silent;
+
+impl http_body::Body for Silent {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let (socket, _) = listener.accept().await.expect("files enough");
+    socket.set_nodelay(true).expect("a connected socket");
+    socket
+}
+
+async fn by_hyper(listener: TcpListener, router: Router, behind: Behind) {
+    let http1 = behind.http1();
+    loop {
+        let socket = TokioIo::new(accept(&listener).await);
+        let service = TowerToHyperService::new(router.clone());
+        if behind == Behind::Auto {
+            tokio::spawn(async move {
+                let builder = auto::Builder::new(TokioExecutor::new());
+                _ = builder.serve_connection(socket, service).await;
+            });
+        } else {
+            tokio::spawn(http1.serve_connection(socket, service));
+        }
+    }
+}
+
+async fn by_hand(listener: TcpListener) {
+    loop {
+        let mut socket = accept(&listener).await;
+        tokio::spawn(async move {
+            let mut request = [0; 256];
+            while socket.read(&mut request).await.is_ok_and(|read| read > 0) {
+                let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                socket.write_all(head).await.expect("a connected socket");
+            }
+        });
+    }
+}
+
+/// A rate, a number of events, and when the first is due.
+type Plan = (u32, u64, Duration);
+
+fn obey(plans: &mpsc::UnboundedSender<Plan>) {
+    for line in stdin().lock().lines().map_while(Result::ok) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["usage"] => {
+                let usage = getrusage(UsageWho::RUSAGE_SELF).expect("its own usage");
+                let microseconds = [usage.user_time(), usage.system_time()]
+                    .map(|time| time.tv_sec() * 1_000_000 + time.tv_usec())
+                    .iter()
+                    .sum::<i64>();
+                println!("{microseconds} {}", resident());
+            }
+            ["publish", rate, events] => {
+                let (Ok(rate), Ok(events)) = (rate.parse(), events.parse()) else { continue };
+                let from = wire::now() + Duration::from_millis(100);
+                println!("{}", from.as_nanos());
+                _ = plans.send((rate, events, from));
+            }
+            _ => {}
+        }
+    }
+    // Whoever started it is gone, or has seen enough.
+    std::process::exit(0);
+}
+
+/// The bytes of this process in memory.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("the proc file system");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
+    kibibytes.expect("a line for it") * 1024
+}
