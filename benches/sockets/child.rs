@@ -40,7 +40,8 @@ pub(crate) struct Server {
 
 /// What a server process has used so far.
 pub(crate) struct Usage {
-    pub(crate) time: Duration,
+    pub(crate) user: Duration,
+    pub(crate) system: Duration,
     pub(crate) resident: u64,
 }
 
@@ -65,8 +66,8 @@ impl Server {
     pub(crate) fn usage(&mut self) -> Usage {
         self.say("usage");
         let answer = self.answer();
-        let [time, resident] = [0, 1].map(|at| answer[at].parse().expect("a number"));
-        Usage { time: Duration::from_micros(time), resident }
+        let [user, system, resident] = [0, 1, 2].map(|at| answer[at].parse().expect("a number"));
+        Usage { user: Duration::from_micros(user), system: Duration::from_micros(system), resident }
     }
 
     /// Has it publish by itself. Gives when the first event is due.

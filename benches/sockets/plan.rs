@@ -20,6 +20,8 @@ struct Plan {
     length: Duration,
     rates: Vec<u32>,
     sides: Vec<Side>,
+    behind: Behind,
+    rounds: usize,
     /// The server's, and the load's.
     cores: (usize, usize),
 }
@@ -31,6 +33,8 @@ struct Outcome {
     took: f64,
     /// Of the server process, in microseconds.
     time_per_delivery: f64,
+    /// How much of that the system took, at most 1.
+    in_system: f64,
     /// Before the first event, and after the last.
     memory_per_stream: [f64; 2],
     /// How busy the load was, at most 1.
@@ -40,9 +44,12 @@ struct Outcome {
 impl Plan {
     fn of(arguments: &[String], cores: (usize, usize)) -> Self {
         let is_quick = arguments.iter().any(|argument| argument == "--quick");
-        let side = arguments.iter().skip_while(|argument| *argument != "--side").nth(1);
-        let side = side.map(|name| Side::named(name).expect("ours or axum"));
-        let mut numbers = arguments.iter().filter_map(|argument| argument.parse::<u32>().ok());
+        let named = |option| arguments.iter().skip_while(|argument| *argument != option).nth(1);
+        let side = named("--side").map(|name| Side::named(name).expect("ours, axum, or raw"));
+        let behind = named("--behind").map(|name| Behind::named(name).expect("how connections are served"));
+        let rounds = named("--rounds").map(|number| number.parse().expect("a number of rounds"));
+        let positional = arguments.iter().take_while(|argument| *argument != "--rounds");
+        let mut numbers = positional.filter_map(|argument| argument.parse::<u32>().ok());
         let streams = numbers.next().unwrap_or(if is_quick { 200 } else { 5_000 });
         let seconds = numbers.next().unwrap_or(if is_quick { 1 } else { 5 });
         let mut rates: Vec<u32> = numbers.collect();
@@ -54,12 +61,14 @@ impl Plan {
             length: Duration::from_secs(seconds.into()),
             rates,
             sides: side.map_or(vec![Side::Ours, Side::Axums], |side| vec![side]),
+            behind: behind.unwrap_or(Behind::AxumServe),
+            rounds: rounds.unwrap_or(1),
             cores,
         }
     }
 
     fn run(&self, side: Side, rate: u32) -> Outcome {
-        let mut server = Server::start(side, Behind::AxumServe, self.cores.0);
+        let mut server = Server::start(side, self.behind, self.cores.0);
         let empty = server.usage();
         let mut load = Load::open(server.address, self.streams);
         let idle = server.usage();
@@ -72,10 +81,12 @@ impl Plan {
         let done = server.usage();
         let per_stream =
             |usage: &child::Usage| usage.resident.saturating_sub(empty.resident) as f64 / 1024.0 / self.streams as f64;
+        let (user, system) = (done.user - idle.user, done.system - idle.system);
         Outcome {
             expected: events * self.streams as u64,
             took: arrivals.last.saturating_sub(from).as_secs_f64() / self.length.as_secs_f64(),
-            time_per_delivery: (done.time - idle.time).as_secs_f64() * 1e6 / arrivals.events.max(1) as f64,
+            time_per_delivery: (user + system).as_secs_f64() * 1e6 / arrivals.events.max(1) as f64,
+            in_system: system.as_secs_f64() / (user + system).as_secs_f64(),
             memory_per_stream: [per_stream(&idle), per_stream(&done)],
             load: (load_after - load_before).as_secs_f64() / until.saturating_sub(from).as_secs_f64(),
             arrivals,
@@ -87,22 +98,23 @@ impl Outcome {
     fn print(&self, side: Side) {
         let Arrivals { events, missing, misplaced, foreign, closed, latencies, .. } = &self.arrivals;
         println!(
-            "  {:<4}  {events:>10} of {:<10} {:>5.2} x the time   {:>6.2} us a delivery   p50 {:>8.1} ms   p99 {:>8.1} ms   \
-             {:>5.1} KiB a stream, {:>5.1} after   load {:>3.0} %",
+            "  {:<5} {events:>9} of {:<9} {:>5.2} x {:>6.2} us ({:>2.0} %) {:>8.1} ms {:>8.1} ms {:>5.1} KiB {:>5.1} KiB {:>4.0} %",
             side.name(),
             self.expected,
             self.took,
             self.time_per_delivery,
+            self.in_system * 100.0,
             latencies.quantile(0.5),
             latencies.quantile(0.99),
             self.memory_per_stream[0],
             self.memory_per_stream[1],
             self.load * 100.0,
         );
-        if *events != self.expected || missing + misplaced + foreign > 0 || *closed > 0 {
+        if !self.is_whole() {
+            let never = self.expected.saturating_sub(events + missing);
             println!(
-                "        {missing} missing, {} not there when the wait ended, {misplaced} misplaced, {foreign} blocks foreign, {closed} streams closed",
-                self.expected.saturating_sub(events + missing)
+                "        {missing} missing, {never} not there when the wait ended, {misplaced} misplaced, {foreign} \
+                 blocks that are none of the plan's, {closed} streams closed"
             );
         }
     }
@@ -130,6 +142,11 @@ fn budget(rate: u32) -> &'static str {
     }
 }
 
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
 fn compare(plan: &Plan) {
     let example = wire::data(1, Duration::ZERO).len();
     let (server, load) = plan.cores;
@@ -140,16 +157,26 @@ fn compare(plan: &Plan) {
     if server == load {
         println!("there is one core only: the load takes its time from the server");
     }
+    println!(
+        "        events that arrived    in the time  server a delivery  latency: half    99 of 100   memory a stream, idle and after   load\n\
+         {:54}(in the system)",
+        ""
+    );
     let mut is_whole = true;
     for rate in &plan.rates {
         println!("{rate} events/s");
-        let outcomes: Vec<_> = plan.sides.iter().map(|side| (*side, plan.run(*side, *rate))).collect();
-        for (side, outcome) in &outcomes {
-            outcome.print(*side);
-            is_whole &= *side != Side::Ours || outcome.is_whole();
+        let mut times = vec![Vec::new(); plan.sides.len()];
+        for _ in 0..plan.rounds {
+            for (side, times) in plan.sides.iter().zip(&mut times) {
+                let outcome = plan.run(*side, *rate);
+                outcome.print(*side);
+                is_whole &= *side != Side::Ours || outcome.is_whole();
+                times.push(outcome.time_per_delivery);
+            }
         }
-        if let [(_, ours), (_, axums)] = &outcomes[..] {
-            println!("  ratio {:.2} ({})", ours.time_per_delivery / axums.time_per_delivery, budget(*rate));
+        let times: Vec<f64> = times.into_iter().map(median).collect();
+        if let [ours, axums] = times[..] {
+            println!("  ratio of the server's time {:.2} ({})", ours / axums, budget(*rate));
         }
     }
     assert!(is_whole, "of ours, events are missing, or were not in order");

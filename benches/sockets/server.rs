@@ -3,9 +3,10 @@
 use std::{
     convert::Infallible,
     fs,
-    io::{BufRead, stdin},
-    net::Ipv4Addr,
+    io::{BufRead, Write, stdin},
+    net::{self, Ipv4Addr},
     pin::Pin,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -27,7 +28,10 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -51,6 +55,8 @@ pub(crate) enum Side {
     Bare,
     /// No HTTP server: a task that answers by hand, and waits.
     Task,
+    /// No server at all: a loop over sockets, with a write for each event. What the system takes for it is the floor.
+    Raw,
 }
 
 /// What serves the connections.
@@ -65,8 +71,8 @@ pub(crate) enum Behind {
 }
 
 impl Side {
-    const ALL: [(&str, Self); 4] =
-        [("ours", Self::Ours), ("axum", Self::Axums), ("bare", Self::Bare), ("task", Self::Task)];
+    const ALL: [(&str, Self); 5] =
+        [("ours", Self::Ours), ("axum", Self::Axums), ("bare", Self::Bare), ("task", Self::Task), ("raw", Self::Raw)];
 
     pub(crate) fn name(self) -> &'static str {
         name_in(&Self::ALL, self)
@@ -116,6 +122,9 @@ fn named_in<T: Copy>(all: &[(&'static str, T)], wanted: &str) -> Option<T> {
     all.iter().find(|(name, _)| *name == wanted).map(|(_, it)| *it)
 }
 
+/// Of an answer by hand.
+const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+
 /// What is published, by whoever is asked to: the sequence number, and the data.
 type Publish = Box<dyn Fn(u64, String)>;
 
@@ -127,13 +136,16 @@ pub(crate) fn serve(side: Side, behind: Behind) {
         println!("{}", listener.local_addr().expect("its address").port());
         let (sender, mut plans) = mpsc::unbounded_channel();
         thread::spawn(move || obey(&sender));
+        let sockets = Arc::default();
         let (router, publish) = match side {
             Side::Ours => ours(),
             Side::Axums => axums(),
             Side::Bare | Side::Task => bare(),
+            Side::Raw => (Router::new(), raw(&sockets)),
         };
         match (side, behind) {
             (Side::Task, _) => _ = tokio::spawn(by_hand(listener)),
+            (Side::Raw, _) => _ = tokio::spawn(keep(listener, sockets)),
             (_, Behind::AxumServe) => {
                 let listener = listener.tap_io(|socket| socket.set_nodelay(true).expect("a connected socket"));
                 tokio::spawn(async move { axum::serve(listener, router).await });
@@ -232,11 +244,33 @@ async fn by_hand(listener: TcpListener) {
         tokio::spawn(async move {
             let mut request = [0; 256];
             while socket.read(&mut request).await.is_ok_and(|read| read > 0) {
-                let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-                socket.write_all(head).await.expect("a connected socket");
+                socket.write_all(HEAD).await.expect("a connected socket");
             }
         });
     }
+}
+
+type Sockets = Arc<Mutex<Vec<net::TcpStream>>>;
+
+async fn keep(listener: TcpListener, sockets: Sockets) {
+    loop {
+        let mut socket = accept(&listener).await;
+        _ = socket.read(&mut [0; 256]).await.expect("a request");
+        socket.write_all(HEAD).await.expect("a connected socket");
+        sockets.lock().expect("nobody panics").push(socket.into_std().expect("a socket"));
+    }
+}
+
+fn raw(sockets: &Sockets) -> Publish {
+    let sockets = Arc::clone(sockets);
+    Box::new(move |sequence, data| {
+        let event = format!("event: {EVENT_TYPE}\ndata: {data}\nid: {sequence:013}-0\n\n");
+        let chunk = format!("{:X}\r\n{event}\r\n", event.len());
+        for mut socket in sockets.lock().expect("nobody panics").iter() {
+            // Whoever reads as slowly as that misses what was lost, and whoever counts sees it.
+            _ = socket.write(chunk.as_bytes());
+        }
+    })
 }
 
 /// A rate, a number of events, and when the first is due.
@@ -248,11 +282,8 @@ fn obey(plans: &mpsc::UnboundedSender<Plan>) {
         match words[..] {
             ["usage"] => {
                 let usage = getrusage(UsageWho::RUSAGE_SELF).expect("its own usage");
-                let microseconds = [usage.user_time(), usage.system_time()]
-                    .map(|time| time.tv_sec() * 1_000_000 + time.tv_usec())
-                    .iter()
-                    .sum::<i64>();
-                println!("{microseconds} {}", resident());
+                let [user, system] = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds());
+                println!("{user} {system} {}", resident());
             }
             ["publish", rate, events] => {
                 let (Ok(rate), Ok(events)) = (rate.parse(), events.parse()) else { continue };
