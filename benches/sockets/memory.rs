@@ -7,17 +7,23 @@ use crate::{
 };
 
 /// Each with what it shows.
-const STEPS: [(Side, Behind, &str); 10] = [
-    (Side::Task, Behind::Http1, "a task with its socket, no HTTP server"),
-    (Side::Bare, Behind::Http1, "hyper, HTTP/1 alone, a body that never has anything"),
+const STEPS: [(Side, Behind, &str); 16] = [
+    (Side::Task, Behind::Http1, "no HTTP server: a task with its socket"),
+    (Side::Bare, Behind::Http1, "hyper's http1::Builder, a body that never has anything"),
+    (Side::Bare, Behind::SmallBuffers, "the same, max_buf_size(8192)"),
     (Side::Bare, Behind::NoTimeout, "the same, header_read_timeout(None)"),
     (Side::Bare, Behind::Flatten, "the same, writev(false)"),
-    (Side::Bare, Behind::SmallBuffers, "the same, max_buf_size(8192)"),
-    (Side::Bare, Behind::Auto, "hyper-util's auto, HTTP/1 or 2, the same body"),
-    (Side::Bare, Behind::AxumServe, "axum::serve, the same body"),
-    (Side::Ours, Behind::Http1, "hyper, HTTP/1 alone, ours"),
-    (Side::Ours, Behind::AxumServe, "axum::serve, ours"),
-    (Side::Axums, Behind::AxumServe, "axum::serve, axum's Sse over a broadcast channel"),
+    (Side::Keeping, Behind::Http1, "the same, where the handler keeps the request's headers"),
+    (Side::Bare, Behind::Auto, "hyper-util's auto::Builder, HTTP/1 or 2"),
+    (Side::Keeping, Behind::Auto, "the same, where the handler keeps the request's headers"),
+    (Side::Bare, Behind::MakeService, "axum::serve(listener, router.into_make_service())"),
+    (Side::Bare, Behind::AxumServe, "axum::serve(listener, router)"),
+    (Side::ManyRoutes, Behind::MakeService, "axum::serve(listener, router.into_make_service()), with 100 more routes"),
+    (Side::ManyRoutes, Behind::AxumServe, "axum::serve(listener, router), with 100 more routes"),
+    (Side::Ours, Behind::Http1, "ours, http1::Builder"),
+    (Side::Ours, Behind::MakeService, "ours, axum::serve(listener, router.into_make_service())"),
+    (Side::Ours, Behind::AxumServe, "ours, axum::serve(listener, router)"),
+    (Side::Axums, Behind::AxumServe, "axum's Sse over a broadcast channel, axum::serve(listener, router)"),
 ];
 
 pub(crate) fn print(arguments: &[String], core: usize) {

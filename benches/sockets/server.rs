@@ -3,8 +3,9 @@
 use std::{
     convert::Infallible,
     fs,
+    future::IntoFuture,
     io::{BufRead, Write, stdin},
-    net::{self, Ipv4Addr},
+    net::{self, Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
@@ -15,12 +16,12 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    response::{IntoResponse, Response, Sse, sse},
+    response::{IntoResponse, Sse, sse},
     routing::get,
-    serve::ListenerExt,
+    serve::{Listener, ListenerExt},
 };
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::{HeaderMap, header::CONTENT_TYPE};
 use http_body::Frame;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -53,6 +54,10 @@ pub(crate) enum Side {
     Axums,
     /// A body that never has anything.
     Bare,
+    /// The same, which keeps the headers of its request.
+    Keeping,
+    /// A body that never has anything, in a router with a hundred other routes.
+    ManyRoutes,
     /// No HTTP server: a task that answers by hand, and waits.
     Task,
     /// No server at all: a loop over sockets, with a write for each event. What the system takes for it is the floor.
@@ -63,6 +68,8 @@ pub(crate) enum Side {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behind {
     AxumServe,
+    /// The same, where the router is given as a service that makes services.
+    MakeService,
     Auto,
     Http1,
     SmallBuffers,
@@ -71,8 +78,15 @@ pub(crate) enum Behind {
 }
 
 impl Side {
-    const ALL: [(&str, Self); 5] =
-        [("ours", Self::Ours), ("axum", Self::Axums), ("bare", Self::Bare), ("task", Self::Task), ("raw", Self::Raw)];
+    const ALL: [(&str, Self); 7] = [
+        ("ours", Self::Ours),
+        ("axum", Self::Axums),
+        ("bare", Self::Bare),
+        ("keeping", Self::Keeping),
+        ("many-routes", Self::ManyRoutes),
+        ("task", Self::Task),
+        ("raw", Self::Raw),
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         name_in(&Self::ALL, self)
@@ -84,8 +98,9 @@ impl Side {
 }
 
 impl Behind {
-    const ALL: [(&str, Self); 6] = [
+    const ALL: [(&str, Self); 7] = [
         ("axum-serve", Self::AxumServe),
+        ("make-service", Self::MakeService),
         ("auto", Self::Auto),
         ("http1", Self::Http1),
         ("small-buffers", Self::SmallBuffers),
@@ -108,7 +123,7 @@ impl Behind {
             Self::SmallBuffers => builder.max_buf_size(8192),
             Self::NoTimeout => builder.header_read_timeout(None),
             Self::Flatten => builder.writev(false),
-            Self::Http1 | Self::Auto | Self::AxumServe => &mut builder,
+            Self::Http1 | Self::Auto | Self::AxumServe | Self::MakeService => &mut builder,
         };
         builder
     }
@@ -140,15 +155,17 @@ pub(crate) fn serve(side: Side, behind: Behind) {
         let (router, publish) = match side {
             Side::Ours => ours(),
             Side::Axums => axums(),
-            Side::Bare | Side::Task => bare(),
             Side::Raw => (Router::new(), raw(&sockets)),
+            _ => (bare(side), Box::new(|_, _| {}) as Publish),
         };
         match (side, behind) {
             (Side::Task, _) => _ = tokio::spawn(by_hand(listener)),
             (Side::Raw, _) => _ = tokio::spawn(keep(listener, sockets)),
             (_, Behind::AxumServe) => {
-                let listener = listener.tap_io(|socket| socket.set_nodelay(true).expect("a connected socket"));
-                tokio::spawn(async move { axum::serve(listener, router).await });
+                _ = tokio::spawn(axum::serve(without_delay(listener), router).into_future());
+            }
+            (_, Behind::MakeService) => {
+                _ = tokio::spawn(axum::serve(without_delay(listener), router.into_make_service()).into_future());
             }
             _ => _ = tokio::spawn(by_hyper(listener, router, behind)),
         }
@@ -197,15 +214,20 @@ fn axums() -> (Router, Publish) {
     (Router::new().route("/", get(prices)), Box::new(publish))
 }
 
-fn bare() -> (Router, Publish) {
-    async fn nothing() -> Response {
-        ([(CONTENT_TYPE, "text/event-stream")], Body::new(Silent)).into_response()
-    }
-    (Router::new().route("/", get(nothing)), Box::new(|_, _| {}))
+fn bare(side: Side) -> Router {
+    let answer = move |headers: HeaderMap| async move {
+        let body = Silent { _headers: Some(headers).filter(|_| side == Side::Keeping) };
+        ([(CONTENT_TYPE, "text/event-stream")], Body::new(body)).into_response()
+    };
+    let others = if side == Side::ManyRoutes { 100 } else { 0 };
+    let router = Router::new().route("/", get(answer));
+    (0..others).fold(router, |router, other| router.route(&format!("/other/{other}"), get(async || "")))
 }
 
 /// A body that never has anything.
-struct Silent;
+struct Silent {
+    _headers: Option<HeaderMap>,
+}
 
 impl http_body::Body for Silent {
     type Data = Bytes;
@@ -214,6 +236,10 @@ impl http_body::Body for Silent {
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Pending
     }
+}
+
+fn without_delay(listener: TcpListener) -> impl Listener<Addr = SocketAddr> {
+    listener.tap_io(|socket| socket.set_nodelay(true).expect("a connected socket"))
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
