@@ -42,6 +42,8 @@ pub(crate) struct Server {
 pub(crate) struct Usage {
     pub(crate) user: Duration,
     pub(crate) system: Duration,
+    /// For its core, while something else had that.
+    pub(crate) waited: Duration,
     pub(crate) resident: u64,
 }
 
@@ -66,8 +68,13 @@ impl Server {
     pub(crate) fn usage(&mut self) -> Usage {
         self.say("usage");
         let answer = self.answer();
-        let [user, system, resident] = [0, 1, 2].map(|at| answer[at].parse().expect("a number"));
-        Usage { user: Duration::from_micros(user), system: Duration::from_micros(system), resident }
+        let [user, system, waited, resident] = [0, 1, 2, 3].map(|at| answer[at].parse().expect("a number"));
+        Usage {
+            user: Duration::from_micros(user),
+            system: Duration::from_micros(system),
+            waited: Duration::from_nanos(waited),
+            resident,
+        }
     }
 
     /// Has it publish by itself. Gives when the first event is due.

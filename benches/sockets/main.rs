@@ -1,7 +1,12 @@
 //! A whole server: thousands of streams over loopback sockets, beside axum's `Sse` over `tokio::sync::broadcast`, in the same run.
 //!
-//! `cargo bench --bench sockets [-- [STREAMS [SECONDS [RATE...]]]]`, and with `--quick` to see that it runs. With `--side ours` or
-//! `--side axum`, that side alone, for a profiler. `-- memory [STREAMS]` tells what a stream takes in memory, and how much of it is hyper's.
+//! `cargo bench --bench sockets [-- [STREAMS [SECONDS [RATE...]]] [OPTION...]]`, and with `--quick` to see that it runs.
+//!
+//! - `--rounds N`: each side N times in turn, and the median of the ratios.
+//! - `--sides ours,least,raw`: these in turn. `least` is a body over hyper that does the least, `raw` a loop over sockets: what hyper and
+//!   tokio take, and what the system takes, which no server is faster than. One alone is for a profiler.
+//! - `--behind http1`: hyper's own builder, or another of those in `server.rs`, instead of `axum::serve`.
+//! - `memory [STREAMS]`: what an idle stream takes, and how much of it is hyper's.
 //!
 //! The server is a process of its own on one core, this program once more, on a runtime of one thread; the load runs on another core.
 //! Both sides are axum routers behind `axum::serve`, with TCP_NODELAY, heartbeats on, and the defaults otherwise: a topic retains 1,000 events, the

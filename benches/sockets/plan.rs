@@ -15,6 +15,11 @@ use crate::{
 /// For five thousand streams, and whatever else is open.
 const FILES: u64 = 19_000;
 
+const HEADING: [&str; 2] = [
+    "                arrived               plan's   server a   in the       latency:           memory a stream:     load   server had",
+    "                                       time    delivery   system     half  99 of 100      idle      after    busy   to wait",
+];
+
 struct Plan {
     streams: usize,
     length: Duration,
@@ -39,13 +44,16 @@ struct Outcome {
     memory_per_stream: [f64; 2],
     /// How busy the load was, at most 1.
     load: f64,
+    /// How much of the time something else had the server's core, at most 1.
+    without_core: f64,
 }
 
 impl Plan {
     fn of(arguments: &[String], cores: (usize, usize)) -> Self {
         let is_quick = arguments.iter().any(|argument| argument == "--quick");
         let named = |option| arguments.iter().skip_while(|argument| *argument != option).nth(1);
-        let side = named("--side").map(|name| Side::named(name).expect("ours, axum, or raw"));
+        let side = |name| Side::named(name).expect("ours, axum, least, or raw");
+        let sides = named("--sides").map(|names| names.split(',').map(side).collect());
         let behind = named("--behind").map(|name| Behind::named(name).expect("how connections are served"));
         let rounds = named("--rounds").map(|number| number.parse().expect("a number of rounds"));
         let positional = arguments.iter().take_while(|argument| *argument != "--rounds");
@@ -60,7 +68,7 @@ impl Plan {
             streams: streams as usize,
             length: Duration::from_secs(seconds.into()),
             rates,
-            sides: side.map_or(vec![Side::Ours, Side::Axums], |side| vec![side]),
+            sides: sides.unwrap_or(vec![Side::Ours, Side::Axums]),
             behind: behind.unwrap_or(Behind::AxumServe),
             rounds: rounds.unwrap_or(1),
             cores,
@@ -81,6 +89,7 @@ impl Plan {
         let done = server.usage();
         let per_stream =
             |usage: &child::Usage| usage.resident.saturating_sub(empty.resident) as f64 / 1024.0 / self.streams as f64;
+        let passed = until.saturating_sub(from).as_secs_f64();
         let (user, system) = (done.user - idle.user, done.system - idle.system);
         Outcome {
             expected: events * self.streams as u64,
@@ -88,7 +97,8 @@ impl Plan {
             time_per_delivery: (user + system).as_secs_f64() * 1e6 / arrivals.events.max(1) as f64,
             in_system: system.as_secs_f64() / (user + system).as_secs_f64(),
             memory_per_stream: [per_stream(&idle), per_stream(&done)],
-            load: (load_after - load_before).as_secs_f64() / until.saturating_sub(from).as_secs_f64(),
+            load: (load_after - load_before).as_secs_f64() / passed,
+            without_core: (done.waited - idle.waited).as_secs_f64() / passed,
             arrivals,
         }
     }
@@ -98,7 +108,7 @@ impl Outcome {
     fn print(&self, side: Side) {
         let Arrivals { events, missing, misplaced, foreign, closed, latencies, .. } = &self.arrivals;
         println!(
-            "  {:<5} {events:>9} of {:<9} {:>5.2} x {:>6.2} us ({:>2.0} %) {:>8.1} ms {:>8.1} ms {:>5.1} KiB {:>5.1} KiB {:>4.0} %",
+            "  {:<5} {events:>9} of {:<9} {:>6.2} x  {:>6.2} us   {:>3.0} %  {:>7.1} ms {:>7.1} ms  {:>5.1} KiB  {:>5.1} KiB  {:>3.0} %    {:>3.0} %",
             side.name(),
             self.expected,
             self.took,
@@ -109,6 +119,7 @@ impl Outcome {
             self.memory_per_stream[0],
             self.memory_per_stream[1],
             self.load * 100.0,
+            self.without_core * 100.0,
         );
         if !self.is_whole() {
             let never = self.expected.saturating_sub(events + missing);
@@ -157,11 +168,7 @@ fn compare(plan: &Plan) {
     if server == load {
         println!("there is one core only: the load takes its time from the server");
     }
-    println!(
-        "        events that arrived    in the time  server a delivery  latency: half    99 of 100   memory a stream, idle and after   load\n\
-         {:54}(in the system)",
-        ""
-    );
+    HEADING.iter().for_each(|line| println!("{line}"));
     let mut is_whole = true;
     for rate in &plan.rates {
         println!("{rate} events/s");
@@ -174,9 +181,17 @@ fn compare(plan: &Plan) {
                 times.push(outcome.time_per_delivery);
             }
         }
-        let times: Vec<f64> = times.into_iter().map(median).collect();
-        if let [ours, axums] = times[..] {
-            println!("  ratio of the server's time {:.2} ({})", ours / axums, budget(*rate));
+        match (&plan.sides[..], &times[..]) {
+            ([Side::Ours, Side::Axums], [ours, axums]) => {
+                // What else the machine does is more alike within a round than over all of them.
+                let ratios = ours.iter().zip(axums).map(|(ours, axums)| ours / axums).collect();
+                println!("  ratio of the server's time {:.2} ({})", median(ratios), budget(*rate));
+            }
+            _ => {
+                for (side, times) in plan.sides.iter().zip(times) {
+                    println!("  {:<5} {:.2} us a delivery", side.name(), median(times));
+                }
+            }
         }
     }
     assert!(is_whole, "of ours, events are missing, or were not in order");

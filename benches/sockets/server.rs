@@ -5,10 +5,11 @@ use std::{
     fs,
     future::IntoFuture,
     io::{BufRead, Write, stdin},
+    mem::take,
     net::{self, Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -52,6 +53,8 @@ pub(crate) enum Side {
     Ours,
     /// What one would write instead: axum's `Sse` over a broadcast channel.
     Axums,
+    /// The least that a body can do: no heartbeat, no end, nothing joined. What hyper and tokio take besides the system.
+    Least,
     /// A body that never has anything.
     Bare,
     /// The same, which keeps the headers of its request.
@@ -78,9 +81,10 @@ pub(crate) enum Behind {
 }
 
 impl Side {
-    const ALL: [(&str, Self); 7] = [
+    const ALL: [(&str, Self); 8] = [
         ("ours", Self::Ours),
         ("axum", Self::Axums),
+        ("least", Self::Least),
         ("bare", Self::Bare),
         ("keeping", Self::Keeping),
         ("many-routes", Self::ManyRoutes),
@@ -155,6 +159,7 @@ pub(crate) fn serve(side: Side, behind: Behind) {
         let (router, publish) = match side {
             Side::Ours => ours(),
             Side::Axums => axums(),
+            Side::Least => least(),
             Side::Raw => (Router::new(), raw(&sockets)),
             _ => (bare(side), Box::new(|_, _| {}) as Publish),
         };
@@ -212,6 +217,55 @@ fn axums() -> (Router, Publish) {
         sender.send(event).expect("somebody listens");
     };
     (Router::new().route("/", get(prices)), Box::new(publish))
+}
+
+/// All that went out, and who waits for more.
+#[derive(Default)]
+struct Past {
+    events: Vec<Bytes>,
+    waiting: Vec<Waker>,
+}
+
+struct Least {
+    past: Arc<Mutex<Past>>,
+    next: usize,
+}
+
+impl http_body::Body for Least {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = &mut *self;
+        let mut past = this.past.lock().expect("nobody panics");
+        if let Some(event) = past.events.get(this.next) {
+            this.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(event.clone()))));
+        }
+        past.waiting.push(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+fn least() -> (Router, Publish) {
+    let past = Arc::new(Mutex::new(Past::default()));
+    let of_all = Arc::clone(&past);
+    let answer = async move || {
+        let body = Least { past: of_all, next: 0 };
+        ([(CONTENT_TYPE, "text/event-stream")], Body::new(body)).into_response()
+    };
+    let publish = move |sequence, data: String| {
+        let mut past = past.lock().expect("nobody panics");
+        past.events.push(wire_by_hand(sequence, &data).into());
+        let waiting = take(&mut past.waiting);
+        drop(past);
+        waiting.into_iter().for_each(Waker::wake);
+    };
+    (Router::new().route("/", get(answer)), Box::new(publish))
+}
+
+fn wire_by_hand(sequence: u64, data: &str) -> String {
+    format!("event: {EVENT_TYPE}\ndata: {data}\nid: {sequence:013}-0\n\n")
 }
 
 fn bare(side: Side) -> Router {
@@ -290,7 +344,7 @@ async fn keep(listener: TcpListener, sockets: Sockets) {
 fn raw(sockets: &Sockets) -> Publish {
     let sockets = Arc::clone(sockets);
     Box::new(move |sequence, data| {
-        let event = format!("event: {EVENT_TYPE}\ndata: {data}\nid: {sequence:013}-0\n\n");
+        let event = wire_by_hand(sequence, &data);
         let chunk = format!("{:X}\r\n{event}\r\n", event.len());
         for mut socket in sockets.lock().expect("nobody panics").iter() {
             // Whoever reads as slowly as that misses what was lost, and whoever counts sees it.
@@ -309,7 +363,7 @@ fn obey(plans: &mpsc::UnboundedSender<Plan>) {
             ["usage"] => {
                 let usage = getrusage(UsageWho::RUSAGE_SELF).expect("its own usage");
                 let [user, system] = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds());
-                println!("{user} {system} {}", resident());
+                println!("{user} {system} {} {}", waited(), resident());
             }
             ["publish", rate, events] => {
                 let (Ok(rate), Ok(events)) = (rate.parse(), events.parse()) else { continue };
@@ -322,6 +376,12 @@ fn obey(plans: &mpsc::UnboundedSender<Plan>) {
     }
     // Whoever started it is gone, or has seen enough.
     std::process::exit(0);
+}
+
+/// The nanoseconds that its one busy thread was ready to run, and something else had its core. 0 where the system does not say.
+fn waited() -> u64 {
+    let statistics = fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    statistics.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
 /// The bytes of this process in memory.
