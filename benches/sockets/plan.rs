@@ -16,8 +16,8 @@ use crate::{
 const FILES: u64 = 19_000;
 
 const HEADING: [&str; 2] = [
-    "                arrived               plan's   server a   in the       latency:           memory a stream:     load   server had",
-    "                                       time    delivery   system     half  99 of 100      idle      after    busy   to wait",
+    "                  arrived               plan's   server a   in the       latency:           memory a stream:     busy:      server had",
+    "                                         time    delivery   system     half  99 of 100      idle      after  server  load   to wait",
 ];
 
 struct Plan {
@@ -42,8 +42,9 @@ struct Outcome {
     in_system: f64,
     /// Before the first event, and after the last.
     memory_per_stream: [f64; 2],
-    /// How busy the load was, at most 1.
-    load: f64,
+    /// How busy the server was, and the load, each at most 1. A server that cannot write each event by itself is always busy: it takes
+    /// what its core has, and what it does not reach goes out with the next.
+    busy: [f64; 2],
     /// How much of the time something else had the server's core, at most 1.
     without_core: f64,
 }
@@ -52,7 +53,7 @@ impl Plan {
     fn of(arguments: &[String], cores: (usize, usize)) -> Self {
         let is_quick = arguments.iter().any(|argument| argument == "--quick");
         let named = |option| arguments.iter().skip_while(|argument| *argument != option).nth(1);
-        let side = |name| Side::named(name).expect("ours, axum, least, or raw");
+        let side = |name| Side::named(name).expect("a side");
         let sides = named("--sides").map(|names| names.split(',').map(side).collect());
         let behind = named("--behind").map(|name| Behind::named(name).expect("how connections are served"));
         let rounds = named("--rounds").map(|number| number.parse().expect("a number of rounds"));
@@ -68,7 +69,7 @@ impl Plan {
             streams: streams as usize,
             length: Duration::from_secs(seconds.into()),
             rates,
-            sides: sides.unwrap_or(vec![Side::Ours, Side::Axums]),
+            sides: sides.unwrap_or(vec![Side::Ours, Side::Batched, Side::Axums]),
             behind: behind.unwrap_or(Behind::AxumServe),
             rounds: rounds.unwrap_or(1),
             cores,
@@ -97,7 +98,7 @@ impl Plan {
             time_per_delivery: (user + system).as_secs_f64() * 1e6 / arrivals.events.max(1) as f64,
             in_system: system.as_secs_f64() / (user + system).as_secs_f64(),
             memory_per_stream: [per_stream(&idle), per_stream(&done)],
-            load: (load_after - load_before).as_secs_f64() / passed,
+            busy: [user + system, load_after - load_before].map(|time| time.as_secs_f64() / passed),
             without_core: (done.waited - idle.waited).as_secs_f64() / passed,
             arrivals,
         }
@@ -108,7 +109,7 @@ impl Outcome {
     fn print(&self, side: Side) {
         let Arrivals { events, missing, misplaced, foreign, closed, latencies, .. } = &self.arrivals;
         println!(
-            "  {:<5} {events:>9} of {:<9} {:>6.2} x  {:>6.2} us   {:>3.0} %  {:>7.1} ms {:>7.1} ms  {:>5.1} KiB  {:>5.1} KiB  {:>3.0} %    {:>3.0} %",
+            "  {:<7} {events:>9} of {:<9} {:>6.2} x  {:>6.2} us   {:>3.0} %  {:>7.1} ms {:>7.1} ms  {:>5.1} KiB  {:>5.1} KiB  {:>3.0} % {:>3.0} %    {:>3.0} %",
             side.name(),
             self.expected,
             self.took,
@@ -118,7 +119,8 @@ impl Outcome {
             latencies.quantile(0.99),
             self.memory_per_stream[0],
             self.memory_per_stream[1],
-            self.load * 100.0,
+            self.busy[0] * 100.0,
+            self.busy[1] * 100.0,
             self.without_core * 100.0,
         );
         if !self.is_whole() {
@@ -177,21 +179,19 @@ fn compare(plan: &Plan) {
             for (side, times) in plan.sides.iter().zip(&mut times) {
                 let outcome = plan.run(*side, *rate);
                 outcome.print(*side);
-                is_whole &= *side != Side::Ours || outcome.is_whole();
+                is_whole &= !matches!(side, Side::Ours | Side::Batched) || outcome.is_whole();
                 times.push(outcome.time_per_delivery);
             }
         }
-        match (&plan.sides[..], &times[..]) {
-            ([Side::Ours, Side::Axums], [ours, axums]) => {
+        let axums = plan.sides.iter().position(|side| *side == Side::Axums);
+        for (side, own) in plan.sides.iter().zip(&times).filter(|(side, _)| **side != Side::Axums) {
+            print!("  {:<7} {:.2} us a delivery", side.name(), median(own.clone()));
+            if let Some(axums) = axums {
                 // What else the machine does is more alike within a round than over all of them.
-                let ratios = ours.iter().zip(axums).map(|(ours, axums)| ours / axums).collect();
-                println!("  ratio of the server's time {:.2} ({})", median(ratios), budget(*rate));
+                let ratios = own.iter().zip(&times[axums]).map(|(own, axums)| own / axums).collect();
+                print!(", {:.2} x axum's ({})", median(ratios), budget(*rate));
             }
-            _ => {
-                for (side, times) in plan.sides.iter().zip(times) {
-                    println!("  {:<5} {:.2} us a delivery", side.name(), median(times));
-                }
-            }
+            println!();
         }
     }
     assert!(is_whole, "of ours, events are missing, or were not in order");

@@ -42,7 +42,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_stream::{StreamExt, wrappers::BroadcastStream};
-use tower_sse::{ClientHandle, Event, EventStream, Registry, SseLayer, SubscribeError};
+use tower_sse::{Batching, ClientHandle, Event, EventStream, Registry, SseLayer, SubscribeError};
 
 use crate::wire::{self, EVENT_TYPE};
 
@@ -51,6 +51,8 @@ use crate::wire::{self, EVENT_TYPE};
 pub(crate) enum Side {
     /// The layer and the registry.
     Ours,
+    /// The same, which lets events wait for each other for a tenth of a second.
+    Batched,
     /// What one would write instead: axum's `Sse` over a broadcast channel.
     Axums,
     /// The least that a body can do: no heartbeat, no end, nothing joined. What hyper and tokio take besides the system.
@@ -81,8 +83,9 @@ pub(crate) enum Behind {
 }
 
 impl Side {
-    const ALL: [(&str, Self); 8] = [
+    const ALL: [(&str, Self); 9] = [
         ("ours", Self::Ours),
+        ("batched", Self::Batched),
         ("axum", Self::Axums),
         ("least", Self::Least),
         ("bare", Self::Bare),
@@ -157,7 +160,8 @@ pub(crate) fn serve(side: Side, behind: Behind) {
         thread::spawn(move || obey(&sender));
         let sockets = Arc::default();
         let (router, publish) = match side {
-            Side::Ours => ours(),
+            Side::Ours => ours(|layer| layer),
+            Side::Batched => ours(|layer| layer.batching(Batching::every(Duration::from_millis(100)))),
             Side::Axums => axums(),
             Side::Least => least(),
             Side::Raw => (Router::new(), raw(&sockets)),
@@ -188,13 +192,13 @@ pub(crate) fn serve(side: Side, behind: Behind) {
     });
 }
 
-fn ours() -> (Router, Publish) {
+fn ours(set: fn(SseLayer) -> SseLayer) -> (Router, Publish) {
     async fn prices(client: ClientHandle) -> Result<EventStream, SubscribeError> {
         client.subscribe("prices")?;
         Ok(client.into_stream())
     }
     let registry = Registry::new();
-    let router = Router::new().route("/", get(prices)).layer(SseLayer::new(&registry));
+    let router = Router::new().route("/", get(prices)).layer(set(SseLayer::new(&registry)));
     let publish = move |_, data| {
         let event = Event::data(data).event(EVENT_TYPE).expect("a valid event type");
         registry.publish("prices", event).expect("room for the event");
