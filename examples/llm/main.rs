@@ -62,7 +62,9 @@ async fn main() -> std::result::Result<(), Box<dyn Error>> {
         // Tokens are small and should leave at once.
         let _ = connection.set_nodelay(true);
     });
-    axum::serve(listener, app(Chats { registry, token_time, turns: Arc::default() })).await?;
+    let app = app(Chats { registry, token_time, turns: Arc::default() });
+    // Without this, each connection has a copy of the router as long as its stream lasts.
+    axum::serve(listener, app.into_make_service()).await?;
     Ok(())
 }
 

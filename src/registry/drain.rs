@@ -127,7 +127,7 @@ impl Registry {
     ///
     /// async fn serve(listener: TcpListener, app: Router, registry: Registry, interrupted: impl Future) {
     ///     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    ///     let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
+    ///     let server = axum::serve(listener, app.into_make_service()).with_graceful_shutdown(async { drop(stopped.await) });
     ///     let server = tokio::spawn(server.into_future());
     ///
     ///     interrupted.await;

@@ -81,6 +81,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let _ = socket.set_nodelay(true);
     });
     let (stop, stopped) = oneshot::channel::<()>();
+    // Without this, each connection has a copy of the router as long as its stream lasts.
+    let app = app.into_make_service();
     let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
     let mut server = tokio::spawn(server.into_future());
     tokio::select! {
