@@ -229,7 +229,7 @@ fn main() {
                 with_one = figures;
             } else {
                 let what = format!("a delivery a core, {threads_are} against 1, {name}");
-                result(&what, "x", ours / with_one[0], axums / with_one[1], Budget::AtMost(1.5));
+                result(&what, "x", ours / with_one[0], axums / with_one[1], budget(*threads, cores));
             }
         }
     }
@@ -242,9 +242,14 @@ fn main() {
             with_one = figure;
         } else {
             let what = format!("a publish a core, {threads_are} against 1");
-            result(&what, "x", figure / with_one, None, Budget::AtMost(1.5));
+            result(&what, "x", figure / with_one, None, budget(threads, cores));
         }
     }
+}
+
+/// It is about as many threads as there are cores.
+fn budget(threads: usize, cores: usize) -> Budget {
+    if threads > cores { Budget::None } else { Budget::AtMost(1.5) }
 }
 
 fn named(threads: usize, cores: usize) -> String {
