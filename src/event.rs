@@ -358,7 +358,7 @@ impl Lines {
             self.after_cr = false;
             text = text.strip_prefix(b"\n").unwrap_or(text);
         }
-        while let Some(end) = text.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+        while let Some(end) = line_end(text) {
             self.wire.extend_from_slice(&text[..end]);
             self.wire.push(b'\n');
             self.wire.extend_from_slice(self.prefix);
@@ -376,6 +376,15 @@ impl Lines {
         self.wire.push(b'\n');
         self.wire
     }
+}
+
+/// Where the next line end is. Pieces of text without one are passed over whole, as a large event has few.
+fn line_end(text: &[u8]) -> Option<usize> {
+    const PIECE: usize = 32;
+    let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    let is_clean = |piece: &&[u8]| !piece.iter().fold(false, |found, byte| found | is_end(byte));
+    let clean = text.chunks_exact(PIECE).take_while(is_clean).count() * PIECE;
+    text[clean..].iter().position(is_end).map(|at| clean + at)
 }
 
 #[cfg(feature = "json")]

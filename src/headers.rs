@@ -24,6 +24,10 @@ pub(crate) fn asks_for_event_stream(method: &Method, headers: &HeaderMap) -> boo
 }
 
 fn accepts(range: &[u8]) -> bool {
+    // What an `EventSource` sends.
+    if range == EVENT_STREAM.as_bytes() {
+        return true;
+    }
     let is_zero = |parameter: &[u8]| {
         let quality = parameter.trim_ascii().strip_prefix(b"q=").or(parameter.trim_ascii().strip_prefix(b"Q="));
         quality.is_some_and(|quality| quality.first() == Some(&b'0') && quality.iter().all(|byte| b"0.".contains(byte)))

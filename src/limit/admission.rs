@@ -35,6 +35,11 @@ impl Admission {
     /// It needs these as well. What a layer further out has asked for already is one and the same.
     pub(crate) fn need(&self, asks: Vec<Ask>) {
         let mut state = lock(&self.0);
+        if state.asks.is_empty() && asks.len() == 1 {
+            // So it mostly is.
+            state.asks = asks;
+            return;
+        }
         state.asks.reserve_exact(asks.len());
         for ask in asks {
             if !state.asks.iter().any(|known| known.limit.is(&ask.limit)) {

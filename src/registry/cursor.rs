@@ -9,6 +9,7 @@ use super::{
     client::Client,
     feed::Feed,
     few::Few,
+    joined::{Merged, Of},
     log::{Entry, Log},
     position::{Position, Progress},
     shared::Shared,
@@ -196,6 +197,12 @@ impl Cursor {
         log.has_lost(self.next, self.told)
     }
 
+    /// The first event that it is to have, if nothing is missing and nobody has to be asked for any.
+    fn plain_from<'a>(&self, log: &'a Log) -> Option<&'a Arc<Entry>> {
+        let is_plain = self.missed.is_none() && self.filter.is_none() && !self.has_lost(log) && !log.has_exceptions();
+        log.next_from(self.next).filter(|_| is_plain)
+    }
+
     fn set(&mut self, place: Place) {
         (self.next, self.read, self.told, self.missed) =
             (place.next, place.read, place.told, place.missed.map(Box::new));
@@ -353,6 +360,8 @@ impl Cursors {
                 }
                 return plain.map(|plain| Taking::Plain(Plain { is_live, ..plain }));
             }
+        } else if let Some(plain) = self.take_merged(taker, horizon) {
+            return Some(Taking::Plain(plain));
         }
         self.take_events(taker.client, horizon).map(|taken| Taking::Events(Box::new(taken)))
     }
@@ -422,6 +431,71 @@ impl Cursors {
         let has_more = log.number_at(slots.end).is_some_and(|next| next <= horizon);
         cursor.parked = was_all.then(|| state.waiters.insert(taker.waker.clone()));
         Ok(Some(Plain { wire, events, has_more, is_live: false }))
+    }
+
+    /// The same of several feeds, in position order. Clients that are behind on the same feeds by the same events get the
+    /// same bytes.
+    fn take_merged(&mut self, taker: Taker<'_>, horizon: u64) -> Option<Plain> {
+        let mut of = Of { feeds: Vec::with_capacity(self.cursors.len()), labelled: taker.labelled };
+        for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
+            let state = lock(&cursor.feed.state);
+            let first = cursor.plain_from(&state.log)?;
+            if self.seen.is_some_and(|seen| first.position <= seen) {
+                return None;
+            }
+            of.feeds.push((cursor.feed.id(), first.number));
+        }
+        of.feeds.sort_unstable();
+        let joined = &taker.client.shared().joined;
+        let merged = match joined.merged(&of, horizon) {
+            Some(merged) => merged,
+            None => joined.keep(of, self.merge(taker.labelled, horizon)?),
+        };
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_pending()) {
+            // Something came since it waited.
+            (cursor.parked, cursor.catches_up) = (None, false);
+            if cursor.next <= merged.read_to {
+                cursor.read = lock(&cursor.feed.state).log.ordinal_before(merged.read_to + 1);
+                cursor.next = merged.read_to + 1;
+            }
+        }
+        self.seen = Some(merged.seen);
+        let Merged { wire, events, has_more, .. } = merged;
+        Some(Plain { wire, events, has_more, is_live: false })
+    }
+
+    /// Joins what is pending, about a frame of it.
+    fn merge(&self, labelled: bool, mut horizon: u64) -> Option<Merged> {
+        let mut entries: Vec<Arc<Entry>> = Vec::new();
+        let mut has_more = false;
+        for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
+            let state = lock(&cursor.feed.state);
+            // Again, as it was not locked meanwhile.
+            cursor.plain_from(&state.log)?;
+            let slots = state.log.frame(cursor.next, horizon, FRAME);
+            if let Some(left_out) = state.log.number_at(slots.end).filter(|left_out| *left_out <= horizon) {
+                (horizon, has_more) = (left_out - 1, true);
+            }
+            entries.extend(state.log.range(slots).cloned());
+        }
+        entries.retain(|entry| entry.number <= horizon);
+        // Each is a run of its own, in order.
+        entries.sort_by_key(|entry| entry.number);
+        entries.dedup_by_key(|entry| entry.number);
+        let mut size = 0;
+        let mut fits = |entry: &Arc<Entry>| {
+            size += entry.wire.len() as u64;
+            size <= FRAME
+        };
+        let fitting = entries.iter().take_while(|entry| fits(entry)).count().max(1);
+        if fitting < entries.len() {
+            entries.truncate(fitting);
+            (horizon, has_more) = (entries.last()?.number, true);
+        }
+        let mut wire = Vec::with_capacity(entries.iter().map(|entry| entry.wire.len()).sum());
+        entries.iter().for_each(|entry| entry.write(&mut wire, labelled, None));
+        let (events, seen) = (entries.len() as u64, entries.last()?.position);
+        Some(Merged { wire: wire.into(), events, seen, read_to: horizon, has_more })
     }
 
     /// Takes what is pending up to the event with the number `horizon`, event by event, over all feeds in position

@@ -14,6 +14,10 @@ pub const MAX_TOPIC: usize = 256;
 /// Refuses a name that is no topic name: 1 to [`MAX_TOPIC`] bytes, `/`-separated segments of which none is empty, no
 /// control characters, no `*` (kept for patterns), no `$` at the start (kept for the registry).
 pub(crate) fn check(name: &str) -> Result<(), TopicError> {
+    // Each publish asks.
+    if is_plain(name) {
+        return Ok(());
+    }
     match name.contains('*') {
         true => Err(Problem::Wildcard.with(name)),
         false => check_pattern(name),
@@ -40,6 +44,18 @@ pub(crate) fn check_pattern(name: &str) -> Result<(), TopicError> {
         return Ok(());
     };
     Err(problem.with(name))
+}
+
+/// Whether a name is fine as nearly all are, which one look at each byte says.
+fn is_plain(name: &str) -> bool {
+    let mut before = b'/';
+    for byte in name.bytes() {
+        if !matches!(byte, b' '..=b'~') || byte == b'*' || (before, byte) == (b'/', b'/') {
+            return false;
+        }
+        before = byte;
+    }
+    before != b'/' && name.len() <= MAX_TOPIC && is_public(name)
 }
 
 /// Whether a valid name is a pattern.
