@@ -36,6 +36,10 @@ mod plan;
 #[cfg(target_os = "linux")]
 mod server;
 #[cfg(target_os = "linux")]
+#[allow(dead_code, reason = "the plan has arguments of its own")]
+#[path = "../support/table.rs"]
+mod table;
+#[cfg(target_os = "linux")]
 mod wire;
 
 fn main() {

@@ -9,6 +9,7 @@ use crate::{
     load::{Arrivals, Load},
     memory,
     server::{self, Behind, Side},
+    table::{Budget, result},
     wire,
 };
 
@@ -145,13 +146,12 @@ fn own_time() -> Duration {
     of(usage.user_time()) + of(usage.system_time())
 }
 
-/// What the ratio of the times per delivery may be at most, and how late the last event.
-fn budget(rate: u32) -> &'static str {
+/// What the time per delivery may be of axum's.
+fn budget(rate: u32) -> Budget {
     match rate {
-        20 => "budget 0.85",
-        400 => "budget 0.45, and all arrive within 1.10 x the time",
-        1_000 => "budget: all arrive, within 1.10 x the time",
-        _ => "no budget",
+        20 => Budget::Times(0.85),
+        400 => Budget::Times(0.45),
+        _ => Budget::None,
     }
 }
 
@@ -175,23 +175,23 @@ fn compare(plan: &Plan) {
     for rate in &plan.rates {
         println!("{rate} events/s");
         let mut times = vec![Vec::new(); plan.sides.len()];
+        let mut lengths = vec![Vec::new(); plan.sides.len()];
         for _ in 0..plan.rounds {
-            for (side, times) in plan.sides.iter().zip(&mut times) {
+            for (at, side) in plan.sides.iter().enumerate() {
                 let outcome = plan.run(*side, *rate);
                 outcome.print(*side);
                 is_whole &= !matches!(side, Side::Ours | Side::Batched) || outcome.is_whole();
-                times.push(outcome.time_per_delivery);
+                times[at].push(outcome.time_per_delivery);
+                lengths[at].push(outcome.took);
             }
         }
         let axums = plan.sides.iter().position(|side| *side == Side::Axums);
-        for (side, own) in plan.sides.iter().zip(&times).filter(|(side, _)| **side != Side::Axums) {
-            print!("  {:<7} {:.2} us a delivery", side.name(), median(own.clone()));
-            if let Some(axums) = axums {
-                // What else the machine does is more alike within a round than over all of them.
-                let ratios = own.iter().zip(&times[axums]).map(|(own, axums)| own / axums).collect();
-                print!(", {:.2} x axum's ({})", median(ratios), budget(*rate));
-            }
-            println!();
+        for (at, side) in plan.sides.iter().enumerate().filter(|(_, side)| **side != Side::Axums) {
+            let what = format!("a server at {rate} events/s, {}", side.name());
+            let of_axum = |all: &[Vec<f64>]| axums.map(|axums| median(all[axums].clone()));
+            result(&format!("{what}: a delivery"), "us", median(times[at].clone()), of_axum(&times), budget(*rate));
+            let length = format!("{what}: length of the run");
+            result(&length, "x", median(lengths[at].clone()), of_axum(&lengths), Budget::AtMost(1.1));
         }
     }
     assert!(is_whole, "of ours, events are missing, or were not in order");
