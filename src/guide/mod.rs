@@ -9,7 +9,8 @@
 //! 7. [Proxies](proxies)
 //! 8. [MCP](mcp)
 //! 9. [Testing your handlers](testing)
-//! 10. [Several machines](several_machines), to come
+//! 10. [Performance](performance): what it costs, and how that was measured
+//! 11. [Several machines](several_machines), to come
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
@@ -37,6 +38,9 @@ pub mod mcp {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
 
 #[doc = include_str!("several_machines.md")]
 pub mod several_machines {}
