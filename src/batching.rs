@@ -1,6 +1,6 @@
 //! Fewer frames for topics that change faster than anyone can look.
 
-use std::time::Duration;
+use std::{fmt, num::NonZeroU32, time::Duration};
 
 #[cfg(feature = "json")]
 use crate::{Event, event, gap::push_json_string, registry::Picked};
@@ -19,26 +19,33 @@ use crate::{Event, event, gap::push_json_string, registry::Picked};
 /// let layer = SseLayer::new(&registry).batching(Batching::every(Duration::from_millis(50)));
 /// # let _ = layer;
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Batching {
-    /// In milliseconds, as every stream keeps it. The greatest is for ever.
-    interval: u32,
-    pub(crate) is_array: bool,
+    /// In few bytes, as every stream keeps it: whether it is an array, and the milliseconds and one, of which the most are for ever.
+    packed: NonZeroU32,
 }
 
+/// The bit that says that it is an array.
+const ARRAY: u32 = 1 << 31;
+const FOR_EVER: u32 = ARRAY - 1;
+
 impl Batching {
-    /// At least so long between two frames. Millisecond resolution; zero is no batching, and more than 49 days are for ever.
+    /// At least so long between two frames. Millisecond resolution; zero is no batching, and more than 24 days are for ever.
     #[must_use]
     pub fn every(interval: Duration) -> Self {
-        let interval = u32::try_from(interval.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX);
-        Self { interval, is_array: false }
+        let ms = u32::try_from(interval.as_nanos().div_ceil(1_000_000)).unwrap_or(FOR_EVER);
+        Self { packed: NonZeroU32::MIN.saturating_add(ms.min(FOR_EVER - 1)) }
     }
 
     pub(crate) fn interval(self) -> Duration {
-        match self.interval {
-            u32::MAX => Duration::MAX,
-            ms => Duration::from_millis(ms.into()),
+        match self.packed.get() & !ARRAY {
+            FOR_EVER => Duration::MAX,
+            ms_and_one => Duration::from_millis(u64::from(ms_and_one) - 1),
         }
+    }
+
+    pub(crate) fn is_array(self) -> bool {
+        self.packed.get() & ARRAY != 0
     }
 
     /// Sends all events of a frame as one, of the type `batch`, whose data is a JSON array in the order of publishing:
@@ -57,7 +64,13 @@ impl Batching {
     #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
     #[must_use]
     pub fn as_array(self) -> Self {
-        Self { is_array: true, ..self }
+        Self { packed: self.packed | ARRAY }
+    }
+}
+
+impl fmt::Debug for Batching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batching").field("interval", &self.interval()).field("is_array", &self.is_array()).finish()
     }
 }
 

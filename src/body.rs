@@ -1,7 +1,5 @@
 use std::{
-    fmt,
-    future::Future,
-    mem,
+    fmt, mem,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -11,7 +9,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
 
 use crate::{
     Batching, ClientHandle, CloseReason,
@@ -49,43 +46,52 @@ pin_project! {
         Stream {
             #[pin]
             inner: B,
-            stream: Pin<Box<Stream>>,
+            stream: Box<Stream>,
         },
-        // Not from the handler.
-        Whole { data: Bytes },
+        // Not from the handler. Boxed, so that it makes no stream larger.
+        Whole { data: Box<Bytes> },
     }
 }
 
-pin_project! {
-    /// What an event stream has besides the handler's own body.
-    ///
-    /// In the order in which a delivery touches it: with many clients, what it costs is cache lines.
-    #[repr(C)]
-    struct Stream {
-        over: bool,
-        // Nothing can be put into a body that is encoded.
-        is_encoded: bool,
-        inner_ended: bool,
-        // It stood where the registry's events may go out.
-        may_take: bool,
-        // What a stream ends with went out.
-        said_farewell: bool,
-        // Whose turn it is to be asked first, so that neither the handler nor the registry can starve the other.
-        registry_first: bool,
-        // Bytes went out since the pulse was last told.
-        stirred: bool,
-        boundary: Boundary,
-        // What goes out next, before anything else is asked for. It is a block, at a boundary. Boxed, as few ever have one.
-        next: Option<Box<Bytes>>,
-        reader: Reader,
-        config: Arc<Config>,
-        pulse: Option<Pulse>,
-        // Until it is over, the registry's events wait.
-        window: Option<Pin<Box<Sleep>>>,
-        #[pin]
-        timer: Option<Alarm>,
-        leading_mark: LeadingMark,
-        trailers: Option<Box<HeaderMap>>,
+/// What an event stream has besides the handler's own body.
+///
+/// In the order in which a delivery touches it: with many clients, what it costs is cache lines.
+#[repr(C)]
+struct Stream {
+    over: bool,
+    /// Nothing can be put into a body that is encoded.
+    is_encoded: bool,
+    inner_ended: bool,
+    /// It stood where the registry's events may go out.
+    may_take: bool,
+    /// What a stream ends with went out.
+    said_farewell: bool,
+    /// Whose turn it is to be asked first, so that neither the handler nor the registry can starve the other.
+    registry_first: bool,
+    /// Bytes went out since the pulse was last told.
+    stirred: bool,
+    boundary: Boundary,
+    leading_mark: LeadingMark,
+    /// What few streams have, or not for long.
+    aside: Option<Box<Aside>>,
+    reader: Reader,
+    config: Arc<Config>,
+    pulse: Option<Pulse>,
+    timer: Alarm,
+}
+
+#[derive(Default)]
+struct Aside {
+    /// What goes out next, before anything else is asked for. It is a block, at a boundary.
+    next: Option<Bytes>,
+    /// Until it is over, the registry's events wait.
+    window: Option<Alarm>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Aside {
+    fn is_empty(&self) -> bool {
+        self.next.is_none() && self.window.is_none() && self.trailers.is_none()
     }
 }
 
@@ -102,7 +108,7 @@ impl<B> SseBody<B> {
 
     /// A body without a handler's.
     pub(crate) fn whole(data: Bytes) -> Self {
-        Self { kind: Kind::Whole { data } }
+        Self { kind: Kind::Whole { data: Box::new(data) } }
     }
 
     /// The stream of this client begins.
@@ -114,25 +120,26 @@ impl<B> SseBody<B> {
         }
         client.cannot_take.store(is_encoded, Ordering::Relaxed);
         client.add_bytes(opening.len());
-        let stream = Stream {
-            reader,
-            config,
-            boundary: Boundary::new(),
-            leading_mark: LeadingMark::new(),
+        let mut stream = Stream {
+            over: false,
             is_encoded,
             inner_ended: false,
             may_take: !is_encoded,
             said_farewell: false,
-            next: Some(opening).filter(|opening| !is_encoded && !opening.is_empty()).map(Box::new),
-            trailers: None,
             registry_first: false,
-            pulse: None,
             stirred: false,
-            timer: None,
-            window: None,
-            over: false,
+            boundary: Boundary::new(),
+            leading_mark: LeadingMark::new(),
+            aside: None,
+            reader,
+            config,
+            pulse: None,
+            timer: Alarm::at(u64::MAX),
         };
-        Self { kind: Kind::Stream { inner, stream: Box::pin(stream) } }
+        if !is_encoded && !opening.is_empty() {
+            stream.aside().next = Some(opening);
+        }
+        Self { kind: Kind::Stream { inner, stream: Box::new(stream) } }
     }
 }
 
@@ -150,9 +157,9 @@ impl<B: Body> Body for SseBody<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProjection::Plain { inner, .. } => inner.poll_frame(cx).map_ok(|frame| frame.map_data(into_bytes)),
-            KindProjection::Stream { inner, stream } => stream.as_mut().poll_frame(inner, cx),
+            KindProjection::Stream { inner, stream } => stream.poll_frame(inner, cx),
             KindProjection::Whole { data } if data.is_empty() => Poll::Ready(None),
-            KindProjection::Whole { data } => Poll::Ready(Some(Ok(Frame::data(mem::take(data))))),
+            KindProjection::Whole { data } => Poll::Ready(Some(Ok(Frame::data(mem::take(&mut **data))))),
         }
     }
 
@@ -187,20 +194,28 @@ enum Own<E> {
 }
 
 impl Stream {
+    fn aside(&mut self) -> &mut Aside {
+        self.aside.get_or_insert_default()
+    }
+
+    /// A stream that has nothing aside any more may be calm.
+    fn tidy(&mut self) {
+        self.aside = self.aside.take().filter(|aside| !aside.is_empty());
+    }
+
     fn poll_frame<B: Body>(
-        mut self: Pin<&mut Self>,
+        &mut self,
         mut inner: Pin<&mut B>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         if self.is_calm() {
-            match self.as_mut().project().reader.glance(cx) {
+            match self.reader.glance(cx) {
                 Glance::Live(wire) => {
                     self.stir(true);
                     return Poll::Ready(Some(Ok(Frame::data(wire))));
                 }
                 Glance::Nothing => {
-                    let heartbeat = ready!(self.as_mut().poll_heartbeat(cx));
-                    return self.send(heartbeat);
+                    return self.poll_heartbeat(cx).map(|heartbeat| Some(Ok(Frame::data(heartbeat))));
                 }
                 Glance::Unclear => {}
             }
@@ -208,22 +223,25 @@ impl Stream {
         if self.over {
             return Poll::Ready(None);
         }
-        if let Some(block) = self.as_mut().project().next.take() {
-            *self.project().stirred = true;
-            return Poll::Ready(Some(Ok(Frame::data(*block))));
+        if !self.reader.wakes(cx.waker()) {
+            self.unset_timers();
+        }
+        if let Some(block) = self.aside.as_mut().and_then(|aside| aside.next.take()) {
+            self.stirred = true;
+            self.tidy();
+            return Poll::Ready(Some(Ok(Frame::data(block))));
         }
         let may_inject = self.may_inject();
-        let this = self.as_mut().project();
-        if mem::replace(this.may_take, may_inject) != may_inject {
-            this.reader.client().cannot_take.store(!may_inject, Ordering::Relaxed);
+        if mem::replace(&mut self.may_take, may_inject) != may_inject {
+            self.reader.client().cannot_take.store(!may_inject, Ordering::Relaxed);
         }
         let (registry_first, own_had_ended) = (self.registry_first, self.inner_ended);
         if registry_first {
-            if let Poll::Ready(frame) = self.as_mut().poll_registry(cx) {
+            if let Poll::Ready(frame) = self.poll_registry(cx) {
                 return Poll::Ready(frame.map(Ok));
             }
         }
-        match self.as_mut().poll_own(inner.as_mut(), cx) {
+        match self.poll_own(inner.as_mut(), cx) {
             Own::Frame(bytes) => return self.send(bytes),
             Own::Failed(error) => {
                 self.end(CloseReason::BodyError);
@@ -233,25 +251,27 @@ impl Stream {
         }
         // A client that nothing holds open is over when the handler's own body is: that is new to the registry.
         if !registry_first || self.inner_ended != own_had_ended {
-            if let Poll::Ready(frame) = self.as_mut().poll_registry(cx) {
+            if let Poll::Ready(frame) = self.poll_registry(cx) {
                 return Poll::Ready(frame.map(Ok));
             }
         }
         if self.inner_ended && !self.may_inject() {
             return Poll::Ready(self.finish(CloseReason::Ended).map(Ok));
         }
-        let heartbeat = ready!(self.as_mut().poll_heartbeat(cx));
-        self.send(heartbeat)
+        self.poll_heartbeat(cx).map(|heartbeat| Some(Ok(Frame::data(heartbeat))))
+    }
+
+    /// They are to wake another task.
+    fn unset_timers(&mut self) {
+        self.timer.unset();
+        if let Some(window) = self.aside.as_mut().and_then(|aside| aside.window.as_mut()) {
+            window.unset();
+        }
     }
 
     /// Whether all that is to come are the registry's events, as they come, and heartbeats.
     fn is_calm(&self) -> bool {
-        self.inner_ended
-            && self.may_take
-            && self.may_inject()
-            && !self.over
-            && self.next.is_none()
-            && self.window.is_none()
+        self.inner_ended && self.may_take && self.may_inject() && !self.over && self.aside.is_none()
     }
 
     /// Whether the stream is at a boundary, where something may be put in.
@@ -259,84 +279,79 @@ impl Stream {
         !self.is_encoded && self.boundary.is_here()
     }
 
-    fn send<E>(self: Pin<&mut Self>, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, E>>> {
-        let this = self.project();
-        *this.stirred = true;
-        this.reader.client().add_bytes(bytes.len());
+    fn send<E>(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        self.stirred = true;
+        self.reader.client().add_bytes(bytes.len());
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
     /// The next frame of the client's subscriptions, or the stream's end if the client was closed.
-    fn poll_registry(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+    fn poll_registry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         if !self.may_inject() {
-            let is_encoded = self.is_encoded;
-            let reader = self.as_mut().project().reader;
-            let reason = ready!(if is_encoded { reader.poll_closing(cx) } else { reader.poll_cut(cx) });
+            let reason = ready!(if self.is_encoded { self.reader.poll_closing(cx) } else { self.reader.poll_cut(cx) });
             return Poll::Ready(self.finish(reason));
         }
-        ready!(self.as_mut().poll_window(cx));
+        ready!(self.poll_window(cx));
         loop {
             let besides = if self.inner_ended { Besides::EndedBody } else { Besides::OwnBody };
-            let frame = match ready!(self.as_mut().project().reader.poll_frame(cx, besides)) {
+            let frame = match ready!(self.reader.poll_frame(cx, besides)) {
                 Ok(frame) => frame,
                 Err(reason) => {
-                    return Poll::Ready(match self.as_mut().say_farewell(reason) {
+                    return Poll::Ready(match self.say_farewell(reason) {
                         Some(last_words) => Some(Frame::data(last_words)),
                         None => self.finish(reason),
                     });
                 }
             };
-            let this = self.as_mut().project();
-            let interval = this.reader.style().batching.map(Batching::interval).unwrap_or_default();
+            let interval = self.reader.style().batching.map(Batching::interval).unwrap_or_default();
             if !frame.has_more && !interval.is_zero() {
-                *this.window = Some(Box::pin(sleep(interval)));
+                let until = self.reader.client().shared().clock.after(interval);
+                self.aside().window = Some(Alarm::at(until));
                 // Nobody may take that for being stuck.
-                this.reader.client().waits_for(interval);
+                self.reader.client().waits_until(until);
             }
-            let gap = frame.gap.and_then(|missing| this.config.gap_event.encode(&missing));
+            let gap = frame.gap.and_then(|missing| self.config.gap_event.encode(&missing));
             let events = Some(frame.wire).filter(|wire| !wire.is_empty());
             if let Some(gap) = &gap {
-                this.reader.client().add_bytes(gap.len());
+                self.reader.client().add_bytes(gap.len());
             }
-            let (Some(first), second) = (match gap {
-                Some(gap) => (Some(gap), events),
-                None => (events, None),
-            }) else {
-                continue;
+            let (first, second) = match (gap, events) {
+                (Some(gap), events) => (gap, events),
+                (None, Some(events)) => (events, None),
+                (None, None) => continue,
             };
-            *this.registry_first = false;
-            *this.next = second.map(Box::new);
+            self.registry_first = false;
+            if second.is_some() {
+                self.aside().next = second;
+            }
             self.stir(frame.is_live);
             return Poll::Ready(Some(Frame::data(first)));
         }
     }
 
     /// Events of the registry go out. `is_live`: they were published just now.
-    fn stir(self: Pin<&mut Self>, is_live: bool) {
-        let this = self.project();
-        match this.pulse {
+    fn stir(&mut self, is_live: bool) {
+        match &mut self.pulse {
             // Asking a clock would be a tenth of what the delivery costs.
-            Some(pulse) if is_live => pulse.stir(this.reader.client().shared().last_publish()),
-            _ => *this.stirred = true,
+            Some(pulse) if is_live => pulse.stir(self.reader.client().shared().last_publish()),
+            _ => self.stirred = true,
         }
     }
 
     /// Waits until the registry's events may go out again. A client that is closed does not wait.
-    fn poll_window(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        if let Some(window) = this.window {
-            if this.reader.poll_closing(cx).is_pending() {
-                ready!(window.as_mut().poll(cx));
+    fn poll_window(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(window) = self.aside.as_mut().and_then(|aside| aside.window.as_mut()) {
+            if self.reader.poll_closing(cx).is_pending() {
+                ready!(window.poll(&self.reader.client().shared().clock, cx));
             }
-            *this.window = None;
+            self.aside().window = None;
         }
         Poll::Ready(())
     }
 
     /// The next bytes of the handler's own body. Trailers are kept for the end.
-    fn poll_own<B: Body>(self: Pin<&mut Self>, mut inner: Pin<&mut B>, cx: &mut Context<'_>) -> Own<B::Error> {
-        let this = self.project();
-        while !*this.inner_ended {
+    fn poll_own<B: Body>(&mut self, mut inner: Pin<&mut B>, cx: &mut Context<'_>) -> Own<B::Error> {
+        while !self.inner_ended {
             let data = match inner.as_mut().poll_frame(cx) {
                 Poll::Pending => return Own::Nothing,
                 Poll::Ready(Some(Err(error))) => return Own::Failed(error),
@@ -344,7 +359,7 @@ impl Stream {
                     Ok(data) => Some(data),
                     Err(frame) => match frame.into_trailers() {
                         Ok(trailers) => {
-                            *this.trailers = Some(Box::new(trailers));
+                            self.aside().trailers = Some(trailers);
                             None
                         }
                         Err(_) => continue,
@@ -353,18 +368,18 @@ impl Stream {
                 Poll::Ready(None) => None,
             };
             let bytes = match data {
-                Some(data) if *this.is_encoded => into_bytes(data),
-                Some(data) => without_mark(this.leading_mark, into_bytes(data)),
+                Some(data) if self.is_encoded => into_bytes(data),
+                Some(data) => without_mark(&mut self.leading_mark, into_bytes(data)),
                 None => {
-                    *this.inner_ended = true;
-                    this.reader.stop_resting();
-                    this.boundary.end();
-                    Bytes::from_static(this.leading_mark.held())
+                    self.inner_ended = true;
+                    self.reader.stop_resting();
+                    self.boundary.end();
+                    Bytes::from_static(self.leading_mark.held())
                 }
             };
             if !bytes.is_empty() {
-                this.boundary.advance(&bytes);
-                *this.registry_first = true;
+                self.boundary.advance(&bytes);
+                self.registry_first = true;
                 return Own::Frame(bytes);
             }
         }
@@ -372,68 +387,50 @@ impl Stream {
     }
 
     /// A heartbeat, if one is due and the stream is at a boundary.
-    fn poll_heartbeat(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Bytes> {
-        let may_inject = self.may_inject();
-        let mut this = self.as_mut().project();
-        if !*this.stirred {
-            // It mostly waits for a timer that is set.
-            if let Some(timer) = this.timer.as_mut().as_pin_mut() {
-                ready!(timer.poll(cx));
-            }
+    fn poll_heartbeat(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        // It mostly waits for a timer that is set.
+        if !self.stirred && self.timer.is_set() {
+            return Poll::Pending;
         }
-        let Some(interval) = this.config.heartbeat.interval().filter(|_| !*this.is_encoded) else {
+        let Some(interval) = self.config.heartbeat.interval().filter(|_| !self.is_encoded) else {
             return Poll::Pending;
         };
-        let clock = &this.reader.client().shared().clock;
-        let pulse = match this.pulse {
-            Some(pulse) => {
-                if mem::take(this.stirred) {
-                    pulse.stir(clock.now());
-                }
-                pulse
-            }
-            None => {
-                *this.stirred = false;
-                let spread = this.reader.client().id().spread();
-                this.pulse.insert(Pulse::new(interval, clock.now(), spread))
-            }
-        };
+        let may_inject = self.may_inject();
+        let client = self.reader.client();
+        let (clock, spread) = (&client.shared().clock, client.id().spread());
+        let pulse = self.pulse.get_or_insert_with(|| {
+            let pulse = Pulse::new(clock.now());
+            self.timer = Alarm::at(pulse.due(interval, spread));
+            pulse
+        });
+        if mem::take(&mut self.stirred) {
+            pulse.stir(clock.now());
+        }
         loop {
-            if this.timer.is_none() {
-                let Some(due) = clock.instant(pulse.due(interval)) else { return Poll::Pending };
-                this.timer.set(Some(Alarm::at(due)));
-            }
-            if let Some(timer) = this.timer.as_mut().as_pin_mut() {
-                ready!(timer.poll(cx));
-            }
-            let is_due = pulse.beat(interval, clock.now());
-            match (clock.instant(pulse.due(interval)), this.timer.as_mut().as_pin_mut()) {
-                (Some(due), Some(timer)) => timer.reset(due),
-                _ => this.timer.set(None),
-            }
+            ready!(self.timer.poll(clock, cx));
+            let is_due = pulse.beat(interval, spread, clock.now());
+            self.timer = Alarm::at(pulse.due(interval, spread));
             if is_due && may_inject {
-                let heartbeat = this.config.heartbeat.encode();
+                let heartbeat = self.config.heartbeat.encode();
                 if !heartbeat.is_empty() {
-                    let client = this.reader.client();
+                    client.add_bytes(heartbeat.len());
                     client.observe(|observer, client| observer.heartbeat(client));
                     client.shared().tick();
                     return Poll::Ready(heartbeat);
                 }
             } else if is_due {
-                let counters = &this.reader.client().shared().counters;
-                counters.withheld_heartbeats.fetch_add(1, Ordering::Relaxed);
+                client.shared().counters.withheld_heartbeats.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 
     /// What a stream ends with that ends at a boundary, if anything and not yet.
-    fn say_farewell(self: Pin<&mut Self>, reason: CloseReason) -> Option<Bytes> {
-        let this = self.project();
-        if mem::replace(this.said_farewell, true) {
+    fn say_farewell(&mut self, reason: CloseReason) -> Option<Bytes> {
+        if mem::replace(&mut self.said_farewell, true) {
             return None;
         }
-        let client = this.reader.client();
-        let own = this.config.farewell.as_ref();
+        let client = self.reader.client();
+        let own = self.config.farewell.as_ref();
         let own = own.and_then(|farewell| farewell.of(&ClientHandle::new(Arc::clone(client)), reason));
         let own = own.map(|event| event.encode_without_id()).unwrap_or_default();
         let last_words = match reason {
@@ -444,16 +441,15 @@ impl Stream {
         Some(last_words).filter(|bytes| !bytes.is_empty())
     }
 
-    fn end(self: Pin<&mut Self>, reason: CloseReason) {
-        let this = self.project();
-        *this.over = true;
-        this.reader.end(reason);
+    fn end(&mut self, reason: CloseReason) {
+        self.over = true;
+        self.reader.end(reason);
     }
 
     /// The last frame, if there are trailers.
-    fn finish(mut self: Pin<&mut Self>, reason: CloseReason) -> Option<Frame<Bytes>> {
-        self.as_mut().end(reason);
-        self.project().trailers.take().map(|trailers| Frame::trailers(*trailers))
+    fn finish(&mut self, reason: CloseReason) -> Option<Frame<Bytes>> {
+        self.end(reason);
+        self.aside.as_mut()?.trailers.take().map(Frame::trailers)
     }
 }
 

@@ -114,7 +114,7 @@ impl Boundary {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LeadingMark {
     /// How many bytes of a mark are held back.
-    held: usize,
+    held: u8,
     /// The stream has begun with something else.
     is_decided: bool,
 }
@@ -133,21 +133,21 @@ impl LeadingMark {
     pub(crate) fn strip(&mut self, frame: &[u8]) -> (&'static [u8], usize) {
         let mut gone = 0;
         while !self.is_decided && gone < frame.len() {
-            let rest = &Self::BYTES[self.held..];
+            let rest = &Self::BYTES[self.held.into()..];
             let matching = rest.iter().zip(&frame[gone..]).take_while(|(a, b)| a == b).count();
             if matching < rest.len() && gone + matching < frame.len() {
                 self.is_decided = true;
-                return (&Self::BYTES[..self.held], gone);
+                return (&Self::BYTES[..self.held.into()], gone);
             }
             gone += matching;
-            self.held = (self.held + matching) % Self::BYTES.len();
+            self.held = (usize::from(self.held) + matching) as u8 % Self::BYTES.len() as u8;
         }
         (b"", gone)
     }
 
     /// What was held back when the stream ended.
     pub(crate) fn held(&self) -> &'static [u8] {
-        if self.is_decided { b"" } else { &Self::BYTES[..self.held] }
+        if self.is_decided { b"" } else { &Self::BYTES[..self.held.into()] }
     }
 }
 

@@ -13,7 +13,6 @@ use std::{
 use bytes::Bytes;
 use futures_core::Stream;
 use http::{Extensions, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-use tokio::time::Instant;
 
 use crate::{
     Batching, ClientId, ClientStats, CloseReason, Event, Gap, Position, PublishError, Receipt, Refused, Registry,
@@ -225,12 +224,12 @@ impl ClientHandle {
     /// nothing: what counts is how long it is until then at this moment.
     pub fn expire_at(&self, time: impl Into<Option<SystemTime>>) {
         let time = time.into().map(|time| time.duration_since(SystemTime::now()).unwrap_or_default());
-        self.client.expire(time.and_then(|time| Instant::now().checked_add(time)));
+        self.client.expire(time);
     }
 
     /// Ends its stream after so long: see [`expire_at`](Self::expire_at).
     pub fn expire_after(&self, time: Duration) {
-        self.client.expire(Instant::now().checked_add(time));
+        self.client.expire(Some(time));
     }
 
     /// Whether its stream may go on for some time when the registry ends its streams: see [`Drain::finish_within`](crate::Drain::finish_within). For an answer that is being given.

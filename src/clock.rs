@@ -4,17 +4,26 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+use crate::alarm::Bells;
+
 /// The wall clock when it was made, and the time since then: it never goes back and never jumps.
 #[derive(Debug)]
 pub(crate) struct Clock {
     start_ms: u64,
     start: Instant,
+    bells: Bells,
 }
 
 impl Clock {
     pub(crate) fn new() -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { start_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX), start: Instant::now() }
+        let start_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+        Self { start_ms, start: Instant::now(), bells: Bells::default() }
+    }
+
+    /// What wakes those who wait for a time.
+    pub(crate) fn bells(&self) -> &Bells {
+        &self.bells
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -24,6 +33,11 @@ impl Clock {
     /// The time since it was made, in nanoseconds.
     pub(crate) fn now(&self) -> u64 {
         nanoseconds(self.elapsed())
+    }
+
+    /// So long from now. What is too long to be counted is never.
+    pub(crate) fn after(&self, time: Duration) -> u64 {
+        self.now().saturating_add(nanoseconds(time))
     }
 
     /// When it has gone for so many nanoseconds. `None`: not in the time that this machine can count.

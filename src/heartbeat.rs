@@ -14,7 +14,7 @@ use crate::{Event, clock::nanoseconds};
 ///
 /// Any bytes count as life, the handler's own included: a stream that has something to say gets no heartbeats. The
 /// first one of each stream comes after between half an interval and a whole one, so that the heartbeats of many streams that opened together
-/// are spread. Nothing is ever put into the middle of an event: a stream that stalls there gets none.
+/// are spread; and so does the second one after a stream had something to say, as many may have had it together. Nothing is ever put into the middle of an event: a stream that stalls there gets none.
 ///
 /// ```
 /// use std::time::Duration;
@@ -125,32 +125,60 @@ impl fmt::Debug for Heartbeat {
 #[derive(Debug)]
 pub(crate) struct Pulse {
     silent_since: u64,
-    /// How much less than an interval of silence makes the next one due: some for the first.
-    early: u64,
+    spread: Spread,
+}
+
+/// Whether the heartbeats of streams that fell silent together come at different times: for that, one of them comes early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spread {
+    /// The next one does.
+    Next,
+    /// The one after the next.
+    Later,
+    /// One has.
+    Done,
 }
 
 impl Pulse {
-    /// `spread`: a random number, which says where between half an interval and a whole one the first one comes.
-    pub(crate) fn new(interval: Duration, opened: u64, spread: u32) -> Self {
-        let early = (interval / 2).mul_f64(f64::from(spread) / f64::from(u32::MAX));
-        Self { silent_since: opened, early: nanoseconds(early) }
+    pub(crate) fn new(opened: u64) -> Self {
+        Self { silent_since: opened, spread: Spread::Next }
     }
 
     /// Bytes went out.
+    #[inline]
     pub(crate) fn stir(&mut self, now: u64) {
         self.silent_since = now;
+        if self.spread == Spread::Done {
+            self.spread = Spread::Later;
+        }
     }
 
-    /// When it is worth to look again.
-    pub(crate) fn due(&self, interval: Duration) -> u64 {
-        self.silent_since.saturating_add(nanoseconds(interval).saturating_sub(self.early))
+    /// When it is worth to look again. `spread`: a random number, which says how early an early one comes.
+    pub(crate) fn due(&self, interval: Duration, spread: u32) -> u64 {
+        let interval = nanoseconds(interval);
+        let latest = self.silent_since.saturating_add(interval);
+        if self.spread != Spread::Next || latest == u64::MAX {
+            return latest;
+        }
+        // So many different times are enough, and those that have the same one share a timer.
+        let step = interval / 1024 + 1;
+        let early = u128::from(interval / 2 - step) * u128::from(spread) >> u32::BITS;
+        let due = latest - early as u64;
+        due - due % step
     }
 
-    /// Whether one is due now; if so, the next silence begins.
-    pub(crate) fn beat(&mut self, interval: Duration, now: u64) -> bool {
-        let is_due = self.due(interval) <= now;
+    /// Whether one is due now; if so, the next silence begins. If not, bytes went out since it was set.
+    pub(crate) fn beat(&mut self, interval: Duration, spread: u32, now: u64) -> bool {
+        let is_due = self.due(interval, spread) <= now;
+        self.spread = match self.spread {
+            // A stream that is busy looks once an interval.
+            Spread::Next if !is_due => Spread::Later,
+            Spread::Later if is_due => Spread::Next,
+            Spread::Next => Spread::Done,
+            as_it_is => as_it_is,
+        };
         if is_due {
-            *self = Self { silent_since: now, early: 0 };
+            self.silent_since = now;
         }
         is_due
     }
@@ -181,29 +209,63 @@ mod tests {
 
     const SECONDS: u64 = 1_000_000_000;
 
-    #[test]
-    fn a_heartbeat_is_due_after_an_interval_of_silence() {
-        let interval = 10 * SECOND;
-        let mut pulse = Pulse::new(interval, SECONDS, 0);
-        assert!(!pulse.beat(interval, 10 * SECONDS));
-        pulse.stir(10 * SECONDS);
-        assert!(!pulse.beat(interval, 11 * SECONDS));
-        assert_eq!(pulse.due(interval), 20 * SECONDS);
-        assert!(pulse.beat(interval, 20 * SECONDS));
-        assert_eq!(pulse.due(interval), 30 * SECONDS);
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    /// The seconds of the next heartbeats.
+    fn beats(pulse: &mut Pulse, spread: u32) -> [u64; 3] {
+        [(); 3].map(|()| {
+            let due = pulse.due(INTERVAL, spread);
+            assert!(pulse.beat(INTERVAL, spread, due));
+            (due + SECONDS / 2) / SECONDS
+        })
     }
 
     #[test]
-    fn only_the_first_one_comes_early() {
-        let mut pulse = Pulse::new(10 * SECOND, 0, u32::MAX);
-        assert!(pulse.beat(10 * SECOND, 5 * SECONDS));
-        assert_eq!(pulse.due(10 * SECOND), 15 * SECONDS);
+    fn the_first_one_comes_early_and_the_others_after_an_interval_of_silence() {
+        assert_eq!(beats(&mut Pulse::new(SECONDS), 0), [11, 21, 31]);
+        assert_eq!(beats(&mut Pulse::new(SECONDS), u32::MAX), [6, 16, 26]);
+    }
+
+    #[test]
+    fn the_second_one_of_a_silence_comes_early() {
+        let mut pulse = Pulse::new(0);
+        beats(&mut pulse, u32::MAX);
+        pulse.stir(30 * SECONDS);
+        assert_eq!(beats(&mut pulse, u32::MAX), [40, 45, 55]);
+    }
+
+    #[test]
+    fn a_stream_that_is_busy_looks_once_an_interval() {
+        let (mut set, mut fired) = (Pulse::new(0).due(INTERVAL, u32::MAX / 2), Vec::new());
+        let mut pulse = Pulse::new(0);
+        for tenth in 1..=600 {
+            let now = tenth * SECONDS / 10;
+            if set <= now {
+                assert!(!pulse.beat(INTERVAL, u32::MAX / 2, now));
+                set = pulse.due(INTERVAL, u32::MAX / 2);
+                fired.push(tenth);
+            }
+            pulse.stir(now);
+        }
+        assert_eq!(fired, [76, 175, 274, 373, 472, 571]);
+    }
+
+    #[test]
+    fn an_early_one_comes_after_half_an_interval_at_least() {
+        for spread in [0, 1, u32::MAX / 3, u32::MAX - 1, u32::MAX] {
+            for opened in [0, 1, 999_999_999, SECONDS, 123_456_789_012] {
+                for interval in [Duration::from_millis(1), Duration::from_millis(7), INTERVAL] {
+                    let due = Pulse::new(opened).due(interval, spread) - opened;
+                    assert!(due >= nanoseconds(interval) / 2 && due <= nanoseconds(interval), "{due} of {interval:?}");
+                }
+            }
+        }
     }
 
     #[test]
     fn an_interval_beyond_the_clock_is_never_due() {
-        let mut pulse = Pulse::new(Duration::MAX, SECONDS, 0);
-        assert_eq!(pulse.due(Duration::MAX), u64::MAX);
-        assert!(!pulse.beat(Duration::MAX, u64::MAX - 1));
+        let mut pulse = Pulse::new(SECONDS);
+        assert_eq!(pulse.due(Duration::MAX, 7), u64::MAX);
+        assert!(!pulse.beat(Duration::MAX, 7, u64::MAX - 1));
     }
 }

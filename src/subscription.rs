@@ -33,7 +33,7 @@ pub struct Subscription {
 
 /// Decides which events a subscription lets through.
 #[derive(Clone)]
-pub(crate) struct Filter(Arc<Passes>);
+pub(crate) struct Filter(Arc<Box<Passes>>); // Boxed, as each cursor has room for one.
 
 type Passes = dyn Fn(&Delivery, &ClientHandle) -> bool + Send + Sync;
 
@@ -67,7 +67,7 @@ impl Subscription {
     ///
     /// Cost: events of such a subscription are put together for this client alone, where others share the bytes.
     pub fn filter(self, filter: impl Fn(&Delivery, &ClientHandle) -> bool + Send + Sync + 'static) -> Self {
-        Self { filter: Some(Filter(Arc::new(filter))), ..self }
+        Self { filter: Some(Filter(Arc::new(Box::new(filter)))), ..self }
     }
 }
 

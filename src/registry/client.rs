@@ -4,10 +4,11 @@ use std::{
     fmt,
     sync::{Arc, OnceLock, atomic::Ordering},
     task::Waker,
+    time::Duration,
 };
 
 use http::Extensions;
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 
 use super::{
     ClientId, ClientStats, CloseReason, Position, PublishError, Receipt, SubscribeError,
@@ -53,13 +54,8 @@ pub(crate) struct Client {
     pub(super) state: Mutex<State>,
     id: OnceLock<ClientId>,
     last_event_id: Option<Box<str>>,
-    /// Whose client it is, for presence.
-    key: OnceLock<Box<str>>,
-    /// Until then, in nanoseconds since the clock's start, it lets events wait of its own accord.
-    pub(super) waits_until: AtomicU64,
     /// The bytes that went out besides events of the registry. Only its reader writes.
     other_bytes: AtomicU64,
-    over: Notify,
     /// What its request takes of all limits.
     admission: Option<Arc<Admission>>,
 }
@@ -82,32 +78,38 @@ pub(super) struct State {
     /// The last of its topics has ended, and nothing was subscribed to since.
     pub(super) is_complete: bool,
     pub(super) phase: Phase,
+    had_stream: bool,
     /// Boxed, as few ever are. One that is over has one, unless it never had a stream.
     pub(super) closing: Option<Box<Closing>>,
     pub(super) sent: Sent,
     /// The reader's.
     waker: Option<Waker>,
-    resume: Resumed,
-    pub(super) snapshot: Option<Box<Event>>,
     pub(super) style: Style,
+    /// When its stream began, in nanoseconds by the clock.
+    opened: u64,
     metadata: Option<Arc<Extensions>>,
-    opened: Option<Instant>,
-    /// How many events it has lost as it fell behind.
-    pub(super) missed: u64,
     /// It had not read for some time when this was noted.
     pub(super) suspect: Option<Box<Suspect>>,
-    pub(super) lifetime: Option<Box<Lifetime>>,
+    pub(super) rare: Option<Box<Rare>>,
 }
 
-/// How a client's resume went: [`Resume`] in few bytes.
+/// What few clients have.
 #[derive(Debug, Default)]
-enum Resumed {
-    /// It is not known yet.
-    #[default]
-    Open,
-    Fresh,
-    Continued,
-    Gap(Box<Gap>),
+pub(super) struct Rare {
+    /// What it missed when it came back. It is known when the stream begins.
+    gap: Option<Gap>,
+    pub(super) snapshot: Option<Event>,
+    /// It has begun with one, or will.
+    has_snapshot: bool,
+    /// Whose client it is, for presence.
+    key: Option<Box<str>>,
+    /// How many events it has lost as it fell behind.
+    pub(super) missed: u64,
+    pub(super) lifetime: Option<Lifetime>,
+    /// Until then, in nanoseconds by the clock, it lets events wait of its own accord.
+    pub(super) waits_until: u64,
+    /// Somebody waits for its end.
+    over: Option<Arc<Notify>>,
 }
 
 /// A client that was closed: it is over, or will be.
@@ -129,11 +131,12 @@ impl Closing {
 
 /// How events are written for a client, as far as its handler has a say in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
 pub(crate) struct Style {
+    pub(crate) batching: Option<Batching>,
     pub(crate) labelled: bool,
     /// It may go on for some time when the registry ends its streams.
     pub(crate) may_finish: bool,
-    pub(crate) batching: Option<Batching>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -155,14 +158,11 @@ impl Client {
             shared,
             id: OnceLock::new(),
             last_event_id,
-            key: OnceLock::new(),
             state: Mutex::default(),
             changes: AtomicU32::new(0),
             cannot_take: AtomicBool::new(false),
             is_told: AtomicBool::new(false),
-            waits_until: AtomicU64::new(0),
             other_bytes: AtomicU64::new(0),
-            over: Notify::new(),
             admission,
         })
     }
@@ -176,11 +176,7 @@ impl Client {
         if let Some(id) = self.id.get() {
             return *id;
         }
-        let id = *self.id.get_or_init(|| {
-            let id = ClientId::random();
-            self.shared.register(id, self);
-            id
-        });
+        let id = *self.id.get_or_init(|| self.shared.register(self));
         if self.over().is_some() {
             // Its end has passed, or found no id.
             self.shared.unregister(&id);
@@ -274,7 +270,9 @@ impl Client {
                 state.cursors.subscribe(joined, filter, resumes);
                 state.is_complete = false;
                 if self.shared.presences.is_used() {
-                    watching.0 = self.shared.presences.join(name, &self.presence_key(), self.id(), state.metadata());
+                    let metadata = state.metadata();
+                    let key = state.key_or(|| self.key_of_its_own());
+                    watching.0 = self.shared.presences.join(name, key, self.id(), metadata);
                 }
             }
             _ => self.shared.leave(&joined.feed, None),
@@ -290,7 +288,7 @@ impl Client {
         let mut state = lock(&self.state);
         let subscription = state.cursors.unsubscribe(&self.shared, name);
         if subscription.is_some() {
-            watching.0 = self.left([name]);
+            watching.0 = self.left(&state, [name]);
         }
         drop(state);
         drop(watching);
@@ -304,22 +302,25 @@ impl Client {
 
     /// Whose client it is: what the program says, or nobody's but its own.
     pub(super) fn presence_key(self: &Arc<Self>) -> Box<str> {
-        if let Some(key) = self.key.get() {
-            return key.clone();
+        if let Some(key) = lock(&self.state).key() {
+            return key.into();
         }
         let by_program = self.shared.config.presence_key.as_ref();
         let key = by_program.and_then(|key| key.of(&crate::ClientHandle::new(Arc::clone(self))));
-        // Not the id, which lets whoever reads it act for the client.
-        let key =
-            key.unwrap_or_else(|| format!("{:016x}", topic::stable_hash(&self.id().to_string()))).into_boxed_str();
+        let key = key.map_or_else(|| self.key_of_its_own(), String::into_boxed_str);
         // Who asked at the same time may have been first.
-        self.key.get_or_init(|| key).clone()
+        lock(&self.state).key_or(|| key).into()
     }
 
-    /// Tells presence of the topics that it is no longer subscribed to. To be called with its state locked; those to be woken are given back.
-    pub(super) fn left<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Vec<Waker> {
+    /// Not the id, which lets whoever reads it act for the client.
+    fn key_of_its_own(self: &Arc<Self>) -> Box<str> {
+        format!("{:016x}", topic::stable_hash(&self.id().to_string())).into()
+    }
+
+    /// Tells presence of the topics that it is no longer subscribed to; those to be woken are given back.
+    pub(super) fn left<'a>(&self, state: &State, names: impl IntoIterator<Item = &'a str>) -> Vec<Waker> {
         let presences = &self.shared.presences;
-        match (presences.is_used(), self.key.get(), self.id.get()) {
+        match (presences.is_used(), state.key(), self.id.get()) {
             (true, Some(key), Some(id)) => names.into_iter().flat_map(|name| presences.leave(name, key, *id)).collect(),
             _ => Vec::new(),
         }
@@ -355,9 +356,9 @@ impl Client {
     pub(crate) fn snapshot(&self, event: Event, position: Position) {
         let mut state = lock(&self.state);
         if state.phase == Phase::Waiting {
-            state.resume = Resumed::Continued;
             state.cursors.skip_to(&self.shared, position);
-            state.snapshot = Some(Box::new(event));
+            let rare = state.rare();
+            (rare.has_snapshot, rare.snapshot) = (true, Some(event));
         }
     }
 
@@ -365,7 +366,8 @@ impl Client {
     pub(crate) fn has_had_all(&self) -> bool {
         let mut state = lock(&self.state);
         state.resume(&self.shared, self.last_event_id());
-        state.snapshot.is_none() && state.cursors.have_ended()
+        let is_to_begin_with_one = state.rare.as_ref().is_some_and(|rare| rare.snapshot.is_some());
+        !is_to_begin_with_one && state.cursors.have_ended()
     }
 
     pub(crate) fn hold(&self) {
@@ -419,14 +421,16 @@ impl Client {
 
     /// The stream begins.
     pub(super) fn open(self: &Arc<Self>) {
-        let (spread, now) = (self.id().spread(), Instant::now());
+        let (spread, now) = (self.id().spread(), self.shared.clock.now());
         let mut state = lock(&self.state);
         if state.phase != Phase::Waiting {
             return;
         }
-        state.settle_resume(&self.shared, self.last_event_id());
+        if let Resume::Gap(gap) = state.resume(&self.shared, self.last_event_id()) {
+            state.rare().gap = Some(gap);
+        }
         state.phase = Phase::Open;
-        state.opened = Some(now);
+        (state.had_stream, state.opened) = (true, now);
         state.begin_lifetime(now, spread);
         drop(state);
         self.observe(|observer, client| observer.opened(client));
@@ -456,10 +460,10 @@ impl Client {
     pub(crate) fn stats(&self) -> ClientStats {
         let state = lock(&self.state);
         ClientStats {
-            age: state.opened.map(|opened| opened.elapsed()),
+            age: state.had_stream.then(|| self.since(state.opened)),
             events: state.sent.events,
             bytes: state.sent.bytes + self.other_bytes.load(Ordering::Relaxed),
-            missed: state.missed,
+            missed: state.rare.as_ref().map_or(0, |rare| rare.missed),
         }
     }
 
@@ -476,13 +480,18 @@ impl Client {
     pub(crate) fn end(self: &Arc<Self>, reason: CloseReason) {
         if let Some((reason, opened, sent)) = self.finish(reason) {
             let bytes = sent.bytes + self.other_bytes.load(Ordering::Relaxed);
-            let closed = Closed { reason, duration: opened.elapsed(), events: sent.events, bytes };
+            let closed = Closed { reason, duration: self.since(opened), events: sent.events, bytes };
             self.observe(|observer, client| observer.closed(client, &closed));
         }
     }
 
+    /// How long ago that was, by the clock.
+    fn since(&self, then: u64) -> Duration {
+        Duration::from_nanos(self.shared.clock.now().saturating_sub(then))
+    }
+
     /// The same. If it was open, gives why it is over, when it began, and what it has got.
-    fn finish(&self, reason: CloseReason) -> Option<(CloseReason, Instant, Sent)> {
+    fn finish(&self, reason: CloseReason) -> Option<(CloseReason, u64, Sent)> {
         let mut watching = WakeLater::default();
         let mut state = lock(&self.state);
         if state.phase == Phase::Over {
@@ -493,10 +502,11 @@ impl Client {
         if reason != CloseReason::NoStream {
             state.closing.get_or_insert_with(|| Box::new(Closing::cut(reason)));
         }
-        watching.0 = self.left(state.cursors.names().map(|name| &**name));
+        watching.0 = self.left(&state, state.cursors.names().map(|name| &**name));
         let _subscriptions = state.cursors.clear(&self.shared);
         let waker = state.waker.take();
-        let (opened, sent) = (state.opened, state.sent);
+        let (had_stream, opened, sent) = (state.had_stream, state.opened, state.sent);
+        let over = state.waits_for_its_end();
         self.changes.fetch_add(1, Ordering::Release);
         drop(state);
         drop(watching);
@@ -507,11 +517,13 @@ impl Client {
         if let Some(id) = self.id.get() {
             self.shared.unregister(id);
         }
-        if opened.is_some() {
+        if had_stream {
             self.shared.counters.closed(reason, sent.events);
         }
-        self.over.notify_waiters();
-        opened.map(|opened| (reason, opened, sent))
+        if let Some(over) = over {
+            over.notify_waiters();
+        }
+        had_stream.then_some((reason, opened, sent))
     }
 
     pub(super) fn over(&self) -> Option<CloseReason> {
@@ -519,18 +531,25 @@ impl Client {
     }
 
     pub(crate) async fn closed(&self) -> CloseReason {
-        once(&self.over, || self.over()).await
+        once(&self.notifies_of_its_end(), || self.over()).await
     }
 
     /// Its reader is told of its end.
     pub(super) fn tell(&self) {
         self.is_told.store(true, Ordering::Release);
-        self.over.notify_waiters();
+        let over = lock(&self.state).waits_for_its_end();
+        if let Some(over) = over {
+            over.notify_waiters();
+        }
     }
 
     /// Waits until its reader was told of its end.
     pub(super) async fn told(&self) {
-        once(&self.over, || self.is_told.load(Ordering::Acquire).then_some(())).await;
+        once(&self.notifies_of_its_end(), || self.is_told.load(Ordering::Acquire).then_some(())).await;
+    }
+
+    fn notifies_of_its_end(&self) -> Arc<Notify> {
+        Arc::clone(lock(&self.state).rare().over.get_or_insert_default())
     }
 
     /// Tells those who watch. No lock may be held.
@@ -558,6 +577,23 @@ impl fmt::Debug for Client {
 }
 
 impl State {
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Who waits for its end, if anybody does.
+    fn waits_for_its_end(&self) -> Option<Arc<Notify>> {
+        self.rare.as_ref()?.over.clone()
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.rare.as_ref()?.key.as_deref()
+    }
+
+    fn key_or(&mut self, key: impl FnOnce() -> Box<str>) -> &str {
+        self.rare().key.get_or_insert_with(key)
+    }
+
     pub(super) fn metadata(&self) -> Arc<Extensions> {
         self.metadata.clone().unwrap_or_default()
     }
@@ -597,21 +633,17 @@ impl State {
         (self.phase == Phase::Over).then(reason)
     }
 
+    /// How the resume went, or goes as far as can be known: what is subscribed to from now on may add to it until the stream begins.
     fn resume(&mut self, shared: &Shared, last_event_id: Option<&str>) -> Resume {
-        match (&self.resume, last_event_id) {
-            (Resumed::Fresh, _) | (Resumed::Open, None) => Resume::Fresh,
-            (Resumed::Continued, _) => Resume::Continued,
-            (Resumed::Gap(gap), _) => Resume::Gap(Gap::clone(gap)),
-            (Resumed::Open, Some(id)) => self.cursors.resume(shared, id).map_or(Resume::Continued, Resume::Gap),
+        let known = self.rare.as_ref().map(|rare| (&rare.gap, rare.has_snapshot));
+        match (known, last_event_id) {
+            (Some((Some(gap), _)), _) => Resume::Gap(gap.clone()),
+            (Some((_, true)), _) => Resume::Continued,
+            (_, None) => Resume::Fresh,
+            (_, Some(id)) if self.phase == Phase::Waiting => {
+                self.cursors.resume(shared, id).map_or(Resume::Continued, Resume::Gap)
+            }
+            (_, Some(_)) => Resume::Continued,
         }
-    }
-
-    /// From now on, how the resume went does not change.
-    fn settle_resume(&mut self, shared: &Shared, last_event_id: Option<&str>) {
-        self.resume = match self.resume(shared, last_event_id) {
-            Resume::Fresh => Resumed::Fresh,
-            Resume::Continued => Resumed::Continued,
-            Resume::Gap(gap) => Resumed::Gap(Box::new(gap)),
-        };
     }
 }

@@ -1,6 +1,6 @@
 //! A client's reading: its cursors, and what it takes next.
 
-use std::{sync::Arc, task::Waker, time::Duration};
+use std::{mem, sync::Arc, task::Waker, time::Duration};
 
 use bytes::Bytes;
 
@@ -30,10 +30,8 @@ const FRAME: u64 = 64 * 1024;
 pub(crate) struct Cursors {
     /// Most clients have one.
     cursors: Few<Cursor>,
-    /// The newest position that was given out, or that the client came with.
-    seen: Option<Position>,
-    /// The `Last-Event-ID` of which the client has not been told yet that it no longer leads everywhere.
-    asked: Option<Box<str>>,
+    /// The newest position that was given out, or that the client came with: the very first if there is none.
+    seen: Position,
 }
 
 /// How far a client has read one topic or pattern.
@@ -53,6 +51,8 @@ pub(super) struct Cursor {
     /// Events after this position are missing from before the client came, and it has not been told. Few ever have one.
     missed: Option<Box<Position>>,
     filter: Option<Filter>,
+    /// The client asked for what is missing, with its `Last-Event-ID`.
+    asked: bool,
     /// It goes on where the client was cut off.
     resumes: bool,
     /// It is catching up: it started before what the client had seen, and has not reached that yet.
@@ -84,6 +84,8 @@ struct Loss {
     name: Arc<str>,
     /// After this position,
     after: Position,
+    /// which the client has asked for,
+    asked: bool,
     /// and up to here.
     floor: Position,
 }
@@ -140,20 +142,17 @@ pub(crate) struct Taker<'a> {
 }
 
 /// What is enough to know, without a lock, that there is nothing new for a client that has read everything and waits.
+///
+/// It is its only topic, or the registry's feed of nothing if it has none.
 #[derive(Debug)]
-pub(crate) enum Rest {
-    /// It has no topic.
-    Nowhere,
-    /// Nothing was published on the only one that it has.
-    On { feed: Arc<Feed>, next: u64 },
+pub(crate) struct Rest {
+    feed: Arc<Feed>,
+    next: u64,
 }
 
 impl Rest {
     pub(crate) fn goes_on(&self) -> bool {
-        match self {
-            Self::Nowhere => true,
-            Self::On { feed, next } => !feed.reaches(*next),
-        }
+        !self.feed.reaches(self.next)
     }
 }
 
@@ -186,10 +185,10 @@ impl Cursor {
     fn rest(&self, rested: Option<Rest>) -> Option<Rest> {
         self.parked?;
         let feed = match rested {
-            Some(Rest::On { feed, .. }) if Arc::ptr_eq(&feed, &self.feed) => feed,
+            Some(Rest { feed, .. }) if Arc::ptr_eq(&feed, &self.feed) => feed,
             _ => Arc::clone(&self.feed),
         };
-        Some(Rest::On { feed, next: self.next })
+        Some(Rest { feed, next: self.next })
     }
 
     /// Whether it was to have something that is gone, and its client does not know.
@@ -253,6 +252,7 @@ impl Cursors {
             parked: None,
             missed: None,
             filter,
+            asked: false,
             resumes,
             catches_up: false,
         };
@@ -263,17 +263,12 @@ impl Cursors {
     /// Takes a subscription off. It is given back to be dropped when no lock is held, as its filter may run anybody's code then.
     pub(super) fn unsubscribe(&mut self, shared: &Shared, name: &str) -> Option<Cursor> {
         let at = self.cursors.iter().position(|cursor| &**cursor.feed.name() == name)?;
-        let cursor = self.cursors.swap_remove(at).left(shared);
-        if self.cursors.iter().all(|cursor| cursor.missed.is_none()) {
-            // What it asked for led everywhere else.
-            self.asked = None;
-        }
-        Some(cursor)
+        Some(self.cursors.swap_remove(at).left(shared))
     }
 
     /// The same for all.
     pub(super) fn clear(&mut self, shared: &Shared) -> Vec<Cursor> {
-        let cursors = std::mem::take(&mut self.cursors);
+        let cursors = mem::take(&mut self.cursors);
         cursors.into_vec().into_iter().map(|cursor| cursor.left(shared)).collect()
     }
 
@@ -314,21 +309,21 @@ impl Cursors {
             None => last_event_id.parse::<Progress>().ok(),
         };
         let progress = progress.filter(|progress| progress.seen <= shared.position());
-        self.seen = progress.as_ref().map(|progress| progress.seen);
+        self.seen = progress.as_ref().map(|progress| progress.seen).unwrap_or_default();
         let mut topics = Vec::new();
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.resumes) {
             // An id that was never issued comes before everything.
             let after = progress.as_ref().map(|progress| progress.of(cursor.feed.name())).unwrap_or_default();
             cursor.set(shared.locate(&cursor.feed, after));
-            cursor.catches_up = self.seen.is_some_and(|seen| after < seen);
+            cursor.catches_up = after < self.seen;
             // Since when it had been subscribed, nobody knows any more: rather something twice than not at all.
             cursor.since = cursor.next;
-            if cursor.missed.is_some() {
+            cursor.asked = cursor.missed.is_some();
+            if cursor.asked {
                 topics.push(cursor.feed.name().to_string());
             }
         }
-        self.asked = (!topics.is_empty()).then(|| last_event_id.into());
-        self.asked.clone().map(|after| Gap { topics, after: after.into(), position: None })
+        (!topics.is_empty()).then(|| Gap { topics, after: last_event_id.into(), position: None })
     }
 
     /// Sets all cursors to after a position, up to which the client gets to know everything by other means. What was
@@ -336,9 +331,9 @@ impl Cursors {
     pub(crate) fn skip_to(&mut self, shared: &Shared, position: Position) {
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_public()) {
             cursor.set(shared.locate(&cursor.feed, position));
-            (cursor.since, cursor.resumes, cursor.catches_up) = (cursor.next, false, false);
+            (cursor.since, cursor.resumes, cursor.catches_up, cursor.asked) = (cursor.next, false, false, false);
         }
-        (self.seen, self.asked) = (Some(position), None);
+        self.seen = position;
     }
 
     /// Takes what is pending up to the event with the number `horizon`. Clients that are behind by the same range of
@@ -369,7 +364,7 @@ impl Cursors {
     /// The same for a client that rested, if it has what it rested on, and nothing else.
     #[inline]
     pub(crate) fn take_rested(&mut self, taker: Taker<'_>, horizon: u64, rest: &mut Option<Rest>) -> Option<Plain> {
-        let ([cursor], Some(Rest::On { feed, next })) = (&mut self.cursors[..], &mut *rest) else { return None };
+        let ([cursor], Some(Rest { feed, next })) = (&mut self.cursors[..], &mut *rest) else { return None };
         if !Arc::ptr_eq(feed, &cursor.feed) {
             return None;
         }
@@ -386,7 +381,7 @@ impl Cursors {
     #[inline]
     fn take_plain(
         cursor: &mut Cursor,
-        seen: &mut Option<Position>,
+        seen: &mut Position,
         taker: Taker<'_>,
         horizon: u64,
     ) -> Result<Option<Plain>, NotPlain> {
@@ -396,8 +391,8 @@ impl Cursors {
             return Err(NotPlain);
         }
         if let Some(only) = log.only(cursor.next).filter(|it| it.number <= horizon && it.except().is_none()) {
-            if !taker.labelled && seen.is_none_or(|seen| seen < only.position) {
-                *seen = Some(only.position);
+            if !taker.labelled && *seen < only.position {
+                *seen = only.position;
                 (cursor.next, cursor.read) = (only.number + 1, log.pushed());
                 let wire = only.wire.clone();
                 cursor.parked = (log.newest() < cursor.next).then(|| state.waiters.insert(taker.waker.clone()));
@@ -412,13 +407,13 @@ impl Cursors {
         let (Some(first), Some(last)) = (log.get(slots.start), log.get(slots.end - 1)) else {
             return Err(NotPlain);
         };
-        if seen.is_some_and(|seen| first.position <= seen) {
+        if first.position <= *seen {
             return Err(NotPlain);
         }
         if log.has_exceptions() && log.range(slots.clone()).any(|entry| entry.except().is_some()) {
             return Err(NotPlain);
         }
-        *seen = Some(last.position);
+        *seen = last.position;
         let last = last.number;
         let events = log.count(slots.clone()) as u64;
         let wire = match events {
@@ -440,7 +435,7 @@ impl Cursors {
         for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
             let state = lock(&cursor.feed.state);
             let first = cursor.plain_from(&state.log)?;
-            if self.seen.is_some_and(|seen| first.position <= seen) {
+            if first.position <= self.seen {
                 return None;
             }
             of.feeds.push((cursor.feed.id(), first.number));
@@ -459,7 +454,7 @@ impl Cursors {
                 cursor.next = merged.read_to + 1;
             }
         }
-        self.seen = Some(merged.seen);
+        self.seen = merged.seen;
         let Merged { wire, events, has_more, .. } = merged;
         Some(Plain { wire, events, has_more, is_live: false })
     }
@@ -501,7 +496,7 @@ impl Cursors {
     /// Takes what is pending up to the event with the number `horizon`, event by event, over all feeds in position
     /// order; about a frame of it. What cursors that are catching up have to catch up on goes first.
     pub(crate) fn take_events(&mut self, client: &Client, mut horizon: u64) -> Option<Taken> {
-        let catch_up = self.gather_late().then_some(self.seen).flatten();
+        let catch_up = self.gather_late().then_some(self.seen);
         let mut taken = Taken::default();
         let (readable, mut is_all) = (horizon, true);
         let mut missing = Vec::new();
@@ -522,12 +517,14 @@ impl Cursors {
                 let lag = log.pushed().wrapping_sub(cursor.read).saturating_sub(unread);
                 taken.lags.push((Arc::clone(cursor.feed.name()), lag));
                 taken.ends = log.ends(cursor.next, cursor.told).or(taken.ends);
-                cursor.missed.get_or_insert_with(|| Box::new(self.seen.unwrap_or_default()));
+                cursor.missed.get_or_insert_with(|| Box::new(self.seen));
                 cursor.read = log.pushed().wrapping_sub(unread);
             }
             cursor.told = log.lost();
             if let Some(missed) = cursor.missed.take() {
-                missing.push(Loss { name: Arc::clone(cursor.feed.name()), after: *missed, floor: log.floor() });
+                let asked = mem::take(&mut cursor.asked);
+                let name = Arc::clone(cursor.feed.name());
+                missing.push(Loss { name, after: *missed, asked, floor: log.floor() });
             }
             if catch_up.is_some() && !cursor.catches_up {
                 (taken.has_more, is_all) = (true, false);
@@ -546,7 +543,7 @@ impl Cursors {
         events.retain(|(_, entry)| entry.number <= horizon && catch_up.is_none_or(|seen| entry.position <= seen));
         events.sort_unstable_by_key(|(at, entry)| (entry.number, *at));
         let first = events.first().map(|(_, entry)| entry.position);
-        taken.gap = self.gap(&missing, first, is_all);
+        taken.gap = self.gap(&missing, client.last_event_id(), first, is_all);
         if taken.ends.is_none() {
             self.pick(&mut taken, events, client, catch_up, horizon);
         }
@@ -594,7 +591,7 @@ impl Cursors {
                 cursor.next = read_to + 1;
             }
         }
-        self.seen = self.seen.max(last.map(|(_, position)| position));
+        self.seen = self.seen.max(last.map(|(_, position)| position).unwrap_or_default());
     }
 
     /// An event that several subscriptions may have: it goes out once, if at all.
@@ -624,22 +621,29 @@ impl Cursors {
 
     /// What is missing and was not told yet. `first`: where what comes next stands.
     /// `is_all`: nothing more than that is there.
-    fn gap(&mut self, missing: &[Loss], first: Option<Position>, is_all: bool) -> Option<Missing> {
+    fn gap(
+        &mut self,
+        missing: &[Loss],
+        last_event_id: Option<&str>,
+        first: Option<Position>,
+        is_all: bool,
+    ) -> Option<Missing> {
         let after = missing.iter().map(|loss| loss.after).min()?.to_string();
+        let asked = last_event_id.filter(|_| missing.iter().any(|loss| loss.asked));
         let floor = missing.iter().map(|loss| loss.floor).max().unwrap_or_default();
         let topics = missing.iter().map(|loss| loss.name.to_string()).collect();
-        let after = self.asked.take().map_or(after, String::from);
+        let after = asked.map_or(after, String::from);
         let id = first.map_or(floor, |first| floor.min(first.before()));
-        let forward = (first.is_some() || is_all) && self.seen.is_none_or(|seen| seen <= id);
+        let forward = (first.is_some() || is_all) && self.seen <= id;
         let id = forward.then_some(id);
-        self.seen = id.or(self.seen);
+        self.seen = id.unwrap_or(self.seen);
         Some(Box::new(Gap { topics, after, position: id }))
     }
 
     /// Says which cursors catch up, and whether any does. One position has to tell how far all of them are, so
     /// those that come later wait until the others are through.
     fn gather_late(&mut self) -> bool {
-        let Some(seen) = self.seen else { return false };
+        let seen = self.seen;
         let is_late = |it: &Cursor| {
             it.feed.reaches(it.next)
                 && lock(&it.feed.state).log.next_from(it.next).is_some_and(|next| next.position <= seen)
@@ -661,9 +665,9 @@ impl Cursors {
     }
 
     /// What a reader may rest on that waits for the next event on all feeds.
-    pub(crate) fn rest(&self) -> Option<Rest> {
+    pub(crate) fn rest(&self, shared: &Shared) -> Option<Rest> {
         match &self.cursors[..] {
-            [] => Some(Rest::Nowhere),
+            [] => Some(Rest { feed: Arc::clone(&shared.nothing), next: u64::MAX }),
             [only] => only.rest(None),
             _ => None,
         }

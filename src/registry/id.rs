@@ -21,6 +21,12 @@ impl ClientId {
         }
     }
 
+    /// Half of it: enough to tell all open clients from each other.
+    pub(super) fn half(self) -> u64 {
+        let [.., a, b, c, d, e, f, g, h] = self.0;
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    }
+
     /// A number that is different for most clients.
     pub(crate) fn spread(self) -> u32 {
         let [first, second, third, fourth, ..] = self.0;

@@ -46,6 +46,7 @@ pub(crate) use self::{
     log::{Audience, Entry, spacious},
     reader::{Besides, Glance, Reader, Unanswered},
     shared::Shared,
+    waiters::{Slot, Waiters},
 };
 use crate::{ClientHandle, Event, Limit, limit::Admission, subscription::Filter, sync::lock};
 

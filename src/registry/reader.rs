@@ -16,7 +16,7 @@ use super::{
     waiters::WakeLater,
 };
 use crate::{
-    ClientHandle, Delivery, Event, jitter,
+    Batching, ClientHandle, Delivery, Event, jitter,
     limit::{Admission, Hold},
     sync::lock,
 };
@@ -33,10 +33,10 @@ pub(crate) struct Reader {
     waker: Option<Waker>,
     /// The client's changes that were seen.
     changes: u32,
-    style: Style,
-    countdown: Countdown,
     /// It was told of its end.
     is_told: bool,
+    style: Style,
+    countdown: Countdown,
     /// Its places among what is limited.
     hold: Option<Hold>,
 }
@@ -96,7 +96,7 @@ impl Reader {
             waker: None,
             rest: None,
             changes: 0,
-            countdown: Countdown::default(),
+            countdown: Countdown::of(client),
             is_told: false,
             hold,
         }
@@ -106,13 +106,18 @@ impl Reader {
         &self.client
     }
 
+    /// Whether it is this one that is woken when there is something new.
+    pub(crate) fn wakes(&self, waker: &Waker) -> bool {
+        self.waker.as_ref().is_some_and(|heard| heard.will_wake(waker))
+    }
+
     pub(crate) fn style(&self) -> Style {
         self.style
     }
 
     /// What the handler wants to have sent first.
-    pub(crate) fn take_snapshot(&self) -> Option<Box<Event>> {
-        lock(&self.client.state).snapshot.take()
+    pub(crate) fn take_snapshot(&self) -> Option<Event> {
+        lock(&self.client.state).rare.as_mut()?.snapshot.take()
     }
 
     /// The case that has to be fast: a client with one subscription, which has read everything, looks whether there is
@@ -156,7 +161,7 @@ impl Reader {
         if self.is_at_rest(waker) {
             return Poll::Pending;
         }
-        let is_array = self.style.batching.is_some_and(|batching| batching.is_array);
+        let is_array = self.style.batching.is_some_and(Batching::is_array);
         let labelled = self.style.labelled;
         for _ in 0..LOOKS {
             let result = self.poll_take(waker, besides, |client, state, horizon, rest| match is_array {
@@ -245,7 +250,7 @@ impl Reader {
     fn is_at_rest(&self, waker: &Waker) -> bool {
         self.rest.as_ref().is_some_and(Rest::goes_on)
             && self.client.changes.load(Ordering::Acquire) == self.changes
-            && self.waker.as_ref().is_some_and(|heard| heard.will_wake(waker))
+            && self.wakes(waker)
     }
 
     #[inline]
@@ -283,7 +288,7 @@ impl Reader {
             }
             if state.cursors.has_ended() {
                 let cursors = state.cursors.take_ended(client.shared());
-                watching.0.extend(client.left(cursors.iter().map(Cursor::name)));
+                watching.0.extend(client.left(&state, cursors.iter().map(Cursor::name)));
                 ended.extend(cursors);
                 state.is_complete = !state.cursors.has_public();
             }
@@ -294,7 +299,7 @@ impl Reader {
                 return Poll::Ready(Err(CloseReason::Ended));
             }
             if state.cursors.park(waker) {
-                *rest = state.cursors.rest();
+                *rest = state.cursors.rest(client.shared());
                 return Poll::Pending;
             }
         }
@@ -315,7 +320,7 @@ impl Reader {
         }
         let wire = match self.style.batching {
             #[cfg(feature = "json")]
-            Some(batching) if batching.is_array => crate::batching::array(&events),
+            Some(batching) if batching.is_array() => crate::batching::array(&events),
             _ => {
                 let mut wire = Vec::with_capacity(events.iter().map(|picked| picked.entry.wire.len()).sum());
                 events.iter().for_each(|it| it.entry.write(&mut wire, self.style.labelled, it.progress.as_deref()));
@@ -335,7 +340,7 @@ impl Reader {
         for (topic, missed) in &taken.lags {
             counters.lagged.fetch_add(1, Ordering::Relaxed);
             counters.missed.fetch_add(*missed, Ordering::Relaxed);
-            lock(&self.client.state).missed += missed;
+            lock(&self.client.state).rare().missed += missed;
             self.client.observe(|observer, client| observer.lagged(client, topic, *missed));
         }
         if taken.ends.is_some() {

@@ -1,7 +1,7 @@
 //! The home itself: the order of events, the topics, the clients.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque, hash_map},
     fmt,
     ops::{Deref, DerefMut},
     sync::{Arc, Weak, atomic::Ordering},
@@ -46,7 +46,10 @@ pub(crate) struct Shared {
     last_publish: AtomicU64,
     /// When to look for stuck clients again, in nanoseconds since the clock's start.
     pub(super) next_look: AtomicU64,
-    pub(super) clients: Mutex<HashMap<ClientId, Weak<Client>>>,
+    /// A feed of which there is never any event.
+    pub(super) nothing: Arc<Feed>,
+    /// By half of their ids.
+    pub(super) clients: Mutex<HashMap<u64, Weak<Client>>>,
     pub(super) joined: Joined,
     pub(super) presences: Presences,
     pub(super) draining: Draining,
@@ -125,6 +128,7 @@ impl Shared {
             published: AtomicU64::new(0),
             last_publish: AtomicU64::new(0),
             next_look: AtomicU64::new(0),
+            nothing: Arc::new(Feed::new(0, "", Retention::default(), begin)),
             clients: Mutex::default(),
             joined: Joined::new(),
             presences: Presences::default(),
@@ -159,20 +163,29 @@ impl Shared {
     }
 
     pub(super) fn client(&self, id: &ClientId) -> Option<Arc<Client>> {
-        lock(&self.clients).get(id).and_then(Weak::upgrade)
+        let client = lock(&self.clients).get(&id.half()).and_then(Weak::upgrade)?;
+        (client.known_id() == Some(*id)).then_some(client)
     }
 
     pub(super) fn open_clients(&self) -> Vec<Arc<Client>> {
         lock(&self.clients).values().filter_map(Weak::upgrade).collect()
     }
 
-    pub(super) fn register(&self, id: ClientId, client: &Arc<Client>) {
-        lock(&self.clients).insert(id, Arc::downgrade(client));
+    /// An id that a client can be found by from now on.
+    pub(super) fn register(&self, client: &Arc<Client>) -> ClientId {
+        let mut clients = lock(&self.clients);
+        loop {
+            let id = ClientId::random();
+            if let hash_map::Entry::Vacant(place) = clients.entry(id.half()) {
+                place.insert(Arc::downgrade(client));
+                return id;
+            }
+        }
     }
 
     pub(super) fn unregister(&self, id: &ClientId) {
         let mut clients = lock(&self.clients);
-        clients.remove(id);
+        clients.remove(&id.half());
         if let Some(enough) = spacious(clients.len(), clients.capacity()) {
             clients.shrink_to(enough);
         }

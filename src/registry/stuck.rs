@@ -46,16 +46,15 @@ impl Shared {
 }
 
 impl Client {
-    /// Its reader takes nothing for so long.
-    pub(crate) fn waits_for(&self, time: Duration) {
-        let until = self.shared().clock.elapsed().saturating_add(time);
-        self.waits_until.store(nanoseconds(until), Ordering::Relaxed);
+    /// Its reader takes nothing until then, in nanoseconds by the clock.
+    pub(crate) fn waits_until(&self, time: u64) {
+        lock(&self.state).rare().waits_until = time;
     }
 
     /// Ends a stream that has not read for so long although events wait for it.
     pub(super) fn count_out_if_stuck(self: &Arc<Self>, now: Duration, patience: Duration) {
         let mut state = lock(&self.state);
-        let waits = self.waits_until.load(Ordering::Relaxed) > nanoseconds(now);
+        let waits = state.rare.as_ref().is_some_and(|rare| rare.waits_until > nanoseconds(now));
         let may_read = state.phase == Phase::Open && !waits && !self.cannot_take.load(Ordering::Relaxed);
         if !may_read || !state.cursors.is_pending() {
             state.suspect = None;
