@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, Response};
 use pin_project_lite::pin_project;
 
-use crate::{Refused, body::SseBody, headers, layer::Config, limit::Hold, registry::Unanswered};
+use crate::{CloseReason, Refused, body::SseBody, headers, layer::Config, limit::Hold, registry::Client};
 
 pin_project! {
     /// The answer of a [`SseService`](crate::SseService), to come.
@@ -37,10 +37,31 @@ pub(crate) struct Pending {
     // First, so that there is room again when it is told that the client is over.
     pub(crate) hold: Option<Hold>,
     pub(crate) client: Unanswered,
-    pub(crate) config: Arc<Config>,
     pub(crate) method: Method,
     /// The connection goes on after the answer, and says so.
     pub(crate) keeps_alive: bool,
+}
+
+/// Holds a client whose request is being answered: when it goes and no stream has begun, the client is over.
+pub(crate) struct Unanswered {
+    // There is one until it goes.
+    client: Option<Arc<Client>>,
+    config: Arc<Config>,
+}
+
+impl Unanswered {
+    pub(crate) fn new(client: Arc<Client>, config: Arc<Config>) -> Self {
+        Self { client: Some(client), config }
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let used = self.client.take().and_then(|client| self.config.spare.keep(client));
+        if let Some(client) = used.filter(|client| !client.is_open()) {
+            client.end(CloseReason::NoStream);
+        }
+    }
 }
 
 impl<F> SseFuture<F> {
@@ -85,12 +106,14 @@ struct Wrapped;
 impl Pending {
     fn wrap<Out>(self, mut response: Response<Out>) -> Response<SseBody<Out>> {
         let is_event_stream = headers::is_event_stream(&self.method, response.status(), response.headers());
-        let Unanswered(client) = &self.client;
-        if !is_event_stream || client.is_open() || response.extensions().get::<Refused>().is_some() {
+        let (Unanswered { client: Some(client), config }, true) = (&self.client, is_event_stream) else {
+            return response.map(SseBody::plain);
+        };
+        if client.is_open() || response.extensions().get::<Refused>().is_some() {
             return response.map(SseBody::plain);
         }
         if let Err(refused) = client.admit() {
-            return self.config.refusal.response(&refused).map(SseBody::whole);
+            return config.refusal.response(&refused).map(SseBody::whole);
         }
         if response.extensions().get::<Wrapped>().is_some() {
             // The client of the layer further in may know nothing of this one's places.
@@ -99,10 +122,10 @@ impl Pending {
             }
             return response.map(|body| SseBody::wrapped(body, self.hold));
         }
-        headers::prepare(response.headers_mut(), self.keeps_alive, self.config.is_private);
+        headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
         response.extensions_mut().insert(Wrapped);
         let is_encoded = headers::is_encoded(response.headers());
-        response.map(|body| SseBody::stream(body, client, self.config, is_encoded))
+        response.map(|body| SseBody::stream(body, client, Arc::clone(config), is_encoded))
     }
 }
 

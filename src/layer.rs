@@ -4,7 +4,8 @@ use http::{Extensions, request::Parts};
 use tower_layer::Layer;
 
 use crate::{
-    Batching, ClientHandle, CloseReason, Event, GapEvent, Heartbeat, Limit, Refusal, Registry, registry::Style,
+    Batching, ClientHandle, CloseReason, Event, GapEvent, Heartbeat, Limit, Refusal, Registry,
+    registry::{Spare, Style},
     service::SseService,
 };
 
@@ -44,6 +45,7 @@ pub(crate) struct Config {
     pub(crate) max_age: Option<Duration>,
     pub(crate) farewell: Option<Farewell>,
     pub(crate) is_private: bool,
+    pub(crate) spare: Spare,
 }
 
 /// Says what a stream ends with.
@@ -97,6 +99,7 @@ impl SseLayer {
             max_age: None,
             farewell: None,
             is_private: false,
+            spare: Spare::default(),
         };
         Self { registry: registry.clone(), config: Arc::new(config) }
     }

@@ -9,11 +9,11 @@ use tower_service::Service;
 use crate::{
     ClientHandle, Event, Registry,
     body::SseBody,
-    future::{Pending, SseFuture},
-    headers,
+    future::{Pending, SseFuture, Unanswered},
+    headers::{self, LAST_EVENT_ID, has},
     layer::Config,
     limit::Admission,
-    registry::{Client, Style, Unanswered},
+    registry::{Client, Style},
 };
 
 /// The service that [`SseLayer`](crate::SseLayer) makes of another.
@@ -71,21 +71,22 @@ where
             // Mostly there are no closures that want to look at its parts, and taking it apart costs.
             self.connect(last_event_id, admission, further_out.as_ref())
         };
+        let hold = client.admission().map(Admission::hold);
+        let asks = client.may_be_refused() && headers::asks_for_event_stream(request.method(), request.headers());
+        let refused = if asks { client.admit().err() } else { None };
+        if refused.is_none() {
+            request.extensions_mut().insert(ClientHandle::new(Arc::clone(&client)));
+        }
         let pending = Pending {
-            hold: client.admission().map(Admission::hold),
-            client: Unanswered(client),
-            config: Arc::clone(&self.config),
+            hold,
+            client: Unanswered::new(client, Arc::clone(&self.config)),
             method: request.method().clone(),
             keeps_alive: headers::keeps_alive(request.version(), request.headers()),
         };
-        let Unanswered(client) = &pending.client;
-        if client.may_be_refused() && headers::asks_for_event_stream(request.method(), request.headers()) {
-            if let Err(refused) = client.admit() {
-                return SseFuture::refused(self.config.refusal.response(&refused));
-            }
+        match refused {
+            Some(refused) => SseFuture::refused(self.config.refusal.response(&refused)),
+            None => SseFuture::new(self.inner.call(request), pending),
         }
-        request.extensions_mut().insert(ClientHandle::new(Arc::clone(client)));
-        SseFuture::new(self.inner.call(request), pending)
     }
 }
 
@@ -103,7 +104,7 @@ impl<S> SseService<S> {
         admission: Option<Arc<Admission>>,
         further_out: Option<&ClientHandle>,
     ) -> Arc<Client> {
-        let client = self.registry.connect_with(last_event_id, admission);
+        let client = self.registry.connect_with(&self.config.spare, last_event_id, admission);
         // With what was added on the way from there.
         if let Some(known) = further_out.map(ClientHandle::metadata).filter(|known| !known.is_empty()) {
             client.insert_metadata(&known);
@@ -143,7 +144,8 @@ impl<S> SseService<S> {
 
 /// What the client had last, by the header, else by a query parameter; an empty one says that there was nothing.
 fn last_event_id(headers: &HeaderMap, uri: &Uri, names: &[String]) -> Option<Box<str>> {
-    if let Some(value) = headers.get("last-event-id") {
+    let value = if has(headers, &LAST_EVENT_ID) { headers.get(&LAST_EVENT_ID) } else { None };
+    if let Some(value) = value {
         let value = String::from_utf8_lossy(value.as_bytes());
         return Some(value).filter(|value| !value.is_empty()).map(|value| bounded(&value));
     }

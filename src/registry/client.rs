@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
     task::Waker,
     time::Duration,
 };
@@ -149,22 +149,34 @@ pub(super) enum Phase {
 }
 
 impl Client {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        last_event_id: Option<Box<str>>,
-        admission: Option<Arc<Admission>>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
             shared,
             id: OnceLock::new(),
-            last_event_id,
+            last_event_id: None,
             state: Mutex::default(),
             changes: AtomicU32::new(0),
             cannot_take: AtomicBool::new(false),
             is_told: AtomicBool::new(false),
             other_bytes: AtomicU64::new(0),
-            admission,
-        })
+            admission: None,
+        }
+    }
+
+    /// What its request brings.
+    pub(super) fn comes_with(&mut self, last_event_id: Option<Box<str>>, admission: Option<Arc<Admission>>) {
+        (self.last_event_id, self.admission) = (last_event_id, admission);
+    }
+
+    /// Makes one that nobody knows as good as new. `false`: it has been used.
+    pub(super) fn make_blank(&mut self) -> bool {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let is_unused = self.id.get().is_none() && state.phase == Phase::Waiting && state.cursors.is_empty();
+        if is_unused {
+            *state = State::default();
+            (self.last_event_id, self.admission) = (None, None);
+        }
+        is_unused
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -492,6 +504,9 @@ impl Client {
 
     /// The same. If it was open, gives why it is over, when it began, and what it has got.
     fn finish(&self, reason: CloseReason) -> Option<(CloseReason, u64, Sent)> {
+        if lock(&self.state).phase == Phase::Over {
+            return None;
+        }
         let mut watching = WakeLater::default();
         let mut state = lock(&self.state);
         if state.phase == Phase::Over {

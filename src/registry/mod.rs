@@ -20,6 +20,7 @@ mod presence;
 mod produce;
 mod reader;
 mod shared;
+mod spare;
 mod stats;
 mod stuck;
 mod topic;
@@ -44,8 +45,9 @@ pub(crate) use self::{
     client::{Client, Style},
     cursor::Picked,
     log::{Audience, Entry, spacious},
-    reader::{Besides, Glance, Reader, Unanswered},
+    reader::{Besides, Glance, Reader},
     shared::Shared,
+    spare::Spare,
     waiters::{Slot, Waiters},
 };
 use crate::{ClientHandle, Event, Limit, limit::Admission, subscription::Filter, sync::lock};
@@ -166,15 +168,16 @@ impl Registry {
     /// A client that came with no request: a reader of [`into_events`](ClientHandle::into_events) in this process, behind a WebSocket, say.
     #[must_use]
     pub fn connect(&self) -> ClientHandle {
-        ClientHandle::new(Client::new(Arc::clone(&self.shared), None, None))
+        ClientHandle::new(Arc::new(Client::new(Arc::clone(&self.shared))))
     }
 
     pub(crate) fn connect_with(
         &self,
+        spare: &Spare,
         last_event_id: Option<Box<str>>,
         admission: Option<Arc<Admission>>,
     ) -> Arc<Client> {
-        Client::new(Arc::clone(&self.shared), last_event_id, admission)
+        spare.client(&self.shared, last_event_id, admission)
     }
 
     /// What limits all of its streams.

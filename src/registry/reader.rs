@@ -1,4 +1,4 @@
-//! Who holds a client: its reader, and before that the request that is being answered.
+//! Who reads a client's events.
 
 use std::{
     mem,
@@ -388,17 +388,5 @@ impl Drop for Reader {
         // Before it is told that the client is over, as there is room again then.
         self.hold = None;
         self.end(CloseReason::Gone);
-    }
-}
-
-/// Holds a client whose request is being answered: when it goes and no stream has begun, the client is over.
-#[derive(Debug)]
-pub(crate) struct Unanswered(pub(crate) Arc<Client>);
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        if !self.0.is_open() {
-            self.0.end(CloseReason::NoStream);
-        }
     }
 }
