@@ -170,3 +170,131 @@ impl fmt::Debug for Bell {
         f.debug_struct("Bell").field("has_rung", &self.has_rung).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicUsize, time::Duration};
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    const MILLISECOND: u64 = 1_000_000;
+
+    /// Somebody who waits for a time, and how often that one was woken.
+    struct Waiting {
+        alarm: Alarm,
+        woken: Arc<Woken>,
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Waiting {
+        fn at(time: u64) -> Self {
+            Self { alarm: Alarm::at(time), woken: Arc::default() }
+        }
+
+        fn poll(&mut self, clock: &Clock) -> Poll<()> {
+            self.alarm.poll(clock, &mut Context::from_waker(&Waker::from(Arc::clone(&self.woken))))
+        }
+
+        fn woken(&self) -> usize {
+            self.woken.0.load(Ordering::Relaxed)
+        }
+    }
+
+    /// How many timers there are.
+    fn bells(clock: &Clock) -> usize {
+        lock(&clock.bells().0).bells.values().filter(|bell| bell.strong_count() > 0).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_for_one_millisecond_have_one_timer_and_are_woken_once() {
+        let clock = Clock::new();
+        let mut early: Vec<_> = (1..=MILLISECOND).step_by(99_999).map(|at| Waiting::at(4 * MILLISECOND + at)).collect();
+        let mut late = Waiting::at(6 * MILLISECOND);
+        for _ in 0..2 {
+            assert!(early.iter_mut().all(|waiting| waiting.poll(&clock).is_pending()));
+            assert!(late.poll(&clock).is_pending());
+        }
+        assert_eq!(bells(&clock), 2);
+        advance(Duration::from_millis(4)).await;
+        assert!(early.iter().all(|waiting| waiting.woken() == 0));
+        advance(Duration::from_millis(1)).await;
+        assert!(early.iter().all(|waiting| waiting.woken() == 1));
+        assert!(early.iter_mut().all(|waiting| waiting.poll(&clock).is_ready()));
+        assert!(late.woken() == 0 && late.poll(&clock).is_pending());
+        assert_eq!(bells(&clock), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_left_is_not_woken_and_the_last_one_takes_the_timer_along() {
+        let clock = Clock::new();
+        let mut all = [(); 3].map(|()| Waiting::at(MILLISECOND));
+        assert!(all.iter_mut().all(|waiting| waiting.poll(&clock).is_pending()));
+        let [mut first, second, third] = all;
+        first.alarm.unset();
+        let woken = Arc::clone(&second.woken);
+        assert_eq!(Arc::strong_count(&woken), 3);
+        drop(second);
+        assert_eq!(Arc::strong_count(&woken), 1, "its task is not kept");
+        advance(Duration::from_millis(2)).await;
+        assert_eq!((first.woken(), woken.0.load(Ordering::Relaxed), third.woken()), (0, 0, 1));
+        drop(third);
+        assert_eq!(bells(&clock), 0);
+        assert!(first.poll(&clock).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_that_has_passed_does_not_wait_and_one_beyond_the_clock_is_never() {
+        let clock = Clock::new();
+        advance(Duration::from_millis(5)).await;
+        assert!(Waiting::at(0).poll(&clock).is_ready());
+        assert!(Waiting::at(5 * MILLISECOND).poll(&clock).is_ready());
+        assert!(Waiting::at(u64::MAX).poll(&clock).is_pending());
+        assert_eq!(bells(&clock), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_has_used_up_its_turn_sets_it_all_the_same() {
+        let clock = Clock::new();
+        let mut waiting = Waiting::at(MILLISECOND);
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        assert!(waiting.poll(&clock).is_pending());
+        advance(Duration::from_millis(2)).await;
+        assert_eq!(waiting.woken(), 1);
+    }
+
+    #[test]
+    fn the_end_of_one_runtime_does_not_make_it_late_in_another() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (first, second) = (runtime(), runtime());
+        let clock = Clock::new();
+        let time = clock.after(Duration::from_secs(3600));
+        let mut waiting = Waiting::at(time);
+        first.block_on(async { assert!(waiting.poll(&clock).is_pending()) });
+        drop(first);
+        second.block_on(async {
+            assert_eq!((waiting.woken(), waiting.poll(&clock)), (1, Poll::Pending), "its time is yet to come");
+            assert!(waiting.alarm.is_set());
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn timers_that_nobody_waits_for_are_forgotten() {
+        let clock = Clock::new();
+        for at in 1..10_000 {
+            assert!(Waiting::at(at * MILLISECOND).poll(&clock).is_pending());
+        }
+        assert!(lock(&clock.bells().0).bells.len() <= 64);
+    }
+}

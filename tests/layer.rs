@@ -1036,3 +1036,103 @@ mod types {
         assert_over(&mut body);
     }
 }
+
+/// One thing that a handler does with its client before it answers with something else than a stream.
+type Does = fn(&ClientHandle);
+
+/// What a request is answered by whose handler does this, and has dropped its client then.
+fn answered_without_a_stream(layer: &SseLayer, does: Does) {
+    let response = respond(layer, request(), |client| {
+        does(&client);
+        Response::new(Empty::<Bytes>::new())
+    });
+    drop(response);
+}
+
+#[test]
+fn a_request_knows_nothing_of_the_client_of_another() {
+    let all: [(&str, Does); 14] = [
+        ("nothing", |_| {}),
+        ("is asked its id", |client| _ = client.id()),
+        ("subscribes", |client| client.subscribe("a").unwrap()),
+        ("subscribes and leaves", |client| {
+            client.subscribe("a").unwrap();
+            client.unsubscribe("a");
+        }),
+        ("gets metadata", |client| client.insert_metadata(7_u8)),
+        ("is labelled", |client| client.label(true)),
+        ("is batched", |client| client.batch(tower_sse::Batching::every(Duration::from_secs(1)))),
+        ("may finish", |client| client.let_finish(true)),
+        ("is sent something", |client| _ = client.send(Event::data("for me")).unwrap()),
+        ("is closed", ClientHandle::close),
+        ("expires", |client| client.expire_after(Duration::ZERO)),
+        ("is held open", |client| drop(client.clone().into_stream())),
+        ("has a snapshot", |client| {
+            drop(client.clone().into_stream().snapshot(Event::data("all"), client.registry().position()));
+        }),
+        ("is read to the end", |client| drop(client.clone().into_events())),
+    ];
+    for (what, does) in all {
+        let registry = Registry::new();
+        let layer = layer(&registry);
+        for _ in 0..3 {
+            answered_without_a_stream(&layer, does);
+            assert_eq!((registry.stats().clients, registry.stats().subscriptions), (0, 0), "{what}");
+            let (mut body, client) = open(&layer, Empty::<Bytes>::new(), |client| {
+                assert_eq!(client.resume(), Resume::Fresh, "{what}");
+                assert!(client.metadata().is_empty() && client.subscriptions().is_empty(), "{what}");
+                assert_eq!((client.stats().events, client.stats().bytes, client.stats().age), (0, 0, None), "{what}");
+                client.subscribe("a").unwrap();
+            });
+            registry.publish("a", Event::data("1")).unwrap();
+            let wire = next(&mut body);
+            assert!(wire.starts_with(b"data: 1\nid: "), "{what}: {wire:?}");
+            assert_silent(&mut body);
+            assert_eq!(client.subscriptions(), ["a"], "{what}");
+            drop(body);
+            assert!(!client.unsubscribe("a"), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_a_handler_keeps_is_no_other_requests() {
+    let registry = Registry::new();
+    let layer = layer(&registry);
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        drop(respond(&layer, request(), |client| {
+            kept.push(client);
+            Response::new(Empty::<Bytes>::new())
+        }));
+    }
+    // Each is over, as its request had no stream.
+    for client in &kept {
+        assert!(matches!(
+            client.subscribe("a"),
+            Err(tower_sse::SubscribeError::Over { reason: CloseReason::NoStream })
+        ));
+    }
+    let (body, client) = open(&layer, Empty::<Bytes>::new(), |client| client.subscribe("a").unwrap());
+    assert!(kept.iter().all(|kept| kept.id() != client.id()));
+    drop(body);
+}
+
+#[test]
+fn the_last_event_id_of_one_request_is_not_that_of_the_next() {
+    let registry = Registry::new();
+    let layer = layer(&registry);
+    let resuming = || Request::builder().header("last-event-id", "7").body(()).unwrap();
+    for _ in 0..2 {
+        let seen = std::cell::Cell::new(false);
+        drop(respond(&layer, resuming(), |client| {
+            seen.set(client.last_event_id() == Some("7"));
+            Response::new(Empty::<Bytes>::new())
+        }));
+        assert!(seen.get());
+        drop(respond(&layer, request(), |client| {
+            assert_eq!(client.last_event_id(), None);
+            Response::new(Empty::<Bytes>::new())
+        }));
+    }
+}
