@@ -258,7 +258,7 @@ enum Reading {
 
 impl Reading {
     fn open(registry: &Registry, way: Way, subscriptions: &[&str]) -> (ClientHandle, Self) {
-        let client = registry.connect_with(None, None);
+        let client = registry.connect_with(&registry::Spare::default(), None, None);
         let handle = ClientHandle::new(Arc::clone(&client));
         subscriptions.iter().for_each(|name| handle.subscribe(Subscription::matching(*name)).unwrap());
         let reading = match way {
