@@ -128,6 +128,7 @@ mod boundary;
 mod client;
 mod clock;
 mod event;
+mod few;
 mod future;
 mod gap;
 #[cfg(all(any(doc, doctest), feature = "axum", feature = "json", feature = "test-util"))]

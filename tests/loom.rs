@@ -19,6 +19,8 @@ mod client;
 mod clock;
 #[path = "../src/event.rs"]
 mod event;
+#[path = "../src/few.rs"]
+mod few;
 #[path = "../src/gap.rs"]
 mod gap;
 #[path = "../src/headers.rs"]

@@ -8,7 +8,6 @@ use super::{
     Filter,
     client::Client,
     feed::Feed,
-    few::Few,
     joined::{Merged, Of},
     log::{Entry, Log},
     position::{Position, Progress},
@@ -16,7 +15,7 @@ use super::{
     topic,
     waiters::Slot,
 };
-use crate::{Gap, sync::lock};
+use crate::{Gap, few::Few, sync::lock};
 
 /// About how many bytes leave as one frame: what hyper queues before it writes is a few of these.
 const FRAME: u64 = 64 * 1024;

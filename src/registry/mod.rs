@@ -7,7 +7,6 @@ mod cursor;
 mod drain;
 mod error;
 mod feed;
-mod few;
 mod forgotten;
 mod id;
 mod joined;

@@ -7,14 +7,14 @@ use std::{
 };
 
 #[derive(Debug)]
-pub(super) enum Few<T> {
+pub(crate) enum Few<T> {
     One(T),
     /// None, or more than one, or less than there were.
     Many(Vec<T>),
 }
 
 impl<T> Few<T> {
-    pub(super) fn push(&mut self, element: T) {
+    pub(crate) fn push(&mut self, element: T) {
         *self = match mem::take(self) {
             Self::One(first) => Self::Many(vec![first, element]),
             Self::Many(mut all) if !all.is_empty() => {
@@ -26,7 +26,7 @@ impl<T> Few<T> {
     }
 
     /// Takes one out, and puts the last one into its place.
-    pub(super) fn swap_remove(&mut self, at: usize) -> T {
+    pub(crate) fn swap_remove(&mut self, at: usize) -> T {
         match mem::take(self) {
             Self::One(only) => {
                 assert_eq!(at, 0, "there is one");
@@ -40,10 +40,22 @@ impl<T> Few<T> {
         }
     }
 
-    pub(super) fn into_vec(self) -> Vec<T> {
+    pub(crate) fn into_vec(self) -> Vec<T> {
         match self {
             Self::One(only) => vec![only],
             Self::Many(all) => all,
+        }
+    }
+}
+
+impl<T> FromIterator<T> for Few<T> {
+    #[inline]
+    fn from_iter<I: IntoIterator<Item = T>>(elements: I) -> Self {
+        let mut elements = elements.into_iter();
+        match (elements.next(), elements.next()) {
+            (None, _) => Self::default(),
+            (Some(only), None) => Self::One(only),
+            (Some(first), Some(second)) => Self::Many([first, second].into_iter().chain(elements).collect()),
         }
     }
 }
@@ -96,7 +108,9 @@ mod tests {
                 assert_eq!(*few, *list);
             }
         }
-        few.push(1);
+        few = (0..3).collect();
+        assert_eq!(*few, [0, 1, 2]);
+        few = [1].into_iter().collect();
         few[0] = 7;
         assert_eq!(few.into_vec(), [7]);
     }
