@@ -129,16 +129,10 @@ impl<S> SseService<S> {
 
     /// What a request takes of all limits, with those of the layers further out.
     fn admission(&self, request: &Parts, further_out: Option<Arc<Admission>>) -> Option<Arc<Admission>> {
-        let mut limits = self.registry.limits().iter().chain(&self.config.limits).peekable();
-        if limits.peek().is_none() {
-            return further_out;
+        match (self.registry.limits(), &*self.config.limits) {
+            ([], []) => further_out,
+            limits => Some(Admission::of(request, limits.into(), further_out)),
         }
-        let admission = further_out.unwrap_or_default();
-        // Before, as this asks the program for the keys.
-        let mut asks = Vec::with_capacity(self.registry.limits().len() + self.config.limits.len());
-        asks.extend(limits.filter_map(|limit| limit.ask(request)));
-        admission.need(asks);
-        Some(admission)
     }
 }
 

@@ -585,9 +585,8 @@ fn presence_knows_of_a_client_that_comes_and_goes_while_it_is_asked_for() -> usi
 /// What a request takes of these.
 fn admission(limits: &[&Limit]) -> Arc<Admission> {
     let (request, ()) = http::Request::new(()).into_parts();
-    let admission = Arc::<Admission>::default();
-    admission.need(limits.iter().filter_map(|limit| limit.ask(&request)).collect::<Vec<_>>());
-    admission
+    let limits: Vec<Limit> = limits.iter().copied().cloned().collect();
+    Admission::of(&request, [&limits, &[]], None)
 }
 
 /// As a layer does: it holds what it takes.

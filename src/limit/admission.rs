@@ -2,8 +2,13 @@
 
 use std::{mem, sync::Arc};
 
-use super::{Limit, LimitKey, Permit, Refused};
-use crate::sync::{Mutex, lock};
+use http::request::Parts;
+
+use super::{Limit, LimitKey, Refused, Taken};
+use crate::{
+    few::Few,
+    sync::{Mutex, lock},
+};
 
 /// The places that one request needs and has. The layers that it passes share it.
 ///
@@ -13,18 +18,18 @@ pub(crate) struct Admission(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    asks: Vec<Ask>,
-    permits: Vec<Permit>,
+    claims: Few<Claim>,
     holders: usize,
     /// Its stream has begun.
     has_begun: bool,
 }
 
-/// A place that a request needs.
+/// A place that a request needs, and whether it has it.
 #[derive(Debug)]
-pub(crate) struct Ask {
-    pub(super) limit: Limit,
-    pub(super) key: LimitKey,
+pub(crate) struct Claim {
+    limit: Limit,
+    key: LimitKey,
+    taken: Taken,
 }
 
 /// Whoever keeps a request's places.
@@ -32,20 +37,33 @@ pub(crate) struct Ask {
 pub(crate) struct Hold(Arc<Admission>);
 
 impl Admission {
-    /// It needs these as well. What a layer further out has asked for already is one and the same.
-    pub(crate) fn need(&self, asks: Vec<Ask>) {
-        let mut state = lock(&self.0);
-        if state.asks.is_empty() && asks.len() == 1 {
+    /// Of a request that needs what these limits say. What a layer further out has asked for already is one and the same.
+    pub(crate) fn of(request: &Parts, limits: [&[Limit]; 2], further_out: Option<Arc<Self>>) -> Arc<Self> {
+        // Before anything is locked, as this asks the program for the keys.
+        let claims: Few<Claim> = limits.into_iter().flatten().filter_map(|limit| limit.ask(request)).collect();
+        if further_out.is_none() && claims.len() <= 1 {
             // So it mostly is.
-            state.asks = asks;
+            return Arc::new(Self(Mutex::new(State { claims, holders: 0, has_begun: false })));
+        }
+        let admission = further_out.unwrap_or_default();
+        admission.need(claims);
+        admission
+    }
+
+    fn need(&self, claims: Few<Claim>) {
+        if claims.is_empty() {
             return;
         }
-        state.asks.reserve_exact(asks.len());
-        for ask in asks {
-            if !state.asks.iter().any(|known| known.limit.is(&ask.limit)) {
-                state.asks.push(ask);
+        let mut state = lock(&self.0);
+        let mut all = mem::take(&mut state.claims).into_vec();
+        // No more than that, as each open stream keeps them.
+        all.reserve_exact(claims.len());
+        for claim in claims.into_vec() {
+            if !all.iter().any(|known| known.limit.is(&claim.limit)) {
+                all.push(claim);
             }
         }
+        state.claims = Few::Many(all);
     }
 
     pub(crate) fn hold(self: &Arc<Self>) -> Hold {
@@ -57,34 +75,54 @@ impl Admission {
     ///
     /// Where nobody holds it, they are given back at once.
     pub(crate) fn admit(&self) -> Result<(), Refused> {
-        let mut state = lock(&self.0);
-        let has = |ask: &&Ask| !state.permits.iter().any(|permit| permit.is_of(&ask.limit));
-        // With no more capacity than that, as each open stream keeps them.
-        let mut taken = Vec::with_capacity(state.asks.len() - state.permits.len());
-        for ask in state.asks.iter().filter(has) {
-            taken.push(ask.limit.acquire(&ask.key)?);
-        }
-        if state.holders > 0 {
-            if state.has_begun {
-                taken.iter_mut().for_each(Permit::spend);
-            }
-            if state.permits.is_empty() {
-                state.permits = taken;
-            } else {
-                state.permits.reserve_exact(taken.len());
-                state.permits.append(&mut taken);
-            }
-        }
-        Ok(())
+        lock(&self.0).admit()
     }
 
     /// Its stream begins, if it has its places or there is room: what counts beginnings has counted it.
     pub(crate) fn begin(&self) -> Result<(), Refused> {
-        self.admit()?;
         let mut state = lock(&self.0);
+        state.admit()?;
         state.has_begun = true;
-        state.permits.iter_mut().for_each(Permit::spend);
+        state.claims.iter_mut().for_each(Claim::spend);
         Ok(())
+    }
+}
+
+impl State {
+    fn admit(&mut self) -> Result<(), Refused> {
+        // It takes all or none, so what it lacks has been asked for since.
+        let has = self.claims.iter().take_while(|claim| claim.taken != Taken::Nothing).count();
+        let lacks = &mut self.claims[has..];
+        let result = lacks.iter_mut().try_for_each(Claim::take);
+        if result.is_err() || self.holders == 0 {
+            lacks.iter_mut().for_each(Claim::give_back);
+        } else if self.has_begun {
+            lacks.iter_mut().for_each(Claim::spend);
+        }
+        result
+    }
+}
+
+impl Claim {
+    #[inline]
+    pub(super) fn new(limit: Limit, key: LimitKey) -> Self {
+        Self { limit, key, taken: Taken::Nothing }
+    }
+
+    fn take(&mut self) -> Result<(), Refused> {
+        self.taken = self.limit.take(&self.key)?;
+        Ok(())
+    }
+
+    /// A stream begins, and with that its token is spent. What is left is given back when the stream is over.
+    fn spend(&mut self) {
+        if self.taken == Taken::Token {
+            self.taken = Taken::SpentToken;
+        }
+    }
+
+    fn give_back(&mut self) {
+        self.limit.give_back(&self.key, mem::take(&mut self.taken));
     }
 }
 
@@ -92,8 +130,8 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut state = lock(&self.0.0);
         state.holders -= 1;
-        let permits = if state.holders == 0 { mem::take(&mut state.permits) } else { Vec::new() };
-        drop(state);
-        drop(permits);
+        if state.holders == 0 {
+            state.claims.iter_mut().for_each(Claim::give_back);
+        }
     }
 }

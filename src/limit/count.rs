@@ -1,21 +1,23 @@
 //! The counting. Time is passed in.
 
-use std::{collections::HashMap, fmt, mem, time::Duration};
+use std::{collections::HashMap, hash::BuildHasherDefault, mem, time::Duration};
 
-use super::{Limit, LimitKey};
+use super::{LimitKey, key::KeyHasher};
 use crate::{
     clock::nanoseconds,
     registry::spacious,
     sync::{Mutex, lock},
 };
 
-/// By key, how many streams are open; of a rate, when the key's bucket is full again.
+/// How many streams are open; of a rate, when the bucket is full again. For everybody, or by key.
 #[derive(Default)]
 pub(super) struct Counted(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    entries: HashMap<LimitKey, u64>,
+    /// 0: there is no entry.
+    everybody: u64,
+    by_key: HashMap<LimitKey, u64, BuildHasherDefault<KeyHasher>>,
     /// When to look for buckets that are full.
     look_at: u64,
     /// How long a token takes to come back, by which the entries of a rate have been reckoned.
@@ -26,36 +28,37 @@ impl Counted {
     /// One stream more, if there is room.
     pub(super) fn add(&self, key: &LimitKey, limit: u32) -> bool {
         let mut state = lock(&self.0);
-        match state.entries.get_mut(key) {
+        match state.entry(key) {
             Some(open) if *open < limit.into() => *open += 1,
-            None if limit > 0 => _ = state.entries.insert(key.clone(), 1),
+            None if limit > 0 => state.insert(key, 1),
             _ => return false,
         }
         true
     }
 
-    fn remove(&self, key: &LimitKey) {
+    pub(super) fn remove(&self, key: &LimitKey) {
         let mut state = lock(&self.0);
-        if let Some(open) = state.entries.get_mut(key) {
+        if let Some(open) = state.entry(key) {
             *open -= 1;
-            if *open == 0 {
-                state.entries.remove(key);
+            if *open == 0 && !key.is_everybody() {
+                state.by_key.remove(key);
                 state.shrink();
             }
         }
     }
 
     /// A token that was taken for nothing.
-    fn give_back(&self, key: &LimitKey) {
+    pub(super) fn give_back(&self, key: &LimitKey) {
         let mut state = lock(&self.0);
         let token = state.token;
-        if let Some(full_at) = state.entries.get_mut(key) {
+        if let Some(full_at) = state.entry(key) {
             *full_at = full_at.saturating_sub(token);
         }
     }
 
     pub(super) fn open(&self) -> u64 {
-        lock(&self.0).entries.values().sum()
+        let state = lock(&self.0);
+        state.everybody + state.by_key.values().sum::<u64>()
     }
 
     /// `now`: of a rate.
@@ -64,16 +67,31 @@ impl Counted {
         if let Some(now) = now {
             state.forget_full(now);
         }
-        state.entries.len()
+        state.by_key.len() + usize::from(state.everybody > 0)
     }
 }
 
 impl State {
+    #[inline]
+    fn entry(&mut self, key: &LimitKey) -> Option<&mut u64> {
+        match key.is_everybody() {
+            true => Some(&mut self.everybody).filter(|entry| **entry > 0),
+            false => self.by_key.get_mut(key),
+        }
+    }
+
+    fn insert(&mut self, key: &LimitKey, entry: u64) {
+        match key.is_everybody() {
+            true => self.everybody = entry,
+            false => _ = self.by_key.insert(key.clone(), entry),
+        }
+    }
+
     fn shrink(&mut self) {
-        if self.entries.is_empty() {
-            self.entries = HashMap::new();
-        } else if let Some(enough) = spacious(self.entries.len(), self.entries.capacity()) {
-            self.entries.shrink_to(enough);
+        if self.by_key.is_empty() {
+            self.by_key = HashMap::default();
+        } else if let Some(enough) = spacious(self.by_key.len(), self.by_key.capacity()) {
+            self.by_key.shrink_to(enough);
         }
     }
 
@@ -84,14 +102,17 @@ impl State {
             return;
         }
         self.look_at = now;
-        for full_at in self.entries.values_mut() {
+        for full_at in self.by_key.values_mut().chain(Some(&mut self.everybody).filter(|entry| **entry > 0)) {
             let lacks = u128::from(full_at.saturating_sub(now)) * u128::from(token) / u128::from(known.max(1));
             *full_at = now.saturating_add(u64::try_from(lacks).unwrap_or(LONGEST));
         }
     }
 
     fn forget_full(&mut self, now: u64) {
-        self.entries.retain(|_, full_at| *full_at > now);
+        if self.everybody <= now {
+            self.everybody = 0;
+        }
+        self.by_key.retain(|_, full_at| *full_at > now);
         self.shrink();
     }
 }
@@ -134,7 +155,7 @@ impl Rate {
             state.forget_full(now);
             state.look_at = now.saturating_add(whole);
         }
-        let known = state.entries.get_mut(key);
+        let known = state.entry(key);
         let full_at = known.as_deref().copied().unwrap_or(0).max(now).saturating_add(token);
         let wait = (full_at - now).saturating_sub(whole);
         if wait > 0 {
@@ -142,57 +163,19 @@ impl Rate {
         }
         match known {
             Some(known) => *known = full_at,
-            None => _ = state.entries.insert(key.clone(), full_at),
+            None => state.insert(key, full_at),
         }
         Ok(())
     }
 }
 
-/// A place among what is limited. It is given back when this is dropped.
-pub(crate) struct Permit {
-    limit: Limit,
-    key: LimitKey,
-    taken: Taken,
-}
-
-/// What is given back.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What a request has of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Taken {
+    #[default]
+    Nothing,
     Place,
     Token,
-    Nothing,
-}
-
-impl Permit {
-    pub(super) fn new(limit: Limit, key: LimitKey, taken: Taken) -> Self {
-        Self { limit, key, taken }
-    }
-
-    pub(super) fn is_of(&self, limit: &Limit) -> bool {
-        self.limit.is(limit)
-    }
-
-    /// A stream begins, and with that its token is spent. What is left is given back when the stream is over.
-    pub(super) fn spend(&mut self) {
-        if self.taken == Taken::Token {
-            self.taken = Taken::Nothing;
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let counted = &self.limit.inner.counted;
-        match self.taken {
-            Taken::Place => counted.remove(&self.key),
-            Taken::Token => counted.give_back(&self.key),
-            Taken::Nothing => {}
-        }
-    }
-}
-
-impl fmt::Debug for Permit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Permit").field(&self.key).finish()
-    }
+    /// A stream has begun with it.
+    SpentToken,
 }

@@ -1,5 +1,6 @@
 use std::{
-    hash::{BuildHasher, RandomState},
+    fmt,
+    hash::{BuildHasher, Hash, Hasher, RandomState},
     net::IpAddr,
     sync::{Arc, OnceLock},
 };
@@ -7,18 +8,29 @@ use std::{
 /// Whom a [`Limit`](crate::Limit) counts for: a text, a number, or an address.
 ///
 /// Of a text with more than 64 bytes, a hash of 128 bits is kept, as whoever chooses a key shall not choose how much memory it takes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LimitKey(Kind);
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// With its hash, where that is not at hand: it costs no memory beside the rest, and a key is looked up more than once.
+#[derive(Clone, PartialEq, Eq)]
 enum Kind {
-    Text(Arc<str>),
+    Text(u32, Arc<str>),
     LongText([u64; 2]),
-    Number(u128),
-    Address(IpAddr),
+    Number(u32, [u64; 2]),
+    Address(u32, IpAddr),
     /// All those of whom no address is known.
     Unknown,
     Everybody,
+}
+
+/// Random, so that nobody can look for keys with one hash.
+fn random_hash(nth: usize, of: impl Hash) -> u64 {
+    static STATES: OnceLock<[RandomState; 2]> = OnceLock::new();
+    STATES.get_or_init(Default::default)[nth].hash_one(of)
+}
+
+fn short_hash(of: impl Hash) -> u32 {
+    random_hash(0, of) as u32
 }
 
 impl LimitKey {
@@ -26,19 +38,64 @@ impl LimitKey {
     /// Of what is limited without keys.
     pub(super) const EVERYBODY: Self = Self(Kind::Everybody);
 
+    pub(super) fn is_everybody(&self) -> bool {
+        matches!(self.0, Kind::Everybody)
+    }
+
     pub(super) fn somebody(self) -> Option<Self> {
-        Some(self).filter(|key| *key != Self::EVERYBODY)
+        Some(self).filter(|key| !key.is_everybody())
+    }
+}
+
+impl Hash for LimitKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u32(match &self.0 {
+            Kind::Text(hash, _) | Kind::Number(hash, _) | Kind::Address(hash, _) => *hash,
+            Kind::LongText([hash, _]) => *hash as u32,
+            Kind::Unknown | Kind::Everybody => 0,
+        });
+    }
+}
+
+impl fmt::Debug for LimitKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what: &dyn fmt::Debug = match &self.0 {
+            Kind::Text(_, text) => text,
+            Kind::LongText(hash) => hash,
+            Kind::Number(_, [low, high]) => &(u128::from(*high) << 64 | u128::from(*low)),
+            Kind::Address(_, address) => address,
+            Kind::Unknown => &"unknown",
+            Kind::Everybody => &"everybody",
+        };
+        f.debug_tuple("LimitKey").field(what).finish()
+    }
+}
+
+/// Of keys, which are hashed already.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
+    }
+
+    fn write_u32(&mut self, hash: u32) {
+        // A map looks at the lowest and at the highest bits.
+        self.0 = (self.0 ^ u64::from(hash)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
 impl From<&str> for LimitKey {
     fn from(text: &str) -> Self {
         const LONGEST: usize = 64;
-        // Random, so that nobody can look for two texts with one hash.
-        static STATES: OnceLock<[RandomState; 2]> = OnceLock::new();
         Self(match text.len() {
-            0..=LONGEST => Kind::Text(text.into()),
-            _ => Kind::LongText(STATES.get_or_init(Default::default).each_ref().map(|state| state.hash_one(text))),
+            0..=LONGEST => Kind::Text(short_hash(text), text.into()),
+            _ => Kind::LongText([0, 1].map(|nth| random_hash(nth, text))),
         })
     }
 }
@@ -64,20 +121,20 @@ impl From<i64> for LimitKey {
 
 impl From<u64> for LimitKey {
     fn from(number: u64) -> Self {
-        Self(Kind::Number(number.into()))
+        u128::from(number).into()
     }
 }
 
 impl From<u128> for LimitKey {
     fn from(number: u128) -> Self {
-        Self(Kind::Number(number))
+        Self(Kind::Number(short_hash(number), [number as u64, (number >> 64) as u64]))
     }
 }
 
 /// The whole address: see [`ClientAddress`](crate::ClientAddress) for networks.
 impl From<IpAddr> for LimitKey {
     fn from(address: IpAddr) -> Self {
-        Self(Kind::Address(address))
+        Self(Kind::Address(short_hash(address), address))
     }
 }
 
@@ -98,8 +155,8 @@ mod tests {
 
     #[test]
     fn a_key_takes_no_more_memory_for_a_longer_text() {
-        assert!(size_of::<LimitKey>() <= 32);
-        assert!(matches!(LimitKey::from("x".repeat(64)).0, Kind::Text(_)));
+        assert!(size_of::<LimitKey>() <= 24);
+        assert!(matches!(LimitKey::from("x".repeat(64)).0, Kind::Text(..)));
         assert!(matches!(LimitKey::from("x".repeat(65)).0, Kind::LongText(_)));
     }
 }
