@@ -21,15 +21,13 @@ pub(crate) fn is_event_stream(method: &Method, status: StatusCode, headers: &Hea
 
 /// Whether a request asks for an event stream: its `Accept` names it. That of a HEAD or of a preflight gets none.
 pub(crate) fn asks_for_event_stream(method: &Method, headers: &HeaderMap) -> bool {
-    !matches!(*method, Method::HEAD | Method::OPTIONS)
-        && headers.get_all(ACCEPT).iter().any(|value| value.as_bytes().split(|byte| *byte == b',').any(accepts))
+    let asks = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b',').any(accepts);
+    // What an `EventSource` sends.
+    let is_event_source = headers.get(ACCEPT).is_some_and(|value| value == EVENT_STREAM);
+    !matches!(*method, Method::HEAD | Method::OPTIONS) && (is_event_source || headers.get_all(ACCEPT).iter().any(asks))
 }
 
 fn accepts(range: &[u8]) -> bool {
-    // What an `EventSource` sends.
-    if range == EVENT_STREAM.as_bytes() {
-        return true;
-    }
     let is_zero = |parameter: &[u8]| {
         let quality = parameter.trim_ascii().strip_prefix(b"q=").or(parameter.trim_ascii().strip_prefix(b"Q="));
         quality.is_some_and(|quality| quality.first() == Some(&b'0') && quality.iter().all(|byte| b"0.".contains(byte)))
