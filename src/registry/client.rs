@@ -70,7 +70,6 @@ pub(crate) struct Sent {
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(super) struct State {
-    pub(super) cursors: Cursors,
     /// How often its reader has looked.
     pub(super) reads: u32,
     /// It stays open without subscriptions.
@@ -81,6 +80,7 @@ pub(super) struct State {
     had_stream: bool,
     /// Boxed, as few ever are. One that is over has one, unless it never had a stream.
     pub(super) closing: Option<Box<Closing>>,
+    pub(super) cursors: Cursors,
     pub(super) sent: Sent,
     /// The reader's.
     waker: Option<Waker>,
