@@ -223,9 +223,6 @@ impl Stream {
         if self.over {
             return Poll::Ready(None);
         }
-        if !self.reader.wakes(cx.waker()) {
-            self.unset_timers();
-        }
         if let Some(block) = self.aside.as_mut().and_then(|aside| aside.next.take()) {
             self.stirred = true;
             self.tidy();
@@ -261,7 +258,8 @@ impl Stream {
         self.poll_heartbeat(cx).map(|heartbeat| Some(Ok(Frame::data(heartbeat))))
     }
 
-    /// They are to wake another task.
+    /// Another task reads the stream than before, so that is whom the timers are to wake.
+    #[cold]
     fn unset_timers(&mut self) {
         self.timer.unset();
         if let Some(window) = self.aside.as_mut().and_then(|aside| aside.window.as_mut()) {
@@ -340,12 +338,18 @@ impl Stream {
 
     /// Waits until the registry's events may go out again. A client that is closed does not wait.
     fn poll_window(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(window) = self.aside.as_mut().and_then(|aside| aside.window.as_mut()) {
-            if self.reader.poll_closing(cx).is_pending() {
-                ready!(window.poll(&self.reader.client().shared().clock, cx));
-            }
-            self.aside().window = None;
+        if self.aside.as_ref().is_none_or(|aside| aside.window.is_none()) {
+            return Poll::Ready(());
         }
+        let is_closing = self.reader.poll_closing(cx).is_ready();
+        if self.reader.take_moved() {
+            self.unset_timers();
+        }
+        let window = self.aside.as_mut().and_then(|aside| aside.window.as_mut());
+        if let Some(window) = window.filter(|_| !is_closing) {
+            ready!(window.poll(&self.reader.client().shared().clock, cx));
+        }
+        self.aside().window = None;
         Poll::Ready(())
     }
 
@@ -388,6 +392,9 @@ impl Stream {
 
     /// A heartbeat, if one is due and the stream is at a boundary.
     fn poll_heartbeat(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        if self.reader.take_moved() {
+            self.unset_timers();
+        }
         // It mostly waits for a timer that is set.
         if !self.stirred && self.timer.is_set() {
             return Poll::Pending;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Response};
+use http::Response;
 use pin_project_lite::pin_project;
 
 use crate::{CloseReason, Refused, body::SseBody, headers, layer::Config, limit::Hold, registry::Client};
@@ -37,7 +37,7 @@ pub(crate) struct Pending {
     // First, so that there is room again when it is told that the client is over.
     pub(crate) hold: Option<Hold>,
     pub(crate) client: Unanswered,
-    pub(crate) method: Method,
+    pub(crate) is_head: bool,
     /// The connection goes on after the answer, and says so.
     pub(crate) keeps_alive: bool,
 }
@@ -105,7 +105,7 @@ struct Wrapped;
 
 impl Pending {
     fn wrap<Out>(self, mut response: Response<Out>) -> Response<SseBody<Out>> {
-        let is_event_stream = headers::is_event_stream(&self.method, response.status(), response.headers());
+        let is_event_stream = !self.is_head && headers::is_event_stream(response.status(), response.headers());
         let (Unanswered { client: Some(client), config }, true) = (&self.client, is_event_stream) else {
             return response.map(SseBody::plain);
         };

@@ -3,7 +3,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Extensions, HeaderMap, Request, Response, Uri, request::Parts};
+use http::{Extensions, HeaderMap, Method, Request, Response, Uri, request::Parts};
 use tower_service::Service;
 
 use crate::{
@@ -80,7 +80,7 @@ where
         let pending = Pending {
             hold,
             client: Unanswered::new(client, Arc::clone(&self.config)),
-            method: request.method().clone(),
+            is_head: request.method() == Method::HEAD,
             keeps_alive: headers::keeps_alive(request.version(), request.headers()),
         };
         match refused {

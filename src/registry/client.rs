@@ -173,7 +173,9 @@ impl Client {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let is_unused = self.id.get().is_none() && state.phase == Phase::Waiting && state.cursors.is_empty();
         if is_unused {
-            *state = State::default();
+            if self.last_event_id.is_some() || !state.is_blank() {
+                *state = State::default();
+            }
             (self.last_event_id, self.admission) = (None, None);
         }
         is_unused
@@ -592,6 +594,12 @@ impl fmt::Debug for Client {
 }
 
 impl State {
+    /// Whether a client that has not had a stream or a subscription is as good as new.
+    fn is_blank(&self) -> bool {
+        let has_style = self.style != Style::default();
+        !(self.held || has_style || self.closing.is_some() || self.metadata.is_some() || self.rare.is_some())
+    }
+
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }

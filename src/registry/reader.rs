@@ -35,6 +35,8 @@ pub(crate) struct Reader {
     changes: u32,
     /// It was told of its end.
     is_told: bool,
+    /// Another task reads than before.
+    has_moved: bool,
     style: Style,
     countdown: Countdown,
     /// Its places among what is limited.
@@ -98,6 +100,7 @@ impl Reader {
             changes: 0,
             countdown: Countdown::of(client),
             is_told: false,
+            has_moved: false,
             hold,
         }
     }
@@ -106,9 +109,10 @@ impl Reader {
         &self.client
     }
 
-    /// Whether it is this one that is woken when there is something new.
-    pub(crate) fn wakes(&self, waker: &Waker) -> bool {
-        self.waker.as_ref().is_some_and(|heard| heard.will_wake(waker))
+    /// Whether another task reads than before this was last asked.
+    #[inline]
+    pub(crate) fn take_moved(&mut self) -> bool {
+        mem::take(&mut self.has_moved)
     }
 
     pub(crate) fn style(&self) -> Style {
@@ -215,12 +219,13 @@ impl Reader {
     }
 
     fn poll_over(&mut self, cx: &Context<'_>, is_over: impl Fn(&Closing) -> bool) -> Poll<CloseReason> {
-        let Self { client, waker: heard, rest, .. } = self;
+        let Self { client, waker: heard, rest, has_moved, .. } = self;
         // It is not in line for another waker yet, so it cannot rest on that.
         *rest = None;
         let _old;
         let mut state = lock(&client.state);
         _old = state.listen(heard, cx.waker());
+        *has_moved |= _old.is_some();
         let closed = state.closing.as_deref().filter(|closing| is_over(closing)).map(|closing| closing.reason);
         state.over().or(closed).map_or(Poll::Pending, Poll::Ready)
     }
@@ -250,7 +255,7 @@ impl Reader {
     fn is_at_rest(&self, waker: &Waker) -> bool {
         self.rest.as_ref().is_some_and(Rest::goes_on)
             && self.client.changes.load(Ordering::Acquire) == self.changes
-            && self.wakes(waker)
+            && self.waker.as_ref().is_some_and(|heard| heard.will_wake(waker))
     }
 
     #[inline]
@@ -260,7 +265,7 @@ impl Reader {
         besides: Besides,
         mut take: impl FnMut(&Client, &mut State, u64, &mut Option<Rest>) -> Option<T>,
     ) -> Poll<Result<T, CloseReason>> {
-        let Self { client, waker: heard, changes, rest, .. } = self;
+        let Self { client, waker: heard, changes, rest, has_moved, .. } = self;
         let seen = client.changes.load(Ordering::Acquire);
         let _old;
         let mut watching = WakeLater::default();
@@ -275,6 +280,7 @@ impl Reader {
             *changes = seen;
         }
         _old = state.listen(heard, waker);
+        *has_moved |= _old.is_some();
         for _ in 0..LOOKS {
             if let Some(Closing { reason, is_cut: true, .. }) = state.closing.as_deref() {
                 return Poll::Ready(Err(*reason));

@@ -66,7 +66,7 @@ use std::{
 };
 
 use bytes::Buf;
-use http::{HeaderMap, Method, Response, header::CONTENT_TYPE};
+use http::{HeaderMap, Response, header::CONTENT_TYPE};
 use http_body::Body;
 use tokio::time::{Instant, timeout_at};
 
@@ -132,7 +132,7 @@ impl<B: Body> TestStream<B> {
     ///
     /// [`NotAnEventStream`] if a client would not: it is no 200, has another content type, or is compressed. It has the response in it.
     pub fn new(response: Response<B>) -> Result<Self, NotAnEventStream<B>> {
-        let is_event_stream = headers::is_event_stream(&Method::GET, response.status(), response.headers());
+        let is_event_stream = headers::is_event_stream(response.status(), response.headers());
         if !is_event_stream || headers::is_encoded(response.headers()) {
             return Err(NotAnEventStream { response: Box::new(response) });
         }
