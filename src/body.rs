@@ -284,7 +284,16 @@ impl Stream {
     }
 
     /// The next frame of the client's subscriptions, or the stream's end if the client was closed.
+    #[inline]
     fn poll_registry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        // So it mostly is while a handler's own body has something to say.
+        if self.may_inject() && self.aside.is_none() && self.reader.is_quiet(cx.waker()) {
+            return Poll::Pending;
+        }
+        self.ask_registry(cx)
+    }
+
+    fn ask_registry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         if !self.may_inject() {
             let reason = ready!(if self.is_encoded { self.reader.poll_closing(cx) } else { self.reader.poll_cut(cx) });
             return Poll::Ready(self.finish(reason));
@@ -461,7 +470,12 @@ impl Stream {
 }
 
 /// The frame without what belongs to a leading byte-order mark, and with what was taken for one before and is none.
-fn without_mark(mark: &mut LeadingMark, mut frame: Bytes) -> Bytes {
+#[inline]
+fn without_mark(mark: &mut LeadingMark, frame: Bytes) -> Bytes {
+    if mark.is_decided() { frame } else { strip(mark, frame) }
+}
+
+fn strip(mark: &mut LeadingMark, mut frame: Bytes) -> Bytes {
     let (held, gone) = mark.strip(&frame);
     frame.advance(gone);
     if held.is_empty() {

@@ -126,6 +126,11 @@ impl LeadingMark {
         Self { held: 0, is_decided: false }
     }
 
+    /// Whether the stream has begun.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.is_decided
+    }
+
     /// What is left of the stream's next frame without the mark: how many bytes that were held back before turn out
     /// to be the stream's own and go first, and how many of the frame's bytes go away.
     ///

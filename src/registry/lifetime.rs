@@ -80,9 +80,22 @@ impl Countdown {
         Self { seen: client.changes.load(Ordering::Acquire).wrapping_sub(1), end: None }
     }
 
+    /// Whether there is no time to wait for.
+    #[inline]
+    pub(super) fn is_none(&self, client: &Client) -> bool {
+        self.end.is_none() && self.seen == client.changes.load(Ordering::Acquire)
+    }
+
     /// Closes the client when its time is over.
     #[inline]
     pub(super) fn poll(&mut self, client: &Arc<Client>, cx: &mut Context<'_>) {
+        if !self.is_none(client) {
+            self.look(client, cx);
+        }
+    }
+
+    #[cold]
+    fn look(&mut self, client: &Arc<Client>, cx: &mut Context<'_>) {
         let changes = client.changes.load(Ordering::Acquire);
         if self.seen != changes {
             self.seen = changes;

@@ -156,6 +156,12 @@ impl Reader {
         Glance::Live(wire)
     }
 
+    /// Whether nothing can have come since it last looked, and no time is to be waited for.
+    #[inline]
+    pub(crate) fn is_quiet(&self, waker: &Waker) -> bool {
+        self.countdown.is_none(&self.client) && self.is_at_rest(waker)
+    }
+
     /// The next frame. `Err` when there is no more: the client was closed and has all that was published until then,
     /// all of its topics have ended, or nothing of its own is to come and nothing holds it open.
     #[inline]
@@ -252,6 +258,7 @@ impl Reader {
     }
 
     /// Whether nothing can have come since it last looked.
+    #[inline]
     fn is_at_rest(&self, waker: &Waker) -> bool {
         self.rest.as_ref().is_some_and(Rest::goes_on)
             && self.client.changes.load(Ordering::Acquire) == self.changes
