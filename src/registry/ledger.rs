@@ -42,6 +42,11 @@ impl<T> Ledger<T> {
         self.rows.get(self.oldest as usize)?.topic.as_ref()
     }
 
+    /// Takes the oldest event out.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        if self.len == 0 { None } else { self.remove(Ticket(self.oldest)) }
+    }
+
     pub(crate) fn push(&mut self, topic: T) -> Ticket {
         let row = Row { topic: Some(topic), older: self.newest, newer: NONE };
         let at = if self.free == NONE {

@@ -341,12 +341,12 @@ impl Log {
         (self.pushed, self.lost) = (newer.pushed, newer.lost);
     }
 
-    /// Evicts the oldest entry.
-    pub(crate) fn pop(&mut self) -> Option<Arc<Entry>> {
+    /// Evicts the oldest entry, and says how much memory that gives back.
+    pub(crate) fn pop(&mut self) -> Option<(Arc<Entry>, usize)> {
         let entry = self.rows.pop_front()?.entry?;
         let cost = entry.cost();
         self.forget(&entry, cost);
-        Some(entry)
+        Some((entry, cost))
     }
 
     /// Evicts an entry from wherever it is, and says how much memory that gives back.
@@ -513,7 +513,7 @@ mod tests {
     fn eviction_moves_the_floor() {
         let mut log = log(&[10, 20, 30]);
         assert!(log.covers(Position::default()));
-        assert_eq!(log.pop().map(|entry| entry.number), Some(1));
+        assert_eq!(log.pop().map(|(entry, _)| entry.number), Some(1));
         assert_eq!((log.lost(), log.newest(), log.floor()), (1, 3, Position::new(1, 0)));
         assert!(log.has_lost(1, 0) && !log.has_lost(2, 0) && !log.has_lost(1, 1));
         assert!(!log.covers(Position::default()) && log.covers(Position::new(1, 0)));

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::poll_fn,
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Poll, Waker},
 };
 
@@ -213,7 +213,7 @@ impl Shared {
         state.production = None;
         topic.set_end(end);
         topic.reach(end);
-        self.published.store(end, Ordering::Release);
+        self.set_horizon(end);
         let forget_at = self.forget_at();
         if state.forget_at.replace(forget_at).is_none() {
             order.ended.push_back((forget_at, Arc::clone(topic)));

@@ -14,9 +14,10 @@ use super::{
     cursor::{Joining, Place},
     drain::Draining,
     feed::{ByName, Feed, FeedState},
+    few::Few,
     forgotten::Forgotten,
     joined::Joined,
-    ledger::Ledger,
+    ledger::{Ledger, Ticket},
     log::{Entry, Log, spacious},
     presence::Presences,
     produce::Production,
@@ -39,11 +40,9 @@ pub(crate) struct Shared {
     pub(super) config: RegistryConfig,
     pub(crate) clock: Clock,
     /// Publishers take turns here, so that the order of positions is the order in which events come to be in the log.
-    order: Mutex<Order>,
-    /// The number of the newest event of which all that is older is in the log too.
-    pub(super) published: AtomicU64,
-    /// When something was last published, in nanoseconds since the clock's start.
-    last_publish: AtomicU64,
+    order: Apart<Mutex<Order>>,
+    /// What readers look at.
+    newest: Apart<Newest>,
     /// When to look for stuck clients again, in nanoseconds since the clock's start.
     pub(super) next_look: AtomicU64,
     /// A feed of which there is never any event.
@@ -56,32 +55,47 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
 }
 
+/// In cache lines of its own, so that who writes it does not slow down those who use what is next to it.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct Apart<T>(pub(super) T);
+
+#[derive(Debug)]
+struct Newest {
+    /// The number of the newest event of which all that is older is in the log too.
+    published: AtomicU64,
+    /// When something was last published, in nanoseconds since the clock's start.
+    last_publish: AtomicU64,
+}
+
+/// What each publish needs comes first, in few cache lines.
+#[repr(C)]
 pub(super) struct Order {
     last: Position,
     /// Of the newest event or end.
     pub(super) number: u64,
     pub(super) published: u64,
-    pub(super) subscriptions: usize,
+    /// What the retained events, and the topics without subscribers, take.
+    pub(super) cost: usize,
+    pub(super) ledger: Ledger<Arc<Feed>>,
+    /// Events that went. They are dropped when nothing is locked: it takes its time, and attributes may run anybody's code.
+    gone: Few<Arc<Entry>>,
     pub(super) topics: HashSet<ByName>,
+    /// Topics that have ended, with the milliseconds when to look whether they are to be forgotten: each once.
+    pub(super) ended: VecDeque<(u64, Arc<Feed>)>,
+    pub(super) subscriptions: usize,
     /// The patterns that have subscribers.
     patterns: Patterns<Arc<Feed>>,
     /// The next topic's or pattern's.
     feed_id: u64,
-    pub(super) ledger: Ledger<Arc<Feed>>,
-    /// What the retained events, and the topics without subscribers, take.
-    pub(super) cost: usize,
     forgotten: Forgotten,
-    /// Events that went and have attributes, which may run anybody's code when they are dropped.
-    gone: Vec<Arc<Entry>>,
-    /// Topics that have ended, with the milliseconds when to look whether they are to be forgotten: each once.
-    pub(super) ended: VecDeque<(u64, Arc<Feed>)>,
 }
 
 /// The order, locked.
 pub(super) struct OrderGuard<'a> {
     guard: MutexGuard<'a, Order>,
     /// Dropped after the guard, when nothing is locked any more.
-    gone: Vec<Arc<Entry>>,
+    gone: Few<Arc<Entry>>,
 }
 
 impl Deref for OrderGuard<'_> {
@@ -111,22 +125,21 @@ impl Shared {
         Self {
             config,
             clock,
-            order: Mutex::new(Order {
+            order: Apart(Mutex::new(Order {
                 last: begin,
                 number: 0,
                 published: 0,
-                subscriptions: 0,
+                cost: 0,
+                ledger: Ledger::new(),
+                gone: Few::default(),
                 topics: HashSet::new(),
+                ended: VecDeque::new(),
+                subscriptions: 0,
                 patterns: Patterns::new(),
                 feed_id: 0,
-                ledger: Ledger::new(),
-                cost: 0,
                 forgotten: Forgotten::new(begin),
-                gone: Vec::new(),
-                ended: VecDeque::new(),
-            }),
-            published: AtomicU64::new(0),
-            last_publish: AtomicU64::new(0),
+            })),
+            newest: Apart(Newest { published: AtomicU64::new(0), last_publish: AtomicU64::new(0) }),
             next_look: AtomicU64::new(0),
             nothing: Arc::new(Feed::new(0, "", Retention::default(), begin)),
             clients: Mutex::default(),
@@ -139,17 +152,22 @@ impl Shared {
 
     /// The number of the newest event that may be read: all that is older can be read too.
     pub(super) fn horizon(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        self.newest.0.published.load(Ordering::Acquire)
+    }
+
+    /// Lets readers go up to this number.
+    pub(super) fn set_horizon(&self, number: u64) {
+        self.newest.0.published.store(number, Ordering::Release);
     }
 
     /// When something was last published, by the clock: what a stream that has just got it need not ask it for.
     pub(crate) fn last_publish(&self) -> u64 {
-        self.last_publish.load(Ordering::Relaxed)
+        self.newest.0.last_publish.load(Ordering::Relaxed)
     }
 
     /// The newest position that was issued.
     pub(super) fn position(&self) -> Position {
-        lock(&self.order).last
+        lock(&self.order.0).last
     }
 
     pub(super) fn may_have_issued(&self, position: Position) -> bool {
@@ -157,7 +175,7 @@ impl Shared {
     }
 
     pub(super) fn order(&self) -> OrderGuard<'_> {
-        let mut order = OrderGuard { guard: lock(&self.order), gone: Vec::new() };
+        let mut order = OrderGuard { guard: lock(&self.order.0), gone: Few::default() };
         self.forget_ended(&mut order);
         order
     }
@@ -220,7 +238,7 @@ impl Shared {
             self.forget_if_unused(&mut order, &topic, &state);
             return Err(refusal);
         }
-        self.last_publish.store(nanoseconds(elapsed), Ordering::Relaxed);
+        self.newest.0.last_publish.store(nanoseconds(elapsed), Ordering::Relaxed);
 
         let position = order.last.next(now_ms);
         let mut wire = fields;
@@ -284,7 +302,7 @@ impl Shared {
             pattern.log.push(Arc::clone(entry), cost);
             at.reach(number);
         }
-        self.published.store(number, Ordering::Release);
+        self.set_horizon(number);
         let clients = state.subscribers + patterns.iter().map(|pattern| pattern.subscribers).sum::<usize>();
         let waiters: Vec<_> = patterns.into_iter().map(|mut pattern| pattern.waiters.take()).collect();
         (clients, state.waiters.take().chain(waiters.into_iter().flatten()))
@@ -312,12 +330,15 @@ impl Shared {
             if !too_many && horizon.is_none() {
                 return;
             }
-            let Some(topic) = order.ledger.oldest().map(Arc::clone) else { return };
-            let mut state = lock(&topic.state);
-            if !too_many && state.log.oldest().is_some_and(|entry| Some(entry.position.ms()) >= horizon) {
+            let is_recent = |topic: &Feed| {
+                lock(&topic.state).log.oldest().is_some_and(|entry| Some(entry.position.ms()) >= horizon)
+            };
+            if !too_many && order.ledger.oldest().is_some_and(|topic| is_recent(topic)) {
                 return;
             }
-            order.evict_oldest_of(&mut state);
+            let Some(topic) = order.ledger.pop() else { return };
+            let mut state = lock(&topic.state);
+            order.drop_oldest_of(&mut state);
             self.forget_if_unused(order, &topic, &state);
         }
         // What may be left are topics that have ended and hold little but their names.
@@ -493,7 +514,7 @@ impl Shared {
         if state.subscribers == 0 && feed.is_pattern() {
             order.cost -= state.log.cost();
             let log = std::mem::replace(&mut state.log, Log::new(Position::default()));
-            order.gone.extend(log.entries().filter(|entry| entry.audience.is_some()).cloned());
+            log.entries().filter(|entry| entry.audience.is_some()).for_each(|entry| order.gone.push(Arc::clone(entry)));
             drop(state);
             order.patterns.remove(feed.name());
             for topic in order.matching(feed.name()) {
@@ -528,16 +549,21 @@ impl Order {
     }
 
     pub(super) fn evict_oldest_of(&mut self, state: &mut FeedState) {
-        if let Some(entry) = state.log.pop() {
-            self.cost -= entry.cost();
-            self.ledger.remove(entry.ticket);
-            for pattern in &state.patterns {
-                self.cost -= lock(&pattern.state).log.remove(&entry);
-            }
-            if entry.audience.is_some() {
-                self.gone.push(entry);
-            }
+        if let Some(ticket) = self.drop_oldest_of(state) {
+            self.ledger.remove(ticket);
         }
+    }
+
+    /// The same for an event that the ledger does not have any more.
+    fn drop_oldest_of(&mut self, state: &mut FeedState) -> Option<Ticket> {
+        let (entry, cost) = state.log.pop()?;
+        self.cost -= cost;
+        for pattern in &state.patterns {
+            self.cost -= lock(&pattern.state).log.remove(&entry);
+        }
+        let ticket = entry.ticket;
+        self.gone.push(entry);
+        Some(ticket)
     }
 }
 
