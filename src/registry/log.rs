@@ -296,16 +296,20 @@ impl Log {
         self.ordinal(self.slot(number))
     }
 
-    /// The slot of the first event with this number or a greater one.
+    /// The slot of the first event with this number or a greater one: looked for from the end, as that is where readers mostly are.
     fn slot(&self, number: u64) -> usize {
-        match self.rows.len().checked_sub(2).and_then(|at| self.rows.get(at)) {
-            // Who waits is nearly always at the end.
-            Some(last_but_one) if last_but_one.number < number => match self.newest_number() < number {
-                true => self.rows.len(),
-                false => self.rows.len() - 1,
-            },
-            _ => self.rows.partition_point(|row| row.number < number),
+        let is_before = |slot: usize| self.rows[slot].number < number;
+        let (mut high, mut step) = (self.rows.len(), 1);
+        while step <= high && !is_before(high - step) {
+            high -= step;
+            step *= 2;
         }
+        let mut low = high.saturating_sub(step);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if is_before(middle) { low = middle + 1 } else { high = middle }
+        }
+        low
     }
 
     fn newest_number(&self) -> u64 {

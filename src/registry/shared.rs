@@ -14,7 +14,6 @@ use super::{
     cursor::{Joining, Place},
     drain::Draining,
     feed::{ByName, Feed, FeedState},
-    few::Few,
     forgotten::Forgotten,
     joined::Joined,
     ledger::{Ledger, Ticket},
@@ -29,6 +28,7 @@ use crate::{
     Event, Lag,
     clock::{Clock, nanoseconds},
     event,
+    few::Few,
     sync::{AtomicU64, Mutex, MutexGuard, lock},
 };
 
@@ -229,17 +229,7 @@ impl Shared {
         let now_ms = self.clock.ms(elapsed);
         let (mut order, topic) = self.topic(name);
         let limit = limit.min(topic.retention.bytes);
-        let mut state = lock(&topic.state);
-        let refusal = match size > limit {
-            true => Some(PublishError::TooLarge { size, limit }),
-            false => Production::refusal(by, &topic, &state),
-        };
-        if let Some(refusal) = refusal {
-            self.forget_if_unused(&mut order, &topic, &state);
-            return Err(refusal);
-        }
-        self.newest.0.last_publish.store(nanoseconds(elapsed), Ordering::Relaxed);
-
+        // Before the topic is locked, which its readers wait for.
         let position = order.last.next(now_ms);
         let mut wire = fields;
         let id_at = wire.len();
@@ -251,11 +241,22 @@ impl Shared {
             }
             wire.push(b'\n');
         }
+        let wire = event::finish(wire);
+        let mut state = lock(&topic.state);
+        let refusal = match size > limit {
+            true => Some(PublishError::TooLarge { size, limit }),
+            false => Production::refusal(by, &topic, &state),
+        };
+        if let Some(refusal) = refusal {
+            self.forget_if_unused(&mut order, &topic, &state);
+            return Err(refusal);
+        }
+        self.newest.0.last_publish.store(nanoseconds(elapsed), Ordering::Relaxed);
         let entry = Entry {
             number: order.number + 1,
             position,
             topic: Arc::clone(topic.name()),
-            wire: event::finish(wire),
+            wire,
             id_at,
             own_id: event.own_id().is_some(),
             is_typed: event.is_typed(),
