@@ -162,7 +162,7 @@ impl Pulse {
         }
         // So many different times are enough, and those that have the same one share a timer.
         let step = interval / 1024 + 1;
-        let early = u128::from(interval / 2 - step) * u128::from(spread) >> u32::BITS;
+        let early = (u128::from(interval / 2 - step) * u128::from(spread)) >> u32::BITS;
         let due = latest - early as u64;
         due - due % step
     }
