@@ -270,6 +270,8 @@ mod tests {
             tokio::task::coop::consume_budget().await;
         }
         assert!(waiting.poll(&clock).is_pending());
+        tokio::task::yield_now().await;
+        assert_eq!(waiting.woken(), 0);
         advance(Duration::from_millis(2)).await;
         assert_eq!(waiting.woken(), 1);
     }

@@ -1091,6 +1091,9 @@ fn a_request_knows_nothing_of_the_client_of_another() {
             assert_eq!(client.subscriptions(), ["a"], "{what}");
             drop(body);
             assert!(!client.unsubscribe("a"), "{what}");
+            answered_without_a_stream(&layer, does);
+            // Nothing holds this one open.
+            assert_over(&mut open(&layer, Empty::<Bytes>::new(), |_| {}).0);
         }
     }
 }
@@ -1116,6 +1119,37 @@ fn a_client_that_a_handler_keeps_is_no_other_requests() {
     let (body, client) = open(&layer, Empty::<Bytes>::new(), |client| client.subscribe("a").unwrap());
     assert!(kept.iter().all(|kept| kept.id() != client.id()));
     drop(body);
+}
+
+#[tokio::test(start_paused = true)]
+async fn timers_wake_the_task_that_reads_the_stream_now() {
+    let (registry, time) = (Registry::new(), Duration::from_secs(10));
+    for layer in [SseLayer::new(&registry).heartbeat(Heartbeat::every(time)), layer(&registry).max_age(time)] {
+        let (mut first, _client) = open(&layer, Empty::<Bytes>::new(), |client| client.subscribe("a").unwrap());
+        assert_silent(&mut first);
+        let mut second = spawn(first.into_inner());
+        assert_silent(&mut second);
+        tokio::time::advance(time * 2).await;
+        assert!(second.is_woken());
+        assert!(poll(&mut second).is_ready());
+    }
+}
+
+#[test]
+fn where_one_request_had_been_is_nothing_to_the_next() {
+    let registry = Registry::new();
+    let layer = layer(&registry);
+    let last = (1..=3).map(|n| registry.publish("a", Event::data(n.to_string())).unwrap().position()).last().unwrap();
+    let resuming = Request::builder().header("last-event-id", last.to_string()).body(()).unwrap();
+    drop(respond(&layer, resuming, |client| {
+        assert!(!client.has_had_all());
+        Response::new(Empty::<Bytes>::new())
+    }));
+    let subscribe = |client: &ClientHandle| client.subscribe_from("a", Start::Oldest).unwrap();
+    let (mut body, _client) = open(&layer, Empty::<Bytes>::new(), subscribe);
+    let wire = next(&mut body);
+    let text = std::str::from_utf8(&wire).unwrap();
+    assert!(text.starts_with("data: 1\nid: ") && text.ends_with(&format!("data: 3\nid: {last}\n\n")), "{text}");
 }
 
 #[test]
