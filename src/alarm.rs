@@ -67,6 +67,7 @@ impl Alarm {
     }
 
     /// Whether it has been polled, and its time is yet to come.
+    #[inline]
     pub(crate) fn is_set(&self) -> bool {
         self.place.as_ref().is_some_and(|place| !place.bell.has_rung.load(Ordering::Acquire))
     }

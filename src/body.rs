@@ -337,6 +337,7 @@ impl Stream {
     }
 
     /// Events of the registry go out. `is_live`: they were published just now.
+    #[inline]
     fn stir(&mut self, is_live: bool) {
         match &mut self.pulse {
             // Asking a clock would be a tenth of what the delivery costs.
@@ -400,6 +401,7 @@ impl Stream {
     }
 
     /// A heartbeat, if one is due and the stream is at a boundary.
+    #[inline]
     fn poll_heartbeat(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         if self.reader.take_moved() {
             self.unset_timers();
@@ -408,6 +410,10 @@ impl Stream {
         if !self.stirred && self.timer.is_set() {
             return Poll::Pending;
         }
+        self.look_at_the_clock(cx)
+    }
+
+    fn look_at_the_clock(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         let Some(interval) = self.config.heartbeat.interval().filter(|_| !self.is_encoded) else {
             return Poll::Pending;
         };

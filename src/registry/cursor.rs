@@ -150,6 +150,7 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
+    #[inline]
     pub(crate) fn goes_on(&self) -> bool {
         !self.feed.reaches(self.next)
     }
@@ -191,6 +192,7 @@ impl Cursor {
     }
 
     /// Whether it was to have something that is gone, and its client does not know.
+    #[inline]
     fn has_lost(&self, log: &Log) -> bool {
         log.has_lost(self.next, self.told)
     }

@@ -87,6 +87,7 @@ impl Feed {
     }
 
     /// Whether there is anything from this number on.
+    #[inline]
     pub(super) fn reaches(&self, number: u64) -> bool {
         self.newest.load(Ordering::Acquire) >= number
     }

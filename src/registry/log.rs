@@ -225,6 +225,7 @@ impl Log {
     }
 
     /// Whether an event with this number or a greater one was lost after so many.
+    #[inline]
     pub(crate) fn has_lost(&self, number: u64, after: u64) -> bool {
         self.lost.count > after && self.lost.newest.since(after) >= number
     }

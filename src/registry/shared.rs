@@ -151,6 +151,7 @@ impl Shared {
     }
 
     /// The number of the newest event that may be read: all that is older can be read too.
+    #[inline]
     pub(super) fn horizon(&self) -> u64 {
         self.newest.0.published.load(Ordering::Acquire)
     }
@@ -161,6 +162,7 @@ impl Shared {
     }
 
     /// When something was last published, by the clock: what a stream that has just got it need not ask it for.
+    #[inline]
     pub(crate) fn last_publish(&self) -> u64 {
         self.newest.0.last_publish.load(Ordering::Relaxed)
     }

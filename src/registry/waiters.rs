@@ -27,6 +27,7 @@ impl<T> Waiters<T> {
         Self { slots: Vec::new(), free: Vec::new(), round: 0 }
     }
 
+    #[inline]
     pub(crate) fn insert(&mut self, waiter: T) -> Slot {
         let at = match self.free.pop() {
             Some(at) => {
