@@ -287,6 +287,7 @@ impl Stream {
         !self.is_encoded && self.boundary.is_here()
     }
 
+    #[inline]
     fn send<E>(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, E>>> {
         self.stirred = true;
         self.reader.client().add_bytes(bytes.len());
@@ -374,6 +375,7 @@ impl Stream {
     }
 
     /// The next bytes of the handler's own body. Trailers are kept for the end.
+    #[inline]
     fn poll_own<B: Body>(&mut self, mut inner: Pin<&mut B>, cx: &mut Context<'_>) -> Own<B::Error> {
         while !self.inner_ended {
             let data = match inner.as_mut().poll_frame(cx) {

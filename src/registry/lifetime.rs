@@ -80,16 +80,16 @@ impl Countdown {
         Self { seen: client.changes.load(Ordering::Acquire).wrapping_sub(1), end: None }
     }
 
-    /// Whether there is no time to wait for.
+    /// Whether there is no time to wait for, with these changes.
     #[inline]
-    pub(super) fn is_none(&self, client: &Client) -> bool {
-        self.end.is_none() && self.seen == client.changes.load(Ordering::Acquire)
+    pub(super) fn is_none(&self, changes: u32) -> bool {
+        self.end.is_none() && self.seen == changes
     }
 
     /// Closes the client when its time is over.
     #[inline]
     pub(super) fn poll(&mut self, client: &Arc<Client>, cx: &mut Context<'_>) {
-        if !self.is_none(client) {
+        if !self.is_none(client.changes.load(Ordering::Acquire)) {
             self.look(client, cx);
         }
     }

@@ -159,7 +159,7 @@ impl Reader {
     /// Whether nothing can have come since it last looked, and no time is to be waited for.
     #[inline]
     pub(crate) fn is_quiet(&self, waker: &Waker) -> bool {
-        self.countdown.is_none(&self.client) && self.is_at_rest(waker)
+        self.is_at_rest(waker) && self.countdown.is_none(self.changes)
     }
 
     /// The next frame. `Err` when there is no more: the client was closed and has all that was published until then,
