@@ -90,6 +90,32 @@ mod sync {
     pub(crate) fn lock<M: Lock>(mutex: &M) -> M::Guard<'_> {
         mutex.guard()
     }
+
+    /// Two lanes: the model's own thread is on one, and those that it starts are on the other.
+    pub(crate) mod lane {
+        use std::cell::Cell;
+
+        loom::thread_local! {
+            pub(crate) static MINE: Cell<usize> = Cell::new(0);
+        }
+
+        std::thread_local! {
+            /// Whether all feeds have lanes, or none has.
+            pub(crate) static ARE_WORTH_IT: Cell<bool> = const { Cell::new(false) };
+        }
+
+        pub(crate) fn count() -> usize {
+            2
+        }
+
+        pub(crate) fn mine() -> usize {
+            MINE.with(Cell::get)
+        }
+
+        pub(crate) fn is_worth_it(_: usize) -> bool {
+            ARE_WORTH_IT.get()
+        }
+    }
 }
 
 use std::{
@@ -128,6 +154,8 @@ type Model = fn() -> usize;
 
 const MODELS: &[(&str, Model)] = models![
     what_is_published_wakes_a_reader_and_comes_once_and_in_order,
+    readers_on_one_lane_get_what_each_other_have_read_once_and_in_order,
+    readers_on_several_lanes_are_woken_and_get_everything_once_and_in_order,
     events_of_several_publishers_come_once_and_in_the_order_of_their_positions,
     a_pattern_has_what_was_published_on_a_topic_while_it_was_subscribed_to,
     a_reader_that_is_dropped_while_something_is_published_leaves_nothing,
@@ -188,9 +216,13 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) -> usize 
     orders.load(Ordering::Relaxed)
 }
 
-/// The same, for both ways to read a client.
+/// The same, for both ways to read a client, of feeds with lanes and without.
 fn check_each(preemptions: usize, model: impl Fn(Way) + Copy + Send + Sync + 'static) -> usize {
-    [Way::Events, Way::Frames].into_iter().map(|way| check(preemptions, move || model(way))).sum()
+    let check_with = |way, lanes| {
+        sync::lane::ARE_WORTH_IT.set(lanes);
+        check(preemptions, move || model(way))
+    };
+    [Way::Events, Way::Frames].into_iter().flat_map(|way| [false, true].map(|lanes| check_with(way, lanes))).sum()
 }
 
 /// A task that sleeps until its waker is woken; at times, as loom pleases, it wakes for no reason at all.
@@ -318,7 +350,10 @@ fn publish(registry: &Registry, topic: &str, data: &str) -> Position {
 /// In a thread of its own.
 fn with<T: 'static>(registry: &Registry, act: impl FnOnce(&Registry) -> T + 'static) -> JoinHandle<T> {
     let registry = registry.clone();
-    loom::thread::spawn(move || act(&registry))
+    loom::thread::spawn(move || {
+        sync::lane::MINE.with(|mine| mine.set(1));
+        act(&registry)
+    })
 }
 
 /// What there has to be when all clients are gone: nothing of them.
@@ -340,6 +375,41 @@ fn what_is_published_wakes_a_reader_and_comes_once_and_in_order() -> usize {
         assert_nothing_is_left(&registry, &task);
     };
     ["a", "*"].into_iter().map(|subscription| check_each(PREEMPTIONS, move |way| model(way, subscription))).sum()
+}
+
+fn readers_on_one_lane_get_what_each_other_have_read_once_and_in_order() -> usize {
+    check_each(PREEMPTIONS, |way| {
+        let (registry, task) = (registry(), Task::new());
+        let mut readings = [(); 2].map(|()| Reading::open(&registry, way, &["a"]).1);
+        publish(&registry, "a", "0");
+        readings.iter_mut().for_each(|reading| assert_eq!(reading.read(&task, 1), ["0"]));
+        let publisher = with(&registry, |registry| ["1", "2"].map(|data| publish(registry, "a", data)));
+        readings.iter_mut().for_each(|reading| assert_eq!(reading.read(&task, 2), ["1", "2"]));
+        publisher.join().unwrap();
+        readings.iter_mut().for_each(|reading| assert!(task.poll(|cx| reading.poll(cx)).is_pending()));
+        drop(readings);
+        assert_nothing_is_left(&registry, &task);
+    })
+}
+
+fn readers_on_several_lanes_are_woken_and_get_everything_once_and_in_order() -> usize {
+    check_each(FEW_PREEMPTIONS, |way| {
+        let (registry, task) = (registry(), Task::new());
+        let (_, mut mine) = Reading::open(&registry, way, &["a"]);
+        let (_, mut other) = Reading::open(&registry, way, &["a"]);
+        let reader = with(&registry, move |_| {
+            let task = Task::new();
+            assert_eq!(other.read(&task, 1), ["1"]);
+            assert!(task.poll(|cx| other.poll(cx)).is_pending());
+        });
+        let publisher = with(&registry, |registry| publish(registry, "a", "1"));
+        assert_eq!(mine.read(&task, 1), ["1"]);
+        publisher.join().unwrap();
+        reader.join().unwrap();
+        assert!(task.poll(|cx| mine.poll(cx)).is_pending());
+        drop(mine);
+        assert_nothing_is_left(&registry, &task);
+    })
 }
 
 fn events_of_several_publishers_come_once_and_in_the_order_of_their_positions() -> usize {

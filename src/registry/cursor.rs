@@ -7,13 +7,12 @@ use bytes::Bytes;
 use super::{
     Filter,
     client::Client,
-    feed::Feed,
-    joined::{Merged, Of},
+    feed::{Feed, Parked},
+    joined::{Latest, Merged, Of},
     log::{Entry, Log},
     position::{Position, Progress},
     shared::Shared,
     topic,
-    waiters::Slot,
 };
 use crate::{Gap, few::Few, sync::lock};
 
@@ -46,7 +45,7 @@ pub(super) struct Cursor {
     /// The number from which on the client gets everything that the filter lets through.
     since: u64,
     /// Its place among the feed's waiters, while nothing was published since.
-    parked: Option<Slot>,
+    parked: Option<Parked>,
     /// Events after this position are missing from before the client came, and it has not been told. Few ever have one.
     missed: Option<Box<Position>>,
     filter: Option<Filter>,
@@ -201,6 +200,17 @@ impl Cursor {
     fn plain_from<'a>(&self, log: &'a Log) -> Option<&'a Arc<Entry>> {
         let is_plain = self.missed.is_none() && self.filter.is_none() && !self.has_lost(log) && !log.has_exceptions();
         log.next_from(self.next).filter(|_| is_plain)
+    }
+
+    /// Takes what another cursor took from the same number on, if that is all that there is, and it is for this one too.
+    #[inline]
+    fn take_latest(&mut self, latest: &Latest, seen: &mut Position, horizon: u64) -> Option<Plain> {
+        let is_all = latest.newest == self.feed.newest() && latest.newest <= horizon;
+        if !is_all || self.told < latest.told || *seen >= latest.first {
+            return None;
+        }
+        (self.next, self.read, *seen) = (latest.newest + 1, latest.read, latest.last);
+        Some(Plain { wire: latest.wire.clone(), events: latest.events, has_more: false, is_live: false })
     }
 
     fn set(&mut self, place: Place) {
@@ -386,46 +396,69 @@ impl Cursors {
         taker: Taker<'_>,
         horizon: u64,
     ) -> Result<Option<Plain>, NotPlain> {
-        let mut state = lock(&cursor.feed.state);
-        let log = &state.log;
-        if cursor.missed.is_some() || cursor.filter.is_some() || cursor.has_lost(log) {
+        if cursor.missed.is_some() || cursor.filter.is_some() {
             return Err(NotPlain);
         }
-        if let Some(only) = log.only(cursor.next).filter(|it| it.number <= horizon && it.except().is_none()) {
-            if !taker.labelled && *seen < only.position {
-                *seen = only.position;
-                (cursor.next, cursor.read) = (only.number + 1, log.pushed());
-                let wire = only.wire.clone();
-                cursor.parked = (log.newest() < cursor.next).then(|| state.waiters.insert(taker.waker.clone()));
-                return Ok(Some(Plain { wire, events: 1, has_more: false, is_live: false }));
+        let joined = &taker.client.shared().joined;
+        let has_lanes = cursor.feed.has_lanes() && !taker.labelled;
+        if has_lanes {
+            let latest =
+                joined.latest(cursor.feed.id(), cursor.next, |latest| cursor.take_latest(latest, seen, horizon));
+            if latest.is_some() {
+                cursor.parked = cursor.feed.park(cursor.next, taker.waker);
+                return Ok(latest);
             }
         }
-        let slots = log.frame(cursor.next, horizon, FRAME);
-        if slots.is_empty() {
-            // Beyond the horizon, or nothing but an end, or holes.
-            return if log.newest() > horizon { Ok(None) } else { Err(NotPlain) };
-        }
-        let (Some(first), Some(last)) = (log.get(slots.start), log.get(slots.end - 1)) else {
+        let mut state = lock(&cursor.feed.state);
+        let log = &state.log;
+        if cursor.has_lost(log) {
             return Err(NotPlain);
+        }
+        let is_plain = |it: &&Arc<Entry>| it.number <= horizon && it.except().is_none() && *seen < it.position;
+        let (first, last, events, wire, end) = match log.only(cursor.next).filter(is_plain) {
+            Some(only) if !taker.labelled => (only, only, 1, only.wire.clone(), log.end()),
+            _ => {
+                let slots = log.frame(cursor.next, horizon, FRAME);
+                if slots.is_empty() {
+                    // Beyond the horizon, or nothing but an end, or holes.
+                    return if log.newest() > horizon { Ok(None) } else { Err(NotPlain) };
+                }
+                let (Some(first), Some(last)) = (log.get(slots.start), log.get(slots.end - 1)) else {
+                    return Err(NotPlain);
+                };
+                if first.position <= *seen {
+                    return Err(NotPlain);
+                }
+                if log.has_exceptions() && log.range(slots.clone()).any(|entry| entry.except().is_some()) {
+                    return Err(NotPlain);
+                }
+                let events = log.count(slots.clone()) as u64;
+                let wire = match events {
+                    1 if !taker.labelled => first.wire.clone(),
+                    _ => joined.frame(&cursor.feed, log, slots.clone(), taker.labelled),
+                };
+                (first, last, events, wire, slots.end)
+            }
         };
-        if first.position <= *seen {
-            return Err(NotPlain);
-        }
-        if log.has_exceptions() && log.range(slots.clone()).any(|entry| entry.except().is_some()) {
-            return Err(NotPlain);
-        }
-        *seen = last.position;
-        let last = last.number;
-        let events = log.count(slots.clone()) as u64;
-        let wire = match events {
-            1 if !taker.labelled => first.wire.clone(),
-            _ => taker.client.shared().joined.frame(&cursor.feed, log, slots.clone(), taker.labelled),
-        };
-        (cursor.next, cursor.read) = (last + 1, log.ordinal(slots.end));
+        let from = mem::replace(&mut cursor.next, last.number + 1);
+        (cursor.read, *seen) = (log.ordinal(end), last.position);
+        let has_more = log.number_at(end).is_some_and(|next| next <= horizon);
         // It will wait next, if that was all; with the lock at hand, it may as well get in line now.
-        let was_all = log.newest() == last;
-        let has_more = log.number_at(slots.end).is_some_and(|next| next <= horizon);
-        cursor.parked = was_all.then(|| state.waiters.insert(taker.waker.clone()));
+        let was_all = log.newest() == last.number;
+        if was_all && has_lanes {
+            let latest = Latest {
+                from,
+                newest: last.number,
+                told: log.none_lost_since(from),
+                first: first.position,
+                last: last.position,
+                events,
+                read: cursor.read,
+                wire: wire.clone(),
+            };
+            joined.keep_latest(cursor.feed.id(), latest);
+        }
+        cursor.parked = was_all.then(|| cursor.feed.park_locked(&mut state, taker.waker));
         Ok(Some(Plain { wire, events, has_more, is_live: false }))
     }
 
@@ -659,8 +692,8 @@ impl Cursors {
     /// Takes itself off every feed's waiters: another waker is to be woken.
     pub(crate) fn unpark(&mut self) {
         for cursor in &mut *self.cursors {
-            if let Some(slot) = cursor.parked.take() {
-                drop(cursor.feed.unpark(slot));
+            if let Some(parked) = cursor.parked.take() {
+                drop(cursor.feed.unpark(parked));
             }
         }
     }
@@ -683,12 +716,8 @@ impl Cursors {
             if cursor.parked.is_some() {
                 return true;
             }
-            let mut state = lock(&cursor.feed.state);
-            let nothing_new = state.log.newest() < cursor.next;
-            if nothing_new {
-                cursor.parked = Some(state.waiters.insert(waker.clone()));
-            }
-            nothing_new
+            cursor.parked = cursor.feed.park(cursor.next, waker);
+            cursor.parked.is_some()
         })
     }
 }

@@ -3,18 +3,19 @@
 use std::{
     borrow::Borrow,
     hash::{Hash, Hasher},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     task::Waker,
 };
 
 use super::{
     Position, Retention,
+    lanes::Lanes,
     log::Log,
     produce::Production,
     topic,
-    waiters::{Slot, Waiters},
+    waiters::{Slot, ToWake, Waiters},
 };
-use crate::sync::{AtomicU64, Mutex, lock};
+use crate::sync::{AtomicU64, Mutex, lane, lock};
 
 /// A name, and the log and the waiters behind it: a topic, or a pattern, whose log has the events of all topics that match it.
 #[derive(Debug)]
@@ -26,7 +27,24 @@ pub(crate) struct Feed {
     newest: AtomicU64,
     /// The number of the end, after which nothing comes: 0 before there is one.
     end: AtomicU64,
+    /// Where its readers wait since it has had many of them.
+    lanes: OnceLock<Lanes<Waiters<Waker>>>,
     pub(super) state: Mutex<FeedState>,
+}
+
+/// A reader's place among those who wait for a feed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parked {
+    slot: Slot,
+    among: Among,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Among {
+    /// All of them, as there are few.
+    All,
+    /// Those of one lane.
+    Lane(u8),
 }
 
 #[derive(Debug)]
@@ -65,6 +83,7 @@ impl Feed {
             retention,
             newest: AtomicU64::new(0),
             end: AtomicU64::new(0),
+            lanes: OnceLock::new(),
             state: Mutex::new(state),
         }
     }
@@ -112,12 +131,89 @@ impl Feed {
         self.end.store(end, Ordering::Release);
     }
 
-    pub(super) fn unpark(&self, slot: Slot) -> Option<Waker> {
-        lock(&self.state).waiters.remove(slot)
+    /// The log's newest number.
+    #[inline]
+    pub(super) fn newest(&self) -> u64 {
+        self.newest.load(Ordering::Acquire)
+    }
+
+    /// So many are subscribed to it, and its state is locked.
+    pub(super) fn has_subscribers(&self, subscribers: usize) {
+        if lane::is_worth_it(subscribers) {
+            self.lanes.get_or_init(Lanes::new);
+        }
+    }
+
+    #[inline]
+    pub(super) fn has_lanes(&self) -> bool {
+        self.lanes.get().is_some()
+    }
+
+    /// Lets a reader wait that has read everything before a number. `None`: there is something from there on.
+    #[inline]
+    pub(super) fn park(&self, next: u64, waker: &Waker) -> Option<Parked> {
+        let Some(lanes) = self.lanes.get() else {
+            let mut state = lock(&self.state);
+            return (state.log.newest() < next).then(|| self.park_locked(&mut state, waker));
+        };
+        let lane = lane::mine();
+        let mut waiters = lock(lanes.of(lane));
+        // Who publishes lets this be seen before the waiters are taken: it is seen here, or this waiter is there.
+        (!self.reaches(next)).then(|| Parked::in_lane(lane, &mut waiters, waker))
+    }
+
+    /// The same with the state locked, for one that has read everything.
+    #[inline]
+    pub(super) fn park_locked(&self, state: &mut FeedState, waker: &Waker) -> Parked {
+        match self.lanes.get() {
+            Some(lanes) => {
+                let lane = lane::mine();
+                Parked::in_lane(lane, &mut lock(lanes.of(lane)), waker)
+            }
+            None => Parked { slot: state.waiters.insert(waker.clone()), among: Among::All },
+        }
+    }
+
+    pub(super) fn unpark(&self, parked: Parked) -> Option<Waker> {
+        match self.lane_of(parked) {
+            Some(waiters) => lock(waiters).remove(parked.slot),
+            None => lock(&self.state).waiters.remove(parked.slot),
+        }
+    }
+
+    /// The same with the state locked.
+    pub(super) fn unpark_locked(&self, state: &mut FeedState, parked: Parked) -> Option<Waker> {
+        match self.lane_of(parked) {
+            Some(waiters) => lock(waiters).remove(parked.slot),
+            None => state.waiters.remove(parked.slot),
+        }
+    }
+
+    fn lane_of(&self, parked: Parked) -> Option<&Mutex<Waiters<Waker>>> {
+        match parked.among {
+            Among::All => None,
+            Among::Lane(lane) => self.lanes.get().map(|lanes| lanes.of(lane.into())),
+        }
+    }
+
+    /// All who wait, to be woken when nothing is locked any more. There must be something to read by now, without the lock too.
+    #[inline]
+    pub(super) fn take_waiters(&self, state: &mut FeedState, to_wake: &mut ToWake) {
+        to_wake.take(&mut state.waiters);
+        if let Some(lanes) = self.lanes.get() {
+            lanes.iter().for_each(|waiters| to_wake.take(&mut lock(waiters)));
+        }
     }
 
     pub(super) fn cost(&self) -> usize {
-        self.name.len() + Self::OVERHEAD
+        self.name.len() + Self::OVERHEAD + self.lanes.get().map_or(0, Lanes::size)
+    }
+}
+
+impl Parked {
+    #[inline]
+    fn in_lane(lane: usize, waiters: &mut Waiters<Waker>, waker: &Waker) -> Self {
+        Self { slot: waiters.insert(waker.clone()), among: Among::Lane(lane as u8) }
     }
 }
 

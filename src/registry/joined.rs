@@ -5,15 +5,42 @@ use bytes::Bytes;
 use super::{
     Position,
     feed::Feed,
+    lanes::Lanes,
     log::{Log, Slots},
 };
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, lane, lock};
+
+/// What is larger than a frame that was joined is one large event.
+const LARGE: usize = 64 * 1024;
+
+/// The feeds of which a lane knows what was read last.
+const LATEST: usize = 8;
 
 /// The frames that were joined last, by feed and range, and those of several feeds. A bounded few: each of up to about 64 KiB.
 #[derive(Debug)]
 pub(crate) struct Joined {
     slots: [Mutex<Option<Frame>>; 16],
     merged: [Mutex<Option<(Of, Merged)>>; 16],
+    /// By feed, of those that have lanes. The bytes are each lane's own, so that threads do not meet at reference counts either.
+    latest: Lanes<[Option<(u64, Latest)>; LATEST]>,
+}
+
+/// All that a feed had from a number on when somebody read it: who reads from there too need not ask the feed.
+#[derive(Debug)]
+pub(super) struct Latest {
+    pub(super) from: u64,
+    /// The number of the last event, the feed's newest.
+    pub(super) newest: u64,
+    /// Nothing of it has to be told as lost to who knows of so many events that were.
+    pub(super) told: u64,
+    /// Where the first event stands.
+    pub(super) first: Position,
+    /// Where the last one stands.
+    pub(super) last: Position,
+    pub(super) events: u64,
+    /// How many events there ever were on the feed.
+    pub(super) read: u64,
+    pub(super) wire: Bytes,
 }
 
 #[derive(Debug)]
@@ -62,7 +89,31 @@ impl Of {
 
 impl Joined {
     pub(crate) fn new() -> Self {
-        Self { slots: std::array::from_fn(|_| Mutex::new(None)), merged: std::array::from_fn(|_| Mutex::new(None)) }
+        Self {
+            slots: std::array::from_fn(|_| Mutex::new(None)),
+            merged: std::array::from_fn(|_| Mutex::new(None)),
+            latest: Lanes::new(),
+        }
+    }
+
+    /// What `take` gives for what somebody on this thread's lane read last of a feed, if it was from this number on.
+    #[inline]
+    pub(super) fn latest<T>(&self, feed: u64, from: u64, take: impl FnOnce(&Latest) -> Option<T>) -> Option<T> {
+        let mine = lock(self.latest.of(lane::mine()));
+        let (of, latest) = mine[Self::place(feed)].as_ref()?;
+        if *of == feed && latest.from == from { take(latest) } else { None }
+    }
+
+    /// Keeps it for others on this thread's lane, unless it is large.
+    pub(super) fn keep_latest(&self, feed: u64, mut latest: Latest) {
+        if latest.wire.len() <= LARGE {
+            latest.wire = Bytes::copy_from_slice(&latest.wire);
+            lock(self.latest.of(lane::mine()))[Self::place(feed)] = Some((feed, latest));
+        }
+    }
+
+    fn place(feed: u64) -> usize {
+        feed as usize % LATEST
     }
 
     /// What was merged of these, for a reader that may read up to the number `horizon`.

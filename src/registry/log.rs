@@ -182,6 +182,12 @@ impl Newest {
         }
     }
 
+    /// The count at which the last one with this number or a greater one went; 0 if none did.
+    fn last_from(&self, number: u64) -> u64 {
+        let greater = self.0.partition_point(|(_, gone)| *gone >= number);
+        greater.checked_sub(1).map_or(0, |last| self.0[last].0)
+    }
+
     /// The greatest number that went after a count; 0 if none did.
     fn since(&self, count: u64) -> u64 {
         let first = self.0.partition_point(|(at, _)| *at <= count);
@@ -234,6 +240,11 @@ impl Log {
     /// wait before they come back.
     pub(crate) fn ends(&self, number: u64, after: u64) -> Option<Duration> {
         (self.lost.ends.since(after) >= number).then_some(self.lost.retry)
+    }
+
+    /// The least count of lost events after which none with this number or a greater one was lost.
+    pub(crate) fn none_lost_since(&self, number: u64) -> u64 {
+        self.lost.newest.last_from(number)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -464,6 +475,11 @@ impl Log {
     }
 
     /// The number of the event in the slot after a piece, evicted or not.
+    /// The slot after the last one.
+    pub(crate) fn end(&self) -> usize {
+        self.rows.len()
+    }
+
     pub(crate) fn number_at(&self, slot: usize) -> Option<u64> {
         self.rows.get(slot).map(|row| row.number)
     }

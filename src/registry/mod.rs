@@ -10,6 +10,7 @@ mod feed;
 mod forgotten;
 mod id;
 mod joined;
+mod lanes;
 mod ledger;
 mod lifetime;
 mod log;

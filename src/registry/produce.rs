@@ -1,12 +1,6 @@
 //! Topics that one producer fills and ends.
 
-use std::{
-    fmt,
-    future::poll_fn,
-    pin::pin,
-    sync::Arc,
-    task::{Poll, Waker},
-};
+use std::{fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use futures_core::Stream;
 use tokio::{
@@ -18,6 +12,7 @@ use super::{
     PublishError, Receipt, TopicError,
     feed::{Feed, FeedState},
     shared::{Order, OrderGuard, Shared},
+    waiters::ToWake,
 };
 use crate::{
     Event,
@@ -218,10 +213,11 @@ impl Shared {
         if state.forget_at.replace(forget_at).is_none() {
             order.ended.push_back((forget_at, Arc::clone(topic)));
         }
-        let waiters = state.waiters.take();
+        let mut to_wake = ToWake::default();
+        topic.take_waiters(&mut state, &mut to_wake);
         drop(state);
         drop(order);
-        waiters.for_each(Waker::wake);
+        to_wake.wake();
     }
 
     pub(super) fn forget_ended(&self, order: &mut Order) {

@@ -5,7 +5,6 @@ use std::{
     fmt,
     ops::{Deref, DerefMut},
     sync::{Arc, Weak, atomic::Ordering},
-    task::Waker,
 };
 
 use super::{
@@ -13,16 +12,17 @@ use super::{
     client::Client,
     cursor::{Joining, Place},
     drain::Draining,
-    feed::{ByName, Feed, FeedState},
+    feed::{ByName, Feed, FeedState, Parked},
     forgotten::Forgotten,
     joined::Joined,
+    lanes::Apart,
     ledger::{Ledger, Ticket},
     log::{Entry, Log, spacious},
     presence::Presences,
     produce::Production,
     stats::Counters,
     topic::{self, Patterns},
-    waiters::Slot,
+    waiters::ToWake,
 };
 use crate::{
     Event, Lag,
@@ -35,7 +35,7 @@ use crate::{
 /// What all handles share.
 ///
 /// Locks are taken in this order, and user code runs under none: a client's state, the presence lists, one such list,
-/// the order, a topic's state, a pattern's state, a joined frame.
+/// the order, a topic's state, a pattern's state, a joined frame, a lane.
 pub(crate) struct Shared {
     pub(super) config: RegistryConfig,
     pub(crate) clock: Clock,
@@ -54,11 +54,6 @@ pub(crate) struct Shared {
     pub(super) draining: Draining,
     pub(crate) counters: Counters,
 }
-
-/// In cache lines of its own, so that who writes it does not slow down those who use what is next to it.
-#[derive(Debug)]
-#[repr(align(64))]
-pub(super) struct Apart<T>(pub(super) T);
 
 #[derive(Debug)]
 struct Newest {
@@ -269,12 +264,12 @@ impl Shared {
         order.last = position;
         order.number = entry.number;
         order.published += 1;
-        let (clients, waiters) = self.append(&mut order, &topic, &mut state, &Arc::new(entry));
+        let (clients, to_wake) = self.append(&mut order, &topic, &mut state, &Arc::new(entry));
         self.evict_from(&mut order, &topic, &mut state, now_ms);
         drop(state);
         self.evict(&mut order, now_ms);
         drop(order);
-        waiters.for_each(Waker::wake);
+        to_wake.wake();
         self.count_out_stuck(elapsed);
         let except = event.audience().and_then(|audience| self.client(&audience.except?));
         let left_out = except.map_or(0, |client| client.having(name));
@@ -285,13 +280,7 @@ impl Shared {
 
     /// Puts an event into its topic's log, and into those of the patterns that match. Gives how many clients it is
     /// for, and whom to wake.
-    fn append(
-        &self,
-        order: &mut Order,
-        topic: &Feed,
-        state: &mut FeedState,
-        entry: &Arc<Entry>,
-    ) -> (usize, impl Iterator<Item = Waker> + use<>) {
+    fn append(&self, order: &mut Order, topic: &Feed, state: &mut FeedState, entry: &Arc<Entry>) -> (usize, ToWake) {
         let number = entry.number;
         let cost = entry.cost();
         order.cost += cost;
@@ -307,8 +296,13 @@ impl Shared {
         }
         self.set_horizon(number);
         let clients = state.subscribers + patterns.iter().map(|pattern| pattern.subscribers).sum::<usize>();
-        let waiters: Vec<_> = patterns.into_iter().map(|mut pattern| pattern.waiters.take()).collect();
-        (clients, state.waiters.take().chain(waiters.into_iter().flatten()))
+        let mut to_wake = ToWake::default();
+        for (pattern, at) in patterns.iter_mut().zip(&state.patterns) {
+            at.take_waiters(pattern, &mut to_wake);
+        }
+        drop(patterns);
+        topic.take_waiters(state, &mut to_wake);
+        (clients, to_wake)
     }
 
     /// Evicts from one topic what its own retention does not allow.
@@ -447,6 +441,7 @@ impl Shared {
         }
         state.subscribers += 1;
         order.subscriptions += 1;
+        feed.has_subscribers(state.subscribers);
         drop(state);
         let place = self.place(&mut order, &feed, start);
         drop(order);
@@ -508,10 +503,10 @@ impl Shared {
     }
 
     /// Takes a subscriber off a topic or a pattern, and off its waiters if it is still among them.
-    pub(super) fn leave(&self, feed: &Feed, parked: Option<Slot>) {
+    pub(super) fn leave(&self, feed: &Feed, parked: Option<Parked>) {
         let mut order = self.order();
         let mut state = lock(&feed.state);
-        let waiter = parked.and_then(|slot| state.waiters.remove(slot));
+        let waiter = parked.and_then(|parked| feed.unpark_locked(&mut state, parked));
         state.subscribers -= 1;
         order.subscriptions -= 1;
         if state.subscribers == 0 && feed.is_pattern() {

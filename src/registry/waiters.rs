@@ -4,6 +4,8 @@ use std::{pin::pin, task::Waker};
 
 use tokio::sync::Notify;
 
+use crate::few::Few;
+
 /// The waiters of a topic since it was last published on: all are taken at once, or one leaves, each in constant time.
 ///
 /// A publisher touches nothing of a waiter's but its waker.
@@ -20,6 +22,12 @@ pub(crate) struct Waiters<T> {
 pub(crate) struct Slot {
     at: u32,
     round: u32,
+}
+
+impl<T> Default for Waiters<T> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<T> Waiters<T> {
@@ -56,9 +64,31 @@ impl<T> Waiters<T> {
     }
 
     pub(crate) fn take(&mut self) -> impl Iterator<Item = T> + use<T> {
+        self.take_slots().into_iter().flatten()
+    }
+
+    fn take_slots(&mut self) -> Vec<Option<T>> {
         self.round = self.round.wrapping_add(1);
         self.free = Vec::new();
-        std::mem::take(&mut self.slots).into_iter().flatten()
+        std::mem::take(&mut self.slots)
+    }
+}
+
+/// Waiters that were taken, to be woken when nothing is locked any more.
+#[derive(Debug, Default)]
+pub(super) struct ToWake(Few<Vec<Option<Waker>>>);
+
+impl ToWake {
+    #[inline]
+    pub(super) fn take(&mut self, waiters: &mut Waiters<Waker>) {
+        let slots = waiters.take_slots();
+        if !slots.is_empty() {
+            self.0.push(slots);
+        }
+    }
+
+    pub(super) fn wake(self) {
+        self.0.into_vec().into_iter().flatten().flatten().for_each(Waker::wake);
     }
 }
 
