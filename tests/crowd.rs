@@ -81,7 +81,7 @@ impl Member {
                 is_gap = true;
                 continue;
             }
-            prop_assert_eq!(fields(block, "event").first().is_some(), self.labelled);
+            prop_assert_eq!(!fields(block, "event").is_empty(), self.labelled);
             let number: usize = fields(block, "data")[0].parse().unwrap();
             let unread = &self.expected[self.read..];
             let Some(at) = unread.iter().position(|expected| *expected == number) else {
@@ -205,7 +205,7 @@ fn what_comes_to_a_client_late_has_no_id_that_moves_it_back() {
     let (late, mut body) = open(&quiet(&registry), None, |client| client.subscribe("b").unwrap());
     let first = position(&registry, "a", "first");
     let second = position(&registry, "b", "second");
-    let [plain, of_late] = [&mut crowd[0].1, &mut body].map(|body| text(body));
+    let [plain, of_late] = [&mut crowd[0].1, &mut body].map(text);
     assert_eq!((fields(&plain, "id"), fields(&of_late, "id")), (vec![&*first.to_string()], vec![&*second.to_string()]));
     late.subscribe_from("a", Start::Oldest).unwrap();
     let wire = text(&mut body);

@@ -137,8 +137,8 @@ impl Feed {
         self.newest.load(Ordering::Acquire)
     }
 
-    /// So many are subscribed to it, and its state is locked.
-    pub(super) fn has_subscribers(&self, subscribers: usize) {
+    /// Makes lanes if so many subscribers are worth them. The state is locked.
+    pub(super) fn prepare_for(&self, subscribers: usize) {
         if lane::is_worth_it(subscribers) {
             self.lanes.get_or_init(Lanes::new);
         }

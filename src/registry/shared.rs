@@ -441,7 +441,7 @@ impl Shared {
         }
         state.subscribers += 1;
         order.subscriptions += 1;
-        feed.has_subscribers(state.subscribers);
+        feed.prepare_for(state.subscribers);
         drop(state);
         let place = self.place(&mut order, &feed, start);
         drop(order);
