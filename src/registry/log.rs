@@ -474,12 +474,12 @@ impl Log {
         start..end
     }
 
-    /// The number of the event in the slot after a piece, evicted or not.
     /// The slot after the last one.
     pub(crate) fn end(&self) -> usize {
         self.rows.len()
     }
 
+    /// The number of the event in the slot after a piece, evicted or not.
     pub(crate) fn number_at(&self, slot: usize) -> Option<u64> {
         self.rows.get(slot).map(|row| row.number)
     }
