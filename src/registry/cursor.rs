@@ -17,7 +17,7 @@ use super::{
 use crate::{Gap, few::Few, sync::lock};
 
 /// About how many bytes leave as one frame: what hyper queues before it writes is a few of these.
-const FRAME: u64 = 64 * 1024;
+pub(super) const FRAME: u64 = 64 * 1024;
 
 /// One client's cursors, over all topics and patterns that it is subscribed to.
 ///

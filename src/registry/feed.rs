@@ -108,7 +108,7 @@ impl Feed {
     /// Whether there is anything from this number on.
     #[inline]
     pub(super) fn reaches(&self, number: u64) -> bool {
-        self.newest.load(Ordering::Acquire) >= number
+        self.newest() >= number
     }
 
     /// Lets readers see, without the lock, that there is something up to this number.

@@ -4,14 +4,12 @@ use bytes::Bytes;
 
 use super::{
     Position,
+    cursor::FRAME,
     feed::Feed,
     lanes::Lanes,
     log::{Log, Slots},
 };
 use crate::sync::{Mutex, lane, lock};
-
-/// What is larger than a frame that was joined is one large event.
-const LARGE: usize = 64 * 1024;
 
 /// The feeds of which a lane knows what was read last.
 const LATEST: usize = 8;
@@ -104,9 +102,9 @@ impl Joined {
         if *of == feed && latest.from == from { take(latest) } else { None }
     }
 
-    /// Keeps it for others on this thread's lane, unless it is large.
+    /// Keeps it for others on this thread's lane, unless it is larger than a frame: it has one large event.
     pub(super) fn keep_latest(&self, feed: u64, mut latest: Latest) {
-        if latest.wire.len() <= LARGE {
+        if latest.wire.len() as u64 <= FRAME {
             latest.wire = Bytes::copy_from_slice(&latest.wire);
             lock(self.latest.of(lane::mine()))[Self::place(feed)] = Some((feed, latest));
         }

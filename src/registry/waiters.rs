@@ -1,6 +1,6 @@
 //! Who is to be woken when something is published on a topic.
 
-use std::{pin::pin, task::Waker};
+use std::{mem, pin::pin, task::Waker};
 
 use tokio::sync::Notify;
 
@@ -70,7 +70,7 @@ impl<T> Waiters<T> {
     fn take_slots(&mut self) -> Vec<Option<T>> {
         self.round = self.round.wrapping_add(1);
         self.free = Vec::new();
-        std::mem::take(&mut self.slots)
+        mem::take(&mut self.slots)
     }
 }
 
@@ -87,8 +87,8 @@ impl ToWake {
         }
     }
 
-    pub(super) fn wake(self) {
-        self.0.into_vec().into_iter().flatten().flatten().for_each(Waker::wake);
+    pub(super) fn wake(mut self) {
+        self.0.iter_mut().flat_map(mem::take).flatten().for_each(Waker::wake);
     }
 }
 
