@@ -27,7 +27,7 @@ async fn ours(clients: usize) -> Side {
     let registry = Registry::new();
     let arrived = Arc::new(Arrived::default());
     let event = Event::data(PAYLOAD).event("tick").expect("a valid event type");
-    let length = event.encode().len() + "id: 1763612345678-0\n".len();
+    let length = event.encode().len() + "id: 1763612345678-0-7k3m9p2xr\n".len();
     let layer = SseLayer::new(&registry);
     for _ in 0..clients {
         tokio::spawn(drain(stream(&layer, "prices").await, arrived.clone(), length));
@@ -44,13 +44,13 @@ async fn ours(clients: usize) -> Side {
 async fn axums(clients: usize) -> Side {
     let (sender, _) = broadcast::channel::<sse::Event>(1024);
     let arrived = Arc::new(Arrived::default());
-    let length = "event: tick\ndata: \nid: 1763612345678-0\n\n".len() + PAYLOAD.len();
+    let length = "event: tick\ndata: \nid: 1763612345678-0-7k3m9p2xr\n\n".len() + PAYLOAD.len();
     for _ in 0..clients {
         tokio::spawn(drain(axum_stream(&sender), arrived.clone(), length));
     }
     let publish = move |events| {
         for _ in 0..events {
-            let event = sse::Event::default().event("tick").data(PAYLOAD).id("1763612345678-0");
+            let event = sse::Event::default().event("tick").data(PAYLOAD).id("1763612345678-0-7k3m9p2xr");
             sender.send(event).expect("somebody listens");
         }
     };

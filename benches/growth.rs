@@ -151,7 +151,7 @@ async fn axums(case: Case, number: usize) -> Cost {
         tokio::spawn(read(response.into_body(), arrived.clone(), case.bytes, looks));
     }
     let publish = |round: usize, data: String| {
-        let event = sse::Event::default().data(data).id("1763612345678-0");
+        let event = sse::Event::default().data(data).id("1763612345678-0-7k3m9p2xr");
         senders[round % senders.len()].send(event).expect("somebody listens");
     };
     rounds(case, number_of_rounds(case, number), &arrived, publish).await

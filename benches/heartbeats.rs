@@ -110,7 +110,8 @@ async fn axums(streams: usize, heartbeat: bool) -> Side {
         // their memory, is most of what a heartbeat costs.
         read(response.into_body(), &counted, Duration::from_millis(at as u64 * 5003 % 7_400));
     }
-    let publish = move || _ = sender.send(sse::Event::default().data(PAYLOAD).id("1763612345678-0")).expect("readers");
+    let publish =
+        move || _ = sender.send(sse::Event::default().data(PAYLOAD).id("1763612345678-0-7k3m9p2xr")).expect("readers");
     Side { publish: Box::new(publish), counted }
 }
 

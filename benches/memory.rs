@@ -89,7 +89,7 @@ fn subscriptions(many: usize) {
 fn topics(many: usize) {
     let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().bytes(1 << 30)));
     let event = Event::data(PAYLOAD);
-    let own = event.encode().len() + "id: 1763612345678-0\n".len();
+    let own = event.encode().len() + "id: 1763612345678-0-7k3m9p2xr\n".len();
     let publish = |topic: usize| _ = registry.publish(format!("prices/{topic:06}"), &event).expect("room");
     let heap = each(many, publish);
     result("memory of a topic with a name of 13 B and one event", "B", heap, None, Budget::None);

@@ -24,7 +24,7 @@ const BLOCKS: usize = 5;
 async fn side(registry: &Registry, name: &'static str, topics: Vec<String>, clients: usize) -> Side {
     let arrived = Arc::new(Arrived::default());
     let event = Event::data(PAYLOAD).event("tick").expect("a valid event type");
-    let length = event.encode().len() + "id: 1763612345678-0\n".len();
+    let length = event.encode().len() + "id: 1763612345678-0-7k3m9p2xr\n".len();
     let layer = SseLayer::new(registry);
     for _ in 0..clients {
         tokio::spawn(drain(stream(&layer, name).await, arrived.clone(), length));

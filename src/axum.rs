@@ -71,12 +71,12 @@ impl IntoResponse for SubscribeError {
     }
 }
 
-/// As a response: 400 for a topic name that is none, 413 for an event that is too large, 409 for a client that cannot have it
+/// As a response: 400 for a topic name that is none or an id that may not be, 413 for an event that is too large, 409 for a client that cannot have it
 /// or a topic that does not take it; and a sentence.
 impl IntoResponse for PublishError {
     fn into_response(self) -> Response {
         let status = match self {
-            Self::Topic(_) => StatusCode::BAD_REQUEST,
+            Self::Topic(_) | Self::IdToCome { .. } => StatusCode::BAD_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManySubscriptions { .. }
             | Self::Over { .. }

@@ -3,7 +3,11 @@
 use std::{fmt, num::NonZeroU32, time::Duration};
 
 #[cfg(feature = "json")]
-use crate::{Event, event, gap::push_json_string, registry::Picked};
+use crate::{
+    Event, event,
+    gap::push_json_string,
+    registry::{Picked, is_public},
+};
 
 /// The shortest time between two frames of the registry's events in one stream.
 ///
@@ -53,7 +57,7 @@ impl Batching {
     /// ```text
     /// event: batch
     /// data: [{"topic":"prices/AAPL","event":"tick","data":187.42},{"topic":"prices/MSFT","data":"no JSON"}]
-    /// id: 1763612345678-4
+    /// id: 1763612345678-4-7k3m9p2xr
     /// ```
     ///
     /// Data that is JSON is put in as it is, other data as a string. The id is that of the last one: a client that
@@ -90,13 +94,19 @@ pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
         for retry in entry.wire.split_inclusive(|byte| *byte == b'\n').filter(|line| line.starts_with(b"retry: ")) {
             wire.extend_from_slice(retry);
         }
-        json.push_str(if json.len() > 1 { ",{\"topic\":" } else { "{\"topic\":" });
-        push_json_string(&mut json, &entry.topic);
-        if let Some(event_type) = event::decode_type(&entry.wire) {
-            json.push_str(",\"event\":");
-            push_json_string(&mut json, event_type);
+        json.push_str(if json.len() > 1 { ",{" } else { "{" });
+        // That of what is sent to the client alone is its id, which is a capability.
+        if is_public(&entry.topic) {
+            json.push_str("\"topic\":");
+            push_json_string(&mut json, &entry.topic);
+            json.push(',');
         }
-        json.push_str(",\"data\":");
+        if let Some(event_type) = event::decode_type(&entry.wire) {
+            json.push_str("\"event\":");
+            push_json_string(&mut json, event_type);
+            json.push(',');
+        }
+        json.push_str("\"data\":");
         match serde_json::from_str::<serde::de::IgnoredAny>(&data) {
             Ok(_) => json.push_str(&data),
             Err(_) => push_json_string(&mut json, &data),

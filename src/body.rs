@@ -114,10 +114,7 @@ impl<B> SseBody<B> {
     /// The stream of this client begins.
     pub(crate) fn stream(inner: B, client: &Arc<Client>, config: Arc<Config>, is_encoded: bool) -> Self {
         let reader = Reader::open(client);
-        let mut opening = config.opening.encode();
-        if let Some(snapshot) = reader.take_snapshot() {
-            opening = [opening, snapshot.encode()].concat().into();
-        }
+        let opening = if is_encoded { Bytes::new() } else { config.opening(&reader) };
         client.cannot_take.store(is_encoded, Ordering::Relaxed);
         client.add_bytes(opening.len());
         let mut stream = Stream {
@@ -136,7 +133,7 @@ impl<B> SseBody<B> {
             pulse: None,
             timer: Alarm::at(u64::MAX),
         };
-        if !is_encoded && !opening.is_empty() {
+        if !opening.is_empty() {
             stream.aside().next = Some(opening);
         }
         Self { kind: Kind::Stream { inner, stream: Box::new(stream) } }
@@ -184,6 +181,33 @@ impl<B: Body> Body for SseBody<B> {
 /// Without a copy if it is `Bytes`, as it is almost everywhere.
 fn into_bytes(mut data: impl Buf) -> Bytes {
     data.copy_to_bytes(data.remaining())
+}
+
+impl Config {
+    /// What a stream begins with.
+    fn opening(&self, reader: &Reader) -> Bytes {
+        let mut opening = self.opening.encode();
+        let snapshot = reader.take_snapshot().map(|snapshot| snapshot.encode());
+        let position = match self.position_event.is_on() {
+            true => reader.standing().and_then(|id| self.position_event.encode(&id)),
+            false => None,
+        };
+        for block in [position, snapshot].into_iter().flatten() {
+            opening = [opening, block].concat().into();
+        }
+        let is_due = opening.is_empty() && self.opens_at_once && self.heartbeat.interval().is_some();
+        if is_due { self.heartbeat.comment_wire() } else { opening }
+    }
+
+    /// What a stream gets that was silent for an interval.
+    fn heartbeat(&self, reader: &mut Reader) -> Bytes {
+        let heartbeat = self.heartbeat.encode();
+        let ahead = if self.position_event.is_on() { reader.take_ahead() } else { None };
+        match ahead.and_then(|position| self.position_event.encode(&position.to_string())) {
+            Some(position) => [heartbeat, position].concat().into(),
+            None => heartbeat,
+        }
+    }
 }
 
 /// What the handler's own body has to say.
@@ -436,11 +460,14 @@ impl Stream {
             pulse.stir(clock.now());
         }
         loop {
+            let client = self.reader.client();
+            let clock = &client.shared().clock;
             ready!(self.timer.poll(clock, cx));
             let is_due = pulse.beat(interval, spread, clock.now());
             self.timer = Alarm::at(pulse.due(interval, spread));
             if is_due && may_inject {
-                let heartbeat = self.config.heartbeat.encode();
+                let heartbeat = self.config.heartbeat(&mut self.reader);
+                let client = self.reader.client();
                 if !heartbeat.is_empty() {
                     client.add_bytes(heartbeat.len());
                     client.observe(|observer, client| observer.heartbeat(client));

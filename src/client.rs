@@ -16,7 +16,7 @@ use http::{Extensions, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 
 use crate::{
     Batching, ClientId, ClientStats, CloseReason, Event, Gap, Position, PublishError, Receipt, Refused, Registry,
-    Resume, Start, SubscribeError, Subscription, event,
+    Resume, ResumeError, Start, SubscribeError, Subscription, event,
     headers::EVENT_STREAM,
     limit::Admission,
     registry::{Client, Entry, Picked, Reader},
@@ -145,6 +145,25 @@ impl ClientHandle {
     #[must_use]
     pub fn resume(&self) -> Resume {
         self.client.resume()
+    }
+
+    /// Resumes from this id: for a client that says what it had last elsewhere than in a `Last-Event-ID`, in a message of gRPC or of a
+    /// WebSocket, say. It is an id as it went out, with [`Delivery::id`] for example, and counts as if the request had brought it.
+    ///
+    /// # Errors
+    ///
+    /// [`ResumeError`] if the client brought an id already, or if its stream has begun.
+    pub fn resume_from(&self, id: impl AsRef<str>) -> Result<(), ResumeError> {
+        self.client.resume_from(&bounded(id.as_ref()))
+    }
+
+    /// The most events of one topic (or pattern) that the client gets of what it has missed: the newest ones, after a
+    /// [gap](Gap). It has to be said before the stream begins. Default: as the [layer](crate::SseLayer::resume_at_most) has it.
+    ///
+    /// Whoever may open a stream can say in a `Last-Event-ID` that they come from long ago. Without a bound they get all that
+    /// is retained.
+    pub fn resume_at_most(&self, events: u32) {
+        self.client.bound_resume(events);
     }
 
     /// What is known of the client: what [`SseLayer::metadata`](crate::SseLayer::metadata) took from its request, and what was [inserted](Self::insert_metadata).
@@ -280,6 +299,15 @@ impl fmt::Debug for ClientHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ClientHandle").field(&self.client).finish()
     }
+}
+
+/// An id that is longer than any event's can lead nowhere: what is kept of it is for the client to see, and says so.
+pub(crate) fn bounded(id: &str) -> Box<str> {
+    if id.len() <= Event::MAX_ID {
+        return id.into();
+    }
+    let shown: String = id.chars().take(64).collect();
+    format!("{shown}… ({} bytes)", id.len()).into()
 }
 
 /// An event stream as an answer: a 200 with the content type and an empty body, which [`SseLayer`](crate::SseLayer) fills.

@@ -82,9 +82,17 @@ impl Event {
 
     /// Gives the event an id of its own. Default: none; the registry then sends the event's [`Position`](crate::Position).
     ///
-    /// Prefer the registry's. An id of your own goes out as it is, and a client that resumes with it continues after
-    /// this event for as long as the event is retained and the client is still subscribed to its topic; otherwise nothing is known
-    /// of it, and the client is told of a gap and goes on at the oldest retained events.
+    /// Prefer the registry's. An id of your own goes out as it is. A client that comes back with it goes on after this event
+    /// for as long as the event is retained and the client is subscribed to its topic again. In any other case nothing is known of
+    /// the id: the client is told of a gap and goes on at the oldest retained events. Where an id is not certain, events are repeated or a
+    /// gap is told, and nothing is lost in silence:
+    ///
+    /// - Several retained events of the topic have the same id: the client goes on after the oldest of them, and gets the others again.
+    /// - An event with the same id was on the topic before and has been evicted: the client may have had that one, so it is told of a gap. The
+    ///   registry remembers 16,384 such ids of all topics.
+    /// - The id is one that this registry gave to another event, as in a copy of that event on another topic: the client goes on
+    ///   after the older of the two. One that the registry has not given yet is refused, with [`PublishError::IdToCome`](crate::PublishError::IdToCome).
+    /// - An id that only looks like a [`Position`](crate::Position), of another registry or of a Redis stream, is an id as any other.
     ///
     /// # Errors
     ///

@@ -15,14 +15,15 @@ pub struct Gap {
 }
 
 impl Gap {
-    /// The topics of which events are missing, or the patterns, where the client is subscribed to a pattern.
+    /// The topics of which events are missing, or the patterns, where the client is subscribed to a pattern. None if all that is missing
+    /// was [sent](crate::ClientHandle::send) to the client alone.
     #[must_use]
     pub fn topics(&self) -> &[String] {
         &self.topics
     }
 
     /// The last event that the client had: the `Last-Event-ID` that it came with (the beginning of one of more than
-    /// 256 bytes), or the position up to which it had read.
+    /// 256 bytes), or the position up to which it had read. Empty if nobody can say, as it had had none.
     #[must_use]
     pub fn after(&self) -> &str {
         &self.after
@@ -38,7 +39,14 @@ impl Gap {
 
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "events after {} on {} are no longer retained", event::Quoted(&self.after), self.topics.join(", "))
+        match &*self.after {
+            "" => f.write_str("events")?,
+            after => write!(f, "events after {}", event::Quoted(after))?,
+        }
+        match &*self.topics {
+            [] => f.write_str(" for this client alone are no longer retained"),
+            topics => write!(f, " on {} are no longer retained", topics.join(", ")),
+        }
     }
 }
 
@@ -47,12 +55,13 @@ impl std::error::Error for Gap {}
 /// How a client is told of a [`Gap`]: as an event in its stream, before what comes after the gap.
 ///
 /// EventSource cannot read response headers, so it has to be in band. Default: an event of the type `gap` with JSON
-/// data that names the topics and the position asked for, and an id from which the client can resume:
+/// data that names the topics and the position asked for (`after`, which is absent if the client had had no event), and an id
+/// from which the client can resume:
 ///
 /// ```text
 /// event: gap
-/// data: {"topics":["prices/AAPL"],"after":"1763612345678-0"}
-/// id: 1763612399000-4
+/// data: {"topics":["prices/AAPL"],"after":"1763612345678-0-7k3m9p2xr"}
+/// id: 1763612399000-4-7k3m9p2xr
 /// ```
 ///
 /// A page that listens to it can fetch what it shows anew:
@@ -113,8 +122,11 @@ impl Gap {
             }
             push_json_string(&mut json, topic);
         }
-        json.push_str("],\"after\":");
-        push_json_string(&mut json, &self.after);
+        json.push(']');
+        if !self.after.is_empty() {
+            json.push_str(",\"after\":");
+            push_json_string(&mut json, &self.after);
+        }
         json.push('}');
         json
     }
@@ -139,13 +151,13 @@ mod tests {
     use super::*;
 
     fn gap() -> Gap {
-        Gap { topics: vec!["a".into(), "b/c".into()], after: "1-0".into(), position: Some(Position::new(2, 7)) }
+        Gap { topics: vec!["a".into(), "b/c".into()], after: "1-0".into(), position: Some(Position::at(2, 7)) }
     }
 
     #[test]
     fn it_names_the_topics_and_the_position_and_has_an_id() {
         let wire = GapEvent::default().encode(&gap());
-        let expected = "event: gap\ndata: {\"topics\":[\"a\",\"b/c\"],\"after\":\"1-0\"}\nid: 2-7\n\n";
+        let expected = "event: gap\ndata: {\"topics\":[\"a\",\"b/c\"],\"after\":\"1-0\"}\nid: 2-7-000000007\n\n";
         assert_eq!(wire.as_deref(), Some(expected.as_bytes()));
         let wire = GapEvent::named("lost").unwrap().encode(&Gap { position: None, ..gap() });
         assert!(wire.is_some_and(|wire| wire.starts_with(b"event: lost\n") && !wire.windows(3).any(|at| at == b"id:")));

@@ -86,6 +86,14 @@ impl Heartbeat {
         self.interval
     }
 
+    /// A comment in its form.
+    pub(crate) fn comment_wire(&self) -> Bytes {
+        match self.form {
+            Form::Comment { .. } => self.encode(),
+            Form::Event(_) => Self::default().encode(),
+        }
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         match &self.form {
             Form::Event(make) => make().encode_without_id(),

@@ -4,7 +4,7 @@ use http::{Extensions, request::Parts};
 use tower_layer::Layer;
 
 use crate::{
-    Batching, ClientHandle, CloseReason, Event, GapEvent, Heartbeat, Limit, Refusal, Registry,
+    Batching, ClientHandle, CloseReason, Event, GapEvent, Heartbeat, Limit, PositionEvent, Refusal, Registry,
     registry::{Spare, Style},
     service::SseService,
 };
@@ -35,6 +35,9 @@ pub struct SseLayer {
 pub(crate) struct Config {
     pub(crate) heartbeat: Heartbeat,
     pub(crate) gap_event: GapEvent,
+    pub(crate) position_event: PositionEvent,
+    pub(crate) opens_at_once: bool,
+    pub(crate) resume_at_most: Option<u32>,
     /// What every stream begins with.
     pub(crate) opening: Event,
     pub(crate) resume_query: Vec<String>,
@@ -90,6 +93,9 @@ impl SseLayer {
         let config = Config {
             heartbeat: Heartbeat::default(),
             gap_event: GapEvent::default(),
+            position_event: PositionEvent::default(),
+            opens_at_once: true,
+            resume_at_most: None,
             opening: Event::empty(),
             resume_query: ["lastEventId", "last_event_id", "evs_last_event_id"].map(str::to_owned).into(),
             metadata: Vec::new(),
@@ -112,6 +118,27 @@ impl SseLayer {
     /// How a client is told that events it should have had are no longer retained. Default: [`GapEvent::default`].
     pub fn gap_event(self, gap_event: GapEvent) -> Self {
         self.with(|config| config.gap_event = gap_event)
+    }
+
+    /// How a client is told where it stands when no event does: at the beginning of its stream, for example. Default:
+    /// [`PositionEvent::default`].
+    pub fn position_event(self, position_event: PositionEvent) -> Self {
+        self.with(|config| config.position_event = position_event)
+    }
+
+    /// Sends something at once when a stream begins that has nothing else to say: a comment in the form of the
+    /// [heartbeat](Self::heartbeat), or an empty one where the heartbeat is an event. Default: `true`.
+    ///
+    /// Firefox gives a page neither `onopen` nor the response of a `fetch` before the first byte of the body. A stream with
+    /// subscriptions begins with a [`PositionEvent`], which is such a byte. With [`Heartbeat::off`], there is no comment.
+    pub fn open_at_once(self, at_once: bool) -> Self {
+        self.with(|config| config.opens_at_once = at_once)
+    }
+
+    /// The most events of one topic (or pattern) that a client can get that it has missed, unless a handler says otherwise:
+    /// see [`ClientHandle::resume_at_most`]. Default: all that are retained. Cost: an allocation for each request.
+    pub fn resume_at_most(self, events: u32) -> Self {
+        self.with(|config| config.resume_at_most = Some(events))
     }
 
     /// Begins every stream with a `retry:` field: how long a client waits before it reconnects. Default: none.

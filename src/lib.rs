@@ -139,6 +139,7 @@ mod jitter;
 mod layer;
 mod limit;
 mod observe;
+mod position_event;
 mod registry;
 mod service;
 mod subscription;
@@ -167,10 +168,11 @@ pub use self::{
     layer::SseLayer,
     limit::{ClientAddress, Limit, LimitKey, Refusal, Refused},
     observe::{Closed, Observation, Observer},
+    position_event::PositionEvent,
     registry::{
         ClientId, ClientStats, CloseReason, Drain, Drained, InvalidClientId, InvalidPosition, Lag, MAX_TOPIC, Member,
         Position, Presence, PresenceChange, PresenceChanges, ProduceError, Producer, PublishError, Receipt, Registry,
-        RegistryConfig, Resume, Retention, Start, Stats, SubscribeError, TopicError, TopicState,
+        RegistryConfig, Resume, ResumeError, Retention, Start, Stats, SubscribeError, TopicError, TopicState,
     },
     service::SseService,
     subscription::Subscription,

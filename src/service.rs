@@ -7,8 +7,9 @@ use http::{Extensions, HeaderMap, Method, Request, Response, Uri, request::Parts
 use tower_service::Service;
 
 use crate::{
-    ClientHandle, Event, Registry,
+    ClientHandle, Registry,
     body::SseBody,
+    client::bounded,
     future::{Pending, SseFuture, Unanswered},
     headers::{self, LAST_EVENT_ID, has},
     layer::Config,
@@ -112,6 +113,9 @@ impl<S> SseService<S> {
         if self.config.style != Style::default() {
             client.restyle(|style| *style = self.config.style);
         }
+        if let Some(events) = self.config.resume_at_most {
+            client.bound_resume(events);
+        }
         if let Some(age) = self.config.max_age {
             client.limit_age(age);
         }
@@ -147,15 +151,6 @@ fn last_event_id(headers: &HeaderMap, uri: &Uri, names: &[String]) -> Option<Box
     form_urlencoded::parse(query.as_bytes())
         .find(|(name, value)| !value.is_empty() && names.iter().any(|known| known == name))
         .map(|(_, value)| bounded(&value))
-}
-
-/// An id that is longer than any event's can lead nowhere: what is kept of it is for the client to see, and says so.
-fn bounded(id: &str) -> Box<str> {
-    if id.len() <= Event::MAX_ID {
-        return id.into();
-    }
-    let shown: String = id.chars().take(64).collect();
-    format!("{shown}… ({} bytes)", id.len()).into()
 }
 
 #[cfg(test)]

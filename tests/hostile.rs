@@ -29,8 +29,8 @@ use tokio::{
 };
 use tower::{Layer, Service, service_fn};
 use tower_sse::{
-    Batching, ClientHandle, ClientId, CloseReason, Drain, Event, EventStream, Heartbeat, Limit, Position, PublishError,
-    Refusal, Refused, Registry, RegistryConfig, Resume, Retention, SseLayer, Start, SubscribeError, Subscription,
+    Batching, ClientHandle, ClientId, CloseReason, Drain, Event, EventStream, Heartbeat, Limit, PublishError, Refusal,
+    Refused, Registry, RegistryConfig, Resume, Retention, SseLayer, Start, SubscribeError, Subscription,
 };
 
 #[path = "support/bodies.rs"]
@@ -248,11 +248,14 @@ fn positions_out_of_all_bounds_are_gaps() {
             assert!(matches!(client.resume(), Resume::Gap(gap) if gap.after() == id), "{id}");
             assert_eq!(told(&mut body).len(), 2, "the gap, and what there is");
         }
-        let client = registry.connect();
-        client.subscribe_from("a", Start::After(Position::new(most, most))).unwrap();
-        let mut events = client.into_events();
-        assert!(polling::next(&mut events).unwrap().is_err());
-        assert_eq!(polling::data(&mut events), ["1"]);
+        let era = registry.position().to_string().rsplit('-').next().unwrap().to_owned();
+        for after in [format!("{}-{}-{era}", (1_u64 << 48) - 1, u32::MAX), "0-0-000000000".into()] {
+            let client = registry.connect();
+            client.subscribe_from("a", Start::After(after.parse().unwrap())).unwrap();
+            let mut events = client.into_events();
+            assert!(polling::next(&mut events).unwrap().is_err());
+            assert_eq!(polling::data(&mut events), ["1"]);
+        }
     });
 }
 

@@ -24,8 +24,8 @@ use http::{
 use http_body::{Body, Frame};
 use tokio::{task::coop::unconstrained, time::sleep};
 use tower_sse::{
-    Batching, ClientHandle, CloseReason, Event, GapEvent, Heartbeat, Registry, RegistryConfig, Retention, SseBody,
-    SseLayer, Subscription,
+    Batching, ClientHandle, CloseReason, Event, GapEvent, Heartbeat, PositionEvent, Registry, RegistryConfig,
+    Retention, SseBody, SseLayer, Subscription,
 };
 
 use super::{answer::answer, input::Input, polled::normalised, spec};
@@ -152,6 +152,7 @@ impl Setup {
         };
         let gap_event = GapEvent::named(format!("{marker}-gap")).unwrap();
         let mut layer = SseLayer::new(registry).heartbeat(heartbeat).gap_event(gap_event);
+        layer = layer.position_event(PositionEvent::off()).open_at_once(false);
         if let Some(comment) = &self.comment {
             layer = layer.comment(comment);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{Request, Response, header::CONTENT_TYPE};
-use tower_sse::{Event, EventError, GapEvent, Heartbeat, Position, Registry, SseLayer};
+use tower_sse::{Event, EventError, GapEvent, Heartbeat, Position, PositionEvent, Registry, SseLayer};
 
 use super::{
     answer::answer,
@@ -180,6 +180,7 @@ fn check_stream(all: &[Given], input: &mut Input<'_>) {
     let (comment, delay) = (input.text(), Duration::from_millis(input.number()));
     let registry = Registry::new();
     let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off()).label(labelled).comment(comment).retry(delay);
+    let layer = layer.position_event(PositionEvent::off());
     let (_client, response) = answer(&layer, Request::new(()), |client| {
         client.subscribe(TOPIC).unwrap();
         let response = Response::builder().header(CONTENT_TYPE, "text/event-stream");
@@ -222,7 +223,8 @@ fn check_array(all: &[Given]) {
 
     let registry = Registry::new();
     let batching = tower_sse::Batching::every(Duration::ZERO).as_array();
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off()).batching(batching);
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off()).position_event(PositionEvent::off());
+    let layer = layer.batching(batching);
     let (_client, response) = answer(&layer, Request::new(()), |client| {
         client.subscribe(TOPIC).unwrap();
         Response::builder().header(CONTENT_TYPE, "text/event-stream").body(String::new()).unwrap()

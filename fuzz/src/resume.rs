@@ -83,6 +83,10 @@ impl World {
         self.registry.position()
     }
 
+    fn has_issued(&self, position: Position) -> bool {
+        era(position) == era(self.begin) && position <= self.newest()
+    }
+
     fn lag(&self, topic: &str) -> Option<Lag> {
         TOPICS.iter().position(|known| *known == topic).map(|at| self.kept[at].lag)
     }
@@ -93,7 +97,7 @@ impl World {
         match after {
             // A topic says itself what is passed over; of a pattern, each of its topics does.
             _ if self.lag(name) == Some(Lag::Skip) => false,
-            Some(after) if (self.begin..=self.newest()).contains(&after) => {
+            Some(after) if after >= self.begin && self.has_issued(after) => {
                 self.events.iter().any(|it| is_for(name, it.topic) && it.position > after && is_lost(it))
             }
             _ => true,
@@ -102,7 +106,7 @@ impl World {
 
     /// The numbers of what there is of this name after a position. One that was never issued comes before everything.
     fn retained(&self, name: &str, after: Option<Position>) -> impl Iterator<Item = usize> {
-        let after = after.filter(|after| *after <= self.newest());
+        let after = after.filter(|after| self.has_issued(*after));
         let is_to_come = move |it: &Published| !it.is_evicted && after.is_none_or(|after| it.position > after);
         let all = self.events.iter().enumerate().filter(|(_, it)| is_for(name, it.topic));
         all.filter(move |(_, it)| is_to_come(it)).map(|(number, _)| number)
@@ -114,14 +118,18 @@ impl World {
             events => self.events[input.below(events)].position,
         };
         let (ms, seq) = (known.ms(), known.seq());
-        match input.below(12) {
-            0 => Position::new(ms, seq + 1),
-            1 => Position::new(ms, seq.saturating_sub(1)),
-            2 => Position::new(ms + 1, seq),
-            3 => Position::new(ms - 1, seq),
-            4 => Position::new(input.number(), input.number()),
+        let like = |ms: u64, seq: u32, era: &str| format!("{ms}-{seq}-{era}").parse().unwrap();
+        let own = era(known);
+        match input.below(14) {
+            0 => like(ms, seq + 1, &own),
+            1 => like(ms, seq.saturating_sub(1), &own),
+            2 => like(ms + 1, seq, &own),
+            3 => like(ms - 1, seq, &own),
+            4 => like(input.number() >> 16, input.number() as u32, &own),
             5 => self.begin,
             6 => self.newest(),
+            // Another registry's, which the clocks would allow.
+            7 => like(ms, seq, "0f9zk3v7m"),
             _ => known,
         }
     }
@@ -133,16 +141,25 @@ impl World {
             0 => input.text(),
             1 => format!("own-{}", input.below(self.events.len() + 2)),
             2 => format!("{position}{}", input.text()),
-            3 => format!("{position};{};*", self.some_position(input)),
+            3 => format!("{position};{};*", without_era(self.some_position(input))),
             4 | 5 => {
                 let late = self.some_position(input);
                 let hashes: Vec<String> = (0..=input.below(3)).map(|_| hash(NAMES[input.below(NAMES.len())])).collect();
-                format!("{position};{late};{}", hashes.join(","))
+                format!("{position};{};{}", without_era(late), hashes.join(","))
             }
             6 => "1".repeat(250 + input.below(16)),
             _ => position.to_string(),
         }
     }
+}
+
+/// Which registry a position is of.
+fn era(position: Position) -> String {
+    position.to_string().rsplit('-').next().unwrap().to_owned()
+}
+
+fn without_era(position: Position) -> String {
+    format!("{}-{}", position.ms(), position.seq())
 }
 
 /// FNV-1a, which ids name subscriptions with.
@@ -243,19 +260,24 @@ impl Progress {
         if let Some(own) = world.events.iter().find(is_it) {
             return Self::Seen(own.position);
         }
-        let issued = |text: &str| text.parse().ok().filter(|position| *position <= world.newest());
+        let issued = |text: &str| text.parse().ok().filter(|position| world.has_issued(*position));
+        let late_of = |seen: Option<Position>, late: &str| {
+            let seen = seen?;
+            let late = format!("{late}-{}", era(seen)).parse().ok().filter(|late| *late <= seen)?;
+            Some((seen, late))
+        };
         match id.split(';').collect::<Vec<_>>()[..] {
             [seen] => issued(seen).map_or(Self::Unknown, Self::Seen),
-            [seen, late, hashes] => match (issued(seen), late.parse()) {
-                (Some(seen), Ok(late)) if hashes == "*" => {
+            [seen, late, hashes] => match late_of(issued(seen), late) {
+                Some((seen, late)) if hashes == "*" => {
                     Self::Late(seen, late, NAMES.iter().map(|name| hash(name)).collect())
                 }
-                (Some(seen), Ok(late)) => {
+                Some((seen, late)) => {
                     let hashes: Vec<String> = hashes.split(',').map(str::to_owned).collect();
                     let is_hash = |it: &String| NAMES.iter().any(|name| hash(name) == *it);
                     if hashes.iter().all(is_hash) { Self::Late(seen, late, hashes) } else { Self::Unclear }
                 }
-                _ => Self::Unknown,
+                None => Self::Unknown,
             },
             _ => Self::Unknown,
         }
@@ -273,7 +295,7 @@ impl Progress {
 /// One block of a stream.
 #[derive(Debug)]
 struct Block {
-    /// None: a gap or a snapshot.
+    /// None: a gap, a snapshot, or where it stands.
     number: Option<usize>,
     id: Option<String>,
 }
@@ -307,16 +329,24 @@ impl Client {
         Self { handle, body: response.into_body(), names: names.to_vec() }
     }
 
-    fn read(&mut self) -> Vec<spec::Message> {
+    fn read_all(&mut self) -> Vec<spec::Message> {
         let (wire, has_ended) = wire(&mut self.body);
         assert!(!has_ended);
         spec::parse(&wire).messages
     }
 
+    /// The same without where it stands.
+    fn read(&mut self) -> Vec<spec::Message> {
+        self.read_all().into_iter().filter(|message| message.event_type != "position").collect()
+    }
+
     /// Reads all there is, which is what is retained after its progress; before it, a gap if there is one.
     fn expect(&mut self, world: &World, progress: &Progress, gap: Option<(&[&str], &str)>) -> Vec<Block> {
-        let mut messages = self.read();
+        let mut messages = self.read_all();
         let mut blocks = Vec::new();
+        if messages.first().is_some_and(|first| first.event_type == "position") {
+            blocks.push(Block { number: None, id: messages.remove(0).own_id });
+        }
         if messages.first().is_some_and(|first| first.event_type == "snapshot") {
             blocks.push(Block { number: None, id: messages.remove(0).own_id });
         }
@@ -455,13 +485,6 @@ async fn run(mut input: Input<'_>) {
         (resume, ..) => panic!("{asked:?} resumes as {resume:?}"),
     };
     let gap = Some((&missed[..], after.as_str())).filter(|_| !missed.is_empty());
-    let progress = match progress {
-        // Nothing comes after this one; so what comes says in which place it stands instead.
-        Progress::Seen(after) if snapshot.is_some() && after > world.newest() => {
-            Progress::Late(after, after, Vec::new())
-        }
-        progress => progress,
-    };
     let blocks = client.expect(&world, &progress, gap);
     let at = input.below(blocks.len() + 1);
     let again = cut(&world, &names, &blocks, at);

@@ -11,10 +11,10 @@ use http::Extensions;
 use tokio::sync::Notify;
 
 use super::{
-    ClientId, ClientStats, CloseReason, Position, PublishError, Receipt, SubscribeError,
+    ClientId, ClientStats, CloseReason, Position, PublishError, Receipt, ResumeError, SubscribeError,
     cursor::Cursors,
     lifetime::Lifetime,
-    shared::Shared,
+    shared::{Bound, Shared},
     stuck::Suspect,
     topic,
     waiters::{WakeLater, once},
@@ -53,7 +53,8 @@ pub(crate) struct Client {
     shared: Arc<Shared>,
     pub(super) state: Mutex<State>,
     id: OnceLock<ClientId>,
-    last_event_id: Option<Box<str>>,
+    /// Thin, as each client has room for it.
+    last_event_id: OnceLock<Box<Box<str>>>,
     /// The bytes that went out besides events of the registry. Only its reader writes.
     other_bytes: AtomicU64,
     /// What its request takes of all limits.
@@ -106,6 +107,7 @@ pub(super) struct Rare {
     /// How many events it has lost as it fell behind.
     pub(super) missed: u64,
     pub(super) lifetime: Option<Lifetime>,
+    resume_bound: Bound,
     /// Until then, in nanoseconds by the clock, it lets events wait of its own accord.
     pub(super) waits_until: u64,
     /// Somebody waits for its end.
@@ -153,7 +155,7 @@ impl Client {
         Self {
             shared,
             id: OnceLock::new(),
-            last_event_id: None,
+            last_event_id: OnceLock::new(),
             state: Mutex::default(),
             changes: AtomicU32::new(0),
             cannot_take: AtomicBool::new(false),
@@ -165,7 +167,8 @@ impl Client {
 
     /// What its request brings.
     pub(super) fn comes_with(&mut self, last_event_id: Option<Box<str>>, admission: Option<Arc<Admission>>) {
-        (self.last_event_id, self.admission) = (last_event_id, admission);
+        self.last_event_id = last_event_id.map(Box::new).map(OnceLock::from).unwrap_or_default();
+        self.admission = admission;
     }
 
     /// Makes one that nobody knows as good as new. `false`: it has been used.
@@ -173,10 +176,10 @@ impl Client {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let is_unused = self.id.get().is_none() && state.phase == Phase::Waiting && state.cursors.is_empty();
         if is_unused {
-            if self.last_event_id.is_some() || !state.is_blank() {
+            if self.last_event_id.take().is_some() || !state.is_blank() {
                 *state = State::default();
             }
-            (self.last_event_id, self.admission) = (None, None);
+            self.admission = None;
         }
         is_unused
     }
@@ -235,7 +238,19 @@ impl Client {
     }
 
     pub(crate) fn last_event_id(&self) -> Option<&str> {
-        self.last_event_id.as_deref()
+        self.last_event_id.get().map(|id| &***id)
+    }
+
+    /// What it had last, by what it says elsewhere than in its request.
+    pub(crate) fn resume_from(&self, id: &str) -> Result<(), ResumeError> {
+        let state = lock(&self.state);
+        match state.phase {
+            Phase::Waiting => self
+                .last_event_id
+                .set(Box::new(id.into()))
+                .map_err(|_| ResumeError::Known { last_event_id: self.last_event_id().unwrap_or_default().to_owned() }),
+            Phase::Open | Phase::Over => Err(ResumeError::Late),
+        }
     }
 
     pub(crate) fn subscribe(self: &Arc<Self>, subscription: Subscription) -> Result<(), SubscribeError> {
@@ -280,8 +295,12 @@ impl Client {
         let may = state.may_subscribe(name, &self.shared);
         match may {
             Ok(true) => {
-                let resumes = resumes && state.phase == Phase::Waiting;
-                state.cursors.subscribe(joined, filter, resumes);
+                let is_waiting = state.phase == Phase::Waiting;
+                state.cursors.subscribe(joined, filter, resumes && is_waiting);
+                if let Some(id) = self.last_event_id().filter(|_| start == Start::LastEventId && !is_waiting) {
+                    let bound = state.resume_bound();
+                    state.cursors.resume_newest(&self.shared, id, bound);
+                }
                 state.is_complete = false;
                 if self.shared.presences.is_used() {
                     let metadata = state.metadata();
@@ -392,6 +411,11 @@ impl Client {
         change(&mut lock(&self.state).style);
     }
 
+    /// How many events of a topic it gets at most that it has missed.
+    pub(crate) fn bound_resume(&self, events: u32) {
+        lock(&self.state).rare().resume_bound = Bound::of(events);
+    }
+
     pub(crate) fn style(&self) -> Style {
         lock(&self.state).style
     }
@@ -440,8 +464,13 @@ impl Client {
         if state.phase != Phase::Waiting {
             return;
         }
-        if let Resume::Gap(gap) = state.resume(&self.shared, self.last_event_id()) {
-            state.rare().gap = Some(gap);
+        match state.resume(&self.shared, self.last_event_id()) {
+            Resume::Gap(gap) => state.rare().gap = Some(gap),
+            Resume::Fresh if !state.cursors.is_empty() => {
+                let standing = state.cursors.standing(&self.shared);
+                state.cursors.begin(&standing);
+            }
+            Resume::Fresh | Resume::Continued => {}
         }
         state.phase = Phase::Open;
         (state.had_stream, state.opened) = (true, now);
@@ -451,6 +480,21 @@ impl Client {
         if self.shared.draining.has_begun() {
             // It was admitted just before.
             self.close(CloseReason::Drained);
+        }
+    }
+
+    /// The id that its stream begins with, which says where the client stands: so that it can come back before it had an event.
+    ///
+    /// None if it has no subscriptions, or if a snapshot or a gap has one. An id that nobody knows may be the handler's own business, so
+    /// it stays what the client has, too, where gaps are not told.
+    pub(super) fn standing(&self) -> Option<String> {
+        let state = lock(&self.state);
+        let (gap, has_snapshot) = state.rare.as_ref().map_or((None, false), |it| (it.gap.as_ref(), it.has_snapshot));
+        match self.last_event_id() {
+            _ if has_snapshot || !state.cursors.has_public() => None,
+            Some(_) if gap.is_some() => None,
+            Some(id) => Some(id.to_owned()),
+            None => Some(state.cursors.standing(&self.shared).to_string()),
         }
     }
 
@@ -609,6 +653,10 @@ impl State {
         self.rare.as_ref()?.over.clone()
     }
 
+    fn resume_bound(&self) -> Bound {
+        self.rare.as_ref().map(|rare| rare.resume_bound).unwrap_or_default()
+    }
+
     fn key(&self) -> Option<&str> {
         self.rare.as_ref()?.key.as_deref()
     }
@@ -664,7 +712,7 @@ impl State {
             (Some((_, true)), _) => Resume::Continued,
             (_, None) => Resume::Fresh,
             (_, Some(id)) if self.phase == Phase::Waiting => {
-                self.cursors.resume(shared, id).map_or(Resume::Continued, Resume::Gap)
+                self.cursors.resume(shared, id, self.resume_bound()).map_or(Resume::Continued, Resume::Gap)
             }
             (_, Some(_)) => Resume::Continued,
         }

@@ -11,7 +11,7 @@ use super::{
     joined::{Latest, Merged, Of},
     log::{Entry, Log},
     position::{Position, Progress},
-    shared::Shared,
+    shared::{Bound, Shared},
     topic,
 };
 use crate::{Gap, few::Few, sync::lock};
@@ -97,6 +97,8 @@ pub(crate) struct Taken {
     /// It fell behind on a topic that ends streams for that, and is to wait about so long before it comes back.
     pub(crate) ends: Option<Duration>,
     pub(crate) events: Vec<Picked>,
+    /// Up to where it has read with that.
+    pub(crate) seen: Position,
     /// There was more to take than makes a frame.
     pub(crate) has_more: bool,
 }
@@ -118,6 +120,8 @@ pub(crate) struct Picked {
 pub(crate) struct Plain {
     pub(crate) wire: Bytes,
     pub(crate) events: u64,
+    /// The last of them has one on the wire.
+    pub(crate) has_id: bool,
     /// The client was waiting for just this, so that it leaves at about the time when it was published.
     pub(crate) is_live: bool,
     /// There was more to take than makes a frame.
@@ -210,12 +214,25 @@ impl Cursor {
             return None;
         }
         (self.next, self.read, *seen) = (latest.newest + 1, latest.read, latest.last);
-        Some(Plain { wire: latest.wire.clone(), events: latest.events, has_more: false, is_live: false })
+        let Latest { events, has_id, .. } = *latest;
+        Some(Plain { wire: latest.wire.clone(), events, has_id, has_more: false, is_live: false })
     }
 
     fn set(&mut self, place: Place) {
         (self.next, self.read, self.told, self.missed) =
             (place.next, place.read, place.told, place.missed.map(Box::new));
+    }
+
+    /// Goes on where its client was cut off, as far as anybody knows, and says whether something is missing.
+    fn resume(&mut self, shared: &Shared, progress: Option<&Progress>, seen: Position, bound: Bound) -> bool {
+        // What nobody knows comes before everything.
+        let after = progress.map(|progress| progress.of(self.feed.name())).unwrap_or_default();
+        self.set(shared.locate(&self.feed, after, bound));
+        self.catches_up = after < seen;
+        // Since when it had been subscribed, nobody knows any more: rather something twice than not at all.
+        self.since = self.next;
+        self.asked = self.missed.is_some();
+        self.asked
     }
 
     /// Whether an event that came before is one that this cursor had its client see, if the filter agrees.
@@ -308,43 +325,70 @@ impl Cursors {
         self.cursors.iter().any(Cursor::is_public)
     }
 
-    /// Sets the cursors to where the client was cut off, and says what is no longer retained from there on.
-    pub(crate) fn resume(&mut self, shared: &Shared, last_event_id: &str) -> Option<Gap> {
+    /// Sets the cursors to where the client was cut off, and says what is no longer retained from there on, or is more
+    /// than it may have.
+    pub(crate) fn resume(&mut self, shared: &Shared, last_event_id: &str, bound: Bound) -> Option<Gap> {
         let resuming = self.cursors.iter().filter(|cursor| cursor.resumes);
-        // An own id may look like a position that was issued: then the older of the two, so that nothing is lost.
-        let issued = last_event_id.parse().ok().filter(|position| shared.may_have_issued(*position));
-        let own = resuming.filter_map(|cursor| shared.find(&cursor.feed, last_event_id)).min();
-        let own = own.map(|own| issued.map_or(own, |issued| own.min(issued)));
-        let progress = match own {
-            Some(position) => Some(Progress::from(position)),
-            None => last_event_id.parse::<Progress>().ok(),
-        };
-        let progress = progress.filter(|progress| progress.seen <= shared.position());
+        let progress = shared.progress(resuming.map(|cursor| &*cursor.feed), last_event_id);
         self.seen = progress.as_ref().map(|progress| progress.seen).unwrap_or_default();
         let mut topics = Vec::new();
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.resumes) {
-            // An id that was never issued comes before everything.
-            let after = progress.as_ref().map(|progress| progress.of(cursor.feed.name())).unwrap_or_default();
-            cursor.set(shared.locate(&cursor.feed, after));
-            cursor.catches_up = after < self.seen;
-            // Since when it had been subscribed, nobody knows any more: rather something twice than not at all.
-            cursor.since = cursor.next;
-            cursor.asked = cursor.missed.is_some();
-            if cursor.asked {
+            if cursor.resume(shared, progress.as_ref(), self.seen, bound) {
                 topics.push(cursor.feed.name().to_string());
             }
         }
         (!topics.is_empty()).then(|| Gap { topics, after: last_event_id.into(), position: None })
     }
 
+    /// The same for a subscription that was just made while the stream is open.
+    pub(crate) fn resume_newest(&mut self, shared: &Shared, last_event_id: &str, bound: Bound) {
+        let Some(cursor) = self.cursors.last_mut() else { return };
+        let progress = shared.progress([&*cursor.feed].into_iter(), last_event_id);
+        cursor.resume(shared, progress.as_ref(), self.seen, bound);
+    }
+
+    /// Where a client stands whose stream begins and that brought no id: what it is to have comes after that.
+    ///
+    /// So that this is one position, who has several subscriptions that start at different points may get more on coming back, and
+    /// never less: where some wait for what comes and others begin with what is there, those that do are named.
+    pub(crate) fn standing(&self, shared: &Shared) -> Progress {
+        let newest = shared.position();
+        let first = |cursor: &Cursor| lock(&cursor.feed.state).log.next_from(cursor.next).map(|entry| entry.position);
+        let (mut late, mut has_waiting) = (Vec::new(), false);
+        for cursor in self.cursors.iter().filter(|cursor| cursor.is_public()) {
+            match first(cursor).filter(|first| *first <= newest) {
+                Some(first) => late.push((first.before(), &**cursor.feed.name())),
+                None => has_waiting |= !lock(&cursor.feed.state).log.is_empty(),
+            }
+        }
+        match late.iter().map(|(before, _)| *before).min() {
+            None => newest.into(),
+            Some(before) if has_waiting => {
+                Progress::catching_up(newest, before, late.into_iter().map(|(_, name)| name))
+            }
+            Some(before) => before.into(),
+        }
+    }
+
+    /// The stream begins, and with that the client stands where it stands.
+    pub(crate) fn begin(&mut self, standing: &Progress) {
+        self.seen = standing.only().unwrap_or_default();
+    }
+
+    /// Where a client stands that has read everything.
+    pub(crate) fn seen_all(&self) -> Option<Position> {
+        let is_through = !self.cursors.iter().any(|it| it.is_pending() || it.catches_up);
+        (is_through && self.seen != Position::default()).then_some(self.seen)
+    }
+
     /// Sets all cursors to after a position, up to which the client gets to know everything by other means. What was
     /// sent to it alone is in no snapshot.
     pub(crate) fn skip_to(&mut self, shared: &Shared, position: Position) {
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_public()) {
-            cursor.set(shared.locate(&cursor.feed, position));
+            cursor.set(shared.locate(&cursor.feed, position, Bound::default()));
             (cursor.since, cursor.resumes, cursor.catches_up, cursor.asked) = (cursor.next, false, false, false);
         }
-        self.seen = position;
+        self.seen = Some(position).filter(|position| shared.has_issued(*position)).unwrap_or_default();
     }
 
     /// Takes what is pending up to the event with the number `horizon`. Clients that are behind by the same range of
@@ -442,7 +486,7 @@ impl Cursors {
         };
         let from = mem::replace(&mut cursor.next, last.number + 1);
         (cursor.read, *seen) = (log.ordinal(end), last.position);
-        let has_more = log.number_at(end).is_some_and(|next| next <= horizon);
+        let (has_more, has_id) = (log.number_at(end).is_some_and(|next| next <= horizon), last.has_id());
         // It will wait next, if that was all; with the lock at hand, it may as well get in line now.
         let was_all = log.newest() == last.number;
         if was_all && has_lanes {
@@ -454,12 +498,13 @@ impl Cursors {
                 last: last.position,
                 events,
                 read: cursor.read,
+                has_id,
                 wire: wire.clone(),
             };
             joined.keep_latest(cursor.feed.id(), latest);
         }
         cursor.parked = was_all.then(|| cursor.feed.park_locked(&mut state, taker.waker));
-        Ok(Some(Plain { wire, events, has_more, is_live: false }))
+        Ok(Some(Plain { wire, events, has_id, has_more, is_live: false }))
     }
 
     /// The same of several feeds, in position order. Clients that are behind on the same feeds by the same events get the
@@ -489,8 +534,8 @@ impl Cursors {
             }
         }
         self.seen = merged.seen;
-        let Merged { wire, events, has_more, .. } = merged;
-        Some(Plain { wire, events, has_more, is_live: false })
+        let Merged { wire, events, has_id, has_more, .. } = merged;
+        Some(Plain { wire, events, has_id, has_more, is_live: false })
     }
 
     /// Joins what is pending, about a frame of it.
@@ -523,8 +568,9 @@ impl Cursors {
         }
         let mut wire = Vec::with_capacity(entries.iter().map(|entry| entry.wire.len()).sum());
         entries.iter().for_each(|entry| entry.write(&mut wire, labelled, None));
-        let (events, seen) = (entries.len() as u64, entries.last()?.position);
-        Some(Merged { wire: wire.into(), events, seen, read_to: horizon, has_more })
+        let (events, last) = (entries.len() as u64, entries.last()?);
+        let (seen, has_id) = (last.position, last.has_id());
+        Some(Merged { wire: wire.into(), events, seen, has_id, read_to: horizon, has_more })
     }
 
     /// Takes what is pending up to the event with the number `horizon`, event by event, over all feeds in position
@@ -581,6 +627,7 @@ impl Cursors {
         if taken.ends.is_none() {
             self.pick(&mut taken, events, client, catch_up, horizon);
         }
+        taken.seen = self.seen;
         (taken.gap.is_some() || taken.ends.is_some() || moves).then_some(taken)
     }
 
@@ -647,7 +694,8 @@ impl Cursors {
             // how far the client is in the feeds that are catching up.
             let gave = self.cursors.iter().filter(|cursor| cursor.has_given(&picked.entry));
             picked.unless = gave.map(|cursor| cursor.filter.clone()).collect::<Option<_>>()?;
-            let late = self.cursors.iter().filter(|it| it.catches_up).map(|it| &**it.feed.name());
+            // What is sent to the client alone is not there for who comes back, and its name is nobody else's to know.
+            let late = self.cursors.iter().filter(|it| it.catches_up && it.is_public()).map(|it| &**it.feed.name());
             picked.progress = Some(Progress::catching_up(seen, picked.entry.position, late).to_string().into());
         }
         Some(picked)
@@ -662,11 +710,18 @@ impl Cursors {
         first: Option<Position>,
         is_all: bool,
     ) -> Option<Missing> {
-        let after = missing.iter().map(|loss| loss.after).min()?.to_string();
+        let after = missing.iter().map(|loss| loss.after).min()?;
         let asked = last_event_id.filter(|_| missing.iter().any(|loss| loss.asked));
         let floor = missing.iter().map(|loss| loss.floor).max().unwrap_or_default();
-        let topics = missing.iter().map(|loss| loss.name.to_string()).collect();
-        let after = asked.map_or(after, String::from);
+        // That of what is sent to the client alone is its id, which is a capability.
+        let topics = missing.iter().map(|loss| &*loss.name).filter(|name| topic::is_public(name));
+        let topics = topics.map(str::to_owned).collect();
+        let after = match asked {
+            Some(asked) => asked.to_owned(),
+            // It has had nothing so far.
+            None if after == Position::default() => String::new(),
+            None => after.to_string(),
+        };
         let id = first.map_or(floor, |first| floor.min(first.before()));
         let forward = (first.is_some() || is_all) && self.seen <= id;
         let id = forward.then_some(id);

@@ -18,6 +18,11 @@ pub enum PublishError {
         /// What may be retained, in bytes.
         limit: usize,
     },
+    /// The event's own id is one that the registry may give to an event that is still to come: see [`Event::id`](crate::Event::id).
+    IdToCome {
+        /// The id.
+        id: String,
+    },
     /// The client that it was for has as many subscriptions as it may have, and none of them is its own.
     TooManySubscriptions {
         /// How many that is.
@@ -51,6 +56,9 @@ impl fmt::Display for PublishError {
             Self::Topic(error) => error.fmt(f),
             Self::TooLarge { size, limit } => {
                 write!(f, "the event takes {size} bytes, more than the {limit} that may be retained")
+            }
+            Self::IdToCome { id } => {
+                write!(f, "the id {} is one that the registry may give to an event that is still to come", Quoted(id))
             }
             Self::TooManySubscriptions { limit } => {
                 write!(
@@ -103,6 +111,30 @@ impl fmt::Display for SubscribeError {
 }
 
 impl std::error::Error for SubscribeError {}
+
+/// Why a client does not resume from an id: see [`ClientHandle::resume_from`](crate::ClientHandle::resume_from).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResumeError {
+    /// It brought a `Last-Event-ID` already.
+    Known {
+        /// What it brought.
+        last_event_id: String,
+    },
+    /// Its stream has begun.
+    Late,
+}
+
+impl fmt::Display for ResumeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known { last_event_id } => write!(f, "the client brought the id {} already", Quoted(last_event_id)),
+            Self::Late => f.write_str("the stream has begun, so that it is too late to resume"),
+        }
+    }
+}
+
+impl std::error::Error for ResumeError {}
 
 impl From<TopicError> for SubscribeError {
     fn from(error: TopicError) -> Self {

@@ -56,21 +56,22 @@ impl Forgotten {
 mod tests {
     use super::*;
 
+    fn at(ms: u64) -> Position {
+        Position::at(ms, 0)
+    }
+
     #[test]
     fn a_topic_that_was_forgotten_keeps_its_floor_and_others_keep_theirs() {
-        let start = Position::new(10, 0);
+        let start = at(10);
         let mut forgotten = Forgotten::new(start);
-        forgotten.insert(&"a/1".into(), Position::new(20, 0));
-        forgotten.insert(&"$client/1".into(), Position::new(25, 0));
-        assert_eq!((forgotten.floor("a/1"), forgotten.floor("a/2")), (Position::new(20, 0), start));
-        assert_eq!(
-            (forgotten.floor_of_matching("a/*"), forgotten.floor_of_matching("b/*")),
-            (Position::new(20, 0), start)
-        );
+        forgotten.insert(&"a/1".into(), at(20));
+        forgotten.insert(&"$client/1".into(), at(25));
+        assert_eq!((forgotten.floor("a/1"), forgotten.floor("a/2")), (at(20), start));
+        assert_eq!((forgotten.floor_of_matching("a/*"), forgotten.floor_of_matching("b/*")), (at(20), start));
         for topic in 0..2 * Forgotten::TOPICS as u64 {
-            forgotten.insert(&format!("many/{topic}").into(), Position::new(30 + topic, 0));
+            forgotten.insert(&format!("many/{topic}").into(), at(30 + topic));
         }
-        assert!(forgotten.floor("a/1") >= Position::new(20, 0));
+        assert!(forgotten.floor("a/1") >= at(20));
         assert!(forgotten.floors.len() <= Forgotten::TOPICS && forgotten.order.len() <= Forgotten::TOPICS);
     }
 }

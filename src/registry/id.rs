@@ -13,12 +13,7 @@ pub struct ClientId([u8; 16]);
 
 impl ClientId {
     pub(super) fn random() -> Self {
-        let mut bits = [0; 16];
-        match getrandom::fill(&mut bits) {
-            Ok(()) => Self(bits),
-            // An id that can be guessed would be worse; std's `HashMap` does the same.
-            Err(error) => panic!("the operating system has no randomness to give: {error}"),
-        }
+        Self(random_bits())
     }
 
     /// Half of it: enough to tell all open clients from each other.
@@ -31,6 +26,17 @@ impl ClientId {
     pub(crate) fn spread(self) -> u32 {
         let [first, second, third, fourth, ..] = self.0;
         u32::from_ne_bytes([first, second, third, fourth])
+    }
+}
+
+/// # Panics
+///
+/// If the operating system has none to give: an id that can be guessed would be worse. `HashMap::new` does the same.
+pub(super) fn random_bits<const N: usize>() -> [u8; N] {
+    let mut bits = [0; N];
+    match getrandom::fill(&mut bits) {
+        Ok(()) => bits,
+        Err(error) => panic!("the operating system has no randomness to give: {error}"),
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Latest {
     pub(super) events: u64,
     /// How many events there ever were on the feed.
     pub(super) read: u64,
+    /// The last one has an id on the wire.
+    pub(super) has_id: bool,
     pub(super) wire: Bytes,
 }
 
@@ -70,6 +72,8 @@ pub(crate) struct Merged {
     pub(crate) events: u64,
     /// Where the last one stands.
     pub(crate) seen: Position,
+    /// It has an id on the wire.
+    pub(crate) has_id: bool,
     /// Up to this number, nothing else is on these feeds.
     pub(crate) read_to: u64,
     /// There was more than makes a frame.

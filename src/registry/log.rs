@@ -81,8 +81,14 @@ impl Entry {
     }
 
     /// The id, if it is the publisher's own.
-    fn own_id(&self) -> Option<&str> {
+    pub(crate) fn own_id(&self) -> Option<&str> {
         if self.own_id { self.id() } else { None }
+    }
+
+    /// Whether it has an id on the wire: it has none without data.
+    #[inline]
+    pub(crate) fn has_id(&self) -> bool {
+        self.id_at + 1 < self.wire.len()
     }
 
     /// The id that it has on the wire.
@@ -135,7 +141,7 @@ pub(crate) struct Log {
     floor: Position,
     lost: Lost,
     /// Where events with an id of their own are. Most topics have none.
-    own_ids: Option<HashMap<Box<str>, u64>>,
+    own_ids: Option<HashMap<Box<str>, Uses>>,
     /// How many of the events are not for everybody.
     exceptions: usize,
     cost: usize,
@@ -147,6 +153,14 @@ struct Row {
     /// The bytes of all events that were ever appended, up to and with this one.
     end: u64,
     entry: Option<Arc<Entry>>,
+}
+
+/// The retained events with the same id of their own.
+#[derive(Debug)]
+struct Uses {
+    /// The number of the first event, which may have been evicted since.
+    first: u64,
+    count: usize,
 }
 
 /// The events that were evicted and whose loss is not passed over, in the order they went. Of a pattern, that is not the
@@ -330,7 +344,11 @@ impl Log {
 
     pub(crate) fn push(&mut self, entry: Arc<Entry>, cost: usize) {
         if let Some(id) = entry.own_id() {
-            self.own_ids.get_or_insert_default().insert(id.into(), entry.number);
+            let own_ids = self.own_ids.get_or_insert_default();
+            match own_ids.get_mut(id) {
+                Some(uses) => uses.count += 1,
+                None => _ = own_ids.insert(id.into(), Uses { first: entry.number, count: 1 }),
+            }
         }
         self.exceptions += usize::from(entry.except().is_some());
         self.cost += cost;
@@ -391,8 +409,11 @@ impl Log {
 
     fn forget(&mut self, entry: &Entry, cost: usize) {
         if let (Some(ids), Some(id)) = (&mut self.own_ids, entry.own_id()) {
-            if ids.get(id) == Some(&entry.number) {
-                ids.remove(id);
+            if let Some(uses) = ids.get_mut(id) {
+                uses.count -= 1;
+                if uses.count == 0 {
+                    ids.remove(id);
+                }
             }
             if let Some(enough) = spacious(ids.len(), ids.capacity()) {
                 ids.shrink_to(enough);
@@ -441,10 +462,11 @@ impl Log {
         position >= self.floor
     }
 
-    /// Where the event with this id of its own is.
+    /// Where the first retained event with this id of its own is.
     pub(crate) fn find(&self, own_id: &str) -> Option<Position> {
-        let number = *self.own_ids.as_ref()?.get(own_id)?;
-        self.next_from(number).map(|entry| entry.position)
+        let uses = self.own_ids.as_ref()?.get(own_id)?;
+        let mut entries = self.range(self.slot(uses.first)..self.rows.len());
+        entries.find(|entry| entry.own_id() == Some(own_id)).map(|entry| entry.position)
     }
 
     /// The oldest retained event from a number on.
@@ -492,7 +514,7 @@ mod tests {
     fn entry(number: u64, wire: &[u8], lag: Lag) -> Arc<Entry> {
         Arc::new(Entry {
             number,
-            position: Position::new(number, 0),
+            position: Position::at(number, 0),
             topic: "topic".into(),
             id_at: wire.windows(3).position(|at| at == b"id:").unwrap_or(wire.len()),
             own_id: wire.ends_with(b"\n\n"),
@@ -535,12 +557,12 @@ mod tests {
         let mut log = log(&[10, 20, 30]);
         assert!(log.covers(Position::default()));
         assert_eq!(log.pop().map(|(entry, _)| entry.number), Some(1));
-        assert_eq!((log.lost(), log.newest(), log.floor()), (1, 3, Position::new(1, 0)));
+        assert_eq!((log.lost(), log.newest(), log.floor()), (1, 3, Position::at(1, 0)));
         assert!(log.has_lost(1, 0) && !log.has_lost(2, 0) && !log.has_lost(1, 1));
-        assert!(!log.covers(Position::default()) && log.covers(Position::new(1, 0)));
+        assert!(!log.covers(Position::default()) && log.covers(Position::at(1, 0)));
         assert_eq!(log.frame(1, u64::MAX, 20), 0..1);
         assert_eq!(
-            (log.after(Position::new(2, 0)), log.after(Position::new(2, 1)), log.after(Position::new(3, 0))),
+            (log.after(Position::at(2, 0)), log.after(Position::at(2, 1)), log.after(Position::at(3, 0))),
             (3, 3, 4)
         );
         assert_eq!(log.cost(), Entry::cost_of(20, None, false) + Entry::cost_of(30, None, false));
@@ -554,7 +576,7 @@ mod tests {
         log.pop();
         assert_eq!((log.floor(), log.lost()), (Position::default(), 0));
         log.pop();
-        assert_eq!((log.floor(), log.has_lost(2, 0)), (Position::new(2, 0), true));
+        assert_eq!((log.floor(), log.has_lost(2, 0)), (Position::at(2, 0), true));
         assert_eq!((log.ends(2, 0), log.ends(3, 0)), (Some(Duration::from_secs(1)), None));
     }
 
@@ -571,7 +593,7 @@ mod tests {
         let left: Vec<u64> = (1..=1000).filter(|number| *number == 1 || number % 5 == 0).collect();
         assert_eq!((numbers(&log), log.len()), (left.clone(), left.len()));
         assert!(log.rows.len() <= 2 * left.len() + 64);
-        assert_eq!(log.after(Position::new(7, 0)), 10);
+        assert_eq!(log.after(Position::at(7, 0)), 10);
         assert_eq!((log.last(2), log.last(0), log.last(5000), log.count_from(986)), (995, 1001, 1, 3));
         for entry in entries {
             log.remove(&entry);
@@ -581,7 +603,7 @@ mod tests {
 
     #[test]
     fn what_was_there_before_goes_in_front() {
-        let mut log = Log::new(Position::new(2, 0));
+        let mut log = Log::new(Position::at(2, 0));
         let late = entry(3, b"x", Lag::Tell);
         log.push(Arc::clone(&late), late.cost_of_row());
         log.prepend(vec![entry(1, b"x", Lag::Tell), entry(2, b"x", Lag::Tell)], Position::default());
@@ -595,10 +617,11 @@ mod tests {
         let own = |number| entry(number, b"data: \nid: order-7\n\n", Lag::Tell);
         let mut log = Log::new(Position::default());
         (1..=3).for_each(|number| push(&mut log, own(number)));
-        assert_eq!(log.find("order-7"), Some(Position::new(3, 0)), "the newest of those with the same id");
+        assert_eq!(log.find("order-7"), Some(Position::at(1, 0)), "the oldest of those with the same id");
         log.pop();
+        assert_eq!(log.find("order-7"), Some(Position::at(2, 0)));
         log.pop();
-        assert_eq!(log.find("order-7"), Some(Position::new(3, 0)));
+        assert_eq!(log.find("order-7"), Some(Position::at(3, 0)));
         log.pop();
         assert_eq!(log.find("order-7"), None);
     }

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    CloseReason,
+    CloseReason, Position,
     client::{Client, Closing, Phase, State, Style},
     cursor::{Cursor, Missing, Picked, Plain, Rest, Taken, Taker, Taking},
     lifetime::Countdown,
@@ -37,6 +37,8 @@ pub(crate) struct Reader {
     is_told: bool,
     /// Another task reads than before.
     has_moved: bool,
+    /// It has read further than the last id says that went out.
+    is_ahead: bool,
     style: Style,
     countdown: Countdown,
     /// Its places among what is limited.
@@ -101,6 +103,7 @@ impl Reader {
             countdown: Countdown::of(client),
             is_told: false,
             has_moved: false,
+            is_ahead: false,
             hold,
         }
     }
@@ -122,6 +125,18 @@ impl Reader {
     /// What the handler wants to have sent first.
     pub(crate) fn take_snapshot(&self) -> Option<Event> {
         lock(&self.client.state).rare.as_mut()?.snapshot.take()
+    }
+
+    /// The id that the stream begins with, if its subscriptions make it begin with one.
+    pub(crate) fn standing(&self) -> Option<String> {
+        self.client.standing()
+    }
+
+    /// Where the client stands, if no id that went out says so.
+    pub(crate) fn take_ahead(&mut self) -> Option<Position> {
+        let seen = if self.is_ahead { lock(&self.client.state).cursors.seen_all() } else { None };
+        self.is_ahead &= seen.is_none();
+        seen
     }
 
     /// The case that has to be fast: a client with one subscription, which has read everything, looks whether there is
@@ -146,13 +161,14 @@ impl Reader {
             return Glance::Unclear;
         }
         let taker = Taker { client, waker: cx.waker(), labelled: style.labelled };
-        let Some(Plain { wire, events, .. }) =
+        let Some(Plain { wire, events, has_id, .. }) =
             state.cursors.take_rested(taker, client.shared().horizon(), &mut self.rest)
         else {
             return Glance::Unclear;
         };
         state.note_sent(events, wire.len());
         state.reads = state.reads.wrapping_add(1);
+        self.is_ahead = !has_id;
         Glance::Live(wire)
     }
 
@@ -179,7 +195,8 @@ impl Reader {
                 false => state.take(Taker { client, waker, labelled }, horizon, rest),
             });
             match ready!(result) {
-                Ok(Taking::Plain(Plain { wire, is_live, has_more, .. })) => {
+                Ok(Taking::Plain(Plain { wire, has_id, is_live, has_more, .. })) => {
+                    self.is_ahead = !has_id;
                     return Poll::Ready(Ok(Frame { gap: None, wire, is_live, has_more }));
                 }
                 Ok(Taking::Events(taken)) => {
@@ -327,7 +344,10 @@ impl Reader {
             let retry = Event::empty().retry(delay).encode();
             return Some(Frame { gap: None, wire: retry, is_live: false, has_more: true });
         }
-        let Taken { gap, events, has_more, .. } = taken;
+        let Taken { gap, events, has_more, seen, .. } = taken;
+        // An id that says how far it is in catching up leaves open that it has.
+        let says_so = |last: &Picked| last.progress.is_none() && last.entry.has_id() && last.entry.position == seen;
+        self.is_ahead = !events.last().is_some_and(says_so);
         if gap.is_none() && events.is_empty() {
             return None;
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque, hash_map},
     fmt,
+    num::NonZeroU32,
     ops::{Deref, DerefMut},
     sync::{Arc, Weak, atomic::Ordering},
 };
@@ -12,12 +13,14 @@ use super::{
     client::Client,
     cursor::{Joining, Place},
     drain::Draining,
+    evicted_ids::EvictedIds,
     feed::{ByName, Feed, FeedState, Parked},
     forgotten::Forgotten,
     joined::Joined,
     lanes::Apart,
     ledger::{Ledger, Ticket},
     log::{Entry, Log, spacious},
+    position::{Era, Progress},
     presence::Presences,
     produce::Production,
     stats::Counters,
@@ -63,6 +66,21 @@ struct Newest {
     last_publish: AtomicU64,
 }
 
+/// The most events of a topic that a client may have missed to get them when it comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Bound(Option<NonZeroU32>);
+
+impl Bound {
+    pub(crate) fn of(events: u32) -> Self {
+        // One more, as it may be none. So many are no bound.
+        Self(NonZeroU32::new(events.wrapping_add(1)))
+    }
+
+    fn events(self) -> Option<usize> {
+        self.0.map(|events| events.get() as usize - 1)
+    }
+}
+
 /// What each publish needs comes first, in few cache lines.
 #[repr(C)]
 pub(super) struct Order {
@@ -84,6 +102,7 @@ pub(super) struct Order {
     /// The next topic's or pattern's.
     feed_id: u64,
     forgotten: Forgotten,
+    evicted_ids: EvictedIds,
 }
 
 /// The order, locked.
@@ -116,7 +135,7 @@ impl Drop for OrderGuard<'_> {
 impl Shared {
     pub(super) fn new(config: RegistryConfig) -> Self {
         let clock = Clock::new();
-        let begin = Position::new(clock.start_ms(), 0);
+        let begin = Position::new(Era::random(), clock.start_ms(), 0);
         Self {
             config,
             clock,
@@ -133,6 +152,7 @@ impl Shared {
                 patterns: Patterns::new(),
                 feed_id: 0,
                 forgotten: Forgotten::new(begin),
+                evicted_ids: EvictedIds::default(),
             })),
             newest: Apart(Newest { published: AtomicU64::new(0), last_publish: AtomicU64::new(0) }),
             next_look: AtomicU64::new(0),
@@ -167,8 +187,9 @@ impl Shared {
         lock(&self.order.0).last
     }
 
-    pub(super) fn may_have_issued(&self, position: Position) -> bool {
-        position >= Position::new(self.clock.start_ms(), 0) && position <= self.position()
+    /// Whether this position was issued here, and not by another registry, or by nobody.
+    pub(super) fn has_issued(&self, position: Position) -> bool {
+        lock(&self.order.0).has_issued(position)
     }
 
     pub(super) fn order(&self) -> OrderGuard<'_> {
@@ -222,6 +243,7 @@ impl Shared {
             return Err(PublishError::TooLarge { size, limit });
         }
         let audience = event.audience().cloned().map(Box::new);
+        let like_ours = event.own_id().and_then(|id| id.parse::<Progress>().ok());
         let elapsed = self.clock.elapsed();
         let now_ms = self.clock.ms(elapsed);
         let (mut order, topic) = self.topic(name);
@@ -240,9 +262,10 @@ impl Shared {
         }
         let wire = event::finish(wire);
         let mut state = lock(&topic.state);
-        let refusal = match size > limit {
-            true => Some(PublishError::TooLarge { size, limit }),
-            false => Production::refusal(by, &topic, &state),
+        let refusal = match like_ours.filter(|id| id.seen.era() == position.era() && id.seen >= position) {
+            Some(id) => Some(PublishError::IdToCome { id: id.to_string() }),
+            None if size > limit => Some(PublishError::TooLarge { size, limit }),
+            None => Production::refusal(by, &topic, &state),
         };
         if let Some(refusal) = refusal {
             self.forget_if_unused(&mut order, &topic, &state);
@@ -448,17 +471,46 @@ impl Shared {
         Joining { feed, place }
     }
 
-    /// Where a client goes on after a position, and after which it already misses something.
-    pub(super) fn locate(&self, feed: &Feed, after: Position) -> Place {
-        self.place(&mut self.order(), feed, Start::After(after))
+    /// Where a client goes on after a position, and after which it already misses something, or may not have more.
+    pub(super) fn locate(&self, feed: &Feed, after: Position, bound: Bound) -> Place {
+        let mut order = self.order();
+        let place = self.place(&mut order, feed, Start::After(after));
+        match bound.events().filter(|events| lock(&feed.state).log.count_from(place.next) > *events) {
+            Some(events) => {
+                let missed = (feed.retention.lag != Lag::Skip).then_some(after);
+                Place { missed, ..self.place(&mut order, feed, Start::Last(events)) }
+            }
+            None => place,
+        }
     }
 
-    /// Where the event with this id of its own is.
-    pub(super) fn find(&self, feed: &Feed, own_id: &str) -> Option<Position> {
-        if feed.is_pattern() {
-            self.complete(&mut self.order(), feed);
+    /// How far a client had read that comes back with this id to these feeds. `None`: nobody can say.
+    ///
+    /// An event that was given an id of this registry's stands after the event that the id is of: the older of the two
+    /// counts, so that nothing is lost.
+    pub(super) fn progress<'a>(&self, feeds: impl Iterator<Item = &'a Feed>, id: &str) -> Option<Progress> {
+        let mut order = self.order();
+        match id.parse::<Progress>().ok().filter(|progress| order.has_issued(progress.seen)) {
+            Some(issued) => Some(issued),
+            None => self.find(&mut order, feeds, id).map(Progress::from),
         }
-        lock(&feed.state).log.find(own_id)
+    }
+
+    /// Where the event with this id of its own is: the oldest, where several are retained. `None`: there is none, or there
+    /// was another one before, which the client may have had.
+    fn find<'a>(&self, order: &mut Order, feeds: impl Iterator<Item = &'a Feed>, own_id: &str) -> Option<Position> {
+        let mut first: Option<Position> = None;
+        for feed in feeds {
+            if order.evicted_ids.has(own_id, |topic| feed.has(topic)) {
+                return None;
+            }
+            if feed.is_pattern() {
+                self.complete(order, feed);
+            }
+            let found = lock(&feed.state).log.find(own_id);
+            first = first.into_iter().chain(found).min();
+        }
+        first
     }
 
     fn place(&self, order: &mut Order, feed: &Feed, start: Start) -> Place {
@@ -474,11 +526,11 @@ impl Shared {
         let log = &mut lock(&feed.state).log;
         let oldest = log.oldest().map_or(log.newest() + 1, |entry| entry.number);
         let (next, missed) = match start {
-            Start::Now => (log.newest() + 1, None),
+            Start::Now | Start::LastEventId => (log.newest() + 1, None),
             Start::Oldest => (oldest, None),
             Start::Last(events) => (log.last(events), None),
             Start::After(position) => {
-                let is_known = position <= order.last;
+                let is_known = order.has_issued(position);
                 let missed = !(is_known && log.covers(position)) && feed.retention.lag != Lag::Skip;
                 // A pattern may retain events from before the position though some from after it are gone.
                 (if is_known { log.after(position) } else { oldest }, missed.then_some(position))
@@ -531,6 +583,10 @@ impl Shared {
 }
 
 impl Order {
+    fn has_issued(&self, position: Position) -> bool {
+        position.era() == self.last.era() && position <= self.last
+    }
+
     pub(super) fn topic(&self, name: &str) -> Option<Arc<Feed>> {
         self.topics.get(name).map(|ByName(topic)| Arc::clone(topic))
     }
@@ -556,6 +612,9 @@ impl Order {
     fn drop_oldest_of(&mut self, state: &mut FeedState) -> Option<Ticket> {
         let (entry, cost) = state.log.pop()?;
         self.cost -= cost;
+        if let Some(id) = entry.own_id().filter(|_| entry.lag != Lag::Skip) {
+            self.evicted_ids.insert(id, &entry.topic);
+        }
         for pattern in &state.patterns {
             self.cost -= lock(&pattern.state).log.remove(&entry);
         }

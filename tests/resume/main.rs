@@ -7,6 +7,7 @@ use std::{fmt, time::Duration};
 use proptest::{prelude::*, test_runner::TestCaseError};
 use tower_sse::{Event, Lag, Registry};
 
+mod histories;
 #[path = "../support/open.rs"]
 mod open;
 mod reader;

@@ -429,7 +429,7 @@ fn block(text: &str) -> Block {
         let gap: serde_json::Value = serde_json::from_str(data).unwrap();
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
         let names = gap["topics"].as_array().unwrap().iter().map(text).collect();
-        return Block::Gap { names, after: text(&gap["after"]), id };
+        return Block::Gap { names, after: gap["after"].as_str().unwrap_or_default().to_owned(), id };
     }
     let mut words = data.split(' ');
     let mut word = || words.next().unwrap();

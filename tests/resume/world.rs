@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use proptest::test_runner::TestCaseError;
-use tower_sse::{ClientId, Event, Heartbeat, Lag, Position, Receipt, Registry, RegistryConfig, Retention, SseLayer};
+use tower_sse::{
+    ClientId, Event, Heartbeat, Lag, Position, PositionEvent, Receipt, Registry, RegistryConfig, Retention, SseLayer,
+};
 
 pub(crate) const TOPICS: [&str; 8] = ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1", "d", "a/b/c"];
 
@@ -80,7 +82,8 @@ impl World {
         };
         let config = RegistryConfig::default().topic_retention_by(of_topic);
         let registry = Registry::with_config(config.retention(Retention::default().events(kept.of_all)));
-        let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+        // What it is for is held by the histories.
+        let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off()).position_event(PositionEvent::off());
         let (retained, retained_of) = Default::default();
         Self { registry, layer, events: Vec::new(), now: 0, kept, retained, retained_of }
     }
@@ -147,7 +150,8 @@ impl World {
             [seen] => read(seen).map(all),
             [seen, late, names] => read(seen).and_then(|up_to| {
                 let names = (names != "*").then(|| names.split(',').map(str::to_owned).collect());
-                Ok(Progress { up_to, late: Some((read(late)?, names)) })
+                let era = seen.rsplit('-').next().unwrap_or_default();
+                Ok(Progress { up_to, late: Some((read(&format!("{late}-{era}"))?, names)) })
             }),
             _ => return Err(TestCaseError::fail(format!("no id: {id}"))),
         }

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use futures_core::Stream;
 use http_body::Body;
 use tower_sse::{
-    ClientHandle, Delivery, Event, Events, Gap, Heartbeat, Position, Registry, SseBody, SseLayer, Subscription,
+    ClientHandle, Delivery, Event, Events, Gap, Heartbeat, Position, PositionEvent, Registry, SseBody, SseLayer,
+    Subscription,
 };
 
 /// One poll of a body.
@@ -104,7 +105,7 @@ pub(crate) fn subscribed<'a>(registry: &Registry, names: impl IntoIterator<Item 
 
 /// A layer whose streams say nothing of their own.
 pub(crate) fn quiet(registry: &Registry) -> SseLayer {
-    SseLayer::new(registry).heartbeat(Heartbeat::off())
+    SseLayer::new(registry).heartbeat(Heartbeat::off()).position_event(PositionEvent::off())
 }
 
 /// Runs a test on a thread of its own, so that code that never comes back fails it instead of keeping it.
