@@ -31,6 +31,7 @@
 //!
 //! - It gets the headers that proxies need, where they are absent: `cache-control: no-cache, no-transform`,
 //!   `x-accel-buffering: no`, and `connection: keep-alive` on HTTP/1.1. A `content-length` goes.
+//! - It begins at once: with a [`PositionEvent`], so that a client can resume before it had an event, or with a comment.
 //! - When nothing was sent for an interval, it gets a [`Heartbeat`].
 //! - What the client subscribed to comes in between the handler's own events.
 //! - When its body is dropped, the client is over: its subscriptions go, and [`ClientHandle::closed`] says why.
@@ -58,7 +59,8 @@
 //!   reading one topic, and matching costs when a topic comes into being and never again;
 //! - a [`Producer`] that goes on while its readers come and go is a topic with an end.
 //!
-//! All events have one order, by [`Position`]. A client that has seen a position has seen everything before it, on every
+//! All events have one order, by [`Position`]. An id says which registry gave it: one of another process, or of the time before a
+//! restart, is a gap. A client that has seen a position has seen everything before it, on every
 //! topic that it was subscribed to, that its [filters](Subscription::filter) let through.
 //!
 //! # Limits, lifetimes, and the end

@@ -272,3 +272,93 @@ proptest! {
         runtime.block_on(tokio::task::coop::unconstrained(run(&steps, names, retained)))?;
     }
 }
+
+/// What a client of this registry that comes back with an id is told, and the data of all it gets.
+fn back(registry: &Registry, names: &[&str], id: &str) -> (Resume, Vec<String>) {
+    let layer = SseLayer::new(registry).heartbeat(Heartbeat::off());
+    let (handle, mut body) = open(&layer, Some(id), |client| {
+        names.iter().for_each(|name| client.subscribe(Subscription::matching(*name)).unwrap());
+    });
+    let data =
+        take_all(&mut body).into_iter().filter(|(event_type, ..)| event_type == "message").map(|(_, data, _)| data);
+    (handle.resume(), data.collect())
+}
+
+fn publish(registry: &Registry, topic: &str, data: &str, own_id: Option<&str>) -> String {
+    let event = Event::data(data);
+    let event = own_id.map_or(event.clone(), |id| event.id(id).unwrap());
+    let position = registry.publish(topic, event).unwrap().position().to_string();
+    own_id.map_or(position, str::to_owned)
+}
+
+/// As in a deploy with overlap, on a second node behind a balancer, with a registry for each tenant.
+#[tokio::test(start_paused = true)]
+async fn an_id_of_another_registry_is_a_gap_whatever_the_clocks_say() {
+    let old = Registry::new();
+    publish(&old, "t", "1", None);
+    tokio::time::advance(std::time::Duration::from_millis(50)).await;
+    let new = Registry::new();
+    let id = publish(&old, "t", "2", None);
+    publish(&old, "t", "3", None);
+    tokio::time::advance(std::time::Duration::from_millis(20)).await;
+    publish(&new, "u", "x", None);
+    for registry in [&new, &Registry::new()] {
+        assert!(matches!(back(registry, &["t"], &id).0, Resume::Gap(gap) if gap.after() == id), "{id}");
+    }
+    assert_eq!(back(&old, &["t"], &id), (Resume::Continued, vec!["3".to_owned()]));
+    // Nor one that says how far it was in catching up.
+    let late = format!("{id};{}-0;*", old.position().ms() - 1);
+    assert!(matches!(back(&new, &["t"], &late).0, Resume::Gap(_)), "{late}");
+    assert_eq!(back(&old, &["t"], &late).0, Resume::Continued);
+}
+
+#[test]
+fn an_own_id_that_looks_like_a_position_is_an_id_as_any_other() {
+    let registry = Registry::new();
+    let redis = format!("{}-0", registry.position().ms().saturating_sub(2));
+    publish(&registry, "t", "1", Some(&redis));
+    assert_eq!(back(&registry, &["t"], &redis), (Resume::Continued, vec![]), "it has had it");
+    let ahead = format!("{}-0", registry.position().ms() + 3_600_000);
+    let retention = Retention::default().events(1);
+    let registry = Registry::with_config(RegistryConfig::default().topic_retention(retention));
+    publish(&registry, "t", "1", Some(&ahead));
+    publish(&registry, "t", "2", None);
+    publish(&registry, "t", "3", None);
+    assert!(
+        matches!(back(&registry, &["t"], &ahead).0, Resume::Gap(_)),
+        "the event is gone, and so is the one after it"
+    );
+}
+
+#[test]
+fn of_events_with_the_same_id_those_after_the_first_come_again() {
+    let registry = Registry::new();
+    ["v7", "v8", "v7", "v9"].iter().for_each(|id| drop(publish(&registry, "t", id, Some(id))));
+    for names in [&["t"][..], &["*"], &["t", "**"]] {
+        assert_eq!(back(&registry, names, "v7"), (Resume::Continued, ["v8", "v7", "v9"].map(str::to_owned).to_vec()));
+        assert_eq!(back(&registry, names, "v8"), (Resume::Continued, ["v7", "v9"].map(str::to_owned).to_vec()));
+    }
+}
+
+#[test]
+fn an_id_that_was_used_by_an_event_that_is_gone_is_a_gap() {
+    let retention = Retention::default().events(2);
+    let registry = Registry::with_config(RegistryConfig::default().topic_retention(retention));
+    ["v7", "v8", "v9", "v7"].iter().for_each(|id| drop(publish(&registry, "t", id, Some(id))));
+    for names in [&["t"][..], &["*"], &["t", "**"]] {
+        assert!(matches!(back(&registry, names, "v7").0, Resume::Gap(_)), "{names:?}");
+        assert_eq!(back(&registry, names, "v9").0, Resume::Continued);
+    }
+}
+
+#[test]
+fn an_id_that_the_registry_may_still_give_is_refused() {
+    let registry = Registry::new();
+    let issued = publish(&registry, "t", "1", None);
+    let era = issued.rsplit('-').next().unwrap();
+    let to_come = format!("{}-0-{era}", registry.position().ms() + 3_600_000);
+    let error = registry.publish("t", Event::data("2").id(&to_come).unwrap()).unwrap_err();
+    assert_eq!(error, PublishError::IdToCome { id: to_come.clone() });
+    assert!(error.to_string().contains(&to_come));
+    publish(&registry, "copies", "1", Some(&issued));
+}
