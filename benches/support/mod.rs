@@ -69,7 +69,11 @@ pub(crate) async fn stream(layer: &SseLayer, name: &'static str) -> SseBody<Empt
         let response = Response::builder().header(CONTENT_TYPE, "text/event-stream").body(Empty::<Bytes>::new());
         Ok::<_, Infallible>(response.expect("a valid response"))
     }));
-    service.oneshot(Request::new(())).await.expect("an answer").into_body()
+    let mut body = service.oneshot(Request::new(())).await.expect("an answer").into_body();
+    // Where it stands, which each stream says once.
+    let first = std::pin::Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(first, Poll::Ready(Some(Ok(_)))), "a stream begins at once");
+    body
 }
 
 /// The same with axum's `Sse` over a broadcast channel: what one would write instead.
