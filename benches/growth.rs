@@ -33,7 +33,7 @@ use tower_sse::{ClientHandle, Event, Registry, RegistryConfig, Retention, SseLay
 
 mod support;
 use support::{
-    Arrived, median,
+    Arrived, begun, median,
     table::{Arguments, Budget, result},
 };
 
@@ -123,7 +123,7 @@ async fn ours(case: Case, number: usize) -> (Cost, f64) {
     }));
     for client in 0..case.clients {
         let body = service.call(Request::new(())).await.expect("an answer").into_body();
-        tokio::spawn(read(body, arrived.clone(), case.bytes, client % 100 == 0));
+        tokio::spawn(read(begun(body), arrived.clone(), case.bytes, client % 100 == 0));
     }
     let cost = rounds(case, number_of_rounds(case, number), &arrived, |round, data| {
         registry.publish(&names[round % names.len()], Event::data(data)).expect("room");

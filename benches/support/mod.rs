@@ -7,7 +7,7 @@ pub(crate) mod table;
 use std::{
     convert::Infallible,
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -69,9 +69,12 @@ pub(crate) async fn stream(layer: &SseLayer, name: &'static str) -> SseBody<Empt
         let response = Response::builder().header(CONTENT_TYPE, "text/event-stream").body(Empty::<Bytes>::new());
         Ok::<_, Infallible>(response.expect("a valid response"))
     }));
-    let mut body = service.oneshot(Request::new(())).await.expect("an answer").into_body();
-    // Where it stands, which each stream says once.
-    let first = std::pin::Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+    begun(service.oneshot(Request::new(())).await.expect("an answer").into_body())
+}
+
+/// A stream that has said where it stands, which each does once.
+pub(crate) fn begun<B: Body + Unpin>(mut body: B) -> B {
+    let first = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(first, Poll::Ready(Some(Ok(_)))), "a stream begins at once");
     body
 }
