@@ -2,6 +2,9 @@
 //!
 //! A timer of tokio's takes 112 bytes and a place in the runtime's wheel. Streams that wait for the same millisecond,
 //! as all do that got the same event, have one together: a bell.
+//!
+//! A timer fires only while the runtime that it was set in runs. So streams of different runtimes share none, and a stream that is
+//! polled in another runtime than before sets one there.
 
 use std::{
     collections::HashMap,
@@ -13,7 +16,8 @@ use std::{
 };
 
 use tokio::{
-    task::coop::unconstrained,
+    runtime::{Handle, Id},
+    task::{self, coop::unconstrained},
     time::{Sleep, sleep_until},
 };
 
@@ -44,13 +48,23 @@ pub(crate) struct Bells(Mutex<ByTime>);
 
 #[derive(Debug, Default)]
 struct ByTime {
-    /// By milliseconds.
-    bells: HashMap<u64, Weak<Bell>>,
+    /// By milliseconds, and by who drives them.
+    bells: HashMap<(u64, Driver), Weak<Bell>>,
     /// How many there may be until those that nobody waits for are looked for.
     enough: usize,
 }
 
+/// The runtime that makes a timer fire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Driver {
+    runtime: Id,
+    /// A task set it. Tasks stay in their runtime (but for those of a `LocalSet` that is run by another one, which leave their timers behind), so
+    /// what is polled in another runtime has another waker there. Outside of tasks, a thread may enter runtimes in turns and have one waker in all of them.
+    in_task: bool,
+}
+
 struct Bell {
+    driver: Driver,
     waiters: Mutex<Option<Waiters<Waker>>>,
     has_rung: AtomicBool,
     /// Kept, as it would not ring without.
@@ -66,10 +80,10 @@ impl Alarm {
         Self { time, place: None }
     }
 
-    /// Whether it has been polled, and its time is yet to come.
+    /// Whether it has been polled, where it is polled now, and its time is yet to come.
     #[inline]
     pub(crate) fn is_set(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| !place.bell.has_rung.load(Ordering::Acquire))
+        self.place.as_ref().is_some_and(|place| place.bell.is_set())
     }
 
     /// It wakes nobody until it is polled again.
@@ -104,8 +118,9 @@ impl Bells {
         const MILLISECOND: u64 = 1_000_000;
         let ms = time.div_ceil(MILLISECOND);
         let deadline = clock.instant(ms.saturating_mul(MILLISECOND))?;
+        let driver = Driver::current();
         let mut by_time = lock(&self.0);
-        let known = by_time.bells.get(&ms).and_then(Weak::upgrade);
+        let known = by_time.bells.get(&(ms, driver)).and_then(Weak::upgrade);
         if let Some(place) = known.and_then(|bell| bell.place(waker)) {
             return Some(place);
         }
@@ -115,11 +130,12 @@ impl Bells {
             by_time.enough = 2 * by_time.bells.len().max(32);
         }
         let bell = Arc::new(Bell {
+            driver,
             waiters: Mutex::new(Some(Waiters::new())),
             has_rung: AtomicBool::new(false),
             sleep: Mutex::new(Box::pin(sleep_until(deadline))),
         });
-        by_time.bells.insert(ms, Arc::downgrade(&bell));
+        by_time.bells.insert((ms, driver), Arc::downgrade(&bell));
         drop(by_time);
         let place = bell.place(waker);
         bell.set();
@@ -127,7 +143,25 @@ impl Bells {
     }
 }
 
+impl Driver {
+    /// Panics outside of runtimes, as a timer of tokio's does.
+    fn current() -> Self {
+        Self { runtime: Handle::current().id(), in_task: task::try_id().is_some() }
+    }
+
+    /// Whether this is another runtime, though it is the same waker.
+    #[inline]
+    fn is_elsewhere(self) -> bool {
+        !self.in_task && Handle::try_current().is_ok_and(|current| current.id() != self.runtime)
+    }
+}
+
 impl Bell {
+    #[inline]
+    fn is_set(&self) -> bool {
+        !self.has_rung.load(Ordering::Acquire) && !self.driver.is_elsewhere()
+    }
+
     /// `None`: it has rung.
     fn place(self: &Arc<Self>, waker: &Waker) -> Option<Place> {
         let slot = lock(&self.waiters).as_mut()?.insert(waker.clone());
@@ -176,7 +210,10 @@ impl fmt::Debug for Bell {
 mod tests {
     use std::{sync::atomic::AtomicUsize, time::Duration};
 
-    use tokio::time::advance;
+    use tokio::{
+        runtime::{Builder, Runtime},
+        time::advance,
+    };
 
     use super::*;
 
@@ -279,8 +316,7 @@ mod tests {
 
     #[test]
     fn the_end_of_one_runtime_does_not_make_it_late_in_another() {
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let (first, second) = (runtime(), runtime());
+        let (first, second) = (current_thread(), current_thread());
         let clock = Clock::new();
         let time = clock.after(Duration::from_secs(3600));
         let mut waiting = Waiting::at(time);
@@ -290,6 +326,83 @@ mod tests {
             assert_eq!((waiting.woken(), waiting.poll(&clock)), (1, Poll::Pending), "its time is yet to come");
             assert!(waiting.alarm.is_set());
         });
+    }
+
+    fn current_thread() -> Runtime {
+        Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    fn multi_thread() -> Runtime {
+        Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap()
+    }
+
+    /// Polls all in tasks of this runtime, each in its own.
+    fn poll_in_tasks(runtime: &Runtime, clock: &Arc<Clock>, times: impl IntoIterator<Item = u64>) -> Vec<Waiting> {
+        let tasks = times.into_iter().map(|time| {
+            let clock = Arc::clone(clock);
+            runtime.spawn(async move {
+                let mut waiting = Waiting::at(time);
+                assert!(waiting.poll(&clock).is_pending());
+                waiting
+            })
+        });
+        let tasks: Vec<_> = tasks.collect();
+        runtime.block_on(async {
+            let mut all = Vec::new();
+            for task in tasks {
+                all.push(task.await.unwrap());
+            }
+            all
+        })
+    }
+
+    #[test]
+    fn who_waits_in_one_runtime_shares_timers_and_with_other_runtimes_none() {
+        let clock = Arc::new(Clock::new());
+        let time = clock.after(Duration::from_secs(3600));
+        let mut all = Vec::new();
+        for (others, runtime) in [current_thread(), current_thread(), multi_thread(), multi_thread()].iter().enumerate()
+        {
+            all.extend(poll_in_tasks(runtime, &clock, [time; 20]));
+            assert_eq!(bells(&clock), others + 1);
+        }
+        assert!(all.iter().all(|waiting| waiting.woken() == 1), "all of these runtimes have ended");
+    }
+
+    #[test]
+    fn the_end_of_one_runtime_wakes_nobody_in_another() {
+        let clock = Arc::new(Clock::new());
+        let time = clock.after(Duration::from_secs(3600));
+        let (first, second) = (current_thread(), multi_thread());
+        let [here, there] = [&first, &second].map(|runtime| poll_in_tasks(runtime, &clock, [time]));
+        drop(first);
+        assert_eq!((here[0].woken(), there[0].woken()), (1, 0));
+        assert!(there[0].alarm.is_set() && !here[0].alarm.is_set());
+    }
+
+    #[test]
+    fn outside_of_tasks_one_waker_waits_where_it_is_polled() {
+        let clock = Clock::new();
+        let mut waiting = Waiting::at(clock.after(Duration::from_secs(3600)));
+        let runtimes = [current_thread(), multi_thread()];
+        for runtime in runtimes.iter().chain(&runtimes) {
+            let _entered = runtime.enter();
+            assert!(!waiting.alarm.is_set());
+            assert!(waiting.poll(&clock).is_pending() && waiting.alarm.is_set());
+            assert_eq!(bells(&clock), 1, "the one in the other runtime is gone");
+        }
+        drop(runtimes);
+        assert_eq!(waiting.woken(), 1);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_runtimes_that_have_ended() {
+        let clock = Arc::new(Clock::new());
+        let time = clock.after(Duration::from_secs(3600));
+        for _ in 0..1000 {
+            drop(poll_in_tasks(&current_thread(), &clock, [time]));
+        }
+        assert!(lock(&clock.bells().0).bells.len() <= 64);
     }
 
     #[tokio::test(start_paused = true)]

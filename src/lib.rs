@@ -118,7 +118,8 @@
 //! - `tracing`: `TracingObserver`, an [`Observer`] that logs with the `tracing` crate.
 //! - `test-util`: `test_util`, which reads event streams in tests of one's own handlers.
 //!
-//! A stream's timer needs tokio's time driver; the registry alone needs no runtime.
+//! The timers of a stream need tokio's time driver: that of the runtime in which the stream is polled. So a registry can have streams in several runtimes, and
+//! one that stands still makes only its own streams late. The registry alone needs no runtime.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod alarm;

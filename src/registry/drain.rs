@@ -116,6 +116,7 @@ impl Registry {
     /// its end when seven eighths of the time are over is cut off there, with its farewell if it is at a boundary: a stream that has stalled in the
     /// middle of an event, which clients drop, or one whose client is slow to read. A request that is being answered
     /// is refused when it is. If it is dropped before it is done, the rest stay open, and new ones are refused still; it can be called again.
+    /// With streams in several runtimes, await it in one that does not stand still: streams of a runtime that does are stuck, and keep no others open.
     ///
     /// It goes beside the server's own graceful end, which waits for open streams and ends none:
     ///
