@@ -821,6 +821,38 @@ mod rates {
         assert_eq!(retry_in(&ask(&service, asking("/stream"))), SECOND);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn give_nothing_back_that_has_come_back_by_itself() {
+        let limit = Limit::rate(1, SECOND, 5);
+        let mut service = limited(&limit).layer(Handler::default());
+        let mut slow = Vec::new();
+        for _ in 0..60 {
+            slow.push(service.call(asking("/never")));
+            advance(SECOND).await;
+        }
+        let mut open = Vec::new();
+        for request in slow {
+            drop(request);
+            let response = ask(&service, asking("/stream"));
+            if why(&response).is_none() {
+                open.push(response);
+            }
+        }
+        assert_eq!(open.len(), 5, "the burst, and not a stream for each request that was given up");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn give_back_what_has_not_come_back_by_itself() {
+        let limit = Limit::rate(1, SECOND, 1);
+        let mut service = limited(&limit).layer(Handler::default());
+        let slow = service.call(asking("/never"));
+        advance(SECOND / 4).await;
+        drop(slow);
+        assert_eq!(limit.entries(), 0, "a quarter came back by itself, three were given back");
+        drop(let_in(ask(&service, asking("/stream"))));
+        assert_eq!(retry_in(&ask(&service, asking("/stream"))), SECOND);
+    }
+
     /// What was opened in one layer and wrapped by it goes through another, which has counted it too.
     #[tokio::test(start_paused = true)]
     async fn of_an_outer_layer_count_a_stream_that_began_where_nothing_was_known_of_it() {
@@ -1529,16 +1561,15 @@ mod at_random {
             }
         }
 
-        /// `was_stream`: it has begun, so that its beginning is counted for good.
-        fn give_back(&mut self, user: usize, was_stream: bool) {
+        /// `left`: how much of its token, in thousandths, has not come back by itself. Nothing of a stream's, whose beginning is counted for good.
+        fn give_back(&mut self, user: usize, left: u64) {
             let key = self.key(user);
             match &mut self.kind {
                 Kind::Places(taken) => *taken.get_mut(&key).unwrap() -= 1,
-                Kind::Rate { burst, buckets } if !was_stream => {
+                Kind::Rate { burst, buckets } => {
                     let tokens = buckets.get_mut(&key).unwrap();
-                    *tokens = (*tokens + 1000).min(*burst * 1000);
+                    *tokens = (*tokens + left).min(*burst * 1000);
                 }
-                Kind::Rate { .. } => {}
             }
         }
 
@@ -1569,6 +1600,8 @@ mod at_random {
     struct Waiting {
         user: usize,
         is_counted: bool,
+        /// How much is left of the token that it took of each limit, in thousandths.
+        left: [u64; 4],
         answer: Arc<Mutex<Option<With>>>,
         future: Pin<Box<dyn Future<Output = Response<SseBody<Own>>>>>,
     }
@@ -1623,7 +1656,7 @@ mod at_random {
                         }
                         models.iter_mut().for_each(|model| model.take(user));
                     }
-                    waiting.push(Waiting { user, is_counted: asks, answer, future });
+                    waiting.push(Waiting { user, is_counted: asks, left: [1000; 4], answer, future });
                     if !waits {
                         answered = Some((waiting.len() - 1, With::Stream));
                     }
@@ -1632,7 +1665,7 @@ mod at_random {
                 Act::End { nth } if !open.is_empty() => {
                     let (user, response) = open.swap_remove(nth % open.len());
                     drop(response);
-                    models.iter_mut().for_each(|model| model.give_back(user, true));
+                    models.iter_mut().for_each(|model| model.give_back(user, 0));
                 }
                 Act::Set { limit, number } => {
                     models[limit].limit.set(number);
@@ -1641,11 +1674,14 @@ mod at_random {
                 Act::Advance { ms } => {
                     advance(Duration::from_millis(ms)).await;
                     models.iter_mut().for_each(|model| model.advance(ms));
+                    for (left, model) in waiting.iter_mut().flat_map(|it| it.left.iter_mut().zip(&models)) {
+                        *left = left.saturating_sub(ms * u64::from(model.number));
+                    }
                 }
                 Act::Answer { .. } | Act::End { .. } => {}
             }
             if let Some((nth, with)) = answered {
-                let Waiting { user, mut is_counted, answer, future } = waiting.swap_remove(nth);
+                let Waiting { user, mut is_counted, left, answer, future } = waiting.swap_remove(nth);
                 *answer.lock().unwrap() = Some(with);
                 let is_stream = if with == With::Nothing {
                     drop(future);
@@ -1665,7 +1701,7 @@ mod at_random {
                     is_let_in
                 };
                 if is_counted && !is_stream {
-                    models.iter_mut().for_each(|model| model.give_back(user, false));
+                    models.iter_mut().zip(left).for_each(|(model, left)| model.give_back(user, left));
                 }
             }
             models.iter().for_each(Model::check);

@@ -116,7 +116,7 @@ impl Claim {
 
     /// A stream begins, and with that its token is spent. What is left is given back when the stream is over.
     fn spend(&mut self) {
-        if self.taken == Taken::Token {
+        if matches!(self.taken, Taken::Token(_)) {
             self.taken = Taken::SpentToken;
         }
     }

@@ -1,6 +1,6 @@
 //! The counting. Time is passed in.
 
-use std::{collections::HashMap, hash::BuildHasherDefault, mem, time::Duration};
+use std::{collections::HashMap, hash::BuildHasherDefault, time::Duration};
 
 use super::{LimitKey, key::KeyHasher};
 use crate::{
@@ -20,7 +20,13 @@ struct State {
     by_key: HashMap<LimitKey, u64, BuildHasherDefault<KeyHasher>>,
     /// When to look for buckets that are full.
     look_at: u64,
-    /// How long a token takes to come back, by which the entries of a rate have been reckoned.
+    /// How long a token takes to come back, from when on: the last one is that by which the entries of a rate have been reckoned.
+    periods: Vec<Period>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Period {
+    since: u64,
     token: u64,
 }
 
@@ -47,12 +53,13 @@ impl Counted {
         }
     }
 
-    /// A token that was taken for nothing.
-    pub(super) fn give_back(&self, key: &LimitKey) {
+    /// A token that was taken for nothing, at this time. What of it has come back by itself since then is not given back once more, or the
+    /// bucket would be fuller than if it had never been taken.
+    pub(super) fn give_back(&self, key: &LimitKey, taken_at: u64, now: u64) {
         let mut state = lock(&self.0);
-        let token = state.token;
+        let left = state.left(taken_at, now);
         if let Some(full_at) = state.entry(key) {
-            *full_at = full_at.saturating_sub(token);
+            *full_at = full_at.saturating_sub(left);
         }
     }
 
@@ -96,16 +103,42 @@ impl State {
     }
 
     /// What a bucket lacks stays as many tokens, however long they take from now on.
+    #[inline]
     fn reckon_by(&mut self, token: u64, now: u64) {
-        let known = mem::replace(&mut self.token, token);
-        if known == token {
-            return;
+        if self.periods.last().is_none_or(|known| known.token != token) {
+            self.begin_period(token, now);
         }
+    }
+
+    #[cold]
+    fn begin_period(&mut self, token: u64, now: u64) {
+        let Some(known) = self.periods.last().copied() else {
+            return self.periods.push(Period { since: 0, token });
+        };
+        if self.periods.len() == PERIODS {
+            self.periods.remove(0);
+        }
+        self.periods.push(Period { since: now, token });
         self.look_at = now;
         for full_at in self.by_key.values_mut().chain(Some(&mut self.everybody).filter(|entry| **entry > 0)) {
-            let lacks = u128::from(full_at.saturating_sub(now)) * u128::from(token) / u128::from(known.max(1));
-            *full_at = now.saturating_add(u64::try_from(lacks).unwrap_or(LONGEST));
+            *full_at = now.saturating_add(as_long(full_at.saturating_sub(now), known.token, token));
         }
+    }
+
+    /// How long a token that was taken then still takes to come back by itself. Nothing is left of one that was taken before all that is known.
+    fn left(&self, taken_at: u64, now: u64) -> u64 {
+        let Some(first) = self.periods.iter().rposition(|period| period.since <= taken_at) else { return 0 };
+        let mut periods = self.periods[first..].iter().peekable();
+        let (mut left, mut then) = (self.periods[first].token, taken_at);
+        while let Some(period) = periods.next() {
+            let next = periods.peek();
+            let until = next.map_or(now, |next| next.since);
+            left = left.saturating_sub(until.saturating_sub(then));
+            if let Some(next) = next {
+                (left, then) = (as_long(left, period.token, next.token), next.since);
+            }
+        }
+        left
     }
 
     fn forget_full(&mut self, now: u64) {
@@ -115,6 +148,15 @@ impl State {
         self.by_key.retain(|_, full_at| *full_at > now);
         self.shrink();
     }
+}
+
+/// How often a rate may be changed while a request waits, for its token to be given back.
+const PERIODS: usize = 16;
+
+/// The time in which as many tokens come back as in `time`, if a token takes `new` and not `old`.
+fn as_long(time: u64, old: u64, new: u64) -> u64 {
+    let time = u128::from(time) * u128::from(new) / u128::from(old.max(1));
+    u64::try_from(time).unwrap_or(LONGEST)
 }
 
 /// As long as it may take a bucket to be full, in nanoseconds: a century, so that no sum of times overflows.
@@ -175,7 +217,131 @@ pub(super) enum Taken {
     #[default]
     Nothing,
     Place,
-    Token,
+    /// Taken at this time, in nanoseconds by its limit.
+    Token(u64),
     /// A stream has begun with it.
     SpentToken,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What happens to the bucket of a rate.
+    #[derive(Debug, Clone, Copy)]
+    enum Act {
+        Take,
+        GiveBack { nth: usize },
+        Wait { time: u64 },
+        Set { number: u32 },
+        ForgetFull,
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let give_back = any::<usize>().prop_map(|nth| Act::GiveBack { nth });
+        let wait = (0..3000_u64).prop_map(|time| Act::Wait { time });
+        let set = (1..8_u32).prop_map(|number| Act::Set { number });
+        let act = prop_oneof![6 => Just(Act::Take), 4 => give_back, 5 => wait, 1 => set, 1 => Just(Act::ForgetFull)];
+        prop::collection::vec(act, 1..60)
+    }
+
+    /// All that has happened, to be looked at once more without some of it.
+    #[derive(Debug, Default)]
+    struct History {
+        /// When, what, and of a take, whether it is still so.
+        all: Vec<(u64, Happened)>,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Happened {
+        Taken { counts: bool },
+        Set { token: u64 },
+    }
+
+    impl History {
+        /// What a bucket lacks now in which only those takes were that count; or all, if `none_given_back`.
+        fn lacks(&self, token: u64, now: u64, none_given_back: bool) -> u64 {
+            let (mut lacks, mut then, mut token) = (0_u64, 0, token);
+            for (time, happened) in &self.all {
+                lacks = lacks.saturating_sub(time - then);
+                then = *time;
+                match happened {
+                    Happened::Taken { counts } => lacks += if *counts || none_given_back { token } else { 0 },
+                    Happened::Set { token: new } => lacks = as_long(lacks, std::mem::replace(&mut token, *new), *new),
+                }
+            }
+            lacks.saturating_sub(now - then)
+        }
+    }
+
+    fn check(acts: Vec<Act>, burst: u32) {
+        const PER: Duration = Duration::from_nanos(5040);
+        let (rate, counted, key) = (Rate::new(PER, burst), Counted::default(), LimitKey::from("key"));
+        let (mut number, mut now) = (1, 0);
+        let first = rate.token(number).unwrap();
+        let mut history = History::default();
+        let mut outstanding = Vec::new();
+        for act in acts {
+            match act {
+                Act::Take => {
+                    if rate.take(&counted, &key, number, now).is_ok() {
+                        outstanding.push((now, history.all.len()));
+                        history.all.push((now, Happened::Taken { counts: true }));
+                    }
+                }
+                Act::GiveBack { nth } if !outstanding.is_empty() => {
+                    let (taken_at, event) = outstanding.swap_remove(nth % outstanding.len());
+                    counted.give_back(&key, taken_at, now);
+                    history.all[event].1 = Happened::Taken { counts: false };
+                }
+                Act::GiveBack { .. } => {}
+                Act::Wait { time } => now += time,
+                Act::Set { number: new } => {
+                    number = new;
+                    rate.set(&counted, number, now);
+                    history.all.push((now, Happened::Set { token: rate.token(number).unwrap() }));
+                }
+                Act::ForgetFull => _ = counted.entries(Some(now)),
+            }
+            let lacks = lock(&counted.0).entry(&key).map_or(0, |full_at| full_at.saturating_sub(now));
+            // Each change of the rate rounds down.
+            let rounding = history.all.iter().filter(|(_, it)| matches!(it, Happened::Set { .. })).count() as u64 * 8;
+            let least = history.lacks(first, now, false);
+            assert!(lacks + rounding >= least, "fuller than if it had never been taken: {lacks} and not {least}");
+            let most = history.lacks(first, now, true);
+            assert!(lacks <= most + rounding, "poorer than if nothing was given back: {lacks} and not {most}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+        #[test]
+        fn a_token_that_is_given_back_makes_no_bucket_fuller_than_if_it_had_never_been_taken(acts in acts(), burst in 1..6_u32) {
+            check(acts, burst);
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_given_back_at_once_was_never_taken() {
+        let (rate, counted, key) = (Rate::new(Duration::from_secs(1), 3), Counted::default(), LimitKey::from("key"));
+        let full_at = || lock(&counted.0).entry(&key).copied();
+        rate.take(&counted, &key, 1, 7).unwrap();
+        let before = full_at();
+        rate.take(&counted, &key, 1, 500_000_000).unwrap();
+        counted.give_back(&key, 500_000_000, 500_000_000);
+        assert_eq!(full_at(), before);
+    }
+
+    #[test]
+    fn a_rate_that_is_changed_again_and_again_remembers_only_so_many_changes() {
+        let (rate, counted, key) = (Rate::new(Duration::from_secs(1), 100), Counted::default(), LimitKey::from("key"));
+        rate.take(&counted, &key, 1, 0).unwrap();
+        (0..1000).for_each(|nth| rate.set(&counted, 1 + nth % 2, 0));
+        assert_eq!(lock(&counted.0).periods.len(), PERIODS);
+        counted.give_back(&key, 0, 0);
+        assert_eq!(counted.entries(Some(0)), 0, "all at one moment are one change");
+    }
 }

@@ -95,6 +95,10 @@ impl Limit {
     ///
     /// It is a token bucket: it holds `burst` tokens (at least one), and `number` come back in a time `per`, evenly. 0 lets none in.
     ///
+    /// A request takes a token when it is counted. If no stream comes of it, what has not come back by itself meanwhile is given back: all of it
+    /// at once, half of it after half the time that a token takes, and nothing later. So however many requests are given up, no more streams
+    /// begin than the rate allows.
+    ///
     /// ```
     /// use std::time::Duration;
     /// use tower_sse::Limit;
@@ -178,17 +182,20 @@ impl Limit {
         match self.inner.rate {
             None if counted.add(key, number) => Ok(Taken::Place),
             None => Err(Refused::Full { key: key.clone().somebody(), limit: number }),
-            Some(rate) => match rate.take(counted, key, number, self.inner.now()) {
-                Ok(()) => Ok(Taken::Token),
-                Err(retry_in) => Err(Refused::TooFast { key: key.clone().somebody(), retry_in }),
-            },
+            Some(rate) => {
+                let now = self.inner.now();
+                match rate.take(counted, key, number, now) {
+                    Ok(()) => Ok(Taken::Token(now)),
+                    Err(retry_in) => Err(Refused::TooFast { key: key.clone().somebody(), retry_in }),
+                }
+            }
         }
     }
 
     fn give_back(&self, key: &LimitKey, taken: Taken) {
         match taken {
             Taken::Place => self.inner.counted.remove(key),
-            Taken::Token => self.inner.counted.give_back(key),
+            Taken::Token(at) => self.inner.counted.give_back(key, at, self.inner.now()),
             Taken::Nothing | Taken::SpentToken => {}
         }
     }
