@@ -14,6 +14,7 @@ use crate::{
     Batching, ClientHandle, CloseReason,
     alarm::Alarm,
     boundary::{Boundary, LeadingMark},
+    headers,
     heartbeat::Pulse,
     layer::Config,
     limit::Hold,
@@ -408,7 +409,10 @@ impl Stream {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => Some(data),
                     Err(frame) => match frame.into_trailers() {
-                        Ok(trailers) => {
+                        Ok(mut trailers) => {
+                            if !self.is_encoded {
+                                headers::forget_bytes(&mut trailers);
+                            }
                             self.aside().trailers = Some(trailers);
                             None
                         }

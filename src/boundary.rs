@@ -107,20 +107,23 @@ impl Boundary {
     }
 }
 
-/// Takes leading byte-order marks off a stream, in whatever frames they come.
+/// Takes the byte-order mark off that a stream begins with, in whatever frames it comes.
 ///
-/// The standard has clients ignore one, but several do not, and with something put in before it, it would be data. A
-/// second one would be the first of what goes out, so it goes too.
+/// The standard has clients ignore one, but several do not, and with something put in before it, it would be data. A second one is part of a
+/// field's name, which nobody knows; as it must not be the first of what goes out, an empty comment goes before it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LeadingMark {
-    /// How many bytes of a mark are held back.
+    /// How many bytes of two marks are held back.
     held: u8,
     /// The stream has begun with something else.
     is_decided: bool,
 }
 
 impl LeadingMark {
-    const BYTES: &'static [u8] = b"\xEF\xBB\xBF";
+    const BYTES: &'static [u8] = b"\xEF\xBB\xBF\xEF\xBB\xBF";
+    /// How long one is.
+    const ONE: usize = Self::BYTES.len() / 2;
+    const SECOND: &'static [u8] = b":\n\xEF\xBB\xBF";
 
     pub(crate) fn new() -> Self {
         Self { held: 0, is_decided: false }
@@ -131,29 +134,42 @@ impl LeadingMark {
         self.is_decided
     }
 
-    /// What is left of the stream's next frame without the mark: how many bytes that were held back before turn out
-    /// to be the stream's own and go first, and how many of the frame's bytes go away.
+    /// What is left of the stream's next frame without the mark: what goes out instead of bytes that were held back, and
+    /// how many of the frame's bytes go away.
     ///
-    /// Bytes that may still turn out to be the mark's are held back: they go away here, and come as own bytes later.
+    /// Bytes that may still turn out to be a mark's are held back: they go away here, and come as own bytes later.
     pub(crate) fn strip(&mut self, frame: &[u8]) -> (&'static [u8], usize) {
-        let mut gone = 0;
-        while !self.is_decided && gone < frame.len() {
-            let rest = &Self::BYTES[self.held.into()..];
-            let matching = rest.iter().zip(&frame[gone..]).take_while(|(a, b)| a == b).count();
-            if matching < rest.len() && gone + matching < frame.len() {
-                self.is_decided = true;
-                return (&Self::BYTES[..self.held.into()], gone);
-            }
-            gone += matching;
-            self.held = (usize::from(self.held) + matching) as u8 % Self::BYTES.len() as u8;
+        if self.is_decided {
+            return (b"", 0);
         }
-        (b"", gone)
+        let held = usize::from(self.held);
+        let rest = &Self::BYTES[held..];
+        let matching = rest.iter().zip(frame).take_while(|(a, b)| a == b).count();
+        if matching == rest.len() {
+            self.is_decided = true;
+            return (Self::SECOND, matching);
+        }
+        if matching == frame.len() {
+            self.held += matching as u8;
+            return (b"", matching);
+        }
+        self.is_decided = true;
+        match Self::ONE.checked_sub(held) {
+            Some(missing) if missing <= matching => (b"", missing),
+            _ => (own(held), 0),
+        }
     }
 
     /// What was held back when the stream ended.
     pub(crate) fn held(&self) -> &'static [u8] {
-        if self.is_decided { b"" } else { &Self::BYTES[..self.held.into()] }
+        if self.is_decided { b"" } else { own(self.held.into()) }
     }
+}
+
+/// What is a stream's own of so many bytes that look like the beginning of two marks: a whole one goes away.
+fn own(held: usize) -> &'static [u8] {
+    let bytes = &LeadingMark::BYTES[..held];
+    bytes.get(LeadingMark::ONE..).unwrap_or(bytes)
 }
 
 #[cfg(test)]
@@ -250,7 +266,7 @@ mod tests {
         }
 
         #[test]
-        fn a_leading_mark_goes_and_nothing_else(bytes in prop::collection::vec(prop_oneof![Just(0xEFu8), Just(0xBB), Just(0xBF), Just(b'x')], 0..8), cuts in prop::collection::vec(0usize..8, 0..4)) {
+        fn a_leading_mark_goes_and_a_second_one_is_not_the_first_of_what_goes_out(bytes in prop::collection::vec(prop_oneof![Just(0xEFu8), Just(0xBB), Just(0xBF), Just(b'x')], 0..8), cuts in prop::collection::vec(0usize..8, 0..4)) {
             let mut mark = LeadingMark::new();
             let mut out = Vec::new();
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
@@ -263,11 +279,10 @@ mod tests {
                 out.extend_from_slice(&frame[gone..]);
             }
             out.extend_from_slice(mark.held());
-            let mut expected = &bytes[..];
-            while let Some(rest) = expected.strip_prefix(b"\xEF\xBB\xBF") {
-                expected = rest;
-            }
-            prop_assert_eq!(&out[..], expected);
+            let mark = b"\xEF\xBB\xBF";
+            let rest = bytes.strip_prefix(mark).unwrap_or(&bytes);
+            let expected = if rest.len() < bytes.len() && rest.starts_with(mark) { [b":\n", rest].concat() } else { rest.to_vec() };
+            prop_assert_eq!(out, expected);
         }
     }
 }

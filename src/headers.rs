@@ -2,7 +2,10 @@
 
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode, Version,
-    header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName},
+    header::{
+        ACCEPT, ACCEPT_RANGES, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG,
+        HeaderName, LAST_MODIFIED,
+    },
 };
 
 /// The media type of an event stream, as it is written to the wire: several clients compare it case-sensitively.
@@ -12,14 +15,30 @@ pub(crate) static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-even
 
 pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Whether a response is an event stream, if a body follows: a 200 with the content type. None follows the answer to HEAD.
+/// What says something of a body's bytes: that of other bytes is wrong. In trailers too.
+static OF_THE_BYTES: [HeaderName; 7] = [
+    ACCEPT_RANGES,
+    ETAG,
+    LAST_MODIFIED,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("repr-digest"),
+];
+
+/// Whether a response is an event stream, if a body follows: it has the content type, and a status of success that can have a whole body. None follows
+/// the answer to HEAD.
 pub(crate) fn is_event_stream(status: StatusCode, headers: &HeaderMap) -> bool {
-    status == StatusCode::OK && headers.get(CONTENT_TYPE).is_some_and(|value| essence_is_event_stream(value.as_bytes()))
+    const NO_WHOLE_BODY: [StatusCode; 3] =
+        [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT];
+    status.is_success()
+        && !NO_WHOLE_BODY.contains(&status)
+        && headers.get(CONTENT_TYPE).is_some_and(|value| essence_is_event_stream(value.as_bytes()))
 }
 
 /// Whether a request asks for an event stream: its `Accept` names it. That of a HEAD or of a preflight gets none.
 pub(crate) fn asks_for_event_stream(method: &Method, headers: &HeaderMap) -> bool {
-    let asks = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b',').any(accepts);
+    let asks = |value: &HeaderValue| split(value.as_bytes(), b',').any(accepts);
     // What an `EventSource` sends.
     let is_event_source = headers.get(ACCEPT).is_some_and(|value| value == EVENT_STREAM);
     !matches!(*method, Method::HEAD | Method::OPTIONS) && (is_event_source || headers.get_all(ACCEPT).iter().any(asks))
@@ -30,27 +49,41 @@ fn accepts(range: &[u8]) -> bool {
         let quality = parameter.trim_ascii().strip_prefix(b"q=").or(parameter.trim_ascii().strip_prefix(b"Q="));
         quality.is_some_and(|quality| quality.first() == Some(&b'0') && quality.iter().all(|byte| b"0.".contains(byte)))
     };
-    essence_is_event_stream(range) && !range.split(|byte| *byte == b';').skip(1).any(is_zero)
+    essence_is_event_stream(range) && !split(range, b';').skip(1).any(is_zero)
 }
 
 fn essence_is_event_stream(content_type: &[u8]) -> bool {
-    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    let essence = split(content_type, b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
+}
+
+/// The pieces of a field's value, by RFC 9110, section 5.6: in a quoted string nothing is separated, and after a backslash there no quote ends it.
+/// One that is not closed goes on to the end.
+fn split(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    value.split(move |byte| {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_quoted,
+            b'"' => is_quoted = !is_quoted,
+            _ => return !is_quoted && *byte == separator,
+        }
+        false
+    })
 }
 
 /// Whether the body's bytes are no longer the event stream's own, so that nothing can be put in.
 pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(CONTENT_ENCODING)
-        .iter()
-        .any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") && !value.is_empty())
+    let encodes = |coding: &[u8]| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity");
+    let values = headers.get_all(CONTENT_ENCODING).iter();
+    values.flat_map(|value| split(value.as_bytes(), b',')).any(|coding| encodes(coding.trim_ascii()))
 }
 
 /// Whether a request's connection may go on after its answer, where that is said: HTTP/2 forbids it, and HTTP/1.0 would not
 /// understand it with a body of unknown length.
 pub(crate) fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
     let closes = |value: &HeaderValue| {
-        value.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+        split(value.as_bytes(), b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
     };
     version == Version::HTTP_11 && !(has(headers, &CONNECTION) && headers.get_all(CONNECTION).iter().any(closes))
 }
@@ -60,9 +93,13 @@ pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|known| known == name)
 }
 
-/// Gives an event stream its headers, where the handler did not set them.
+/// Gives an event stream its headers, where the handler did not set them, and takes those away that are no longer true.
 pub(crate) fn prepare(headers: &mut HeaderMap, keeps_alive: bool, is_private: bool) {
+    // Nothing is put into an encoded one, but it can be ended.
     headers.remove(CONTENT_LENGTH);
+    if !is_encoded(headers) {
+        forget_bytes(headers);
+    }
     lower_case_content_type(headers);
     let caching = if is_private { "no-store, no-transform" } else { "no-cache, no-transform" };
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static(caching));
@@ -70,6 +107,11 @@ pub(crate) fn prepare(headers: &mut HeaderMap, keeps_alive: bool, is_private: bo
     if keeps_alive {
         headers.entry(CONNECTION).or_insert(HeaderValue::from_static("keep-alive"));
     }
+}
+
+/// Takes away what was said of bytes into which something may be put.
+pub(crate) fn forget_bytes(headers: &mut HeaderMap) {
+    OF_THE_BYTES.iter().for_each(|name| drop(headers.remove(name)));
 }
 
 fn lower_case_content_type(headers: &mut HeaderMap) {
@@ -92,12 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_200_with_the_essence_is_an_event_stream() {
+    fn a_success_with_a_whole_body_and_the_essence_is_an_event_stream() {
         let is = |status, content_type| is_event_stream(status, &with(&[("content-type", content_type)]));
-        assert!(is(StatusCode::OK, "text/event-stream"));
+        for status in 100..600 {
+            let has_whole_body = matches!(status, 200..300) && !matches!(status, 204 | 205 | 206);
+            assert_eq!(is(StatusCode::from_u16(status).unwrap(), "text/event-stream"), has_whole_body, "{status}");
+        }
         assert!(is(StatusCode::OK, "Text/Event-Stream ; charset=utf-8"));
-        assert!(!is(StatusCode::NO_CONTENT, "text/event-stream"));
-        assert!(!is(StatusCode::NOT_MODIFIED, "text/event-stream"));
+        assert!(is(StatusCode::OK, "text/event-stream; profile=\"a, b; c\""));
         assert!(!is(StatusCode::OK, "text/event-streams"));
         assert!(!is(StatusCode::OK, "application/json; a=text/event-stream"));
         assert!(!is_event_stream(StatusCode::OK, &HeaderMap::new()));
@@ -114,6 +158,55 @@ mod tests {
         assert!(!asks(Method::HEAD, "text/event-stream"));
         assert!(!asks(Method::OPTIONS, "text/event-stream"));
         assert!(!asks_for_event_stream(&Method::GET, &HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_quoted_string_separates_nothing_and_says_nothing() {
+        let asks = |accept| asks_for_event_stream(&Method::GET, &with(&[("accept", accept)]));
+        for accept in [
+            r#"application/json;profile="a, text/event-stream, b""#,
+            r#"application/json;profile="a\", text/event-stream, b""#,
+            r#"application/json;profile="\\\", text/event-stream, ""#,
+            r#"application/json;profile="not closed, text/event-stream"#,
+            r#"application/json;profile="not closed \", text/event-stream"#,
+            r#"text/event-stream;profile=";";q=0"#,
+        ] {
+            assert!(!asks(accept), "{accept}");
+        }
+        for accept in [
+            r#"application/json;profile="a, b", text/event-stream"#,
+            r#"application/json;profile="a\\", text/event-stream"#,
+            r#"application/json;profile="", text/event-stream;q=1"#,
+            r#"text/event-stream;profile="a;q=0", text/plain"#,
+            r#"text/event-stream;profile="a;q=0;\"";q=0.5"#,
+        ] {
+            assert!(asks(accept), "{accept}");
+        }
+        assert!(keeps_alive(Version::HTTP_11, &with(&[("connection", r#"keep-alive;x="a, close, b""#)])));
+        assert!(!keeps_alive(Version::HTTP_11, &with(&[("connection", r#"x;y="a, b",close"#)])));
+    }
+
+    #[test]
+    fn what_was_said_of_the_bytes_is_not_said_of_others() {
+        let own = [
+            ("accept-ranges", "bytes"),
+            ("content-digest", "sha-256=:AA==:"),
+            ("content-md5", "AA=="),
+            ("digest", "sha-256=AA=="),
+            ("etag", "\"1\""),
+            ("last-modified", "Sat, 28 Nov 2026 18:00:00 GMT"),
+            ("repr-digest", "sha-256=:AA==:"),
+        ];
+        let all = |encoding| {
+            let mut headers = with(&own);
+            headers.append("etag", HeaderValue::from_static("\"2\""));
+            headers.extend(with(&[("content-type", "text/event-stream"), ("content-encoding", encoding), ("x-own", "1")]));
+            prepare(&mut headers, false, false);
+            headers
+        };
+        let kept = |headers: &HeaderMap| own.iter().filter(|(name, _)| headers.contains_key(*name)).count();
+        assert_eq!((kept(&all("identity")), all("identity").contains_key("x-own")), (0, true));
+        assert_eq!(kept(&all("gzip")), own.len(), "nothing is put in there");
     }
 
     #[test]
@@ -151,6 +244,8 @@ mod tests {
     fn identity_is_no_encoding() {
         assert!(!is_encoded(&HeaderMap::new()));
         assert!(!is_encoded(&with(&[("content-encoding", "Identity")])));
+        assert!(!is_encoded(&with(&[("content-encoding", "identity, , IDENTITY")])));
         assert!(is_encoded(&with(&[("content-encoding", "gzip")])));
+        assert!(is_encoded(&with(&[("content-encoding", "identity, gzip")])));
     }
 }

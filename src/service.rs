@@ -3,7 +3,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Extensions, HeaderMap, Method, Request, Response, Uri, request::Parts};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, request::Parts};
 use tower_service::Service;
 
 use crate::{
@@ -140,16 +140,17 @@ impl<S> SseService<S> {
     }
 }
 
-/// What the client had last, by the header, else by a query parameter; an empty one says that there was nothing.
+/// What the client had last, by the header, else by a query parameter. A blank one says nothing, and hides no other.
 fn last_event_id(headers: &HeaderMap, uri: &Uri, names: &[String]) -> Option<Box<str>> {
-    let value = if has(headers, &LAST_EVENT_ID) { headers.get(&LAST_EVENT_ID) } else { None };
-    if let Some(value) = value {
-        let value = String::from_utf8_lossy(value.as_bytes());
-        return Some(value).filter(|value| !value.is_empty()).map(|value| bounded(&value));
+    if has(headers, &LAST_EVENT_ID) {
+        let mut values = headers.get_all(&LAST_EVENT_ID).iter().map(HeaderValue::as_bytes);
+        if let Some(value) = values.find(|value| !value.trim_ascii().is_empty()) {
+            return Some(bounded(&String::from_utf8_lossy(value)));
+        }
     }
     let query = uri.query().filter(|_| !names.is_empty())?;
     form_urlencoded::parse(query.as_bytes())
-        .find(|(name, value)| !value.is_empty() && names.iter().any(|known| known == name))
+        .find(|(name, value)| !value.trim_ascii().is_empty() && names.iter().any(|known| known == name))
         .map(|(_, value)| bounded(&value))
 }
 
@@ -179,9 +180,20 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_one_is_none() {
-        assert_eq!(find(Some(b""), "/?lastEventId=2-0", &names()), None);
-        assert_eq!(find(None, "/?lastEventId=", &names()), None);
+    fn a_blank_one_is_none_and_hides_no_other() {
+        for blank in [&b""[..], b" ", b"\t  "] {
+            assert_eq!(find(Some(blank), "/", &names()), None);
+            assert_eq!(find(Some(blank), "/?lastEventId=2-0", &names()).as_deref(), Some("2-0"));
+        }
+        for blank in ["/?lastEventId=", "/?lastEventId=+", "/?lastEventId&last_event_id=%20%09"] {
+            assert_eq!(find(None, blank, &names()), None);
+        }
+        assert_eq!(find(None, "/?lastEventId=+&last_event_id=2-0", &names()).as_deref(), Some("2-0"));
+        let mut headers = HeaderMap::new();
+        for value in ["", "1-0"] {
+            headers.append("last-event-id", HeaderValue::from_static(value));
+        }
+        assert_eq!(last_event_id(&headers, &Uri::from_static("/"), &names()).as_deref(), Some("1-0"));
     }
 
     #[test]

@@ -203,7 +203,7 @@ mod responses_that_are_no_event_stream {
 
     #[test]
     fn other_statuses_pass_untouched() {
-        for status in [201, 202, 204, 206, 301, 304, 307, 400, 404, 500, 503] {
+        for status in [204, 205, 206, 301, 304, 307, 400, 404, 500, 503] {
             assert_untouched(Method::GET, with(StatusCode::from_u16(status).unwrap(), STREAM));
         }
         assert_untouched(Method::GET, Response::builder().status(302).header("location", "/"));
@@ -296,6 +296,42 @@ mod headers {
             b"text/event-stream"
         );
         assert!(with_parameters[CONTENT_TYPE].to_str().unwrap().ends_with("Charset=UTF-8"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_success_with_a_whole_body_is_a_stream() {
+        for status in [200, 201, 202, 203, 207, 208, 226] {
+            let registry = Registry::new();
+            let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(Duration::from_secs(1)));
+            let mut request = request();
+            *request.method_mut() = Method::POST;
+            let (_frames, own) = own_body();
+            let mut response = respond(&layer, request, |client| {
+                client.subscribe("topic").unwrap();
+                let mut response = with_type(STREAM, own);
+                *response.status_mut() = StatusCode::from_u16(status).unwrap();
+                response
+            });
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers()["x-accel-buffering"], "no");
+            assert_eq!(registry.stats().clients, 1);
+            let receipt = publish(&registry, "topic", "1");
+            let event = response.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(event, wire("1", &receipt));
+            let heartbeat = response.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(heartbeat, ":\n\n");
+        }
+    }
+
+    #[test]
+    fn validators_and_digests_of_bytes_into_which_something_may_be_put_go() {
+        let of_the_bytes = ["etag", "last-modified", "accept-ranges", "content-md5", "content-digest", "repr-digest"];
+        let own: Vec<_> = of_the_bytes.into_iter().map(|name| (name, "x")).chain([("content-type", STREAM)]).collect();
+        let left = prepared(Version::HTTP_2, &own);
+        assert_eq!(of_the_bytes.map(|name| left.contains_key(name)), [false; 6]);
+        let encoded: Vec<_> = own.into_iter().chain([("content-encoding", "gzip")]).collect();
+        let left = prepared(Version::HTTP_2, &encoded);
+        assert_eq!(of_the_bytes.map(|name| left.contains_key(name)), [true; 6], "nothing is put in there");
     }
 
     #[test]
@@ -481,6 +517,17 @@ mod the_handlers_own_body {
     }
 
     #[test]
+    fn its_trailers_say_nothing_of_the_bytes_any_more() {
+        let (_registry, frames, mut body, client) = subscribed();
+        let trailers = ["x-own", "content-digest", "etag"].map(HeaderName::from_static);
+        frames.send(Ok(Frame::trailers(trailers.map(|name| (name, HeaderValue::from_static("7"))).into_iter().collect()))).unwrap();
+        drop(frames);
+        client.close();
+        let left = assert_ready!(poll(&mut body)).unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(left.keys().collect::<Vec<_>>(), ["x-own"]);
+    }
+
+    #[test]
     fn its_error_passes_and_ends_the_stream() {
         let (registry, frames, mut body, client) = subscribed();
         give(&frames, "data: 1\n\n");
@@ -603,6 +650,7 @@ mod resuming {
     #[test]
     fn the_last_event_id_comes_from_the_header_or_else_from_the_query() {
         let layer = layer(&Registry::new());
+        assert_eq!(resumed(&layer, "/?lastEventId=2-0", Some(" ")).as_deref(), Some("2-0"), "a blank one hides nothing");
         assert_eq!(resumed(&layer, "/?lastEventId=2-0", Some("1-0")).as_deref(), Some("1-0"));
         for name in ["lastEventId", "last_event_id", "evs_last_event_id"] {
             assert_eq!(resumed(&layer, &format!("/?a=b&{name}=2%2D0"), None).as_deref(), Some("2-0"));

@@ -236,6 +236,21 @@ mod a_place {
     }
 
     #[test]
+    fn is_that_of_a_stream_with_any_status_of_success() {
+        let limit = Limit::streams(1);
+        let created = || {
+            answer(&limited(&limit), plain("/"), |_| {
+                let mut response = event_stream(Own::new());
+                *response.status_mut() = StatusCode::CREATED;
+                response
+            })
+        };
+        let (_, open) = created();
+        assert_eq!((limit.open(), open.status()), (1, StatusCode::CREATED));
+        assert_full(&created().1, 1);
+    }
+
+    #[test]
     fn is_given_back_when_the_answer_is_no_stream() {
         let (limit, handler) = (Limit::streams(1), Handler::default());
         let service = limited(&limit).layer(handler.clone());
@@ -349,10 +364,11 @@ mod a_request_that_is_refused {
             let request = Request::builder().method(method).header(ACCEPT, STREAM).body(()).unwrap();
             assert_eq!(why(&ask(&service, request)), None);
         }
-        for accept in ["*/*", "application/json", "text/event-stream;q=0"] {
+        let quoted = "application/json;profile=\"a, text/event-stream, b\"";
+        for accept in ["*/*", "application/json", "text/event-stream;q=0", quoted] {
             assert_eq!(why(&ask(&service, Request::builder().header(ACCEPT, accept).body(()).unwrap())), None);
         }
-        assert_eq!(handler.runs(), 5);
+        assert_eq!(handler.runs(), 6);
     }
 
     /// A body that says whether it was asked for anything, and when it goes.

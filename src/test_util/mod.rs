@@ -130,7 +130,8 @@ impl<B: Body> TestStream<B> {
     ///
     /// # Errors
     ///
-    /// [`NotAnEventStream`] if a client would not: it is no 200, has another content type, or is compressed. It has the response in it.
+    /// [`NotAnEventStream`] if a client would not: its status is no success or a 204, 205 or 206, it has another content type, or it is compressed.
+    /// It has the response in it. A browser's `EventSource` takes no other status than 200.
     pub fn new(response: Response<B>) -> Result<Self, NotAnEventStream<B>> {
         let is_event_stream = headers::is_event_stream(response.status(), response.headers());
         if !is_event_stream || headers::is_encoded(response.headers()) {
