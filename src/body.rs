@@ -187,7 +187,7 @@ fn into_bytes(mut data: impl Buf) -> Bytes {
 impl Config {
     /// What a stream begins with.
     fn opening(&self, reader: &Reader) -> Bytes {
-        let mut opening = self.opening.encode();
+        let mut opening = self.first_words(reader.client().id().spread());
         let snapshot = reader.take_snapshot().map(|snapshot| snapshot.encode());
         let position = match self.position_event.is_on() {
             true => reader.standing().and_then(|id| self.position_event.encode(&id)),

@@ -1,10 +1,11 @@
 use std::{fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{Extensions, request::Parts};
 use tower_layer::Layer;
 
 use crate::{
-    Batching, ClientHandle, CloseReason, Event, GapEvent, Heartbeat, Limit, PositionEvent, Refusal, Registry,
+    Batching, ClientHandle, CloseReason, Event, GapEvent, Heartbeat, Limit, PositionEvent, Refusal, Registry, jitter,
     registry::{Spare, Style},
     service::SseService,
 };
@@ -38,8 +39,9 @@ pub(crate) struct Config {
     pub(crate) position_event: PositionEvent,
     pub(crate) opens_at_once: bool,
     pub(crate) resume_at_most: Option<u32>,
-    /// What every stream begins with.
-    pub(crate) opening: Event,
+    /// What every stream begins with, without its reconnection time.
+    opening: Event,
+    retry: Option<Duration>,
     pub(crate) resume_query: Vec<String>,
     pub(crate) metadata: Vec<Metadata>,
     pub(crate) style: Style,
@@ -49,6 +51,16 @@ pub(crate) struct Config {
     pub(crate) farewell: Option<Farewell>,
     pub(crate) is_private: bool,
     pub(crate) spare: Spare,
+}
+
+impl Config {
+    /// What a stream begins with as the program wants it. `spread`: a random number.
+    pub(crate) fn first_words(&self, spread: u32) -> Bytes {
+        match self.retry {
+            Some(delay) => self.opening.clone().retry(jitter::jittered(delay, spread)).encode(),
+            None => self.opening.encode(),
+        }
+    }
 }
 
 /// Says what a stream ends with.
@@ -97,6 +109,7 @@ impl SseLayer {
             opens_at_once: true,
             resume_at_most: None,
             opening: Event::empty(),
+            retry: None,
             resume_query: ["lastEventId", "last_event_id", "evs_last_event_id"].map(str::to_owned).into(),
             metadata: Vec::new(),
             style: Style::default(),
@@ -141,9 +154,13 @@ impl SseLayer {
         self.with(|config| config.resume_at_most = Some(events))
     }
 
-    /// Begins every stream with a `retry:` field: how long a client waits before it reconnects. Default: none.
+    /// Begins every stream with a `retry:` field: how long its client waits before it reconnects. Default: none, and the client waits as long as
+    /// it likes.
+    ///
+    /// Each stream is given a time of its own, between half of `delay` and one and a half, so that after a restart not all clients come
+    /// back at once. It is sent in whole milliseconds, rounded down.
     pub fn retry(self, delay: Duration) -> Self {
-        self.with(|config| config.opening = std::mem::take(&mut config.opening).retry(delay))
+        self.with(|config| config.retry = Some(delay))
     }
 
     /// Begins every stream with a comment. Default: none. With more than one, each is sent.

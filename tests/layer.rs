@@ -606,9 +606,30 @@ mod the_opening {
         let (mut body, _) = open(&layer, own, |client| {
             client.send(Event::data("welcome")).unwrap();
         });
-        assert_eq!(next(&mut body), ": one\n: two\n:     \n: three\nretry: 2000\n\n");
+        let opening = next(&mut body);
+        let retry = opening.strip_prefix(b": one\n: two\n:     \n: three\nretry: ").unwrap();
+        assert!(retry.ends_with(b"\n\n"), "{opening:?}");
         assert_eq!(next(&mut body), "data: own\n\n");
         assert!(next(&mut body).starts_with(b"data: welcome\nid: "));
+    }
+
+    /// A restart cuts all streams at once; their clients are not to come back at once.
+    #[test]
+    fn its_reconnection_time_differs_from_stream_to_stream_around_what_was_asked_for() {
+        let registry = Registry::new();
+        let layer = layer(&registry).retry(Duration::from_secs(2));
+        let mut times: Vec<u64> = (0..200)
+            .map(|_| {
+                let (mut body, _) = open(&layer, Empty::<Bytes>::new(), |_| {});
+                let opening = String::from_utf8(next(&mut body).to_vec()).unwrap();
+                opening.strip_prefix("retry: ").and_then(|it| it.strip_suffix("\n\n")).unwrap().parse().unwrap()
+            })
+            .collect();
+        times.sort_unstable();
+        assert!(times[0] >= 1000 && times[199] <= 3000, "{times:?}");
+        assert!(times[20] < 1500 && times[180] > 2500, "they are spread: {times:?}");
+        times.dedup();
+        assert!(times.len() > 100, "{times:?}");
     }
 
     #[test]

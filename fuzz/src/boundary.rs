@@ -252,14 +252,23 @@ impl Wake for Woken {
     }
 }
 
-/// What a client is to get of the handler's bytes so far: no leading byte-order mark, and no part of one as long as
+/// What is to go out of the handler's bytes so far: no leading byte-order mark, something before a second one, and no part of either as long as
 /// it may still become one.
-fn without_mark(given: &[u8], is_over: bool) -> &[u8] {
-    let mut rest = given;
-    while let Some(after) = rest.strip_prefix(MARK) {
-        rest = after;
+fn without_mark(given: &[u8], is_over: bool) -> Vec<u8> {
+    let rest = given.strip_prefix(MARK).unwrap_or(given);
+    if rest.len() < given.len() && rest.starts_with(MARK) {
+        return [b":\n", rest].concat();
     }
-    if !is_over && rest.len() < MARK.len() && MARK.starts_with(rest) { &[] } else { rest }
+    if !is_over && rest.len() < MARK.len() && MARK.starts_with(rest) { Vec::new() } else { rest.to_vec() }
+}
+
+/// What a stream is to begin with, with the reconnection time that it has, which is around the one that was asked for.
+fn spread(opening: &Bytes, given: &[u8], retry: u64) -> (Bytes, Option<u64>) {
+    let (opening, field) = (String::from_utf8_lossy(opening), format!("retry: {retry}\n"));
+    let own = spec::parse(given).retries.first().copied().filter(|_| opening.contains(&field));
+    let Some(own) = own else { return (opening.into_owned().into(), None) };
+    assert!((retry / 2..=retry + retry / 2 + 1).contains(&own), "{own} of {retry}");
+    (opening.replace(&field, &format!("retry: {own}\n")).into(), Some(own))
 }
 
 /// Whether every client agrees that what comes next begins a block.
@@ -301,6 +310,8 @@ struct Run<'a> {
     handler: Rc<RefCell<Handler>>,
     marker: &'a str,
     retry: u64,
+    /// What the stream began with.
+    own_retry: Option<u64>,
     woken: Arc<Woken>,
     /// The last poll was to be followed by another only when woken.
     waits: bool,
@@ -408,7 +419,7 @@ impl Run<'_> {
         self.out.extend_from_slice(&bytes);
         let handler = self.handler.borrow();
         let own = match self.setup.response {
-            Answer::Stream => without_mark(&handler.given, handler.is_over).to_vec(),
+            Answer::Stream => without_mark(&handler.given, handler.is_over),
             Answer::Encoded | Answer::Other => handler.given.clone(),
         };
         drop(handler);
@@ -425,7 +436,7 @@ impl Run<'_> {
         let own = match self.setup.response {
             // With a failure, the beginning of a mark is gone.
             Answer::Stream => without_mark(&handler.given, handler.is_over && !handler.has_failed),
-            Answer::Encoded | Answer::Other => &handler.given,
+            Answer::Encoded | Answer::Other => handler.given.clone(),
         };
         assert_eq!(self.own.escape_ascii().to_string(), own.escape_ascii().to_string(), "some of it was kept");
         assert!(
@@ -438,6 +449,8 @@ impl Run<'_> {
     fn injected(&mut self, bytes: &Bytes) -> Polled {
         assert!(self.setup.response == Answer::Stream, "nothing may be put in: {bytes:?}");
         if let Some(opening) = self.opening.take() {
+            let (opening, own_retry) = spread(&opening, bytes, self.retry);
+            self.own_retry = own_retry;
             assert_eq!(*bytes, opening);
             assert_eq!(self.out, opening, "it comes first");
             return Polled::Injected;
@@ -532,12 +545,9 @@ impl Run<'_> {
             return;
         }
         let (own, arrived): (spec::Parsed, Vec<_>) = self.split(spec::parse(&self.out));
-        // What may become a mark was not seen by anybody. Two are nobody's stream: the layer takes all of them.
+        // What may become a mark was not seen by anybody.
         let is_open = !self.handler.borrow().is_over;
-        let mut given = if is_open && without_mark(given, false).is_empty() { &[] } else { given };
-        while given.starts_with(&MARK.repeat(2)) {
-            given = &given[MARK.len()..];
-        }
+        let given = if is_open && without_mark(given, false).is_empty() { &[] } else { given };
         let (expected, _) = self.split(spec::parse(given));
         assert_eq!(own, expected, "{}", self.out.escape_ascii());
         assert_eq!(arrived, self.arrived, "{}", self.out.escape_ascii());
@@ -546,7 +556,7 @@ impl Run<'_> {
     /// The handler's part, and the data and ids of what the registry's was.
     fn split(&self, mut parsed: spec::Parsed) -> (spec::Parsed, Vec<(String, String)>) {
         let mut arrived = Vec::new();
-        parsed.retries.retain(|retry| *retry != self.retry);
+        parsed.retries.retain(|retry| *retry != self.retry && Some(*retry) != self.own_retry);
         parsed.messages.retain_mut(|message| {
             if self.injects_ids {
                 // The ids of what was put in stand after it.
@@ -622,6 +632,7 @@ async fn run(setup: &Setup, steps: Vec<Step>, marker: &str, retry: u64) {
         handler,
         marker,
         retry,
+        own_retry: None,
         woken: Arc::default(),
         waits: false,
         is_over: false,
