@@ -71,12 +71,14 @@ impl IntoResponse for SubscribeError {
     }
 }
 
-/// As a response: 400 for a topic name that is none or an id that may not be, 413 for an event that is too large, 409 for a client that cannot have it
+/// As a response: 400 for a topic name that is invalid or an id that may not be, what an [`EventError`] is for a value that cannot be part of an event, 413 for an event that is too
+/// large, 409 for a client that cannot have it
 /// or a topic that does not take it; and a sentence.
 impl IntoResponse for PublishError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Topic(_) | Self::IdToCome { .. } => StatusCode::BAD_REQUEST,
+            Self::Event(error) => return error.into_response(),
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManySubscriptions { .. }
             | Self::Over { .. }

@@ -1,5 +1,7 @@
 //! What is published: an [`Event`], and how it is written down for the wire.
 
+#[cfg(feature = "json")]
+use std::sync::Arc;
 use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
@@ -56,7 +58,7 @@ impl Event {
     #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
     pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, EventError> {
         let mut lines = Lines::with_capacity(DATA, 128);
-        serde_json::to_writer(&mut lines, value).map_err(EventError::Json)?;
+        serde_json::to_writer(&mut lines, value).map_err(|error| EventError::Json(Arc::new(error)))?;
         Ok(Self { data: lines.finish(), ..Self::default() })
     }
 
@@ -242,7 +244,9 @@ impl fmt::Debug for Event {
 }
 
 /// Why a value cannot be part of an event.
-#[derive(Debug)]
+///
+/// It is a [`PublishError`](crate::PublishError) too, so that `?` does for both in `registry.publish("a", Event::json(&value)?.event("tick")?)?`.
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum EventError {
     /// The event type contains a line end.
@@ -263,8 +267,24 @@ pub enum EventError {
     /// The value cannot be written as JSON.
     #[cfg(feature = "json")]
     #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
-    Json(serde_json::Error),
+    Json(Arc<serde_json::Error>),
 }
+
+/// Errors are equal if they are about the same value; of JSON, if they say the same.
+impl PartialEq for EventError {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::EventType { value }, Self::EventType { value: other })
+            | (Self::Id { value }, Self::Id { value: other })
+            | (Self::IdWithoutData { value }, Self::IdWithoutData { value: other }) => value == other,
+            #[cfg(feature = "json")]
+            (Self::Json(error), Self::Json(other)) => error.to_string() == other.to_string(),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for EventError {}
 
 impl fmt::Display for EventError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -287,7 +307,7 @@ impl std::error::Error for EventError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             #[cfg(feature = "json")]
-            Self::Json(error) => Some(error),
+            Self::Json(error) => Some(&**error),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, request::Parts};
 use pin_project_lite::pin_project;
 
 use crate::{CloseReason, Refused, body::SseBody, headers, layer::Config, limit::Hold, registry::Client};
@@ -40,6 +40,8 @@ pub(crate) struct Pending {
     pub(crate) is_head: bool,
     /// The connection goes on after the answer, and says so.
     pub(crate) keeps_alive: bool,
+    /// What the program's own refusal is to see of the request.
+    pub(crate) request: Option<Box<Parts>>,
 }
 
 /// Holds a client whose request is being answered: when it goes and no stream has begun, the client is over.
@@ -113,7 +115,7 @@ impl Pending {
             return response.map(SseBody::plain);
         }
         if let Err(refused) = client.admit() {
-            return config.refusal.response(&refused).map(SseBody::whole);
+            return config.refusal.response(&refused, self.request.as_deref()).map(SseBody::whole);
         }
         if response.extensions().get::<Wrapped>().is_some() {
             // The client of the layer further in may know nothing of this one's places.

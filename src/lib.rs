@@ -3,14 +3,14 @@
 //!
 //! ```
 //! use axum::{Router, extract::Path, routing::get};
-//! use tower_sse::{ClientHandle, Event, EventStream, Registry, SseLayer, SubscribeError};
+//! use tower_sse::{ClientHandle, Event, EventStream, Registry, SseLayer, SubscribeError, segment};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let registry = Registry::new();
 //! let app: Router = Router::new().route("/prices/{symbol}", get(prices)).layer(SseLayer::new(&registry));
 //!
 //! async fn prices(Path(symbol): Path<String>, client: ClientHandle) -> Result<EventStream, SubscribeError> {
-//!     client.subscribe(format!("prices/{symbol}"))?;
+//!     client.subscribe(format!("prices/{}", segment(&symbol)))?;
 //!     Ok(client.into_stream())
 //! }
 //!
@@ -26,11 +26,12 @@
 //! # What the layer does
 //!
 //! [`SseLayer`] goes around any service of `http` requests and responses: axum, hyper, tonic. It puts a [`ClientHandle`]
-//! into the extensions of every request. A response that is a 200 with the content type `text/event-stream` becomes the client's
+//! into the extensions of every request. A response with the content type `text/event-stream` and a status of success (200, 201, any but 204, 205 and 206) becomes the client's
 //! stream, wherever its body comes from (axum's `Sse`, a proxied answer, an empty body):
 //!
 //! - It gets the headers that proxies need, where they are absent: `cache-control: no-cache, no-transform`,
-//!   `x-accel-buffering: no`, and `connection: keep-alive` on HTTP/1.1. A `content-length` goes.
+//!   `x-accel-buffering: no`, and `connection: keep-alive` on HTTP/1.1. A `content-length` is removed, and so are
+//!   validators and digests of the handler's own bytes (`etag`, `last-modified`, `accept-ranges`, `content-digest`, `repr-digest`, `content-md5`, `digest`), in headers and trailers.
 //! - It begins at once: with a [`PositionEvent`], so that a client can resume before it had an event, or with a comment.
 //! - When nothing was sent for an interval, it gets a [`Heartbeat`].
 //! - What the client subscribed to comes in between the handler's own events.
@@ -78,7 +79,8 @@
 //! - Nothing that is published, no event type, id, comment or topic name can end an event or forge a field: what cannot be sent is
 //!   an [`EventError`] or a [`TopicError`]. No input makes it panic.
 //! - Memory is bounded by what is retained and by how many streams are open, whatever names, ids and queries clients
-//!   send. A name alone is never a [pattern](Subscription::matching), and those of clients' own topics cannot be subscribed to.
+//!   send. A name alone is never a [pattern](Subscription::matching), and those of clients' own topics cannot be subscribed to. A text
+//!   that is made a [`segment`] leads to no other topic, whatever is in it.
 //! - Clients that read slowly or not at all cost what a client costs, and hold nobody up.
 //! - A [`ClientId`] is 128 random bits. Logs of `TracingObserver` have its first eight digits.
 //!
@@ -176,6 +178,7 @@ pub use self::{
         ClientId, ClientStats, CloseReason, Drain, Drained, InvalidClientId, InvalidPosition, Lag, MAX_TOPIC, Member,
         Position, Presence, PresenceChange, PresenceChanges, ProduceError, Producer, PublishError, Receipt, Registry,
         RegistryConfig, Resume, ResumeError, Retention, Start, Stats, SubscribeError, TopicError, TopicState,
+        segment,
     },
     service::SseService,
     subscription::Subscription,

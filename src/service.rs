@@ -75,7 +75,9 @@ where
         let hold = client.admission().map(Admission::hold);
         let asks = client.may_be_refused() && headers::asks_for_event_stream(request.method(), request.headers());
         let refused = if asks { client.admit().err() } else { None };
+        let mut kept = None;
         if refused.is_none() {
+            kept = self.config.refusal.keep(&request);
             request.extensions_mut().insert(ClientHandle::new(Arc::clone(&client)));
         }
         let pending = Pending {
@@ -83,9 +85,13 @@ where
             client: Unanswered::new(client, Arc::clone(&self.config)),
             is_head: request.method() == Method::HEAD,
             keeps_alive: headers::keeps_alive(request.version(), request.headers()),
+            request: kept,
         };
         match refused {
-            Some(refused) => SseFuture::refused(self.config.refusal.response(&refused)),
+            Some(refused) => {
+                let (request, _) = request.into_parts();
+                SseFuture::refused(self.config.refusal.response(&refused, Some(&request)))
+            }
             None => SseFuture::new(self.inner.call(request), pending),
         }
     }

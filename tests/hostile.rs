@@ -520,7 +520,7 @@ fn fragile(registry: &Registry, limits: &[Limit]) -> Router {
             fail("farewell", client.metadata().get());
             None
         })
-        .refusal(Refusal::with(|refused| {
+        .refusal(Refusal::with(|refused, _| {
             // Only who is to fail is refused.
             std::panic::resume_unwind(Box::new(refused.to_string()));
             #[allow(unreachable_code, reason = "its type")]

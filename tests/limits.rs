@@ -928,7 +928,7 @@ mod nested_layers {
     fn give_back_what_the_outer_one_took_when_the_inner_one_refuses() {
         let (outer_own, inner_own) = (Limit::streams(1), Limit::streams(0));
         let outer = limited(&outer_own).refusal(Refusal::reconnect());
-        let inner = limited(&inner_own).refusal(Refusal::with(|_| Response::new("the inner one's")));
+        let inner = limited(&inner_own).refusal(Refusal::with(|_, _| Response::new("the inner one's")));
         for request in [asking, plain] {
             let response = ask(&outer.layer(inner.layer(Handler::default())), request("/stream"));
             assert_full(&response, 0);
@@ -1214,7 +1214,7 @@ mod code_of_the_programs_own {
     fn that_panics_as_it_refuses_leaves_nothing_counted() {
         let (each, none) = (Limit::streams(1).per(by_key), Limit::streams(0));
         let registry = Registry::new();
-        let refusal = Refusal::with(|_| -> Response<Bytes> { panic!("the refusal's") });
+        let refusal = Refusal::with(|_, _| -> Response<Bytes> { panic!("the refusal's") });
         let layer = quiet(&registry).limit(each.clone()).limit(none.clone()).refusal(refusal);
         let around = limited(&each);
         for service in [around.layer(layer.layer(Handler::default())), around.layer(layer.layer(Handler::default()))] {
@@ -1264,7 +1264,7 @@ mod code_of_the_programs_own {
             let kept = Arc::new(Mutex::new(Vec::new()));
             let refusal = {
                 let (limit, kept) = (limit.clone(), Arc::clone(&kept));
-                Refusal::with(move |refused| {
+                Refusal::with(move |refused, _| {
                     kept.lock().unwrap().clear();
                     drop(let_in(stream(&limited(&limit))));
                     Response::new(refused.to_string())
@@ -1383,7 +1383,7 @@ mod a_refusal {
 
     #[test]
     fn may_be_a_response_of_the_programs_own() {
-        let refusal = Refusal::with(|refused| {
+        let refusal = Refusal::with(|refused, _| {
             let Refused::Full { key: Some(key), limit } = refused else { panic!("{refused:?}") };
             let mut response = Response::new(format!("{limit}"));
             *response.status_mut() = StatusCode::IM_A_TEAPOT;
@@ -1397,9 +1397,55 @@ mod a_refusal {
         assert_full_of(&response, "a", 0);
         assert_eq!(body_text(response.into_body()), "0");
 
-        let empty = refused(&Limit::streams(0), Refusal::with(|_| Response::new("")));
+        let empty = refused(&Limit::streams(0), Refusal::with(|_, _| Response::new("")));
         assert!(empty.body().is_end_stream());
         assert_eq!(empty.body().size_hint().exact(), Some(0));
+    }
+
+    /// What it is made of a request that went this way: its path, a header, and what was put into its extensions further out.
+    fn seen(layer: &SseLayer, request: http::request::Builder) -> (StatusCode, String) {
+        let request = request.header("x-own", "1").extension(7_u8).body(()).unwrap();
+        let (_, response) = answer(layer, request, |_| event_stream(Own::new()));
+        (response.status(), body_text(response.into_body()))
+    }
+
+    #[tokio::test]
+    async fn of_the_programs_own_sees_the_request_whether_or_not_its_handler_ran() {
+        let own = || {
+            Refusal::with(|refused, request| {
+                let extension = request.extensions.get::<u8>();
+                let header = &request.headers["x-own"];
+                let mut response =
+                    Response::new(format!("{} {} {header:?} {extension:?}", request.method, request.uri));
+                *response.status_mut() = refused.status();
+                assert!(request.extensions.get::<ClientHandle>().is_none(), "it is as it came");
+                response
+            })
+        };
+        let expected = (StatusCode::SERVICE_UNAVAILABLE, "POST /a?b \"1\" Some(7)".to_owned());
+        let layer = limited(&Limit::streams(0)).refusal(own());
+        let asking = Request::post("/a?b").header(ACCEPT, STREAM);
+        let (service, handler) = (layer.clone(), Handler::default());
+        let request = asking.header("x-own", "1").extension(7_u8).body(()).unwrap();
+        let before = ask(&service.layer(handler.clone()), request);
+        assert_eq!((before.status(), body_text(before.into_body()), handler.runs()), (expected.0, expected.1.clone(), 0));
+        assert_eq!(seen(&layer, Request::post("/a?b")), expected);
+
+        // Without a limit too: when the registry takes no new streams, which it may say while the handler runs.
+        let registry = Registry::new();
+        let layer = quiet(&registry).refusal(own());
+        let service = layer.layer(service_fn(|_: Request<()>| async {
+            tokio::task::yield_now().await;
+            Ok::<_, Broken>(event_stream(Own::new()))
+        }));
+        let request = Request::post("/a?b").header("x-own", "1").extension(7_u8).body(()).unwrap();
+        let answered = service.oneshot(request);
+        let mut answered = pin!(answered);
+        assert!(answered.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        registry.drain(Drain::within(Duration::ZERO)).await;
+        let response = answered.await.unwrap();
+        assert_eq!(why(&response), Some(Refused::Draining));
+        assert_eq!((response.status(), body_text(response.into_body())), expected);
     }
 
     #[tokio::test]
@@ -1415,7 +1461,7 @@ mod a_refusal {
 
     #[test]
     fn goes_through_a_cors_layer_as_what_is_let_in_does() {
-        for refusal in [Refusal::status(), Refusal::reconnect(), Refusal::with(|_| Response::new("own"))] {
+        for refusal in [Refusal::status(), Refusal::reconnect(), Refusal::with(|_, _| Response::new("own"))] {
             let layer = limited(&Limit::streams(1)).refusal(refusal);
             let cors = CorsLayer::new().allow_origin(Any).expose_headers([RETRY_AFTER]);
             let service = ServiceBuilder::new().layer(cors).layer(layer).service(Handler::default());

@@ -2,8 +2,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+    request::Parts,
 };
 
 use super::LimitKey;
@@ -52,7 +53,7 @@ impl Refused {
     /// As a response: what a layer gives by default. For a handler that asks with [`ClientHandle::admit`](crate::ClientHandle::admit);
     /// with the `axum` feature, it is an `IntoResponse`.
     pub fn into_response<B: From<String>>(self) -> Response<B> {
-        Refusal::status().response(&self).map(|_| B::from(self.to_string()))
+        Refusal::status().response(&self, None).map(|_| B::from(self.to_string()))
     }
 }
 
@@ -102,7 +103,7 @@ enum Form {
     Own(Arc<Respond>),
 }
 
-type Respond = dyn Fn(&Refused) -> Response<Bytes> + Send + Sync;
+type Respond = dyn Fn(&Refused, &Parts) -> Response<Bytes> + Send + Sync;
 
 impl Refusal {
     /// 503, or 429 if it is about this client, with `retry-after` and a sentence. This is the default.
@@ -122,22 +123,30 @@ impl Refusal {
         Self { form: Form::Reconnect, ..Self::status() }
     }
 
-    /// A response of the program's own. [`Refused`] is put into its extensions.
+    /// A response of the program's own, to this request. [`Refused`] is put into its extensions.
+    ///
+    /// The request is as it came to the layer, without its body: what layers further out have put into its extensions is there.
+    ///
+    /// Cost: a handler takes its request along, and its answer may turn out to be a stream for which there is no room. So a layer with such a refusal
+    /// keeps a copy of each request's head, extensions included, until the request is answered. Layers with another refusal keep none.
     ///
     /// ```
-    /// use http::Response;
-    /// use tower_sse::Refusal;
+    /// use http::{Response, header::ACCEPT_LANGUAGE, request::Parts};
+    /// use tower_sse::{Refusal, Refused};
     ///
-    /// let refusal = Refusal::with(|refused| {
-    ///     let mut response = Response::new(format!(r#"{{"error":"{refused}"}}"#));
+    /// let refusal = Refusal::with(|refused: &Refused, request: &Parts| {
+    ///     let is_german = request.headers.get(ACCEPT_LANGUAGE).is_some_and(|it| it.as_bytes().starts_with(b"de"));
+    ///     let sentence = if is_german { "Es ist kein Platz mehr.".to_owned() } else { refused.to_string() };
+    ///     let mut response = Response::new(format!(r#"{{"error":"{sentence}"}}"#));
     ///     *response.status_mut() = refused.status();
     ///     response
     /// });
     /// # let _ = refusal;
     /// ```
     #[must_use]
-    pub fn with<B: Into<Bytes>>(respond: impl Fn(&Refused) -> Response<B> + Send + Sync + 'static) -> Self {
-        Self { form: Form::Own(Arc::new(move |refused| respond(refused).map(Into::into))), ..Self::status() }
+    pub fn with<B: Into<Bytes>>(respond: impl Fn(&Refused, &Parts) -> Response<B> + Send + Sync + 'static) -> Self {
+        let respond = move |refused: &Refused, request: &Parts| respond(refused, request).map(Into::into);
+        Self { form: Form::Own(Arc::new(respond)), ..Self::status() }
     }
 
     /// How long who is refused is asked to wait, on average: each between half of that and one and a half, so that not all
@@ -149,11 +158,26 @@ impl Refusal {
         Self { delay, ..self }
     }
 
-    pub(crate) fn response(&self, refused: &Refused) -> Response<Bytes> {
-        let mut response = match &self.form {
-            Form::Status => status(refused, self.wait(refused)),
-            Form::Reconnect => reconnect(self.wait(refused)),
-            Form::Own(respond) => respond(refused),
+    /// What is kept of a request for the case that it is refused after its handler ran.
+    pub(crate) fn keep<B>(&self, request: &Request<B>) -> Option<Box<Parts>> {
+        if !matches!(self.form, Form::Own(_)) {
+            return None;
+        }
+        let mut copy = Request::new(());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.extensions_mut() = request.extensions().clone();
+        Some(Box::new(copy.into_parts().0))
+    }
+
+    /// The answer to this request, as far as it is known.
+    pub(crate) fn response(&self, refused: &Refused, request: Option<&Parts>) -> Response<Bytes> {
+        let mut response = match (&self.form, request) {
+            (Form::Own(respond), Some(request)) => respond(refused, request),
+            (Form::Reconnect, _) => reconnect(self.wait(refused)),
+            (Form::Status | Form::Own(_), _) => status(refused, self.wait(refused)),
         };
         response.extensions_mut().insert(refused.clone());
         response

@@ -3,14 +3,30 @@
 use std::fmt;
 
 use super::{CloseReason, TopicError};
-use crate::event::Quoted;
+use crate::{EventError, event::Quoted};
 
 /// Why an event was not published.
+///
+/// An [`EventError`] becomes one with `?`, so that a handler which makes an event and publishes it has one type of error:
+///
+/// ```
+/// # #[cfg(feature = "json")] {
+/// use tower_sse::{Event, PublishError, Registry};
+///
+/// async fn move_to(registry: Registry, place: [f64; 2]) -> Result<(), PublishError> {
+///     registry.publish("places", Event::json(&place)?.event("moved")?)?;
+///     Ok(())
+/// }
+/// # let _ = move_to;
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError {
     /// The name is none that a topic can have.
     Topic(TopicError),
+    /// There is no event, as a value cannot be part of one.
+    Event(EventError),
     /// The event takes more memory than may be retained on its topic, or in all.
     TooLarge {
         /// What it takes, in bytes.
@@ -54,6 +70,7 @@ impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Topic(error) => error.fmt(f),
+            Self::Event(error) => error.fmt(f),
             Self::TooLarge { size, limit } => {
                 write!(f, "the event takes {size} bytes, more than the {limit} that may be retained")
             }
@@ -74,7 +91,21 @@ impl fmt::Display for PublishError {
     }
 }
 
-impl std::error::Error for PublishError {}
+impl std::error::Error for PublishError {
+    /// What is behind it: of an [`EventError`], which it speaks for, what is behind that.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Event(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+impl From<EventError> for PublishError {
+    fn from(error: EventError) -> Self {
+        Self::Event(error)
+    }
+}
 
 impl From<TopicError> for PublishError {
     fn from(error: TopicError) -> Self {

@@ -40,7 +40,7 @@ pub use self::{
     presence::{Member, Presence, PresenceChange, PresenceChanges},
     produce::{ProduceError, Producer, TopicState},
     stats::{ClientStats, Stats},
-    topic::{MAX_TOPIC, TopicError},
+    topic::{MAX_TOPIC, TopicError, segment},
 };
 pub(crate) use self::{
     client::{Client, Style},

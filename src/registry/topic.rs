@@ -1,6 +1,10 @@
 //! What a topic may be called, and which names a pattern matches.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fmt::{self, Write},
+};
 
 use super::log::spacious;
 use crate::event::Quoted;
@@ -44,6 +48,49 @@ pub(crate) fn check_pattern(name: &str) -> Result<(), TopicError> {
         return Ok(());
     };
     Err(problem.with(name))
+}
+
+/// Makes one segment of a topic's name of any text: of a path parameter, a user's name, an id.
+///
+/// A name in which a client's text is put as it is can be another topic than it looks like: `prices/{symbol}` with `a/b` in the path (sent as `a%2Fb`)
+/// is a topic further down, and with a `*` a pattern, where patterns are allowed. This is always one segment, not empty, of no
+/// pattern, and allowed at the beginning of a name.
+///
+/// `/`, `%`, `*`, control characters and a `$` at the beginning are percent-encoded, and an empty text is `%` alone. All else stays as it is,
+/// so that most texts cost no allocation. Two texts never give the same segment.
+///
+/// The segment is at most three times as long as the text. A text that is too long for a name of [`MAX_TOPIC`] bytes is not cut: the name that it is put
+/// into is then refused, as a [`TopicError`].
+///
+/// ```
+/// use tower_sse::segment;
+///
+/// assert_eq!(format!("prices/{}", segment("AAPL")), "prices/AAPL");
+/// assert_eq!(format!("prices/{}", segment("a/b")), "prices/a%2Fb");
+/// assert_eq!([segment("**"), segment("$client"), segment("100%"), segment("")], ["%2A%2A", "%24client", "100%25", "%"]);
+/// ```
+#[must_use]
+pub fn segment<T: AsRef<str> + ?Sized>(text: &T) -> Cow<'_, str> {
+    let text = text.as_ref();
+    let stays = |(at, it): (usize, char)| !(matches!(it, '/' | '%' | '*') || it.is_control() || (at, it) == (0, RESERVED));
+    if text.is_empty() {
+        return Cow::Borrowed("%");
+    }
+    if text.char_indices().all(stays) {
+        return Cow::Borrowed(text);
+    }
+    let mut segment = String::with_capacity(text.len() + 8);
+    for (at, character) in text.char_indices() {
+        if stays((at, character)) {
+            segment.push(character);
+        } else {
+            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+                // Nothing can go wrong with a `String`.
+                let _ = write!(segment, "%{byte:02X}");
+            }
+        }
+    }
+    Cow::Owned(segment)
 }
 
 /// Whether a name is fine as nearly all are, which one look at each byte says.
@@ -282,7 +329,41 @@ mod tests {
         assert_eq!(set.get(&names[0]), Some(&()));
     }
 
+    /// The text that a segment was made of.
+    fn unmade(segment: &str) -> String {
+        let mut bytes = Vec::new();
+        let mut rest = if segment == "%" { b"" } else { segment.as_bytes() };
+        while let [first, after @ ..] = rest {
+            let (byte, after) = match (first, after) {
+                (b'%', [high, low, after @ ..]) => {
+                    (u8::from_str_radix(std::str::from_utf8(&[*high, *low]).unwrap(), 16).unwrap(), after)
+                }
+                _ => (*first, after),
+            };
+            bytes.push(byte);
+            rest = after;
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_text_that_is_a_segment_stays_as_it_is() {
+        for text in ["AAPL", "Gleis 7", "a$b", "é👍", "..", "a.b-c_d~"] {
+            assert!(matches!(segment(text), Cow::Borrowed(same) if same == text), "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn whatever_text_it_is_made_of_a_segment_is_one_and_has_all_of_it(text in "([/%*$a2F\u{0}\n\u{7f}\u{85}é👍]|\\PC){0,40}") {
+            let segment = segment(&text);
+            prop_assert_eq!(check(&segment), Ok(()));
+            prop_assert!(!segment.contains('/') && !is_pattern(&segment));
+            prop_assert_eq!(matches(&format!("a/{segment}/b"), "a/x/b"), text == "x");
+            prop_assert!(segment.len() <= (3 * text.len()).max(1));
+            prop_assert_eq!(unmade(&segment), text);
+        }
+
         #[test]
         fn the_patterns_that_match_are_those_that_match_alone(
             patterns in prop::collection::btree_set("(a|b|\\*)(/(a|b|\\*)){0,3}(/\\*\\*)?", 0..12),

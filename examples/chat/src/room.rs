@@ -1,6 +1,6 @@
 //! What a room is to the registry.
 
-use tower_sse::{ClientHandle, Event, PublishError, Receipt, Registry, Start, SubscribeError};
+use tower_sse::{ClientHandle, Event, PublishError, Receipt, Registry, Start, SubscribeError, segment};
 
 use crate::proto::Said;
 
@@ -9,6 +9,7 @@ pub(crate) const MAX_MESSAGE: usize = 16 << 10;
 
 const MAX_TEXT: usize = 4000;
 const MAX_NAME: usize = 40;
+const MAX_ROOM: usize = 80;
 
 /// What somebody gets who comes for the first time.
 const HISTORY: Start = Start::Last(20);
@@ -22,13 +23,16 @@ pub(crate) fn name_of(client: &ClientHandle) -> Option<String> {
     client.metadata().get::<Name>().map(|name| name.0.clone())
 }
 
-pub(crate) fn topic(room: &str) -> String {
-    format!("rooms/{room}")
+/// A room's name is one segment, whatever is in it: with a `/` it is no room in a room, and a `*` is no wildcard.
+fn topic(room: &str) -> Result<String, Problem> {
+    let is_right = (1..=MAX_ROOM).contains(&room.len());
+    let problem = || Problem::Input(format!("a room's name has 1 to {MAX_ROOM} bytes"));
+    is_right.then(|| format!("rooms/{}", segment(room))).ok_or_else(problem)
 }
 
 pub(crate) fn enter(client: &ClientHandle, room: &str, name: &str) -> Result<(), Problem> {
     client.insert_metadata(Name(checked_name(name)?.to_owned()));
-    Ok(client.subscribe_from(topic(room), HISTORY)?)
+    Ok(client.subscribe_from(topic(room)?, HISTORY)?)
 }
 
 pub(crate) fn say(registry: &Registry, room: &str, said: &Said) -> Result<Receipt, Problem> {
@@ -37,15 +41,11 @@ pub(crate) fn say(registry: &Registry, room: &str, said: &Said) -> Result<Receip
         return Err(Problem::Input(format!("a text has 1 to {MAX_TEXT} bytes")));
     }
     let event = Event::json(said).map_err(|error| Problem::Input(error.to_string()))?;
-    Ok(registry.publish(topic(room), event)?)
+    Ok(registry.publish(topic(room)?, event)?)
 }
 
 pub(crate) fn members(registry: &Registry, room: &str) -> Result<Vec<String>, Problem> {
-    // There is a presence of patterns too.
-    if room.contains('*') {
-        return Err(Problem::Input("a room's name has no `*`".to_owned()));
-    }
-    let presence = registry.presence(topic(room)).map_err(SubscribeError::from)?;
+    let presence = registry.presence(topic(room)?).map_err(SubscribeError::from)?;
     Ok(presence.members().iter().map(|member| member.key().to_owned()).collect())
 }
 

@@ -156,22 +156,37 @@ async fn a_grpc_client_that_goes_away_is_unsubscribed() {
 }
 
 #[tokio::test]
+async fn a_room_is_one_whatever_is_in_its_name() {
+    let server = chat(&[]).await;
+    let mut grpc = connect(&server.url).await;
+    let _lobby = join(&mut grpc, "lobby", "ada").await.unwrap();
+    let _deeper = join(&mut grpc, "lobby/deeper", "bob").await.unwrap();
+    let _all = join(&mut grpc, "**", "eve").await.unwrap();
+    until_members(&server, "lobby", r#"["ada"]"#).await;
+    until_members(&server, "lobby%2Fdeeper", r#"["bob"]"#).await;
+    until_members(&server, "**", r#"["eve"]"#).await;
+    for room in ["lobby", "lobby/deeper", "**"] {
+        assert_eq!(say(&mut grpc, room, "ada", "Hi").await.unwrap().1, 1, "{room}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_request_is_said_in_the_terms_of_its_protocol() {
     let server = chat(&[]).await;
     let mut grpc = connect(&server.url).await;
-    let large = "x".repeat(5000);
-    for (room, name, words) in [("*", "ada", "a"), ("", "ada", "a"), ("lobby", "", "a"), ("lobby", "ada", &large)] {
+    let (large, long) = ("x".repeat(5000), "x".repeat(81));
+    for (room, name, words) in [(&*long, "ada", "a"), ("", "ada", "a"), ("lobby", "", "a"), ("lobby", "ada", &large)] {
         let refused = say(&mut grpc, room, name, words).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
         assert!(!refused.message().is_empty());
     }
     let no_one = within(grpc.say(chat::proto::SayRequest { room: "lobby".into(), said: None })).await.unwrap_err();
     assert_eq!(no_one.code(), Code::InvalidArgument);
-    for (room, name) in [("**", "ada"), ("a//b", "ada"), ("lobby", "\n")] {
+    for (room, name) in [(&*long, "ada"), ("", "ada"), ("lobby", "\n")] {
         let refused = join(&mut grpc, room, name).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     }
-    assert_eq!(text(&server, get("/rooms/*/events")).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(text(&server, get(&format!("/rooms/{long}/events"))).await.0, StatusCode::BAD_REQUEST);
     assert_eq!(text(&server, post("/rooms/lobby?name=", "Hi")).await.0, StatusCode::BAD_REQUEST);
     assert_eq!(text(&server, get("/nowhere")).await, (StatusCode::NOT_FOUND, "there is nothing here\n".to_owned()));
     let mut request = post("/no.Service/Method", "");
@@ -263,6 +278,6 @@ async fn the_client_in_the_program_prints_what_is_said_and_comes_back() {
     assert!(said.status.success());
     assert_eq!(String::from_utf8(said.stdout).unwrap(), "1 hear it\n");
     assert_eq!(within(lines.next_line()).await.unwrap().unwrap(), "bob: Hello");
-    let refused = within(program(&["say", "*", "bob", "Hello"]).output()).await.unwrap();
+    let refused = within(program(&["say", "", "bob", "Hello"]).output()).await.unwrap();
     assert_eq!(refused.status.code(), Some(1));
 }

@@ -14,7 +14,7 @@ use hyper::{
     header::{ALLOW, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tower_sse::{ClientHandle, Event, Producer, Registry, Start};
+use tower_sse::{ClientHandle, Event, Producer, Registry, Start, segment};
 
 const MAX_STEPS: u32 = 1000;
 
@@ -94,8 +94,9 @@ impl Jobs {
     }
 }
 
+/// What a path says is one segment and no more.
 fn topic(id: &str) -> String {
-    format!("jobs/{id}")
+    format!("jobs/{}", segment(id))
 }
 
 /// The job itself, which only takes time. Its topic ends when `job` is dropped.
