@@ -469,13 +469,14 @@ impl Stream {
             ready!(self.timer.poll(clock, cx));
             let is_due = pulse.beat(interval, spread, clock.now());
             self.timer = Alarm::at(pulse.due(interval, spread));
+            // A stream that is busy comes here once an interval, too.
+            client.shared().tick();
             if is_due && may_inject {
                 let heartbeat = self.config.heartbeat(&mut self.reader);
                 let client = self.reader.client();
                 if !heartbeat.is_empty() {
                     client.add_bytes(heartbeat.len());
                     client.observe(|observer, client| observer.heartbeat(client));
-                    client.shared().tick();
                     return Poll::Ready(heartbeat);
                 }
             } else if is_due {

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -14,7 +14,7 @@ use http::Request;
 use http_body::Frame;
 use serde_json::json;
 use tower_sse::{
-    CloseReason, Event, Heartbeat, Observation, Registry, RegistryConfig, Retention, SseLayer, SubscribeError,
+    CloseReason, Event, Heartbeat, Observation, Registry, RegistryConfig, Retention, SseLayer, Stats, SubscribeError,
     Subscription,
 };
 
@@ -217,8 +217,10 @@ async fn a_panic_in_an_observer_harms_nobody() {
             std::panic::resume_unwind(Box::new("an observer that was meant to fail"));
         },
     );
-    let registry = Registry::with_config(config.observer(move |_: &Observation<'_>| {
-        count.fetch_add(1, Ordering::Relaxed);
+    let registry = Registry::with_config(config.observer(move |observation: &Observation<'_>| {
+        if !matches!(observation, Observation::Sampled { .. }) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }));
     let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(SECOND));
     let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
@@ -233,6 +235,62 @@ async fn a_panic_in_an_observer_harms_nobody() {
     assert_eq!(registry.stats().clients, 0);
     // Subscribed, opened, a heartbeat, two published, a lag, a gap, refused, unsubscribed, closed.
     assert_eq!(before.load(Ordering::Relaxed), 10, "the next one is told all the same");
+}
+
+type Samples = Arc<Mutex<Vec<(Stats, Stats)>>>;
+
+fn sampling() -> (Samples, RegistryConfig) {
+    let samples = Samples::default();
+    let kept = Arc::clone(&samples);
+    let config = RegistryConfig::default().observer(move |observation: &Observation<'_>| {
+        if let Observation::Sampled { before, now } = *observation {
+            kept.lock().unwrap().push((before.clone(), now.clone()));
+        }
+    });
+    (samples, config)
+}
+
+/// An hour of a stream without publishers, which has something of its own all the time.
+#[tokio::test(start_paused = true)]
+async fn what_streams_get_is_told_every_few_seconds_while_they_are_open() {
+    let (samples, config) = sampling();
+    let registry = Registry::with_config(config);
+    let (frames, own) = bodies::channel();
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(10 * SECOND));
+    let (_, response) = answer(&layer, Request::new(()), |_| bodies::event_stream(own));
+    let mut body = response.into_body();
+    let mut sent = 0;
+    for _ in 0..3600 {
+        tokio::time::advance(SECOND).await;
+        frames.try_send(Ok(Frame::data(Bytes::from_static(b"data: own\n\n")))).unwrap();
+        sent += text(&mut body).len() as u64;
+    }
+    let told = std::mem::take(&mut *samples.lock().unwrap());
+    assert!((180..=720).contains(&told.len()), "{}", told.len());
+    assert_eq!(told[0].0, Stats::default());
+    assert!(told.windows(2).all(|two| two[0].1 == two[1].0), "each begins where the last one was");
+    assert!(told.windows(2).all(|two| two[0].1.sent_bytes < two[1].1.sent_bytes));
+    assert!(told.last().unwrap().1.sent_bytes + 20 * 11 >= sent);
+    drop(body);
+    let told = std::mem::take(&mut *samples.lock().unwrap());
+    assert_eq!(told.len(), 1, "the rest when it ends, as nobody else is there");
+    assert_eq!((told[0].1.sent_bytes, told[0].1.clients), (sent, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn publishing_is_told_of_in_samples_at_most_every_few_seconds_and_the_end_of_the_registry_is() {
+    let (samples, config) = sampling();
+    let registry = Registry::with_config(config);
+    (0..1000).for_each(|_| publish(&registry, "a", "1"));
+    assert_eq!(samples.lock().unwrap().len(), 1);
+    tokio::time::advance(5 * SECOND).await;
+    (0..1000).for_each(|_| publish(&registry, "a", "1"));
+    assert_eq!(samples.lock().unwrap().len(), 2);
+    let retained = samples.lock().unwrap()[1].1.events;
+    assert!(retained > 0);
+    drop(registry);
+    let (before, now) = samples.lock().unwrap().pop().unwrap();
+    assert_eq!((before.events, now.events, now.bytes, now.topics, now.published), (retained, 0, 0, 0, 2000));
 }
 
 #[test]
@@ -260,7 +318,7 @@ fn the_numbers_add_up() {
     assert_eq!(stats.closed, [(CloseReason::Gone, 2), (CloseReason::Other("maintenance"), 1)].into());
     let expected = json!({
         "clients": 1, "subscriptions": 2, "topics": 2, "events": 3, "bytes": stats.bytes, "published": 7,
-        "delivered": 6, "lagged": 1, "missed": 3, "gaps": 1, "refused_subscriptions": 1, "refused_streams": 0, "withheld_heartbeats": 0,
+        "delivered": 6, "sent_bytes": stats.sent_bytes, "lagged": 1, "missed": 3, "gaps": 1, "refused_subscriptions": 1, "refused_streams": 0, "withheld_heartbeats": 0,
         "closed": { "gone": 2, "maintenance": 1 },
     });
     assert_eq!(serde_json::to_value(&stats).unwrap(), expected);

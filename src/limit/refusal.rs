@@ -50,6 +50,18 @@ impl Refused {
         }
     }
 
+    /// The reason in a word: in logs, and as the label of a metric. With `_for_key`, it is about this client's key.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Full { key: None, .. } => "full",
+            Self::Full { key: Some(_), .. } => "full_for_key",
+            Self::TooFast { key: None, .. } => "too_fast",
+            Self::TooFast { key: Some(_), .. } => "too_fast_for_key",
+            Self::Draining => "draining",
+        }
+    }
+
     /// As a response: what a layer gives by default. For a handler that asks with [`ClientHandle::admit`](crate::ClientHandle::admit);
     /// with the `axum` feature, it is an `IntoResponse`.
     pub fn into_response<B: From<String>>(self) -> Response<B> {
@@ -227,5 +239,20 @@ impl fmt::Debug for Refusal {
             Form::Own(_) => "own",
         };
         f.debug_struct("Refusal").field("form", &form).field("delay", &self.delay).finish()
+    }
+}
+
+#[cfg(test)]
+impl Refused {
+    /// One of each. Whoever adds one is told by the compiler.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let key = || Some(LimitKey::from("key"));
+        std::iter::successors(Some(Self::Full { key: None, limit: 1 }), move |refused| match refused {
+            Self::Full { key: None, limit } => Some(Self::Full { key: key(), limit: *limit }),
+            Self::Full { key: Some(_), .. } => Some(Self::TooFast { key: None, retry_in: None }),
+            Self::TooFast { key: None, retry_in } => Some(Self::TooFast { key: key(), retry_in: *retry_in }),
+            Self::TooFast { key: Some(_), .. } => Some(Self::Draining),
+            Self::Draining => None,
+        })
     }
 }

@@ -1,9 +1,9 @@
 //! Numbers for the `metrics` crate.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use super::{Closed, Observer};
-use crate::{ClientHandle, Gap, Receipt, Refused, SubscribeError};
+use crate::{ClientHandle, Gap, Receipt, Refused, Stats, SubscribeError};
 
 /// Counts what happens, with the [`metrics`](https://docs.rs/metrics) crate. With the `metrics` feature.
 ///
@@ -13,19 +13,27 @@ use crate::{ClientHandle, Gap, Receipt, Refused, SubscribeError};
 /// | `sse_closed_total{reason}` | counter | streams that are over, by why |
 /// | `sse_open_streams` | gauge | open streams |
 /// | `sse_stream_seconds` | histogram | how long a stream was open, when it is over |
-/// | `sse_refused_streams_total` | counter | streams that were refused |
+/// | `sse_refused_streams_total{reason}` | counter | streams that were refused, by why |
 /// | `sse_refused_subscriptions_total` | counter | subscriptions that were not made |
 /// | `sse_published_total` | counter | events that were published |
-/// | `sse_delivered_total` | counter | events of the registry that streams got, added when a stream is over |
-/// | `sse_sent_bytes_total` | counter | bytes of the streams' bodies, added when a stream is over |
+/// | `sse_delivered_total` | counter | events of the registry that streams got, each for each stream; added every few seconds |
+/// | `sse_sent_bytes_total` | counter | bytes of the streams' bodies; added every few seconds |
+/// | `sse_topics` | gauge | topics that have events, subscribers or a producer |
+/// | `sse_subscriptions` | gauge | what clients are subscribed to, all together |
+/// | `sse_retained_events` | gauge | retained events |
+/// | `sse_retained_bytes` | gauge | the memory that they and the topics without subscribers take, by the registry's own counting |
 /// | `sse_lagged_total` | counter | how often a client fell off what a topic retains |
 /// | `sse_missed_total` | counter | events that clients lost by that |
 /// | `sse_gaps_total` | counter | gaps in what clients should have had, on resuming or by lag |
 /// | `sse_heartbeats_total` | counter | heartbeats that were sent |
 ///
-/// There is no label but `reason`: one of `ended`, `gone`, `closed`, `body_error`, or `other`, or the text that
-/// [`close_with`](ClientHandle::close_with) was called with. So the number of series depends on the program alone, and on
-/// nothing that clients send.
+/// There is no label but `reason`, and its values are those of the logs. Of `sse_closed_total`, it is the word of
+/// [`CloseReason::as_str`](crate::CloseReason::as_str): `ended`, `completed`, `gone`, `closed`, `aged`, `expired`, `drained`, `refused`, `lagged`, `stuck`, `body_error`,
+/// or the text that [`close_with`](ClientHandle::close_with) was called with. Of `sse_refused_streams_total`, it is that of [`Refused::as_str`]: `full`, `full_for_key`,
+/// `too_fast`, `too_fast_for_key`, `draining`. So the number of series depends on the program alone, and on nothing that clients send.
+///
+/// What is added every few seconds, and the gauges but for `sse_open_streams`, comes of [`Observer::sampled`], which says when that is. Clones, and the
+/// observers of several registries, count together.
 ///
 /// Each number goes to the recorder that is installed at the moment it is counted, at the cost of a look-up there. Make
 /// the observer when the recorder is installed: it is then that the descriptions are given.
@@ -49,11 +57,15 @@ impl MetricsObserver {
         describe_counter!("sse_closed_total", Unit::Count, "Event streams that are over, by reason");
         describe_gauge!("sse_open_streams", Unit::Count, "Open event streams");
         describe_histogram!("sse_stream_seconds", Unit::Seconds, "How long an event stream was open");
-        describe_counter!("sse_refused_streams_total", Unit::Count, "Streams that were refused");
+        describe_counter!("sse_refused_streams_total", Unit::Count, "Streams that were refused, by reason");
         describe_counter!("sse_refused_subscriptions_total", Unit::Count, "Subscriptions that were not made");
         describe_counter!("sse_published_total", Unit::Count, "Events that were published");
-        describe_counter!("sse_delivered_total", Unit::Count, "Published events that closed streams had got");
-        describe_counter!("sse_sent_bytes_total", Unit::Bytes, "Bytes of the bodies of closed streams");
+        describe_counter!("sse_delivered_total", Unit::Count, "Published events that streams got");
+        describe_counter!("sse_sent_bytes_total", Unit::Bytes, "Bytes of the bodies of streams");
+        describe_gauge!("sse_topics", Unit::Count, "Topics that have events, subscribers or a producer");
+        describe_gauge!("sse_subscriptions", Unit::Count, "Subscriptions of all clients");
+        describe_gauge!("sse_retained_events", Unit::Count, "Retained events");
+        describe_gauge!("sse_retained_bytes", Unit::Bytes, "Memory of retained events and topics without subscribers");
         describe_counter!("sse_lagged_total", Unit::Count, "Times that a client fell off what a topic retains");
         describe_counter!("sse_missed_total", Unit::Count, "Events that clients lost by lag");
         describe_counter!("sse_gaps_total", Unit::Count, "Gaps in what clients should have had");
@@ -74,8 +86,8 @@ impl Observer for MetricsObserver {
         gauge!("sse_open_streams").increment(1);
     }
 
-    fn stream_refused(&self, _client: &ClientHandle, _refused: &Refused) {
-        counter!("sse_refused_streams_total").increment(1);
+    fn stream_refused(&self, _client: &ClientHandle, refused: &Refused) {
+        counter!("sse_refused_streams_total", "reason" => refused.as_str()).increment(1);
     }
 
     fn subscription_refused(&self, _client: &ClientHandle, _error: &SubscribeError) {
@@ -97,14 +109,26 @@ impl Observer for MetricsObserver {
 
     fn closed(&self, _client: &ClientHandle, closed: &Closed) {
         counter!("sse_closed_total", "reason" => closed.reason.as_str()).increment(1);
-        counter!("sse_delivered_total").increment(closed.events);
-        counter!("sse_sent_bytes_total").increment(closed.bytes);
         gauge!("sse_open_streams").decrement(1);
         histogram!("sse_stream_seconds").record(closed.duration);
     }
 
     fn published(&self, _topic: &str, _receipt: &Receipt) {
         counter!("sse_published_total").increment(1);
+    }
+
+    fn sampled(&self, before: &Stats, now: &Stats) {
+        counter!("sse_delivered_total").increment(now.delivered.saturating_sub(before.delivered));
+        counter!("sse_sent_bytes_total").increment(now.sent_bytes.saturating_sub(before.sent_bytes));
+        // By how much they have changed, as there may be other registries.
+        let change = |gauge: Gauge, before: usize, now: usize| match now.checked_sub(before) {
+            Some(more) => gauge.increment(more as f64),
+            None => gauge.decrement((before - now) as f64),
+        };
+        change(gauge!("sse_topics"), before.topics, now.topics);
+        change(gauge!("sse_subscriptions"), before.subscriptions, now.subscriptions);
+        change(gauge!("sse_retained_events"), before.events, now.events);
+        change(gauge!("sse_retained_bytes"), before.bytes, now.bytes);
     }
 }
 
@@ -116,17 +140,18 @@ mod tests {
     };
 
     use metrics::{
-        Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString,
+        Counter, CounterFn, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString,
         with_local_recorder,
     };
 
     use super::*;
-    use crate::{observe::samples::Samples, sync::lock};
+    use crate::{CloseReason, Event, Registry, RegistryConfig, observe::samples::Samples, sync::lock};
 
     type Numbers = Arc<Mutex<BTreeMap<String, f64>>>;
 
     #[derive(Default)]
     struct Recorded {
+        /// With their kinds.
         described: Mutex<BTreeSet<String>>,
         numbers: Numbers,
     }
@@ -170,8 +195,9 @@ mod tests {
     }
 
     impl Recorded {
-        fn describe(&self, name: &KeyName) {
-            assert!(lock(&self.described).insert(name.as_str().to_owned()), "{name:?} is described twice");
+        fn describe(&self, kind: &str, name: &KeyName) {
+            let is_new = lock(&self.described).insert(format!("{kind} {}", name.as_str()));
+            assert!(is_new, "{name:?} is described twice");
         }
 
         fn series(&self, kind: &str, key: &Key) -> Arc<Series> {
@@ -186,15 +212,15 @@ mod tests {
 
     impl Recorder for Recorded {
         fn describe_counter(&self, name: KeyName, _unit: Option<Unit>, _description: SharedString) {
-            self.describe(&name);
+            self.describe("counter", &name);
         }
 
         fn describe_gauge(&self, name: KeyName, _unit: Option<Unit>, _description: SharedString) {
-            self.describe(&name);
+            self.describe("gauge", &name);
         }
 
         fn describe_histogram(&self, name: KeyName, _unit: Option<Unit>, _description: SharedString) {
-            self.describe(&name);
+            self.describe("histogram", &name);
         }
 
         fn register_counter(&self, key: &Key, _metadata: &Metadata<'_>) -> Counter {
@@ -223,26 +249,92 @@ mod tests {
             ("counter sse_missed_total", 5.0),
             ("counter sse_opened_total", 1.0),
             ("counter sse_published_total", 1.0),
-            ("counter sse_refused_streams_total", 1.0),
+            ("counter sse_refused_streams_total{reason=draining}", 1.0),
             ("counter sse_refused_subscriptions_total", 1.0),
             ("counter sse_sent_bytes_total", 900.0),
             ("gauge sse_open_streams", 0.0),
+            ("gauge sse_retained_bytes", 80.0),
+            ("gauge sse_retained_events", 5.0),
+            ("gauge sse_subscriptions", 2.0),
+            ("gauge sse_topics", -2.0),
             ("histogram sse_stream_seconds", 1.5),
         ];
         let expected: BTreeMap<_, _> = expected.map(|(series, number)| (series.to_owned(), number)).into();
         assert_eq!(*lock(&recorded.numbers), expected);
     }
 
+    /// The docs of the observer, without the marks of comments.
+    fn docs() -> String {
+        let source = include_str!("metrics.rs").split("#[derive").next().unwrap();
+        source.lines().filter_map(|line| line.strip_prefix("/// ")).flat_map(|line| [line, "\n"]).collect()
+    }
+
     #[test]
-    fn every_metric_is_described_and_no_other() {
+    fn what_is_counted_is_described_and_in_the_table_and_nothing_else_is() {
         let recorded = Recorded::default();
         with_local_recorder(&recorded, || Samples::new().tell(&MetricsObserver::default()));
-        let counted: BTreeSet<String> = lock(&recorded.numbers)
-            .keys()
-            .filter_map(|series| series.split([' ', '{']).nth(1))
-            .map(str::to_owned)
-            .collect();
+        let counted: BTreeSet<String> =
+            lock(&recorded.numbers).keys().map(|series| series.split('{').next().unwrap().to_owned()).collect();
         assert_eq!(*lock(&recorded.described), counted);
+        let docs = docs();
+        let rows = docs.lines().filter_map(|line| line.strip_prefix("| `"));
+        let table: BTreeMap<String, &str> = rows
+            .map(|row| {
+                let (name, rest) = row.split_once("` | ").unwrap();
+                let kind = rest.split_once(" | ").unwrap().0;
+                let (name, labels) = name.split_once('{').unwrap_or((name, ""));
+                (format!("{kind} {name}"), labels.trim_end_matches('}'))
+            })
+            .collect();
+        assert_eq!(table.keys().cloned().collect::<BTreeSet<_>>(), counted);
+        for series in lock(&recorded.numbers).keys() {
+            let (name, label) = series.split_once('{').unwrap_or((series, ""));
+            assert_eq!(table[name], label.split('=').next().unwrap(), "{series}");
+        }
+    }
+
+    #[test]
+    fn the_docs_name_every_reason() {
+        let docs = docs();
+        // What is told to have closed had a stream, and an own reason has its own text.
+        let reasons = CloseReason::all().filter(|it| !matches!(it, CloseReason::NoStream | CloseReason::Other(_)));
+        let refused: Vec<&str> = Refused::all().map(|refused| refused.as_str()).collect();
+        for word in reasons.map(|reason| reason.as_str()).chain(refused) {
+            assert!(docs.contains(&format!("`{word}`")), "{word} is not there");
+        }
+    }
+
+    #[test]
+    fn what_streams_get_is_counted_as_it_goes_and_what_there_is_until_it_is_not() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let recorded = Recorded::default();
+        let number = |name: &str| recorded.number(name).unwrap_or(0.0);
+        with_local_recorder(&recorded, || {
+            runtime.block_on(async {
+                let registry = Registry::with_config(RegistryConfig::default().observer(MetricsObserver::new()));
+                let client = registry.connect();
+                client.subscribe("a").unwrap();
+                let mut events = client.into_events();
+                for expected in 1..=35 {
+                    registry.publish("a", Event::data("x")).unwrap();
+                    std::future::poll_fn(|cx| futures_core::Stream::poll_next(std::pin::Pin::new(&mut events), cx)).await;
+                    tokio::time::advance(std::time::Duration::from_secs(100)).await;
+                    registry.publish("b", Event::data("x")).unwrap();
+                    assert_eq!(number("counter sse_delivered_total"), f64::from(expected), "while the stream is open");
+                }
+                assert_eq!((number("gauge sse_topics"), number("gauge sse_subscriptions")), (2.0, 1.0));
+                assert_eq!(number("gauge sse_retained_events"), 70.0);
+                assert_eq!(number("gauge sse_retained_bytes"), registry.stats().bytes as f64);
+                registry.publish("a", Event::data("x")).unwrap();
+                std::future::poll_fn(|cx| futures_core::Stream::poll_next(std::pin::Pin::new(&mut events), cx)).await;
+                drop(events);
+                assert_eq!(number("counter sse_delivered_total"), 36.0, "the rest at once, as nobody else is there");
+                assert_eq!(number("gauge sse_subscriptions"), 0.0);
+            });
+        });
+        for gauge in ["sse_topics", "sse_subscriptions", "sse_retained_events", "sse_retained_bytes"] {
+            assert_eq!(number(&format!("gauge {gauge}")), 0.0, "the registry is gone");
+        }
     }
 
     #[test]

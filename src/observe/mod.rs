@@ -16,7 +16,7 @@ use std::{
 pub use self::metrics::MetricsObserver;
 #[cfg(feature = "tracing")]
 pub use self::tracing::TracingObserver;
-use crate::{ClientHandle, CloseReason, Gap, Receipt, Refused, SubscribeError};
+use crate::{ClientHandle, CloseReason, Gap, Receipt, Refused, Stats, SubscribeError};
 
 /// Hooks: what a registry and its streams do, told as it happens.
 ///
@@ -89,8 +89,8 @@ use crate::{ClientHandle, CloseReason, Gap, Receipt, Refused, SubscribeError};
 /// # What they cost
 ///
 /// Without observers, the check of a length. With them, one virtual call for each and what it does itself. Nothing is called for
-/// each delivered event: a stream's deliveries are counted and told in [`Closed`]. [`published`](Self::published) is
-/// the one that can be called very often.
+/// each delivered event: deliveries are counted, and told every few seconds with all else that there is
+/// ([`sampled`](Self::sampled)), and of one stream in [`Closed`]. [`published`](Self::published) is the one that can be called very often.
 pub trait Observer: Send + Sync + 'static {
     /// Gets all that the other methods do not take over. Default: does nothing.
     fn observe(&self, observation: &Observation<'_>) {
@@ -147,6 +147,18 @@ pub trait Observer: Send + Sync + 'static {
     /// An event was published. Once for each, however many clients get it.
     fn published(&self, topic: &str, receipt: &Receipt) {
         self.observe(&Observation::Published { topic, receipt });
+    }
+
+    /// How much there is now, and how much there was when this was last called, before the first time nothing. So what
+    /// was delivered meanwhile is the difference of [`Stats::delivered`].
+    ///
+    /// Called every five seconds at most, by whoever then publishes or has a heartbeat to send, and when a stream ends while no more than 64 are open; where
+    /// nothing of that happens, there is nothing to tell. The last time is when the registry is dropped: then `now` has no topics and no events.
+    /// It is called by one thread at a time, and not for what this hook does itself.
+    ///
+    /// Cost: that of [`Registry::stats`](crate::Registry::stats), whatever the observers are: a look at each open stream.
+    fn sampled(&self, before: &Stats, now: &Stats) {
+        self.observe(&Observation::Sampled { before, now });
     }
 }
 
@@ -206,6 +218,10 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
 
     fn published(&self, topic: &str, receipt: &Receipt) {
         O::published(self, topic, receipt);
+    }
+
+    fn sampled(&self, before: &Stats, now: &Stats) {
+        O::sampled(self, before, now);
     }
 }
 
@@ -283,6 +299,13 @@ pub enum Observation<'a> {
         /// What became of the event.
         receipt: &'a Receipt,
     },
+    /// [`Observer::sampled`].
+    Sampled {
+        /// How much there was the last time.
+        before: &'a Stats,
+        /// How much there is.
+        now: &'a Stats,
+    },
 }
 
 /// What became of a stream that is over.
@@ -349,6 +372,8 @@ mod samples {
         pub(super) gap: Gap,
         pub(super) closed: Closed,
         pub(super) receipt: Receipt,
+        pub(super) before: Stats,
+        pub(super) now: Stats,
     }
 
     impl Samples {
@@ -365,6 +390,16 @@ mod samples {
                     bytes: 900,
                 },
                 receipt: registry.publish("a/1", Event::data("x")).unwrap(),
+                before: Stats { topics: 5, events: 4, delivered: 10, sent_bytes: 100, ..Stats::default() },
+                now: Stats {
+                    topics: 3,
+                    subscriptions: 2,
+                    events: 9,
+                    bytes: 80,
+                    delivered: 17,
+                    sent_bytes: 1000,
+                    ..Stats::default()
+                },
             }
         }
 
@@ -380,6 +415,7 @@ mod samples {
             observer.heartbeat(&self.client);
             observer.closed(&self.client, &self.closed);
             observer.published("a/1", &self.receipt);
+            observer.sampled(&self.before, &self.now);
         }
     }
 }
@@ -406,10 +442,11 @@ mod tests {
             Observation::Heartbeat { .. } => "heartbeat",
             Observation::Closed { .. } => "closed",
             Observation::Published { .. } => "published",
+            Observation::Sampled { .. } => "sampled",
         }
     }
 
-    const ALL: [&str; 10] = [
+    const ALL: [&str; 11] = [
         "opened",
         "stream_refused",
         "subscription_refused",
@@ -420,6 +457,7 @@ mod tests {
         "heartbeat",
         "closed",
         "published",
+        "sampled",
     ];
 
     /// Takes over `closed` alone.
@@ -453,6 +491,7 @@ mod tests {
         let samples = Samples::new();
         let (id, gap, closed, receipt) =
             (samples.client.id(), samples.gap.clone(), samples.closed.clone(), samples.receipt.clone());
+        let (earlier, later) = (samples.before.clone(), samples.now.clone());
         samples.tell(&move |observation: &Observation<'_>| match *observation {
             Observation::Opened { client } | Observation::Heartbeat { client } => assert_eq!(client.id(), id),
             Observation::StreamRefused { client, refused } => {
@@ -468,6 +507,7 @@ mod tests {
             Observation::Gap { client, gap: got } => assert_eq!((client.id(), got), (id, &gap)),
             Observation::Closed { client, closed: got } => assert_eq!((client.id(), got), (id, &closed)),
             Observation::Published { topic, receipt: got } => assert_eq!((topic, got), ("a/1", &receipt)),
+            Observation::Sampled { before, now } => assert_eq!((before, now), (&earlier, &later)),
         });
     }
 
@@ -527,6 +567,10 @@ mod tests {
 
         fn published(&self, _topic: &str, _receipt: &Receipt) {
             lock(&self.0).push("published");
+        }
+
+        fn sampled(&self, _before: &Stats, _now: &Stats) {
+            lock(&self.0).push("sampled");
         }
     }
 

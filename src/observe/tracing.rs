@@ -15,14 +15,16 @@ use crate::{ClientHandle, ClientId, Gap, Receipt, Refused, SubscribeError, event
 /// |---|---|---|
 /// | WARN | `client lagged` | `client`, `topic`, `missed` |
 /// | INFO | `gap` | `client`, `topic` (the first), `topics` (how many), `after` |
-/// | INFO | `stream refused` | `client`, `error` |
+/// | INFO | `stream refused` | `client`, `reason` (a word), `error` (a sentence) |
 /// | INFO | `subscription refused` | `client`, `error` |
 /// | DEBUG | `stream opened` | `client` |
-/// | DEBUG | `stream closed` | `client`, `reason`, `duration_ms`, `events`, `bytes` |
+/// | DEBUG | `stream closed` | `client`, `reason` (a word), `duration_ms`, `events`, `bytes` |
 /// | DEBUG | `subscribed` | `client`, `topic` |
 /// | DEBUG | `unsubscribed` | `client`, `topic` |
 /// | TRACE | `heartbeat` | `client` |
 /// | TRACE | `published` | `topic`, `position`, `clients` |
+///
+/// The words for `reason` are those of [`CloseReason::as_str`](crate::CloseReason::as_str) and [`Refused::as_str`], as in metrics.
 ///
 /// `client` is the first eight digits of the client's id: enough to tell clients apart, and not the whole, with which
 /// whoever reads the log might act for the client. A `topic` that is one client's own is cut in the
@@ -57,7 +59,7 @@ impl Observer for TracingObserver {
     }
 
     fn stream_refused(&self, client: &ClientHandle, refused: &Refused) {
-        info!(target: TARGET, client = %Short(client.id()), error = %refused, "stream refused");
+        info!(target: TARGET, client = %Short(client.id()), reason = refused.as_str(), error = %refused, "stream refused");
     }
 
     fn subscription_refused(&self, client: &ClientHandle, error: &SubscribeError) {
@@ -95,7 +97,7 @@ impl Observer for TracingObserver {
         debug!(
             target: TARGET,
             client = %Short(client.id()),
-            reason = %closed.reason,
+            reason = closed.reason.as_str(),
             duration_ms = u64::try_from(closed.duration.as_millis()).unwrap_or(u64::MAX),
             events = closed.events,
             bytes = closed.bytes,
@@ -211,7 +213,7 @@ mod tests {
         let expected = [
             format!("DEBUG tower_sse message=stream opened client={id}"),
             format!(
-                "INFO tower_sse message=stream refused client={id} \
+                "INFO tower_sse message=stream refused client={id} reason=\"draining\" \
                  error=the server is about to stop and takes no new event streams"
             ),
             format!(
@@ -224,7 +226,7 @@ mod tests {
             format!("INFO tower_sse message=gap client={id} topic=\"a/1\" topics=2 after=\"1-0\\n\""),
             format!("TRACE tower_sse message=heartbeat client={id}"),
             format!(
-                "DEBUG tower_sse message=stream closed client={id} reason=the client is gone \
+                "DEBUG tower_sse message=stream closed client={id} reason=\"gone\" \
                  duration_ms=1500 events=7 bytes=900"
             ),
             format!("TRACE tower_sse message=published topic=\"a/1\" position={position} clients=0"),

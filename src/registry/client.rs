@@ -502,13 +502,15 @@ impl Client {
         lock(&self.state).phase == Phase::Open
     }
 
-    /// How many events of the registry it has got.
-    pub(super) fn events(&self) -> u64 {
-        match lock(&self.state) {
-            // They have been added to the others'.
-            state if state.phase == Phase::Over => 0,
-            state => state.sent.events,
-        }
+    /// What has gone out so far: of one that is over, nothing, as that has been added to the others'.
+    pub(super) fn sent(&self) -> Sent {
+        let state = lock(&self.state);
+        if state.phase == Phase::Over { Sent::default() } else { self.all_of(state.sent) }
+    }
+
+    /// With the bytes that are none of the registry's events.
+    fn all_of(&self, sent: Sent) -> Sent {
+        Sent { bytes: sent.bytes + self.other_bytes.load(Ordering::Relaxed), ..sent }
     }
 
     pub(crate) fn add_bytes(&self, bytes: usize) {
@@ -536,10 +538,10 @@ impl Client {
 
     /// The stream is over, and the registry forgets the client. Only the first reason counts.
     pub(crate) fn end(self: &Arc<Self>, reason: CloseReason) {
-        if let Some((reason, opened, sent)) = self.finish(reason) {
-            let bytes = sent.bytes + self.other_bytes.load(Ordering::Relaxed);
-            let closed = Closed { reason, duration: self.since(opened), events: sent.events, bytes };
+        if let Some((reason, opened, Sent { events, bytes })) = self.finish(reason) {
+            let closed = Closed { reason, duration: self.since(opened), events, bytes };
             self.observe(|observer, client| observer.closed(client, &closed));
+            self.shared.sample_at_an_end();
         }
     }
 
@@ -566,7 +568,7 @@ impl Client {
         watching.0 = self.left(&state, state.cursors.names().map(|name| &**name));
         let _subscriptions = state.cursors.clear(&self.shared);
         let waker = state.waker.take();
-        let (had_stream, opened, sent) = (state.had_stream, state.opened, state.sent);
+        let (had_stream, opened, sent) = (state.had_stream, state.opened, self.all_of(state.sent));
         let over = state.waits_for_its_end();
         self.changes.fetch_add(1, Ordering::Release);
         drop(state);
@@ -579,7 +581,7 @@ impl Client {
             self.shared.unregister(id);
         }
         if had_stream {
-            self.shared.counters.closed(reason, sent.events);
+            self.shared.counters.closed(reason, sent);
         }
         if let Some(over) = over {
             over.notify_waiters();

@@ -36,7 +36,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// The reason in a word, for statistics.
+    /// The reason in a word: in [`Stats`](crate::Stats) as JSON, in logs, and as the label of a metric.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -73,6 +73,28 @@ impl fmt::Display for CloseReason {
             Self::Stuck => "the client read nothing any more",
             Self::BodyError => "the handler's stream failed",
             Self::NoStream => "the answer was no event stream",
+        })
+    }
+}
+
+#[cfg(test)]
+impl CloseReason {
+    /// One of each. Whoever adds one is told by the compiler.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(Self::Ended), |reason| match reason {
+            Self::Ended => Some(Self::Completed),
+            Self::Completed => Some(Self::Gone),
+            Self::Gone => Some(Self::Closed),
+            Self::Closed => Some(Self::Aged),
+            Self::Aged => Some(Self::Expired),
+            Self::Expired => Some(Self::Drained),
+            Self::Drained => Some(Self::Refused),
+            Self::Refused => Some(Self::Other("of the program's own")),
+            Self::Other(_) => Some(Self::Lagged),
+            Self::Lagged => Some(Self::Stuck),
+            Self::Stuck => Some(Self::BodyError),
+            Self::BodyError => Some(Self::NoStream),
+            Self::NoStream => None,
         })
     }
 }

@@ -23,7 +23,7 @@ use super::{
     position::{Era, Progress},
     presence::Presences,
     produce::Production,
-    stats::Counters,
+    stats::{Counters, Samples},
     topic::{self, Patterns},
     waiters::ToWake,
 };
@@ -56,6 +56,7 @@ pub(crate) struct Shared {
     pub(super) presences: Presences,
     pub(super) draining: Draining,
     pub(crate) counters: Counters,
+    pub(super) samples: Samples,
 }
 
 #[derive(Debug)]
@@ -162,6 +163,7 @@ impl Shared {
             presences: Presences::default(),
             draining: Draining::default(),
             counters: Counters::default(),
+            samples: Samples::default(),
         }
     }
 
@@ -298,6 +300,7 @@ impl Shared {
         let left_out = except.map_or(0, |client| client.having(name));
         let receipt = Receipt { position, clients: clients.saturating_sub(left_out) };
         self.config.observers.notify(|observer| observer.published(name, &receipt));
+        self.sample(elapsed);
         Ok(receipt)
     }
 
@@ -621,6 +624,12 @@ impl Order {
         let ticket = entry.ticket;
         self.gone.push(entry);
         Some(ticket)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.sample_at_the_end();
     }
 }
 

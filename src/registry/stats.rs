@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
-use super::{CloseReason, shared::Shared};
-use crate::sync::{AtomicU64, Mutex, lock};
+use super::{CloseReason, client::Sent, shared::Shared};
+use crate::{
+    clock::nanoseconds,
+    sync::{AtomicU64, Mutex, lock},
+};
 
 /// How much there is in a registry at one moment, and what has been since it was made.
 ///
 /// With the `json` feature it can be serialised. Cost: a few nanoseconds for each open stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
     /// Open streams and clients that are about to have one.
@@ -25,6 +28,8 @@ pub struct Stats {
     pub published: u64,
     /// Events that clients were given: one that goes to ten clients counts ten times.
     pub delivered: u64,
+    /// The bytes of the bodies of all streams, those of handlers' own bodies included. Events that are read one by one count none.
+    pub sent_bytes: u64,
     /// How often a client fell behind what a topic retains.
     pub lagged: u64,
     /// How many events such clients lost.
@@ -62,6 +67,7 @@ pub struct ClientStats {
 pub(crate) struct Counters {
     /// To clients that are over.
     pub(crate) delivered: AtomicU64,
+    sent_bytes: AtomicU64,
     pub(crate) lagged: AtomicU64,
     pub(crate) missed: AtomicU64,
     pub(crate) gaps: AtomicU64,
@@ -72,19 +78,25 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn closed(&self, reason: CloseReason, delivered: u64) {
-        self.delivered.fetch_add(delivered, Ordering::Relaxed);
+    pub(crate) fn closed(&self, reason: CloseReason, sent: Sent) {
+        self.delivered.fetch_add(sent.events, Ordering::Relaxed);
+        self.sent_bytes.fetch_add(sent.bytes, Ordering::Relaxed);
         *lock(&self.closed).entry(reason).or_default() += 1;
     }
 }
 
 impl Shared {
     pub(super) fn stats(&self) -> Stats {
-        let open = self.open_clients();
-        let delivered: u64 = open.iter().map(|client| client.events()).sum();
-        let order = self.order();
         let counters = &self.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // Before the open ones are looked at, so that one that ends meanwhile is counted a little later and not twice.
+        let over = Sent { events: count(&counters.delivered), bytes: count(&counters.sent_bytes) };
+        let open = self.open_clients();
+        let sent = open.iter().map(|client| client.sent()).fold(over, |all, sent| Sent {
+            events: all.events + sent.events,
+            bytes: all.bytes + sent.bytes,
+        });
+        let order = self.order();
         Stats {
             clients: open.len(),
             subscriptions: order.subscriptions,
@@ -92,7 +104,8 @@ impl Shared {
             events: order.ledger.len(),
             bytes: order.cost,
             published: order.published,
-            delivered: delivered + count(&counters.delivered),
+            delivered: sent.events,
+            sent_bytes: sent.bytes,
             lagged: count(&counters.lagged),
             missed: count(&counters.missed),
             gaps: count(&counters.gaps),
@@ -104,13 +117,88 @@ impl Shared {
     }
 }
 
+/// What observers were last told of how much there is, and when they are to be told again.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    /// In nanoseconds by the clock. While somebody takes a sample, never.
+    due: AtomicU64,
+    last: Mutex<Stats>,
+}
+
+/// As often as anybody looks at metrics, or more often.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+
+/// With so few streams, a sample costs no more than what else is done when one ends.
+const FEW_CLIENTS: usize = 64;
+
+/// Whose turn it is to take a sample. When it goes, the next one is due at that time.
+struct Turn<'a>(&'a Samples, u64);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.due.store(self.1, Ordering::Release);
+    }
+}
+
+impl Shared {
+    /// Tells observers how much there is, if that is due. No lock may be held.
+    pub(super) fn sample(&self, now: Duration) {
+        if !self.config.observers.is_empty() {
+            let due = self.samples.due.load(Ordering::Relaxed);
+            if nanoseconds(now) >= due {
+                self.take_sample(due, now);
+            }
+        }
+    }
+
+    /// The same when a stream has ended, of which there may not be another for long.
+    pub(super) fn sample_at_an_end(&self) {
+        if !self.config.observers.is_empty() {
+            let due = self.samples.due.load(Ordering::Relaxed);
+            let now = self.clock.elapsed();
+            if nanoseconds(now) >= due || (due < u64::MAX && lock(&self.clients).len() <= FEW_CLIENTS) {
+                self.take_sample(due, now);
+            }
+        }
+    }
+
+    #[cold]
+    fn take_sample(&self, due: u64, now: Duration) {
+        let Samples { due: next, last } = &self.samples;
+        // One at a time: samples are told in their order, and a hook that does something is not told of that within itself.
+        if due == u64::MAX || next.compare_exchange(due, u64::MAX, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return;
+        }
+        let _turn = Turn(&self.samples, nanoseconds(now + SAMPLE_EVERY));
+        self.tell_sample(self.stats(), last);
+    }
+
+    fn tell_sample(&self, mut now: Stats, last: &Mutex<Stats>) {
+        let mut last = lock(last);
+        // A stream that ends just now may not have been counted.
+        now.delivered = now.delivered.max(last.delivered);
+        now.sent_bytes = now.sent_bytes.max(last.sent_bytes);
+        let before = std::mem::replace(&mut *last, now.clone());
+        drop(last);
+        self.config.observers.notify(|observer| observer.sampled(&before, &now));
+    }
+
+    /// Nobody can publish or subscribe any more: nothing is left, and that is the last that observers are told.
+    pub(super) fn sample_at_the_end(&self) {
+        if !self.config.observers.is_empty() {
+            let nothing = Stats { subscriptions: 0, topics: 0, events: 0, bytes: 0, ..self.stats() };
+            self.tell_sample(nothing, &self.samples.last);
+        }
+    }
+}
+
 #[cfg(feature = "json")]
 impl serde::Serialize for Stats {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
         let mut closed: BTreeMap<&str, u64> = BTreeMap::new();
         self.closed.iter().for_each(|(reason, streams)| *closed.entry(reason.as_str()).or_default() += streams);
-        let mut fields = serializer.serialize_struct("Stats", 14)?;
+        let mut fields = serializer.serialize_struct("Stats", 15)?;
         fields.serialize_field("clients", &self.clients)?;
         fields.serialize_field("subscriptions", &self.subscriptions)?;
         fields.serialize_field("topics", &self.topics)?;
@@ -118,6 +206,7 @@ impl serde::Serialize for Stats {
         fields.serialize_field("bytes", &self.bytes)?;
         fields.serialize_field("published", &self.published)?;
         fields.serialize_field("delivered", &self.delivered)?;
+        fields.serialize_field("sent_bytes", &self.sent_bytes)?;
         fields.serialize_field("lagged", &self.lagged)?;
         fields.serialize_field("missed", &self.missed)?;
         fields.serialize_field("gaps", &self.gaps)?;

@@ -26,7 +26,9 @@ pub(super) struct Suspect {
 impl Shared {
     /// Some time has passed, with or without anything being published.
     pub(crate) fn tick(&self) {
-        self.count_out_stuck(self.clock.elapsed());
+        let now = self.clock.elapsed();
+        self.count_out_stuck(now);
+        self.sample(now);
     }
 
     /// Looks now and then for clients that read nothing any more while events wait for them.

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use tower_sse::{
-    ClientHandle, ClientId, Closed, Gap, Observation, Observer, Receipt, Refused, RegistryConfig, SubscribeError,
+    ClientHandle, ClientId, Closed, Gap, Observation, Observer, Receipt, Refused, RegistryConfig, Stats, SubscribeError,
 };
 
 /// What was observed, in a form that can be compared.
@@ -100,4 +100,7 @@ impl Observer for Recorder {
     fn published(&self, topic: &str, receipt: &Receipt) {
         self.push(Observed::Published(topic.to_owned(), receipt.clone()));
     }
+
+    /// When it comes is not what most tests are about.
+    fn sampled(&self, _before: &Stats, _now: &Stats) {}
 }
