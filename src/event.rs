@@ -364,8 +364,8 @@ const COMMENT: &[u8] = b": ";
 
 /// `id: `, a line end and the blank line's.
 pub(crate) const ROOM_FOR_ID: usize = 6;
-/// The same with a position of 13 + 1 + 4 digits.
-const ROOM_FOR_POSITION: usize = ROOM_FOR_ID + 18;
+/// The same with a position of 13 + 1 + 4 + 1 + 9 characters. One more than there is room for doubles what an event takes.
+const ROOM_FOR_POSITION: usize = ROOM_FOR_ID + 28;
 
 /// Text of any pieces, split at CRLF, LF and CR, each line with a prefix and an LF.
 struct Lines {

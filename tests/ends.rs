@@ -22,7 +22,7 @@ use tokio::{
 use tokio_stream::StreamExt;
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_sse::{
-    ClientHandle, CloseReason, Drain, Event, Heartbeat, Lag, Registry, RegistryConfig, Retention, SseBody, SseLayer,
+    ClientHandle, CloseReason, Drain, Event, Lag, Registry, RegistryConfig, Retention, SseBody, SseLayer,
 };
 
 #[path = "support/bodies.rs"]
@@ -31,11 +31,14 @@ mod bodies;
 mod client;
 #[path = "support/house.rs"]
 mod house;
+#[path = "support/layers.rs"]
+mod layers;
 #[path = "support/wire.rs"]
 mod wire;
 use bodies::{AnyBody, any, channel, event_stream};
 use client::{Client, get};
 use house::{App, Frames, House, SERVERS, Server, app, handle_of, on_all, own_bodies, text, until, within};
+use layers::quiet;
 use wire::{End, Http1, Http2};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -481,11 +484,6 @@ async fn many_clients_that_leave_at_once_are_all_told_of() {
         within(house.stop()).await.unwrap();
     })
     .await;
-}
-
-/// A layer whose streams say nothing of their own.
-fn quiet(registry: &Registry) -> SseLayer {
-    SseLayer::new(registry).heartbeat(Heartbeat::off())
 }
 
 fn publish(registry: &Registry, data: &str) {

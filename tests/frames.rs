@@ -393,7 +393,7 @@ fn nothing_is_lost_or_doubled_between_a_snapshot_and_what_comes_after() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_moved_to_another_task_between_two_batches_is_woken_there() {
     let registry = Registry::new();
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off()).batching(Batching::every(Duration::from_secs(1)));
+    let layer = quiet(&registry).batching(Batching::every(Duration::from_secs(1)));
     let (_, body) = open(&layer, None, |client| client.subscribe("a").unwrap());
     let mut first = task::spawn(body);
     registry.publish("a", Event::data("1")).unwrap();

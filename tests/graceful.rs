@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, interval, timeout},
 };
 use tower_sse::{
-    ClientHandle, CloseReason, Drain, Drained, Event, EventStream, Heartbeat, Refusal, Registry, RegistryConfig,
+    ClientHandle, CloseReason, Drain, Drained, Event, EventStream, Refusal, Registry, RegistryConfig,
     SseLayer,
 };
 
@@ -25,11 +25,14 @@ mod bodies;
 mod client;
 #[path = "support/house.rs"]
 mod house;
+#[path = "support/layers.rs"]
+mod layers;
 #[path = "support/wire.rs"]
 mod wire;
 use bodies::{AnyBody, any};
 use client::{Client, get, request};
 use house::{App, BOUND, House, SERVERS, Server, app, handle_of, on_all, own_bodies, text, until, within};
+use layers::quiet;
 use wire::{End, Http1, Http2, Seen};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -557,11 +560,6 @@ async fn clients_that_leave_meanwhile_have_ended() {
         within(served).await.unwrap();
     })
     .await;
-}
-
-/// A layer whose streams say nothing of their own.
-fn quiet(registry: &Registry) -> SseLayer {
-    SseLayer::new(registry).heartbeat(Heartbeat::off())
 }
 
 /// A handler that streams the topic `news`, or the one that is asked for.

@@ -48,7 +48,7 @@ mod process;
 mod random;
 use client::{Client, VERSIONS};
 use open::open;
-use polling::{Polled, bounded, bounded_in_time, poll, publish, quiet, rest, subscribed, text, told};
+use polling::{Polled, bounded, bounded_in_time, plain, poll, publish, quiet, rest, subscribed, text, told};
 use random::Random;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -265,7 +265,7 @@ fn positions_out_of_all_bounds_are_gaps() {
 fn a_clock_that_jumps_ahead_is_one_heartbeat_and_nobody_is_stuck() {
     bounded_in_time(async || {
         let registry = Registry::with_config(RegistryConfig::default().stuck_after(10 * SECOND));
-        let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(15 * SECOND));
+        let layer = plain(&registry).heartbeat(Heartbeat::every(15 * SECOND));
         let (_, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
         let (_, mut late) = open(&layer, None, |client| client.subscribe("a").unwrap());
         assert_eq!((text(&mut body), text(&mut late)), (String::new(), String::new()));
@@ -667,7 +667,7 @@ mod memory {
             ("ten topics of their own, heartbeats", 10, true),
         ] {
             let registry = Registry::new();
-            let layer = if beats { SseLayer::new(&registry) } else { quiet(&registry) };
+            let layer = if beats { plain(&registry) } else { quiet(&registry) };
             let before = allocated();
             for number in 0..CLIENTS {
                 let (_, mut body) = open(&layer, None, |client| {

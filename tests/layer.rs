@@ -32,11 +32,15 @@ use tower_sse::{
     Resume, Retention, SseBody, SseLayer, SseService, Start,
 };
 
+#[path = "support/layers.rs"]
+mod layers;
+use layers::{plain, quiet};
+
 const STREAM: &str = "text/event-stream";
 
 /// A layer that needs no clock.
 fn layer(registry: &Registry) -> SseLayer {
-    SseLayer::new(registry).heartbeat(Heartbeat::off())
+    quiet(registry)
 }
 
 fn request() -> Request<()> {
@@ -1193,7 +1197,7 @@ fn a_client_that_a_handler_keeps_is_no_other_requests() {
 #[tokio::test(start_paused = true)]
 async fn timers_wake_the_task_that_reads_the_stream_now() {
     let (registry, time) = (Registry::new(), Duration::from_secs(10));
-    for layer in [SseLayer::new(&registry).heartbeat(Heartbeat::every(time)), layer(&registry).max_age(time)] {
+    for layer in [plain(&registry).heartbeat(Heartbeat::every(time)), layer(&registry).max_age(time)] {
         let (mut first, _client) = open(&layer, Empty::<Bytes>::new(), |client| client.subscribe("a").unwrap());
         assert_silent(&mut first);
         let mut second = spawn(first.into_inner());

@@ -31,10 +31,13 @@ use tower_sse::{ClientAddress, ClientHandle, CloseReason, Event, Limit, Refusal,
 mod bodies;
 #[path = "support/client.rs"]
 mod client;
+#[path = "support/layers.rs"]
+mod layers;
 #[path = "support/listener.rs"]
 mod listener;
 use bodies::AnyBody;
 use client::{Client, VERSIONS};
+use layers::plain;
 use listener::listen;
 
 type Streams = Response<SseBody<Empty<Bytes>>>;
@@ -116,7 +119,7 @@ async fn one_stream_is_one_where_a_concurrency_limit_of_towers_lets_two_in() {
     on_both(async |version| {
         let registry = Registry::new();
         let (handler, _handles) = handler();
-        let tower = serve(version, GlobalConcurrencyLimitLayer::new(1).layer(SseLayer::new(&registry).layer(handler)));
+        let tower = serve(version, GlobalConcurrencyLimitLayer::new(1).layer(plain(&registry).layer(handler)));
         let tower = tower.await;
         let mut two = [open(tower, version, asking()).await, open(tower, version, asking()).await];
         two.iter().for_each(assert_open);
@@ -127,7 +130,7 @@ async fn one_stream_is_one_where_a_concurrency_limit_of_towers_lets_two_in() {
 
         let registry = Registry::new();
         let (handler, mut handles) = self::handler();
-        let ours = serve(version, SseLayer::new(&registry).limit(Limit::streams(1)).layer(handler)).await;
+        let ours = serve(version, plain(&registry).limit(Limit::streams(1)).layer(handler)).await;
         let mut one = open(ours, version, asking()).await;
         assert_open(&one);
         let (refused, _client) = open(ours, version, asking()).await;
@@ -273,7 +276,7 @@ async fn a_rate_lets_a_burst_of_streams_in_and_any_number_of_other_requests() {
 async fn a_client_that_reconnects_gets_in_when_there_is_room() {
     within_20_s(async {
         let registry = Registry::new();
-        let layer = SseLayer::new(&registry)
+        let layer = plain(&registry)
             .limit(Limit::streams(1))
             .refusal(Refusal::reconnect().delay(Duration::from_millis(10)));
         let address = serve_axum(Router::new().route("/", get(news)).layer(layer)).await;

@@ -9,13 +9,14 @@ use std::{
 
 use http_body::Body;
 use tower_sse::{
-    Event, Heartbeat, Position, Registry, RegistryConfig, Resume, Retention, SseBody, SseLayer, Start, Subscription,
+    Event, Position, Registry, RegistryConfig, Resume, Retention, SseBody, Start, Subscription,
 };
 
 #[path = "support/open.rs"]
 mod open;
 #[path = "support/polling.rs"]
 mod polling;
+use polling::quiet;
 use open::{Empty, open};
 
 /// What comes until there is nothing, in at most 100 looks.
@@ -41,10 +42,6 @@ fn publish(registry: &Registry, topic: &str, data: &str) -> String {
     registry.publish(topic, Event::data(data)).unwrap().position().to_string()
 }
 
-fn layer(registry: &Registry) -> SseLayer {
-    SseLayer::new(registry).heartbeat(Heartbeat::off())
-}
-
 fn keeping(events: impl Fn(&str) -> usize + Send + Sync + 'static) -> Registry {
     let by_name = move |topic: &str| Retention::default().events(events(topic));
     Registry::with_config(RegistryConfig::default().topic_retention_by(by_name))
@@ -59,7 +56,7 @@ fn a_gap_in_a_pattern_repeats_nothing_that_was_seen() {
         publish(&registry, "a/1", data);
     }
     let (client, mut body) =
-        open(&layer(&registry), Some(&seen), |client| client.subscribe(Subscription::matching("a/*")).unwrap());
+        open(&quiet(&registry), Some(&seen), |client| client.subscribe(Subscription::matching("a/*")).unwrap());
     assert!(matches!(client.resume(), Resume::Gap(_)));
     assert_eq!(data(&text(&mut body))[1..], ["3"]);
 }
@@ -68,11 +65,11 @@ fn a_gap_in_a_pattern_repeats_nothing_that_was_seen() {
 fn what_a_pattern_loses_out_of_order_is_told() {
     let registry = keeping(|topic| if topic == "a/0" { 1 } else { 2 });
     let (_other, _held) =
-        open(&layer(&registry), None, |client| client.subscribe(Subscription::matching("a/*")).unwrap());
+        open(&quiet(&registry), None, |client| client.subscribe(Subscription::matching("a/*")).unwrap());
     for (topic, data) in [("a/1", "1"), ("a/1", "2"), ("a/0", "3"), ("a/0", "4")] {
         publish(&registry, topic, data);
     }
-    let (_client, mut body) = open(&layer(&registry), None, |client| {
+    let (_client, mut body) = open(&quiet(&registry), None, |client| {
         client.subscribe(Subscription::matching("a/*").from(Start::Oldest)).unwrap();
     });
     // 1 goes, which is older than 3, which was gone before.
@@ -85,7 +82,7 @@ fn what_a_pattern_loses_out_of_order_is_told() {
 #[test]
 fn the_id_of_a_gap_never_moves_the_client_back() {
     let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().events(1)));
-    let (client, mut body) = open(&layer(&registry), None, |client| client.subscribe("b").unwrap());
+    let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("b").unwrap());
     let after = registry.publish("a", Event::data("1")).unwrap().position();
     for (topic, data) in [("a", "2"), ("b", "3"), ("a", "4")] {
         publish(&registry, topic, data);

@@ -31,7 +31,7 @@ mod polling;
 use answer::answer;
 use observer::{Observed, Recorder};
 use open::{Empty, open};
-use polling::{bounded, data, poll, publish, quiet, rest, subscribed, text};
+use polling::{bounded, data, plain, poll, publish, quiet, rest, subscribed, text};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -222,7 +222,7 @@ async fn a_panic_in_an_observer_harms_nobody() {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }));
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(SECOND));
+    let layer = plain(&registry).heartbeat(Heartbeat::every(SECOND));
     let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
     assert_eq!(text(&mut body), "");
     tokio::time::advance(SECOND).await;

@@ -9,8 +9,11 @@ use tower_sse::{
     SseLayer, Subscription, TopicState,
 };
 
+#[path = "support/layers.rs"]
+mod layers;
 #[path = "support/open.rs"]
 mod open;
+use layers::plain;
 use open::open;
 
 const GRACE: Duration = Duration::from_secs(5);
@@ -134,7 +137,7 @@ async fn a_client_that_nobody_is_known_behind_is_a_member_of_its_own() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_ends_in_any_way_leaves() {
     let registry = registry(Duration::ZERO);
-    let layer = SseLayer::new(&registry);
+    let layer = plain(&registry);
     let room = registry.presence("room").unwrap();
     let streams = || {
         open(&layer, None, |client| {

@@ -13,12 +13,15 @@ use futures_core::Stream;
 use http_body::Body;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_sse::{
-    ClientHandle, CloseReason, Delivery, Event, Events, Gap, Heartbeat, PublishError, Registry, RegistryConfig, Resume,
-    Retention, SseBody, SseLayer, Start, SubscribeError, Subscription,
+    ClientHandle, CloseReason, Delivery, Event, Events, Gap, PublishError, Registry, RegistryConfig, Resume,
+    Retention, SseBody, Start, SubscribeError, Subscription,
 };
 
+#[path = "support/layers.rs"]
+mod layers;
 #[path = "support/open.rs"]
 mod open;
+use layers::quiet;
 use open::{Empty, open};
 
 fn next(events: &mut Events) -> Option<Result<Delivery, Gap>> {
@@ -57,7 +60,7 @@ fn subscribed<'a>(registry: &Registry, topics: impl IntoIterator<Item = &'a str>
 #[test]
 fn events_of_several_topics_leave_as_one_frame_in_the_order_of_publishing() {
     let registry = Registry::new();
-    let (_, mut body) = open(&SseLayer::new(&registry).heartbeat(Heartbeat::off()), None, |client| {
+    let (_, mut body) = open(&quiet(&registry), None, |client| {
         ["a", "b", "c"].iter().for_each(|topic| client.subscribe(topic).unwrap());
     });
     assert_eq!(frame(&mut body), None);
@@ -73,7 +76,7 @@ fn events_of_several_topics_leave_as_one_frame_in_the_order_of_publishing() {
 fn a_frame_has_at_most_64_kib_unless_one_event_has_more() {
     let registry = Registry::new();
     for topics in [&["a"][..], &["a", "b"]] {
-        let (_, mut body) = open(&SseLayer::new(&registry).heartbeat(Heartbeat::off()), None, |client| {
+        let (_, mut body) = open(&quiet(&registry), None, |client| {
             topics.iter().for_each(|topic| client.subscribe(topic).unwrap());
         });
         for number in 0..300 {
@@ -91,7 +94,7 @@ fn a_frame_has_at_most_64_kib_unless_one_event_has_more() {
 #[test]
 fn clients_that_are_behind_by_the_same_range_share_the_bytes() {
     let registry = Registry::new();
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    let layer = quiet(&registry);
     let mut bodies: Vec<_> = (0..3).map(|_| open(&layer, None, |client| client.subscribe("a").unwrap()).1).collect();
     (0..10).for_each(|number| drop(publish(&registry, "a", &number.to_string())));
     let frames: Vec<Bytes> = bodies.iter_mut().map(|body| frame(body).unwrap()).collect();
@@ -210,7 +213,7 @@ fn a_slow_client_is_told_of_what_it_lost_and_goes_on() {
 }
 
 fn resumed(registry: &Registry, last_event_id: &str, topics: &[&str]) -> (Resume, String) {
-    let layer = SseLayer::new(registry).heartbeat(Heartbeat::off());
+    let layer = quiet(registry);
     let (client, mut body) = open(&layer, Some(last_event_id), |client| {
         topics.iter().for_each(|topic| client.subscribe(topic).unwrap());
     });
@@ -225,7 +228,7 @@ fn a_resumed_client_gets_exactly_what_it_missed() {
     assert_eq!(resume, Resume::Continued);
     assert_eq!(wire, format!("data: a\nid: {}\n\ndata: b\nid: {}\n\n", ids[2], ids[3]));
     assert_eq!(resumed(&registry, &ids[3], &["a", "b"]), (Resume::Continued, String::new()));
-    let fresh = open(&SseLayer::new(&registry), None, |client| client.subscribe("a").unwrap());
+    let fresh = open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
     assert_eq!(fresh.0.resume(), Resume::Fresh);
 }
 
@@ -295,7 +298,7 @@ fn an_own_id_is_sent_as_it_is_and_resumed_from() {
 fn an_event_without_data_has_no_id() {
     let registry = Registry::new();
     let (_, mut body) =
-        open(&SseLayer::new(&registry).heartbeat(Heartbeat::off()), None, |client| client.subscribe("a").unwrap());
+        open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
     registry.publish("a", Event::empty().comment("hello").retry(Duration::from_secs(1))).unwrap();
     assert_eq!(text(&mut body), ": hello\nretry: 1000\n\n");
 }
@@ -304,7 +307,7 @@ fn an_event_without_data_has_no_id() {
 fn catching_up_on_a_late_subscription_never_moves_the_client_back() {
     let registry = Registry::new();
     let late: Vec<String> = (0..3).map(|number| publish(&registry, "late", &number.to_string())).collect();
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    let layer = quiet(&registry);
     let (client, mut body) = open(&layer, None, |client| client.subscribe("live").unwrap());
     assert_eq!(frame(&mut body), None);
     let live = publish(&registry, "live", "seen");
@@ -329,7 +332,7 @@ fn a_later_catching_up_waits_for_an_earlier_one() {
     ["second", "first", "second", "first"]
         .iter()
         .for_each(|topic| drop(publish(&registry, topic, &"x".repeat(60_000))));
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    let layer = quiet(&registry);
     let (client, mut body) = open(&layer, None, |client| client.subscribe("live").unwrap());
     publish(&registry, "live", "seen");
     frame(&mut body).unwrap();
@@ -351,7 +354,7 @@ fn a_later_catching_up_waits_for_an_earlier_one() {
 #[test]
 fn a_client_that_subscribed_to_more_hears_all_of_it() {
     let registry = Registry::new();
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    let layer = quiet(&registry);
     let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
     assert_eq!(frame(&mut body), None);
     publish(&registry, "a", "1");
@@ -402,7 +405,7 @@ fn a_closed_client_gets_what_was_published_before_and_nothing_after() {
 fn a_reader_of_a_client_that_is_over_ends() {
     let registry = Registry::new();
     let (client, mut body) =
-        open(&SseLayer::new(&registry).heartbeat(Heartbeat::off()), None, |client| client.subscribe("a").unwrap());
+        open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
     assert_eq!(frame(&mut body), None);
     let mut body = task::spawn(body);
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
@@ -528,7 +531,7 @@ async fn what_is_too_old_is_not_delivered_and_goes() {
 #[test]
 fn nothing_is_left_of_clients_that_came_and_went() {
     let registry = Registry::new();
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    let layer = quiet(&registry);
     for round in 0..10_000 {
         let (client, mut body) = open(&layer, None, |client| {
             client.subscribe("shared").unwrap();
@@ -549,7 +552,7 @@ fn nothing_is_left_of_clients_that_came_and_went() {
     let unused = Registry::new();
     drop(subscribed(&unused, ["a", "b"]));
     drop(subscribed(&unused, ["a", "b"]).into_events());
-    let over = open(&SseLayer::new(&unused), None, |_| {}).0;
+    let over = open(&quiet(&unused), None, |_| {}).0;
     assert!(unused.client(&over.id()).is_none(), "an id that is asked for when all is over finds nobody");
     assert_eq!((unused.stats().clients, unused.stats().topics, unused.stats().bytes), (0, 0, 0));
 }
@@ -592,7 +595,7 @@ fn an_own_id_is_found_behind_a_pattern_that_nobody_was_subscribed_to() {
     for number in 1..=3 {
         registry.publish("orders/7", Event::data(number.to_string()).id(format!("order-{number}")).unwrap()).unwrap();
     }
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
+    let layer = quiet(&registry);
     let (client, mut body) = open(&layer, Some("order-2"), |client| {
         client.subscribe(Subscription::matching("orders/*")).unwrap();
     });

@@ -25,7 +25,7 @@ mod polling;
 use answer::answer;
 use observer::{Observed, Recorder};
 use open::{Empty, open};
-use polling::{Polled, bounded, data, fields, next, poll, publish, quiet, rest, subscribed, text, told};
+use polling::{Polled, bounded, data, fields, next, plain, poll, publish, quiet, rest, subscribed, text, told};
 
 const SECOND: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(10);
@@ -247,7 +247,7 @@ async fn a_client_that_reads_nothing_of_what_waits_is_counted_out() {
 async fn another_streams_heartbeat_counts_it_out() {
     let (_, registry) = impatient();
     let (client, _body) = reading(&registry, &["a"]);
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(SECOND));
+    let layer = plain(&registry).heartbeat(Heartbeat::every(SECOND));
     let (_, mut other) = open(&layer, None, |client| client.subscribe("quiet").unwrap());
     assert_eq!(text(&mut other), "");
     publish(&registry, "a", "waits");
@@ -289,7 +289,7 @@ async fn who_reads_its_events_one_by_one_is_not_counted_out() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_the_next_batch_is_not_counted_out() {
     let (_, registry) = impatient();
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(2 * SECOND)).batching(Batching::every(30 * SECOND));
+    let layer = plain(&registry).heartbeat(Heartbeat::every(2 * SECOND)).batching(Batching::every(30 * SECOND));
     let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
     publish(&registry, "a", "1");
     assert_eq!(told(&mut body), ["1"]);

@@ -13,10 +13,12 @@ use std::{
 use bytes::Bytes;
 use futures_core::Stream;
 use http_body::Body;
-use tower_sse::{
-    ClientHandle, Delivery, Event, Events, Gap, Heartbeat, Position, PositionEvent, Registry, SseBody, SseLayer,
-    Subscription,
-};
+use tower_sse::{ClientHandle, Delivery, Event, Events, Gap, Position, Registry, SseBody, Subscription};
+
+#[path = "layers.rs"]
+mod layers;
+#[allow(unused_imports, reason = "no test file needs all of it")]
+pub(crate) use layers::{plain, quiet};
 
 /// One poll of a body.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,11 +103,6 @@ pub(crate) fn subscribed<'a>(registry: &Registry, names: impl IntoIterator<Item 
     let client = registry.connect();
     names.into_iter().for_each(|name| client.subscribe(Subscription::matching(name)).unwrap());
     client
-}
-
-/// A layer whose streams say nothing of their own.
-pub(crate) fn quiet(registry: &Registry) -> SseLayer {
-    SseLayer::new(registry).heartbeat(Heartbeat::off()).position_event(PositionEvent::off())
 }
 
 /// Runs a test on a thread of its own, so that code that never comes back fails it instead of keeping it.
