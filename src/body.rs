@@ -196,8 +196,12 @@ impl Config {
         for block in [position, snapshot].into_iter().flatten() {
             opening = [opening, block].concat().into();
         }
-        let is_due = opening.is_empty() && self.opens_at_once && self.heartbeat.interval().is_some();
-        if is_due { self.heartbeat.comment_wire() } else { opening }
+        let says_nothing = opening.is_empty() && !(self.gap_event.is_on() && reader.begins_with_gap());
+        if says_nothing && self.opens_at_once && self.heartbeat.interval().is_some() {
+            self.heartbeat.comment_wire()
+        } else {
+            opening
+        }
     }
 
     /// What a stream gets that was silent for an interval.

@@ -97,6 +97,10 @@ impl GapEvent {
         Self { event_type: None }
     }
 
+    pub(crate) fn is_on(&self) -> bool {
+        self.event_type.is_some()
+    }
+
     pub(crate) fn encode(&self, gap: &Gap) -> Option<Bytes> {
         let event = Event::data(gap.json()).event(self.event_type.as_ref()?).ok()?;
         let mut wire = event.encode_fields();

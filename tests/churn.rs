@@ -407,6 +407,10 @@ impl House {
                     _ = all.changed() => continue,
                 };
                 let Some(Ok(event)) = event else { break };
+                if event.event == "position" {
+                    last_id = Some(event.id);
+                    continue;
+                }
                 assert_eq!(event.event, "message", "at {next}: {}", event.data);
                 let (number, at) = event.data.split_once(' ').unwrap();
                 assert_eq!(number.parse(), Ok(next));

@@ -70,6 +70,16 @@ async fn ask(
     timeout(BOUND, http.request(request)).await.expect("an answer in time").unwrap()
 }
 
+/// A stream of topics, after where it stands, and that.
+async fn opened(http: &Http, url: &str, last_event_id: Option<&str>) -> (Response<Incoming>, String) {
+    let mut stream = ask(http, Method::GET, url, last_event_id, "").await;
+    assert_eq!(stream.status(), StatusCode::OK);
+    let position = read_until(&mut stream, "\n\n").await;
+    let id = position.strip_prefix("event: position\ndata: \nid: ").expect(&position);
+    let id = id.strip_suffix("\n\n").unwrap().to_owned();
+    (stream, id)
+}
+
 async fn text(response: Response<Incoming>) -> String {
     let body = timeout(BOUND, response.into_body().collect()).await.expect("the end of the body in time").unwrap();
     String::from_utf8(body.to_bytes().to_vec()).unwrap()
@@ -97,8 +107,7 @@ async fn read_until(response: &mut Response<Incoming>, end: &str) -> String {
 async fn a_stream_has_its_headers_at_once_then_events_and_heartbeats() {
     let dashboard = dashboard(&[("HEARTBEAT_MS", "200")]).await;
     let (http, url) = (http(), &dashboard.url);
-    let mut stream = ask(&http, Method::GET, &format!("{url}/events?topic=a%2Fb&topic=c"), None, "").await;
-    assert_eq!(stream.status(), StatusCode::OK);
+    let (mut stream, _) = opened(&http, &format!("{url}/events?topic=a%2Fb&topic=c"), None).await;
     let header = |name: &str| stream.headers().get(name).map(|value| value.to_str().unwrap());
     assert_eq!(header("content-type"), Some("text/event-stream"));
     assert_eq!(header("cache-control"), Some("no-cache, no-transform"));
@@ -121,7 +130,7 @@ async fn many_streams_share_one_connection_over_http_2() {
     let url = &dashboard.url;
     let mut streams = Vec::new();
     for number in 0..50 {
-        let stream = ask(&http, Method::GET, &format!("{url}/events?topic=all&topic=t/{number}"), None, "").await;
+        let (stream, _) = opened(&http, &format!("{url}/events?topic=all&topic=t/{number}"), None).await;
         assert_eq!((stream.status(), stream.version()), (StatusCode::OK, Version::HTTP_2));
         assert!(!stream.headers().contains_key("connection"));
         streams.push(stream);
@@ -148,7 +157,8 @@ async fn a_client_that_comes_back_gets_exactly_what_it_missed_first() {
     let both = format!("{url}/events?topic=even&topic=odd");
     let expected: String = (2..5).map(|number| format!("data: {number}\nid: {}\n\n", ids[number])).collect();
     for (url, header) in [(both.clone(), Some(ids[1].as_str())), (format!("{both}&lastEventId={}", ids[1]), None)] {
-        let mut stream = ask(&http, Method::GET, &url, header, "").await;
+        let (mut stream, stands) = opened(&http, &url, header).await;
+        assert_eq!(stands, ids[1]);
         assert_eq!(read_until(&mut stream, &format!("id: {}\n\n", ids[4])).await, expected);
     }
 }
@@ -258,6 +268,7 @@ async fn a_client_library_loses_nothing_through_cuts() {
     let mut arrived = Vec::new();
     while arrived.len() < EVENTS {
         match timeout(BOUND, stream.next()).await.unwrap_or_else(|_| panic!("after {:?}", arrived.last())) {
+            Some(Ok(Event::Message(event))) if event.event == "position" => {}
             Some(Ok(Event::Message(event))) => arrived.push(event.data.parse::<usize>().unwrap()),
             // It was cut, and reconnects.
             Some(_) => {}
@@ -355,6 +366,9 @@ async fn reader(http: Http, url: Arc<str>, seed: usize, opened: Arc<Semaphore>) 
 fn take<'a>(block: &'a str, progress: &mut Progress) -> Option<&'a str> {
     if block.starts_with(':') {
         return None;
+    }
+    if let Some(id) = block.strip_prefix("event: position\ndata: \nid: ") {
+        return Some(id);
     }
     let (data, id) = block.strip_prefix("data: ")?.split_once("\nid: ").unwrap_or_else(|| panic!("{block:?}"));
     let (topic, number) = data.split_once(' ').unwrap();

@@ -96,6 +96,11 @@ impl Dashboard {
     }
 }
 
+/// Where a stream stands is for the client itself.
+fn is_no_position(message: &Message) -> bool {
+    message.event_type != "position"
+}
+
 async fn answer(request: RequestBuilder) -> (StatusCode, String) {
     let response = timeout(BOUND, request.send()).await.expect("an answer in time").unwrap();
     (response.status(), timeout(BOUND, response.text()).await.expect("the whole answer in time").unwrap())
@@ -123,7 +128,7 @@ impl Stream {
         loop {
             while let Some(end) = self.text.find("\n\n") {
                 let block: String = self.text.drain(..end + 2).collect();
-                if let Some(message) = parse(block.as_bytes()).messages.pop() {
+                if let Some(message) = parse(block.as_bytes()).messages.pop().filter(is_no_position) {
                     return Some(message);
                 }
             }
@@ -295,7 +300,9 @@ impl Slow {
             wire.extend_from_slice(&buffer[..length]);
             begun |= wire[from..].windows(newest.len()).any(|at| at == newest.as_bytes());
         }
-        parse(&wire)
+        let mut parsed = parse(&wire);
+        parsed.messages.retain(is_no_position);
+        parsed
     }
 }
 

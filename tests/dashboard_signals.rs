@@ -74,10 +74,12 @@ impl Dashboard {
     }
 }
 
-/// Checks what a stream got: the event that was published before, the farewell, and the time to wait.
+/// Checks what a stream got: where it stands, the event that was published before, the farewell, and the time to wait.
 fn says_farewell(seen: &Seen) {
     assert_eq!(seen.end, End::Clean, "{:?}", seen.text);
     let (before, farewell) = seen.text.split_once("event: restart\n").expect(&seen.text);
+    let position = before.strip_prefix("event: position\ndata: \nid: ").expect(before);
+    let (_, before) = position.split_once("\n\n").expect(before);
     assert!(before.starts_with("data: before\nid: ") && before.ends_with("\n\n"), "{before:?}");
     let (data, retry) = farewell.split_once("\nretry: ").expect(farewell);
     assert!(data.starts_with("data: "), "{data:?}");

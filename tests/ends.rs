@@ -21,9 +21,7 @@ use tokio::{
 };
 use tokio_stream::StreamExt;
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
-use tower_sse::{
-    ClientHandle, CloseReason, Drain, Event, Lag, Registry, RegistryConfig, Retention, SseBody, SseLayer,
-};
+use tower_sse::{ClientHandle, CloseReason, Drain, Event, Lag, Registry, RegistryConfig, Retention, SseBody, SseLayer};
 
 #[path = "support/bodies.rs"]
 mod bodies;

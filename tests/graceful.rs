@@ -15,8 +15,7 @@ use tokio::{
     time::{Instant, interval, timeout},
 };
 use tower_sse::{
-    ClientHandle, CloseReason, Drain, Drained, Event, EventStream, Refusal, Registry, RegistryConfig,
-    SseLayer,
+    ClientHandle, CloseReason, Drain, Drained, Event, EventStream, Refusal, Registry, RegistryConfig, SseLayer,
 };
 
 #[path = "support/bodies.rs"]

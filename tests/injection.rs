@@ -1,6 +1,8 @@
 //! Whatever the layer puts into a stream, wherever the stream stalls: a client sees the handler's own events unchanged.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/layers.rs"]
+mod layers;
 #[path = "support/spec.rs"]
 mod spec;
 
@@ -78,7 +80,7 @@ impl Body for Paced {
 struct Out {
     frames: Vec<(Duration, Bytes)>,
     /// How many of the frames are not the handler's. Not too many: one that follows on a frame that the layer dropped
-    /// whole, a byte-order mark, is taken for that one.
+    /// whole, a byte-order mark, is taken for that one. What the stream begins with is not among them.
     injected: usize,
     withheld: u64,
     /// The data and the ids of the registry's events, if there were to be any.
@@ -97,15 +99,18 @@ impl Out {
 
 /// Sends a body through the layer, and if asked for subscribes its client and publishes one or two events in each of
 /// its silences. The client is closed in the silence after its end.
-async fn through_the_layer(body: Paced, heartbeat: Heartbeat, publishes: bool) -> Out {
+async fn through_the_layer(body: Paced, heartbeat: impl Into<Option<Heartbeat>>, publishes: bool) -> Out {
+    let heartbeat: Option<Heartbeat> = heartbeat.into();
     let start = Instant::now();
     let given = Arc::clone(&body.given);
+    let opens = publishes || heartbeat.is_some();
     let silences = body.frames.len() + 1;
     let silence = body.silence;
     // A stream of a thousand frames that are all one event must not fall behind what is retained.
     let registry = Registry::with_config(RegistryConfig::default().topic_retention(Retention::default()));
     let (client, handle) = oneshot::channel();
     let (mut body, mut client) = (Some(body), Some(client));
+    let heartbeat = heartbeat.unwrap_or_else(Heartbeat::off);
     let service = SseLayer::new(&registry).heartbeat(heartbeat).layer(service_fn(|request: Request<()>| {
         let handle = request.extensions().get::<ClientHandle>().unwrap().clone();
         if publishes {
@@ -142,6 +147,13 @@ async fn through_the_layer(body: Paced, heartbeat: Heartbeat, publishes: bool) -
         assert!(start.elapsed() < all, "it goes on without an end");
         out.frames.push((start.elapsed(), frame.unwrap().into_data().unwrap()));
         let given_now = given.load(Ordering::Relaxed);
+        if opens && out.frames.len() == 1 {
+            let (at, opening) = &out.frames[0];
+            assert_eq!((*at, given_now), (Duration::ZERO, 0), "it comes at once, and before the handler is asked");
+            let begins = if publishes { &b"event: position\ndata: \nid: "[..] } else { b":" };
+            assert!(opening.starts_with(begins), "{opening:?}");
+            continue;
+        }
         out.injected += usize::from(given_now == given_before);
         given_before = given_now;
     }
@@ -227,7 +239,7 @@ mod any_stream {
     }
 
     fn is_injected(event_type: &str) -> bool {
-        matches!(event_type, "hb" | "registry")
+        matches!(event_type, "hb" | "registry" | "position")
     }
 
     /// The handler's part of a stream, by the standard.
@@ -371,7 +383,7 @@ async fn no_heartbeat_comes_between_the_cr_and_the_lf_of_one_line_end() {
 #[tokio::test(start_paused = true)]
 async fn an_upstream_with_single_line_comments_does_not_hold_events_back() {
     let body = Paced::new(frames(&[b"data: a\n\n:\n", b":\n", b": still\r\n", b":\n", b"data: b\n\n"]), SILENCE);
-    let out = through_the_layer(body, Heartbeat::off(), true).await.text();
+    let out = through_the_layer(body, None::<Heartbeat>, true).await.text();
     let published: Vec<_> = out.split("event: registry\n").collect();
     assert_eq!(published.len() - 1, 9);
     assert!(published[1].ends_with("data: a\n\n:\n"), "one came before the handler's first frame: {out:?}");
@@ -403,7 +415,7 @@ async fn a_second_byte_order_mark_hides_the_first_line_as_without_the_layer() {
 #[tokio::test(start_paused = true)]
 async fn the_beginning_of_a_byte_order_mark_that_is_none_is_kept() {
     for stream in [&[&b"\xEF"[..], b"\xBB", b"\xBEdata: a\n\n"][..], &[b"\xEF\xBB"], &[b"\xEF", b"\n\n"]] {
-        let out = through_the_layer(Paced::new(frames(stream), SILENCE), Heartbeat::off(), false).await.wire();
+        let out = through_the_layer(Paced::new(frames(stream), SILENCE), None::<Heartbeat>, false).await.wire();
         assert_eq!(out, stream.concat());
     }
 }
@@ -436,8 +448,8 @@ async fn a_long_run_of_comments_within_an_event_is_no_room_for_a_heartbeat() {
 async fn a_heartbeat_comes_before_the_handlers_first_byte() {
     let body = Paced::new(frames(&[b"data: slow\n\n"]), 3 * INTERVAL);
     let out = through_the_layer(body, Heartbeat::every(INTERVAL), false).await;
-    let (at, first) = &out.frames[0];
-    assert_eq!(first, ":\n\n");
+    let [(_, opening), (at, first), ..] = &out.frames[..] else { panic!("{:?}", out.frames) };
+    assert_eq!((opening, first), (&Bytes::from(":\n\n"), &Bytes::from(":\n\n")));
     assert!((INTERVAL / 2..=INTERVAL).contains(at), "{at:?}");
     assert_eq!(out.frames.iter().filter(|(_, frame)| frame.starts_with(b"data")).count(), 1);
 }
@@ -451,7 +463,7 @@ async fn a_heartbeat_comes_to_a_task_that_had_used_up_its_budget() {
         let response: Response<Empty<Bytes>> = client.into_stream().into_response();
         ready(Ok::<_, Infallible>(response))
     });
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(INTERVAL));
+    let layer = layers::plain(&registry).heartbeat(Heartbeat::every(INTERVAL));
     let mut body = layer.layer(service).oneshot(Request::new(())).await.unwrap().into_body();
     let mut has_used_it_up = false;
     let frame = poll_fn(move |cx| {
@@ -473,7 +485,7 @@ async fn any_byte_is_a_sign_of_life() {
     let out = through_the_layer(body, Heartbeat::every(interval), false).await;
     assert_eq!(out.injected, 0);
     assert_eq!(out.withheld, 0);
-    assert_eq!(out.frames.len(), 160);
+    assert_eq!(out.frames.len(), 161, "all of its own, and what the stream begins with");
 }
 
 #[tokio::test(start_paused = true)]
@@ -493,6 +505,7 @@ async fn the_registrys_events_are_signs_of_life_too() {
             registry.publish(TOPIC, Event::data("x")).unwrap();
         }
     });
+    assert!(body.frame().await.unwrap().unwrap().into_data().unwrap().starts_with(b"event: position\n"));
     for _ in 0..20 {
         assert!(body.frame().await.unwrap().unwrap().into_data().unwrap().starts_with(b"data: x\n"));
     }
@@ -517,6 +530,8 @@ async fn the_silence_is_counted_from_the_last_byte() {
     }));
     let start = Instant::now();
     let mut body = service.oneshot(Request::new(())).await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), Duration::ZERO, "what it begins with");
     let mut at = Vec::new();
     for _ in 0..4 {
         body.frame().await.unwrap().unwrap();
@@ -545,6 +560,8 @@ async fn the_first_heartbeats_of_streams_that_open_together_are_spread() {
         }));
         streams.spawn(async move {
             let mut body = service.oneshot(Request::new(())).await.unwrap().into_body();
+            body.frame().await.unwrap().unwrap();
+            assert_eq!(start.elapsed(), Duration::ZERO, "what it begins with");
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), ":\n\n");
             start.elapsed().as_millis()
         });

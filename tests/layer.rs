@@ -458,7 +458,8 @@ mod nested_layers {
             }
         })
         .await;
-        assert_eq!(frames[0], ": inner\nretry: 0\n\n");
+        assert!(frames[0].starts_with(b": inner\nretry: 0\n\nevent: position\ndata: \nid: "), "{frames:?}");
+        assert_eq!(frames[0].iter().filter(|byte| **byte == b'\n').count(), 7, "and no more: {frames:?}");
         assert!(frames[1].starts_with(b"data: x\nid: "));
         assert!((9..=11).contains(&frames[2..].len()), "{frames:?}");
         assert!(frames[2..].iter().all(|frame| frame == ": inner beat\n\n"), "{frames:?}");

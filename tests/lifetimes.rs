@@ -21,7 +21,7 @@ mod polling;
 use answer::answer;
 use bodies::event_stream;
 use open::open;
-use polling::{Polled, poll, publish, quiet, rest, settle, text};
+use polling::{Polled, plain, poll, publish, quiet, rest, settle, text};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -170,7 +170,7 @@ async fn what_is_read_as_events_has_an_age_and_an_expiry_too() {
 #[tokio::test(start_paused = true)]
 async fn a_busy_stream_ends_in_time_and_a_silent_one_with_heartbeats_too() {
     let registry = Registry::new();
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(SECOND)).max_age(10 * SECOND);
+    let layer = plain(&registry).heartbeat(Heartbeat::every(SECOND)).max_age(10 * SECOND);
     let (client, body) = open(&layer, None, subscribe);
     let (told, age) = end(body).await;
     assert!(told.len() >= 7 * 3 && age <= 11 * SECOND, "{told:?} {age:?}");

@@ -276,9 +276,8 @@ async fn a_rate_lets_a_burst_of_streams_in_and_any_number_of_other_requests() {
 async fn a_client_that_reconnects_gets_in_when_there_is_room() {
     within_20_s(async {
         let registry = Registry::new();
-        let layer = plain(&registry)
-            .limit(Limit::streams(1))
-            .refusal(Refusal::reconnect().delay(Duration::from_millis(10)));
+        let layer =
+            plain(&registry).limit(Limit::streams(1)).refusal(Refusal::reconnect().delay(Duration::from_millis(10)));
         let address = serve_axum(Router::new().route("/", get(news)).layer(layer)).await;
         let one = open(address, Version::HTTP_11, asking()).await;
         assert_open(&one);

@@ -8,16 +8,14 @@ use std::{
 };
 
 use http_body::Body;
-use tower_sse::{
-    Event, Position, Registry, RegistryConfig, Resume, Retention, SseBody, Start, Subscription,
-};
+use tower_sse::{Event, Position, Registry, RegistryConfig, Resume, Retention, SseBody, Start, Subscription};
 
 #[path = "support/open.rs"]
 mod open;
 #[path = "support/polling.rs"]
 mod polling;
-use polling::quiet;
 use open::{Empty, open};
+use polling::quiet;
 
 /// What comes until there is nothing, in at most 100 looks.
 fn text(body: &mut SseBody<Empty>) -> String {

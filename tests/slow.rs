@@ -68,7 +68,7 @@ fn a_client_that_is_told_goes_on_at_the_oldest() {
 
 #[test]
 fn each_fall_is_counted_exactly_and_once() {
-    for bound in [Retention::default().events(3), Retention::default().bytes(3 * 300)] {
+    for bound in [Retention::default().events(3), Retention::default().bytes(3 * 320)] {
         let (recorder, registry) = keeping(bound);
         let (client, mut body) = reading(&registry, &["a"]);
         let mut missed = Vec::new();

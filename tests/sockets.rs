@@ -190,7 +190,7 @@ async fn the_gateway_tells_its_client_of_an_upstream_that_vanished() {
         while let Ok(frame) = response.frame().await.expect("an error, and no end") {
             heartbeats += usize::from(frame.into_data().unwrap() == ":\n\n");
         }
-        assert!(heartbeats > 0);
+        assert!(heartbeats > 1, "more than what it begins with");
     })))
     .await;
 }

@@ -17,12 +17,15 @@ use tower_sse::{
 
 #[path = "support/bodies.rs"]
 mod bodies;
+#[path = "support/layers.rs"]
+mod layers;
 #[path = "support/open.rs"]
 mod open;
 #[path = "support/spec.rs"]
 mod spec;
 
 use bodies::{AnyBody, channel, event_stream};
+use layers::plain;
 
 fn stream(layer: &SseLayer, last_event_id: Option<&str>) -> TestStream<tower_sse::SseBody<open::Empty>> {
     let (_, body) = open::open(layer, last_event_id, |client| client.subscribe("news").unwrap());
@@ -44,7 +47,7 @@ fn data(events: &[ReceivedEvent]) -> Vec<&str> {
 #[tokio::test(start_paused = true)]
 async fn events_come_with_what_a_client_knows_of_them() {
     let registry = Registry::new();
-    let mut stream = stream(&SseLayer::new(&registry).retry(Duration::from_secs(2)), None);
+    let mut stream = stream(&plain(&registry).retry(Duration::from_secs(2)), None);
     let id = publish(&registry, "two\nlines");
     registry.publish("news", Event::json(&[1, 2]).unwrap().event("list").unwrap()).unwrap();
     let event = stream.next_event().await.unwrap().unwrap();
@@ -59,7 +62,7 @@ async fn events_come_with_what_a_client_knows_of_them() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_is_resumed_by_what_it_had() {
     let registry = Registry::new();
-    let layer = SseLayer::new(&registry);
+    let layer = plain(&registry);
     let mut first = stream(&layer, None);
     publish(&registry, "had");
     assert_eq!(data(&first.ready_events().unwrap()), ["had"]);
@@ -74,7 +77,7 @@ async fn a_stream_is_resumed_by_what_it_had() {
 #[tokio::test(start_paused = true)]
 async fn an_hour_passes_at_once() {
     let registry = Registry::new();
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(Duration::from_secs(60)).comment("still there"));
+    let layer = plain(&registry).heartbeat(Heartbeat::every(Duration::from_secs(60)).comment("still there"));
     let mut stream = stream(&layer, None);
     let begun = Instant::now();
     let received = stream.received_within(Duration::from_secs(3600)).await.unwrap();
@@ -87,7 +90,7 @@ async fn an_hour_passes_at_once() {
 #[tokio::test(start_paused = true)]
 async fn it_ends_when_the_stream_does() {
     let registry = Registry::new();
-    let stream = stream(&SseLayer::new(&registry), None);
+    let stream = stream(&plain(&registry), None);
     publish(&registry, "before");
     let drain = tokio::spawn({
         let registry = registry.clone();
@@ -140,7 +143,7 @@ async fn it_reads_what_goes_through_a_service() {
         client.subscribe("news")?;
         Ok::<_, tower_sse::SubscribeError>(client.into_stream().into_response::<AnyBody>())
     });
-    let service = tower::ServiceBuilder::new().layer(SseLayer::new(&registry)).service(handler);
+    let service = tower::ServiceBuilder::new().layer(plain(&registry)).service(handler);
     let mut stream = TestStream::new(service.oneshot(Request::new(())).await.unwrap()).unwrap();
     assert_eq!(stream.headers()["x-accel-buffering"], "no");
     publish(&registry, "through");

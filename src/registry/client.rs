@@ -467,8 +467,9 @@ impl Client {
         match state.resume(&self.shared, self.last_event_id()) {
             Resume::Gap(gap) => state.rare().gap = Some(gap),
             Resume::Fresh if !state.cursors.is_empty() => {
-                let standing = state.cursors.standing(&self.shared);
-                state.cursors.begin(&standing);
+                if let Some(standing) = state.cursors.standing(&self.shared) {
+                    state.cursors.begin(&standing);
+                }
             }
             Resume::Fresh | Resume::Continued => {}
         }
@@ -485,7 +486,7 @@ impl Client {
 
     /// The id that its stream begins with, which says where the client stands: so that it can come back before it had an event.
     ///
-    /// None if it has no subscriptions, or if a snapshot or a gap has one. An id that nobody knows may be the handler's own business, so
+    /// None if it has no subscriptions, or if a snapshot or a gap has one, or will. An id that nobody knows may be the handler's own business, so
     /// it stays what the client has, too, where gaps are not told.
     pub(super) fn standing(&self) -> Option<String> {
         let state = lock(&self.state);
@@ -494,8 +495,13 @@ impl Client {
             _ if has_snapshot || !state.cursors.has_public() => None,
             Some(_) if gap.is_some() => None,
             Some(id) => Some(id.to_owned()),
-            None => Some(state.cursors.standing(&self.shared).to_string()),
+            None => state.cursors.standing(&self.shared).map(|standing| standing.to_string()),
         }
+    }
+
+    /// Whether its stream begins with a gap that it asked for.
+    pub(super) fn begins_with_gap(&self) -> bool {
+        lock(&self.state).rare.as_ref().is_some_and(|rare| rare.gap.is_some())
     }
 
     pub(crate) fn is_open(&self) -> bool {

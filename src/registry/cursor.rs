@@ -351,23 +351,28 @@ impl Cursors {
     ///
     /// So that this is one position, who has several subscriptions that start at different points may get more on coming back, and
     /// never less: where some wait for what comes and others begin with what is there, those that do are named.
-    pub(crate) fn standing(&self, shared: &Shared) -> Progress {
+    ///
+    /// `None` if something is missing already: it is to be told of that first, and no id may pass over it.
+    pub(crate) fn standing(&self, shared: &Shared) -> Option<Progress> {
         let newest = shared.position();
-        let first = |cursor: &Cursor| lock(&cursor.feed.state).log.next_from(cursor.next).map(|entry| entry.position);
         let (mut late, mut has_waiting) = (Vec::new(), false);
         for cursor in self.cursors.iter().filter(|cursor| cursor.is_public()) {
-            match first(cursor).filter(|first| *first <= newest) {
+            let log = &lock(&cursor.feed.state).log;
+            if cursor.missed.is_some() || cursor.has_lost(log) {
+                return None;
+            }
+            match log.next_from(cursor.next).map(|entry| entry.position).filter(|first| *first <= newest) {
                 Some(first) => late.push((first.before(), &**cursor.feed.name())),
-                None => has_waiting |= !lock(&cursor.feed.state).log.is_empty(),
+                None => has_waiting |= !log.is_empty(),
             }
         }
-        match late.iter().map(|(before, _)| *before).min() {
+        Some(match late.iter().map(|(before, _)| *before).min() {
             None => newest.into(),
             Some(before) if has_waiting => {
                 Progress::catching_up(newest, before, late.into_iter().map(|(_, name)| name))
             }
             Some(before) => before.into(),
-        }
+        })
     }
 
     /// The stream begins, and with that the client stands where it stands.

@@ -132,6 +132,11 @@ impl Reader {
         self.client.standing()
     }
 
+    /// Whether the stream begins with a gap.
+    pub(crate) fn begins_with_gap(&self) -> bool {
+        self.client.begins_with_gap()
+    }
+
     /// Where the client stands, if no id that went out says so.
     pub(crate) fn take_ahead(&mut self) -> Option<Position> {
         let seen = if self.is_ahead { lock(&self.client.state).cursors.seen_all() } else { None };

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    GATEWAY, Gateway,
+    GATEWAY, Gateway, begun,
     bodies::{AnyBody, any, channel, event_stream},
     client::{VERSIONS, get},
     example, next_data, raw, raw_upstream, read_until, upstream, upstream_once, within_20_s,
@@ -171,7 +171,8 @@ async fn an_interrupt_ends_it_while_streams_are_open() {
             let (frames, body) = channel();
             let upstream = upstream_once(event_stream(body)).await;
             let mut gateway = Gateway::start(&upstream, flags).await;
-            let mut response = gateway.client(Version::HTTP_11).await.send(get("/")).await.unwrap();
+            let response = gateway.client(Version::HTTP_11).await.send(get("/")).await.unwrap();
+            let mut response = begun(response).await;
             example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGINT);
             assert_eq!(next_data(&mut response).await, None, "it ends cleanly");
             assert!(gateway.server.process.wait().await.unwrap().success());

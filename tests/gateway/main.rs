@@ -108,6 +108,12 @@ async fn next_data(response: &mut Response<Incoming>) -> Option<Bytes> {
     }
 }
 
+/// The same stream after what it begins with, as the gateway sends something before the upstream does.
+async fn begun(mut response: Response<Incoming>) -> Response<Incoming> {
+    assert_eq!(next_data(&mut response).await.unwrap(), ":\n\n");
+    response
+}
+
 async fn raw(address: SocketAddr, request: &str) -> TcpStream {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();

@@ -24,7 +24,7 @@ mod support;
 use bodies::{AnyBody, any};
 use client::{VERSIONS, get};
 use example::Server;
-use support::{connect, event, heard, join, join_after, say, within};
+use support::{connect, event, heard, join, join_after, position, say, within};
 
 async fn chat(environment: &[(&str, &str)]) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chat"));
@@ -112,6 +112,7 @@ async fn an_id_of_either_kind_of_stream_resumes_both() {
     let mut request = get("/rooms/lobby/events");
     request.headers_mut().insert("last-event-id", from_grpc.parse().unwrap());
     let mut stream = ask(&server, Version::HTTP_11, request).await;
+    assert_eq!(position(&mut stream).await, from_grpc, "it has had that");
     let frame = within(stream.frame()).await.unwrap().unwrap().into_data().unwrap();
     let missed = std::str::from_utf8(&frame).unwrap();
     assert!(missed.contains("two") && missed.contains("three") && !missed.contains("one"), "{missed:?}");

@@ -56,8 +56,24 @@ pub(crate) async fn heard(updates: &mut Streaming<Update>) -> (String, String) {
     }
 }
 
-/// The next event of an event stream: its id and its data.
+/// The next event of an event stream, after where it stands: its id and its data.
 pub(crate) async fn event(stream: &mut Response<Incoming>) -> (String, String) {
+    loop {
+        let (is_position, id, data) = block(stream).await;
+        if !is_position {
+            return (id, data);
+        }
+    }
+}
+
+/// Where an event stream stands that begins: the id of its first block.
+pub(crate) async fn position(stream: &mut Response<Incoming>) -> String {
+    let (is_position, id, _) = block(stream).await;
+    assert!(is_position, "it begins with {id:?}");
+    id
+}
+
+async fn block(stream: &mut Response<Incoming>) -> (bool, String, String) {
     let mut text = String::new();
     while !text.ends_with("\n\n") {
         let frame = within(stream.frame()).await.expect("it goes on").unwrap();
@@ -65,5 +81,5 @@ pub(crate) async fn event(stream: &mut Response<Incoming>) -> (String, String) {
     }
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or(&text).to_owned();
     assert_eq!(text.matches("\n\n").count(), 1, "{text:?}");
-    (field("id: "), field("data: "))
+    (text.starts_with("event: position\ndata: \nid: "), field("id: "), field("data: "))
 }
