@@ -55,6 +55,31 @@ async fn headers_come_at_once_before_any_event() {
     .await;
 }
 
+/// Firefox gives a page nothing before that.
+#[tokio::test]
+async fn the_first_bytes_come_at_once_with_default_settings() {
+    on_both(async |version| {
+        let house = House::open(version, async |request: Request<Incoming>| {
+            let handle = handle_of(&request);
+            if request.uri().query() == Some("subscribed") {
+                handle.subscribe("news").unwrap();
+            }
+            handle.into_stream().into_response::<Empty<Bytes>>()
+        })
+        .await;
+        // The first heartbeat is due after 7 s at the earliest.
+        let patience = Duration::from_secs(5);
+        for (target, expected) in [("/default", ":\n\n"), ("/default?subscribed", "event: position\ndata: \nid: ")] {
+            let mut response = house.client().await.send(get(target)).await.unwrap();
+            let frame = timeout(patience, response.frame()).await.expect("it begins at once").unwrap().unwrap();
+            let first = frame.into_data().unwrap();
+            assert!(first.starts_with(expected.as_bytes()) && first.ends_with(b"\n\n"), "{target}: {first:?}");
+        }
+        assert_eq!(house.registry.stats().published, 0);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn keep_alive_is_said_on_http_1_1_only() {
     on_both(async |version| {
@@ -366,7 +391,7 @@ struct House {
 }
 
 impl House {
-    /// A path `/with-heartbeats` has one every 3 ms; others have none.
+    /// A path `/with-heartbeats` has one every 3 ms, and `/default` is as a layer is by default; others have none.
     async fn open<A, B>(version: Version, answer: impl Fn(Request<Incoming>) -> A + Clone + Send + 'static) -> Self
     where
         A: Future<Output = Response<B>> + Send + 'static,
@@ -384,11 +409,15 @@ impl House {
                     async { Ok::<_, Infallible>(answer.await) }
                 }
             });
+            let default = layer.clone().layer(inner.clone());
             let quiet = layer.clone().heartbeat(Heartbeat::off()).layer(inner.clone());
             let lively = layer.clone().heartbeat(Heartbeat::every(Duration::from_millis(3))).layer(inner);
             let service = service_fn(move |request: Request<Incoming>| {
-                let is_lively = request.uri().path() == "/with-heartbeats";
-                let service = if is_lively { lively.clone() } else { quiet.clone() };
+                let service = match request.uri().path() {
+                    "/with-heartbeats" => lively.clone(),
+                    "/default" => default.clone(),
+                    _ => quiet.clone(),
+                };
                 tower::ServiceExt::oneshot(service, request)
             });
             async move {

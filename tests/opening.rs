@@ -139,7 +139,8 @@ mod who_is_cut_off_before_its_first_event {
             stands(&mut body);
             let mut all: Vec<String> = fields(&begin, "data")[1..].iter().map(|it| (*it).to_owned()).collect();
             all.extend(told(&mut body));
-            let mut sorted = all.clone();
+            // Of a topic that started at what comes, it may get what came before, if it is cut off while it reads others.
+            let mut sorted: Vec<&String> = all.iter().filter(|data| *data != "before").collect();
             sorted.sort_unstable();
             assert_eq!(sorted, ["l2", "l3", "n", "o1"], "after {had} blocks: {all:?}");
         }
@@ -177,8 +178,10 @@ mod who_gets_nothing_of_a_busy_topic {
         let (client, mut body) = open(&layer, None, &subscribe);
         let begin = stands(&mut body);
         for _ in 0..3 {
-            (0..50).for_each(|_| _ = registry.publish("busy", event(&client)).unwrap());
-            assert_eq!(text(&mut body), "");
+            for _ in 0..50 {
+                registry.publish("busy", event(&client)).unwrap();
+                assert_eq!(text(&mut body), "");
+            }
             tokio::time::advance(SECOND).await;
             assert_eq!(text(&mut body), format!(":\n\n{}", block(&registry.position().to_string())));
             tokio::time::advance(SECOND).await;
@@ -270,7 +273,7 @@ mod a_stream_begins {
             let subscribed = first(&layer, None, |client| client.subscribe("a").unwrap());
             let Polled::Frame(wire) = subscribed else { panic!("it does not begin") };
             let wire = match opening {
-                // A random spread is part of it.
+                // How long it is to wait is not what this is about.
                 "retry: 2000\n\n" => wire.split_once("\n\n").unwrap().1,
                 _ => wire.strip_prefix(opening).expect(&wire),
             };

@@ -466,7 +466,7 @@ impl Client {
         }
         match state.resume(&self.shared, self.last_event_id()) {
             Resume::Gap(gap) => state.rare().gap = Some(gap),
-            Resume::Fresh if !state.cursors.is_empty() => {
+            Resume::Fresh if state.cursors.has_public() => {
                 if let Some(standing) = state.cursors.standing(&self.shared) {
                     state.cursors.begin(&standing);
                 }
