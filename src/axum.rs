@@ -9,7 +9,9 @@ use axum_core::{
 };
 use http::{StatusCode, request::Parts};
 
-use crate::{ClientHandle, EventError, EventStream, ProduceError, PublishError, Refused, SubscribeError, TopicError};
+use crate::{
+    ClientHandle, CloseReason, EventError, EventStream, ProduceError, PublishError, Refused, SubscribeError, TopicError,
+};
 
 /// Refuses, with [`MissingLayer`], where no [`SseLayer`](crate::SseLayer) is around the route.
 impl<S: Sync> FromRequestParts<S> for ClientHandle {
@@ -49,7 +51,11 @@ impl IntoResponse for MissingLayer {
 
 impl IntoResponse for EventStream {
     fn into_response(self) -> Response {
-        Self::into_response::<Body>(self)
+        let response = Self::into_response::<Body>(self);
+        match response.extensions().get::<CloseReason>().map(ToString::to_string) {
+            Some(sentence) => response.map(|_| Body::from(sentence)),
+            None => response,
+        }
     }
 }
 
@@ -60,11 +66,13 @@ impl IntoResponse for Refused {
     }
 }
 
-/// As a response: 400 for a topic name that is none, 409 for a client that cannot have it; and a sentence.
+/// As a response: 400 for a topic name that is none, 404 for a topic that is not there, 409 for a client that cannot have
+/// it; and a sentence.
 impl IntoResponse for SubscribeError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Topic(_) => StatusCode::BAD_REQUEST,
+            Self::NoTopic { .. } => StatusCode::NOT_FOUND,
             Self::TooMany { .. } | Self::Over { .. } => StatusCode::CONFLICT,
         };
         (status, self.to_string()).into_response()

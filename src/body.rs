@@ -21,6 +21,10 @@ use crate::{
     registry::{Besides, Client, Glance, Reader},
 };
 
+/// How often a server has its turn between the last event of a stream whose handler's own body has failed and the error, on which servers drop what
+/// they have not written.
+const TURNS: u8 = 2;
+
 pin_project! {
     /// The body of a response of a [`SseService`](crate::SseService).
     ///
@@ -28,7 +32,10 @@ pin_project! {
     /// registry's events and the heartbeats come in between them, at boundaries. Any other body passes as it is.
     ///
     /// Dropping it is how the client's stream ends: its subscriptions go, and [`closed`](crate::ClientHandle::closed) says so.
-    pub struct SseBody<B> {
+    pub struct SseBody<B>
+    where
+        B: Body,
+    {
         #[pin]
         kind: Kind<B>,
     }
@@ -36,7 +43,10 @@ pin_project! {
 
 pin_project! {
     #[project = KindProjection]
-    enum Kind<B> {
+    enum Kind<B>
+    where
+        B: Body,
+    {
         // No event stream, or one that a layer further in has wrapped.
         Plain {
             // The places of what has been wrapped already. First, so that there is room again when it is told that its client is over.
@@ -49,6 +59,8 @@ pin_project! {
             inner: B,
             stream: Box<Stream>,
         },
+        // An event stream whose handler's own body has failed: what was sent last goes out, and then the error.
+        Failed { error: Option<B::Error>, turns: u8 },
         // Not from the handler. Boxed, so that it makes no stream larger.
         Whole { data: Box<Bytes> },
     }
@@ -96,7 +108,7 @@ impl Aside {
     }
 }
 
-impl<B> SseBody<B> {
+impl<B: Body> SseBody<B> {
     /// A body that is no event stream.
     pub(crate) fn plain(inner: B) -> Self {
         Self::wrapped(inner, None)
@@ -141,7 +153,7 @@ impl<B> SseBody<B> {
     }
 }
 
-impl<B: Default> Default for SseBody<B> {
+impl<B: Body + Default> Default for SseBody<B> {
     /// A default body of the handler's, as it is.
     fn default() -> Self {
         Self::plain(B::default())
@@ -153,9 +165,25 @@ impl<B: Body> Body for SseBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project().kind.project() {
+        let mut kind = self.project().kind;
+        match kind.as_mut().project() {
             KindProjection::Plain { inner, .. } => inner.poll_frame(cx).map_ok(|frame| frame.map_data(into_bytes)),
-            KindProjection::Stream { inner, stream } => stream.poll_frame(inner, cx),
+            KindProjection::Stream { inner, stream } => match stream.poll_frame(inner, cx) {
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(match stream.fail() {
+                    Some(last_words) => {
+                        kind.set(Kind::Failed { error: Some(error), turns: TURNS });
+                        Ok(Frame::data(last_words))
+                    }
+                    None => Err(error),
+                })),
+                other => other,
+            },
+            KindProjection::Failed { turns, .. } if *turns > 0 => {
+                *turns -= 1;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            KindProjection::Failed { error, .. } => Poll::Ready(error.take().map(Err)),
             KindProjection::Whole { data } if data.is_empty() => Poll::Ready(None),
             KindProjection::Whole { data } => Poll::Ready(Some(Ok(Frame::data(mem::take(&mut **data))))),
         }
@@ -165,6 +193,7 @@ impl<B: Body> Body for SseBody<B> {
         match &self.kind {
             Kind::Plain { inner, .. } => inner.is_end_stream(),
             Kind::Stream { stream, .. } => stream.over,
+            Kind::Failed { error, .. } => error.is_none(),
             Kind::Whole { data } => data.is_empty(),
         }
     }
@@ -173,7 +202,7 @@ impl<B: Body> Body for SseBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Plain { inner, .. } => inner.size_hint(),
-            Kind::Stream { .. } => SizeHint::default(),
+            Kind::Stream { .. } | Kind::Failed { .. } => SizeHint::default(),
             Kind::Whole { data } => SizeHint::with_exact(data.len() as u64),
         }
     }
@@ -279,10 +308,7 @@ impl Stream {
         }
         match self.poll_own(inner.as_mut(), cx) {
             Own::Frame(bytes) => return self.send(bytes),
-            Own::Failed(error) => {
-                self.end(CloseReason::BodyError);
-                return Poll::Ready(Some(Err(error)));
-            }
+            Own::Failed(error) => return Poll::Ready(Some(Err(error))),
             Own::Nothing => {}
         }
         // A client that nothing holds open is over when the handler's own body is: that is new to the registry.
@@ -506,6 +532,14 @@ impl Stream {
         Some(last_words).filter(|bytes| !bytes.is_empty())
     }
 
+    /// The handler's own body has failed: what goes out before the error, if anything can.
+    #[cold]
+    fn fail(&mut self) -> Option<Bytes> {
+        let last_words = if self.may_inject() { self.say_farewell(CloseReason::BodyError) } else { None };
+        self.end(CloseReason::BodyError);
+        last_words
+    }
+
     fn end(&mut self, reason: CloseReason) {
         self.over = true;
         self.reader.end(reason);
@@ -536,7 +570,7 @@ fn strip(mark: &mut LeadingMark, mut frame: Bytes) -> Bytes {
     whole.freeze()
 }
 
-impl<B: fmt::Debug> fmt::Debug for SseBody<B> {
+impl<B: Body + fmt::Debug> fmt::Debug for SseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Plain { inner, .. } => f.debug_struct("SseBody").field("inner", inner).finish(),
@@ -544,6 +578,7 @@ impl<B: fmt::Debug> fmt::Debug for SseBody<B> {
                 let client = stream.reader.client();
                 f.debug_struct("SseBody").field("inner", inner).field("client", client).finish_non_exhaustive()
             }
+            Kind::Failed { .. } => f.debug_struct("SseBody").finish_non_exhaustive(),
             Kind::Whole { data } => f.debug_struct("SseBody").field("data", data).finish(),
         }
     }

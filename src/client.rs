@@ -12,14 +12,17 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::Stream;
-use http::{Extensions, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    Extensions, HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
 
 use crate::{
     Batching, ClientId, ClientStats, CloseReason, Event, Gap, Position, PublishError, Receipt, Refused, Registry,
     Resume, ResumeError, Start, SubscribeError, Subscription, event,
     headers::EVENT_STREAM,
     limit::Admission,
-    registry::{Client, Entry, Picked, Reader},
+    registry::{Client, Entry, Outcome, Picked, Reader},
 };
 
 /// What a handler holds of a client: one request, and the event stream that it may become.
@@ -202,11 +205,11 @@ impl ClientHandle {
         self.client.stats()
     }
 
-    /// Whether nothing is to come on any of its topics, as all have [ended](crate::Producer) and it had all of them: time for a
-    /// 204, which [`EventStream`] is then of itself.
+    /// Whether nothing is to come on any of its topics, as all were [finished](crate::Producer) and it had all of them: time for a
+    /// 204, which [`EventStream`] is then of itself. `false` if one of them has failed or was cancelled: nobody has had all of it.
     #[must_use]
     pub fn has_had_all(&self) -> bool {
-        self.client.has_had_all()
+        self.client.outcome() == Some(Outcome::Whole)
     }
 
     /// Ends the client's stream: at the next boundary, when it has what was published until now.
@@ -365,15 +368,27 @@ impl EventStream {
         self
     }
 
-    /// The answer, with any kind of body. It is a 204, which makes browsers stop, if all topics that the client is
-    /// subscribed to have [ended](crate::Producer) and it has had all of them.
+    /// The answer, with any kind of body.
+    ///
+    /// If all topics that the client is subscribed to have [ended](crate::Producer), and it has had all that there is of them, nothing is
+    /// to come. Then it is no stream, but a status that makes an `EventSource` stop for good, and that no cache keeps:
+    ///
+    /// - 204 if each of them was finished;
+    /// - 410 if one of them has failed or was cancelled, with the [`CloseReason`] in the response's extensions. The client has been told before, by the topic's last event.
     pub fn into_response<B: Default>(self) -> Response<B> {
         let mut response = Response::new(B::default());
-        if self.client.has_had_all() {
-            *response.status_mut() = StatusCode::NO_CONTENT;
+        let Some(outcome) = self.client.outcome() else {
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
             return response;
-        }
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
+        };
+        *response.status_mut() = match outcome {
+            Outcome::Whole => StatusCode::NO_CONTENT,
+            Outcome::Cancelled | Outcome::Failed => {
+                response.extensions_mut().insert(CloseReason::from(outcome));
+                StatusCode::GONE
+            }
+        };
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
 }

@@ -189,6 +189,10 @@ impl Event {
     }
 
     /// The same without its id: for what must not move a client's cursor.
+    pub(crate) fn without_id(self) -> Self {
+        Self { id: None, ..self }
+    }
+
     pub(crate) fn encode_without_id(&self) -> Bytes {
         finish(self.encode_fields())
     }

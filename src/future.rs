@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Response, request::Parts};
+use http_body::Body;
 use pin_project_lite::pin_project;
 
 use crate::{CloseReason, Refused, body::SseBody, headers, layer::Config, limit::Hold, registry::Client};
@@ -79,6 +80,7 @@ impl<F> SseFuture<F> {
 impl<F, Out, E> Future for SseFuture<F>
 where
     F: Future<Output = Result<Response<Out>, E>>,
+    Out: Body,
 {
     type Output = Result<Response<SseBody<Out>>, E>;
 
@@ -106,7 +108,7 @@ where
 struct Wrapped;
 
 impl Pending {
-    fn wrap<Out>(self, mut response: Response<Out>) -> Response<SseBody<Out>> {
+    fn wrap<Out: Body>(self, mut response: Response<Out>) -> Response<SseBody<Out>> {
         let is_event_stream = !self.is_head && headers::is_event_stream(response.status(), response.headers());
         let (Unanswered { client: Some(client), config }, true) = (&self.client, is_event_stream) else {
             return response.map(SseBody::plain);

@@ -247,8 +247,9 @@ impl SseLayer {
 
     /// Ends streams with an event, by why they end: at a boundary, as the last there is, and without an id if it has one. Default: none.
     ///
-    /// It is asked when the server ends a stream in order, for whatever reason: not where the client has left, and not where
-    /// nothing can be put in any more. It is asked outside all locks, by the task that the stream is polled on. What is read with
+    /// It is asked when the server ends a stream, for whatever reason: not where the client has left, and not where
+    /// nothing can be put in any more. Where the handler's own body fails ([`CloseReason::BodyError`]) it is asked too: if
+    /// the stream is at a boundary, the event goes out, and then the body's error, so that the response has no clean end. In the middle of an event, only the error goes out. It is asked outside all locks, by the task that the stream is polled on. What is read with
     /// [`into_events`](ClientHandle::into_events) gets none.
     ///
     /// ```
@@ -256,8 +257,12 @@ impl SseLayer {
     ///
     /// let registry = Registry::new();
     /// let log_in_again = Event::data("log in again").event("expired")?;
-    /// let layer = SseLayer::new(&registry)
-    ///     .farewell(move |_, reason| (reason == CloseReason::Expired).then(|| log_in_again.clone()));
+    /// let failed = Event::data("the answer is not complete").event("failed")?;
+    /// let layer = SseLayer::new(&registry).farewell(move |_, reason| match reason {
+    ///     CloseReason::Expired => Some(log_in_again.clone()),
+    ///     CloseReason::BodyError => Some(failed.clone()),
+    ///     _ => None,
+    /// });
     /// # let _ = layer;
     /// # Ok::<(), tower_sse::EventError>(())
     /// ```

@@ -176,8 +176,8 @@ pub use self::{
     position_event::PositionEvent,
     registry::{
         ClientId, ClientStats, CloseReason, Drain, Drained, InvalidClientId, InvalidPosition, Lag, MAX_TOPIC, Member,
-        Position, Presence, PresenceChange, PresenceChanges, ProduceError, Producer, PublishError, Receipt, Registry,
-        RegistryConfig, Resume, ResumeError, Retention, Start, Stats, SubscribeError, TopicError, TopicState,
+        PipeError, Position, Presence, PresenceChange, PresenceChanges, ProduceError, Producer, PublishError, Receipt,
+        Registry, RegistryConfig, Resume, ResumeError, Retention, Start, Stats, SubscribeError, TopicError, TopicState,
         segment,
     },
     service::SseService,

@@ -4,6 +4,7 @@ use std::{
 };
 
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, request::Parts};
+use http_body::Body;
 use tower_service::Service;
 
 use crate::{
@@ -49,6 +50,7 @@ impl<S> SseService<S> {
 impl<S, In, Out> Service<Request<In>> for SseService<S>
 where
     S: Service<Request<In>, Response = Response<Out>>,
+    Out: Body,
 {
     type Response = Response<SseBody<Out>>;
     type Error = S::Error;

@@ -29,6 +29,7 @@ pub struct Subscription {
     pub(crate) may_be_pattern: bool,
     pub(crate) start: Start,
     pub(crate) filter: Option<Filter>,
+    pub(crate) must_exist: bool,
 }
 
 /// Decides which events a subscription lets through.
@@ -40,7 +41,7 @@ type Passes = dyn Fn(&Delivery, &ClientHandle) -> bool + Send + Sync;
 impl Subscription {
     /// To the topic with this name.
     pub fn to(topic: impl Into<String>) -> Self {
-        Self { name: topic.into(), may_be_pattern: false, start: Start::Now, filter: None }
+        Self { name: topic.into(), may_be_pattern: false, start: Start::Now, filter: None, must_exist: false }
     }
 
     /// To all topics that match a pattern, those included that come into being later: a segment of it may be `*`, which is
@@ -68,6 +69,36 @@ impl Subscription {
     /// Cost: events of such a subscription are put together for this client alone, where others share the bytes.
     pub fn filter(self, filter: impl Fn(&Delivery, &ClientHandle) -> bool + Send + Sync + 'static) -> Self {
         Self { filter: Some(Filter(Arc::new(Box::new(filter)))), ..self }
+    }
+
+    /// Only if the topic exists: else it is refused with [`SubscribeError::NoTopic`](crate::SubscribeError::NoTopic), which axum answers with a
+    /// 404. Default: a topic that does not exist comes into being.
+    ///
+    /// For what has an end, or is made elsewhere: an answer, a job, an order. Who asks for one that is forgotten, or never was, gets a
+    /// stream without an end otherwise, in which nothing comes.
+    ///
+    /// A topic exists while it has events that are retained, while it has a [`Producer`](crate::Producer), and from the producer's end
+    /// until it is [forgotten](crate::RegistryConfig::forget_ended_after). That somebody else is subscribed to it is not enough. A pattern
+    /// exists while a topic does that matches it.
+    ///
+    /// The question and the subscription are one step: a topic that was there is not forgotten in between.
+    ///
+    /// ```
+    /// use tower_sse::{Registry, Start, SubscribeError, Subscription};
+    ///
+    /// let registry = Registry::new();
+    /// let client = registry.connect();
+    /// let answer = Subscription::to("answers/42").from(Start::Oldest).existing();
+    /// let refused = client.subscribe(answer.clone()).unwrap_err();
+    /// assert_eq!(refused, SubscribeError::NoTopic { topic: "answers/42".into() });
+    ///
+    /// let producer = registry.produce("answers/42")?;
+    /// client.subscribe(answer)?;
+    /// producer.end();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn existing(self) -> Self {
+        Self { must_exist: true, ..self }
     }
 }
 

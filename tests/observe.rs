@@ -177,7 +177,7 @@ fn an_observer_may_call_whatever_it_likes() {
                 let _ = client.send(Event::data("from a hook"));
             }
             registry.publish("hook", Event::data("")).unwrap();
-            drop(registry.produce("made by a hook"));
+            registry.produce("made by a hook").unwrap().end();
         };
         let config = RegistryConfig::default().topic_retention(Retention::default().events(2)).observer(observer);
         let registry = shared.get_or_init(|| Registry::with_config(config));

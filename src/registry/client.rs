@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::{
     ClientId, ClientStats, CloseReason, Position, PublishError, Receipt, ResumeError, SubscribeError,
     cursor::Cursors,
+    feed::Outcome,
     lifetime::Lifetime,
     shared::{Bound, Shared},
     stuck::Suspect,
@@ -112,6 +113,8 @@ pub(super) struct Rare {
     pub(super) waits_until: u64,
     /// Somebody waits for its end.
     over: Option<Arc<Notify>>,
+    /// The worst of how its topics ended, if one was not finished.
+    unfinished: Option<Outcome>,
 }
 
 /// A client that was closed: it is over, or will be.
@@ -254,11 +257,11 @@ impl Client {
     }
 
     pub(crate) fn subscribe(self: &Arc<Self>, subscription: Subscription) -> Result<(), SubscribeError> {
-        let Subscription { name, may_be_pattern, start, filter } = subscription;
+        let Subscription { name, may_be_pattern, start, filter, must_exist } = subscription;
         self.id();
         let check = if may_be_pattern { topic::check_pattern } else { topic::check };
         let result = check(&name).map_err(SubscribeError::from);
-        match result.and_then(|()| self.join(&name, start, filter, true)) {
+        match result.and_then(|()| self.join(&name, start, filter, true, must_exist)) {
             Ok(false) => Ok(()),
             Ok(true) => {
                 self.observe(|observer, client| observer.subscribed(client, &name));
@@ -273,13 +276,14 @@ impl Client {
     }
 
     /// Subscribes, unless it is subscribed already, and says which. `resumes`: if the stream has not begun, a
-    /// `Last-Event-ID` goes before `start`.
+    /// `Last-Event-ID` goes before `start`. `must_exist`: only if there is such a topic.
     fn join(
         self: &Arc<Self>,
         name: &str,
         start: Start,
         filter: Option<Filter>,
         resumes: bool,
+        must_exist: bool,
     ) -> Result<bool, SubscribeError> {
         if !lock(&self.state).may_subscribe(name, &self.shared)? {
             return Ok(false);
@@ -289,7 +293,8 @@ impl Client {
             self.presence_key();
         }
         // Outside the lock, as it may ask the user how much the topic retains.
-        let joined = self.shared.join(name, start);
+        let joined = self.shared.join(name, start, must_exist);
+        let joined = joined.ok_or_else(|| SubscribeError::NoTopic { topic: name.to_owned() })?;
         let mut watching = WakeLater::default();
         let mut state = lock(&self.state);
         let may = state.may_subscribe(name, &self.shared);
@@ -372,11 +377,13 @@ impl Client {
     /// Publishes to the client's own topic, which it gets subscribed to.
     pub(crate) fn send(self: &Arc<Self>, event: &Event) -> Result<Receipt, PublishError> {
         let topic = self.own_topic();
-        match self.join(&topic, Start::Now, None, false) {
+        match self.join(&topic, Start::Now, None, false, false) {
             Err(SubscribeError::Over { reason }) => Err(PublishError::Over { reason }),
             // Without a place for it among its subscriptions, it would not get the event.
             Err(SubscribeError::TooMany { limit }) => Err(PublishError::TooManySubscriptions { limit }),
             Err(SubscribeError::Topic(error)) => Err(PublishError::Topic(error)),
+            // It was not asked whether there is one.
+            Err(SubscribeError::NoTopic { topic }) => Err(PublishError::Ended { topic }),
             Ok(_) => self.shared.publish(&topic, event, None),
         }
     }
@@ -395,12 +402,12 @@ impl Client {
         }
     }
 
-    /// Whether there is nothing to come on any of its topics, as all have ended and it had all of them.
-    pub(crate) fn has_had_all(&self) -> bool {
+    /// How its topics have ended, if there is nothing to come on any of them: all have ended, and it had all of them.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
         let mut state = lock(&self.state);
         state.resume(&self.shared, self.last_event_id());
         let is_to_begin_with_one = state.rare.as_ref().is_some_and(|rare| rare.snapshot.is_some());
-        !is_to_begin_with_one && state.cursors.have_ended()
+        if is_to_begin_with_one { None } else { state.cursors.outcome() }
     }
 
     pub(crate) fn hold(&self) {
@@ -675,6 +682,20 @@ impl State {
 
     pub(super) fn metadata(&self) -> Arc<Extensions> {
         self.metadata.clone().unwrap_or_default()
+    }
+
+    /// Topics of its have ended: this is the worst of how.
+    pub(super) fn note_ended(&mut self, outcome: Option<Outcome>) {
+        let unfinished = outcome.filter(|outcome| *outcome > Outcome::Whole);
+        if unfinished.is_some() {
+            let rare = self.rare();
+            rare.unfinished = rare.unfinished.max(unfinished);
+        }
+    }
+
+    /// The worst of how its topics ended that have.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.rare.as_ref().and_then(|rare| rare.unfinished).unwrap_or(Outcome::Whole)
     }
 
     /// Whether a subscription to this topic would be a new one.

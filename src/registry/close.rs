@@ -2,14 +2,20 @@
 
 use std::fmt;
 
+use super::feed::Outcome;
+
 /// Why a stream is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
     /// The handler's own body ended and nothing held the stream open.
     Ended,
-    /// All topics that it was subscribed to have ended: see [`Producer`](crate::Producer).
+    /// All topics that it was subscribed to have ended, and each was finished: see [`Producer`](crate::Producer).
     Completed,
+    /// All topics that it was subscribed to have ended, and one of them was cancelled: see [`Registry::cancel`](crate::Registry::cancel).
+    Cancelled,
+    /// All topics that it was subscribed to have ended, and one of them has failed: see [`Producer::fail`](crate::Producer::fail).
+    Failed,
     /// The body was dropped before its end: the peer left, or the server gave the connection up.
     Gone,
     /// [`ClientHandle::close`](crate::ClientHandle::close) was called.
@@ -42,6 +48,8 @@ impl CloseReason {
         match self {
             Self::Ended => "ended",
             Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
             Self::Gone => "gone",
             Self::Closed => "closed",
             Self::Aged => "aged",
@@ -63,6 +71,8 @@ impl fmt::Display for CloseReason {
             Self::Other(reason) => reason,
             Self::Ended => "the handler's stream ended",
             Self::Completed => "all of its topics have ended",
+            Self::Cancelled => "one of its topics was cancelled",
+            Self::Failed => "one of its topics has failed",
             Self::Gone => "the client is gone",
             Self::Closed => "the client was closed",
             Self::Aged => "the stream was as old as it may become",
@@ -83,7 +93,9 @@ impl CloseReason {
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         std::iter::successors(Some(Self::Ended), |reason| match reason {
             Self::Ended => Some(Self::Completed),
-            Self::Completed => Some(Self::Gone),
+            Self::Completed => Some(Self::Cancelled),
+            Self::Cancelled => Some(Self::Failed),
+            Self::Failed => Some(Self::Gone),
             Self::Gone => Some(Self::Closed),
             Self::Closed => Some(Self::Aged),
             Self::Aged => Some(Self::Expired),
@@ -96,5 +108,15 @@ impl CloseReason {
             Self::BodyError => Some(Self::NoStream),
             Self::NoStream => None,
         })
+    }
+}
+
+impl From<Outcome> for CloseReason {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Whole => Self::Completed,
+            Outcome::Cancelled => Self::Cancelled,
+            Outcome::Failed => Self::Failed,
+        }
     }
 }

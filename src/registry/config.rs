@@ -2,8 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::presence;
-use crate::{ClientHandle, Limit, Observer, observe::Observers};
+use super::{presence, produce::LastWord};
+use crate::{ClientHandle, Event, Limit, Observer, observe::Observers};
 
 /// How a [`Registry`](crate::Registry) is set up.
 ///
@@ -30,6 +30,8 @@ pub struct RegistryConfig {
     pub(super) subscriptions_per_client: usize,
     pub(super) stuck_after: Option<Duration>,
     pub(super) forget_ended_after: Duration,
+    pub(super) failed_event: LastWord,
+    pub(super) cancelled_event: LastWord,
     pub(super) observers: Observers,
     pub(super) presence_key: Option<PresenceKey>,
     pub(super) presence_grace: Duration,
@@ -106,6 +108,37 @@ impl RegistryConfig {
         Self { forget_ended_after: time, ..self }
     }
 
+    /// The last event of a topic whose [`Producer`](crate::Producer) fails without one of the program's: it is dropped without an end, its task panics or is
+    /// aborted, its stream gives an error. `None`: there is none, and readers are told only by the status that they get when they come back.
+    ///
+    /// Default: an event of the type `failed` with JSON data that names the topic:
+    ///
+    /// ```text
+    /// event: failed
+    /// data: {"topic":"answers/42"}
+    /// ```
+    ///
+    /// An id of the event's own is not sent: it has that of its topic's events. Where the event is larger than what may be retained, there is none.
+    ///
+    /// ```
+    /// use tower_sse::{Event, RegistryConfig};
+    ///
+    /// let config = RegistryConfig::default().failed_event(Event::data("failed").event("end")?);
+    /// # let _ = config.failed_event(None);
+    /// # Ok::<(), tower_sse::EventError>(())
+    /// ```
+    #[must_use]
+    pub fn failed_event(self, event: impl Into<Option<Event>>) -> Self {
+        Self { failed_event: LastWord::own(event.into()), ..self }
+    }
+
+    /// The last event of a topic whose producer is [cancelled](crate::Registry::cancel) without one of the program's: as [`failed_event`](Self::failed_event).
+    /// Default: an event of the type `cancelled` with JSON data that names the topic.
+    #[must_use]
+    pub fn cancelled_event(self, event: impl Into<Option<Event>>) -> Self {
+        Self { cancelled_event: LastWord::own(event.into()), ..self }
+    }
+
     /// Tells an [`Observer`] of what happens. Default: nobody. With more than one, each is told, in this order.
     #[must_use]
     pub fn observer(mut self, observer: impl Observer) -> Self {
@@ -144,6 +177,8 @@ impl Default for RegistryConfig {
             subscriptions_per_client: 1000,
             stuck_after: Some(Duration::from_secs(60)),
             forget_ended_after: Duration::from_secs(300),
+            failed_event: LastWord::FAILED,
+            cancelled_event: LastWord::CANCELLED,
             observers: Observers::default(),
             presence_key: None,
             presence_grace: presence::GRACE,
@@ -161,6 +196,8 @@ impl fmt::Debug for RegistryConfig {
             .field("subscriptions_per_client", &self.subscriptions_per_client)
             .field("stuck_after", &self.stuck_after)
             .field("forget_ended_after", &self.forget_ended_after)
+            .field("failed_event", &self.failed_event)
+            .field("cancelled_event", &self.cancelled_event)
             .field("observers", &self.observers)
             .field("presence_key", &self.presence_key.is_some())
             .field("presence_grace", &self.presence_grace)

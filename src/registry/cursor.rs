@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     Filter,
     client::Client,
-    feed::{Feed, Parked},
+    feed::{Feed, Outcome, Parked},
     joined::{Latest, Merged, Of},
     log::{Entry, Log},
     position::{Position, Progress},
@@ -179,9 +179,10 @@ impl Cursor {
         self.missed.is_some() || self.feed.reaches(self.next)
     }
 
-    /// Whether it has come to the end of its topic.
-    fn has_ended(&self) -> bool {
-        self.missed.is_none() && self.feed.has_ended_before(self.next)
+    /// How its topic ended, if it has come to the end.
+    fn outcome(&self) -> Option<Outcome> {
+        let end = self.feed.end().filter(|end| self.missed.is_none() && end.number < self.next)?;
+        Some(end.outcome)
     }
 
     /// What its reader may rest on, if it waits for the next event. `rested` is what it rested on before.
@@ -300,24 +301,33 @@ impl Cursors {
         cursors.into_vec().into_iter().map(|cursor| cursor.left(shared)).collect()
     }
 
-    /// The same for those that have come to the end of their topics.
-    pub(super) fn take_ended(&mut self, shared: &Shared) -> Vec<Cursor> {
-        let mut ended = Vec::new();
-        while let Some(at) = self.cursors.iter().position(Cursor::has_ended) {
+    /// The same for those that have come to the end of their topics, with the worst of how those ended.
+    pub(super) fn take_ended(&mut self, shared: &Shared) -> (Vec<Cursor>, Option<Outcome>) {
+        let (mut ended, mut worst) = (Vec::new(), None);
+        let next = |(at, cursor): (usize, &Cursor)| Some((at, cursor.outcome()?));
+        while let Some((at, outcome)) = self.cursors.iter().enumerate().find_map(next) {
+            worst = worst.max(Some(outcome));
             ended.push(self.cursors.swap_remove(at).left(shared));
         }
-        ended
+        (ended, worst)
     }
 
     /// Whether any has come to the end of its topic.
     pub(crate) fn has_ended(&self) -> bool {
-        self.cursors.iter().any(Cursor::has_ended)
+        self.cursors.iter().any(|it| it.outcome().is_some())
     }
 
-    /// Whether all have come to the end of their topics, and nothing waits that was sent to the client alone.
-    pub(crate) fn have_ended(&self) -> bool {
-        let is_through = |it: &Cursor| if it.is_public() { it.has_ended() } else { !it.is_pending() };
-        self.has_public() && self.cursors.iter().all(is_through)
+    /// The worst of how their topics ended, if all have come to the end, and nothing waits that was sent to the client alone.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        let mut worst = None;
+        for cursor in &*self.cursors {
+            match cursor.is_public() {
+                true => worst = worst.max(Some(cursor.outcome()?)),
+                false if cursor.is_pending() => return None,
+                false => {}
+            }
+        }
+        worst
     }
 
     /// Whether any is on something else than the client's own topic, which has no end.

@@ -129,6 +129,12 @@ pub enum SubscribeError {
         /// Why it is over.
         reason: CloseReason,
     },
+    /// There is no such topic, and the subscription was to be to one that there is: see
+    /// [`Subscription::existing`](crate::Subscription::existing).
+    NoTopic {
+        /// The topic's name, or the pattern.
+        topic: String,
+    },
 }
 
 impl fmt::Display for SubscribeError {
@@ -137,6 +143,7 @@ impl fmt::Display for SubscribeError {
             Self::Topic(error) => error.fmt(f),
             Self::TooMany { limit } => write!(f, "the client has {limit} subscriptions, as many as it may have"),
             Self::Over { reason } => write!(f, "the stream is over: {reason}"),
+            Self::NoTopic { topic } => write!(f, "there is no topic {}, or no longer", Quoted(topic)),
         }
     }
 }

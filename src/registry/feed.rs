@@ -25,11 +25,51 @@ pub(crate) struct Feed {
     pub(super) retention: Retention,
     /// The log's newest number, to be looked at without the lock.
     newest: AtomicU64,
-    /// The number of the end, after which nothing comes: 0 before there is one.
+    /// Where it ended and how, in one word: 0 before there is an end.
     end: AtomicU64,
     /// Where its readers wait since it has had many of them.
     lanes: OnceLock<Lanes<Waiters<Waker>>>,
     pub(super) state: Mutex<FeedState>,
+}
+
+/// How a topic that a producer filled has ended. What a reader has to know most is the greatest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    Whole,
+    Cancelled,
+    Failed,
+}
+
+/// Where a topic has ended, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct End {
+    /// After this number nothing comes.
+    pub(super) number: u64,
+    pub(super) outcome: Outcome,
+    /// The number before is that of an event that came with the end.
+    pub(super) has_last_word: bool,
+}
+
+impl End {
+    /// In one word, so that nobody sees half of it. It is never 0.
+    fn encode(self) -> u64 {
+        let outcome = match self.outcome {
+            Outcome::Whole => 1,
+            Outcome::Cancelled => 2,
+            Outcome::Failed => 3,
+        };
+        self.number << 3 | u64::from(self.has_last_word) << 2 | outcome
+    }
+
+    fn decode(word: u64) -> Option<Self> {
+        let outcome = match word & 3 {
+            1 => Outcome::Whole,
+            2 => Outcome::Cancelled,
+            3 => Outcome::Failed,
+            _ => return None,
+        };
+        Some(Self { number: word >> 3, outcome, has_last_word: word & 4 > 0 })
+    }
 }
 
 /// A reader's place among those who wait for a feed.
@@ -116,19 +156,31 @@ impl Feed {
         self.newest.store(number, Ordering::Release);
     }
 
-    /// Whether it has ended before this number.
-    pub(super) fn has_ended_before(&self, number: u64) -> bool {
-        let end = self.end.load(Ordering::Acquire);
-        end > 0 && end < number
+    /// Where it has ended, and how: `None` if it goes on.
+    pub(super) fn end(&self) -> Option<End> {
+        End::decode(self.end.load(Ordering::Acquire))
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.has_ended_before(u64::MAX)
+        self.end.load(Ordering::Acquire) > 0
     }
 
-    /// `end`: the end's number, or 0 if it goes on.
-    pub(super) fn set_end(&self, end: u64) {
-        self.end.store(end, Ordering::Release);
+    /// `None`: it goes on.
+    pub(super) fn set_end(&self, end: Option<End>) {
+        self.end.store(end.map_or(0, End::encode), Ordering::Release);
+    }
+
+    /// The number of the event that says that it was not finished: all who come are to have it, wherever they start.
+    pub(super) fn last_word(&self) -> Option<u64> {
+        let end = self.end().filter(|end| end.outcome > Outcome::Whole && end.has_last_word)?;
+        Some(end.number - 1)
+    }
+
+    /// Whether there is more to it than who waits for it: events that are not older than `horizon`, a producer, or an end.
+    pub(super) fn exists(&self, horizon: u64) -> bool {
+        let state = lock(&self.state);
+        let is_recent = || state.log.entries().next_back().is_some_and(|newest| newest.position.ms() >= horizon);
+        state.production.is_some() || self.has_ended() || is_recent()
     }
 
     /// The log's newest number.

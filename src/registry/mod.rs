@@ -38,13 +38,14 @@ pub use self::{
     id::{ClientId, InvalidClientId},
     position::{InvalidPosition, Position},
     presence::{Member, Presence, PresenceChange, PresenceChanges},
-    produce::{ProduceError, Producer, TopicState},
+    produce::{PipeError, ProduceError, Producer, TopicState},
     stats::{ClientStats, Stats},
     topic::{MAX_TOPIC, TopicError, segment},
 };
 pub(crate) use self::{
     client::{Client, Style},
     cursor::Picked,
+    feed::Outcome,
     log::{Audience, Entry, spacious},
     reader::{Besides, Glance, Reader},
     shared::Shared,
@@ -131,9 +132,21 @@ impl Registry {
         Producer::begin(&self.shared, topic.as_ref(), true)
     }
 
-    /// Stops the producer of a topic, and ends the topic. `false`: it has none.
+    /// Stops the producer of a topic, and ends the topic, which is then [cancelled](TopicState::Cancelled). `false`: it has none.
+    ///
+    /// Its readers are told with the event that [`RegistryConfig::cancelled_event`] says, and get no 204: see [`Producer`].
     pub fn cancel(&self, topic: impl AsRef<str>) -> bool {
         Producer::cancel(&self.shared, topic.as_ref())
+    }
+
+    /// The same, with an event of the program's as the last one, in one step: nobody gets it without the end, or the end without it.
+    /// `false`: the topic has no producer, and nothing is published.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::TooLarge`]: the producer goes on.
+    pub fn cancel_with(&self, topic: impl AsRef<str>, event: impl Borrow<Event>) -> Result<bool, PublishError> {
+        Producer::cancel_with(&self.shared, topic.as_ref(), event.borrow())
     }
 
     /// How a topic is filled. `None`: there is no such topic, or it was forgotten.
@@ -144,8 +157,7 @@ impl Registry {
         let state = lock(&topic.state);
         Some(match state.production {
             Some(_) => TopicState::Produced,
-            None if topic.has_ended() => TopicState::Ended,
-            None => TopicState::Open,
+            None => TopicState::of(topic.end()),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Topics that one producer fills and ends.
 
-use std::{fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{borrow::Borrow, convert::Infallible, fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use futures_core::Stream;
 use tokio::{
@@ -10,24 +10,40 @@ use tokio::{
 
 use super::{
     PublishError, Receipt, TopicError,
-    feed::{Feed, FeedState},
+    feed::{End, Feed, FeedState, Outcome},
     shared::{Order, OrderGuard, Shared},
     waiters::ToWake,
 };
 use crate::{
     Event,
+    gap::push_json_string,
     sync::{Mutex, MutexGuard, lock},
 };
 
 /// Who fills a topic and marks its end: an answer of a language model, the output of a job.
 ///
 /// Its readers come, go and resume as on any topic. Whoever has read up to the end is through with the topic, and a
-/// stream that is through with all of its topics ends. A reader that comes after the end gets what is retained, and the end. One that
-/// has nothing left to come is answered with a 204 by [`EventStream`](crate::EventStream), which is what makes a
-/// browser's `EventSource` stop.
+/// stream that is through with all of its topics ends. A reader that comes after the end gets what is retained, and the end.
+/// Some time later the topic is forgotten: [`RegistryConfig::forget_ended_after`](crate::RegistryConfig::forget_ended_after).
 ///
-/// The topic ends when the producer does: with [`end`](Self::end), at the end of the stream that is [piped](Self::pipe)
-/// into it, or when it is dropped. Some time later the topic is forgotten: [`RegistryConfig::forget_ended_after`](crate::RegistryConfig::forget_ended_after).
+/// # How it ends
+///
+/// A topic that is not whole never passes for one that is:
+///
+/// | what the program does | [`TopicState`] | last event | [`CloseReason`](crate::CloseReason) of its readers | who has had all and comes back |
+/// |---|---|---|---|---|
+/// | [`end`](Self::end), or the end of a [piped](Self::pipe) stream | `Ended` | none | `Completed` | 204 |
+/// | [`finish`](Self::finish) | `Ended` | the program's | `Completed` | 204 |
+/// | [`fail_with`](Self::fail_with) | `Failed` | the program's | `Failed` | 410 |
+/// | [`fail`](Self::fail), a drop without an end, a panic, a task that is aborted, an `Err` of a [piped](Self::try_pipe) stream | `Failed` | [`failed_event`](crate::RegistryConfig::failed_event) | `Failed` | 410 |
+/// | [`Registry::cancel_with`](crate::Registry::cancel_with) | `Cancelled` | the program's | `Cancelled` | 410 |
+/// | [`Registry::cancel`](crate::Registry::cancel) | `Cancelled` | [`cancelled_event`](crate::RegistryConfig::cancelled_event) | `Cancelled` | 410 |
+///
+/// The last event and the end are one step: no reader gets the one without the other. The last event of a topic that failed or was cancelled
+/// is for whoever has not had it, those included who subscribe with [`Start::Now`](crate::Start::Now) when it is over. It is an event
+/// like any other: it has an id, filters are asked about it, and it can be evicted. The statuses are those of
+/// [`EventStream`](crate::EventStream); both make a browser's `EventSource` stop for good. A stream of several topics
+/// goes on until all have ended, and is failed or cancelled if one of them was.
 ///
 /// ```
 /// use tower_sse::{Event, Registry};
@@ -41,7 +57,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "a producer that is dropped ends its topic"]
+#[must_use = "a producer that is dropped without an end fails"]
 pub struct Producer {
     shared: Arc<Shared>,
     topic: Arc<Feed>,
@@ -56,8 +72,94 @@ pub enum TopicState {
     Open,
     /// By a [`Producer`].
     Produced,
-    /// By nobody any more: its producer has ended it.
+    /// By nobody any more: its producer has finished it.
     Ended,
+    /// By nobody any more: its producer has [failed](Producer::fail), or was dropped without an end.
+    Failed,
+    /// By nobody any more: its producer was [cancelled](crate::Registry::cancel).
+    Cancelled,
+}
+
+impl TopicState {
+    /// Of a topic without a producer.
+    pub(super) fn of(end: Option<End>) -> Self {
+        match end.map(|end| end.outcome) {
+            None => Self::Open,
+            Some(Outcome::Whole) => Self::Ended,
+            Some(Outcome::Failed) => Self::Failed,
+            Some(Outcome::Cancelled) => Self::Cancelled,
+        }
+    }
+
+    /// The state in a word, for statistics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Produced => "produced",
+            Self::Ended => "ended",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for TopicState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Who publishes on a topic that has a producer.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Writer<'a> {
+    /// The producer.
+    Producer(&'a Arc<Production>),
+    /// The producer, for the last time: with the event, the topic ends.
+    Last(&'a Arc<Production>, Outcome),
+    /// Whoever cancels it: with the event, the topic ends.
+    Canceller,
+}
+
+impl Writer<'_> {
+    /// How the topic ends with the event, if it does.
+    pub(super) fn outcome(self) -> Option<Outcome> {
+        match self {
+            Self::Producer(_) => None,
+            Self::Last(_, outcome) => Some(outcome),
+            Self::Canceller => Some(Outcome::Cancelled),
+        }
+    }
+}
+
+/// The last event of a topic that was not finished, where the program gives none of its own.
+#[derive(Debug, Clone)]
+pub(super) enum LastWord {
+    /// One of this type, which names the topic.
+    Naming(&'static str),
+    Own(Option<Box<Event>>),
+}
+
+impl LastWord {
+    pub(super) const FAILED: Self = Self::Naming("failed");
+    pub(super) const CANCELLED: Self = Self::Naming("cancelled");
+
+    /// Without an id, which would be that of all topics that end so.
+    pub(super) fn own(event: Option<Event>) -> Self {
+        Self::Own(event.map(|event| Box::new(event.without_id())))
+    }
+
+    fn of(&self, topic: &str) -> Option<Event> {
+        match self {
+            Self::Own(event) => event.as_deref().cloned(),
+            Self::Naming(event_type) => {
+                let mut json = String::from("{\"topic\":");
+                push_json_string(&mut json, topic);
+                json.push('}');
+                Event::data(json).event(event_type).ok()
+            }
+        }
+    }
 }
 
 /// What a producer and its topic share.
@@ -72,19 +174,17 @@ pub(crate) struct Production {
 enum Over {
     Replaced,
     Cancelled,
-    Ended,
 }
 
 impl Production {
     /// Why an event does not get on a topic.
-    pub(super) fn refusal(by: Option<&Arc<Self>>, topic: &Feed, state: &FeedState) -> Option<PublishError> {
-        match by {
-            Some(by) => by.error(topic),
-            None if topic.has_ended() && state.production.is_none() => {
-                Some(PublishError::Ended { topic: topic.name().to_string() })
-            }
-            None => None,
-        }
+    pub(super) fn refusal(by: Option<Writer<'_>>, topic: &Feed, state: &FeedState) -> Option<PublishError> {
+        let is_over = match by {
+            Some(Writer::Producer(production) | Writer::Last(production, _)) => return production.error(topic),
+            Some(Writer::Canceller) => state.production.is_none(),
+            None => topic.has_ended() && state.production.is_none(),
+        };
+        is_over.then(|| PublishError::Ended { topic: topic.name().to_string() })
     }
 
     fn error(&self, topic: &Feed) -> Option<PublishError> {
@@ -92,13 +192,17 @@ impl Production {
         lock(&self.over).map(|over| match over {
             Over::Replaced => PublishError::Replaced { topic },
             Over::Cancelled => PublishError::Cancelled { topic },
-            Over::Ended => PublishError::Ended { topic },
         })
     }
 
     /// From now on nothing it writes is taken. Whoever waits for that is to be told when no lock is held.
     fn stop(&self, why: Over) {
         lock(&self.over).get_or_insert(why);
+    }
+
+    /// Tells whoever waits for its being stopped. No lock may be held.
+    pub(super) fn tell(&self) {
+        self.changed.notify_waiters();
     }
 }
 
@@ -112,28 +216,48 @@ impl Producer {
         }
         let production = Arc::new(Production::default());
         let other = state.production.replace(Arc::clone(&production));
-        topic.set_end(0);
+        topic.set_end(None);
         if let Some(other) = &other {
             other.stop(Over::Replaced);
         }
         drop(state);
         drop(order);
         if let Some(other) = other {
-            other.changed.notify_waiters();
+            other.tell();
         }
         Ok(Self { shared: Arc::clone(shared), topic, production })
     }
 
     /// Stops whoever produces a topic, and ends it. `false`: nobody did.
     pub(super) fn cancel(shared: &Shared, name: &str) -> bool {
+        if let Some(event) = shared.config.cancelled_event.of(name) {
+            if let Ok(was_produced) = Self::cancel_with(shared, name, &event) {
+                return was_produced;
+            }
+        }
+        // There is no room for a last event, or it is not wanted.
         let order = shared.order();
         let Some(topic) = order.topic(name) else { return false };
         let state = lock(&topic.state);
-        let Some(production) = state.production.clone() else { return false };
-        production.stop(Over::Cancelled);
-        shared.end(order, &topic, state);
-        production.changed.notify_waiters();
+        if state.production.is_none() {
+            return false;
+        }
+        shared.end(order, &topic, state, Outcome::Cancelled);
         true
+    }
+
+    /// The same with a last event.
+    pub(super) fn cancel_with(shared: &Shared, name: &str, event: &Event) -> Result<bool, PublishError> {
+        // Published as to any topic, which makes one where there is none.
+        if shared.order().topic(name).is_none_or(|topic| lock(&topic.state).production.is_none()) {
+            return Ok(false);
+        }
+        match shared.publish(name, event, Some(Writer::Canceller)) {
+            Ok(_) => Ok(true),
+            // Meanwhile.
+            Err(PublishError::Ended { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The topic's name.
@@ -147,12 +271,65 @@ impl Producer {
     /// # Errors
     ///
     /// [`PublishError::Replaced`] or [`PublishError::Cancelled`] if it may not write on; else as [`Registry::publish`](crate::Registry::publish).
-    pub fn publish(&self, event: impl std::borrow::Borrow<Event>) -> Result<Receipt, PublishError> {
-        self.shared.publish(self.topic.name(), event.borrow(), Some(&self.production))
+    pub fn publish(&self, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
+        self.shared.publish(self.topic.name(), event.borrow(), Some(Writer::Producer(&self.production)))
     }
 
-    /// Marks the end of the topic.
-    pub fn end(self) {}
+    /// Marks the end of the topic: it is whole.
+    pub fn end(self) {
+        self.end_as(Outcome::Whole);
+    }
+
+    /// Publishes the last event of the topic and marks the end, in one step: it is whole.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish). The topic lacks its last event then, so it has failed, as by [`fail`](Self::fail).
+    pub fn finish(self, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
+        self.publish_last(event.borrow(), Outcome::Whole)
+    }
+
+    /// Marks the end of a topic that is not whole, with the event that [`RegistryConfig::failed_event`](crate::RegistryConfig::failed_event) says as the last one.
+    ///
+    /// So does a producer that is dropped without an end.
+    pub fn fail(self) {}
+
+    /// The same, with an event of the program's as the last one: why it failed, say.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish). If the event is too large, the topic has failed nevertheless, as by [`fail`](Self::fail).
+    ///
+    /// ```
+    /// use tower_sse::{Event, Registry, TopicState};
+    ///
+    /// let registry = Registry::new();
+    /// let answer = registry.produce("answers/42")?;
+    /// answer.publish(Event::data("Once"))?;
+    /// answer.fail_with(Event::data("the model is overloaded").event("failed")?)?;
+    /// assert_eq!(registry.topic_state("answers/42"), Some(TopicState::Failed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn fail_with(self, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
+        self.publish_last(event.borrow(), Outcome::Failed)
+    }
+
+    fn publish_last(&self, event: &Event, outcome: Outcome) -> Result<Receipt, PublishError> {
+        self.shared.publish(self.topic.name(), event, Some(Writer::Last(&self.production, outcome)))
+    }
+
+    fn end_as(&self, outcome: Outcome) {
+        let order = self.shared.order();
+        let state = lock(&self.topic.state);
+        if self.is_current(&state) {
+            self.shared.end(order, &self.topic, state, outcome);
+        }
+    }
+
+    /// Whether the topic is its own to fill.
+    fn is_current(&self, state: &FeedState) -> bool {
+        state.production.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.production))
+    }
 
     /// Waits until the producer may not write on, as another one took over or it was cancelled, and says which.
     pub async fn stopped(&self) -> PublishError {
@@ -166,9 +343,10 @@ impl Producer {
         }
     }
 
-    /// Publishes what comes from a stream, in a task of its own, and ends the topic when the stream does. Nobody needs to wait for it.
+    /// Publishes what comes from a stream, in a task of its own, and [ends](Self::end) the topic when the stream does. Nobody needs to wait for it.
     ///
-    /// The stream is dropped as soon as the producer may not write on.
+    /// The stream is dropped as soon as the producer may not write on. If it panics, if the task is aborted, or if an event is too large, the topic
+    /// has [failed](Self::fail).
     ///
     /// # Errors
     ///
@@ -182,42 +360,143 @@ impl Producer {
         S: Stream<Item = Event> + Send + 'static,
     {
         tokio::spawn(async move {
-            let mut stream = pin!(stream);
-            let mut stopped = pin!(self.stopped());
-            loop {
-                let next = poll_fn(|cx| match stopped.as_mut().poll(cx) {
-                    Poll::Ready(error) => Poll::Ready(Err(error)),
-                    Poll::Pending => stream.as_mut().poll_next(cx).map(Ok),
-                });
-                match next.await? {
-                    Some(event) => self.publish(event)?,
-                    None => return Ok(()),
-                };
-                coop::consume_budget().await;
+            match self.write(stream, Ok::<_, Infallible>).await {
+                Ok(()) => self.end(),
+                Err(PipeError::Publish(error)) => return Err(error),
+                Err(PipeError::Stream(never)) => match never {},
             }
+            Ok(())
         })
+    }
+
+    /// The same for a stream that can fail: with its first `Err`, the topic has [failed](Self::fail).
+    ///
+    /// ```
+    /// use tower_sse::{Event, PipeError, Registry, TopicState};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let registry = Registry::new();
+    /// let tokens = tokio_stream::iter([Ok(Event::data("Once")), Err("the model is overloaded")]);
+    /// let result = registry.produce("answers/42")?.try_pipe(tokens).await?;
+    /// assert_eq!(result, Err(PipeError::Stream("the model is overloaded")));
+    /// assert_eq!(registry.topic_state("answers/42"), Some(TopicState::Failed));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The task gives the error that stopped it: the stream's, or as [`publish`](Self::publish).
+    ///
+    /// # Panics
+    ///
+    /// As [`pipe`](Self::pipe).
+    pub fn try_pipe<S, E>(self, stream: S) -> JoinHandle<Result<(), PipeError<E>>>
+    where
+        S: Stream<Item = Result<Event, E>> + Send + 'static,
+        E: Send + 'static,
+    {
+        self.try_pipe_with(stream, |_| None)
+    }
+
+    /// The same, where the program says what the last event is that an `Err` ends the topic with. `None`: as with [`fail`](Self::fail).
+    ///
+    /// # Errors
+    ///
+    /// As [`try_pipe`](Self::try_pipe).
+    ///
+    /// # Panics
+    ///
+    /// As [`pipe`](Self::pipe).
+    pub fn try_pipe_with<S, E, F>(self, stream: S, last_event: F) -> JoinHandle<Result<(), PipeError<E>>>
+    where
+        S: Stream<Item = Result<Event, E>> + Send + 'static,
+        E: Send + 'static,
+        F: FnOnce(&E) -> Option<Event> + Send + 'static,
+    {
+        tokio::spawn(async move {
+            let result = self.write(stream, |item| item).await;
+            match &result {
+                Ok(()) => self.end(),
+                Err(PipeError::Stream(error)) => {
+                    if let Some(event) = last_event(error) {
+                        // If it may not write on, or there is no room for that event, what stopped it is still the stream's error.
+                        let _ = self.fail_with(event);
+                    }
+                }
+                Err(PipeError::Publish(_)) => {}
+            }
+            result
+        })
+    }
+
+    /// Publishes what comes from a stream, up to its end.
+    async fn write<S, E>(&self, stream: S, event: impl Fn(S::Item) -> Result<Event, E>) -> Result<(), PipeError<E>>
+    where
+        S: Stream,
+    {
+        let mut stream = pin!(stream);
+        let mut stopped = pin!(self.stopped());
+        loop {
+            let next = poll_fn(|cx| match stopped.as_mut().poll(cx) {
+                Poll::Ready(error) => Poll::Ready(Err(error)),
+                Poll::Pending => stream.as_mut().poll_next(cx).map(Ok),
+            });
+            match next.await? {
+                Some(item) => self.publish(event(item).map_err(PipeError::Stream)?)?,
+                None => return Ok(()),
+            };
+            coop::consume_budget().await;
+        }
     }
 }
 
 impl Shared {
-    /// Ends a topic, and unlocks it: whoever has read it up to here is through with it.
-    fn end(&self, mut order: OrderGuard<'_>, topic: &Arc<Feed>, mut state: MutexGuard<'_, FeedState>) {
-        order.number += 1;
-        let end = order.number;
-        state.log.end_at(end);
-        state.production = None;
-        topic.set_end(end);
-        topic.reach(end);
-        self.set_horizon(end);
-        let forget_at = self.forget_at();
-        if state.forget_at.replace(forget_at).is_none() {
-            order.ended.push_back((forget_at, Arc::clone(topic)));
-        }
+    /// Ends a topic that has a producer, and unlocks it.
+    fn end(
+        &self,
+        mut order: OrderGuard<'_>,
+        topic: &Arc<Feed>,
+        mut state: MutexGuard<'_, FeedState>,
+        outcome: Outcome,
+    ) {
+        let stopped = self.mark_end(&mut order, topic, &mut state, outcome, false);
         let mut to_wake = ToWake::default();
         topic.take_waiters(&mut state, &mut to_wake);
         drop(state);
         drop(order);
         to_wake.wake();
+        if let Some(stopped) = stopped {
+            stopped.tell();
+        }
+    }
+
+    /// Marks the end of a topic: whoever has read it up to here is through with it. Gives what is to be told, when nothing is locked, that it
+    /// is stopped. `has_last_word`: the newest event is the topic's, and came with the end.
+    pub(super) fn mark_end(
+        &self,
+        order: &mut Order,
+        topic: &Arc<Feed>,
+        state: &mut FeedState,
+        outcome: Outcome,
+        has_last_word: bool,
+    ) -> Option<Arc<Production>> {
+        order.number += 1;
+        let number = order.number;
+        state.log.end_at(number);
+        topic.set_end(Some(End { number, outcome, has_last_word }));
+        topic.reach(number);
+        self.set_horizon(number);
+        let forget_at = self.forget_at();
+        if state.forget_at.replace(forget_at).is_none() {
+            order.ended.push_back((forget_at, Arc::clone(topic)));
+        }
+        let production = state.production.take()?;
+        if outcome == Outcome::Cancelled {
+            production.stop(Over::Cancelled);
+        }
+        Some(production)
     }
 
     pub(super) fn forget_ended(&self, order: &mut Order) {
@@ -239,7 +518,7 @@ impl Shared {
             order.evict_oldest_of(&mut state);
         }
         if is_time && state.subscribers == 0 {
-            topic.set_end(0);
+            topic.set_end(None);
             self.forget_if_unused(order, &topic, &state);
             return;
         }
@@ -259,14 +538,15 @@ impl Shared {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        self.production.stop(Over::Ended);
-        let order = self.shared.order();
-        let state = lock(&self.topic.state);
-        let is_mine = state.production.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.production));
-        if !is_mine {
+        // One that has ended has nothing to say.
+        if !self.is_current(&lock(&self.topic.state)) {
             return;
         }
-        self.shared.end(order, &self.topic, state);
+        let event = self.shared.config.failed_event.of(self.topic.name());
+        if event.is_none_or(|event| self.publish_last(&event, Outcome::Failed).is_err()) {
+            // There is no room for a last event, or it is not wanted.
+            self.end_as(Outcome::Failed);
+        }
     }
 }
 
@@ -303,5 +583,40 @@ impl std::error::Error for ProduceError {}
 impl From<TopicError> for ProduceError {
     fn from(error: TopicError) -> Self {
         Self::Topic(error)
+    }
+}
+
+/// Why a stream that was [piped](Producer::try_pipe) did not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PipeError<E> {
+    /// The stream gave this error.
+    Stream(E),
+    /// What it gave was not published.
+    Publish(PublishError),
+}
+
+impl<E: fmt::Display> fmt::Display for PipeError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(error) => error.fmt(f),
+            Self::Publish(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error> std::error::Error for PipeError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // The message is the error's own, so its source is too.
+        match self {
+            Self::Stream(error) => error.source(),
+            Self::Publish(error) => error.source(),
+        }
+    }
+}
+
+impl<E> From<PublishError> for PipeError<E> {
+    fn from(error: PublishError) -> Self {
+        Self::Publish(error)
     }
 }

@@ -322,13 +322,14 @@ impl Reader {
                 return Poll::Ready(Err(closing.reason));
             }
             if state.cursors.has_ended() {
-                let cursors = state.cursors.take_ended(client.shared());
+                let (cursors, outcome) = state.cursors.take_ended(client.shared());
                 watching.0.extend(client.left(&state, cursors.iter().map(Cursor::name)));
                 ended.extend(cursors);
+                state.note_ended(outcome);
                 state.is_complete = !state.cursors.has_public();
             }
             if state.is_complete && besides != Besides::OwnBody {
-                return Poll::Ready(Err(CloseReason::Completed));
+                return Poll::Ready(Err(state.outcome().into()));
             }
             if besides == Besides::EndedBody && !state.held && state.cursors.is_empty() {
                 return Poll::Ready(Err(CloseReason::Ended));

@@ -22,7 +22,7 @@ use super::{
     log::{Entry, Log, spacious},
     position::{Era, Progress},
     presence::Presences,
-    produce::Production,
+    produce::{Production, Writer},
     stats::{Counters, Samples},
     topic::{self, Patterns},
     waiters::ToWake,
@@ -229,13 +229,8 @@ impl Shared {
         }
     }
 
-    /// Publishes. `by`: the producer that the event comes from, if it comes from one.
-    pub(super) fn publish(
-        &self,
-        name: &str,
-        event: &Event,
-        by: Option<&Arc<Production>>,
-    ) -> Result<Receipt, PublishError> {
+    /// Publishes. `by`: whom the event comes from, if that is a producer or who stops one.
+    pub(super) fn publish(&self, name: &str, event: &Event, by: Option<Writer<'_>>) -> Result<Receipt, PublishError> {
         let fields = event.encode_fields();
         let id = event.own_id().map_or(Position::MAX_LENGTH, str::len);
         let size = fields.len() + event::ROOM_FOR_ID + id;
@@ -290,11 +285,17 @@ impl Shared {
         order.number = entry.number;
         order.published += 1;
         let (clients, to_wake) = self.append(&mut order, &topic, &mut state, &Arc::new(entry));
+        // Before the topic is unlocked: nobody gets the event without the end.
+        let outcome = by.and_then(Writer::outcome);
+        let stopped = outcome.and_then(|outcome| self.mark_end(&mut order, &topic, &mut state, outcome, true));
         self.evict_from(&mut order, &topic, &mut state, now_ms);
         drop(state);
         self.evict(&mut order, now_ms);
         drop(order);
         to_wake.wake();
+        if let Some(stopped) = stopped {
+            stopped.tell();
+        }
         self.count_out_stuck(elapsed);
         let except = event.audience().and_then(|audience| self.client(&audience.except?));
         let left_out = except.map_or(0, |client| client.having(name));
@@ -454,9 +455,27 @@ impl Shared {
         }
     }
 
-    /// Adds a subscriber to a topic or a pattern.
-    pub(super) fn join(&self, name: &str, start: Start) -> Joining {
+    /// The topic with this name, if it exists, or the pattern, if a topic does that matches it.
+    fn existing(&self, name: &str) -> Option<(OrderGuard<'_>, Arc<Feed>)> {
+        let now_ms = self.clock.now_ms();
+        let exists = |topic: &Feed| {
+            let horizon = topic.retention.horizon(now_ms).max(self.config.retention.horizon(now_ms));
+            topic.exists(horizon.unwrap_or(0))
+        };
+        let order = self.order();
+        if topic::is_pattern(name) {
+            let exists = order.matching(name).any(|topic| exists(topic));
+            drop(order);
+            return exists.then(|| self.pattern(name));
+        }
+        let topic = order.topic(name).filter(|topic| exists(topic))?;
+        Some((order, topic))
+    }
+
+    /// Adds a subscriber to a topic or a pattern. `None`: it must exist, and does not.
+    pub(super) fn join(&self, name: &str, start: Start, must_exist: bool) -> Option<Joining> {
         let (mut order, feed) = match topic::is_pattern(name) {
+            _ if must_exist => self.existing(name)?,
             true => self.pattern(name),
             false => self.topic(name),
         };
@@ -471,7 +490,7 @@ impl Shared {
         drop(state);
         let place = self.place(&mut order, &feed, start);
         drop(order);
-        Joining { feed, place }
+        Some(Joining { feed, place })
     }
 
     /// Where a client goes on after a position, and after which it already misses something, or may not have more.
@@ -529,7 +548,7 @@ impl Shared {
         let log = &mut lock(&feed.state).log;
         let oldest = log.oldest().map_or(log.newest() + 1, |entry| entry.number);
         let (next, missed) = match start {
-            Start::Now | Start::LastEventId => (log.newest() + 1, None),
+Start::Now | Start::LastEventId => (feed.last_word().unwrap_or(log.newest() + 1), None),
             Start::Oldest => (oldest, None),
             Start::Last(events) => (log.last(events), None),
             Start::After(position) => {
