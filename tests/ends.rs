@@ -21,7 +21,10 @@ use tokio::{
 };
 use tokio_stream::StreamExt;
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
-use tower_sse::{ClientHandle, CloseReason, Drain, Event, Lag, Registry, RegistryConfig, Retention, SseBody, SseLayer};
+use tower_sse::{
+    ClientHandle, CloseReason, Drain, Event, Heartbeat, Lag, Registry, RegistryConfig, Retention, SseBody, SseLayer,
+    Start, Subscription,
+};
 
 #[path = "support/bodies.rs"]
 mod bodies;
@@ -249,6 +252,34 @@ mod reasons {
     }
 
     #[tokio::test]
+    async fn one_of_its_topics_has_failed() {
+        on_all_ends_with(quiet, plain(), CloseReason::Failed, async |registry, _, frames, response| {
+            let producer = registry.produce("news").unwrap();
+            producer.publish(Event::data("half")).unwrap();
+            drop(producer);
+            drop(frames);
+            let text = text(response.take().unwrap()).await;
+            assert!(
+                text.starts_with("data: half\n") && text.contains("\n\nevent: failed\ndata: {\"topic\":\"news\"}\n")
+            );
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn one_of_its_topics_was_cancelled() {
+        on_all_ends_with(quiet, plain(), CloseReason::Cancelled, async |registry, _, frames, response| {
+            let producer = registry.produce("news").unwrap();
+            producer.publish(Event::data("half")).unwrap();
+            assert!(registry.cancel_with("news", Event::data("enough")).unwrap());
+            drop(frames);
+            let text = text(response.take().unwrap()).await;
+            assert!(text.starts_with("data: half\n") && text.contains("\n\ndata: enough\n"));
+        })
+        .await;
+    }
+
+    #[tokio::test]
     async fn it_fell_behind() {
         let retention = Retention::default().events(2).on_lag(Lag::End { retry: SECOND });
         let config = plain().topic_retention(retention);
@@ -312,6 +343,136 @@ mod reasons {
                 _ = client.closed() => {}
                 () = others => {}
             }
+        })
+        .await;
+    }
+}
+
+mod failures {
+    use super::*;
+
+    fn saying_why(registry: &Registry) -> SseLayer {
+        quiet(registry).farewell(|_, reason| Event::data(reason.as_str()).event("farewell").ok())
+    }
+
+    /// What comes of an own body that fails after this, and whether the end is clean.
+    async fn failing_after(server: Server, version: Version, own: &'static str) -> (String, bool) {
+        let registry = Registry::new();
+        let (sender, mut frames) = mpsc::unbounded_channel();
+        let house = House::open(server, own_bodies(&saying_why(&registry), sender)).await;
+        let mut response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let (client, frames) = frames.recv().await.unwrap();
+        let mut text = String::new();
+        if !own.is_empty() {
+            frames.send(Ok(Frame::data(own.into()))).await.unwrap();
+            text.push_str(std::str::from_utf8(&response.frame().await.unwrap().unwrap().into_data().unwrap()).unwrap());
+        }
+        frames.send(Err("the handler's".into())).await.unwrap();
+        let mut is_clean = true;
+        while let Some(frame) = within(response.frame()).await {
+            match frame {
+                Ok(frame) => text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap()),
+                Err(_) => {
+                    is_clean = false;
+                    break;
+                }
+            }
+        }
+        assert_eq!(within(client.closed()).await, CloseReason::BodyError);
+        assert_eq!(registry.stats().closed, [(CloseReason::BodyError, 1)].into());
+        drop(response);
+        within(house.stop()).await.unwrap();
+        (text, is_clean)
+    }
+
+    async fn a_body_that_fails_is_told_of() {
+        on_all(async |server, version| {
+            let told = failing_after(server, version, "data: own\n\n").await;
+            assert_eq!(told, ("data: own\n\nevent: farewell\ndata: body_error\n\n".into(), false));
+            let told = failing_after(server, version, "").await;
+            assert_eq!(told, ("event: farewell\ndata: body_error\n\n".into(), false));
+            let told = failing_after(server, version, "data: own\n\ndata: half\n").await;
+            assert_eq!(told, ("data: own\n\ndata: half\n".into(), false), "in an event, nothing can be put in");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn of_a_body_the_client_is_told_before_the_unclean_end() {
+        a_body_that_fails_is_told_of().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn of_a_body_the_client_is_told_before_the_unclean_end_on_several_threads() {
+        a_body_that_fails_is_told_of().await;
+    }
+
+    /// A handler that streams the topic that the path names, from its beginning, if it exists.
+    fn existing(registry: &Registry) -> App {
+        app(&quiet(registry), |request| {
+            let client = handle_of(&request);
+            let topic = Subscription::to(request.uri().path().trim_start_matches('/')).from(Start::Oldest);
+            let response = match client.subscribe(topic.existing()) {
+                Ok(()) => client.into_stream().into_response::<Empty<Bytes>>().map(any),
+                Err(error) => axum::response::IntoResponse::into_response(error).map(any),
+            };
+            std::future::ready(response)
+        })
+    }
+
+    #[tokio::test]
+    async fn a_client_library_has_a_truncated_answer_once_is_told_of_it_and_stops() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        for server in SERVERS {
+            let registry = Registry::with_config(RegistryConfig::default().forget_ended_after(MINUTE));
+            let house = House::open(server, existing(&registry)).await;
+            for (topic, last, status) in
+                [("failed", "failed", 410), ("cancelled", "cancelled", 410), ("whole", "done", 204)]
+            {
+                let producer = registry.produce(topic).unwrap();
+                let mut source = EventSource::get(format!("http://{}/{topic}", house.address));
+                source.set_retry_policy(Box::new(retry::Constant::new(Duration::from_millis(5), None)));
+                assert!(matches!(within(source.next()).await, Some(Ok(reqwest_eventsource::Event::Open))));
+                producer.publish(Event::data("token")).unwrap();
+                match topic {
+                    "failed" => drop(producer),
+                    "cancelled" => assert!(registry.cancel(topic)),
+                    _ => _ = producer.finish(Event::data("").event("done").unwrap()).unwrap(),
+                }
+                let (mut types, mut statuses) = (Vec::new(), Vec::new());
+                while let Some(next) = within(source.next()).await {
+                    match next {
+                        Ok(reqwest_eventsource::Event::Message(message)) => types.push(message.event),
+                        Err(reqwest_eventsource::Error::InvalidStatusCode(status, _)) => statuses.push(status.as_u16()),
+                        Ok(reqwest_eventsource::Event::Open) | Err(reqwest_eventsource::Error::StreamEnded) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                assert_eq!((types, statuses), (vec!["message".to_owned(), last.to_owned()], vec![status]));
+            }
+            within(house.stop()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_forgotten_or_never_was_is_a_404() {
+        on_all(async |server, version| {
+            let registry = Registry::with_config(RegistryConfig::default().forget_ended_after(Duration::ZERO));
+            let house = House::open(server, existing(&registry)).await;
+            let get = async |topic: &str, last_event_id: &str| {
+                let mut request = get(topic);
+                request.headers_mut().insert("last-event-id", last_event_id.parse().unwrap());
+                let response = Client::connect(house.address, version).await.send(request).await.unwrap();
+                (response.status().as_u16(), text(response).await)
+            };
+            assert_eq!(get("/never", "1-0").await, (404, "there is no topic \"never\", or no longer".into()));
+            let producer = registry.produce("answer").unwrap();
+            let id = producer.publish(Event::data("1")).unwrap().position().to_string();
+            producer.end();
+            until(|| registry.topic_state("answer").is_none()).await;
+            assert_eq!(get("/answer", &id).await.0, 404);
+            assert_eq!((registry.stats().topics, registry.stats().clients), (0, 0));
+            within(house.stop()).await.unwrap();
         })
         .await;
     }
