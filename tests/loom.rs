@@ -164,6 +164,7 @@ const MODELS: &[(&str, Model)] = models![
     a_reader_that_waits_or_rests_gets_what_it_is_subscribed_to_from_elsewhere,
     a_reader_of_a_topic_that_its_producer_ends_has_all_of_it_and_ends,
     a_reader_of_a_topic_that_is_cancelled_has_what_was_taken_and_ends,
+    a_reader_that_has_the_last_event_has_the_end,
     a_topic_that_begins_anew_holds_no_reader_up,
     a_reader_that_moves_while_something_is_published_is_woken_where_it_is,
     a_reader_that_is_counted_out_while_it_reads_ends,
@@ -539,10 +540,30 @@ fn a_reader_of_a_topic_that_is_cancelled_has_what_was_taken_and_ends() -> usize 
         let producer = registry.produce("a").unwrap();
         let (_, mut reading) = Reading::open(&registry, way, &["a"]);
         let canceller = with(&registry, |registry| registry.cancel("a"));
-        let producer = with(&registry, move |_| producer.publish(Event::data("1")).is_ok());
+        let producer = with(&registry, move |_| producer.publish(Event::data("1")).map(drop));
         let read = reading.read_all(&task);
-        canceller.join().unwrap();
-        assert_eq!(read.len(), usize::from(producer.join().unwrap()));
+        let was_cancelled = canceller.join().unwrap();
+        let was_taken = producer.join().unwrap().is_ok();
+        // The producer is dropped in its thread: if that is first, it has failed.
+        assert!(was_taken || was_cancelled);
+        assert_eq!(read.len(), usize::from(was_taken) + 1, "{read:?}");
+        drop(reading);
+        let reason = if was_cancelled { CloseReason::Cancelled } else { CloseReason::Failed };
+        assert_eq!(registry.stats().closed, [(reason, 1)].into());
+        assert_nothing_is_left(&registry, &task);
+    })
+}
+
+fn a_reader_that_has_the_last_event_has_the_end() -> usize {
+    check_each(PREEMPTIONS, |way| {
+        let (registry, task) = (registry(), Task::new());
+        let producer = registry.produce("a").unwrap();
+        let (_, mut reading) = Reading::open(&registry, way, &["a"]);
+        let producer = with(&registry, move |_| drop(producer.finish(Event::data("last")).unwrap()));
+        assert_eq!(reading.read(&task, 1), ["last"]);
+        // Without waiting for anybody.
+        assert_eq!(task.poll(|cx| reading.poll(cx)), Poll::Ready(None));
+        producer.join().unwrap();
         drop(reading);
         assert_eq!(registry.stats().closed, [(CloseReason::Completed, 1)].into());
         assert_nothing_is_left(&registry, &task);

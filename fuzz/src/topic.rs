@@ -75,8 +75,13 @@ struct Reader {
     handle: ClientHandle,
     events: Events,
     names: BTreeSet<String>,
-    awaited: Vec<(String, String)>,
+    /// How many events had been published when it subscribed to each.
+    since: BTreeMap<String, usize>,
+    /// Which of those that were published.
+    awaited: BTreeSet<usize>,
     is_over: bool,
+    /// Why it is over, if it is with the topics that it has read to their ends.
+    reason: CloseReason,
 }
 
 struct World {
@@ -85,7 +90,9 @@ struct World {
     /// With how many events each.
     topics: BTreeMap<String, usize>,
     producers: BTreeMap<String, Producer>,
-    ended: BTreeSet<String>,
+    ended: BTreeMap<String, TopicState>,
+    /// Which event says that a topic was not finished: whoever comes is to have it.
+    last_words: BTreeMap<String, usize>,
     published: Vec<(String, String)>,
     has_produced: bool,
 }
@@ -93,17 +100,29 @@ struct World {
 impl Reader {
     fn new(registry: &Registry) -> Self {
         let handle = registry.connect();
-        let (events, names, awaited) = (handle.clone().into_events(), BTreeSet::new(), Vec::new());
-        Self { handle, events, names, awaited, is_over: false }
+        let events = handle.clone().into_events();
+        let (names, since, awaited) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+        Self { handle, events, names, since, awaited, is_over: false, reason: CloseReason::Completed }
     }
 
-    fn subscribe(&mut self, name: &str, may_be_pattern: bool) {
+    /// `last_word`: the topic was not finished, and this event says so.
+    fn subscribe(&mut self, name: &str, may_be_pattern: bool, last_word: Option<usize>, published: usize) {
         let subscription = if may_be_pattern { Subscription::matching(name) } else { Subscription::to(name) };
         let is_valid = if may_be_pattern { is_pattern(name) } else { is_plain(name) };
         match self.handle.subscribe(subscription) {
             Ok(()) => {
                 assert!(is_valid && !self.is_over, "{name:?}");
-                self.names.insert(name.to_owned());
+                if self.names.insert(name.to_owned()) {
+                    // What it has, or will have, by another subscription does not come again.
+                    let has = |other: &String, last: usize| {
+                        other != name
+                            && is_for(other, name)
+                            && self.since.get(other).is_some_and(|since| *since <= last)
+                    };
+                    let last_word = last_word.filter(|last| !self.names.iter().any(|other| has(other, *last)));
+                    self.awaited.extend(last_word);
+                    self.since.insert(name.to_owned(), published);
+                }
             }
             Err(SubscribeError::Topic(error)) => {
                 assert!(!is_valid, "{error}");
@@ -114,7 +133,7 @@ impl Reader {
                 assert!(is_valid && !self.names.contains(name));
             }
             Err(SubscribeError::Over { reason }) => {
-                assert!(is_valid && self.is_over && reason == CloseReason::Completed, "{reason}");
+                assert!(is_valid && self.is_over && reason == self.reason, "{reason}");
             }
             Err(error) => panic!("{error}"),
         }
@@ -125,14 +144,21 @@ impl Reader {
         assert_eq!(self.handle.unsubscribe(name), self.names.remove(name), "{name:?}");
     }
 
-    fn read(&mut self, ended: &BTreeSet<String>) {
+    fn read(&mut self, ended: &BTreeMap<String, TopicState>, published: &[(String, String)]) {
         let deliveries = ready(&mut self.events).into_iter().map(|delivery| {
             let delivery = delivery.expect("nothing is evicted");
             (delivery.topic().to_owned(), delivery.data().unwrap().into_owned())
         });
-        assert_eq!(deliveries.collect::<Vec<_>>(), mem::take(&mut self.awaited));
+        let awaited = mem::take(&mut self.awaited).into_iter().map(|number| published[number].clone());
+        assert_eq!(deliveries.collect::<Vec<_>>(), awaited.collect::<Vec<_>>());
         let before = self.names.len();
-        self.names.retain(|name| !ended.contains(name));
+        let ends: Vec<_> = self.names.iter().filter_map(|name| ended.get(name)).collect();
+        if ends.contains(&&TopicState::Failed) {
+            self.reason = CloseReason::Failed;
+        } else if ends.contains(&&TopicState::Cancelled) && self.reason == CloseReason::Completed {
+            self.reason = CloseReason::Cancelled;
+        }
+        self.names.retain(|name| !ended.contains_key(name));
         // With the last of its topics it ends itself.
         self.is_over |= self.names.is_empty() && before > 0;
     }
@@ -147,7 +173,8 @@ impl World {
             registry,
             topics: BTreeMap::new(),
             producers: BTreeMap::new(),
-            ended: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            last_words: BTreeMap::new(),
             published: Vec::new(),
             has_produced: false,
         }
@@ -162,26 +189,30 @@ impl World {
         };
         match receipt {
             Ok(receipt) => {
-                assert!(is_plain(name) && !self.ended.contains(name), "{name:?}");
-                // As it arrives.
-                let event = (name.to_owned(), data);
-                let mut clients = 0;
-                for reader in &mut self.readers {
-                    let subscriptions = reader.names.iter().filter(|known| is_for(known, name)).count();
-                    clients += subscriptions;
-                    reader.awaited.extend((subscriptions > 0).then(|| event.clone()));
-                }
-                assert_eq!(receipt.clients(), clients, "{name:?}");
-                *self.topics.entry(name.to_owned()).or_default() += 1;
-                self.published.push(event);
+                assert!(is_plain(name) && !self.ended.contains_key(name), "{name:?}");
+                assert_eq!(receipt.clients(), self.note_published(name, data), "{name:?}");
             }
             Err(PublishError::Topic(error)) => {
                 assert!(!is_plain(name), "{error}");
                 assert_refused(&error, name);
             }
-            Err(PublishError::Ended { topic }) => assert!(topic == name && self.ended.contains(name), "{topic:?}"),
+            Err(PublishError::Ended { topic }) => assert!(topic == name && self.ended.contains_key(name), "{topic:?}"),
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// Says for how many subscriptions it is.
+    fn note_published(&mut self, name: &str, data: String) -> usize {
+        let (number, mut clients) = (self.published.len(), 0);
+        for reader in &mut self.readers {
+            let subscriptions = reader.names.iter().filter(|known| is_for(known, name)).count();
+            clients += subscriptions;
+            reader.awaited.extend((subscriptions > 0).then_some(number));
+        }
+        *self.topics.entry(name.to_owned()).or_default() += 1;
+        // As it arrives.
+        self.published.push((name.to_owned(), data));
+        clients
     }
 
     fn produce(&mut self, name: &str, takes_over: bool) {
@@ -198,6 +229,7 @@ impl World {
                     );
                 }
                 self.ended.remove(name);
+                self.last_words.remove(name);
                 self.has_produced = true;
             }
             Err(ProduceError::Topic(error)) => {
@@ -209,26 +241,31 @@ impl World {
         }
     }
 
-    fn end(&mut self, name: &str, is_cancelled: bool) {
-        if is_cancelled {
+    fn end(&mut self, name: &str, how: TopicState) {
+        if how == TopicState::Cancelled {
             assert_eq!(self.registry.cancel(name), self.producers.contains_key(name), "{name:?}");
         }
         let Some(producer) = self.producers.remove(name) else { return };
-        if is_cancelled {
-            assert!(
+        match how {
+            TopicState::Cancelled => assert!(
                 matches!(producer.publish(Event::data("")), Err(PublishError::Cancelled { topic }) if topic == name)
-            );
+            ),
+            TopicState::Failed => drop(producer),
+            _ => producer.end(),
         }
-        drop(producer);
-        self.ended.insert(name.to_owned());
+        if how != TopicState::Ended {
+            self.last_words.insert(name.to_owned(), self.published.len());
+            self.note_published(name, serde_json::json!({ "topic": name }).to_string());
+        }
+        self.ended.insert(name.to_owned(), how);
     }
 
     fn expect_state(&self, name: &str) {
         let is_there = self.topics.contains_key(name) || self.readers.iter().any(|reader| reader.names.contains(name));
-        let expected = match (self.producers.contains_key(name), self.ended.contains(name)) {
+        let expected = match (self.producers.contains_key(name), self.ended.get(name)) {
             (true, _) => Some(TopicState::Produced),
-            (false, true) => Some(TopicState::Ended),
-            (false, false) => (is_there && is_plain(name)).then_some(TopicState::Open),
+            (false, Some(how)) => Some(*how),
+            (false, None) => (is_there && is_plain(name)).then_some(TopicState::Open),
         };
         assert_eq!(self.registry.topic_state(name), expected, "{name:?}");
     }
@@ -254,7 +291,7 @@ impl World {
     fn expect_stats(&self) {
         let stats = self.registry.stats();
         let mut topics: BTreeSet<&String> =
-            self.topics.keys().chain(self.producers.keys()).chain(&self.ended).collect();
+            self.topics.keys().chain(self.producers.keys()).chain(self.ended.keys()).collect();
         topics.extend(self.readers.iter().flat_map(|reader| &reader.names).filter(|name| is_plain(name)));
         assert_eq!(stats.topics, topics.len());
         assert_eq!(stats.subscriptions, self.readers.iter().map(|reader| reader.names.len()).sum::<usize>());
@@ -266,7 +303,7 @@ impl World {
     fn expect_nothing_else_to_be_left(mut self) {
         self.readers.clear();
         let producers: Vec<String> = self.producers.keys().cloned().collect();
-        producers.iter().for_each(|name| self.end(name, false));
+        producers.iter().for_each(|name| self.end(name, TopicState::Failed));
         self.expect_stats();
         if self.has_produced {
             return;
@@ -293,28 +330,30 @@ pub fn check(data: &[u8]) {
         let name = name(&mut input);
         let reader = &mut world.readers[client];
         match step {
-            0..3 => reader.subscribe(&name, true),
-            3 => reader.subscribe(&name, false),
+            0..4 => {
+                let last_word = world.last_words.get(&name).copied();
+                reader.subscribe(&name, step < 3, last_word, world.published.len());
+            }
             4 => {
                 // What was not read yet does not come any more.
-                reader.read(&world.ended);
+                reader.read(&world.ended, &world.published);
                 reader.unsubscribe(&name);
             }
-            5 => reader.read(&world.ended),
+            5 => reader.read(&world.ended, &world.published),
             6 => world.expect_presence(&name),
             7 => world.produce(&name, false),
             8 => world.produce(&name, true),
-            9 => world.end(&name, true),
-            10 => world.end(&name, false),
+            9 => world.end(&name, TopicState::Cancelled),
+            // From an even number of steps on, so that what was found before is found again.
+            10 => world.end(&name, if steps % 2 == 0 { TopicState::Ended } else { TopicState::Failed }),
             11 => world.expect_state(&name),
             12 => world.publish(&name, true),
             _ => world.publish(&name, false),
         }
         world.expect_stats();
     }
-    let ended = mem::take(&mut world.ended);
-    world.readers.iter_mut().for_each(|reader| reader.read(&ended));
-    world.ended = ended;
+    let World { readers, ended, published, .. } = &mut world;
+    readers.iter_mut().for_each(|reader| reader.read(ended, published));
     world.expect_stats();
     world.expect_nothing_else_to_be_left();
 }
