@@ -266,7 +266,7 @@ async fn a_prompt_instead_takes_over_and_the_replaced_answer_ends_with_what_it_h
     assert_eq!(reason(&seen), Some("replaced"));
     assert!(seen.len() > 3, "{seen:?}");
     assert_eq!(chat.whole(&replaced).await, seen, "nothing of it is gone, and nothing comes after it");
-    assert_eq!(chat.open(&replaced, last_id(&seen)).await.status(), StatusCode::NO_CONTENT);
+    assert_eq!(chat.open(&replaced, last_id(&seen)).await.status(), StatusCode::GONE);
 
     let mut reader = chat.open(&format!("chats/mine/answers/{second}"), "").await;
     let started = parse(read(&mut reader, 200).await).await;
@@ -275,7 +275,7 @@ async fn a_prompt_instead_takes_over_and_the_replaced_answer_ends_with_what_it_h
 }
 
 #[tokio::test]
-async fn an_answer_that_is_stopped_ends_cleanly_with_the_text_so_far() {
+async fn an_answer_that_is_stopped_ends_with_the_text_so_far_and_says_so() {
     let chat = Chat::start("50").await;
     let n = chat.ask("chats/mine/messages", "first").await.unwrap();
     let answer = format!("chats/mine/answers/{n}");
@@ -287,10 +287,24 @@ async fn an_answer_that_is_stopped_ends_cleanly_with_the_text_so_far() {
     chat.ask("chats/mine/messages", "second").await.unwrap();
     wire += &text(reader).await;
     let seen = parse(wire).await;
-    assert!(seen.len() > 3 && seen.iter().all(|event| event.event == "message"), "{seen:?}");
+    assert!(seen.len() > 3 && reason(&seen) == Some("stopped"), "{seen:?}");
     assert_eq!(chat.whole(&answer).await, seen);
-    assert_eq!(chat.open(&answer, last_id(&seen)).await.status(), StatusCode::NO_CONTENT);
+    assert_eq!(chat.open(&answer, last_id(&seen)).await.status(), StatusCode::GONE);
     assert_eq!(chat.send(Method::DELETE, &answer, "", "").await.status(), StatusCode::NO_CONTENT, "twice is once");
+}
+
+#[tokio::test]
+async fn an_answer_that_fails_does_not_pass_for_a_whole_one() {
+    let chat = Chat::start("1").await;
+    let n = chat.ask("chats/mine/messages", "Please break in the middle").await.unwrap();
+    let answer = format!("chats/mine/answers/{n}");
+    let seen = chat.whole(&answer).await;
+    assert_eq!((seen.len(), reason(&seen)), (21, Some("failed")));
+    assert_eq!(chat.whole(&answer).await, seen, "who comes later is told too");
+    let gone = chat.open(&answer, last_id(&seen)).await;
+    assert_eq!(gone.status(), StatusCode::GONE);
+    assert_eq!(text(gone).await, "one of its topics has failed");
+    chat.ask("chats/mine/messages", "another").await.unwrap();
 }
 
 #[tokio::test]

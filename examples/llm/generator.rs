@@ -1,14 +1,24 @@
-//! A language model, as far as this example needs one. Whatever it is asked, it comes to speak of lighthouses.
+//! A language model, as far as this example needs one. Whatever it is asked, it comes to speak of lighthouses; unless it is
+//! asked to break, which it does.
 
-use std::{collections::hash_map::RandomState, hash::BuildHasher, time::Duration};
+use std::{collections::hash_map::RandomState, hash::BuildHasher, iter::once, time::Duration};
 
 use tokio::time::sleep;
 use tokio_stream::{Stream, StreamExt, iter};
 
+/// The model broke in the middle of an answer.
+#[derive(Debug)]
+pub(crate) struct Broken;
+
 /// The tokens of an answer, each after a moment that takes `mean` on average. The same prompt gets another answer each time.
-pub(crate) fn tokens(prompt: &str, mean: Duration) -> impl Stream<Item = String> + Send + use<> {
+pub(crate) fn tokens(prompt: &str, mean: Duration) -> impl Stream<Item = Result<String, Broken>> + Send + use<> {
+    const BEFORE_IT_BREAKS: usize = 20;
     let mut random = Random::new();
-    let tokens = split(&answer(prompt, &mut random));
+    let tokens = split(&answer(prompt, &mut random)).into_iter().map(Ok);
+    let tokens: Vec<_> = match prompt.to_lowercase().split_whitespace().any(|word| word == "break") {
+        true => tokens.take(BEFORE_IT_BREAKS).chain(once(Err(Broken))).collect(),
+        false => tokens.collect(),
+    };
     iter(tokens).then(move |token| {
         let time = mean.mul_f64(2.0 * random.fraction());
         async move {

@@ -10,11 +10,12 @@
 //! - `POST /chats/{chat}/messages`: asks what the body says. Answers `{"answer": n}`, or 409 while an answer is being
 //!   written in this chat; with `?instead=true`, that one ends where it is.
 //! - `GET /chats/{chat}/answers/{n}/events`: the answer's tokens, from the first one or after `Last-Event-ID`. The last
-//!   event is an `end`, unless the answer was stopped. 204 if nothing is left to come, which makes an `EventSource` stop.
+//!   event is an `end` that says how it ended: `done`, `stopped`, `replaced` or `failed`. If nothing is left to come, 204 for an answer that is
+//!   done and 410 for any other; both make an `EventSource` stop. 404 if there is no such answer.
 //! - `DELETE /chats/{chat}/answers/{n}`: stops it.
 //! - `GET /chats/{chat}/events`: what was asked in this chat, each `question` with the number of its answer.
 //!
-//! An answer is a topic with a producer, who writes on whether or not anybody reads. A chat is a plain topic. A program
+//! An answer is a topic with a producer, who writes on whether or not anybody reads. One that is asked to `break` fails in the middle. A chat is a plain topic. A program
 //! that faces the world lets only those into a chat who may: here, whoever knows its name is in.
 //!
 //! Environment: `PORT` (3001; 0 picks one), `TOKEN_MS` (how long a token takes on average, 60).
@@ -36,7 +37,8 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Mutex};
 use tokio_stream::{StreamExt, once};
 use tower_sse::{
-    ClientHandle, Event, EventError, EventStream, Registry, RegistryConfig, Retention, SseLayer, Start, TopicState,
+    ClientHandle, Event, EventError, EventStream, Registry, RegistryConfig, Retention, SseLayer, Start, SubscribeError,
+    Subscription, TopicState,
 };
 
 const MAX_PROMPT: usize = 16 << 10;
@@ -47,13 +49,16 @@ const KEPT: Duration = Duration::from_secs(3600);
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), Box<dyn Error>> {
-    let registry =
-        Registry::with_config(RegistryConfig::default().forget_ended_after(KEPT).topic_retention_by(|topic| {
-            match topic.contains("/answers/") {
-                true => Retention::default().events(20_000), // whole, token by token
-                false => Retention::default().events(200).age(KEPT),
-            }
-        }));
+    let config = RegistryConfig::default()
+        .forget_ended_after(KEPT)
+        // However its writer comes to fail: an error, a panic.
+        .failed_event(end("failed")?)
+        .cancelled_event(end("stopped")?)
+        .topic_retention_by(|topic| match topic.contains("/answers/") {
+            true => Retention::default().events(20_000), // whole, token by token
+            false => Retention::default().events(200).age(KEPT),
+        });
+    let registry = Registry::with_config(config);
     let token_time = Duration::from_millis(setting("TOKEN_MS", 60)?);
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3001)?)).await?;
@@ -111,9 +116,7 @@ async fn ask(
     match turns.writing.get(&chat) {
         Some(other) if how.instead => {
             // Whoever wrote it may not write on, and whoever reads it is told why it ends.
-            let other = registry.take_over(other.topic())?;
-            other.publish(end("replaced")?)?;
-            other.end();
+            registry.cancel_with(other.topic(), end("replaced")?)?;
         }
         Some(_) => return Err((StatusCode::CONFLICT, "an answer is being written in this chat already").into()),
         None if turns.writing.len() >= MAX_WRITING => {
@@ -127,23 +130,19 @@ async fn ask(
     // In this order, so that whoever hears of the answer finds it.
     let producer = registry.produce(answer.topic())?;
     registry.publish(chat.topic(), Event::json(&json!({ "answer": answer.n, "text": prompt }))?.event("question")?)?;
-    producer.pipe(generator::tokens(&prompt, token_time).map(Event::data).chain(once(end("done")?)));
+    let tokens = generator::tokens(&prompt, token_time).map(|token| token.map(Event::data));
+    producer.try_pipe(tokens.chain(once(Ok(end("done")?))));
     let told = json!({ "answer": answer.n });
     turns.writing.insert(chat, answer);
     Ok((StatusCode::ACCEPTED, Json(told)))
 }
 
-async fn answer_events(
-    State(Chats { registry, .. }): State<Chats>,
-    Path(answer): Path<Answer>,
-    client: ClientHandle,
-) -> Result<EventStream> {
-    // To subscribe to a topic that is not there would be to wait for it.
-    if registry.topic_state(answer.topic()).is_none() {
-        return Err(answer.is_unknown());
+async fn answer_events(Path(answer): Path<Answer>, client: ClientHandle) -> Result<EventStream> {
+    // Without `existing`, it would wait for an answer that is forgotten, or never was.
+    match client.subscribe(Subscription::to(answer.topic()).from(Start::Oldest).existing()) {
+        Err(SubscribeError::NoTopic { .. }) => Err(answer.is_unknown()),
+        result => Ok(result.map(|()| client.into_stream())?),
     }
-    client.subscribe_from(answer.topic(), Start::Oldest)?;
-    Ok(client.into_stream())
 }
 
 async fn stop(State(Chats { registry, .. }): State<Chats>, Path(answer): Path<Answer>) -> Result<StatusCode> {
@@ -159,7 +158,7 @@ async fn chat_events(Path(chat): Path<Chat>, client: ClientHandle) -> Result<Eve
     Ok(client.into_stream())
 }
 
-/// The last event of an answer that was not stopped.
+/// The last event of an answer.
 fn end(reason: &str) -> std::result::Result<Event, EventError> {
     Event::data(reason).event("end")
 }

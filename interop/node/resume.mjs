@@ -11,7 +11,7 @@ export async function follow(url, { onEvent, onOpen = () => {}, onError = () => 
       // As UTF-8, which `fetch` takes only in this disguise.
       if (lastEventId) headers["last-event-id"] = Buffer.from(lastEventId).toString("latin1");
       const response = await fetch(url, { headers, cache: "no-store" });
-      if (response.status === 204) return;
+      if (response.status === 204 || response.status === 410) return;
       if (!response.ok) {
         pause = 1000 * response.headers.get("retry-after");
         throw new Error(`the server says ${response.status}`);

@@ -10,7 +10,7 @@ export async function follow(url, { onEvent, onOpen = () => {}, onError = () => 
     openWhenHidden: true,
     async onopen(response) {
       pause = undefined;
-      if (response.status === 204) throw new Over();
+      if (response.status === 204 || response.status === 410) throw new Over();
       if (!response.headers.get("content-type")?.startsWith(EventStreamContentType)) {
         pause = 1000 * response.headers.get("retry-after") || undefined;
         throw new Error(`the server says ${response.status}`);

@@ -15,7 +15,7 @@ def follow(url, on_open=lambda: None, on_error=lambda error: None):
             pause = 0.0
             try:
                 with connect_sse(client, "GET", url, headers=headers) as source:
-                    if source.response.status_code == 204:
+                    if source.response.status_code in (204, 410):
                         return
                     pause = float(source.response.headers.get("Retry-After", 0))
                     source.response.raise_for_status()

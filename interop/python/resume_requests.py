@@ -15,7 +15,7 @@ def follow(url, on_open=lambda: None, on_error=lambda error: None):
         try:
             # Three heartbeats may be missing. By default, it waits for ever.
             with requests.get(url, headers=headers, stream=True, timeout=(10, 45)) as response:
-                if response.status_code == 204:
+                if response.status_code in (204, 410):
                     return
                 pause = float(response.headers.get("Retry-After", 0))
                 response.raise_for_status()

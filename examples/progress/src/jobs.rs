@@ -14,7 +14,7 @@ use hyper::{
     header::{ALLOW, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tower_sse::{ClientHandle, Event, Producer, Registry, Start, segment};
+use tower_sse::{ClientHandle, Event, Producer, Registry, Start, SubscribeError, Subscription, segment};
 
 const MAX_STEPS: u32 = 1000;
 
@@ -69,8 +69,8 @@ impl Jobs {
         };
         let step = self.step;
         tokio::spawn(async move {
-            if let Err(error) = run(&job, steps, step, permit).await {
-                eprintln!("{}: {error}", job.topic());
+            if let Err(error) = run(job, steps, step, permit).await {
+                eprintln!("a job is not done: {error}");
             }
         });
         let mut answer = sentence(StatusCode::ACCEPTED, format!("/jobs/{id}\n"));
@@ -83,13 +83,13 @@ impl Jobs {
         let Some(client) = client else {
             return sentence(StatusCode::INTERNAL_SERVER_ERROR, "no SseLayer is around this service\n");
         };
-        // Who subscribes to a topic makes it.
-        if self.registry.topic_state(topic(id)).is_none() {
-            return sentence(StatusCode::NOT_FOUND, "there is no such job, or none any more\n");
-        }
-        match client.subscribe_from(topic(id), Start::Oldest) {
+        // Without `existing`, it would wait for a job that is forgotten, or never was.
+        match client.subscribe(Subscription::to(topic(id)).from(Start::Oldest).existing()) {
             Ok(()) => client.clone().into_stream().into_response(),
-            Err(error) => sentence(StatusCode::BAD_REQUEST, format!("{error}\n")),
+            Err(SubscribeError::NoTopic { .. } | SubscribeError::Topic(_)) => {
+                sentence(StatusCode::NOT_FOUND, "there is no such job, or none any more\n")
+            }
+            Err(error) => sentence(StatusCode::CONFLICT, format!("{error}\n")),
         }
     }
 }
@@ -99,9 +99,9 @@ fn topic(id: &str) -> String {
     format!("jobs/{}", segment(id))
 }
 
-/// The job itself, which only takes time. Its topic ends when `job` is dropped.
+/// The job itself, which only takes time. If `job` is dropped before it is finished, its topic has failed.
 async fn run(
-    job: &Producer,
+    job: Producer,
     steps: u32,
     step: Duration,
     _permit: OwnedSemaphorePermit,
@@ -113,7 +113,7 @@ async fn run(
         }
         job.publish(Event::data(format!(r#"{{"done":{done},"of":{steps}}}"#)).event("progress")?)?;
     }
-    job.publish(Event::data(format!(r#"{{"of":{steps}}}"#)).event("done")?)?;
+    job.finish(Event::data(format!(r#"{{"of":{steps}}}"#)).event("done")?)?;
     Ok(())
 }
 

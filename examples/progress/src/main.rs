@@ -13,7 +13,7 @@
 //!   there is no axum, and no JSON library.
 //! - A job fills its topic through a `Producer`, whether or not anybody reads. When it is done, it ends the topic: readers get what
 //!   is left, and their streams end. An `EventSource` comes back then, with the last id, and gets a 204, which makes it stop.
-//! - A job that was stopped ends without the event `done`.
+//! - A job that was stopped ends with the event `cancelled` instead of `done`, one that broke with `failed`. Who has had that gets a 410.
 //! - What a job has published is forgotten five minutes after its end. Then it is a 404.
 //! - On SIGINT and SIGTERM, streams of jobs that are running may go on for `FINISH_MS`.
 //!

@@ -160,7 +160,10 @@ async fn a_job_that_is_stopped_ends_its_streams_without_being_done() {
         let busy = house.ask("POST", "/jobs").await;
         assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(house.ask("DELETE", &job).await.status(), StatusCode::NO_CONTENT);
-        assert!(!text(stream).await.contains("event: done"));
+        let told = text(stream).await;
+        assert!(!told.contains("event: done") && told.contains("event: cancelled\n"), "{told}");
+        let (_, last_id) = *events(&told).last().unwrap();
+        assert_eq!(house.resume(&job, last_id).await.status(), StatusCode::GONE);
         assert_eq!(house.ask("DELETE", &job).await.status(), StatusCode::NOT_FOUND);
         // Its place is free again.
         within(async {
