@@ -548,7 +548,7 @@ impl Shared {
         let log = &mut lock(&feed.state).log;
         let oldest = log.oldest().map_or(log.newest() + 1, |entry| entry.number);
         let (next, missed) = match start {
-Start::Now | Start::LastEventId => (feed.last_word().unwrap_or(log.newest() + 1), None),
+            Start::Now | Start::LastEventId => (feed.last_word().unwrap_or(log.newest() + 1), None),
             Start::Oldest => (oldest, None),
             Start::Last(events) => (log.last(events), None),
             Start::After(position) => {
