@@ -200,7 +200,11 @@ mod tests {
         let all = |encoding| {
             let mut headers = with(&own);
             headers.append("etag", HeaderValue::from_static("\"2\""));
-            headers.extend(with(&[("content-type", "text/event-stream"), ("content-encoding", encoding), ("x-own", "1")]));
+            headers.extend(with(&[
+                ("content-type", "text/event-stream"),
+                ("content-encoding", encoding),
+                ("x-own", "1"),
+            ]));
             prepare(&mut headers, false, false);
             headers
         };

@@ -204,14 +204,12 @@ mod any_stream {
         let line = prop_oneof![8 => line.prop_map(str::to_owned), 1 => long, 2 => Just(String::new())];
         let end = select(vec!["\n", "\r", "\r\n"]);
         let marks = prop_oneof![16 => Just(0), 2 => Just(1), 2 => Just(2), 1 => Just(3)];
-        (prop::collection::vec(line, 0..24), end, any::<bool>(), marks).prop_map(
-            |(lines, end, finished, marks)| {
-                let mark = "\u{feff}".repeat(marks);
-                let finish = if finished { end } else { "" };
-                let lines: String = lines.into_iter().map(|line| line + end).collect();
-                format!("{mark}{lines}{finish}").into()
-            },
-        )
+        (prop::collection::vec(line, 0..24), end, any::<bool>(), marks).prop_map(|(lines, end, finished, marks)| {
+            let mark = "\u{feff}".repeat(marks);
+            let finish = if finished { end } else { "" };
+            let lines: String = lines.into_iter().map(|line| line + end).collect();
+            format!("{mark}{lines}{finish}").into()
+        })
     }
 
     type Frames = Vec<(Bytes, Bytes)>;

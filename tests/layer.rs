@@ -525,7 +525,9 @@ mod the_handlers_own_body {
     fn its_trailers_say_nothing_of_the_bytes_any_more() {
         let (_registry, frames, mut body, client) = subscribed();
         let trailers = ["x-own", "content-digest", "etag"].map(HeaderName::from_static);
-        frames.send(Ok(Frame::trailers(trailers.map(|name| (name, HeaderValue::from_static("7"))).into_iter().collect()))).unwrap();
+        frames
+            .send(Ok(Frame::trailers(trailers.map(|name| (name, HeaderValue::from_static("7"))).into_iter().collect())))
+            .unwrap();
         drop(frames);
         client.close();
         let left = assert_ready!(poll(&mut body)).unwrap().unwrap().into_trailers().unwrap();
@@ -676,7 +678,11 @@ mod resuming {
     #[test]
     fn the_last_event_id_comes_from_the_header_or_else_from_the_query() {
         let layer = layer(&Registry::new());
-        assert_eq!(resumed(&layer, "/?lastEventId=2-0", Some(" ")).as_deref(), Some("2-0"), "a blank one hides nothing");
+        assert_eq!(
+            resumed(&layer, "/?lastEventId=2-0", Some(" ")).as_deref(),
+            Some("2-0"),
+            "a blank one hides nothing"
+        );
         assert_eq!(resumed(&layer, "/?lastEventId=2-0", Some("1-0")).as_deref(), Some("1-0"));
         for name in ["lastEventId", "last_event_id", "evs_last_event_id"] {
             assert_eq!(resumed(&layer, &format!("/?a=b&{name}=2%2D0"), None).as_deref(), Some("2-0"));

@@ -30,7 +30,7 @@ fn subscribe(client: &ClientHandle) {
 }
 
 /// All that is to come, and how long it takes.
-async fn end<B>(body: SseBody<B>) -> (String, Duration)
+async fn end<B: http_body::Body>(body: SseBody<B>) -> (String, Duration)
 where
     SseBody<B>: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
 {

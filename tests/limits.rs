@@ -1428,7 +1428,10 @@ mod a_refusal {
         let (service, handler) = (layer.clone(), Handler::default());
         let request = asking.header("x-own", "1").extension(7_u8).body(()).unwrap();
         let before = ask(&service.layer(handler.clone()), request);
-        assert_eq!((before.status(), body_text(before.into_body()), handler.runs()), (expected.0, expected.1.clone(), 0));
+        assert_eq!(
+            (before.status(), body_text(before.into_body()), handler.runs()),
+            (expected.0, expected.1.clone(), 0)
+        );
         assert_eq!(seen(&layer, Request::post("/a?b")), expected);
 
         // Without a limit too: when the registry takes no new streams, which it may say while the handler runs.

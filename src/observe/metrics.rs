@@ -317,7 +317,8 @@ mod tests {
                 let mut events = client.into_events();
                 for expected in 1..=35 {
                     registry.publish("a", Event::data("x")).unwrap();
-                    std::future::poll_fn(|cx| futures_core::Stream::poll_next(std::pin::Pin::new(&mut events), cx)).await;
+                    std::future::poll_fn(|cx| futures_core::Stream::poll_next(std::pin::Pin::new(&mut events), cx))
+                        .await;
                     tokio::time::advance(std::time::Duration::from_secs(100)).await;
                     registry.publish("b", Event::data("x")).unwrap();
                     assert_eq!(number("counter sse_delivered_total"), f64::from(expected), "while the stream is open");

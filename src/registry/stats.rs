@@ -92,10 +92,10 @@ impl Shared {
         // Before the open ones are looked at, so that one that ends meanwhile is counted a little later and not twice.
         let over = Sent { events: count(&counters.delivered), bytes: count(&counters.sent_bytes) };
         let open = self.open_clients();
-        let sent = open.iter().map(|client| client.sent()).fold(over, |all, sent| Sent {
-            events: all.events + sent.events,
-            bytes: all.bytes + sent.bytes,
-        });
+        let sent = open
+            .iter()
+            .map(|client| client.sent())
+            .fold(over, |all, sent| Sent { events: all.events + sent.events, bytes: all.bytes + sent.bytes });
         let order = self.order();
         Stats {
             clients: open.len(),

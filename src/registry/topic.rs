@@ -72,7 +72,8 @@ pub(crate) fn check_pattern(name: &str) -> Result<(), TopicError> {
 #[must_use]
 pub fn segment<T: AsRef<str> + ?Sized>(text: &T) -> Cow<'_, str> {
     let text = text.as_ref();
-    let stays = |(at, it): (usize, char)| !(matches!(it, '/' | '%' | '*') || it.is_control() || (at, it) == (0, RESERVED));
+    let stays =
+        |(at, it): (usize, char)| !(matches!(it, '/' | '%' | '*') || it.is_control() || (at, it) == (0, RESERVED));
     if text.is_empty() {
         return Cow::Borrowed("%");
     }
