@@ -206,7 +206,7 @@ impl House {
             Limit::streams(3).per(user),
             Limit::rate(400, Duration::from_secs(1), 100),
             Limit::rate(15, Duration::from_secs(1), 15).per(user),
-            Limit::streams(0).per(|request| user(request).filter(|user| user == "banned")),
+            Limit::streams(0).per_optional(|request| user(request).filter(|user| user == "banned")),
         ];
         let layer = SseLayer::new(&registry)
             .heartbeat(Heartbeat::every(Duration::from_millis(200)))

@@ -571,7 +571,7 @@ async fn a_panic_in_what_the_program_gives_is_the_end_of_that_stream_alone() {
             Limit::streams(100),
             Limit::streams(100).per(by_key),
             Limit::rate(1_000_000, SECOND, 1000),
-            Limit::streams(0).per(|request: &Parts| user(request).filter(|user| user == "refusal")),
+            Limit::streams(0).per_optional(|request: &Parts| user(request).filter(|user| user == "refusal")),
         ];
         let address = serve(fragile(&registry, &limits)).await;
         let presence = registry.presence("news").unwrap();

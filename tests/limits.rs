@@ -561,8 +561,8 @@ mod keys {
     use super::*;
 
     #[test]
-    fn have_a_number_each_and_who_has_none_is_not_limited() {
-        let limit = Limit::streams(1).per(by_key);
+    fn have_a_number_each_and_where_they_are_optional_who_has_none_is_not_limited() {
+        let limit = Limit::streams(1).per_optional(by_key);
         let layer = limited(&limit);
         let open = ["a", "b", "", "A"].map(|key| let_in(stream_of(&layer, key)));
         assert_full_of(&stream_of(&layer, "a"), "a", 1);
@@ -592,6 +592,68 @@ mod keys {
         assert_eq!(why(&of(2)), Some(Refused::Full { key: Some(2_u64.into()), limit: 1 }));
     }
 
+    fn lacks_key(refused: Option<Refused>) -> bool {
+        matches!(refused, Some(Refused::MissingKey { by }) if by.ends_with("::by_key"))
+    }
+
+    #[test]
+    fn that_are_missing_are_a_refusal_that_says_so_and_no_stream_without_a_limit() {
+        for limit in [Limit::streams(9).per(by_key), Limit::rate(9, SECOND, 9).per(by_key)] {
+            let (recorder, config) = Recorder::new();
+            let (registry, handler) = (Registry::with_config(config), Handler::default());
+            for refusal in [Refusal::status(), Refusal::reconnect()] {
+                let service = quiet(&registry).limit(limit.clone()).refusal(refusal).layer(handler.clone());
+                let response = ask(&service, asking("/stream"));
+                assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+                assert!(!response.headers().contains_key("retry-after"), "waiting does not help");
+                assert!(lacks_key(why(&response)), "{:?}", why(&response));
+                assert_eq!(body_text(response.into_body()), "the server cannot tell whom this event stream counts for");
+            }
+            assert_eq!((handler.runs(), limit.entries(), registry.stats().refused_streams), (0, 0, 2));
+            let told = recorder.take();
+            assert_eq!(told.len(), 2, "{told:?}");
+            assert!(told.into_iter().all(|told| match told {
+                Observed::StreamRefused(_, refused) => lacks_key(Some(refused)),
+                _ => false,
+            }));
+
+            let service = quiet(&registry).limit(limit.clone()).layer(handler);
+            assert_eq!(
+                ask(&service, asking("/json")).status(),
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "it asks for a stream"
+            );
+            assert_eq!(ask(&service, plain("/json")).status(), StatusCode::OK, "it is no stream");
+            assert!(lacks_key(why(&ask(&service, plain("/stream")))), "it turns out to be one");
+            let mut refused = None;
+            answer(&quiet(&registry).limit(limit.clone()), plain("/"), |client| {
+                refused = client.admit().err();
+                Response::new(Own::new())
+            });
+            assert!(lacks_key(refused));
+        }
+    }
+
+    #[test]
+    fn that_are_learnt_between_two_layers_count_at_the_inner_one() {
+        let limit = Limit::streams(1).per(by_key);
+        let learn = |mut request: Request<()>| {
+            request.headers_mut().insert("x-key", "a".parse().unwrap());
+            request
+        };
+        let layer = limited(&limit);
+        let inner = ServiceBuilder::new().map_request(learn).service(layer.layer(Handler::default()));
+        let service = layer.layer(inner);
+        let open = let_in(ask(&service, plain("/stream")));
+        assert_full_of(&ask(&service, plain("/stream")), "a", 1);
+        drop(open);
+        assert_eq!(limit.entries(), 0);
+        assert!(
+            lacks_key(why(&ask(&service, asking("/stream")))),
+            "who asks is looked at before anybody has learnt it"
+        );
+    }
+
     #[test]
     fn of_different_kinds_are_different() {
         let kinds: [LimitKey; 4] = [
@@ -615,7 +677,7 @@ mod keys {
     }
 
     #[test]
-    fn by_address_count_networks_and_those_of_whom_none_is_known_together() {
+    fn by_address_count_networks_and_of_whom_none_is_known_is_refused() {
         let address = ClientAddress::new(|request| Some(request.extensions.get::<SocketAddr>()?.ip())).proxies(1);
         let limit = Limit::streams(1).per(address.key());
         let service = limited(&limit).layer(Handler::default());
@@ -640,20 +702,23 @@ mod keys {
             from(Some("[2001:db8::1]:1000"), None),
             from(Some("[2001:db8:0:1::1]:1000"), None),
             from(Some("192.0.2.1:1000"), Some("192.0.2.1, 198.51.100.7")),
-            from(None, None),
         ]
         .map(let_in);
-        assert_eq!((limit.open(), limit.entries()), (6, 6));
+        assert_eq!((limit.open(), limit.entries()), (5, 5));
         for (peer, forwarded) in [
             (Some("192.0.2.1:2000"), None),
             (Some("[::ffff:192.0.2.1]:1"), None),
             (Some("[2001:db8::2]:1000"), None),
             (Some("192.0.2.9:1"), Some("203.0.113.1, 198.51.100.7:80")),
-            (None, Some("unknown")),
-            (None, None),
         ] {
             let response = from(peer, forwarded);
             assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS, "{peer:?} {forwarded:?}");
+        }
+        for forwarded in [Some("unknown"), None] {
+            assert!(
+                matches!(why(&from(None, forwarded)), Some(Refused::MissingKey { .. })),
+                "they are not one address"
+            );
         }
     }
 
@@ -736,7 +801,7 @@ mod rates {
 
     #[tokio::test(start_paused = true)]
     async fn are_for_each_key_by_itself_and_forget_who_has_a_full_bucket() {
-        let limit = Limit::rate(1, SECOND, 2).per(by_key);
+        let limit = Limit::rate(1, SECOND, 2).per_optional(by_key);
         let layer = limited(&limit);
         let_in(stream_of(&layer, "a"));
         let_in(stream_of(&layer, "a"));

@@ -38,7 +38,8 @@ type Peer = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
 impl ClientAddress {
     /// By the address of whoever opened the connection, which the server has put into the request's extensions.
     ///
-    /// Requests of which it is not known count together, as one address.
+    /// Of a request whose address is not known, nobody can say whom it counts for: its stream is [refused](crate::Refused::MissingKey). With axum, that is so
+    /// if the server was not made with `into_make_service_with_connect_info`.
     pub fn new(peer: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         Self { peer: Arc::new(peer), proxies: 0, header: HeaderName::from_static("x-forwarded-for"), ipv6_prefix: 64 }
     }
@@ -69,9 +70,9 @@ impl ClientAddress {
         Self { ipv6_prefix: bits.min(128), ..self }
     }
 
-    /// The key of a request, for [`Limit::per`](crate::Limit::per).
+    /// The key of a request, for [`Limit::per`](crate::Limit::per). A request whose address is not known has none.
     pub fn key(self) -> impl Fn(&Parts) -> Option<LimitKey> + Send + Sync + 'static {
-        move |request| Some(self.of(request).map_or(LimitKey::UNKNOWN, LimitKey::from))
+        move |request| self.of(request).map(LimitKey::from)
     }
 
     /// The address that a request counts for: of IPv6, that of its network. `None`: it is not known.

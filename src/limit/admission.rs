@@ -59,8 +59,11 @@ impl Admission {
         // No more than that, as each open stream keeps them.
         all.reserve_exact(claims.len());
         for claim in claims.into_vec() {
-            if !all.iter().any(|known| known.limit.is(&claim.limit)) {
-                all.push(claim);
+            match all.iter_mut().find(|known| known.limit.is(&claim.limit)) {
+                None => all.push(claim),
+                // It has been learnt on the way whom it counts for.
+                Some(known) if known.key.is_missing() => *known = claim,
+                Some(_) => {}
             }
         }
         state.claims = Few::Many(all);

@@ -18,8 +18,8 @@ enum Kind {
     LongText([u64; 2]),
     Number(u32, [u64; 2]),
     Address(u32, IpAddr),
-    /// All those of whom no address is known.
-    Unknown,
+    /// Of a request that has none, where it should.
+    Missing,
     Everybody,
 }
 
@@ -34,12 +34,16 @@ fn short_hash(of: impl Hash) -> u32 {
 }
 
 impl LimitKey {
-    pub(super) const UNKNOWN: Self = Self(Kind::Unknown);
+    pub(super) const MISSING: Self = Self(Kind::Missing);
     /// Of what is limited without keys.
     pub(super) const EVERYBODY: Self = Self(Kind::Everybody);
 
     pub(super) fn is_everybody(&self) -> bool {
         matches!(self.0, Kind::Everybody)
+    }
+
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self.0, Kind::Missing)
     }
 
     pub(super) fn somebody(self) -> Option<Self> {
@@ -52,7 +56,7 @@ impl Hash for LimitKey {
         state.write_u32(match &self.0 {
             Kind::Text(hash, _) | Kind::Number(hash, _) | Kind::Address(hash, _) => *hash,
             Kind::LongText([hash, _]) => *hash as u32,
-            Kind::Unknown | Kind::Everybody => 0,
+            Kind::Missing | Kind::Everybody => 0,
         });
     }
 }
@@ -64,7 +68,7 @@ impl fmt::Debug for LimitKey {
             Kind::LongText(hash) => hash,
             Kind::Number(_, [low, high]) => &(u128::from(*high) << 64 | u128::from(*low)),
             Kind::Address(_, address) => address,
-            Kind::Unknown => &"unknown",
+            Kind::Missing => &"missing",
             Kind::Everybody => &"everybody",
         };
         f.debug_tuple("LimitKey").field(what).finish()

@@ -83,7 +83,16 @@ struct Inner {
     start: Instant,
 }
 
-type KeyOf = Arc<dyn Fn(&Parts) -> Option<LimitKey> + Send + Sync>;
+/// Says the key of a request.
+struct KeyOf {
+    of: Box<GiveKey>,
+    /// The name of the program's function, to find it by.
+    by: &'static str,
+    /// Requests without a key are not limited.
+    is_optional: bool,
+}
+
+type GiveKey = dyn Fn(&Parts) -> Option<LimitKey> + Send + Sync;
 
 impl Limit {
     /// At most so many open streams. 0 lets none in.
@@ -111,7 +120,12 @@ impl Limit {
         Self::with(number, Some(Rate::new(per, burst)), None)
     }
 
-    /// The same for each key by itself: a user, an address, a tenant. A request without a key is not limited by it.
+    /// The same for each key by itself: a user, an address, a tenant.
+    ///
+    /// A stream whose request has no key is refused, with [`Refused::MissingKey`]: a limit that cannot tell whom a stream counts for
+    /// would be none. Mostly the layer that inserts what the key is made of is [further in](crate::guide::layers) than
+    /// [`SseLayer`](crate::SseLayer), or is not there. Other requests without a key pass. Where streams without a key are welcome, give them one key in
+    /// common, or say [`per_optional`](Self::per_optional).
     ///
     /// It is a new limit, which counts anew. The key is asked for with each request that comes through a layer that has the limit, before its handler runs, and
     /// what is inserted into the extensions further out is there. [`ClientAddress::key`] is one for addresses.
@@ -127,7 +141,32 @@ impl Limit {
     /// # let _ = limit;
     /// ```
     pub fn per<K: Into<LimitKey>>(self, key: impl Fn(&Parts) -> Option<K> + Send + Sync + 'static) -> Self {
-        Self::with(self.get(), self.inner.rate, Some(Arc::new(move |request| key(request).map(Into::into))))
+        self.by_key(key, false)
+    }
+
+    /// The same as [`per`](Self::per), but a request without a key is not limited by it.
+    ///
+    /// For a limit that is meant for some requests only. It limits nothing at all where the key is never there.
+    ///
+    /// ```
+    /// use http::request::Parts;
+    /// use tower_sse::Limit;
+    ///
+    /// // No streams for this one client.
+    /// let banned = |request: &Parts| request.headers.get("x-api-key").filter(|key| *key == "banned").map(|_| "banned");
+    /// let limit = Limit::streams(0).per_optional(banned);
+    /// # let _ = limit;
+    /// ```
+    pub fn per_optional<K: Into<LimitKey>>(self, key: impl Fn(&Parts) -> Option<K> + Send + Sync + 'static) -> Self {
+        self.by_key(key, true)
+    }
+
+    fn by_key<F, K: Into<LimitKey>>(&self, key: F, is_optional: bool) -> Self
+    where
+        F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,
+    {
+        let of = Box::new(move |request: &Parts| key(request).map(Into::into));
+        Self::with(self.get(), self.inner.rate, Some(KeyOf { of, by: std::any::type_name::<F>(), is_optional }))
     }
 
     fn with(number: u32, rate: Option<Rate>, key: Option<KeyOf>) -> Self {
@@ -168,7 +207,7 @@ impl Limit {
     /// What this request would take of it. `None`: it is not about this request.
     #[inline]
     pub(crate) fn ask(&self, request: &Parts) -> Option<Claim> {
-        let key = self.inner.key.as_ref().map_or(Some(LimitKey::EVERYBODY), |key| key(request))?;
+        let key = self.inner.key.as_ref().map_or(Some(LimitKey::EVERYBODY), |key| key.of(request))?;
         Some(Claim::new(self.clone(), key))
     }
 
@@ -178,6 +217,9 @@ impl Limit {
 
     /// A place, or why there is none.
     fn take(&self, key: &LimitKey) -> Result<Taken, Refused> {
+        if let Some(KeyOf { by, .. }) = self.inner.key.as_ref().filter(|_| key.is_missing()) {
+            return Err(Refused::MissingKey { by });
+        }
         let (number, counted) = (self.get(), &self.inner.counted);
         match self.inner.rate {
             None if counted.add(key, number) => Ok(Taken::Place),
@@ -197,6 +239,15 @@ impl Limit {
             Taken::Place => self.inner.counted.remove(key),
             Taken::Token(at) => self.inner.counted.give_back(key, at, self.inner.now()),
             Taken::Nothing | Taken::SpentToken => {}
+        }
+    }
+}
+
+impl KeyOf {
+    fn of(&self, request: &Parts) -> Option<LimitKey> {
+        match (self.of)(request) {
+            None if !self.is_optional => Some(LimitKey::MISSING),
+            key => key,
         }
     }
 }

@@ -36,10 +36,16 @@ pub enum Refused {
     },
     /// The registry takes no new streams: see [`Registry::drain`](crate::Registry::drain).
     Draining,
+    /// The request has no key for a limit that [counts by keys](crate::Limit::per), so that nobody can say whom its stream counts for. Mostly the layers
+    /// are in the wrong [order](crate::guide::layers).
+    MissingKey {
+        /// The name of the function that was to say the key, with its module: whose limit it is. It is not in the message.
+        by: &'static str,
+    },
 }
 
 impl Refused {
-    /// The status that says so: 429 if it is about this client, else 503.
+    /// The status that says so: 429 if it is about this client, 500 if it is a mistake in the program, else 503.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -47,9 +53,11 @@ impl Refused {
             Self::Full { key: None, .. } | Self::TooFast { key: None, .. } | Self::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::MissingKey { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
+<<<<<<< HEAD
     /// The reason in a word: in logs, and as the label of a metric. With `_for_key`, it is about this client's key.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
@@ -60,6 +68,11 @@ impl Refused {
             Self::TooFast { key: Some(_), .. } => "too_fast_for_key",
             Self::Draining => "draining",
         }
+=======
+    /// Whether it is a mistake in the program, which no waiting mends.
+    fn is_mistake(&self) -> bool {
+        self.status() == StatusCode::INTERNAL_SERVER_ERROR
+>>>>>>> 3030a4d (A limit by keys refuses a stream whose request has no key, where it was no limit at all)
     }
 
     /// As a response: what a layer gives by default. For a handler that asks with [`ClientHandle::admit`](crate::ClientHandle::admit);
@@ -83,6 +96,7 @@ impl fmt::Display for Refused {
             Self::TooFast { key: None, .. } => f.write_str("too many event streams begin at the moment"),
             Self::TooFast { key: Some(_), .. } => f.write_str("you open event streams too fast"),
             Self::Draining => f.write_str("the server is about to stop and takes no new event streams"),
+            Self::MissingKey { .. } => f.write_str("the server cannot tell whom this event stream counts for"),
         }
     }
 }
@@ -118,7 +132,8 @@ enum Form {
 type Respond = dyn Fn(&Refused, &Parts) -> Response<Bytes> + Send + Sync;
 
 impl Refusal {
-    /// 503, or 429 if it is about this client, with `retry-after` and a sentence. This is the default.
+    /// 503, or 429 if it is about this client, with `retry-after` and a sentence. This is the default. What is a mistake in the program gets a 500, without
+    /// a `retry-after`.
     ///
     /// A browser's `EventSource` gives up for good when it gets one: see [`reconnect`](Self::reconnect).
     #[must_use]
@@ -127,6 +142,7 @@ impl Refusal {
     }
 
     /// An event stream that says `retry:` and ends: a browser's `EventSource` comes back after that time.
+    /// What is a mistake in the program gets a 500, as [`status`](Self::status) gives it.
     ///
     /// Some client libraries come back after a time of their own, as they overlook a `retry:` without data: the guide's table of
     /// clients says which.
@@ -170,6 +186,7 @@ impl Refusal {
         Self { delay, ..self }
     }
 
+<<<<<<< HEAD
     /// What is kept of a request for the case that it is refused after its handler ran.
     pub(crate) fn keep<B>(&self, request: &Request<B>) -> Option<Box<Parts>> {
         if !matches!(self.form, Form::Own(_)) {
@@ -190,6 +207,13 @@ impl Refusal {
             (Form::Own(respond), Some(request)) => respond(refused, request),
             (Form::Reconnect, _) => reconnect(self.wait(refused)),
             (Form::Status | Form::Own(_), _) => status(refused, self.wait(refused)),
+=======
+    pub(crate) fn response(&self, refused: &Refused) -> Response<Bytes> {
+        let mut response = match &self.form {
+            Form::Reconnect if !refused.is_mistake() => reconnect(self.wait(refused)),
+            Form::Status | Form::Reconnect => status(refused, self.wait(refused)),
+            Form::Own(respond) => respond(refused),
+>>>>>>> 3030a4d (A limit by keys refuses a stream whose request has no key, where it was no limit at all)
         };
         response.extensions_mut().insert(refused.clone());
         response
@@ -199,7 +223,7 @@ impl Refusal {
         let wait = jitter::jittered(self.delay, jitter::random());
         match refused {
             Refused::TooFast { retry_in: Some(time), .. } => wait.saturating_add(*time),
-            Refused::TooFast { .. } | Refused::Full { .. } | Refused::Draining => wait,
+            Refused::TooFast { .. } | Refused::Full { .. } | Refused::Draining | Refused::MissingKey { .. } => wait,
         }
     }
 }
@@ -213,8 +237,11 @@ impl Default for Refusal {
 fn status(refused: &Refused, wait: Duration) -> Response<Bytes> {
     let mut response = Response::new(refused.to_string().into());
     *response.status_mut() = refused.status();
-    let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
-    set(response.headers_mut(), "text/plain; charset=utf-8").insert(RETRY_AFTER, seconds.into());
+    let headers = set(response.headers_mut(), "text/plain; charset=utf-8");
+    if !refused.is_mistake() {
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
     response
 }
 

@@ -121,14 +121,15 @@ impl Registry {
     /// It goes beside the server's own graceful end, which waits for open streams and ends none:
     ///
     /// ```
-    /// use std::time::Duration;
+    /// use std::{net::SocketAddr, time::Duration};
     /// use axum::Router;
     /// use tokio::net::TcpListener;
     /// use tower_sse::{Drain, Registry};
     ///
     /// async fn serve(listener: TcpListener, app: Router, registry: Registry, interrupted: impl Future) {
     ///     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    ///     let server = axum::serve(listener, app.into_make_service()).with_graceful_shutdown(async { drop(stopped.await) });
+    ///     let app = app.into_make_service_with_connect_info::<SocketAddr>(); // for limits by address
+    ///     let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
     ///     let server = tokio::spawn(server.into_future());
     ///
     ///     interrupted.await;

@@ -95,12 +95,19 @@ async fn auth_inside_comes_too_late_for_limits_and_metadata() {
     behind!(
         |sse| ServiceBuilder::new().layer(one_each(sse)).layer(AsyncRequireAuthorizationLayer::new(authorize)),
         async |house: House| {
-            let _first = house.with("authorization", "Bearer ada").open("/news").await;
-            let _second = house.with("authorization", "Bearer ada").open("/news").await;
-            assert_eq!(house.registry.stats().clients, 2, "as no user is known yet, none is limited");
-            for client in house.registry.clients() {
-                assert_eq!(client.metadata().get::<User>(), None);
-            }
+            let answer = house.with("authorization", "Bearer ada").get("/news").await;
+            assert_eq!(answer.status(), 500, "as no user is known yet, a limit for each cannot be kept");
+            assert_eq!((house.registry.stats().clients, house.registry.stats().refused_streams), (0, 1));
+        }
+    );
+    behind!(
+        |sse| {
+            let known = sse.metadata(user_of);
+            ServiceBuilder::new().layer(known).layer(AsyncRequireAuthorizationLayer::new(authorize))
+        },
+        async |house: House| {
+            let _open = house.with("authorization", "Bearer ada").open("/news").await;
+            assert_eq!(house.registry.clients()[0].metadata().get::<User>(), None);
         }
     );
 }
