@@ -92,8 +92,13 @@ impl ClientHandle {
     /// Subscribes to a topic, or as a [`Subscription`] says: with a name alone, where the client was cut off if it
     /// came with a `Last-Event-ID` and its stream has not begun, else from now on.
     ///
-    /// Nothing happens if it is subscribed already. It may be called at any time: before the stream begins, while it is
-    /// open, from the handler or from elsewhere. An event that several subscriptions match comes once.
+    /// It may be called at any time: before the stream begins, while it is open, from the handler or from elsewhere. An event that several subscriptions
+    /// match comes once.
+    ///
+    /// Of a name that the client is subscribed to already, what is asked for takes the place of what was asked for before, and the rest stays: a name alone
+    /// changes nothing. A filter decides from now on, on all that has not been taken for the client, and no event is lost or repeated for it. Another
+    /// start counts as if it had been said at once, before the stream begins. Later, one that is further back than the client has had everything from
+    /// takes it back there, and it is told again what came since; any other start asks for nothing that it does not have.
     ///
     /// Cost: the first subscription to a pattern looks at the names of all topics, one that asks for what is already there also at the retained
     /// events of those that match. After that, a pattern costs nothing but a reference to each event.

@@ -60,6 +60,8 @@ impl Subscription {
 
     /// Lets only those events through that the filter says yes to. Default: all.
     ///
+    /// A client that [subscribes again](ClientHandle::subscribe) with another filter has that one from then on.
+    ///
     /// It is asked each time an event is about to go out to the client, also when it resumes: what it refused live, it
     /// is asked about again. So it should give the same answer for the same event and the same user. It is asked
     /// outside all locks, by the task that the stream is polled on: it must not block, and a panic in it is a panic of that task.

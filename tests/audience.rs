@@ -1,9 +1,12 @@
 //! Who gets an event: exceptions, and filters by what is known of the event and of the client.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 use http::{Request, request::Parts};
@@ -200,6 +203,160 @@ fn what_a_filter_refused_comes_with_a_subscription_that_catches_up() {
 }
 
 #[test]
+fn a_later_filter_takes_the_place_of_the_one_before_for_all_that_has_not_gone_out() {
+    let registry = Registry::new();
+    let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("log").unwrap());
+    log(&registry, Level::Info, "had");
+    assert_eq!(told(&mut body), ["had"]);
+    log(&registry, Level::Info, "refused");
+    log(&registry, Level::Error, "1");
+    client.subscribe(errors()).unwrap();
+    assert_eq!(told(&mut body), ["1"]);
+    log(&registry, Level::Info, "refused");
+    client.subscribe("log").unwrap();
+    assert_eq!(told(&mut body), [] as [&str; 0], "a name alone asks for nothing else");
+    client.subscribe(Subscription::to("log").filter(|_, _| true)).unwrap();
+    log(&registry, Level::Info, "2");
+    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(client.subscriptions(), ["log"]);
+    log(&registry, Level::Error, "3");
+    client.subscribe(Subscription::to("log").filter(|_, _| false)).unwrap();
+    client.subscribe(errors().from(Start::Last(2))).unwrap();
+    assert_eq!(told(&mut body), ["3"], "it is asked about each that it is told again");
+
+    let events = registry.connect();
+    events.subscribe(Subscription::matching("log/*").filter(|_, _| false)).unwrap();
+    let mut events = (events.clone(), events.into_events());
+    events.0.subscribe(Subscription::matching("log/*").filter(|_, _| true)).unwrap();
+    publish(&registry, "log/1", "4");
+    assert_eq!(data(&mut events.1), ["4"]);
+}
+
+#[test]
+fn what_a_filter_refused_that_was_there_before_comes_with_a_subscription_that_catches_up() {
+    let registry = Registry::new();
+    let client = registry.connect();
+    client.subscribe(Subscription::to("log").filter(|_, _| false)).unwrap();
+    let mut events = client.clone().into_events();
+    publish(&registry, "log", "1");
+    assert_eq!(data(&mut events), [] as [&str; 0]);
+    client.subscribe(Subscription::to("log").filter(|_, _| true)).unwrap();
+    publish(&registry, "log", "2");
+    assert_eq!(data(&mut events), ["2"]);
+    client.subscribe(Subscription::matching("*").from(Start::Oldest)).unwrap();
+    assert_eq!(data(&mut events), ["1"]);
+}
+
+#[test]
+fn a_later_start_takes_the_place_of_the_one_before() {
+    let registry = Registry::new();
+    ["1", "2", "3"].iter().for_each(|data| publish(&registry, "a", data));
+    let not_2 = || Subscription::to("a").filter(|event, _| event.data().as_deref() != Some("2"));
+    let (_, mut body) = open(&quiet(&registry), None, |client| {
+        client.subscribe(not_2().from(Start::Last(1))).unwrap();
+        client.subscribe_from("a", Start::Oldest).unwrap();
+    });
+    assert_eq!(told(&mut body), ["1", "3"], "and the filter is what it was");
+
+    let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
+    publish(&registry, "a", "4");
+    client.subscribe_from("a", Start::Now).unwrap();
+    assert_eq!(told(&mut body), ["4"], "what is published from now on is what it has anyway");
+    client.subscribe_from("a", Start::Last(2)).unwrap();
+    assert_eq!(told(&mut body), ["3", "4"]);
+    publish(&registry, "a", "5");
+    client.subscribe_from("a", Start::Last(2)).unwrap();
+    assert_eq!(told(&mut body), ["5"], "it has had them");
+    (0..2).for_each(|_| client.subscribe_from("a", Start::Oldest).unwrap());
+    assert_eq!(told(&mut body), ["1", "2", "3", "4", "5"], "once");
+    let other = Registry::new().position();
+    client.subscribe_from("a", Start::After(other)).unwrap();
+    let gap = text(&mut body);
+    assert!(gap.contains("event: gap\n"), "it is told that this is not all: {gap}");
+}
+
+#[test]
+fn who_is_cut_while_it_is_told_again_loses_nothing_and_hears_nothing_thrice() {
+    let registry = Registry::new();
+    let topics = ["a", "b"];
+    let large = |number: usize| format!("{number} {}", "x".repeat(40_000));
+    (0..6).for_each(|number| publish(&registry, topics[number % 2], &large(number)));
+    let numbers = |wire: &str| fields(wire, "data").iter().map(|data| data[..1].to_owned()).collect::<String>();
+    let subscribe = |client: &ClientHandle| topics.iter().for_each(|topic| client.subscribe(topic).unwrap());
+    let (client, mut body) = open(&quiet(&registry), None, subscribe);
+    publish(&registry, "a", &large(6));
+    publish(&registry, "b", &large(7));
+    assert_eq!(numbers(&text(&mut body)), "67");
+    client.subscribe_from("a", Start::Oldest).unwrap();
+    publish(&registry, "b", &large(8));
+    let again = String::from_utf8(frame(&mut body).unwrap().to_vec()).unwrap();
+    assert_eq!(numbers(&again), "0");
+    let id = fields(&again, "id").last().unwrap().to_string();
+    drop(body);
+    let (_, mut body) = open(&quiet(&registry), Some(&id), |client| {
+        subscribe(client);
+        assert_eq!(client.resume(), Resume::Continued);
+    });
+    assert_eq!(numbers(&text(&mut body)), "2468");
+}
+
+#[test]
+fn where_it_was_cut_off_can_be_asked_for_twice_and_comes_once() {
+    let registry = Registry::new();
+    let cut = position(&registry, "a", "1").to_string();
+    publish(&registry, "a", "2");
+    let (client, mut body) = open(&quiet(&registry), Some(&cut), |client| client.subscribe("b").unwrap());
+    assert_eq!(told(&mut body), [] as [&str; 0]);
+    client.subscribe("a").unwrap();
+    (0..2).for_each(|_| client.subscribe_from("a", Start::LastEventId).unwrap());
+    assert_eq!(told(&mut body), ["2"]);
+    client.subscribe_from("a", Start::LastEventId).unwrap();
+    assert_eq!(told(&mut body), [] as [&str; 0]);
+}
+
+#[test]
+fn a_filter_that_changes_while_the_stream_is_read_loses_and_repeats_nothing() {
+    const EVENTS: usize = 900;
+    bounded(|| {
+        let registry = Registry::new();
+        let client = subscribed(&registry, ["a"]);
+        let mut events = client.clone().into_events();
+        thread::scope(|scope| {
+            let publishing =
+                scope.spawn(|| (0..EVENTS).for_each(|number| publish(&registry, "a", &number.to_string())));
+            let client = &client;
+            scope.spawn(move || {
+                while !publishing.is_finished() {
+                    client.subscribe(Subscription::to("a").filter(|_, _| true)).unwrap();
+                }
+            });
+            let mut had = Vec::new();
+            while had.len() < EVENTS {
+                had.extend(data(&mut events));
+                thread::yield_now();
+            }
+            assert_eq!(had, (0..EVENTS).map(|number| number.to_string()).collect::<Vec<_>>());
+        });
+    });
+}
+
+#[test]
+fn of_two_that_subscribe_at_the_same_time_neither_is_ignored() {
+    bounded(|| {
+        for _ in 0..300 {
+            let registry = Registry::new();
+            let client = registry.connect();
+            thread::scope(|scope| {
+                scope.spawn(|| client.subscribe("a").unwrap());
+                scope.spawn(|| client.subscribe(Subscription::to("a").filter(|_, _| false)).unwrap());
+            });
+            publish(&registry, "a", "refused");
+            assert_eq!(data(&mut client.into_events()), [] as [&str; 0]);
+        }
+    });
+}
+
+#[test]
 fn a_stream_of_which_everything_is_refused_waits_without_running_in_circles() {
     bounded(|| {
         let registry = Registry::new();
@@ -302,6 +459,7 @@ fn what_a_filter_holds_is_dropped_with_no_lock_held() {
         };
         let (client, body) = open(&quiet(&registry), None, filtered);
         assert!(client.unsubscribe("a"));
+        filtered(&client);
         filtered(&client);
         drop(body);
         assert_eq!(registry.stats().subscriptions, 0);

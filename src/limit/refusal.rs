@@ -57,7 +57,6 @@ impl Refused {
         }
     }
 
-<<<<<<< HEAD
     /// The reason in a word: in logs, and as the label of a metric. With `_for_key`, it is about this client's key.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
@@ -66,13 +65,14 @@ impl Refused {
             Self::Full { key: Some(_), .. } => "full_for_key",
             Self::TooFast { key: None, .. } => "too_fast",
             Self::TooFast { key: Some(_), .. } => "too_fast_for_key",
+            Self::MissingKey { .. } => "missing_key",
             Self::Draining => "draining",
         }
-=======
+    }
+
     /// Whether it is a mistake in the program, which no waiting mends.
     fn is_mistake(&self) -> bool {
         self.status() == StatusCode::INTERNAL_SERVER_ERROR
->>>>>>> 3030a4d (A limit by keys refuses a stream whose request has no key, where it was no limit at all)
     }
 
     /// As a response: what a layer gives by default. For a handler that asks with [`ClientHandle::admit`](crate::ClientHandle::admit);
@@ -186,7 +186,6 @@ impl Refusal {
         Self { delay, ..self }
     }
 
-<<<<<<< HEAD
     /// What is kept of a request for the case that it is refused after its handler ran.
     pub(crate) fn keep<B>(&self, request: &Request<B>) -> Option<Box<Parts>> {
         if !matches!(self.form, Form::Own(_)) {
@@ -205,15 +204,8 @@ impl Refusal {
     pub(crate) fn response(&self, refused: &Refused, request: Option<&Parts>) -> Response<Bytes> {
         let mut response = match (&self.form, request) {
             (Form::Own(respond), Some(request)) => respond(refused, request),
-            (Form::Reconnect, _) => reconnect(self.wait(refused)),
-            (Form::Status | Form::Own(_), _) => status(refused, self.wait(refused)),
-=======
-    pub(crate) fn response(&self, refused: &Refused) -> Response<Bytes> {
-        let mut response = match &self.form {
-            Form::Reconnect if !refused.is_mistake() => reconnect(self.wait(refused)),
-            Form::Status | Form::Reconnect => status(refused, self.wait(refused)),
-            Form::Own(respond) => respond(refused),
->>>>>>> 3030a4d (A limit by keys refuses a stream whose request has no key, where it was no limit at all)
+            (Form::Reconnect, _) if !refused.is_mistake() => reconnect(self.wait(refused)),
+            (Form::Status | Form::Reconnect | Form::Own(_), _) => status(refused, self.wait(refused)),
         };
         response.extensions_mut().insert(refused.clone());
         response
@@ -278,7 +270,8 @@ impl Refused {
             Self::Full { key: None, limit } => Some(Self::Full { key: key(), limit: *limit }),
             Self::Full { key: Some(_), .. } => Some(Self::TooFast { key: None, retry_in: None }),
             Self::TooFast { key: None, retry_in } => Some(Self::TooFast { key: key(), retry_in: *retry_in }),
-            Self::TooFast { key: Some(_), .. } => Some(Self::Draining),
+            Self::TooFast { key: Some(_), .. } => Some(Self::MissingKey { by: "users" }),
+            Self::MissingKey { .. } => Some(Self::Draining),
             Self::Draining => None,
         })
     }

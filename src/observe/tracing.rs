@@ -15,12 +15,8 @@ use crate::{ClientHandle, ClientId, Gap, Receipt, Refused, SubscribeError, event
 /// |---|---|---|
 /// | WARN | `client lagged` | `client`, `topic`, `missed` |
 /// | INFO | `gap` | `client`, `topic` (the first), `topics` (how many), `after` |
-<<<<<<< HEAD
 /// | INFO | `stream refused` | `client`, `reason` (a word), `error` (a sentence) |
-=======
-/// | INFO | `stream refused` | `client`, `error` |
-/// | WARN | the same, as a limit [has no key](crate::Refused::MissingKey) for the request | `client`, `error`, `key` |
->>>>>>> 3030a4d (A limit by keys refuses a stream whose request has no key, where it was no limit at all)
+/// | WARN | the same, as a limit [has no key](crate::Refused::MissingKey) for the request | and `key` |
 /// | INFO | `subscription refused` | `client`, `error` |
 /// | DEBUG | `stream opened` | `client` |
 /// | DEBUG | `stream closed` | `client`, `reason` (a word), `duration_ms`, `events`, `bytes` |
@@ -64,15 +60,13 @@ impl Observer for TracingObserver {
     }
 
     fn stream_refused(&self, client: &ClientHandle, refused: &Refused) {
-<<<<<<< HEAD
-        info!(target: TARGET, client = %Short(client.id()), reason = refused.as_str(), error = %refused, "stream refused");
-=======
-        let client = Short(client.id());
+        let (client, reason) = (Short(client.id()), refused.as_str());
         match refused {
-            Refused::MissingKey { by } => warn!(target: TARGET, %client, error = %refused, key = by, "stream refused"),
-            _ => info!(target: TARGET, %client, error = %refused, "stream refused"),
+            Refused::MissingKey { by } => {
+                warn!(target: TARGET, %client, reason, error = %refused, key = by, "stream refused");
+            }
+            _ => info!(target: TARGET, %client, reason, error = %refused, "stream refused"),
         }
->>>>>>> 3030a4d (A limit by keys refuses a stream whose request has no key, where it was no limit at all)
     }
 
     fn subscription_refused(&self, client: &ClientHandle, error: &SubscribeError) {

@@ -275,7 +275,7 @@ impl Client {
         }
     }
 
-    /// Subscribes, unless it is subscribed already, and says which. `resumes`: if the stream has not begun, a
+    /// Subscribes, or changes the subscription that there is, and says which. `resumes`: if the stream has not begun, a
     /// `Last-Event-ID` goes before `start`. `must_exist`: only if there is such a topic.
     fn join(
         self: &Arc<Self>,
@@ -285,9 +285,28 @@ impl Client {
         resumes: bool,
         must_exist: bool,
     ) -> Result<bool, SubscribeError> {
-        if !lock(&self.state).may_subscribe(name, &self.shared)? {
-            return Ok(false);
+        // Again, if somebody else has subscribed or unsubscribed meanwhile.
+        loop {
+            let is_new = lock(&self.state).may_subscribe(name, &self.shared)?;
+            let is_done = match is_new {
+                true => self.join_anew(name, start, filter.as_ref(), resumes, must_exist)?,
+                false => self.change(name, start, filter.as_ref()),
+            };
+            if is_done {
+                return Ok(is_new);
+            }
         }
+    }
+
+    /// Subscribes. `false`: it is subscribed by now.
+    fn join_anew(
+        self: &Arc<Self>,
+        name: &str,
+        start: Start,
+        filter: Option<&Filter>,
+        resumes: bool,
+        must_exist: bool,
+    ) -> Result<bool, SubscribeError> {
         if self.shared.config.presence_key.is_some() {
             // It is asked now, when no lock is held.
             self.presence_key();
@@ -301,7 +320,7 @@ impl Client {
         match may {
             Ok(true) => {
                 let is_waiting = state.phase == Phase::Waiting;
-                state.cursors.subscribe(joined, filter, resumes && is_waiting);
+                state.cursors.subscribe(joined, filter.cloned(), resumes && is_waiting);
                 if let Some(id) = self.last_event_id().filter(|_| start == Start::LastEventId && !is_waiting) {
                     let bound = state.resume_bound();
                     state.cursors.resume_newest(&self.shared, id, bound);
@@ -319,6 +338,32 @@ impl Client {
         drop(watching);
         self.changed();
         may
+    }
+
+    /// Changes a subscription as far as something else is asked for than before. `false`: there is none.
+    fn change(&self, name: &str, start: Start, filter: Option<&Filter>) -> bool {
+        if start == Start::Now && filter.is_none() {
+            return true;
+        }
+        let state = lock(&self.state);
+        let (feed, is_waiting, bound) = (state.cursors.feed(name), state.phase == Phase::Waiting, state.resume_bound());
+        drop(state);
+        let Some(feed) = feed else { return false };
+        let start = match start {
+            // What is published from now on comes already.
+            Start::Now => None,
+            // So it does before the stream begins, too.
+            Start::LastEventId if is_waiting => None,
+            Start::LastEventId => self.last_event_id().map(|id| self.shared.place_of_id(&feed, id, bound)),
+            start => Some(self.shared.place_of(&feed, start)),
+        };
+        let mut state = lock(&self.state);
+        let had_nothing = state.phase == Phase::Waiting;
+        let before = state.cursors.change(&feed, start, filter.cloned(), had_nothing);
+        drop(state);
+        self.changed();
+        // With its filter, which may run anybody's code when it is dropped.
+        before.is_ok()
     }
 
     pub(crate) fn unsubscribe(self: &Arc<Self>, name: &str) -> bool {

@@ -289,6 +289,40 @@ impl Cursors {
         self.cursors.push(cursor);
     }
 
+    /// What the subscription with this name reads.
+    pub(super) fn feed(&self, name: &str) -> Option<Arc<Feed>> {
+        self.cursors.iter().map(|cursor| &cursor.feed).find(|feed| &**feed.name() == name).cloned()
+    }
+
+    /// Gives a subscription another start or another filter, if it is asked for one. The filter that it had is given back, to be dropped when no lock is
+    /// held. `Err`: there is no such subscription. `had_nothing`: the stream has not begun.
+    pub(super) fn change(
+        &mut self,
+        feed: &Arc<Feed>,
+        start: Option<Place>,
+        filter: Option<Filter>,
+        had_nothing: bool,
+    ) -> Result<Option<Filter>, NotSubscribed> {
+        let cursor = self.cursors.iter_mut().find(|cursor| Arc::ptr_eq(&cursor.feed, feed)).ok_or(NotSubscribed)?;
+        match start {
+            Some(place) if had_nothing || place.next < cursor.since => {
+                if let Some(parked) = cursor.parked.take() {
+                    drop(cursor.feed.unpark(parked));
+                }
+                cursor.set(place);
+                (cursor.since, cursor.catches_up, cursor.asked) = (place.next, false, false);
+            }
+            // It has had everything from there on that there is, and is told of what is not.
+            Some(Place { missed: Some(missed), .. }) => cursor.missed = Some(Box::new(missed)),
+            _ => {}
+        }
+        if filter.is_some() {
+            // What the one before let through, nobody knows any more: rather something twice than not at all.
+            cursor.since = cursor.next;
+        }
+        Ok(filter.and_then(|filter| cursor.filter.replace(filter)))
+    }
+
     /// Takes a subscription off. It is given back to be dropped when no lock is held, as its filter may run anybody's code then.
     pub(super) fn unsubscribe(&mut self, shared: &Shared, name: &str) -> Option<Cursor> {
         let at = self.cursors.iter().position(|cursor| &**cursor.feed.name() == name)?;
@@ -791,6 +825,9 @@ impl Cursors {
         })
     }
 }
+
+/// There is no such subscription any more.
+pub(super) struct NotSubscribed;
 
 /// It takes more than a range of one log.
 struct NotPlain;

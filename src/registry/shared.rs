@@ -506,6 +506,18 @@ impl Shared {
         }
     }
 
+    /// Where a client goes on that comes back with this id.
+    pub(super) fn place_of_id(&self, feed: &Feed, last_event_id: &str, bound: Bound) -> Place {
+        let progress = self.progress([feed].into_iter(), last_event_id);
+        // What nobody knows comes before everything.
+        self.locate(feed, progress.map(|progress| progress.of(feed.name())).unwrap_or_default(), bound)
+    }
+
+    /// Where a subscription starts.
+    pub(super) fn place_of(&self, feed: &Feed, start: Start) -> Place {
+        self.place(&mut self.order(), feed, start)
+    }
+
     /// How far a client had read that comes back with this id to these feeds. `None`: nobody can say.
     ///
     /// An event that was given an id of this registry's stands after the event that the id is of: the older of the two
