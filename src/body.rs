@@ -98,8 +98,14 @@ struct Aside {
     /// What goes out next, before anything else is asked for. It is a block, at a boundary.
     next: Option<Bytes>,
     /// Until it is over, the registry's events wait.
-    window: Option<Alarm>,
+    window: Option<Window>,
     trailers: Option<HeaderMap>,
+}
+
+/// The time until the next frame, and what asks for it.
+struct Window {
+    end: Alarm,
+    by: Option<Batching>,
 }
 
 impl Aside {
@@ -328,7 +334,7 @@ impl Stream {
     fn unset_timers(&mut self) {
         self.timer.unset();
         if let Some(window) = self.aside.as_mut().and_then(|aside| aside.window.as_mut()) {
-            window.unset();
+            window.end.unset();
         }
     }
 
@@ -376,10 +382,11 @@ impl Stream {
                     });
                 }
             };
-            let interval = self.reader.style().batching.map(Batching::interval).unwrap_or_default();
+            let by = self.reader.style().batching;
+            let interval = by.map(Batching::interval).unwrap_or_default();
             if !frame.has_more && !interval.is_zero() {
                 let until = self.reader.client().shared().clock.after(interval);
-                self.aside().window = Some(Alarm::at(until));
+                self.aside().window = Some(Window { end: Alarm::at(until), by });
                 // Nobody may take that for being stuck.
                 self.reader.client().waits_until(until);
             }
@@ -412,7 +419,7 @@ impl Stream {
         }
     }
 
-    /// Waits until the registry's events may go out again. A client that is closed does not wait.
+    /// Waits until the registry's events may go out again. A client that is closed does not wait, nor one that is to wait for another time by now.
     fn poll_window(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.aside.as_ref().is_none_or(|aside| aside.window.is_none()) {
             return Poll::Ready(());
@@ -421,9 +428,11 @@ impl Stream {
         if self.reader.take_moved() {
             self.unset_timers();
         }
+        let style = self.reader.style();
         let window = self.aside.as_mut().and_then(|aside| aside.window.as_mut());
-        if let Some(window) = window.filter(|_| !is_closing) {
-            ready!(window.poll(&self.reader.client().shared().clock, cx));
+        match window.filter(|window| !is_closing && window.by == style.batching) {
+            Some(window) => ready!(window.end.poll(&self.reader.client().shared().clock, cx)),
+            None => self.reader.client().waits_until(0),
         }
         self.aside().window = None;
         Poll::Ready(())

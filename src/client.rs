@@ -191,7 +191,8 @@ impl ClientHandle {
     }
 
     /// Sends events without an event type with their topic as the event type, so that a page can tell the topics of one
-    /// stream apart with `addEventListener`. It has to be said before the stream begins. Default: as the layer has it.
+    /// stream apart with `addEventListener`. It can be said at any time, and goes for the frames that are put together from then on. Default: as the layer has it.
+    /// What is read with [`into_events`](Self::into_events) comes as it was published, and says its topic anyway.
     ///
     /// A page has to know the topics, as a browser drops events of a type that nobody listens to: with a pattern, an
     /// [array](Batching::as_array) says it better.
@@ -199,7 +200,8 @@ impl ClientHandle {
         self.client.restyle(|style| style.labelled = labelled);
     }
 
-    /// How long at least it is between two frames of this stream: see [`Batching`]. It has to be said before the stream begins. Default: as the layer has it.
+    /// How long at least it is between two frames of this stream: see [`Batching`]. It can be said at any time: what waits for the interval of before goes out at
+    /// once. Default: as the layer has it. What is read with [`into_events`](Self::into_events) does not wait.
     pub fn batch(&self, batching: Batching) {
         self.client.restyle(|style| style.batching = Some(batching));
     }

@@ -13,8 +13,8 @@ use http_body::{Body, Frame};
 use serde_json::{Value, json};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_sse::{
-    Batching, ClientHandle, Event, Heartbeat, Position, Registry, RegistryConfig, Resume, Retention, SseBody, SseLayer,
-    Start, Subscription,
+    Batching, ClientHandle, CloseReason, Event, Heartbeat, Position, Registry, RegistryConfig, Resume, Retention,
+    SseBody, SseLayer, Start, Subscription,
 };
 
 #[path = "support/answer.rs"]
@@ -104,6 +104,60 @@ async fn a_handler_has_the_last_word_on_batching_and_labels() {
     assert_eq!(poll(&mut body), Polled::Pending);
     advance(WINDOW + MS).await;
     assert_eq!(told(&mut body), ["2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn labels_and_batching_can_be_changed_while_the_stream_is_open() {
+    let registry = Registry::new();
+    let (client, body) = reading(&quiet(&registry), &["a"]);
+    let mut body = task::spawn(body);
+    let types = |body: &mut SseBody<Empty>, data: &str| {
+        publish(&registry, "a", data);
+        let wire = text(body);
+        assert_eq!(fields(&wire, "data"), [data]);
+        fields(&wire, "event").into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(types(&mut body, "1"), [] as [&str; 0]);
+    client.label(true);
+    assert_eq!(types(&mut body, "2"), ["a"]);
+    client.label(false);
+    assert_eq!(types(&mut body, "3"), [] as [&str; 0]);
+
+    client.batch(Batching::every(10 * WINDOW));
+    assert_eq!(types(&mut body, "4"), [] as [&str; 0]);
+    publish(&registry, "a", "5");
+    assert_eq!(poll(&mut body), Polled::Pending);
+    advance(9 * WINDOW).await;
+    assert_eq!(poll(&mut body), Polled::Pending);
+    advance(WINDOW + MS).await;
+    assert_eq!(told(&mut body), ["5"]);
+
+    publish(&registry, "a", "6");
+    assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
+    client.batch(Batching::every(Duration::ZERO));
+    assert!(body.is_woken(), "what waits need not wait any more");
+    assert_eq!(told(&mut body), ["6"]);
+    publish(&registry, "a", "7");
+    assert_eq!(told(&mut body), ["7"]);
+    client.batch(Batching::every(WINDOW).as_array());
+    publish(&registry, "a", "8");
+    assert_eq!(fields(&text(&mut body), "event"), ["batch"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lets_events_wait_for_less_time_is_looked_after_from_then_on() {
+    let registry = Registry::with_config(RegistryConfig::default().stuck_after(Duration::from_secs(30)));
+    let (client, mut body) = reading(&quiet(&registry).batching(Batching::every(Duration::from_secs(3600))), &["a"]);
+    publish(&registry, "a", "1");
+    assert_eq!(told(&mut body), ["1"]);
+    client.batch(Batching::every(Duration::ZERO));
+    publish(&registry, "a", "2");
+    assert_eq!(told(&mut body), ["2"]);
+    for _ in 0..20 {
+        publish(&registry, "a", "unread");
+        advance(Duration::from_secs(5)).await;
+    }
+    assert_eq!(client.closed().await, CloseReason::Stuck);
 }
 
 #[tokio::test(start_paused = true)]

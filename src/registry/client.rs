@@ -460,7 +460,13 @@ impl Client {
     }
 
     pub(crate) fn restyle(&self, change: impl FnOnce(&mut Style)) {
-        change(&mut lock(&self.state).style);
+        let mut state = lock(&self.state);
+        change(&mut state.style);
+        let is_open = state.phase == Phase::Open;
+        drop(state);
+        if is_open {
+            self.changed();
+        }
     }
 
     /// How many events of a topic it gets at most that it has missed.

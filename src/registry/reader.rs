@@ -39,6 +39,7 @@ pub(crate) struct Reader {
     has_moved: bool,
     /// It has read further than the last id says that went out.
     is_ahead: bool,
+    /// As it was when it last looked.
     style: Style,
     countdown: Countdown,
     /// Its places among what is limited.
@@ -192,12 +193,13 @@ impl Reader {
         if self.is_at_rest(waker) {
             return Poll::Pending;
         }
-        let is_array = self.style.batching.is_some_and(Batching::is_array);
-        let labelled = self.style.labelled;
         for _ in 0..LOOKS {
-            let result = self.poll_take(waker, besides, |client, state, horizon, rest| match is_array {
-                true => state.cursors.take_events(client, horizon).map(|taken| Taking::Events(Box::new(taken))),
-                false => state.take(Taker { client, waker, labelled }, horizon, rest),
+            let result = self.poll_take(waker, besides, |client, state, horizon, rest| {
+                let Style { batching, labelled, .. } = state.style;
+                match batching.is_some_and(Batching::is_array) {
+                    true => state.cursors.take_events(client, horizon).map(|taken| Taking::Events(Box::new(taken))),
+                    false => state.take(Taker { client, waker, labelled }, horizon, rest),
+                }
             });
             match ready!(result) {
                 Ok(Taking::Plain(Plain { wire, has_id, is_live, has_more, .. })) => {
@@ -247,11 +249,12 @@ impl Reader {
     }
 
     fn poll_over(&mut self, cx: &Context<'_>, is_over: impl Fn(&Closing) -> bool) -> Poll<CloseReason> {
-        let Self { client, waker: heard, rest, has_moved, .. } = self;
+        let Self { client, waker: heard, rest, has_moved, style, .. } = self;
         // It is not in line for another waker yet, so it cannot rest on that.
         *rest = None;
         let _old;
         let mut state = lock(&client.state);
+        *style = state.style;
         _old = state.listen(heard, cx.waker());
         *has_moved |= _old.is_some();
         let closed = state.closing.as_deref().filter(|closing| is_over(closing)).map(|closing| closing.reason);
@@ -294,7 +297,7 @@ impl Reader {
         besides: Besides,
         mut take: impl FnMut(&Client, &mut State, u64, &mut Option<Rest>) -> Option<T>,
     ) -> Poll<Result<T, CloseReason>> {
-        let Self { client, waker: heard, changes, rest, has_moved, .. } = self;
+        let Self { client, waker: heard, changes, rest, has_moved, style, .. } = self;
         let seen = client.changes.load(Ordering::Acquire);
         let _old;
         let mut watching = WakeLater::default();
@@ -304,6 +307,7 @@ impl Reader {
             return Poll::Ready(Err(reason));
         }
         state.reads = state.reads.wrapping_add(1);
+        *style = state.style;
         // A client that was closed does not rest: after what it takes now comes its end.
         if state.closing.is_none() {
             *changes = seen;
