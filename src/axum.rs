@@ -49,9 +49,10 @@ impl IntoResponse for MissingLayer {
     }
 }
 
+/// As [`EventStream::into_response`]; and one that is refused says so in a sentence.
 impl IntoResponse for EventStream {
     fn into_response(self) -> Response {
-        let response = Self::into_response::<Body>(self);
+        let response = self.answer().unwrap_or_else(Refused::into_response::<Body>);
         match response.extensions().get::<CloseReason>().map(ToString::to_string) {
             Some(sentence) => response.map(|_| Body::from(sentence)),
             None => response,
@@ -59,7 +60,7 @@ impl IntoResponse for EventStream {
     }
 }
 
-/// As a response: 429 or 503, with `retry-after` and a sentence; and itself in the extensions.
+/// As a response: 429 or 503, with `retry-after` and a sentence, or 500 and a sentence; and itself in the extensions.
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         Self::into_response::<Body>(self)

@@ -18,7 +18,7 @@ use crate::{
     heartbeat::Pulse,
     layer::Config,
     limit::Hold,
-    registry::{Besides, Client, Glance, Reader},
+    registry::{Besides, Glance, Reader},
 };
 
 /// How often a server has its turn between the last event of a stream whose handler's own body has failed and the error, on which servers drop what
@@ -130,9 +130,9 @@ impl<B: Body> SseBody<B> {
         Self { kind: Kind::Whole { data: Box::new(data) } }
     }
 
-    /// The stream of this client begins.
-    pub(crate) fn stream(inner: B, client: &Arc<Client>, config: Arc<Config>, is_encoded: bool) -> Self {
-        let reader = Reader::open(client);
+    /// An event stream, with what this reader has.
+    pub(crate) fn stream(inner: B, reader: Reader, config: Arc<Config>, is_encoded: bool) -> Self {
+        let client = reader.client();
         let opening = if is_encoded { Bytes::new() } else { config.opening(&reader) };
         client.cannot_take.store(is_encoded, Ordering::Relaxed);
         client.add_bytes(opening.len());

@@ -289,6 +289,9 @@ impl ClientHandle {
 
     /// The client's event stream, as an answer: open until the client leaves or is closed, with or without subscriptions.
     ///
+    /// It is an answer to the client's own request. Any other, or one with the stream of a client that came with [no request](Registry::connect), is
+    /// open already, or is over, is a 500 that says so, with a [`Refused`] in its extensions that observers are told of too.
+    ///
     /// With the `axum` feature it is an `IntoResponse`; see [`EventStream::into_response`] for other frameworks.
     pub fn into_stream(self) -> EventStream {
         self.client.hold();
@@ -300,8 +303,19 @@ impl ClientHandle {
     ///
     /// The client lives as long as this: it is over when it is dropped. It is the client's only reader; the layer then
     /// adds nothing to the response's body, whatever that is.
+    ///
+    /// It has to be called before the request is answered, but for a connection that goes on after the answer: where that is a 101, or a 2xx
+    /// to `CONNECT`, as it is for WebSockets, a client lives as long as any of its handles, and has the places among what is limited that
+    /// it was [admitted](Self::admit) to. So the task of an upgraded connection can call it.
+    ///
+    /// Where there are no events to be had, as the client's stream is open already, is over, or is refused by a [limit](crate::Limit), this has
+    /// ended before it begins, and [`Events::refused`] and observers say why. A stream that is open is not disturbed by it.
     pub fn into_events(self) -> Events {
-        Events { reader: Reader::open(&self.client), taken: VecDeque::new() }
+        let (reader, refused) = match Reader::open(&self.client) {
+            Ok(reader) => (Some(reader), None),
+            Err(refused) => (None, Some(Box::new(refused))),
+        };
+        Events { reader, refused, taken: VecDeque::new() }
     }
 }
 
@@ -382,11 +396,27 @@ impl EventStream {
     ///
     /// - 204 if each of them was finished;
     /// - 410 if one of them has failed or was cancelled, with the [`CloseReason`] in the response's extensions. The client has been told before, by the topic's last event.
+    ///
+    /// It is a 500, with a [`Refused`] in its extensions, if the client can have [no stream](ClientHandle::into_stream).
     pub fn into_response<B: Default>(self) -> Response<B> {
+        self.answer().unwrap_or_else(|refused| {
+            let mut response = Response::new(B::default());
+            *response.status_mut() = refused.status();
+            response.extensions_mut().insert(refused);
+            response
+        })
+    }
+
+    /// The same, or why it would be none.
+    pub(crate) fn answer<B: Default>(self) -> Result<Response<B>, Refused> {
+        if let Some(refused) = self.client.refuse_answer() {
+            return Err(refused);
+        }
         let mut response = Response::new(B::default());
         let Some(outcome) = self.client.outcome() else {
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
-            return response;
+            response.extensions_mut().insert(StreamOf::new(&self.client));
+            return Ok(response);
         };
         *response.status_mut() = match outcome {
             Outcome::Whole => StatusCode::NO_CONTENT,
@@ -396,13 +426,27 @@ impl EventStream {
             }
         };
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
+        Ok(response)
+    }
+}
+
+/// In the extensions of a response that is to be the stream of a client: which one, by where it is. It is there as long as its request is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamOf(usize);
+
+impl StreamOf {
+    fn new(client: &Arc<Client>) -> Self {
+        Self(Arc::as_ptr(client).addr())
+    }
+
+    pub(crate) fn is(self, client: &Arc<Client>) -> bool {
+        self == Self::new(client)
     }
 }
 
 /// The events of one client, as a [`Stream`].
 ///
-/// It ends when the client is closed. An `Err` is a [`Gap`], after which it goes on.
+/// It ends when the client is closed; one that is [refused](Self::refused) has none. An `Err` is a [`Gap`], after which it goes on.
 ///
 /// ```
 /// use tokio_stream::StreamExt;
@@ -425,8 +469,17 @@ impl EventStream {
 #[derive(Debug)]
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Events {
-    reader: Reader,
+    reader: Option<Reader>,
+    refused: Option<Box<Refused>>,
     taken: VecDeque<Picked>,
+}
+
+impl Events {
+    /// Why there are no events, if it was refused. `None`: it was not.
+    #[must_use]
+    pub fn refused(&self) -> Option<&Refused> {
+        self.refused.as_deref()
+    }
 }
 
 impl Stream for Events {
@@ -434,12 +487,13 @@ impl Stream for Events {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
+        let Some(reader) = &mut this.reader else { return Poll::Ready(None) };
         loop {
             if let Some(picked) = this.taken.pop_front() {
-                this.reader.note_read();
+                reader.note_read();
                 return Poll::Ready(Some(Ok(Delivery::new(&picked))));
             }
-            match ready!(this.reader.poll_events(cx)) {
+            match ready!(reader.poll_events(cx)) {
                 Ok(taken) => {
                     this.taken.extend(taken.events);
                     if let Some(missing) = taken.gap {
@@ -447,7 +501,7 @@ impl Stream for Events {
                     }
                 }
                 Err(reason) => {
-                    this.reader.end(reason);
+                    reader.end(reason);
                     return Poll::Ready(None);
                 }
             }

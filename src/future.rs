@@ -7,11 +7,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, request::Parts};
+use http::{Response, StatusCode, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use crate::{CloseReason, Refused, body::SseBody, headers, layer::Config, limit::Hold, registry::Client};
+use crate::{
+    CloseReason, Refused,
+    body::SseBody,
+    client::StreamOf,
+    headers,
+    layer::Config,
+    limit::Hold,
+    registry::{Client, Reader},
+};
 
 pin_project! {
     /// The answer of a [`SseService`](crate::SseService), to come.
@@ -39,6 +47,7 @@ pub(crate) struct Pending {
     pub(crate) hold: Option<Hold>,
     pub(crate) client: Unanswered,
     pub(crate) is_head: bool,
+    pub(crate) is_connect: bool,
     /// The connection goes on after the answer, and says so.
     pub(crate) keeps_alive: bool,
     /// What the program's own refusal is to see of the request.
@@ -55,6 +64,13 @@ pub(crate) struct Unanswered {
 impl Unanswered {
     pub(crate) fn new(client: Arc<Client>, config: Arc<Config>) -> Self {
         Self { client: Some(client), config }
+    }
+
+    /// The connection goes on after the answer, with whoever knows the client by then: it is over when nobody does.
+    fn hand_over(&mut self, places: Option<Hold>) {
+        if let Some(client) = self.client.take().and_then(|client| self.config.spare.keep(client)) {
+            client.keep_places(places);
+        }
     }
 }
 
@@ -108,28 +124,45 @@ where
 struct Wrapped;
 
 impl Pending {
-    fn wrap<Out: Body>(self, mut response: Response<Out>) -> Response<SseBody<Out>> {
+    fn wrap<Out: Body>(mut self, mut response: Response<Out>) -> Response<SseBody<Out>> {
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS || self.is_connect && status.is_success() {
+            self.client.hand_over(self.hold.take());
+            return response.map(SseBody::plain);
+        }
         let is_event_stream = !self.is_head && headers::is_event_stream(response.status(), response.headers());
         let (Unanswered { client: Some(client), config }, true) = (&self.client, is_event_stream) else {
             return response.map(SseBody::plain);
         };
-        if client.is_open() || response.extensions().get::<Refused>().is_some() {
+        if response.extensions().get::<Refused>().is_some() {
+            return response.map(SseBody::plain);
+        }
+        let is_wrapped = response.extensions().get::<Wrapped>().is_some();
+        if !is_wrapped && response.extensions().get::<StreamOf>().is_some_and(|of| !of.is(client)) {
+            client.note_refused(&Refused::OtherClient);
+            return config.refusal.response(&Refused::OtherClient).map(SseBody::whole);
+        }
+        if client.is_open() {
             return response.map(SseBody::plain);
         }
         if let Err(refused) = client.admit() {
             return config.refusal.response(&refused, self.request.as_deref()).map(SseBody::whole);
         }
-        if response.extensions().get::<Wrapped>().is_some() {
-            // The client of the layer further in may know nothing of this one's places.
+        if is_wrapped || client.over().is_some() {
+            // The client of the layer further in may know nothing of this one's places. And what was read as events counts as what it is.
             if let Some(admission) = client.admission() {
                 let _ = admission.begin();
             }
             return response.map(|body| SseBody::wrapped(body, self.hold));
         }
+        let reader = match Reader::open(client) {
+            Ok(reader) => reader,
+            Err(refused) => return config.refusal.response(&refused).map(SseBody::whole),
+        };
         headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
         response.extensions_mut().insert(Wrapped);
         let is_encoded = headers::is_encoded(response.headers());
-        response.map(|body| SseBody::stream(body, client, Arc::clone(config), is_encoded))
+        response.map(|body| SseBody::stream(body, reader, Arc::clone(config), is_encoded))
     }
 }
 

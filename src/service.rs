@@ -86,6 +86,7 @@ where
             hold,
             client: Unanswered::new(client, Arc::clone(&self.config)),
             is_head: request.method() == Method::HEAD,
+            is_connect: request.method() == Method::CONNECT,
             keeps_alive: headers::keeps_alive(request.version(), request.headers()),
             request: kept,
         };

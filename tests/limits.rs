@@ -303,7 +303,7 @@ mod a_place {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn is_honestly_held_by_a_client_that_was_counted_out_while_its_body_is_there() {
+    async fn is_free_when_its_client_is_counted_out_though_its_body_is_there_for_long() {
         let limit = Limit::streams(1);
         let registry = Registry::with_config(RegistryConfig::default().stuck_after(SECOND).limit(limit.clone()));
         let layer = quiet(&registry);
@@ -316,9 +316,30 @@ mod a_place {
             advance(SECOND / 2).await;
         }
         assert_eq!(client.closed().await, CloseReason::Stuck);
-        assert_eq!((registry.stats().clients, limit.open()), (0, 1));
-        assert_full(&stream(&layer), 1);
+        assert_eq!((registry.stats().clients, limit.open()), (0, 0));
+        assert_eq!((client.admit(), limit.open()), (Ok(()), 0), "there is nobody to take one for");
+        let next = let_in(stream(&layer));
         drop(response);
+        assert_eq!(limit.open(), 1, "it is given back once");
+        assert_full(&stream(&layer), 1);
+        drop(next);
+        assert_eq!((limit.open(), limit.entries()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_free_when_a_client_was_closed_and_takes_not_even_its_end() {
+        let limit = Limit::streams(1);
+        let registry = Registry::with_config(RegistryConfig::default().stuck_after(SECOND).limit(limit.clone()));
+        let (client, _unread) = answer(&quiet(&registry), asking("/"), |client| {
+            client.subscribe("topic").unwrap();
+            event_stream(Own::new())
+        });
+        client.close();
+        for _ in 0..8 {
+            publish(&registry, "other", "for somebody else");
+            advance(SECOND / 2).await;
+        }
+        assert_eq!(client.closed().await, CloseReason::Closed);
         assert_eq!(limit.open(), 0);
     }
 
@@ -1239,7 +1260,7 @@ mod a_handler {
     }
 
     #[test]
-    fn that_reads_events_twice_is_counted_once_and_until_the_last_is_dropped() {
+    fn that_reads_events_twice_is_counted_once_and_until_the_first_is_dropped_which_has_them() {
         let limit = Limit::streams(1);
         let mut kept = Vec::new();
         let (_, _response) = answer(&limited(&limit), plain("/"), |client| {
@@ -1247,7 +1268,7 @@ mod a_handler {
             Response::new(Own::new())
         });
         assert_eq!(limit.open(), 1);
-        kept.pop();
+        assert_eq!(kept.pop().unwrap().refused(), Some(&Refused::Open));
         assert_eq!(limit.open(), 1);
         kept.pop();
         assert_eq!(limit.open(), 0);

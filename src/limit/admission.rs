@@ -22,6 +22,8 @@ struct State {
     holders: usize,
     /// Its stream has begun.
     has_begun: bool,
+    /// It takes nothing any more, though it may still be held.
+    is_released: bool,
 }
 
 /// A place that a request needs, and whether it has it.
@@ -43,7 +45,7 @@ impl Admission {
         let claims: Few<Claim> = limits.into_iter().flatten().filter_map(|limit| limit.ask(request)).collect();
         if further_out.is_none() && claims.len() <= 1 {
             // So it mostly is.
-            return Arc::new(Self(Mutex::new(State { claims, holders: 0, has_begun: false })));
+            return Arc::new(Self(Mutex::new(State { claims, ..State::default() })));
         }
         let admission = further_out.unwrap_or_default();
         admission.need(claims);
@@ -89,6 +91,13 @@ impl Admission {
         state.claims.iter_mut().for_each(Claim::spend);
         Ok(())
     }
+
+    /// Gives back all places, and takes none any more, though somebody who is not heard of may hold it for long.
+    pub(crate) fn release(&self) {
+        let mut state = lock(&self.0);
+        state.is_released = true;
+        state.claims.iter_mut().for_each(Claim::give_back);
+    }
 }
 
 impl State {
@@ -97,7 +106,7 @@ impl State {
         let has = self.claims.iter().take_while(|claim| claim.taken != Taken::Nothing).count();
         let lacks = &mut self.claims[has..];
         let result = lacks.iter_mut().try_for_each(Claim::take);
-        if result.is_err() || self.holders == 0 {
+        if result.is_err() || self.holders == 0 || self.is_released {
             lacks.iter_mut().for_each(Claim::give_back);
         } else if self.has_begun {
             lacks.iter_mut().for_each(Claim::spend);

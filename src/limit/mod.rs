@@ -59,8 +59,11 @@ use crate::clock::nanoseconds;
 /// was none. An answer that turns out to be a stream without having been asked for is counted then, and refused if there is no room: its
 /// body is dropped unread. A handler that would rather know before it begins says [`ClientHandle::admit`](crate::ClientHandle::admit).
 ///
-/// A stream counts until its body is dropped. That of a peer that reads nothing is held by the server until the socket is
-/// given up, and counts as long. What is read with [`into_events`](crate::ClientHandle::into_events) counts until that is
+/// A stream counts until its body is dropped, or its client is [counted out](crate::RegistryConfig::stuck_after). The body of a peer that reads nothing is held
+/// by the server until the socket is given up, which may be never; it no longer counts when its client is counted out. So a limit bounds the streams that are
+/// served and not the sockets that are open: those are for `TCP_USER_TIMEOUT` and HTTP/2 keep-alive. An observer that is
+/// told of [`CloseReason::Stuck`](crate::CloseReason::Stuck) can close the connection, if the program has put a means for that into the client's
+/// [metadata](crate::SseLayer::metadata). What is read with [`into_events`](crate::ClientHandle::into_events) counts until that is
 /// dropped. Clients that came with [no request](crate::Registry::connect) are not counted.
 ///
 /// There is no queue: who finds no room is refused at once, as [`Refusal`] says.

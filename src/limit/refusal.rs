@@ -9,7 +9,7 @@ use http::{
 
 use super::LimitKey;
 use crate::{
-    Event,
+    CloseReason, Event,
     headers::{EVENT_STREAM, X_ACCEL_BUFFERING},
     jitter,
 };
@@ -42,6 +42,16 @@ pub enum Refused {
         /// The name of the function that was to say the key, with its module: whose limit it is. It is not in the message.
         by: &'static str,
     },
+    /// A request was answered with the [`EventStream`](crate::EventStream) of a client that is not its own: of another request, or of
+    /// [none](crate::Registry::connect). That one is for [`into_events`](crate::ClientHandle::into_events).
+    OtherClient,
+    /// The client's stream is open already: it has one reader, who gets all of its events.
+    Open,
+    /// The client's stream is over, or its request was answered with something else.
+    Over {
+        /// Why it is over.
+        reason: CloseReason,
+    },
 }
 
 impl Refused {
@@ -53,7 +63,9 @@ impl Refused {
             Self::Full { key: None, .. } | Self::TooFast { key: None, .. } | Self::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::MissingKey { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::MissingKey { .. } | Self::OtherClient | Self::Open | Self::Over { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -97,6 +109,9 @@ impl fmt::Display for Refused {
             Self::TooFast { key: Some(_), .. } => f.write_str("you open event streams too fast"),
             Self::Draining => f.write_str("the server is about to stop and takes no new event streams"),
             Self::MissingKey { .. } => f.write_str("the server cannot tell whom this event stream counts for"),
+            Self::OtherClient => f.write_str("the answer is the event stream of another client"),
+            Self::Open => f.write_str("the client's event stream is open already"),
+            Self::Over { reason } => write!(f, "the client's event stream is over: {reason}"),
         }
     }
 }
@@ -215,7 +230,7 @@ impl Refusal {
         let wait = jitter::jittered(self.delay, jitter::random());
         match refused {
             Refused::TooFast { retry_in: Some(time), .. } => wait.saturating_add(*time),
-            Refused::TooFast { .. } | Refused::Full { .. } | Refused::Draining | Refused::MissingKey { .. } => wait,
+            _ => wait,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One open stream, as the registry knows it.
 
 use std::{
-    fmt,
+    fmt, mem,
     sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
     task::Waker,
     time::Duration,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Batching, Closed, Event, Gap, Refused, Start, Subscription,
-    limit::Admission,
+    limit::{Admission, Hold},
     observe::Observer,
     subscription::Filter,
     sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, lock},
@@ -51,6 +51,8 @@ pub(crate) struct Client {
     pub(crate) cannot_take: AtomicBool,
     /// Its reader was told of its end, or is gone.
     pub(super) is_told: AtomicBool,
+    /// It is of a request, which can be answered with its stream.
+    is_of_request: bool,
     shared: Arc<Shared>,
     pub(super) state: Mutex<State>,
     id: OnceLock<ClientId>,
@@ -115,6 +117,8 @@ pub(super) struct Rare {
     over: Option<Arc<Notify>>,
     /// The worst of how its topics ended, if one was not finished.
     unfinished: Option<Outcome>,
+    /// The places of its request, until somebody reads its events.
+    hold: Option<Hold>,
 }
 
 /// A client that was closed: it is over, or will be.
@@ -154,9 +158,10 @@ pub(super) enum Phase {
 }
 
 impl Client {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, is_of_request: bool) -> Self {
         Self {
             shared,
+            is_of_request,
             id: OnceLock::new(),
             last_event_id: OnceLock::new(),
             state: Mutex::default(),
@@ -235,7 +240,7 @@ impl Client {
         result
     }
 
-    pub(super) fn note_refused(self: &Arc<Self>, refused: &Refused) {
+    pub(crate) fn note_refused(self: &Arc<Self>, refused: &Refused) {
         self.shared.counters.refused_streams.fetch_add(1, Ordering::Relaxed);
         self.observe(|observer, client| observer.stream_refused(client, refused));
     }
@@ -455,6 +460,32 @@ impl Client {
         if is_to_begin_with_one { None } else { state.cursors.outcome() }
     }
 
+    /// Why its request cannot be answered with its stream, if it cannot. Whoever watches is told.
+    pub(crate) fn refuse_answer(self: &Arc<Self>) -> Option<Refused> {
+        let refused = match self.is_of_request {
+            true => lock(&self.state).may_begin().err(),
+            false => Some(Refused::OtherClient),
+        };
+        refused.inspect(|refused| self.note_refused(refused))
+    }
+
+    /// Keeps the places of its request for whoever reads its events later.
+    pub(crate) fn keep_places(&self, hold: Option<Hold>) {
+        let mut state = lock(&self.state);
+        // Dropped when nothing is locked.
+        let _old = match state.phase {
+            Phase::Waiting if hold.is_some() => mem::replace(&mut state.rare().hold, hold),
+            _ => hold,
+        };
+        drop(state);
+    }
+
+    /// The places of its request, for its reader.
+    pub(super) fn take_places(&self) -> Option<Hold> {
+        let kept = lock(&self.state).rare.as_mut().and_then(|rare| rare.hold.take());
+        kept.or_else(|| self.admission().map(Admission::hold))
+    }
+
     pub(crate) fn hold(&self) {
         lock(&self.state).held = true;
     }
@@ -515,13 +546,11 @@ impl Client {
         self.changed();
     }
 
-    /// The stream begins.
-    pub(super) fn open(self: &Arc<Self>) {
+    /// The stream begins; unless it has begun before, or is over.
+    pub(super) fn open(self: &Arc<Self>) -> Result<(), Refused> {
         let (spread, now) = (self.id().spread(), self.shared.clock.now());
         let mut state = lock(&self.state);
-        if state.phase != Phase::Waiting {
-            return;
-        }
+        state.may_begin()?;
         match state.resume(&self.shared, self.last_event_id()) {
             Resume::Gap(gap) => state.rare().gap = Some(gap),
             Resume::Fresh if state.cursors.has_public() => {
@@ -534,12 +563,14 @@ impl Client {
         state.phase = Phase::Open;
         (state.had_stream, state.opened) = (true, now);
         state.begin_lifetime(now, spread);
+        self.shared.draining.add();
         drop(state);
         self.observe(|observer, client| observer.opened(client));
         if self.shared.draining.has_begun() {
             // It was admitted just before.
             self.close(CloseReason::Drained);
         }
+        Ok(())
     }
 
     /// The id that its stream begins with, which says where the client stands: so that it can come back before it had an event.
@@ -634,9 +665,12 @@ impl Client {
         let waker = state.waker.take();
         let (had_stream, opened, sent) = (state.had_stream, state.opened, self.all_of(state.sent));
         let over = state.waits_for_its_end();
+        let places = state.rare.as_mut().and_then(|rare| rare.hold.take());
         self.changes.fetch_add(1, Ordering::Release);
         drop(state);
         drop(watching);
+        // Before it is told that it is over, as there is room again then.
+        drop(places);
         // There may be another reader than the one that ended.
         if let Some(waker) = waker {
             waker.wake();
@@ -653,7 +687,7 @@ impl Client {
         had_stream.then_some((reason, opened, sent))
     }
 
-    pub(super) fn over(&self) -> Option<CloseReason> {
+    pub(crate) fn over(&self) -> Option<CloseReason> {
         lock(&self.state).over()
     }
 
@@ -769,6 +803,15 @@ impl State {
         self.cursors.unpark();
         self.waker = Some(waker.clone());
         heard.replace(waker.clone())
+    }
+
+    /// Whether its stream can begin.
+    fn may_begin(&self) -> Result<(), Refused> {
+        match (self.phase, self.over()) {
+            (_, Some(reason)) => Err(Refused::Over { reason }),
+            (Phase::Waiting, _) => Ok(()),
+            _ => Err(Refused::Open),
+        }
     }
 
     /// The first reason counts, and what is over stays so for the reason that it has.

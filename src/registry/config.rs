@@ -91,6 +91,7 @@ impl RegistryConfig {
     /// never. Default: one minute.
     ///
     /// Such a client leaves its topics and is over, as [`CloseReason::Stuck`](crate::CloseReason::Stuck); its stream ends when its body is next polled.
+    /// Its places in [limits](crate::Limit) are free for others. A client that was closed, and does not take its end, is found in the same way.
     /// It is found within one and a half of that time, as long as anything is published or any stream has a heartbeat. Its socket is
     /// the server's to close: `TCP_USER_TIMEOUT`, or HTTP/2 keep-alive, as in `examples/support/sockets.rs`.
     ///

@@ -182,7 +182,7 @@ impl Registry {
     /// A client that came with no request: a reader of [`into_events`](ClientHandle::into_events) in this process, behind a WebSocket, say.
     #[must_use]
     pub fn connect(&self) -> ClientHandle {
-        ClientHandle::new(Arc::new(Client::new(Arc::clone(&self.shared))))
+        ClientHandle::new(Arc::new(Client::new(Arc::clone(&self.shared), false)))
     }
 
     pub(crate) fn connect_with(

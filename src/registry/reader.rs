@@ -15,11 +15,7 @@ use super::{
     lifetime::Countdown,
     waiters::WakeLater,
 };
-use crate::{
-    Batching, ClientHandle, Delivery, Event, jitter,
-    limit::{Admission, Hold},
-    sync::lock,
-};
+use crate::{Batching, ClientHandle, Delivery, Event, Refused, jitter, limit::Hold, sync::lock};
 
 /// How often a reader looks again at once, as something came meanwhile or nothing of what it took goes out, before it lets others have their turn.
 const LOOKS: usize = 16;
@@ -81,21 +77,22 @@ pub(crate) enum Besides {
 }
 
 impl Reader {
-    /// The stream of this client begins.
-    pub(crate) fn open(client: &Arc<Client>) -> Self {
+    /// The stream of this client begins; unless it has begun before or is over, or there is no room for it, which ends the client.
+    pub(crate) fn open(client: &Arc<Client>) -> Result<Self, Refused> {
         // One that is over already takes no place.
-        let admission = client.admission().filter(|_| client.over().is_none());
-        let hold = admission.map(Admission::hold);
-        let result = admission.map_or(Ok(()), |admission| admission.begin());
-        client.shared().draining.add();
-        if let Err(refused) = &result {
+        let hold = match client.over() {
+            None => client.take_places(),
+            Some(_) => None,
+        };
+        let room = match (&hold, client.admission()) {
+            (Some(_), Some(admission)) => admission.begin(),
+            _ => Ok(()),
+        };
+        if let Err(refused) = &room {
             client.note_refused(refused);
         }
-        client.open();
-        if result.is_err() {
-            client.close_after(CloseReason::Refused, 0);
-        }
-        Self {
+        client.open().inspect_err(|refused| client.note_refused(refused))?;
+        let mut reader = Self {
             client: Arc::clone(client),
             style: client.style(),
             waker: None,
@@ -106,7 +103,9 @@ impl Reader {
             has_moved: false,
             is_ahead: false,
             hold,
-        }
+        };
+        room.inspect_err(|_| reader.leave(CloseReason::Refused))?;
+        Ok(reader)
     }
 
     pub(crate) fn client(&self) -> &Arc<Client> {
@@ -270,6 +269,12 @@ impl Reader {
         }
     }
 
+    /// The same, and its places are free: before it is told that the client is over, as there is room again then.
+    fn leave(&mut self, reason: CloseReason) {
+        self.hold = None;
+        self.end(reason);
+    }
+
     /// What else there is in the stream has changed: it may be over.
     pub(crate) fn stop_resting(&mut self) {
         self.rest = None;
@@ -428,8 +433,6 @@ impl Picked {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // Before it is told that the client is over, as there is room again then.
-        self.hold = None;
-        self.end(CloseReason::Gone);
+        self.leave(CloseReason::Gone);
     }
 }

@@ -58,7 +58,8 @@ impl Client {
         let mut state = lock(&self.state);
         let waits = state.rare.as_ref().is_some_and(|rare| rare.waits_until > nanoseconds(now));
         let may_read = state.phase == Phase::Open && !waits && !self.cannot_take.load(Ordering::Relaxed);
-        if !may_read || !state.cursors.is_pending() {
+        // Its end waits to be read, too.
+        if !may_read || !state.cursors.is_pending() && state.closing.is_none() {
             state.suspect = None;
             return;
         }
@@ -69,6 +70,10 @@ impl Client {
                 suspect.is_confirmed = true;
                 drop(state);
                 if is_stuck {
+                    // There is room again when it is told that the client is over.
+                    if let Some(admission) = self.admission() {
+                        admission.release();
+                    }
                     self.end(CloseReason::Stuck);
                 }
             }
