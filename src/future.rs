@@ -140,7 +140,7 @@ impl Pending {
         let is_wrapped = response.extensions().get::<Wrapped>().is_some();
         if !is_wrapped && response.extensions().get::<StreamOf>().is_some_and(|of| !of.is(client)) {
             client.note_refused(&Refused::OtherClient);
-            return config.refusal.response(&Refused::OtherClient).map(SseBody::whole);
+            return config.refusal.response(&Refused::OtherClient, self.request.as_deref()).map(SseBody::whole);
         }
         if client.is_open() {
             return response.map(SseBody::plain);
@@ -157,7 +157,9 @@ impl Pending {
         }
         let reader = match Reader::open(client) {
             Ok(reader) => reader,
-            Err(refused) => return config.refusal.response(&refused).map(SseBody::whole),
+            Err(refused) => {
+                return config.refusal.response(&refused, self.request.as_deref()).map(SseBody::whole);
+            }
         };
         headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
         response.extensions_mut().insert(Wrapped);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_test::{assert_pending, assert_ready, task::spawn};
 use tower_sse::{
     ClientHandle, ClientId, Event, Member, Presence, PresenceChange, PresenceChanges, Registry, RegistryConfig,
-    SseLayer, Subscription, TopicState,
+    Subscription, TopicState,
 };
 
 #[path = "support/layers.rs"]

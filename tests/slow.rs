@@ -9,7 +9,7 @@ use http_body::Frame;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_sse::{
     Batching, ClientHandle, CloseReason, Event, Heartbeat, Lag, Registry, RegistryConfig, Resume, Retention, SseBody,
-    SseLayer, Start, Subscription,
+    Start, Subscription,
 };
 
 #[path = "support/answer.rs"]

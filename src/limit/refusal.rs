@@ -79,6 +79,9 @@ impl Refused {
             Self::TooFast { key: Some(_), .. } => "too_fast_for_key",
             Self::MissingKey { .. } => "missing_key",
             Self::Draining => "draining",
+            Self::OtherClient => "other_client",
+            Self::Open => "open",
+            Self::Over { .. } => "over",
         }
     }
 
@@ -287,7 +290,10 @@ impl Refused {
             Self::TooFast { key: None, retry_in } => Some(Self::TooFast { key: key(), retry_in: *retry_in }),
             Self::TooFast { key: Some(_), .. } => Some(Self::MissingKey { by: "users" }),
             Self::MissingKey { .. } => Some(Self::Draining),
-            Self::Draining => None,
+            Self::Draining => Some(Self::OtherClient),
+            Self::OtherClient => Some(Self::Open),
+            Self::Open => Some(Self::Over { reason: CloseReason::Gone }),
+            Self::Over { .. } => None,
         })
     }
 }
