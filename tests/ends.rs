@@ -22,8 +22,8 @@ use tokio::{
 use tokio_stream::StreamExt;
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_sse::{
-    ClientHandle, CloseReason, Drain, Event, Heartbeat, Lag, Registry, RegistryConfig, Retention, SseBody, SseLayer,
-    Start, Subscription,
+    ClientHandle, CloseReason, Drain, Event, Lag, Registry, RegistryConfig, Retention, SseBody, SseLayer, Start,
+    Subscription,
 };
 
 #[path = "support/bodies.rs"]

@@ -52,7 +52,7 @@ fn client_of(request: &Request<()>) -> ClientHandle {
 }
 
 /// One request through the layer.
-fn respond<B>(
+fn respond<B: Body>(
     layer: &SseLayer,
     request: Request<()>,
     handler: impl FnOnce(ClientHandle) -> Response<B>,
@@ -70,7 +70,7 @@ fn with_type<B>(content_type: &'static str, body: B) -> Response<B> {
 }
 
 /// The body of an event stream with this own body, and its client.
-fn open<B>(layer: &SseLayer, body: B, prepare: impl FnOnce(&ClientHandle)) -> (Spawn<SseBody<B>>, ClientHandle) {
+fn open<B: Body>(layer: &SseLayer, body: B, prepare: impl FnOnce(&ClientHandle)) -> (Spawn<SseBody<B>>, ClientHandle) {
     let mut kept = None;
     let response = respond(layer, request(), |client| {
         prepare(&client);
@@ -1092,8 +1092,6 @@ mod the_service {
 mod types {
     use super::*;
 
-    struct NotDefault;
-
     #[test]
     fn they_can_go_where_services_and_bodies_go() {
         fn everywhere<T: Send + Sync + Unpin + 'static>() {}
@@ -1104,7 +1102,8 @@ mod types {
         cloned::<Registry>();
         everywhere::<SseService<mpsc::UnboundedReceiver<()>>>();
         everywhere::<SseBody<Full<Bytes>>>();
-        everywhere::<SseBody<SseBody<NotDefault>>>();
+        // Which has no default.
+        everywhere::<SseBody<SseBody<http_body_util::combinators::BoxBody<Bytes, Infallible>>>>();
         everywhere::<EventStream>();
         everywhere::<Events>();
     }
