@@ -395,7 +395,7 @@ impl House {
     async fn open<A, B>(version: Version, answer: impl Fn(Request<Incoming>) -> A + Clone + Send + 'static) -> Self
     where
         A: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data: Send, Error: Into<AnyError>> + Send + 'static,
+        B: Body<Data: Send, Error: Into<AnyError> + Send> + Send + 'static,
     {
         let registry = Registry::new();
         let (seen, handles) = mpsc::unbounded_channel();
