@@ -10,7 +10,8 @@ use axum_core::{
 use http::{StatusCode, request::Parts};
 
 use crate::{
-    ClientHandle, CloseReason, EventError, EventStream, ProduceError, PublishError, Refused, SubscribeError, TopicError,
+    ClientHandle, CloseReason, Error, EventError, EventStream, ProduceError, PublishError, Refused, SubscribeError,
+    TopicError,
 };
 
 /// Refuses, with [`MissingLayer`], where no [`SseLayer`](crate::SseLayer) is around the route.
@@ -99,6 +100,21 @@ impl IntoResponse for PublishError {
     }
 }
 
+/// As a response: that of the error inside. A [`ResumeError`](crate::ResumeError) is a 409 and a sentence.
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Event(error) => error.into_response(),
+            Self::Topic(error) => error.into_response(),
+            Self::Subscribe(error) => error.into_response(),
+            Self::Publish(error) => error.into_response(),
+            Self::Produce(error) => error.into_response(),
+            Self::Resume(error) => (StatusCode::CONFLICT, error.to_string()).into_response(),
+            Self::Refused(refused) => refused.into_response::<Body>(),
+        }
+    }
+}
+
 /// As a response: 400 and a sentence.
 impl IntoResponse for TopicError {
     fn into_response(self) -> Response {
@@ -126,5 +142,37 @@ impl IntoResponse for EventError {
             Self::EventType { .. } | Self::Id { .. } | Self::IdWithoutData { .. } => StatusCode::BAD_REQUEST,
         };
         (status, self.to_string()).into_response()
+    }
+}
+
+#[cfg(all(test, feature = "json"))]
+mod tests {
+    use super::*;
+    use crate::Event;
+
+    #[test]
+    fn an_error_of_any_type_is_the_response_of_the_error_inside() {
+        let event = Event::data("").event("a\nb").unwrap_err();
+        let json = Event::json(&std::collections::HashMap::from([((1, 2), 3)])).unwrap_err();
+        let topic = crate::Registry::new().presence("").unwrap_err();
+        let all: [(Error, StatusCode); 5] = [
+            (event.clone().into(), StatusCode::BAD_REQUEST),
+            (PublishError::from(event).into(), StatusCode::BAD_REQUEST),
+            (PublishError::from(json).into(), StatusCode::INTERNAL_SERVER_ERROR),
+            (SubscribeError::from(topic).into(), StatusCode::BAD_REQUEST),
+            (Refused::Draining.into(), StatusCode::SERVICE_UNAVAILABLE),
+        ];
+        for (error, status) in all {
+            assert_eq!(error.clone().into_response().status(), status, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_publish_error_speaks_for_what_is_wrong_with_its_event() {
+        let error = Event::json(&std::collections::HashMap::from([((1, 2), 3)])).unwrap_err();
+        let published = PublishError::from(error.clone());
+        assert_eq!((published.to_string(), &published), (error.to_string(), &PublishError::Event(error)));
+        let source = std::error::Error::source(&published).unwrap();
+        assert!(source.is::<serde_json::Error>());
     }
 }

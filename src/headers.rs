@@ -137,7 +137,7 @@ mod tests {
     fn a_success_with_a_whole_body_and_the_essence_is_an_event_stream() {
         let is = |status, content_type| is_event_stream(status, &with(&[("content-type", content_type)]));
         for status in 100..600 {
-            let has_whole_body = matches!(status, 200..300) && !matches!(status, 204 | 205 | 206);
+            let has_whole_body = matches!(status, 200..300) && !matches!(status, 204..=206);
             assert_eq!(is(StatusCode::from_u16(status).unwrap(), "text/event-stream"), has_whole_body, "{status}");
         }
         assert!(is(StatusCode::OK, "Text/Event-Stream ; charset=utf-8"));

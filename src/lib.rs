@@ -132,6 +132,7 @@ mod body;
 mod boundary;
 mod client;
 mod clock;
+mod error;
 mod event;
 mod few;
 mod future;
@@ -166,6 +167,7 @@ pub use self::{
     batching::Batching,
     body::SseBody,
     client::{ClientHandle, Delivery, EventStream, Events},
+    error::Error,
     event::{Event, EventError},
     future::SseFuture,
     gap::{Gap, GapEvent},
