@@ -105,6 +105,7 @@ impl House {
         assert_eq!(response.headers().contains_key("connection"), self.version == Version::HTTP_11);
         assert_eq!(self.registry.stats().clients, 1, "{target}");
 
+        let position = format!("event: position\ndata: \nid: {}\n\n", self.registry.position());
         let heartbeat = format!(": {layer}\n\n");
         let mut text = String::new();
         read(&mut response, &mut text, |text| text.matches(&heartbeat).count() >= 3).await;
@@ -116,7 +117,7 @@ impl House {
         let begin = format!(": begin {layer}\n\n");
         let event = format!("data: published\nid: {}\n\n", receipt.position());
         let own = if target.ends_with("/own") { "data: own\n\n" } else { "" };
-        assert_eq!(text.replace(&heartbeat, ""), [&begin, own, &event].concat(), "{target}");
+        assert_eq!(text.replace(&heartbeat, ""), [&begin, &position, own, &event].concat(), "{target}");
 
         drop(response);
         within(async {
