@@ -47,7 +47,7 @@ fn data(events: &[ReceivedEvent]) -> Vec<&str> {
 #[tokio::test(start_paused = true)]
 async fn events_come_with_what_a_client_knows_of_them() {
     let registry = Registry::new();
-    let mut stream = stream(&plain(&registry).retry(Duration::from_secs(2)), None);
+    let mut stream = stream(&SseLayer::new(&registry).retry(Duration::from_secs(2)), None);
     let id = publish(&registry, "two\nlines");
     registry.publish("news", Event::json(&[1, 2]).unwrap().event("list").unwrap()).unwrap();
     let event = stream.next_event().await.unwrap().unwrap();
@@ -62,7 +62,7 @@ async fn events_come_with_what_a_client_knows_of_them() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_is_resumed_by_what_it_had() {
     let registry = Registry::new();
-    let layer = plain(&registry);
+    let layer = SseLayer::new(&registry);
     let mut first = stream(&layer, None);
     publish(&registry, "had");
     assert_eq!(data(&first.ready_events().unwrap()), ["had"]);
@@ -72,6 +72,21 @@ async fn a_stream_is_resumed_by_what_it_had() {
     assert_eq!(registry.stats().clients, 0);
     publish(&registry, "missed");
     assert_eq!(data(&stream(&layer, Some(&id)).ready_events().unwrap()), ["missed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_stream_stands_is_passed_over_as_by_a_page_and_known_by_its_id() {
+    let registry = Registry::new();
+    let id = publish(&registry, "before");
+    let layer = SseLayer::new(&registry);
+    let Some(Received::Event(first)) = stream(&layer, None).next().await.unwrap() else { panic!("no event") };
+    assert_eq!((&*first.event_type, &*first.data, &*first.last_event_id), ("position", "", &*id));
+    let mut stream = stream(&layer, None);
+    assert_eq!(data(&stream.ready_events().unwrap()), [""; 0]);
+    assert_eq!(stream.last_event_id(), id);
+    // One of the program's own is an event as any other.
+    registry.publish("news", Event::data("at the gate").event("position").unwrap()).unwrap();
+    assert_eq!(stream.next_event().await.unwrap().unwrap().data, "at the gate");
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,7 +105,7 @@ async fn an_hour_passes_at_once() {
 #[tokio::test(start_paused = true)]
 async fn it_ends_when_the_stream_does() {
     let registry = Registry::new();
-    let stream = stream(&plain(&registry), None);
+    let stream = stream(&SseLayer::new(&registry), None);
     publish(&registry, "before");
     let drain = tokio::spawn({
         let registry = registry.clone();
@@ -143,7 +158,7 @@ async fn it_reads_what_goes_through_a_service() {
         client.subscribe("news")?;
         Ok::<_, tower_sse::SubscribeError>(client.into_stream().into_response::<AnyBody>())
     });
-    let service = tower::ServiceBuilder::new().layer(plain(&registry)).service(handler);
+    let service = tower::ServiceBuilder::new().layer(SseLayer::new(&registry)).service(handler);
     let mut stream = TestStream::new(service.oneshot(Request::new(())).await.unwrap()).unwrap();
     assert_eq!(stream.headers()["x-accel-buffering"], "no");
     publish(&registry, "through");

@@ -176,7 +176,8 @@ impl<B: Body> TestStream<B> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Waits for the next event. Comments and reconnection times are passed over. `None`: the stream has ended.
+    /// Waits for the next event. Comments and reconnection times are passed over, and so is a [`PositionEvent`](crate::PositionEvent) by
+    /// its default name, as a page does that does not listen to it: [`next`](Self::next) gives all. `None`: the stream has ended.
     ///
     /// # Errors
     ///
@@ -184,8 +185,11 @@ impl<B: Body> TestStream<B> {
     pub async fn next_event(&mut self) -> Result<Option<ReceivedEvent>, B::Error> {
         loop {
             match self.next().await? {
-                Some(Received::Event(event)) => return Ok(Some(event)),
-                Some(Received::Comment(_) | Received::Retry(_)) => {}
+                Some(received) => {
+                    if let Some(event) = to_page(received) {
+                        return Ok(Some(event));
+                    }
+                }
                 None => return Ok(None),
             }
         }
@@ -214,13 +218,13 @@ impl<B: Body> TestStream<B> {
         Ok(all)
     }
 
-    /// All events that can be had without waiting.
+    /// All events that can be had without waiting, of those that [`next_event`](Self::next_event) gives.
     ///
     /// # Errors
     ///
     /// The body's own.
     pub fn ready_events(&mut self) -> Result<Vec<ReceivedEvent>, B::Error> {
-        self.ready().map(events)
+        Ok(self.ready()?.into_iter().filter_map(to_page).collect())
     }
 
     /// All that comes in this time, or until the stream ends. Where tokio's clock is paused and nothing else is to be done, the time
@@ -241,7 +245,7 @@ impl<B: Body> TestStream<B> {
         Ok(all)
     }
 
-    /// All events until the stream ends.
+    /// All events until the stream ends, of those that [`next_event`](Self::next_event) gives.
     ///
     /// # Errors
     ///
@@ -301,12 +305,13 @@ impl Wake for Woken {
     }
 }
 
-fn events(received: Vec<Received>) -> Vec<ReceivedEvent> {
-    let event = |received| match received {
+/// What a page hears of.
+fn to_page(received: Received) -> Option<ReceivedEvent> {
+    match received {
+        Received::Event(event) if event.event_type == "position" && event.data.is_empty() => None,
         Received::Event(event) => Some(event),
         Received::Comment(_) | Received::Retry(_) => None,
-    };
-    received.into_iter().filter_map(event).collect()
+    }
 }
 
 impl<B> fmt::Debug for TestStream<B> {
