@@ -34,8 +34,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Reads to the end, as a server does: all that came, and when the end did.
 fn serve<B>(mut body: SseBody<B>) -> JoinHandle<(String, Instant)>
 where
-    B: http_body::Body<Error: std::fmt::Debug> + Send + Unpin + 'static,
-    SseBody<B>: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
+    B: http_body::Body<Error: std::fmt::Debug + Send> + Send + Unpin + 'static,
+    SseBody<B>: http_body::Body<Data = Bytes, Error: std::fmt::Debug + Send>,
 {
     tokio::spawn(async move {
         let mut all = Vec::new();
