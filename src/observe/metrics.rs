@@ -28,9 +28,9 @@ use crate::{ClientHandle, Gap, Receipt, Refused, Stats, SubscribeError};
 /// | `sse_heartbeats_total` | counter | heartbeats that were sent |
 ///
 /// There is no label but `reason`, and its values are those of the logs. Of `sse_closed_total`, it is the word of
-/// [`CloseReason::as_str`](crate::CloseReason::as_str): `ended`, `completed`, `gone`, `closed`, `aged`, `expired`, `drained`, `refused`, `lagged`, `stuck`, `body_error`,
+/// [`CloseReason::as_str`](crate::CloseReason::as_str): `ended`, `completed`, `cancelled`, `failed`, `gone`, `closed`, `aged`, `expired`, `drained`, `refused`, `lagged`, `stuck`, `body_error`,
 /// or the text that [`close_with`](ClientHandle::close_with) was called with. Of `sse_refused_streams_total`, it is that of [`Refused::as_str`]: `full`, `full_for_key`,
-/// `too_fast`, `too_fast_for_key`, `draining`. So the number of series depends on the program alone, and on nothing that clients send.
+/// `too_fast`, `too_fast_for_key`, `missing_key`, `draining`, `other_client`, `open`, `over`. So the number of series depends on the program alone, and on nothing that clients send.
 ///
 /// What is added every few seconds, and the gauges but for `sse_open_streams`, comes of [`Observer::sampled`], which says when that is. Clones, and the
 /// observers of several registries, count together.
