@@ -63,6 +63,8 @@ pin_project! {
         Failed { error: Option<B::Error>, turns: u8 },
         // Not from the handler. Boxed, so that it makes no stream larger.
         Whole { data: Box<Bytes> },
+        // The answer to a HEAD whose GET would get a stream.
+        Head,
     }
 }
 
@@ -130,6 +132,11 @@ impl<B: Body> SseBody<B> {
         Self { kind: Kind::Whole { data: Box::new(data) } }
     }
 
+    /// No body, where there would be an event stream.
+    pub(crate) fn head() -> Self {
+        Self { kind: Kind::Head }
+    }
+
     /// An event stream, with what this reader has.
     pub(crate) fn stream(inner: B, reader: Reader, config: Arc<Config>, is_encoded: bool) -> Self {
         let client = reader.client();
@@ -190,6 +197,7 @@ impl<B: Body> Body for SseBody<B> {
                 Poll::Pending
             }
             KindProjection::Failed { error, .. } => Poll::Ready(error.take().map(Err)),
+            KindProjection::Head => Poll::Ready(None),
             KindProjection::Whole { data } if data.is_empty() => Poll::Ready(None),
             KindProjection::Whole { data } => Poll::Ready(Some(Ok(Frame::data(mem::take(&mut **data))))),
         }
@@ -201,14 +209,15 @@ impl<B: Body> Body for SseBody<B> {
             Kind::Stream { stream, .. } => stream.over,
             Kind::Failed { error, .. } => error.is_none(),
             Kind::Whole { data } => data.is_empty(),
+            Kind::Head => true,
         }
     }
 
-    /// Of an event stream nothing is known: what is exact would become a `content-length`.
+    /// Of an event stream nothing is known: what is exact would become a `content-length`, in the answer to a HEAD too.
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Plain { inner, .. } => inner.size_hint(),
-            Kind::Stream { .. } | Kind::Failed { .. } => SizeHint::default(),
+            Kind::Stream { .. } | Kind::Failed { .. } | Kind::Head => SizeHint::default(),
             Kind::Whole { data } => SizeHint::with_exact(data.len() as u64),
         }
     }
@@ -589,6 +598,7 @@ impl<B: Body + fmt::Debug> fmt::Debug for SseBody<B> {
             }
             Kind::Failed { .. } => f.debug_struct("SseBody").finish_non_exhaustive(),
             Kind::Whole { data } => f.debug_struct("SseBody").field("data", data).finish(),
+            Kind::Head => f.debug_struct("SseBody").finish(),
         }
     }
 }

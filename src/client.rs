@@ -310,7 +310,14 @@ impl ClientHandle {
     ///
     /// Where there are no events to be had, as the client's stream is open already, is over, or is refused by a [limit](crate::Limit), this has
     /// ended before it begins, and [`Events::refused`] and observers say why. A stream that is open is not disturbed by it.
+    ///
+    /// Its stream begins with this call: from now on it is counted, present, and told to observers. One that is refused never was there. For a
+    /// HEAD, there are no events either, and nothing is refused.
     pub fn into_events(self) -> Events {
+        if self.client.is_head() {
+            self.client.tell();
+            return Events { reader: None, refused: None, taken: VecDeque::new() };
+        }
         let (reader, refused) = match Reader::open(&self.client) {
             Ok(reader) => (Some(reader), None),
             Err(refused) => (None, Some(Box::new(refused))),

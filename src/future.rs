@@ -46,7 +46,6 @@ pub(crate) struct Pending {
     // First, so that there is room again when it is told that the client is over.
     pub(crate) hold: Option<Hold>,
     pub(crate) client: Unanswered,
-    pub(crate) is_head: bool,
     pub(crate) is_connect: bool,
     /// The connection goes on after the answer, and says so.
     pub(crate) keeps_alive: bool,
@@ -130,17 +129,24 @@ impl Pending {
             self.client.hand_over(self.hold.take());
             return response.map(SseBody::plain);
         }
-        let is_event_stream = !self.is_head && headers::is_event_stream(response.status(), response.headers());
+        let is_event_stream = headers::is_event_stream(response.status(), response.headers());
         let (Unanswered { client: Some(client), config }, true) = (&self.client, is_event_stream) else {
             return response.map(SseBody::plain);
         };
-        if response.extensions().get::<Refused>().is_some() {
+        if response.extensions().get::<Refused>().is_some() && !client.is_head() {
             return response.map(SseBody::plain);
         }
         let is_wrapped = response.extensions().get::<Wrapped>().is_some();
         if !is_wrapped && response.extensions().get::<StreamOf>().is_some_and(|of| !of.is(client)) {
             client.note_refused(&Refused::OtherClient);
             return config.refusal.response(&Refused::OtherClient, self.request.as_deref()).map(SseBody::whole);
+        }
+        if client.is_head() {
+            // What a GET would get, but for the stream.
+            if !client.is_read_by_handler() && response.extensions().get::<Refused>().is_none() {
+                headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
+            }
+            return response.map(|_| SseBody::head());
         }
         if client.is_open() {
             return response.map(SseBody::plain);

@@ -26,8 +26,8 @@ static OF_THE_BYTES: [HeaderName; 7] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-/// Whether a response is an event stream, if a body follows: it has the content type, and a status of success that can have a whole body. None follows
-/// the answer to HEAD.
+/// Whether a response is an event stream: it has the content type, and a status of success that can have a whole body. The answer to a HEAD is one
+/// without that body.
 pub(crate) fn is_event_stream(status: StatusCode, headers: &HeaderMap) -> bool {
     const NO_WHOLE_BODY: [StatusCode; 3] =
         [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT];

@@ -40,7 +40,7 @@
 //! A request that asks for a stream is refused where [limits](Limit) say so.
 //!
 //! Nothing is ever put in but at a boundary between two events, however the handler's bytes are chunked. Everything
-//! that is no event stream (and the answer to HEAD) passes byte for byte. A body with a `content-encoding` gets headers, but
+//! that is no event stream passes byte for byte. A HEAD gets the headers of the stream, and no stream. A body with a `content-encoding` gets headers, but
 //! nothing can be put in. Where layers are nested, the inner one does the work, so that a route can have a configuration of
 //! its own: the stream is of its client, which knows what the outer one took as metadata, and the limits of both count. The layer sets no CORS headers; compose it with tower-http's `CorsLayer`.
 //!

@@ -61,18 +61,20 @@ where
     }
 
     fn call(&mut self, mut request: Request<In>) -> SseFuture<S::Future> {
+        let is_head = request.method() == Method::HEAD;
         let last_event_id = last_event_id(request.headers(), request.uri(), &self.config.resume_query);
         let further_out = request.extensions().get::<ClientHandle>().cloned();
         let admission = further_out.as_ref().and_then(ClientHandle::admission).cloned();
         let client = if self.asks() {
             let (parts, body) = request.into_parts();
-            let client = self.connect(last_event_id, self.admission(&parts, admission), further_out.as_ref());
+            let admission = self.admission(&parts, admission);
+            let client = self.connect(last_event_id, admission, further_out.as_ref(), is_head);
             self.take_metadata(&parts, &client);
             request = Request::from_parts(parts, body);
             client
         } else {
             // Mostly there are no closures that want to look at its parts, and taking it apart costs.
-            self.connect(last_event_id, admission, further_out.as_ref())
+            self.connect(last_event_id, admission, further_out.as_ref(), is_head)
         };
         let hold = client.admission().map(Admission::hold);
         let asks = client.may_be_refused() && headers::asks_for_event_stream(request.method(), request.headers());
@@ -85,7 +87,6 @@ where
         let pending = Pending {
             hold,
             client: Unanswered::new(client, Arc::clone(&self.config)),
-            is_head: request.method() == Method::HEAD,
             is_connect: request.method() == Method::CONNECT,
             keeps_alive: headers::keeps_alive(request.version(), request.headers()),
             request: kept,
@@ -113,8 +114,9 @@ impl<S> SseService<S> {
         last_event_id: Option<Box<str>>,
         admission: Option<Arc<Admission>>,
         further_out: Option<&ClientHandle>,
+        is_head: bool,
     ) -> Arc<Client> {
-        let client = self.registry.connect_with(&self.config.spare, last_event_id, admission);
+        let client = self.registry.connect_with(&self.config.spare, last_event_id, admission, is_head);
         // With what was added on the way from there.
         if let Some(known) = further_out.map(ClientHandle::metadata).filter(|known| !known.is_empty()) {
             client.insert_metadata(&known);

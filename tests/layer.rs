@@ -224,8 +224,9 @@ mod responses_that_are_no_event_stream {
     }
 
     #[test]
-    fn the_answer_to_head_passes_untouched() {
-        assert_untouched(Method::HEAD, with(StatusCode::OK, STREAM));
+    fn so_do_those_to_a_head() {
+        assert_untouched(Method::HEAD, with(StatusCode::OK, "application/json"));
+        assert_untouched(Method::HEAD, with(StatusCode::NOT_FOUND, STREAM));
     }
 
     #[test]
@@ -909,7 +910,7 @@ mod requests_that_become_no_stream {
         }));
         let mut answer = spawn(service.oneshot(request()));
         assert_pending!(answer.poll());
-        assert_eq!((registry.stats().clients, registry.stats().topics), (1, 1));
+        assert_eq!((registry.stats().clients, registry.stats().topics), (0, 1));
         drop(answer);
         assert_forgotten(&registry);
         assert_eq!(reason(&kept.unwrap()), Some(CloseReason::NoStream));

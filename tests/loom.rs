@@ -293,7 +293,7 @@ enum Reading {
 
 impl Reading {
     fn open(registry: &Registry, way: Way, subscriptions: &[&str]) -> (ClientHandle, Self) {
-        let client = registry.connect_with(&registry::Spare::default(), None, None);
+        let client = registry.connect_with(&registry::Spare::default(), None, None, false);
         let handle = ClientHandle::new(Arc::clone(&client));
         subscriptions.iter().for_each(|name| handle.subscribe(Subscription::matching(*name)).unwrap());
         let reading = match way {
@@ -655,20 +655,19 @@ fn presence_knows_of_a_client_that_comes_and_goes_while_it_is_asked_for() -> usi
         let registry = Registry::with_config(RegistryConfig::default().presence_grace(Duration::ZERO));
         let (client, task) = (registry.connect(), Task::new());
         let id = client.id();
-        let comes = with(&registry, move |_| {
-            client.subscribe("a").unwrap();
-            client
-        });
+        client.subscribe("a").unwrap();
+        let comes = with(&registry, move |_| (client.clone(), client.into_events()));
         let presence = registry.presence("a").unwrap();
         let mut changes = presence.changes();
         let first = task.wait(|cx| Pin::new(&mut changes).poll_next(cx));
         assert!(matches!(first, Some(PresenceChange::Joined(member)) if member.clients() == [id]));
-        let client = comes.join().unwrap();
+        let (client, events) = comes.join().unwrap();
         drop((presence, changes));
         let goes = with(&registry, move |_| client.unsubscribe("a"));
         let presence = registry.presence("a").unwrap();
         assert!(goes.join().unwrap());
         assert_eq!(presence.count(), 0);
+        drop((presence, events));
         assert_nothing_is_left(&registry, &task);
     })
 }

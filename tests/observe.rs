@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -14,8 +15,8 @@ use http::Request;
 use http_body::Frame;
 use serde_json::json;
 use tower_sse::{
-    CloseReason, Event, Heartbeat, Observation, Registry, RegistryConfig, Retention, SseLayer, Stats, SubscribeError,
-    Subscription,
+    ClientId, CloseReason, Event, Heartbeat, Observation, Registry, RegistryConfig, Retention, SseLayer, Stats,
+    SubscribeError, Subscription,
 };
 
 #[path = "support/answer.rs"]
@@ -48,11 +49,11 @@ async fn the_life_of_a_stream_is_told_in_order_and_once() {
     let id = client.id();
     let told = recorder.take();
     assert_eq!(told.len(), 3);
-    assert_eq!(told[0], Observed::Subscribed(id, "a".into()));
     assert!(
-        matches!(&told[1], Observed::SubscriptionRefused(refused, SubscribeError::Topic(error)) if *refused == id && error.name() == "b*")
+        matches!(&told[0], Observed::SubscriptionRefused(refused, SubscribeError::Topic(error)) if *refused == id && error.name() == "b*"),
+        "whether or not there will be a stream"
     );
-    assert_eq!(told[2], Observed::Opened(id));
+    assert_eq!(told[1..], [Observed::Opened(id), Observed::Subscribed(id, "a".into())]);
 
     let mut bytes = text(&mut body).len();
     client.subscribe(Subscription::matching("b/*")).unwrap();
@@ -77,7 +78,11 @@ async fn the_life_of_a_stream_is_told_in_order_and_once() {
     client.close();
     bytes += rest(&mut body).0.len();
     drop(body);
-    let [Observed::Closed(closed_id, closed)] = &recorder.take()[..] else { panic!("it is not closed once") };
+    let told = recorder.take();
+    let [Observed::Unsubscribed(gone_id, gone), Observed::Closed(closed_id, closed)] = &told[..] else {
+        panic!("it is not closed once: {told:?}")
+    };
+    assert_eq!((*gone_id, gone.as_str()), (id, "a"));
     assert_eq!((*closed_id, closed.reason, closed.duration), (id, CloseReason::Closed, 30 * SECOND));
     assert_eq!((closed.events, closed.bytes), (1, bytes as u64));
     assert!(matches!(client.subscribe("late"), Err(SubscribeError::Over { .. })));
@@ -106,15 +111,136 @@ fn bytes_are_those_of_the_whole_body_and_events_those_of_the_registry() {
 }
 
 #[test]
-fn a_request_that_becomes_no_stream_is_neither_opened_nor_closed() {
+fn of_a_request_that_becomes_no_stream_nothing_is_told() {
     let (recorder, config) = Recorder::new();
     let registry = Registry::with_config(config);
-    let (client, _) = answer(&quiet(&registry), Request::new(()), |client| {
-        client.subscribe("a").unwrap();
-        http::Response::new(Empty::new())
-    });
-    assert_eq!(recorder.take(), [Observed::Subscribed(client.id(), "a".into())]);
+    for method in ["GET", "HEAD"] {
+        let request = Request::builder().method(method).body(()).unwrap();
+        answer(&quiet(&registry), request, |client| {
+            client.subscribe("a").unwrap();
+            client.subscribe("b").unwrap();
+            client.unsubscribe("b");
+            http::Response::new(Empty::new())
+        });
+    }
+    drop(subscribed(&registry, ["a"]));
+    assert_eq!(recorder.take(), []);
     assert_eq!(registry.stats().closed, Default::default());
+}
+
+/// What is told of one client, in order: its hooks come in pairs, each in its place.
+fn assert_paired(told: &[Observed]) {
+    let mut open: BTreeMap<ClientId, BTreeSet<&str>> = BTreeMap::new();
+    let mut closed = BTreeSet::new();
+    for observed in told {
+        let is_right = match observed {
+            Observed::Opened(client) => !closed.contains(client) && open.insert(*client, BTreeSet::new()).is_none(),
+            Observed::Subscribed(client, topic) => open.get_mut(client).is_some_and(|topics| topics.insert(topic)),
+            Observed::Unsubscribed(client, topic) => {
+                open.get_mut(client).is_some_and(|topics| topics.remove(topic.as_str()))
+            }
+            Observed::Closed(client, _) => {
+                closed.insert(*client) && open.remove(client).is_some_and(|topics| topics.is_empty())
+            }
+            _ => true,
+        };
+        assert!(is_right, "{observed:?} in {told:?}");
+    }
+    assert!(open.is_empty(), "not closed: {open:?} in {told:?}");
+}
+
+#[test]
+fn each_subscription_is_told_with_its_end_however_it_ends() {
+    let (recorder, config) = Recorder::new();
+    let registry = Registry::with_config(config);
+    let producer = registry.produce("answer").unwrap();
+    let layer = quiet(&registry);
+    let (client, mut body) = open(&layer, None, |client| {
+        client.send(Event::data("welcome")).unwrap();
+        ["answer", "a", "b", "early"].iter().for_each(|name| client.subscribe(*name).unwrap());
+        client.unsubscribe("early");
+    });
+    let id = client.id();
+    let names = |told: &[Observed]| {
+        let name = |told: &Observed| match told {
+            Observed::Opened(_) => "opened".to_owned(),
+            Observed::Subscribed(_, topic) => format!("+{topic}"),
+            Observed::Unsubscribed(_, topic) => format!("-{topic}"),
+            Observed::Closed(..) => "closed".to_owned(),
+            other => panic!("{other:?}"),
+        };
+        told.iter().map(name).collect::<Vec<_>>()
+    };
+    let mut all = recorder.of_clients();
+    assert_eq!(names(&all), ["opened", "+answer", "+a", "+b"], "not its own topic, nor what was taken back before");
+    assert!(client.unsubscribe(format!("$client/{id}")));
+    client.unsubscribe("b");
+    producer.end();
+    text(&mut body);
+    let told = recorder.of_clients();
+    assert_eq!(names(&told), ["-b", "-answer"]);
+    all.extend(told);
+    drop(body);
+    let told = recorder.of_clients();
+    assert_eq!(names(&told), ["-a", "closed"]);
+    all.extend(told);
+    assert_paired(&all);
+    drop(subscribed(&registry, ["a", "*"]).into_events());
+    assert_paired(&recorder.of_clients());
+}
+
+#[test]
+fn hooks_come_in_pairs_and_in_order_however_many_threads_change_a_client() {
+    for round in 0..200 {
+        let (recorder, config) = Recorder::new();
+        let registry = Registry::with_config(config);
+        let client = subscribed(&registry, ["a", "b"]);
+        let (changing, closing) = (client.clone(), client.clone());
+        let change = |topic: &'static str| {
+            let client = changing.clone();
+            move || {
+                for _ in 0..20 {
+                    let _ = client.subscribe(topic);
+                    client.unsubscribe(topic);
+                }
+                let _ = client.subscribe(topic);
+            }
+        };
+        let changers = [change("a"), change("b"), change("c")].map(std::thread::spawn);
+        let reader = std::thread::spawn(move || {
+            let mut events = client.into_events();
+            for _ in 0..round {
+                data(&mut events);
+            }
+        });
+        closing.close();
+        changers.into_iter().for_each(|thread| thread.join().unwrap());
+        reader.join().unwrap();
+        assert_paired(&recorder.of_clients());
+    }
+}
+
+#[test]
+fn a_hook_that_changes_its_client_is_told_of_that_when_it_is_done() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let into = Arc::clone(&told);
+    let observer = move |observation: &Observation<'_>| {
+        let name = match observation {
+            Observation::Opened { client } => {
+                client.subscribe("b").unwrap();
+                client.unsubscribe("a");
+                "opened".to_owned()
+            }
+            Observation::Subscribed { topic, .. } => format!("+{topic}"),
+            Observation::Unsubscribed { topic, .. } => format!("-{topic}"),
+            Observation::Closed { .. } => "closed".to_owned(),
+            _ => return,
+        };
+        into.lock().unwrap().push(name);
+    };
+    let registry = Registry::with_config(RegistryConfig::default().observer(observer));
+    drop(subscribed(&registry, ["a"]).into_events());
+    assert_eq!(*told.lock().unwrap(), ["opened", "+a", "+b", "-a", "-b", "closed"]);
 }
 
 #[test]
@@ -224,7 +350,7 @@ async fn a_panic_in_an_observer_harms_nobody() {
     }));
     let layer = plain(&registry).heartbeat(Heartbeat::every(SECOND));
     let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
-    assert_eq!(text(&mut body), "");
+    text(&mut body);
     tokio::time::advance(SECOND).await;
     assert_eq!(text(&mut body), ":\n\n");
     ["1", "2"].iter().for_each(|data| publish(&registry, "a", data));
@@ -233,7 +359,7 @@ async fn a_panic_in_an_observer_harms_nobody() {
     client.unsubscribe("a");
     drop(body);
     assert_eq!(registry.stats().clients, 0);
-    // Subscribed, opened, a heartbeat, two published, a lag, a gap, refused, unsubscribed, closed.
+    // Opened, subscribed, a heartbeat, two published, a lag, a gap, refused, unsubscribed, closed.
     assert_eq!(before.load(Ordering::Relaxed), 10, "the next one is told all the same");
 }
 
@@ -341,7 +467,7 @@ async fn all_clients_are_listed_with_what_is_known_of_them() {
     let waiting = subscribed(&registry, ["waiting"]);
     tokio::time::advance(SECOND).await;
     let clients = registry.clients();
-    assert_eq!(clients.len(), 4);
+    assert_eq!(clients.len(), 3, "what has no stream yet is not listed, and can be found by its id");
     for (seat, (client, _)) in (0..).zip(&streams) {
         let listed = clients.iter().find(|listed| listed.id() == client.id()).unwrap();
         assert_eq!((listed.metadata().get(), listed.stats().age), (Some(&Seat(seat)), Some(SECOND)));

@@ -235,12 +235,14 @@ fn what_is_sent_to_one_client_matches_no_pattern() {
     let registry = Registry::new();
     let target = registry.connect();
     target.send(Event::data("before")).unwrap();
+    let mut sent = target.clone().into_events();
     let mut early = subscribed(&registry, ["**"]).into_events();
     let other = subscribed(&registry, ["*/*"]);
     start(&other, "**", Start::Oldest);
     let receipt = target.send(Event::data("secret")).unwrap();
     assert_eq!(receipt.clients(), 1);
     assert_eq!((data(&mut early), data(&mut other.into_events())), (vec![], vec![]));
+    assert_eq!(data(&mut sent), ["before", "secret"]);
     let (client, mut body) = reading(&registry, &["**"]);
     client.send(Event::data("own")).unwrap();
     assert_eq!(told(&mut body), ["own"]);
@@ -351,11 +353,15 @@ fn the_receipt_counts_the_subscribers_of_patterns() {
     let clients =
         [&["a/1"][..], &["a/*"], &["a/*"], &["**"], &["b/*"]].map(|names| subscribed(&registry, names.to_vec()));
     let count = |topic| registry.publish(topic, Event::data("")).unwrap().clients();
+    assert_eq!((count("a/1"), count("a/2")), (0, 0), "none has a stream");
+    let streams = clients.each_ref().map(|client| client.clone().into_events());
     assert_eq!((count("a/1"), count("a/2"), count("b/1"), count("c")), (4, 3, 2, 1));
     let [_, pattern, ..] = &clients;
     assert!(pattern.unsubscribe("a/*"));
     assert_eq!((count("a/1"), count("a/2")), (3, 2));
-    drop(clients);
+    pattern.subscribe(Subscription::matching("a/*")).unwrap();
+    assert_eq!((count("a/1"), count("a/2")), (4, 3), "its stream is open");
+    drop(streams);
     assert_eq!((count("a/1"), count("a/2")), (0, 0));
 }
 

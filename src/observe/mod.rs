@@ -73,10 +73,28 @@ use crate::{ClientHandle, CloseReason, Gap, Receipt, Refused, Stats, SubscribeEr
 /// up. What takes long belongs on a channel. No lock is held, so a hook may call anything of the registry's; if it
 /// publishes, it is told of that too, and has to see that this ends.
 ///
-/// In the order in which they were given, each to its end before the next. Of one stream, `opened` is the first of those
-/// that only an open stream has, and `closed` is the last; each comes once. A client can be subscribed or refused before
-/// its stream is opened. Between threads there is no order: the next event on a topic can be observed before the one that
-/// went before it.
+/// In the order in which they were given, each to its end before the next. Between threads there is no order: the next
+/// event on a topic can be observed before the one that went before it.
+///
+/// # Which come in pairs
+///
+/// `opened` and `closed`, once for each stream, and between them `subscribed` and `unsubscribed`, once for each
+/// subscription that the stream had:
+///
+/// - A stream begins when the layer gets the handler's answer, or when [`into_events`](ClientHandle::into_events) is called. `opened` is told
+///   then, and after it one `subscribed` for each topic and pattern that was subscribed to before.
+/// - While the stream is open, `subscribed` and `unsubscribed` are told as it happens. A topic that has
+///   [ended](crate::Producer) and was read to its end is unsubscribed.
+/// - When the stream is over, `unsubscribed` is told for each subscription that is left, and then `closed`.
+///
+/// So an observer that adds one at the first and takes one off at the second always has the number of open streams, or
+/// of their subscriptions. These four are told in the order in which they happened to the client, even if several threads
+/// change it at once: one of these threads then tells for all. A hook that changes the client of which it is told
+/// is told of that when it has returned.
+///
+/// A client without a stream is in none of the four: the request was a HEAD, was answered with something else, had a
+/// limit refuse its answer, or its handler failed. `stream_refused` and `subscription_refused` are told at once,
+/// whether or not there is or will be a stream, as they are about what did not come to be.
 ///
 /// A hook that panics harms neither the one who called nor the other hooks, where panics unwind: the panic ends there,
 /// when the panic hook has printed it.
@@ -97,7 +115,7 @@ pub trait Observer: Send + Sync + 'static {
         let _ = observation;
     }
 
-    /// A stream was opened: its response begins. Once for each.
+    /// A stream was opened: its response begins. Once for each, with one [`closed`](Self::closed).
     fn opened(&self, client: &ClientHandle) {
         self.observe(&Observation::Opened { client });
     }
@@ -114,12 +132,16 @@ pub trait Observer: Send + Sync + 'static {
         self.observe(&Observation::SubscriptionRefused { client, error });
     }
 
-    /// A client was subscribed to a topic that it was not subscribed to.
+    /// An open stream is subscribed to a topic or pattern that it was not subscribed to. Once for each, with one
+    /// [`unsubscribed`](Self::unsubscribed). What was subscribed to before the stream began is told when it begins.
+    ///
+    /// What is [sent](ClientHandle::send) to the client alone needs no subscription that is told of.
     fn subscribed(&self, client: &ClientHandle, topic: &str) {
         self.observe(&Observation::Subscribed { client, topic });
     }
 
-    /// A subscription was taken back. Not called for those that end with the stream.
+    /// A subscription of which [`subscribed`](Self::subscribed) was told is over: it was taken back, its topic has ended,
+    /// or its stream is over, before [`closed`](Self::closed).
     fn unsubscribed(&self, client: &ClientHandle, topic: &str) {
         self.observe(&Observation::Unsubscribed { client, topic });
     }
@@ -139,7 +161,7 @@ pub trait Observer: Send + Sync + 'static {
         self.observe(&Observation::Heartbeat { client });
     }
 
-    /// A stream that was opened is over. Once for each.
+    /// A stream that was opened is over. Once for each: the last that is told of it.
     fn closed(&self, client: &ClientHandle, closed: &Closed) {
         self.observe(&Observation::Closed { client, closed });
     }

@@ -14,6 +14,7 @@ use super::{
     ClientId, ClientStats, CloseReason, Position, PublishError, Receipt, ResumeError, SubscribeError,
     cursor::Cursors,
     feed::Outcome,
+    hooks::{Hook, TellLater},
     lifetime::Lifetime,
     shared::{Bound, Shared},
     stuck::Suspect,
@@ -25,7 +26,7 @@ use crate::{
     limit::{Admission, Hold},
     observe::Observer,
     subscription::Filter,
-    sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, lock},
+    sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, lock},
 };
 
 /// How the resume of a client went.
@@ -53,6 +54,8 @@ pub(crate) struct Client {
     pub(super) is_told: AtomicBool,
     /// It is of a request, which can be answered with its stream.
     is_of_request: bool,
+    /// Its request is a HEAD, whose answer has no body: it never has a stream.
+    is_head: bool,
     shared: Arc<Shared>,
     pub(super) state: Mutex<State>,
     id: OnceLock<ClientId>,
@@ -168,15 +171,21 @@ impl Client {
             changes: AtomicU32::new(0),
             cannot_take: AtomicBool::new(false),
             is_told: AtomicBool::new(false),
+            is_head: false,
             other_bytes: AtomicU64::new(0),
             admission: None,
         }
     }
 
     /// What its request brings.
-    pub(super) fn comes_with(&mut self, last_event_id: Option<Box<str>>, admission: Option<Arc<Admission>>) {
+    pub(super) fn comes_with(
+        &mut self,
+        last_event_id: Option<Box<str>>,
+        admission: Option<Arc<Admission>>,
+        is_head: bool,
+    ) {
         self.last_event_id = last_event_id.map(Box::new).map(OnceLock::from).unwrap_or_default();
-        self.admission = admission;
+        (self.admission, self.is_head) = (admission, is_head);
     }
 
     /// Makes one that nobody knows as good as new. `false`: it has been used.
@@ -187,7 +196,7 @@ impl Client {
             if self.last_event_id.take().is_some() || !state.is_blank() {
                 *state = State::default();
             }
-            self.admission = None;
+            (self.admission, self.is_head) = (None, false);
         }
         is_unused
     }
@@ -245,6 +254,10 @@ impl Client {
         self.observe(|observer, client| observer.stream_refused(client, refused));
     }
 
+    pub(crate) fn is_head(&self) -> bool {
+        self.is_head
+    }
+
     pub(crate) fn last_event_id(&self) -> Option<&str> {
         self.last_event_id.get().map(|id| &***id)
     }
@@ -263,24 +276,17 @@ impl Client {
 
     pub(crate) fn subscribe(self: &Arc<Self>, subscription: Subscription) -> Result<(), SubscribeError> {
         let Subscription { name, may_be_pattern, start, filter, must_exist } = subscription;
-        self.id();
         let check = if may_be_pattern { topic::check_pattern } else { topic::check };
         let result = check(&name).map_err(SubscribeError::from);
-        match result.and_then(|()| self.join(&name, start, filter, true, must_exist)) {
-            Ok(false) => Ok(()),
-            Ok(true) => {
-                self.observe(|observer, client| observer.subscribed(client, &name));
-                Ok(())
-            }
-            Err(error) => {
-                self.shared.counters.refused_subscriptions.fetch_add(1, Ordering::Relaxed);
-                self.observe(|observer, client| observer.subscription_refused(client, &error));
-                Err(error)
-            }
+        let result = result.and_then(|()| self.join(&name, start, filter, true, must_exist));
+        if let Err(error) = &result {
+            self.shared.counters.refused_subscriptions.fetch_add(1, Ordering::Relaxed);
+            self.observe(|observer, client| observer.subscription_refused(client, error));
         }
+        result
     }
 
-    /// Subscribes, or changes the subscription that there is, and says which. `resumes`: if the stream has not begun, a
+    /// Subscribes, or changes the subscription that there is. `resumes`: if the stream has not begun, a
     /// `Last-Event-ID` goes before `start`. `must_exist`: only if there is such a topic.
     fn join(
         self: &Arc<Self>,
@@ -289,7 +295,7 @@ impl Client {
         filter: Option<Filter>,
         resumes: bool,
         must_exist: bool,
-    ) -> Result<bool, SubscribeError> {
+    ) -> Result<(), SubscribeError> {
         // Again, if somebody else has subscribed or unsubscribed meanwhile.
         loop {
             let is_new = lock(&self.state).may_subscribe(name, &self.shared)?;
@@ -298,7 +304,7 @@ impl Client {
                 false => self.change(name, start, filter.as_ref()),
             };
             if is_done {
-                return Ok(is_new);
+                return Ok(());
             }
         }
     }
@@ -312,15 +318,12 @@ impl Client {
         resumes: bool,
         must_exist: bool,
     ) -> Result<bool, SubscribeError> {
-        if self.shared.config.presence_key.is_some() {
-            // It is asked now, when no lock is held.
-            self.presence_key();
-        }
         // Outside the lock, as it may ask the user how much the topic retains.
         let joined = self.shared.join(name, start, must_exist);
         let joined = joined.ok_or_else(|| SubscribeError::NoTopic { topic: name.to_owned() })?;
         let mut watching = WakeLater::default();
-        let mut state = lock(&self.state);
+        let mut telling = TellLater::of(self);
+        let mut state = self.lock_with_key(State::is_open);
         let may = state.may_subscribe(name, &self.shared);
         match may {
             Ok(true) => {
@@ -331,18 +334,31 @@ impl Client {
                     state.cursors.resume_newest(&self.shared, id, bound);
                 }
                 state.is_complete = false;
-                if self.shared.presences.is_used() {
-                    let metadata = state.metadata();
-                    let key = state.key_or(|| self.key_of_its_own());
-                    watching.0 = self.shared.presences.join(name, key, self.id(), metadata);
+                if state.is_open() {
+                    self.reads(&mut state, &mut watching, &mut telling);
                 }
             }
             _ => self.shared.leave(&joined.feed, None),
         }
         drop(state);
         drop(watching);
+        drop(telling);
         self.changed();
         may
+    }
+
+    /// Its stream, which is open, reads all that it is subscribed to: it is counted there, presence lists have it, and observers are told.
+    fn reads(self: &Arc<Self>, state: &mut State, watching: &mut WakeLater, telling: &mut TellLater<'_>) {
+        let has_presences = self.shared.presences.is_used();
+        let somebody_asks = has_presences || !self.shared.config.observers.is_empty();
+        for name in state.cursors.count_as_read(|name| somebody_asks && topic::is_public(name)) {
+            if has_presences {
+                let metadata = state.metadata();
+                let key = state.key_or(|| self.key_of_its_own());
+                watching.0.extend(self.shared.presences.join(&name, key, self.id(), metadata));
+            }
+            telling.note(|| Hook::Subscribed(name));
+        }
     }
 
     /// Changes a subscription as far as something else is asked for than before. `false`: there is none.
@@ -373,50 +389,70 @@ impl Client {
 
     pub(crate) fn unsubscribe(self: &Arc<Self>, name: &str) -> bool {
         let mut watching = WakeLater::default();
+        let mut telling = TellLater::of(self);
         let mut state = lock(&self.state);
         let subscription = state.cursors.unsubscribe(&self.shared, name);
-        if subscription.is_some() {
-            watching.0 = self.left(&state, [name]);
+        if let Some(cursor) = &subscription {
+            watching.0 = self.left(&state, [cursor.name()], Some(&mut telling));
         }
         drop(state);
         drop(watching);
+        drop(telling);
         self.changed();
-        let was_subscribed = subscription.is_some();
-        if was_subscribed {
-            self.observe(|observer, client| observer.unsubscribed(client, name));
-        }
-        was_subscribed
+        subscription.is_some()
     }
 
-    /// Whose client it is: what the program says, or nobody's but its own.
-    pub(super) fn presence_key(self: &Arc<Self>) -> Box<str> {
-        if let Some(key) = lock(&self.state).key() {
-            return key.into();
+    /// Locks its state. If that is such that whose client it is `is_needed`, and the program says that, it is known by
+    /// then: the program is asked while nothing is locked.
+    pub(super) fn lock_with_key(self: &Arc<Self>, is_needed: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        loop {
+            let mut state = lock(&self.state);
+            let Some(key_of) = &self.shared.config.presence_key else { return state };
+            if state.key().is_some() || !is_needed(&state) {
+                return state;
+            }
+            drop(state);
+            let key = key_of.of(&crate::ClientHandle::new(Arc::clone(self)));
+            let key = key.map_or_else(|| self.key_of_its_own(), String::into_boxed_str);
+            state = lock(&self.state);
+            // Who asked at the same time may have been first.
+            state.key_or(|| key);
         }
-        let by_program = self.shared.config.presence_key.as_ref();
-        let key = by_program.and_then(|key| key.of(&crate::ClientHandle::new(Arc::clone(self))));
-        let key = key.map_or_else(|| self.key_of_its_own(), String::into_boxed_str);
-        // Who asked at the same time may have been first.
-        lock(&self.state).key_or(|| key).into()
     }
 
     /// Not the id, which lets whoever reads it act for the client.
-    fn key_of_its_own(self: &Arc<Self>) -> Box<str> {
+    pub(super) fn key_of_its_own(self: &Arc<Self>) -> Box<str> {
         format!("{:016x}", topic::stable_hash(&self.id().to_string())).into()
     }
 
-    /// Tells presence of the topics that it is no longer subscribed to; those to be woken are given back.
-    pub(super) fn left<'a>(&self, state: &State, names: impl IntoIterator<Item = &'a str>) -> Vec<Waker> {
-        let presences = &self.shared.presences;
-        match (presences.is_used(), state.key(), self.id.get()) {
-            (true, Some(key), Some(id)) => names.into_iter().flat_map(|name| presences.leave(name, key, *id)).collect(),
-            _ => Vec::new(),
+    /// Its stream, if it has begun, is no longer subscribed to these: presence lists and observers are told. Those to be woken
+    /// are given back.
+    pub(super) fn left<'a>(
+        &self,
+        state: &State,
+        names: impl IntoIterator<Item = &'a str>,
+        mut telling: Option<&mut TellLater<'_>>,
+    ) -> Vec<Waker> {
+        let mut woken = Vec::new();
+        if !state.had_stream {
+            return woken;
         }
+        let presences = Some(&self.shared.presences).filter(|presences| presences.is_used());
+        for name in names.into_iter().filter(|name| topic::is_public(name)) {
+            if let (Some(presences), Some(key), Some(id)) = (presences, state.key(), self.id.get()) {
+                woken.extend(presences.leave(name, key, *id));
+            }
+            if let Some(telling) = &mut telling {
+                telling.note(|| Hook::Unsubscribed(name.into()));
+            }
+        }
+        woken
     }
 
-    /// How many of its subscriptions give it the events of this topic.
+    /// How many subscriptions of its open stream give it the events of this topic.
     pub(crate) fn having(&self, topic: &str) -> usize {
-        lock(&self.state).cursors.having(topic)
+        let state = lock(&self.state);
+        if state.is_open() { state.cursors.having(topic) } else { 0 }
     }
 
     pub(crate) fn subscriptions(&self) -> Vec<String> {
@@ -434,7 +470,7 @@ impl Client {
             Err(SubscribeError::Topic(error)) => Err(PublishError::Topic(error)),
             // It was not asked whether there is one.
             Err(SubscribeError::NoTopic { topic }) => Err(PublishError::Ended { topic }),
-            Ok(_) => self.shared.publish(&topic, event, None),
+            Ok(()) => self.shared.publish(&topic, event, None),
         }
     }
 
@@ -549,7 +585,10 @@ impl Client {
     /// The stream begins; unless it has begun before, or is over.
     pub(super) fn open(self: &Arc<Self>) -> Result<(), Refused> {
         let (spread, now) = (self.id().spread(), self.shared.clock.now());
-        let mut state = lock(&self.state);
+        let mut watching = WakeLater::default();
+        let mut telling = TellLater::of(self);
+        // All that is known of it by now counts.
+        let mut state = self.lock_with_key(|state| state.phase == Phase::Waiting && !state.cursors.is_empty());
         state.may_begin()?;
         match state.resume(&self.shared, self.last_event_id()) {
             Resume::Gap(gap) => state.rare().gap = Some(gap),
@@ -564,8 +603,11 @@ impl Client {
         (state.had_stream, state.opened) = (true, now);
         state.begin_lifetime(now, spread);
         self.shared.draining.add();
+        telling.note(|| Hook::Opened);
+        self.reads(&mut state, &mut watching, &mut telling);
         drop(state);
-        self.observe(|observer, client| observer.opened(client));
+        drop(watching);
+        drop(telling);
         if self.shared.draining.has_begun() {
             // It was admitted just before.
             self.close(CloseReason::Drained);
@@ -594,13 +636,19 @@ impl Client {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        lock(&self.state).phase == Phase::Open
+        lock(&self.state).is_open()
     }
 
-    /// What has gone out so far: of one that is over, nothing, as that has been added to the others'.
-    pub(super) fn sent(&self) -> Sent {
+    /// Whether its handler reads its events, or would if the request were no HEAD.
+    pub(crate) fn is_read_by_handler(&self) -> bool {
         let state = lock(&self.state);
-        if state.phase == Phase::Over { Sent::default() } else { self.all_of(state.sent) }
+        state.is_open() || self.is_head && self.is_told.load(Ordering::Acquire)
+    }
+
+    /// Of an open stream, how many subscriptions it has, and what has gone out so far.
+    pub(super) fn counts(&self) -> Option<(usize, Sent)> {
+        let state = lock(&self.state);
+        state.is_open().then(|| (state.cursors.len(), self.all_of(state.sent)))
     }
 
     /// With the bytes that are none of the registry's events.
@@ -633,9 +681,10 @@ impl Client {
 
     /// The stream is over, and the registry forgets the client. Only the first reason counts.
     pub(crate) fn end(self: &Arc<Self>, reason: CloseReason) {
-        if let Some((reason, opened, Sent { events, bytes })) = self.finish(reason) {
-            let closed = Closed { reason, duration: self.since(opened), events, bytes };
-            self.observe(|observer, client| observer.closed(client, &closed));
+        let mut telling = TellLater::of(self);
+        let had_stream = self.finish(reason, Some(&mut telling));
+        drop(telling);
+        if had_stream {
             self.shared.sample_at_an_end();
         }
     }
@@ -645,25 +694,29 @@ impl Client {
         Duration::from_nanos(self.shared.clock.now().saturating_sub(then))
     }
 
-    /// The same. If it was open, gives why it is over, when it began, and what it has got.
-    fn finish(&self, reason: CloseReason) -> Option<(CloseReason, u64, Sent)> {
+    /// The same. `telling`: who tells observers, if there can be anything to tell. Says whether a stream is over with it.
+    fn finish(&self, reason: CloseReason, mut telling: Option<&mut TellLater<'_>>) -> bool {
         if lock(&self.state).phase == Phase::Over {
-            return None;
+            return false;
         }
         let mut watching = WakeLater::default();
         let mut state = lock(&self.state);
         if state.phase == Phase::Over {
-            return None;
+            return false;
         }
         state.phase = Phase::Over;
         let reason = state.closing.as_ref().map_or(reason, |closing| closing.reason);
         if reason != CloseReason::NoStream {
             state.closing.get_or_insert_with(|| Box::new(Closing::cut(reason)));
         }
-        watching.0 = self.left(&state, state.cursors.names().map(|name| &**name));
+        watching.0 = self.left(&state, state.cursors.names().map(|name| &**name), telling.as_deref_mut());
         let _subscriptions = state.cursors.clear(&self.shared);
         let waker = state.waker.take();
         let (had_stream, opened, sent) = (state.had_stream, state.opened, self.all_of(state.sent));
+        if let Some(telling) = telling.filter(|_| had_stream) {
+            let (duration, Sent { events, bytes }) = (self.since(opened), sent);
+            telling.note(|| Hook::Closed(Box::new(Closed { reason, duration, events, bytes })));
+        }
         let over = state.waits_for_its_end();
         let places = state.rare.as_mut().and_then(|rare| rare.hold.take());
         self.changes.fetch_add(1, Ordering::Release);
@@ -684,7 +737,7 @@ impl Client {
         if let Some(over) = over {
             over.notify_waiters();
         }
-        had_stream.then_some((reason, opened, sent))
+        had_stream
     }
 
     pub(crate) fn over(&self) -> Option<CloseReason> {
@@ -696,7 +749,7 @@ impl Client {
     }
 
     /// Its reader is told of its end.
-    pub(super) fn tell(&self) {
+    pub(crate) fn tell(&self) {
         self.is_told.store(true, Ordering::Release);
         let over = lock(&self.state).waits_for_its_end();
         if let Some(over) = over {
@@ -727,7 +780,7 @@ impl Client {
 impl Drop for Client {
     /// For a client whose stream never began. All others have ended before.
     fn drop(&mut self) {
-        self.finish(CloseReason::NoStream);
+        self.finish(CloseReason::NoStream, None);
     }
 }
 
@@ -742,6 +795,10 @@ impl State {
     fn is_blank(&self) -> bool {
         let has_style = self.style != Style::default();
         !(self.held || has_style || self.closing.is_some() || self.metadata.is_some() || self.rare.is_some())
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
     }
 
     pub(super) fn rare(&mut self) -> &mut Rare {
@@ -761,7 +818,7 @@ impl State {
         self.rare.as_ref()?.key.as_deref()
     }
 
-    fn key_or(&mut self, key: impl FnOnce() -> Box<str>) -> &str {
+    pub(super) fn key_or(&mut self, key: impl FnOnce() -> Box<str>) -> &str {
         self.rare().key.get_or_insert_with(key)
     }
 

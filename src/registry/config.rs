@@ -150,7 +150,8 @@ impl RegistryConfig {
     /// Whose a client is, for [`Presence`](crate::Presence): clients with the same key are one member. Default, and where
     /// it gives `None`: each client is a member of its own.
     ///
-    /// It is asked once, when a client first subscribes, and outside all locks; what it looks at has to be known by then.
+    /// It is asked once for each client, outside all locks: when its stream begins, or when it first subscribes if that is later.
+    /// What it looks at has to be known by then. A client that has no stream is not asked for.
     #[must_use]
     pub fn presence_key(self, key: impl Fn(&ClientHandle) -> Option<String> + Send + Sync + 'static) -> Self {
         Self { presence_key: Some(PresenceKey(Arc::new(key))), ..self }

@@ -55,6 +55,8 @@ pub(super) struct Cursor {
     resumes: bool,
     /// It is catching up: it started before what the client had seen, and has not reached that yet.
     catches_up: bool,
+    /// Its stream has begun, and its feed counts it among those that are read.
+    is_read: bool,
 }
 
 /// Where a cursor starts.
@@ -169,6 +171,9 @@ impl Cursor {
     }
 
     fn left(self, shared: &Shared) -> Self {
+        if self.is_read {
+            self.feed.remove_reader();
+        }
         shared.leave(&self.feed, self.parked);
         self
     }
@@ -284,6 +289,7 @@ impl Cursors {
             asked: false,
             resumes,
             catches_up: false,
+            is_read: false,
         };
         cursor.set(place);
         self.cursors.push(cursor);
@@ -321,6 +327,18 @@ impl Cursors {
             cursor.since = cursor.next;
         }
         Ok(filter.and_then(|filter| cursor.filter.replace(filter)))
+    }
+
+    /// The stream has begun: all that it is subscribed to is read from now on. Gives the names of those that were not
+    /// read before and that somebody `asks_for`.
+    pub(super) fn count_as_read(&mut self, asks_for: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.is_read) {
+            cursor.is_read = true;
+            cursor.feed.add_reader();
+            names.extend(Some(cursor.feed.name()).filter(|name| asks_for(name)).cloned());
+        }
+        names
     }
 
     /// Takes a subscription off. It is given back to be dropped when no lock is held, as its filter may run anybody's code then.

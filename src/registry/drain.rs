@@ -205,7 +205,7 @@ impl Draining {
 
 impl Shared {
     async fn end_all(&self, drain: &Drain, begun: Instant) {
-        let open = self.open_clients().into_iter().filter(|client| client.is_open());
+        let open = self.known_clients().into_iter().filter(|client| client.is_open());
         let (mut finishing, others): (Vec<_>, Vec<_>) = open.partition(|client| client.style().may_finish);
         let window = drain.window;
         let number = others.len() as f64;

@@ -27,6 +27,8 @@ pub(crate) struct Feed {
     newest: AtomicU64,
     /// Where it ended and how, in one word: 0 before there is an end.
     end: AtomicU64,
+    /// How many of its subscriptions are of clients whose streams have begun.
+    readers: AtomicU64,
     /// Where its readers wait since it has had many of them.
     lanes: OnceLock<Lanes<Waiters<Waker>>>,
     pub(super) state: Mutex<FeedState>,
@@ -123,6 +125,7 @@ impl Feed {
             retention,
             newest: AtomicU64::new(0),
             end: AtomicU64::new(0),
+            readers: AtomicU64::new(0),
             lanes: OnceLock::new(),
             state: Mutex::new(state),
         }
@@ -181,6 +184,20 @@ impl Feed {
         let state = lock(&self.state);
         let is_recent = || state.log.entries().next_back().is_some_and(|newest| newest.position.ms() >= horizon);
         state.production.is_some() || self.has_ended() || is_recent()
+    }
+
+    /// A stream that is subscribed to it begins, or a stream that has begun is subscribed to it.
+    pub(super) fn add_reader(&self) {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Such a subscription is over.
+    pub(super) fn remove_reader(&self) {
+        self.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn readers(&self) -> usize {
+        self.readers.load(Ordering::Relaxed) as usize
     }
 
     /// The log's newest number.

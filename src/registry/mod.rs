@@ -9,6 +9,7 @@ mod error;
 mod evicted_ids;
 mod feed;
 mod forgotten;
+mod hooks;
 mod id;
 mod joined;
 mod lanes;
@@ -161,7 +162,7 @@ impl Registry {
         })
     }
 
-    /// Who is subscribed to a topic, or to a pattern, by just that name: see [`Presence`].
+    /// Whose open streams are subscribed to a topic, or to a pattern, by just that name: see [`Presence`].
     ///
     /// # Errors
     ///
@@ -171,12 +172,13 @@ impl Registry {
         Ok(Presence::of(&self.shared, name.as_ref()))
     }
 
-    /// All clients whose streams are open or about to be.
+    /// All clients whose streams are open. One whose request is still being answered is not among them.
     ///
     /// Cost: a few nanoseconds for each.
     #[must_use]
     pub fn clients(&self) -> Vec<ClientHandle> {
-        self.shared.open_clients().into_iter().map(ClientHandle::new).collect()
+        let clients = self.shared.known_clients().into_iter();
+        clients.filter(|client| client.is_open()).map(ClientHandle::new).collect()
     }
 
     /// A client that came with no request: a reader of [`into_events`](ClientHandle::into_events) in this process, behind a WebSocket, say.
@@ -190,8 +192,9 @@ impl Registry {
         spare: &Spare,
         last_event_id: Option<Box<str>>,
         admission: Option<Arc<Admission>>,
+        is_head: bool,
     ) -> Arc<Client> {
-        spare.client(&self.shared, last_event_id, admission)
+        spare.client(&self.shared, last_event_id, admission, is_head)
     }
 
     /// What limits all of its streams.
@@ -199,7 +202,7 @@ impl Registry {
         &self.shared.config.limits
     }
 
-    /// The client with this id, if its stream is not over.
+    /// The client with this id, if its stream is open or its request is still being answered.
     #[must_use]
     pub fn client(&self, id: &ClientId) -> Option<ClientHandle> {
         self.shared.client(id).map(ClientHandle::new)
@@ -247,9 +250,12 @@ impl Receipt {
         self.position
     }
 
-    /// How many clients it is for: those that were subscribed to the topic, or to a pattern that matches it, when it was published.
+    /// How many clients it is for: those with an open stream that were subscribed to the topic, or to a pattern that
+    /// matches it, when it was published.
     ///
-    /// A client that has several such subscriptions counts for each, and what their filters say is not known yet.
+    /// A client that has several such subscriptions counts for each, and what their filters say is not known yet. A
+    /// client whose request is still being answered is not counted, as its answer may turn out to be no stream. If it is one,
+    /// the client gets the event all the same.
     #[must_use]
     pub fn clients(&self) -> usize {
         self.clients

@@ -1,4 +1,4 @@
-//! Who is subscribed to a topic.
+//! Whose open streams are subscribed to a topic.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     ClientId,
-    client::Client,
+    client::{Client, State},
     log::spacious,
     members::{self, Change, Members, Watch},
     shared::Shared,
@@ -24,7 +24,11 @@ use super::{
 };
 use crate::sync::{AtomicU64, Mutex, lock};
 
-/// Who is subscribed to a topic, or to a pattern: by just that name.
+/// Whose open streams are subscribed to a topic, or to a pattern: by just that name.
+///
+/// A client is there from the moment its stream begins: when the layer gets the handler's answer, or when
+/// [`into_events`](crate::ClientHandle::into_events) is called. What turns out to have no stream never was there: a HEAD,
+/// a request that was subscribed and then answered with a 403, one whose handler fails.
 ///
 /// Clients with the same [key](crate::RegistryConfig::presence_key) are one member: a user with several tabs. A member
 /// whose last client goes stays for the [grace time](crate::RegistryConfig::presence_grace), so that who reconnects neither leaves nor joins.
@@ -48,8 +52,11 @@ use crate::sync::{AtomicU64, Mutex, lock};
 /// let client = registry.connect();
 /// client.insert_metadata(User("ada".into()));
 /// client.subscribe("chat/1")?;
+/// assert_eq!(room.count(), 0);
+/// let events = client.into_events();
 /// assert_eq!(room.count(), 1);
 /// assert_eq!(room.members()[0].key(), "ada");
+/// # drop(events);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
@@ -57,7 +64,7 @@ pub struct Presence {
     list: Arc<List>,
 }
 
-/// Somebody who is subscribed, or was a moment ago.
+/// Somebody whose open stream is subscribed, or was a moment ago.
 #[derive(Debug, Clone)]
 pub struct Member {
     key: Arc<str>,
@@ -104,7 +111,7 @@ impl Presences {
         lock(&self.lists).get(name).and_then(Weak::upgrade)
     }
 
-    /// A client has subscribed. To be called with its state locked; those to be woken are given back.
+    /// A client with an open stream is subscribed. To be called with its state locked; those to be woken are given back.
     pub(super) fn join(&self, name: &str, key: &str, id: ClientId, metadata: Arc<Extensions>) -> Vec<Waker> {
         self.get(name).map(|list| list.join(key, id, metadata)).unwrap_or_default()
     }
@@ -163,8 +170,8 @@ impl Presence {
         lists.insert(Arc::clone(&list.name), Arc::downgrade(&list));
         shared.presences.count.store(lists.len() as u64, Ordering::Release);
         drop(lists);
-        // Whoever subscribes from now on sees the list. All others are looked at.
-        shared.open_clients().iter().for_each(|client| client.join_if_subscribed(&list));
+        // Whoever subscribes or begins from now on sees the list. All others are looked at.
+        shared.known_clients().iter().for_each(|client| client.join_if_subscribed(&list));
         Self { list }
     }
 
@@ -216,7 +223,7 @@ impl Member {
         &self.key
     }
 
-    /// What was known of the client that came last, when it subscribed.
+    /// What was known of the client that came last, when its stream began, or when it subscribed if that was later.
     #[must_use]
     pub fn metadata(&self) -> &Extensions {
         &self.metadata
@@ -287,18 +294,14 @@ impl Drop for PresenceChanges {
 }
 
 impl Client {
-    /// For a list that is new: whether it was subscribed before.
+    /// For a list that is new: whether its stream is open and was subscribed before.
     fn join_if_subscribed(self: &Arc<Self>, list: &List) {
-        let Some(id) = self.known_id() else { return };
-        if !lock(&self.state).cursors.contains(&list.name) {
-            // What is known of it may not be all that will be known when it subscribes.
-            return;
-        }
-        let key = self.presence_key();
+        let is_there = |state: &State| state.is_open() && state.cursors.contains(&list.name);
         let mut watching = WakeLater::default();
-        let state = lock(&self.state);
-        if state.cursors.contains(&list.name) {
-            watching.0 = list.join(&key, id, state.metadata());
+        let mut state = self.lock_with_key(is_there);
+        if is_there(&state) {
+            let metadata = state.metadata();
+            watching.0 = list.join(state.key_or(|| self.key_of_its_own()), self.id(), metadata);
         }
     }
 }

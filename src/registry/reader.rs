@@ -12,6 +12,7 @@ use super::{
     CloseReason, Position,
     client::{Client, Closing, Phase, State, Style},
     cursor::{Cursor, Missing, Picked, Plain, Rest, Taken, Taker, Taking},
+    hooks::TellLater,
     lifetime::Countdown,
     waiters::WakeLater,
 };
@@ -88,11 +89,14 @@ impl Reader {
             (Some(_), Some(admission)) => admission.begin(),
             _ => Ok(()),
         };
-        if let Err(refused) = &room {
-            client.note_refused(refused);
+        if let Err(refused) = room {
+            client.note_refused(&refused);
+            // It never began, so nobody is told that it is over.
+            client.end(CloseReason::Refused);
+            return Err(refused);
         }
         client.open().inspect_err(|refused| client.note_refused(refused))?;
-        let mut reader = Self {
+        Ok(Self {
             client: Arc::clone(client),
             style: client.style(),
             waker: None,
@@ -103,9 +107,7 @@ impl Reader {
             has_moved: false,
             is_ahead: false,
             hold,
-        };
-        room.inspect_err(|_| reader.leave(CloseReason::Refused))?;
-        Ok(reader)
+        })
     }
 
     pub(crate) fn client(&self) -> &Arc<Client> {
@@ -306,6 +308,7 @@ impl Reader {
         let seen = client.changes.load(Ordering::Acquire);
         let _old;
         let mut watching = WakeLater::default();
+        let mut telling = TellLater::of(client);
         let mut ended = Vec::new();
         let mut state = lock(&client.state);
         if let Some(reason) = state.over() {
@@ -332,7 +335,7 @@ impl Reader {
             }
             if state.cursors.has_ended() {
                 let (cursors, outcome) = state.cursors.take_ended(client.shared());
-                watching.0.extend(client.left(&state, cursors.iter().map(Cursor::name)));
+                watching.0.extend(client.left(&state, cursors.iter().map(Cursor::name), Some(&mut telling)));
                 ended.extend(cursors);
                 state.note_ended(outcome);
                 state.is_complete = !state.cursors.has_public();

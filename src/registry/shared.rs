@@ -16,6 +16,7 @@ use super::{
     evicted_ids::EvictedIds,
     feed::{ByName, Feed, FeedState, Parked},
     forgotten::Forgotten,
+    hooks::Hooks,
     joined::Joined,
     lanes::Apart,
     ledger::{Ledger, Ticket},
@@ -37,7 +38,7 @@ use crate::{
 
 /// What all handles share.
 ///
-/// Locks are taken in this order, and user code runs under none: a client's state, the presence lists, one such list,
+/// Locks are taken in this order, and user code runs under none: a client's state, the hooks, the presence lists, one such list,
 /// the order, a topic's state, a pattern's state, a joined frame, a lane.
 pub(crate) struct Shared {
     pub(super) config: RegistryConfig,
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     pub(super) draining: Draining,
     pub(crate) counters: Counters,
     pub(super) samples: Samples,
+    pub(super) hooks: Hooks,
 }
 
 #[derive(Debug)]
@@ -97,7 +99,6 @@ pub(super) struct Order {
     pub(super) topics: HashSet<ByName>,
     /// Topics that have ended, with the milliseconds when to look whether they are to be forgotten: each once.
     pub(super) ended: VecDeque<(u64, Arc<Feed>)>,
-    pub(super) subscriptions: usize,
     /// The patterns that have subscribers.
     patterns: Patterns<Arc<Feed>>,
     /// The next topic's or pattern's.
@@ -149,7 +150,6 @@ impl Shared {
                 gone: Few::default(),
                 topics: HashSet::new(),
                 ended: VecDeque::new(),
-                subscriptions: 0,
                 patterns: Patterns::new(),
                 feed_id: 0,
                 forgotten: Forgotten::new(begin),
@@ -164,6 +164,7 @@ impl Shared {
             draining: Draining::default(),
             counters: Counters::default(),
             samples: Samples::default(),
+            hooks: Hooks::default(),
         }
     }
 
@@ -205,7 +206,8 @@ impl Shared {
         (client.known_id() == Some(*id)).then_some(client)
     }
 
-    pub(super) fn open_clients(&self) -> Vec<Arc<Client>> {
+    /// All clients that have an id, as each has whose stream is open.
+    pub(super) fn known_clients(&self) -> Vec<Arc<Client>> {
         lock(&self.clients).values().filter_map(Weak::upgrade).collect()
     }
 
@@ -322,7 +324,7 @@ impl Shared {
             at.reach(number);
         }
         self.set_horizon(number);
-        let clients = state.subscribers + patterns.iter().map(|pattern| pattern.subscribers).sum::<usize>();
+        let clients = topic.readers() + state.patterns.iter().map(|pattern| pattern.readers()).sum::<usize>();
         let mut to_wake = ToWake::default();
         for (pattern, at) in patterns.iter_mut().zip(&state.patterns) {
             at.take_waiters(pattern, &mut to_wake);
@@ -485,7 +487,6 @@ impl Shared {
             order.cost -= feed.cost();
         }
         state.subscribers += 1;
-        order.subscriptions += 1;
         feed.prepare_for(state.subscribers);
         drop(state);
         let place = self.place(&mut order, &feed, start);
@@ -594,7 +595,6 @@ impl Shared {
         let mut state = lock(&feed.state);
         let waiter = parked.and_then(|parked| feed.unpark_locked(&mut state, parked));
         state.subscribers -= 1;
-        order.subscriptions -= 1;
         if state.subscribers == 0 && feed.is_pattern() {
             order.cost -= state.log.cost();
             let log = std::mem::replace(&mut state.log, Log::new(Position::default()));
@@ -606,6 +606,10 @@ impl Shared {
             }
         } else if state.subscribers == 0 {
             order.cost += feed.cost();
+            // What was sent to one client alone is for nobody else.
+            while !topic::is_public(feed.name()) && !state.log.is_empty() {
+                order.evict_oldest_of(&mut state);
+            }
             self.forget_if_unused(&mut order, feed, &state);
             drop(state);
         } else {

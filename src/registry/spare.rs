@@ -21,13 +21,14 @@ impl Spare {
         shared: &Arc<Shared>,
         last_event_id: Option<Box<str>>,
         admission: Option<Arc<Admission>>,
+        is_head: bool,
     ) -> Arc<Client> {
         // Nobody waits for the lock: to make one takes no longer.
         let spare = self.0.try_lock().ok().and_then(|mut clients| clients.pop());
         let mut client = spare.unwrap_or_else(|| Arc::new(Client::new(Arc::clone(shared), true)));
-        if last_event_id.is_some() || admission.is_some() {
+        if last_event_id.is_some() || admission.is_some() || is_head {
             if let Some(client) = Arc::get_mut(&mut client) {
-                client.comes_with(last_event_id, admission);
+                client.comes_with(last_event_id, admission, is_head);
             }
         }
         client

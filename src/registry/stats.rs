@@ -14,9 +14,9 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Open streams and clients that are about to have one.
+    /// Open streams: responses, and what [`into_events`](crate::ClientHandle::into_events) gave.
     pub clients: usize,
-    /// What they are subscribed to, all together.
+    /// The subscriptions of all open streams.
     pub subscriptions: usize,
     /// Topics that have events, subscribers or a producer.
     pub topics: usize,
@@ -91,21 +91,22 @@ impl Shared {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         // Before the open ones are looked at, so that one that ends meanwhile is counted a little later and not twice.
         let over = Sent { events: count(&counters.delivered), bytes: count(&counters.sent_bytes) };
-        let open = self.open_clients();
-        let sent = open
-            .iter()
-            .map(|client| client.sent())
-            .fold(over, |all, sent| Sent { events: all.events + sent.events, bytes: all.bytes + sent.bytes });
+        let (mut clients, mut subscriptions, mut all) = (0, 0, over);
+        for (names, sent) in self.known_clients().iter().filter_map(|client| client.counts()) {
+            clients += 1;
+            subscriptions += names;
+            all = Sent { events: all.events + sent.events, bytes: all.bytes + sent.bytes };
+        }
         let order = self.order();
         Stats {
-            clients: open.len(),
-            subscriptions: order.subscriptions,
+            clients,
+            subscriptions,
             topics: order.topics.len(),
             events: order.ledger.len(),
             bytes: order.cost,
             published: order.published,
-            delivered: sent.events,
-            sent_bytes: sent.bytes,
+            delivered: all.events,
+            sent_bytes: all.bytes,
             lagged: count(&counters.lagged),
             missed: count(&counters.missed),
             gaps: count(&counters.gaps),

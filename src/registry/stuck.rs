@@ -42,7 +42,7 @@ impl Shared {
         }
         let next = nanoseconds(now + patience / 4);
         if self.next_look.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.open_clients().iter().for_each(|client| client.count_out_if_stuck(now, patience));
+            self.known_clients().iter().for_each(|client| client.count_out_if_stuck(now, patience));
         }
     }
 }

@@ -1,4 +1,5 @@
 //! A server with the layer that is told to stop, behind axum and on plain hyper.
+#![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
