@@ -75,7 +75,7 @@ impl IntoResponse for SubscribeError {
         let status = match self {
             Self::Topic(_) => StatusCode::BAD_REQUEST,
             Self::NoTopic { .. } => StatusCode::NOT_FOUND,
-            Self::TooMany { .. } | Self::Over { .. } => StatusCode::CONFLICT,
+            Self::TooMany { .. } | Self::TooManyPatterns { .. } | Self::Over { .. } => StatusCode::CONFLICT,
         };
         (status, self.to_string()).into_response()
     }

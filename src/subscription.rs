@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{ClientHandle, Delivery, Start};
+use crate::{ClientHandle, Delivery, Start, sync::nothing_is_locked};
 
 /// What a client asks for when it subscribes: a topic or a pattern, where it starts, and which events it lets through.
 ///
@@ -106,6 +106,7 @@ impl Subscription {
 
 impl Filter {
     pub(crate) fn passes(&self, event: &Delivery, client: &ClientHandle) -> bool {
+        nothing_is_locked();
         (self.0)(event, client)
     }
 }

@@ -1,14 +1,94 @@
 //! Locks, shared counters and lanes: all that the registry's threads meet at comes from here, so that a model checker can take their place.
 
-use std::sync::PoisonError;
 pub(crate) use std::sync::{
-    Mutex, MutexGuard,
+    Mutex,
     atomic::{AtomicBool, AtomicU32, AtomicU64},
+};
+use std::{
+    mem,
+    ops::{Deref, DerefMut},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::PoisonError,
 };
 
 /// Locks, whether or not somebody panicked with the lock held: no code of a user's runs under one, and every critical section leaves its state whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    MutexGuard {
+        guard: mutex.lock().unwrap_or_else(PoisonError::into_inner),
+        #[cfg(debug_assertions)]
+        _held: held::Held::new(),
+    }
+}
+
+/// What is locked. With debug assertions, each thread counts its own, so that a test sees where anybody's code would run under one.
+pub(crate) struct MutexGuard<'a, T> {
+    guard: std::sync::MutexGuard<'a, T>,
+    #[cfg(debug_assertions)]
+    _held: held::Held,
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
+/// To be said where anybody's code is about to run: this thread has nothing locked.
+#[inline(always)]
+pub(crate) fn nothing_is_locked() {
+    #[cfg(debug_assertions)]
+    debug_assert!(held::number() == 0 || std::thread::panicking(), "the program's code would run under a lock");
+}
+
+#[cfg(debug_assertions)]
+mod held {
+    use std::cell::Cell;
+
+    thread_local! {
+        static HELD: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// How many locks this thread holds.
+    pub(super) fn number() -> usize {
+        HELD.get()
+    }
+
+    pub(super) struct Held;
+
+    impl Held {
+        pub(super) fn new() -> Self {
+            HELD.set(HELD.get() + 1);
+            Self
+        }
+    }
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            HELD.set(HELD.get() - 1);
+        }
+    }
+}
+
+/// Does something of the program's with each, though some panic: nobody pays for what another has done wrong. The panic
+/// hook has printed it already.
+#[inline]
+pub(crate) fn each<T>(items: impl IntoIterator<Item = T>, mut act: impl FnMut(T)) {
+    nothing_is_locked();
+    let mut items = items.into_iter();
+    while let Err(panic) = catch_unwind(AssertUnwindSafe(|| items.by_ref().for_each(&mut act))) {
+        // To drop it may panic as well.
+        mem::forget(panic);
+    }
 }
 
 /// Lanes: threads on different ones do not meet where each lane has something of its own.

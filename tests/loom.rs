@@ -91,6 +91,12 @@ mod sync {
         mutex.guard()
     }
 
+    pub(crate) fn nothing_is_locked() {}
+
+    pub(crate) fn each<T>(items: impl IntoIterator<Item = T>, act: impl FnMut(T)) {
+        items.into_iter().for_each(act);
+    }
+
     /// Two lanes: the model's own thread is on one, and those that it starts are on the other.
     pub(crate) mod lane {
         use std::cell::Cell;

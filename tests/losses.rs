@@ -8,7 +8,10 @@ use std::{
 };
 
 use http_body::Body;
-use tower_sse::{Event, Position, Registry, RegistryConfig, Resume, Retention, SseBody, Start, Subscription};
+use tower_sse::{
+    Delivery, Event, Events, Gap, Lag, Position, Registry, RegistryConfig, Resume, Retention, SseBody, Start,
+    Subscription,
+};
 
 #[path = "support/open.rs"]
 mod open;
@@ -122,4 +125,83 @@ fn a_gap_says_where_to_go_on_from() {
     let back = registry.connect();
     back.subscribe_from("topic", Start::After(position)).unwrap();
     assert_eq!(polling::data(&mut back.into_events()), ["3"]);
+}
+
+/// The data of what comes, with `gap` for each gap, until the stream waits or ends.
+fn come(events: &mut Events) -> Vec<String> {
+    let name = |item: Result<Delivery, Gap>| item.map_or("gap".into(), |event| event.data().unwrap().into_owned());
+    std::iter::from_fn(|| polling::next(events)).map(name).collect()
+}
+
+#[test]
+fn what_a_pattern_gave_is_not_missing_on_a_topic_that_it_matches() {
+    for lag in [Lag::Tell, Lag::End { retry: Duration::from_secs(1) }] {
+        for (first, second) in [("a/*", "a/1"), ("**", "a/1"), ("**", "a/*"), ("a/**", "a/*")] {
+            let kept = Retention::default().events(2).on_lag(lag);
+            let registry = Registry::with_config(RegistryConfig::default().topic_retention(kept));
+            let client = registry.connect();
+            client.subscribe(Subscription::matching(first)).unwrap();
+            let mut events = client.clone().into_events();
+            ["1", "2"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
+            assert_eq!(come(&mut events), ["1", "2"]);
+            client.subscribe(Subscription::matching(second).from(Start::Oldest)).unwrap();
+            publish(&registry, "a/1", "3");
+            assert_eq!(come(&mut events), ["3"], "{first} and {second}: it has had what went");
+            ["4", "5", "6"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
+            match lag {
+                Lag::Tell => assert_eq!(come(&mut events), ["gap", "5", "6"], "{first} and {second}"),
+                _ => assert_eq!((come(&mut events), client.stats().missed > 0), (vec![], true)),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_filtered_pattern_refused_is_missing_on_a_topic_that_it_matches() {
+    let registry = keeping(|_| 2);
+    let client = registry.connect();
+    client.subscribe(Subscription::matching("a/*").filter(|_, _| false)).unwrap();
+    let mut events = client.clone().into_events();
+    ["1", "2"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
+    assert!(come(&mut events).is_empty());
+    client.subscribe_from("a/1", Start::Oldest).unwrap();
+    publish(&registry, "a/1", "3");
+    assert_eq!(come(&mut events), ["gap", "2", "3"]);
+}
+
+/// While it looks, others evict what one of its subscriptions has in its hands and another one has not looked for yet.
+#[test]
+fn nothing_is_told_as_missing_that_came_by_another_subscription() {
+    const EVENTS: u64 = 2000;
+    polling::bounded(|| {
+        for names in [["a/1", "*/1"], ["*/1", "a/1"], ["a/*", "*/1"]] {
+            let registry = keeping(|_| 3);
+            let client = registry.connect();
+            names.iter().for_each(|name| client.subscribe(Subscription::matching(*name)).unwrap());
+            let mut events = client.into_events();
+            let publisher = std::thread::spawn({
+                let registry = registry.clone();
+                move || {
+                    for number in 0..EVENTS {
+                        publish(&registry, "a/1", &number.to_string());
+                    }
+                }
+            });
+            let (mut next, mut is_told) = (0, false);
+            while next < EVENTS {
+                match polling::next(&mut events) {
+                    Some(Ok(event)) => {
+                        let number: u64 = event.data().unwrap().parse().unwrap();
+                        assert_eq!(number > next, is_told, "{names:?}: {number} after {next}");
+                        (next, is_told) = (number + 1, false);
+                    }
+                    Some(Err(_)) => {
+                        is_told = true;
+                    }
+                    None => std::hint::spin_loop(),
+                }
+            }
+            publisher.join().unwrap();
+        }
+    });
 }

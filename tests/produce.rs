@@ -751,3 +751,57 @@ async fn a_stream_that_is_always_ready_lets_others_run() {
     assert!(registry.cancel("a"));
     assert_eq!(task.await.unwrap(), Err(PublishError::Cancelled { topic: "a".into() }));
 }
+
+#[test]
+fn an_answer_of_many_tokens_is_whole_for_who_reloads() {
+    bounded(|| {
+        const TOKENS: usize = 20_000;
+        let registry = Registry::new();
+        let producer = registry.produce("answers/42").unwrap();
+        let token = |number: usize| {
+            let delta = format!("{{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"token {number}\"}}}}]}}");
+            Event::data(format!(
+                "{{\"id\":\"chatcmpl-0123456789\",\"object\":\"chat.completion.chunk\",{}",
+                &delta[1..]
+            ))
+        };
+        (0..TOKENS).for_each(|number| drop(producer.publish(token(number)).unwrap()));
+        producer.end();
+        let (_, mut body) = reading(&registry, "answers/42", Start::Oldest);
+        let tokens = whole(&mut body).into_iter().filter(|data| data.contains("token")).count();
+        assert_eq!((tokens, registry.stats().gaps), (TOKENS, 0));
+    });
+}
+
+#[test]
+fn who_asks_for_the_beginning_of_an_answer_that_has_lost_it_is_told() {
+    bounded(|| {
+        let kept = Retention::default().events(2);
+        let registry = Registry::with_config(RegistryConfig::default().topic_retention(kept));
+        let from = |start| {
+            let client = registry.connect();
+            client.subscribe_from("a", start).unwrap();
+            let mut events = client.into_events();
+            let is_told = matches!(next(&mut events), Some(Err(gap)) if gap.topics() == ["a"]);
+            (is_told, registry.topic_state("a"))
+        };
+        // What anybody publishes on has no beginning that could be asked for.
+        ["1", "2", "3"].iter().for_each(|data| publish(&registry, "a", data));
+        assert!(!from(Start::Oldest).0);
+        let producer = registry.produce("a").unwrap();
+        ["4", "5"].iter().for_each(|data| drop(producer.publish(Event::data(data)).unwrap()));
+        assert!(!from(Start::Oldest).0, "only what is older than the answer has gone");
+        producer.publish(Event::data("6")).unwrap();
+        assert_eq!(from(Start::Oldest), (true, Some(TopicState::Produced)));
+        assert!(!from(Start::Last(2)).0 && !from(Start::Now).0);
+        // Who takes over goes on with the same answer.
+        let other = registry.take_over("a").unwrap();
+        assert!(from(Start::Oldest).0);
+        other.end();
+        assert_eq!(from(Start::Oldest), (true, Some(TopicState::Ended)));
+        // Another answer has another beginning.
+        let anew = registry.produce("a").unwrap();
+        anew.publish(Event::data("7")).unwrap();
+        assert!(!from(Start::Oldest).0);
+    });
+}

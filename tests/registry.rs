@@ -618,3 +618,55 @@ fn what_was_sent_to_a_client_alone_does_not_hold_its_stream_open_after_the_end_o
     assert_eq!(data(&mut events), ["welcome", "token"]);
     assert!(next(&mut events).is_none(), "all of its topics have ended");
 }
+
+#[test]
+fn a_loop_of_small_events_is_lost_to_nobody_who_reads() {
+    let registry = Registry::new();
+    let mut events = subscribed(&registry, ["t"]).into_events();
+    (0..5000).for_each(|number| drop(publish(&registry, "t", &number.to_string())));
+    assert_eq!(data(&mut events).len(), 5000);
+}
+
+#[test]
+fn a_topic_that_is_published_on_without_end_does_not_push_out_the_others() {
+    let registry = Registry::new();
+    (0..500).for_each(|_| drop(publish(&registry, "quiet", "x")));
+    (0..60_000).for_each(|_| drop(publish(&registry, "chatty", &"x".repeat(1000))));
+    let client = registry.connect();
+    client.subscribe_from("quiet", Start::Oldest).unwrap();
+    assert_eq!(data(&mut client.into_events()).len(), 500);
+    assert!(registry.stats().bytes < 20 << 20, "a quarter of what there is for all, and the rest");
+}
+
+#[test]
+fn an_event_that_is_larger_than_a_topic_retains_by_default_is_retained_alone() {
+    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().bytes(100_000)));
+    let mut events = subscribed(&registry, ["t"]).into_events();
+    publish(&registry, "t", "small");
+    publish(&registry, "t", &"x".repeat(50_000));
+    assert!(next(&mut events).unwrap().is_err());
+    assert_eq!(data(&mut events).concat().len(), 50_000);
+    publish(&registry, "t", "small");
+    assert_eq!((data(&mut events).concat(), registry.stats().events), ("small".into(), 1));
+    let refused = registry.publish("t", Event::data("x".repeat(100_000)));
+    assert!(matches!(refused, Err(PublishError::TooLarge { .. })));
+}
+
+#[test]
+fn a_client_may_name_so_many_patterns_and_no_more() {
+    let registry = Registry::new();
+    let client = registry.connect();
+    let subscribe = |client: &ClientHandle, number: usize| {
+        let pattern = ["*/"].repeat(number).concat() + "**";
+        client.subscribe(Subscription::matching(pattern))
+    };
+    (0..16).for_each(|number| subscribe(&client, number).unwrap());
+    assert_eq!(subscribe(&client, 16), Err(SubscribeError::TooManyPatterns { limit: 16 }));
+    assert_eq!(subscribe(&client, 3), Ok(()), "it has that one");
+    client.subscribe("topic").unwrap();
+    assert!(client.unsubscribe("**"));
+    subscribe(&client, 16).unwrap();
+    let more = Registry::with_config(RegistryConfig::default().patterns_per_client(20)).connect();
+    (0..20).for_each(|number| subscribe(&more, number).unwrap());
+    assert!(subscribe(&more, 20).unwrap_err().to_string().contains("20 patterns"));
+}

@@ -16,7 +16,7 @@ use std::{
 pub use self::metrics::MetricsObserver;
 #[cfg(feature = "tracing")]
 pub use self::tracing::TracingObserver;
-use crate::{ClientHandle, CloseReason, Gap, Receipt, Refused, Stats, SubscribeError};
+use crate::{ClientHandle, CloseReason, Gap, Receipt, Refused, Stats, SubscribeError, sync::nothing_is_locked};
 
 /// Hooks: what a registry and its streams do, told as it happens.
 ///
@@ -369,6 +369,7 @@ impl Observers {
     }
 
     fn notify_each(&self, tell: &dyn Fn(&dyn Observer)) {
+        nothing_is_locked();
         for observer in &self.0 {
             // Whoever publishes or polls must not pay for what a hook does wrong. The panic hook has printed it already.
             let _ = catch_unwind(AssertUnwindSafe(|| tell(&**observer)));

@@ -19,14 +19,14 @@ use super::{
     shared::{Bound, Shared},
     stuck::Suspect,
     topic,
-    waiters::{WakeLater, once},
+    waiters::{Later, once},
 };
 use crate::{
     Batching, Closed, Event, Gap, Refused, Start, Subscription,
     limit::{Admission, Hold},
     observe::Observer,
     subscription::Filter,
-    sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, lock},
+    sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, each, lock},
 };
 
 /// How the resume of a client went.
@@ -319,9 +319,9 @@ impl Client {
         must_exist: bool,
     ) -> Result<bool, SubscribeError> {
         // Outside the lock, as it may ask the user how much the topic retains.
-        let joined = self.shared.join(name, start, must_exist);
+        let mut later = Later::default();
+        let joined = self.shared.join(name, start, must_exist, &mut later);
         let joined = joined.ok_or_else(|| SubscribeError::NoTopic { topic: name.to_owned() })?;
-        let mut watching = WakeLater::default();
         let mut telling = TellLater::of(self);
         let mut state = self.lock_with_key(State::is_open);
         let may = state.may_subscribe(name, &self.shared);
@@ -331,31 +331,31 @@ impl Client {
                 state.cursors.subscribe(joined, filter.cloned(), resumes && is_waiting);
                 if let Some(id) = self.last_event_id().filter(|_| start == Start::LastEventId && !is_waiting) {
                     let bound = state.resume_bound();
-                    state.cursors.resume_newest(&self.shared, id, bound);
+                    state.cursors.resume_newest(&self.shared, id, bound, &mut later);
                 }
                 state.is_complete = false;
                 if state.is_open() {
-                    self.reads(&mut state, &mut watching, &mut telling);
+                    self.reads(&mut state, &mut later, &mut telling);
                 }
             }
-            _ => self.shared.leave(&joined.feed, None),
+            _ => self.shared.leave(&joined.feed, None, &mut later),
         }
         drop(state);
-        drop(watching);
+        drop(later);
         drop(telling);
         self.changed();
         may
     }
 
     /// Its stream, which is open, reads all that it is subscribed to: it is counted there, presence lists have it, and observers are told.
-    fn reads(self: &Arc<Self>, state: &mut State, watching: &mut WakeLater, telling: &mut TellLater<'_>) {
+    fn reads(self: &Arc<Self>, state: &mut State, later: &mut Later, telling: &mut TellLater<'_>) {
         let has_presences = self.shared.presences.is_used();
         let somebody_asks = has_presences || !self.shared.config.observers.is_empty();
         for name in state.cursors.count_as_read(|name| somebody_asks && topic::is_public(name)) {
             if has_presences {
                 let metadata = state.metadata();
                 let key = state.key_or(|| self.key_of_its_own());
-                watching.0.extend(self.shared.presences.join(&name, key, self.id(), metadata));
+                self.shared.presences.join(&name, key, self.id(), metadata, later);
             }
             telling.note(|| Hook::Subscribed(name));
         }
@@ -388,18 +388,18 @@ impl Client {
     }
 
     pub(crate) fn unsubscribe(self: &Arc<Self>, name: &str) -> bool {
-        let mut watching = WakeLater::default();
         let mut telling = TellLater::of(self);
+        let mut later = Later::default();
         let mut state = lock(&self.state);
-        let subscription = state.cursors.unsubscribe(&self.shared, name);
-        if let Some(cursor) = &subscription {
-            watching.0 = self.left(&state, [cursor.name()], Some(&mut telling));
+        let was_subscribed = state.cursors.unsubscribe(&self.shared, name, &mut later);
+        if was_subscribed {
+            self.left(&state, [name], Some(&mut telling), &mut later);
         }
         drop(state);
-        drop(watching);
+        drop(later);
         drop(telling);
         self.changed();
-        subscription.is_some()
+        was_subscribed
     }
 
     /// Locks its state. If that is such that whose client it is `is_needed`, and the program says that, it is known by
@@ -425,28 +425,26 @@ impl Client {
         format!("{:016x}", topic::stable_hash(&self.id().to_string())).into()
     }
 
-    /// Its stream, if it has begun, is no longer subscribed to these: presence lists and observers are told. Those to be woken
-    /// are given back.
+    /// Its stream, if it has begun, is no longer subscribed to these: presence lists and observers are told.
     pub(super) fn left<'a>(
         &self,
         state: &State,
         names: impl IntoIterator<Item = &'a str>,
         mut telling: Option<&mut TellLater<'_>>,
-    ) -> Vec<Waker> {
-        let mut woken = Vec::new();
+        later: &mut Later,
+    ) {
         if !state.had_stream {
-            return woken;
+            return;
         }
         let presences = Some(&self.shared.presences).filter(|presences| presences.is_used());
         for name in names.into_iter().filter(|name| topic::is_public(name)) {
             if let (Some(presences), Some(key), Some(id)) = (presences, state.key(), self.id.get()) {
-                woken.extend(presences.leave(name, key, *id));
+                presences.leave(name, key, *id, later);
             }
             if let Some(telling) = &mut telling {
                 telling.note(|| Hook::Unsubscribed(name.into()));
             }
         }
-        woken
     }
 
     /// How many subscriptions of its open stream give it the events of this topic.
@@ -466,7 +464,9 @@ impl Client {
         match self.join(&topic, Start::Now, None, false, false) {
             Err(SubscribeError::Over { reason }) => Err(PublishError::Over { reason }),
             // Without a place for it among its subscriptions, it would not get the event.
-            Err(SubscribeError::TooMany { limit }) => Err(PublishError::TooManySubscriptions { limit }),
+            Err(SubscribeError::TooMany { limit } | SubscribeError::TooManyPatterns { limit }) => {
+                Err(PublishError::TooManySubscriptions { limit })
+            }
             Err(SubscribeError::Topic(error)) => Err(PublishError::Topic(error)),
             // It was not asked whether there is one.
             Err(SubscribeError::NoTopic { topic }) => Err(PublishError::Ended { topic }),
@@ -475,23 +475,27 @@ impl Client {
     }
 
     pub(crate) fn resume(&self) -> Resume {
-        lock(&self.state).resume(&self.shared, self.last_event_id())
+        let mut later = Later::default();
+        lock(&self.state).resume(&self.shared, self.last_event_id(), &mut later)
     }
 
     /// Begins with this event, which says how everything is at a position, and goes on after that.
     pub(crate) fn snapshot(&self, event: Event, position: Position) {
+        let mut later = Later::default();
         let mut state = lock(&self.state);
         if state.phase == Phase::Waiting {
-            state.cursors.skip_to(&self.shared, position);
+            state.cursors.skip_to(&self.shared, position, &mut later);
             let rare = state.rare();
-            (rare.has_snapshot, rare.snapshot) = (true, Some(event));
+            rare.has_snapshot = true;
+            later.drop(rare.snapshot.replace(event));
         }
     }
 
     /// How its topics have ended, if there is nothing to come on any of them: all have ended, and it had all of them.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
+        let mut later = Later::default();
         let mut state = lock(&self.state);
-        state.resume(&self.shared, self.last_event_id());
+        state.resume(&self.shared, self.last_event_id(), &mut later);
         let is_to_begin_with_one = state.rare.as_ref().is_some_and(|rare| rare.snapshot.is_some());
         if is_to_begin_with_one { None } else { state.cursors.outcome() }
     }
@@ -585,12 +589,12 @@ impl Client {
     /// The stream begins; unless it has begun before, or is over.
     pub(super) fn open(self: &Arc<Self>) -> Result<(), Refused> {
         let (spread, now) = (self.id().spread(), self.shared.clock.now());
-        let mut watching = WakeLater::default();
         let mut telling = TellLater::of(self);
+        let mut later = Later::default();
         // All that is known of it by now counts.
         let mut state = self.lock_with_key(|state| state.phase == Phase::Waiting && !state.cursors.is_empty());
         state.may_begin()?;
-        match state.resume(&self.shared, self.last_event_id()) {
+        match state.resume(&self.shared, self.last_event_id(), &mut later) {
             Resume::Gap(gap) => state.rare().gap = Some(gap),
             Resume::Fresh if state.cursors.has_public() => {
                 if let Some(standing) = state.cursors.standing(&self.shared) {
@@ -604,9 +608,9 @@ impl Client {
         state.begin_lifetime(now, spread);
         self.shared.draining.add();
         telling.note(|| Hook::Opened);
-        self.reads(&mut state, &mut watching, &mut telling);
+        self.reads(&mut state, &mut later, &mut telling);
         drop(state);
-        drop(watching);
+        drop(later);
         drop(telling);
         if self.shared.draining.has_begun() {
             // It was admitted just before.
@@ -674,9 +678,7 @@ impl Client {
     pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::Release);
         let waker = lock(&self.state).waker.clone();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        each(waker, Waker::wake);
     }
 
     /// The stream is over, and the registry forgets the client. Only the first reason counts.
@@ -699,7 +701,7 @@ impl Client {
         if lock(&self.state).phase == Phase::Over {
             return false;
         }
-        let mut watching = WakeLater::default();
+        let mut later = Later::default();
         let mut state = lock(&self.state);
         if state.phase == Phase::Over {
             return false;
@@ -709,9 +711,10 @@ impl Client {
         if reason != CloseReason::NoStream {
             state.closing.get_or_insert_with(|| Box::new(Closing::cut(reason)));
         }
-        watching.0 = self.left(&state, state.cursors.names().map(|name| &**name), telling.as_deref_mut());
-        let _subscriptions = state.cursors.clear(&self.shared);
-        let waker = state.waker.take();
+        self.left(&state, state.cursors.names().map(|name| &**name), telling.as_deref_mut(), &mut later);
+        state.cursors.clear(&self.shared, &mut later);
+        // There may be another reader than the one that ended.
+        later.wake(state.waker.take());
         let (had_stream, opened, sent) = (state.had_stream, state.opened, self.all_of(state.sent));
         if let Some(telling) = telling.filter(|_| had_stream) {
             let (duration, Sent { events, bytes }) = (self.since(opened), sent);
@@ -721,13 +724,9 @@ impl Client {
         let places = state.rare.as_mut().and_then(|rare| rare.hold.take());
         self.changes.fetch_add(1, Ordering::Release);
         drop(state);
-        drop(watching);
+        drop(later);
         // Before it is told that it is over, as there is room again then.
         drop(places);
-        // There may be another reader than the one that ended.
-        if let Some(waker) = waker {
-            waker.wake();
-        }
         if let Some(id) = self.id.get() {
             self.shared.unregister(id);
         }
@@ -842,11 +841,14 @@ impl State {
 
     /// Whether a subscription to this topic would be a new one.
     fn may_subscribe(&self, topic: &str, shared: &Shared) -> Result<bool, SubscribeError> {
-        let limit = shared.config.subscriptions_per_client;
+        let (limit, patterns) = (shared.config.subscriptions_per_client, shared.config.patterns_per_client);
         match self.over() {
             Some(reason) => Err(SubscribeError::Over { reason }),
             None if self.cursors.contains(topic) => Ok(false),
             None if self.cursors.len() >= limit => Err(SubscribeError::TooMany { limit }),
+            None if topic::is_pattern(topic) && self.cursors.patterns() >= patterns => {
+                Err(SubscribeError::TooManyPatterns { limit: patterns })
+            }
             None => Ok(true),
         }
     }
@@ -885,14 +887,14 @@ impl State {
     }
 
     /// How the resume went, or goes as far as can be known: what is subscribed to from now on may add to it until the stream begins.
-    fn resume(&mut self, shared: &Shared, last_event_id: Option<&str>) -> Resume {
+    fn resume(&mut self, shared: &Shared, last_event_id: Option<&str>, later: &mut Later) -> Resume {
         let known = self.rare.as_ref().map(|rare| (&rare.gap, rare.has_snapshot));
         match (known, last_event_id) {
             (Some((Some(gap), _)), _) => Resume::Gap(gap.clone()),
             (Some((_, true)), _) => Resume::Continued,
             (_, None) => Resume::Fresh,
             (_, Some(id)) if self.phase == Phase::Waiting => {
-                self.cursors.resume(shared, id, self.resume_bound()).map_or(Resume::Continued, Resume::Gap)
+                self.cursors.resume(shared, id, self.resume_bound(), later).map_or(Resume::Continued, Resume::Gap)
             }
             (_, Some(_)) => Resume::Continued,
         }

@@ -24,10 +24,11 @@ use crate::{ClientHandle, Event, Limit, Observer, observe::Observers};
 #[derive(Clone)]
 pub struct RegistryConfig {
     pub(super) retention: Retention,
-    topic_retention: Retention,
+    topic_retention: Option<Retention>,
     topic_retention_by: Option<RetentionBy>,
     pub(super) limits: Vec<Limit>,
     pub(super) subscriptions_per_client: usize,
+    pub(super) patterns_per_client: usize,
     pub(super) stuck_after: Option<Duration>,
     pub(super) forget_ended_after: Duration,
     pub(super) failed_event: LastWord,
@@ -54,20 +55,29 @@ type RetentionBy = Arc<dyn Fn(&str) -> Retention + Send + Sync>;
 impl RegistryConfig {
     /// How much all topics together retain. Default: 64 MiB, no bound on events or age.
     ///
-    /// This is what bounds the registry's memory: no number of topics or events makes it take more, save for some 2 MiB
-    /// of joined frames, and for the clients and the topics that they are subscribed to.
+    /// This bounds the registry's memory: no number of topics or events makes it take more, except for about 2 MiB of joined
+    /// frames, for the clients, and for the names of topics that have subscribers or a live [`Producer`](crate::Producer).
+    ///
+    /// The oldest goes first, be it an event, or a topic of which nothing is left but that its producer has ended it. The logs of
+    /// patterns take at most a quarter of it, in equal shares: see [`patterns_per_client`](Self::patterns_per_client).
     #[must_use]
     pub fn retention(self, retention: Retention) -> Self {
         Self { retention, ..self }
     }
 
-    /// How much each topic retains. Default: 1,000 events, no bound on bytes or age.
+    /// How much each topic retains. Default: 16 MiB, or a quarter of what [all topics together](Self::retention) retain if
+    /// that is less; no bound on events or age.
+    ///
+    /// With the default, 20,000 tokens of an answer stay whole if their events have 450 bytes each, and a topic
+    /// that is published on without end leaves three quarters of the memory to the others. An event that is larger than the
+    /// default bound is published all the same, and is the only one of its topic then; a bound that is set refuses it.
     #[must_use]
     pub fn topic_retention(self, retention: Retention) -> Self {
-        Self { topic_retention: retention, topic_retention_by: None, ..self }
+        Self { topic_retention: Some(retention), topic_retention_by: None, ..self }
     }
 
-    /// How much a topic retains, by its name. It is asked when a topic comes into being.
+    /// How much a topic retains, by its name. It is asked when a topic comes into being. A topic that gets
+    /// [`Retention::default`] has no bound of its own, and can push out the events of all others.
     #[must_use]
     pub fn topic_retention_by(self, retention: impl Fn(&str) -> Retention + Send + Sync + 'static) -> Self {
         Self { topic_retention_by: Some(Arc::new(retention)), ..self }
@@ -87,6 +97,19 @@ impl RegistryConfig {
         Self { subscriptions_per_client: limit, ..self }
     }
 
+    /// How many patterns one client can be subscribed to, as a part of its
+    /// [subscriptions](Self::subscriptions_per_client). Default: 16. One more is refused, with
+    /// [`SubscribeError::TooManyPatterns`](crate::SubscribeError::TooManyPatterns).
+    ///
+    /// Each event costs its publisher some time for every pattern that matches its topic and has subscribers, and a row of about
+    /// 60 bytes in the log of that pattern, which those with the same pattern share. All those logs together take at most a quarter of
+    /// what is [retained](Self::retention), and each at most an equal share of that. Of what does not fit, the oldest goes:
+    /// it stays in its topic, and whoever reads the pattern from there is told of a gap.
+    #[must_use]
+    pub fn patterns_per_client(self, limit: usize) -> Self {
+        Self { patterns_per_client: limit, ..self }
+    }
+
     /// Ends streams that read nothing for so long although events wait for them, as the peer takes no bytes. `None`:
     /// never. Default: one minute.
     ///
@@ -103,7 +126,9 @@ impl RegistryConfig {
 
     /// How long what a [`Producer`](crate::Producer) wrote can be read after its end. Default: five minutes.
     ///
-    /// After that, the topic is forgotten when next something is published or subscribed to.
+    /// After that, the topic is forgotten when next something is published or subscribed to: a bounded piece of that work with
+    /// each call. Whoever is subscribed to it then still comes to its end. It goes earlier if it is the oldest of all that
+    /// is [retained](Self::retention), and that is more than may be.
     #[must_use]
     pub fn forget_ended_after(self, time: Duration) -> Self {
         Self { forget_ended_after: time, ..self }
@@ -165,7 +190,10 @@ impl RegistryConfig {
     }
 
     pub(super) fn topic_retention_of(&self, topic: &str) -> Retention {
-        self.topic_retention_by.as_ref().map_or(self.topic_retention, |by| by(topic))
+        match &self.topic_retention_by {
+            Some(by) => by(topic),
+            None => self.topic_retention.unwrap_or_else(|| Retention::of_a_topic(self.retention)),
+        }
     }
 }
 
@@ -173,10 +201,11 @@ impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
             retention: Retention::default().bytes(64 << 20),
-            topic_retention: Retention::default().events(1000),
+            topic_retention: None,
             topic_retention_by: None,
             limits: Vec::new(),
             subscriptions_per_client: 1000,
+            patterns_per_client: 16,
             stuck_after: Some(Duration::from_secs(60)),
             forget_ended_after: Duration::from_secs(300),
             failed_event: LastWord::FAILED,
@@ -196,6 +225,7 @@ impl fmt::Debug for RegistryConfig {
             .field("topic_retention_by", &self.topic_retention_by.is_some())
             .field("limits", &self.limits)
             .field("subscriptions_per_client", &self.subscriptions_per_client)
+            .field("patterns_per_client", &self.patterns_per_client)
             .field("stuck_after", &self.stuck_after)
             .field("forget_ended_after", &self.forget_ended_after)
             .field("failed_event", &self.failed_event)
@@ -223,6 +253,8 @@ pub struct Retention {
     pub(super) bytes: usize,
     pub(super) age: Option<Duration>,
     pub(super) lag: Lag,
+    /// An event that does not fit in alone is retained alone.
+    takes_large: bool,
 }
 
 /// What becomes of a client that has fallen behind what a topic retains: events that it should have had are gone.
@@ -272,6 +304,16 @@ impl Retention {
         Self { lag, ..self }
     }
 
+    /// What a topic retains if nothing is said, of so much in all.
+    fn of_a_topic(all: Self) -> Self {
+        Self { takes_large: true, ..Self::default() }.bytes((all.bytes / 4).min(16 << 20))
+    }
+
+    /// How large an event may be.
+    pub(super) fn largest(&self) -> usize {
+        if self.takes_large { usize::MAX } else { self.bytes }
+    }
+
     /// The time before which events are too old.
     pub(super) fn horizon(&self, now_ms: u64) -> Option<u64> {
         let age = u64::try_from(self.age?.as_millis()).unwrap_or(u64::MAX);
@@ -282,6 +324,6 @@ impl Retention {
 impl Default for Retention {
     /// No bound on events, bytes or age.
     fn default() -> Self {
-        Self { events: usize::MAX, bytes: usize::MAX, age: None, lag: Lag::Tell }
+        Self { events: usize::MAX, bytes: usize::MAX, age: None, lag: Lag::Tell, takes_large: false }
     }
 }

@@ -13,6 +13,7 @@ use super::{
     position::{Position, Progress},
     shared::{Bound, Shared},
     topic,
+    waiters::Later,
 };
 use crate::{Gap, few::Few, sync::lock};
 
@@ -88,6 +89,23 @@ struct Loss {
     asked: bool,
     /// and up to here.
     floor: Position,
+}
+
+/// What one cursor finds evicted that it was to have.
+struct Lost {
+    /// Which cursor that is.
+    at: usize,
+    /// From this number on,
+    from: u64,
+    /// so many events,
+    number: u64,
+    /// all but those with these numbers.
+    left: Vec<u64>,
+    /// The topic ends streams for it.
+    ends: Option<Duration>,
+    floor: Position,
+    /// Its client is told that events are missing anyway.
+    is_told: bool,
 }
 
 /// What a client takes in one go.
@@ -170,12 +188,13 @@ impl Cursor {
         topic::is_public(self.name())
     }
 
-    fn left(self, shared: &Shared) -> Self {
+    /// Its client leaves. What it holds of the program's is dropped later.
+    fn leave(self, shared: &Shared, later: &mut Later) {
         if self.is_read {
             self.feed.remove_reader();
         }
-        shared.leave(&self.feed, self.parked);
-        self
+        shared.leave(&self.feed, self.parked, later);
+        later.drop(self);
     }
 
     /// Whether there may be something to read: more than the feed's newest number, which is looked up without a lock,
@@ -230,10 +249,17 @@ impl Cursor {
     }
 
     /// Goes on where its client was cut off, as far as anybody knows, and says whether something is missing.
-    fn resume(&mut self, shared: &Shared, progress: Option<&Progress>, seen: Position, bound: Bound) -> bool {
+    fn resume(
+        &mut self,
+        shared: &Shared,
+        progress: Option<&Progress>,
+        seen: Position,
+        bound: Bound,
+        later: &mut Later,
+    ) -> bool {
         // What nobody knows comes before everything.
         let after = progress.map(|progress| progress.of(self.feed.name())).unwrap_or_default();
-        self.set(shared.locate(&self.feed, after, bound));
+        self.set(shared.locate(&self.feed, after, bound, later));
         self.catches_up = after < seen;
         // Since when it had been subscribed, nobody knows any more: rather something twice than not at all.
         self.since = self.next;
@@ -262,6 +288,11 @@ impl Cursors {
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.cursors.iter().map(|cursor| cursor.feed.name())
+    }
+
+    /// How many of them are on patterns.
+    pub(crate) fn patterns(&self) -> usize {
+        self.names().filter(|name| topic::is_pattern(name)).count()
     }
 
     /// How many of them have the events of this topic.
@@ -341,25 +372,29 @@ impl Cursors {
         names
     }
 
-    /// Takes a subscription off. It is given back to be dropped when no lock is held, as its filter may run anybody's code then.
-    pub(super) fn unsubscribe(&mut self, shared: &Shared, name: &str) -> Option<Cursor> {
-        let at = self.cursors.iter().position(|cursor| &**cursor.feed.name() == name)?;
-        Some(self.cursors.swap_remove(at).left(shared))
+    /// Takes a subscription off. `false`: there is none.
+    pub(super) fn unsubscribe(&mut self, shared: &Shared, name: &str, later: &mut Later) -> bool {
+        let at = self.cursors.iter().position(|cursor| &**cursor.feed.name() == name);
+        if let Some(at) = at {
+            self.cursors.swap_remove(at).leave(shared, later);
+        }
+        at.is_some()
     }
 
     /// The same for all.
-    pub(super) fn clear(&mut self, shared: &Shared) -> Vec<Cursor> {
-        let cursors = mem::take(&mut self.cursors);
-        cursors.into_vec().into_iter().map(|cursor| cursor.left(shared)).collect()
+    pub(super) fn clear(&mut self, shared: &Shared, later: &mut Later) {
+        mem::take(&mut self.cursors).into_vec().into_iter().for_each(|cursor| cursor.leave(shared, later));
     }
 
-    /// The same for those that have come to the end of their topics, with the worst of how those ended.
-    pub(super) fn take_ended(&mut self, shared: &Shared) -> (Vec<Cursor>, Option<Outcome>) {
+    /// The same for those that have come to the end of their topics. Gives their names, and the worst of how those ended.
+    pub(super) fn take_ended(&mut self, shared: &Shared, later: &mut Later) -> (Vec<Arc<str>>, Option<Outcome>) {
         let (mut ended, mut worst) = (Vec::new(), None);
         let next = |(at, cursor): (usize, &Cursor)| Some((at, cursor.outcome()?));
         while let Some((at, outcome)) = self.cursors.iter().enumerate().find_map(next) {
             worst = worst.max(Some(outcome));
-            ended.push(self.cursors.swap_remove(at).left(shared));
+            let cursor = self.cursors.swap_remove(at);
+            ended.push(Arc::clone(cursor.feed.name()));
+            cursor.leave(shared, later);
         }
         (ended, worst)
     }
@@ -389,13 +424,19 @@ impl Cursors {
 
     /// Sets the cursors to where the client was cut off, and says what is no longer retained from there on, or is more
     /// than it may have.
-    pub(crate) fn resume(&mut self, shared: &Shared, last_event_id: &str, bound: Bound) -> Option<Gap> {
+    pub(super) fn resume(
+        &mut self,
+        shared: &Shared,
+        last_event_id: &str,
+        bound: Bound,
+        later: &mut Later,
+    ) -> Option<Gap> {
         let resuming = self.cursors.iter().filter(|cursor| cursor.resumes);
-        let progress = shared.progress(resuming.map(|cursor| &*cursor.feed), last_event_id);
+        let progress = shared.progress(resuming.map(|cursor| &*cursor.feed), last_event_id, later);
         self.seen = progress.as_ref().map(|progress| progress.seen).unwrap_or_default();
         let mut topics = Vec::new();
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.resumes) {
-            if cursor.resume(shared, progress.as_ref(), self.seen, bound) {
+            if cursor.resume(shared, progress.as_ref(), self.seen, bound, later) {
                 topics.push(cursor.feed.name().to_string());
             }
         }
@@ -403,10 +444,10 @@ impl Cursors {
     }
 
     /// The same for a subscription that was just made while the stream is open.
-    pub(crate) fn resume_newest(&mut self, shared: &Shared, last_event_id: &str, bound: Bound) {
+    pub(super) fn resume_newest(&mut self, shared: &Shared, last_event_id: &str, bound: Bound, later: &mut Later) {
         let Some(cursor) = self.cursors.last_mut() else { return };
-        let progress = shared.progress([&*cursor.feed].into_iter(), last_event_id);
-        cursor.resume(shared, progress.as_ref(), self.seen, bound);
+        let progress = shared.progress([&*cursor.feed].into_iter(), last_event_id, later);
+        cursor.resume(shared, progress.as_ref(), self.seen, bound, later);
     }
 
     /// Where a client stands whose stream begins and that brought no id: what it is to have comes after that.
@@ -450,9 +491,9 @@ impl Cursors {
 
     /// Sets all cursors to after a position, up to which the client gets to know everything by other means. What was
     /// sent to it alone is in no snapshot.
-    pub(crate) fn skip_to(&mut self, shared: &Shared, position: Position) {
+    pub(super) fn skip_to(&mut self, shared: &Shared, position: Position, later: &mut Later) {
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_public()) {
-            cursor.set(shared.locate(&cursor.feed, position, Bound::default()));
+            cursor.set(shared.locate(&cursor.feed, position, Bound::default(), later));
             (cursor.since, cursor.resumes, cursor.catches_up, cursor.asked) = (cursor.next, false, false, false);
         }
         self.seen = Some(position).filter(|position| shared.has_issued(*position)).unwrap_or_default();
@@ -463,7 +504,13 @@ impl Cursors {
     ///
     /// A client with one subscription that has taken all there is may rest until something changes.
     #[inline]
-    pub(crate) fn take(&mut self, taker: Taker<'_>, horizon: u64, rest: &mut Option<Rest>) -> Option<Taking> {
+    pub(super) fn take(
+        &mut self,
+        taker: Taker<'_>,
+        horizon: u64,
+        rest: &mut Option<Rest>,
+        later: &mut Later,
+    ) -> Option<Taking> {
         let only = self.cursors.len() == 1;
         // Whatever comes of this, what it knew of is read.
         let rested = rest.take();
@@ -477,10 +524,10 @@ impl Cursors {
                 }
                 return plain.map(|plain| Taking::Plain(Plain { is_live, ..plain }));
             }
-        } else if let Some(plain) = self.take_merged(taker, horizon) {
+        } else if let Some(plain) = self.take_merged(taker, horizon, later) {
             return Some(Taking::Plain(plain));
         }
-        self.take_events(taker.client, horizon).map(|taken| Taking::Events(Box::new(taken)))
+        self.take_events(taker.client, horizon, later).map(|taken| Taking::Events(Box::new(taken)))
     }
 
     /// The same for a client that rested, if it has what it rested on, and nothing else.
@@ -576,7 +623,7 @@ impl Cursors {
 
     /// The same of several feeds, in position order. Clients that are behind on the same feeds by the same events get the
     /// same bytes.
-    fn take_merged(&mut self, taker: Taker<'_>, horizon: u64) -> Option<Plain> {
+    fn take_merged(&mut self, taker: Taker<'_>, horizon: u64, later: &mut Later) -> Option<Plain> {
         let mut of = Of { feeds: Vec::with_capacity(self.cursors.len()), labelled: taker.labelled };
         for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
             let state = lock(&cursor.feed.state);
@@ -590,7 +637,7 @@ impl Cursors {
         let joined = &taker.client.shared().joined;
         let merged = match joined.merged(&of, horizon) {
             Some(merged) => merged,
-            None => joined.keep(of, self.merge(taker.labelled, horizon)?),
+            None => joined.keep(of, self.merge(taker.labelled, horizon, later)?),
         };
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_pending()) {
             // Something came since it waited.
@@ -606,7 +653,7 @@ impl Cursors {
     }
 
     /// Joins what is pending, about a frame of it.
-    fn merge(&self, labelled: bool, mut horizon: u64) -> Option<Merged> {
+    fn merge(&self, labelled: bool, mut horizon: u64, later: &mut Later) -> Option<Merged> {
         let mut entries: Vec<Arc<Entry>> = Vec::new();
         let mut has_more = false;
         for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
@@ -617,7 +664,7 @@ impl Cursors {
             if let Some(left_out) = state.log.number_at(slots.end).filter(|left_out| *left_out <= horizon) {
                 (horizon, has_more) = (left_out - 1, true);
             }
-            entries.extend(state.log.range(slots).cloned());
+            entries.extend(state.log.range(slots).inspect(|entry| later.keep(entry)).cloned());
         }
         entries.retain(|entry| entry.number <= horizon);
         // Each is a run of its own, in order.
@@ -642,11 +689,11 @@ impl Cursors {
 
     /// Takes what is pending up to the event with the number `horizon`, event by event, over all feeds in position
     /// order; about a frame of it. What cursors that are catching up have to catch up on goes first.
-    pub(crate) fn take_events(&mut self, client: &Client, mut horizon: u64) -> Option<Taken> {
+    pub(super) fn take_events(&mut self, client: &Client, mut horizon: u64, later: &mut Later) -> Option<Taken> {
         let catch_up = self.gather_late().then_some(self.seen);
         let mut taken = Taken::default();
         let (readable, mut is_all) = (horizon, true);
-        let mut missing = Vec::new();
+        let (mut missing, mut lost) = (Vec::new(), Vec::new());
         let mut events: Vec<(usize, Arc<Entry>)> = Vec::new();
         let mut moves = false;
         for (at, cursor) in self.cursors.iter_mut().enumerate() {
@@ -660,11 +707,12 @@ impl Cursors {
                 cursor.parked = None;
             }
             if cursor.has_lost(log) {
-                let unread = log.count_from(cursor.next) as u64;
-                let lag = log.pushed().wrapping_sub(cursor.read).saturating_sub(unread);
-                taken.lags.push((Arc::clone(cursor.feed.name()), lag));
-                taken.ends = log.ends(cursor.next, cursor.told).or(taken.ends);
-                cursor.missed.get_or_insert_with(|| Box::new(self.seen));
+                let left = log.numbers_from(cursor.next);
+                let unread = left.len() as u64;
+                let number = log.pushed().wrapping_sub(cursor.read).saturating_sub(unread);
+                let ends = log.ends(cursor.next, cursor.told);
+                let is_told = cursor.missed.is_some();
+                lost.push(Lost { at, from: cursor.next, number, left, ends, floor: log.floor(), is_told });
                 cursor.read = log.pushed().wrapping_sub(unread);
             }
             cursor.told = log.lost();
@@ -685,7 +733,19 @@ impl Cursors {
                 taken.has_more |= left_out <= readable;
                 is_all = false;
             }
-            events.extend(log.range(slots).map(|entry| (at, Arc::clone(entry))));
+            events.extend(log.range(slots).inspect(|entry| later.keep(entry)).map(|entry| (at, Arc::clone(entry))));
+        }
+        for lost in lost {
+            let Some(cursor) = self.cursors.get(lost.at).filter(|cursor| !self.has_by_others(cursor, &lost, &events))
+            else {
+                continue;
+            };
+            let name = cursor.feed.name();
+            taken.lags.push((Arc::clone(name), lost.number));
+            taken.ends = lost.ends.or(taken.ends);
+            if !lost.is_told {
+                missing.push(Loss { name: Arc::clone(name), after: self.seen, asked: false, floor: lost.floor });
+            }
         }
         events.retain(|(_, entry)| entry.number <= horizon && catch_up.is_none_or(|seen| entry.position <= seen));
         events.sort_unstable_by_key(|(at, entry)| (entry.number, *at));
@@ -696,6 +756,29 @@ impl Cursors {
         }
         taken.seen = self.seen;
         (taken.gap.is_some() || taken.ends.is_some() || moves).then_some(taken)
+    }
+
+    /// Whether the client has what one cursor has lost by its other ones, or is told of it by those. `events`: what all have
+    /// taken in this look.
+    fn has_by_others(&self, cursor: &Cursor, lost: &Lost, events: &[(usize, Arc<Entry>)]) -> bool {
+        // A filter may have refused it.
+        let gives_all = |other: &Cursor| other.filter.is_none() && !other.catches_up;
+        let covers = |other: &Cursor| gives_all(other) && other.since <= lost.from && other.feed.covers(cursor.name());
+        if self.cursors.iter().any(covers) {
+            return true;
+        }
+        // What was evicted after one of them had taken it and before this one looked.
+        let others = events.iter().filter(|(at, _)| *at != lost.at && self.cursors.get(*at).is_some_and(gives_all));
+        let was_lost = |entry: &Entry| {
+            entry.number >= lost.from
+                && lost.left.binary_search(&entry.number).is_err()
+                && cursor.feed.has(&entry.topic)
+        };
+        let mut numbers: Vec<u64> =
+            others.filter(|(_, entry)| was_lost(entry)).map(|(_, entry)| entry.number).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.len() as u64 >= lost.number
     }
 
     /// Picks what goes out of the events, about a frame of it, and moves the cursors on.

@@ -158,7 +158,7 @@ impl Registry {
 
 impl Draining {
     fn begin(&self, last_words: &LastWords) {
-        *lock(&self.last_words) = last_words.clone();
+        let _former = mem::replace(&mut *lock(&self.last_words), last_words.clone());
         self.has_begun.store(true, Ordering::Release);
     }
 

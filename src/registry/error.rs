@@ -124,6 +124,12 @@ pub enum SubscribeError {
         /// How many that is.
         limit: usize,
     },
+    /// The client has as many subscriptions to patterns as it may have: see
+    /// [`RegistryConfig::patterns_per_client`](crate::RegistryConfig::patterns_per_client).
+    TooManyPatterns {
+        /// How many that is.
+        limit: usize,
+    },
     /// The client is over.
     Over {
         /// Why it is over.
@@ -142,6 +148,9 @@ impl fmt::Display for SubscribeError {
         match self {
             Self::Topic(error) => error.fmt(f),
             Self::TooMany { limit } => write!(f, "the client has {limit} subscriptions, as many as it may have"),
+            Self::TooManyPatterns { limit } => {
+                write!(f, "the client is subscribed to {limit} patterns, as many as it may be")
+            }
             Self::Over { reason } => write!(f, "the stream is over: {reason}"),
             Self::NoTopic { topic } => write!(f, "there is no topic {}, or no longer", Quoted(topic)),
         }

@@ -10,6 +10,7 @@ use std::{
 use super::{
     Position, Retention,
     lanes::Lanes,
+    ledger::Ticket,
     log::Log,
     produce::Production,
     topic,
@@ -98,10 +99,28 @@ pub(super) struct FeedState {
     pub(super) patterns: Vec<Arc<Feed>>,
     /// Of a pattern: up to this number, what was published before it had subscribers is not in its log yet.
     pub(super) lacks: u64,
-    /// When a topic that has ended is to be forgotten, in milliseconds: while the order has it among those.
-    pub(super) forget_at: Option<u64>,
+    /// Of a topic that has ended: what keeps it.
+    pub(super) kept: Option<Kept>,
     /// Who fills the topic, if that is one producer.
     pub(super) production: Option<Arc<Production>>,
+    /// Of a topic that is filled by producers: what there was before the first event of the one that has it, or had it last.
+    pub(super) began: Option<Position>,
+}
+
+/// What keeps a topic that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Its place among those that have ended: its time is not over, and there is room.
+    Ending(Ticket),
+    /// Only its subscribers, who may not have looked yet. It is forgotten when the last of them leaves.
+    Subscribers,
+}
+
+impl FeedState {
+    /// Whether somebody holds a topic, who pays for its name: it is not part of what is retained, and cannot be evicted.
+    pub(super) fn is_held(&self) -> bool {
+        self.subscribers > 0 || self.production.is_some()
+    }
 }
 
 impl Feed {
@@ -116,8 +135,9 @@ impl Feed {
             subscribers: 0,
             patterns: Vec::new(),
             lacks: 0,
-            forget_at: None,
+            kept: None,
             production: None,
+            began: None,
         };
         Self {
             id,
@@ -146,6 +166,11 @@ impl Feed {
     /// Whether it gives this topic's events.
     pub(super) fn has(&self, topic: &str) -> bool {
         *self.name == *topic || topic::is_public(topic) && topic::matches(&self.name, topic)
+    }
+
+    /// Whether it is a pattern that gives all that another topic or pattern does.
+    pub(super) fn covers(&self, other: &str) -> bool {
+        *self.name != *other && topic::is_public(other) && topic::covers(&self.name, other)
     }
 
     /// Whether there is anything from this number on.

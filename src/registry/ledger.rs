@@ -1,6 +1,7 @@
-//! The retained events of all topics in the order they go.
+//! What is retained of all topics, in the order in which it goes.
 
-/// Every retained event's topic in the order of publishing, so that the oldest event of all can be found and any be taken out, each in constant time.
+/// A queue out of which anything can be taken, each in constant time: every retained event's topic in the order of publishing, and every topic that has
+/// ended in the order of the ends.
 #[derive(Debug)]
 pub(crate) struct Ledger<T> {
     rows: Vec<Row<T>>,
@@ -10,13 +11,13 @@ pub(crate) struct Ledger<T> {
     len: usize,
 }
 
-/// An event's place in the [`Ledger`].
+/// A place in a [`Ledger`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Ticket(u32);
 
 #[derive(Debug)]
 struct Row<T> {
-    topic: Option<T>,
+    item: Option<T>,
     older: u32,
     newer: u32,
 }
@@ -33,22 +34,22 @@ impl<T> Ledger<T> {
         self.len
     }
 
-    /// Whether it has as many events as it can count.
+    /// Whether it has as many rows as it can count.
     pub(crate) fn is_full(&self) -> bool {
         self.len >= NONE as usize
     }
 
     pub(crate) fn oldest(&self) -> Option<&T> {
-        self.rows.get(self.oldest as usize)?.topic.as_ref()
+        self.rows.get(self.oldest as usize)?.item.as_ref()
     }
 
-    /// Takes the oldest event out.
+    /// Takes the oldest out.
     pub(crate) fn pop(&mut self) -> Option<T> {
         if self.len == 0 { None } else { self.remove(Ticket(self.oldest)) }
     }
 
-    pub(crate) fn push(&mut self, topic: T) -> Ticket {
-        let row = Row { topic: Some(topic), older: self.newest, newer: NONE };
+    pub(crate) fn push(&mut self, item: T) -> Ticket {
+        let row = Row { item: Some(item), older: self.newest, newer: NONE };
         let at = if self.free == NONE {
             self.rows.push(row);
             (self.rows.len() - 1) as u32
@@ -69,7 +70,7 @@ impl<T> Ledger<T> {
 
     pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<T> {
         let row = &mut self.rows[ticket.0 as usize];
-        let topic = row.topic.take()?;
+        let item = row.item.take()?;
         let (older, newer) = (row.older, row.newer);
         row.newer = self.free;
         self.free = ticket.0;
@@ -85,7 +86,7 @@ impl<T> Ledger<T> {
         if self.len == 0 {
             *self = Self::new();
         }
-        Some(topic)
+        Some(item)
     }
 }
 

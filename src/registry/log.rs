@@ -312,6 +312,11 @@ impl Log {
         self.count(self.slot(number)..self.rows.len())
     }
 
+    /// The numbers of the events that are retained from a number on.
+    pub(crate) fn numbers_from(&self, number: u64) -> Vec<u64> {
+        self.range(self.slot(number)..self.rows.len()).map(|entry| entry.number).collect()
+    }
+
     /// How many events there ever were up to the end of a piece, as far as can be known.
     pub(crate) fn ordinal(&self, end: usize) -> u64 {
         self.pushed.wrapping_sub((self.rows.len() - end) as u64)

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     ops::Bound::{Excluded, Unbounded},
     sync::Arc,
     time::{Duration, Instant},
@@ -30,6 +31,8 @@ pub(crate) struct Members<I, V> {
     version: u64,
     /// How many that are gone are remembered, or as many as are present if those are more.
     remembered: usize,
+    /// The values of those that are gone or were replaced.
+    values: Vec<V>,
 }
 
 #[derive(Debug)]
@@ -84,14 +87,15 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
             floor: 0,
             version: 0,
             remembered: Self::REMEMBERED,
+            values: Vec::new(),
         }
     }
 
     /// A client comes, as `key`; if it is here already, its value is replaced. Returns whether a member joined.
     pub(crate) fn join(&mut self, key: &str, client: I, value: V) -> bool {
         if let Some(presence) = self.present.get_mut(key) {
-            presence.clients.insert(client, value.clone());
-            presence.value = value;
+            self.values.extend(presence.clients.insert(client, value.clone()));
+            self.values.push(mem::replace(&mut presence.value, value));
             if let Some(until) = presence.until.take() {
                 self.leaving.remove(&(until, presence.since));
             }
@@ -116,7 +120,9 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
     /// [`expire`](Self::expire) finds that its time is over, unless a client came before that.
     pub(crate) fn leave(&mut self, key: &str, client: I, now: Instant) {
         let Some(presence) = self.present.get_mut(key) else { return };
-        if presence.clients.remove(&client).is_none() || !presence.clients.is_empty() {
+        let Some(value) = presence.clients.remove(&client) else { return };
+        self.values.push(value);
+        if !presence.clients.is_empty() {
             return;
         }
         let since = presence.since;
@@ -137,6 +143,11 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
             self.leaving.pop_first();
             self.remove(since);
         }
+    }
+
+    /// What was known of those that are gone, to be dropped when nothing is locked: it may run anybody's code then.
+    pub(crate) fn take_gone(&mut self) -> Vec<V> {
+        mem::take(&mut self.values)
     }
 
     /// When there is next something to [`expire`](Self::expire).
@@ -190,7 +201,10 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
     /// The member that joined at this version leaves.
     fn remove(&mut self, since: u64) {
         let Some(key) = self.changed.remove(&since) else { return };
-        self.present.remove(&key);
+        if let Some(presence) = self.present.remove(&key) {
+            self.values.push(presence.value);
+            self.values.extend(presence.clients.into_values());
+        }
         self.version += 1;
         self.changed.insert(self.version, Arc::clone(&key));
         self.gone.insert(key, self.version);

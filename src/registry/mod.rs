@@ -24,12 +24,14 @@ mod reader;
 mod shared;
 mod spare;
 mod stats;
+mod steps;
 mod stuck;
 mod topic;
 mod waiters;
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
+use self::waiters::Later;
 pub use self::{
     client::Resume,
     close::CloseReason,
@@ -153,7 +155,8 @@ impl Registry {
     /// How a topic is filled. `None`: there is no such topic, or it was forgotten.
     #[must_use]
     pub fn topic_state(&self, topic: impl AsRef<str>) -> Option<TopicState> {
-        let order = self.shared.order();
+        let mut later = Later::default();
+        let order = self.shared.order(&mut later);
         let topic = order.topic(topic.as_ref())?;
         let state = lock(&topic.state);
         Some(match state.production {

@@ -20,7 +20,7 @@ use super::{
     log::spacious,
     members::{self, Change, Members, Watch},
     shared::Shared,
-    waiters::{Slot, Waiters, WakeLater},
+    waiters::{Later, Slot, Waiters},
 };
 use crate::sync::{AtomicU64, Mutex, lock};
 
@@ -111,32 +111,44 @@ impl Presences {
         lock(&self.lists).get(name).and_then(Weak::upgrade)
     }
 
-    /// A client with an open stream is subscribed. To be called with its state locked; those to be woken are given back.
-    pub(super) fn join(&self, name: &str, key: &str, id: ClientId, metadata: Arc<Extensions>) -> Vec<Waker> {
-        self.get(name).map(|list| list.join(key, id, metadata)).unwrap_or_default()
+    /// A client with an open stream is subscribed. To be called with its state locked.
+    pub(super) fn join(&self, name: &str, key: &str, id: ClientId, metadata: Arc<Extensions>, later: &mut Later) {
+        if let Some(list) = self.get(name) {
+            list.join(key, id, metadata, later);
+            // This may be the last that there is of it by now.
+            later.drop(list);
+        }
     }
 
     /// The same for one that is no longer subscribed.
-    pub(super) fn leave(&self, name: &str, key: &str, id: ClientId) -> Vec<Waker> {
-        self.get(name).map(|list| list.change(|members, now| members.leave(key, id, now))).unwrap_or_default()
+    pub(super) fn leave(&self, name: &str, key: &str, id: ClientId, later: &mut Later) {
+        if let Some(list) = self.get(name) {
+            list.change(|members, now| members.leave(key, id, now), later);
+            later.drop(list);
+        }
     }
 }
 
 impl List {
-    fn join(&self, key: &str, id: ClientId, metadata: Arc<Extensions>) -> Vec<Waker> {
-        self.change(|members, now| {
+    fn join(&self, key: &str, id: ClientId, metadata: Arc<Extensions>, later: &mut Later) {
+        let join = |members: &mut Members<_, _>, now| {
             members.expire(now);
             members.join(key, id, metadata);
-        })
+        };
+        self.change(join, later);
     }
 
-    fn change(&self, change: impl FnOnce(&mut Members<ClientId, Arc<Extensions>>, std::time::Instant)) -> Vec<Waker> {
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Members<ClientId, Arc<Extensions>>, std::time::Instant),
+        later: &mut Later,
+    ) {
         let mut state = lock(&self.state);
         let before = (state.members.version(), state.members.next_expiry());
         change(&mut state.members, Instant::now().into_std());
-        match (state.members.version(), state.members.next_expiry()) == before {
-            true => Vec::new(),
-            false => state.waiters.take().collect(),
+        later.drop(state.members.take_gone());
+        if (state.members.version(), state.members.next_expiry()) != before {
+            later.wake(state.waiters.take());
         }
     }
 }
@@ -210,8 +222,10 @@ impl Presence {
     }
 
     fn look<T>(&self, look: impl FnOnce(&Members<ClientId, Arc<Extensions>>) -> T) -> T {
+        let mut later = Later::default();
         let mut state = lock(&self.list.state);
         state.members.expire(Instant::now().into_std());
+        later.drop(state.members.take_gone());
         look(&state.members)
     }
 }
@@ -265,10 +279,11 @@ impl Stream for PresenceChanges {
                 Some(Change::Left(key)) => return Poll::Ready(Some(PresenceChange::Left(key))),
                 None => {}
             }
-            let _old;
+            let mut later = Later::default();
             let mut state = lock(&this.list.state);
-            _old = this.parked.take().and_then(|slot| state.waiters.remove(slot));
+            later.drop(this.parked.take().and_then(|slot| state.waiters.remove(slot)));
             state.members.expire(Instant::now().into_std());
+            later.drop(state.members.take_gone());
             this.told.extend(state.members.changes(&mut this.watch));
             if !this.told.is_empty() {
                 continue;
@@ -276,6 +291,7 @@ impl Stream for PresenceChanges {
             this.parked = Some(state.waiters.insert(cx.waker().clone()));
             let expiry = state.members.next_expiry();
             drop(state);
+            drop(later);
             this.expiry = expiry.map(|at| Box::pin(sleep_until(at.into())));
             if let Some(expiry) = &mut this.expiry {
                 ready!(expiry.as_mut().poll(cx));
@@ -297,11 +313,11 @@ impl Client {
     /// For a list that is new: whether its stream is open and was subscribed before.
     fn join_if_subscribed(self: &Arc<Self>, list: &List) {
         let is_there = |state: &State| state.is_open() && state.cursors.contains(&list.name);
-        let mut watching = WakeLater::default();
+        let mut later = Later::default();
         let mut state = self.lock_with_key(is_there);
         if is_there(&state) {
             let metadata = state.metadata();
-            watching.0 = list.join(state.key_or(|| self.key_of_its_own()), self.id(), metadata);
+            list.join(state.key_or(|| self.key_of_its_own()), self.id(), metadata, &mut later);
         }
     }
 }

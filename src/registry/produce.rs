@@ -10,9 +10,10 @@ use tokio::{
 
 use super::{
     PublishError, Receipt, TopicError,
-    feed::{End, Feed, FeedState, Outcome},
+    feed::{End, Feed, FeedState, Kept, Outcome},
     shared::{Order, OrderGuard, Shared},
-    waiters::ToWake,
+    steps::step,
+    waiters::{Later, ToWake},
 };
 use crate::{
     Event,
@@ -169,6 +170,16 @@ pub(crate) struct Production {
     changed: Notify,
 }
 
+/// A topic that has ended.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) topic: Arc<Feed>,
+    /// The end's, among the events.
+    pub(super) number: u64,
+    /// When it is to be forgotten, in milliseconds.
+    forget_at: u64,
+}
+
 /// Why a producer may not write on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Over {
@@ -209,13 +220,21 @@ impl Production {
 impl Producer {
     /// Fills a topic, and ends one that was there as far as its former producer goes. `takes_over`: if there is another producer, that one may not write on.
     pub(super) fn begin(shared: &Arc<Shared>, name: &str, takes_over: bool) -> Result<Self, ProduceError> {
-        let (order, topic) = shared.topic(name);
+        let mut later = Later::default();
+        let (mut order, topic) = shared.topic(name, &mut later);
         let mut state = lock(&topic.state);
         if state.production.is_some() && !takes_over {
             return Err(ProduceError::Busy { topic: name.to_owned() });
         }
         let production = Arc::new(Production::default());
-        let other = state.production.replace(Arc::clone(&production));
+        let mut other = None;
+        order.hold(&topic, &mut state, |state| other = state.production.replace(Arc::clone(&production)));
+        if let Some(Kept::Ending(ticket)) = state.kept.take() {
+            order.ended.remove(ticket);
+        }
+        if other.is_none() {
+            state.began = Some(order.last);
+        }
         topic.set_end(None);
         if let Some(other) = &other {
             other.stop(Over::Replaced);
@@ -236,7 +255,8 @@ impl Producer {
             }
         }
         // There is no room for a last event, or it is not wanted.
-        let order = shared.order();
+        let mut later = Later::default();
+        let order = shared.order(&mut later);
         let Some(topic) = order.topic(name) else { return false };
         let state = lock(&topic.state);
         if state.production.is_none() {
@@ -249,7 +269,8 @@ impl Producer {
     /// The same with a last event.
     pub(super) fn cancel_with(shared: &Shared, name: &str, event: &Event) -> Result<bool, PublishError> {
         // Published as to any topic, which makes one where there is none.
-        if shared.order().topic(name).is_none_or(|topic| lock(&topic.state).production.is_none()) {
+        let mut later = Later::default();
+        if shared.order(&mut later).topic(name).is_none_or(|topic| lock(&topic.state).production.is_none()) {
             return Ok(false);
         }
         match shared.publish(name, event, Some(Writer::Canceller)) {
@@ -319,7 +340,8 @@ impl Producer {
     }
 
     fn end_as(&self, outcome: Outcome) {
-        let order = self.shared.order();
+        let mut later = Later::default();
+        let order = self.shared.order(&mut later);
         let state = lock(&self.topic.state);
         if self.is_current(&state) {
             self.shared.end(order, &self.topic, state, outcome);
@@ -465,6 +487,9 @@ impl Shared {
         let mut to_wake = ToWake::default();
         topic.take_waiters(&mut state, &mut to_wake);
         drop(state);
+        if order.cost > self.config.retention.bytes {
+            self.evict(&mut order, self.clock.now_ms(), 0);
+        }
         drop(order);
         to_wake.wake();
         if let Some(stopped) = stopped {
@@ -488,53 +513,56 @@ impl Shared {
         topic.set_end(Some(End { number, outcome, has_last_word }));
         topic.reach(number);
         self.set_horizon(number);
-        let forget_at = self.forget_at();
-        if state.forget_at.replace(forget_at).is_none() {
-            order.ended.push_back((forget_at, Arc::clone(topic)));
+        let after = u64::try_from(self.config.forget_ended_after.as_millis()).unwrap_or(u64::MAX);
+        // At the earliest when the clock has gone on.
+        let forget_at = self.clock.now_ms().saturating_add(after.max(1));
+        let ending = Ending { topic: Arc::clone(topic), number, forget_at };
+        if let Some(Kept::Ending(ticket)) = state.kept.replace(Kept::Ending(order.ended.push(ending))) {
+            order.ended.remove(ticket);
         }
-        let production = state.production.take()?;
+        let mut production = None;
+        order.hold(topic, state, |state| production = state.production.take());
+        let production = production?;
         if outcome == Outcome::Cancelled {
             production.stop(Over::Cancelled);
         }
         Some(production)
     }
 
+    /// Forgets topics whose time is over, a bounded piece of that work at a time: what is left is for whoever is next.
     pub(super) fn forget_ended(&self, order: &mut Order) {
-        while order.ended.front().is_some_and(|(at, _)| *at <= self.clock.now_ms()) {
-            self.forget_oldest_ended(order, self.clock.now_ms());
+        if order.ended.oldest().is_none() {
+            return;
+        }
+        let now_ms = self.clock.now_ms();
+        for _ in 0..AT_A_TIME {
+            let Some(ending) = order.ended.oldest().filter(|ending| ending.forget_at <= now_ms) else { return };
+            step();
+            let topic = Arc::clone(&ending.topic);
+            let mut state = lock(&topic.state);
+            match state.log.is_empty() {
+                true => self.forget_ended_topic(order, &topic, &mut state),
+                false => order.evict_oldest_of(&mut state),
+            }
         }
     }
 
-    pub(super) fn forget_oldest_ended(&self, order: &mut Order, now_ms: u64) {
-        let Some((_, topic)) = order.ended.pop_front() else { return };
-        let mut state = lock(&topic.state);
-        let Some(forget_at) = state.forget_at.take().filter(|_| topic.has_ended()) else {
-            // Somebody began anew.
-            return;
-        };
-        // It may have ended again since.
-        let is_time = forget_at <= now_ms;
-        while is_time && !state.log.is_empty() {
-            order.evict_oldest_of(&mut state);
+    /// Nothing of it is left but that it has ended, which is kept no longer; except for its subscribers, of whom some may not have looked yet.
+    pub(super) fn forget_ended_topic(&self, order: &mut Order, topic: &Feed, state: &mut FeedState) {
+        if let Some(Kept::Ending(ticket)) = state.kept.take() {
+            order.ended.remove(ticket);
         }
-        if is_time && state.subscribers == 0 {
-            topic.set_end(None);
-            self.forget_if_unused(order, &topic, &state);
+        if state.subscribers > 0 {
+            state.kept = Some(Kept::Subscribers);
             return;
         }
-        // Of its subscribers, some have not looked yet.
-        let forget_at = if is_time { self.forget_at() } else { forget_at };
-        state.forget_at = Some(forget_at);
-        drop(state);
-        order.ended.push_back((forget_at, topic));
-    }
-
-    fn forget_at(&self) -> u64 {
-        let after = u64::try_from(self.config.forget_ended_after.as_millis()).unwrap_or(u64::MAX);
-        // At the earliest when the clock has gone on.
-        self.clock.now_ms().saturating_add(after.max(1))
+        topic.set_end(None);
+        self.forget_if_unused(order, topic, state);
     }
 }
+
+/// How many events and topics are forgotten in one go as their time is over: more than any call can add.
+pub(super) const AT_A_TIME: usize = 32;
 
 impl Drop for Producer {
     fn drop(&mut self) {

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use super::{
     CloseReason, Position,
     client::{Client, Closing, Phase, State, Style},
-    cursor::{Cursor, Missing, Picked, Plain, Rest, Taken, Taker, Taking},
+    cursor::{Missing, Picked, Plain, Rest, Taken, Taker, Taking},
     hooks::TellLater,
     lifetime::Countdown,
-    waiters::WakeLater,
+    waiters::Later,
 };
 use crate::{Batching, ClientHandle, Delivery, Event, Refused, jitter, limit::Hold, sync::lock};
 
@@ -195,11 +195,13 @@ impl Reader {
             return Poll::Pending;
         }
         for _ in 0..LOOKS {
-            let result = self.poll_take(waker, besides, |client, state, horizon, rest| {
+            let result = self.poll_take(waker, besides, |client, state, horizon, rest, later| {
                 let Style { batching, labelled, .. } = state.style;
                 match batching.is_some_and(Batching::is_array) {
-                    true => state.cursors.take_events(client, horizon).map(|taken| Taking::Events(Box::new(taken))),
-                    false => state.take(Taker { client, waker, labelled }, horizon, rest),
+                    true => {
+                        state.cursors.take_events(client, horizon, later).map(|taken| Taking::Events(Box::new(taken)))
+                    }
+                    false => state.take(Taker { client, waker, labelled }, horizon, rest, later),
                 }
             });
             match ready!(result) {
@@ -223,8 +225,9 @@ impl Reader {
     pub(crate) fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Taken, CloseReason>> {
         self.countdown.poll(&self.client, cx);
         for _ in 0..LOOKS {
-            let take =
-                |client: &Client, state: &mut State, horizon, _: &mut _| state.cursors.take_events(client, horizon);
+            let take = |client: &Client, state: &mut State, horizon, _: &mut _, later: &mut _| {
+                state.cursors.take_events(client, horizon, later)
+            };
             let mut taken = ready!(self.poll_take(cx.waker(), Besides::Nothing, take))?;
             if let Some(reason) = self.sift(&mut taken) {
                 return Poll::Ready(Err(reason));
@@ -302,14 +305,13 @@ impl Reader {
         &mut self,
         waker: &Waker,
         besides: Besides,
-        mut take: impl FnMut(&Client, &mut State, u64, &mut Option<Rest>) -> Option<T>,
+        mut take: impl FnMut(&Client, &mut State, u64, &mut Option<Rest>, &mut Later) -> Option<T>,
     ) -> Poll<Result<T, CloseReason>> {
         let Self { client, waker: heard, changes, rest, has_moved, style, .. } = self;
         let seen = client.changes.load(Ordering::Acquire);
         let _old;
-        let mut watching = WakeLater::default();
         let mut telling = TellLater::of(client);
-        let mut ended = Vec::new();
+        let mut later = Later::default();
         let mut state = lock(&client.state);
         if let Some(reason) = state.over() {
             return Poll::Ready(Err(reason));
@@ -327,16 +329,15 @@ impl Reader {
                 return Poll::Ready(Err(*reason));
             }
             let horizon = state.closing.as_ref().map_or_else(|| client.shared().horizon(), |closing| closing.horizon);
-            if let Some(taken) = take(client, &mut state, horizon, rest) {
+            if let Some(taken) = take(client, &mut state, horizon, rest, &mut later) {
                 return Poll::Ready(Ok(taken));
             }
             if let Some(closing) = state.closing.as_deref() {
                 return Poll::Ready(Err(closing.reason));
             }
             if state.cursors.has_ended() {
-                let (cursors, outcome) = state.cursors.take_ended(client.shared());
-                watching.0.extend(client.left(&state, cursors.iter().map(Cursor::name), Some(&mut telling)));
-                ended.extend(cursors);
+                let (ended, outcome) = state.cursors.take_ended(client.shared(), &mut later);
+                client.left(&state, ended.iter().map(|name| &**name), Some(&mut telling), &mut later);
                 state.note_ended(outcome);
                 state.is_complete = !state.cursors.has_public();
             }
@@ -351,7 +352,7 @@ impl Reader {
                 return Poll::Pending;
             }
         }
-        watching.0.push(waker.clone());
+        later.wake([waker.clone()]);
         Poll::Pending
     }
 
@@ -412,8 +413,8 @@ impl Reader {
 
 impl State {
     #[inline]
-    fn take(&mut self, taker: Taker<'_>, horizon: u64, rest: &mut Option<Rest>) -> Option<Taking> {
-        let taking = self.cursors.take(taker, horizon, rest)?;
+    fn take(&mut self, taker: Taker<'_>, horizon: u64, rest: &mut Option<Rest>, later: &mut Later) -> Option<Taking> {
+        let taking = self.cursors.take(taker, horizon, rest, later)?;
         if let Taking::Plain(plain) = &taking {
             self.note_sent(plain.events, plain.wire.len());
         }

@@ -1,7 +1,7 @@
 //! The home itself: the order of events, the topics, the clients.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque, hash_map},
+    collections::{HashMap, HashSet, hash_map},
     fmt,
     num::NonZeroU32,
     ops::{Deref, DerefMut},
@@ -14,7 +14,7 @@ use super::{
     cursor::{Joining, Place},
     drain::Draining,
     evicted_ids::EvictedIds,
-    feed::{ByName, Feed, FeedState, Parked},
+    feed::{ByName, Feed, FeedState, Kept, Parked},
     forgotten::Forgotten,
     hooks::Hooks,
     joined::Joined,
@@ -23,17 +23,18 @@ use super::{
     log::{Entry, Log, spacious},
     position::{Era, Progress},
     presence::Presences,
-    produce::{Production, Writer},
+    produce::{AT_A_TIME, Ending, Production, Writer},
     stats::{Counters, Samples},
+    steps::step,
     topic::{self, Patterns},
-    waiters::ToWake,
+    waiters::{Later, ToWake},
 };
 use crate::{
     Event, Lag,
     clock::{Clock, nanoseconds},
     event,
     few::Few,
-    sync::{AtomicU64, Mutex, MutexGuard, lock},
+    sync::{AtomicU64, Mutex, MutexGuard, lock, nothing_is_locked},
 };
 
 /// What all handles share.
@@ -87,31 +88,46 @@ impl Bound {
 /// What each publish needs comes first, in few cache lines.
 #[repr(C)]
 pub(super) struct Order {
-    last: Position,
+    pub(super) last: Position,
     /// Of the newest event or end.
     pub(super) number: u64,
     pub(super) published: u64,
-    /// What the retained events, and the topics without subscribers, take.
+    /// What the retained events take, and the topics that nobody holds.
     pub(super) cost: usize,
     pub(super) ledger: Ledger<Arc<Feed>>,
-    /// Events that went. They are dropped when nothing is locked: it takes its time, and attributes may run anybody's code.
+    /// Events that went, for whoever has it locked to drop later.
     gone: Few<Arc<Entry>>,
     pub(super) topics: HashSet<ByName>,
-    /// Topics that have ended, with the milliseconds when to look whether they are to be forgotten: each once.
-    pub(super) ended: VecDeque<(u64, Arc<Feed>)>,
+    /// Topics that have ended and are to be forgotten, by their ends.
+    pub(super) ended: Ledger<Ending>,
     /// The patterns that have subscribers.
     patterns: Patterns<Arc<Feed>>,
+    /// The same, to be looked at in turn.
+    pattern_list: Vec<Arc<Feed>>,
+    /// Which of them is next.
+    pattern_turn: usize,
+    /// What their logs take, as a part of the cost.
+    pub(super) rows: usize,
     /// The next topic's or pattern's.
     feed_id: u64,
     forgotten: Forgotten,
     evicted_ids: EvictedIds,
 }
 
+/// What the logs of patterns may take.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    all: usize,
+    each: usize,
+}
+
+/// As many events a pattern may have, within its own share, though all together have too much: for those who read as they come.
+pub(super) const FEW_ROWS: usize = 64;
+
 /// The order, locked.
 pub(super) struct OrderGuard<'a> {
     guard: MutexGuard<'a, Order>,
-    /// Dropped after the guard, when nothing is locked any more.
-    gone: Few<Arc<Entry>>,
+    later: &'a mut Later,
 }
 
 impl Deref for OrderGuard<'_> {
@@ -130,7 +146,9 @@ impl DerefMut for OrderGuard<'_> {
 
 impl Drop for OrderGuard<'_> {
     fn drop(&mut self) {
-        self.gone = std::mem::take(&mut self.guard.gone);
+        if !self.guard.gone.is_empty() {
+            self.later.drop_entries(&mut self.guard.gone);
+        }
     }
 }
 
@@ -149,8 +167,11 @@ impl Shared {
                 ledger: Ledger::new(),
                 gone: Few::default(),
                 topics: HashSet::new(),
-                ended: VecDeque::new(),
+                ended: Ledger::new(),
                 patterns: Patterns::new(),
+                pattern_list: Vec::new(),
+                pattern_turn: 0,
+                rows: 0,
                 feed_id: 0,
                 forgotten: Forgotten::new(begin),
                 evicted_ids: EvictedIds::default(),
@@ -195,8 +216,12 @@ impl Shared {
         lock(&self.order.0).has_issued(position)
     }
 
-    pub(super) fn order(&self) -> OrderGuard<'_> {
-        let mut order = OrderGuard { guard: lock(&self.order.0), gone: Few::default() };
+    pub(super) fn order<'a>(&'a self, later: &'a mut Later) -> OrderGuard<'a> {
+        OrderGuard { guard: self.lock_order(), later }
+    }
+
+    fn lock_order(&self) -> MutexGuard<'_, Order> {
+        let mut order = lock(&self.order.0);
         self.forget_ended(&mut order);
         order
     }
@@ -245,8 +270,9 @@ impl Shared {
         let like_ours = event.own_id().and_then(|id| id.parse::<Progress>().ok());
         let elapsed = self.clock.elapsed();
         let now_ms = self.clock.ms(elapsed);
-        let (mut order, topic) = self.topic(name);
-        let limit = limit.min(topic.retention.bytes);
+        let mut later = Later::default();
+        let (mut order, topic) = self.topic(name, &mut later);
+        let limit = limit.min(topic.retention.largest());
         // Before the topic is locked, which its readers wait for.
         let position = order.last.next(now_ms);
         let mut wire = fields;
@@ -292,12 +318,15 @@ impl Shared {
         let stopped = outcome.and_then(|outcome| self.mark_end(&mut order, &topic, &mut state, outcome, true));
         self.evict_from(&mut order, &topic, &mut state, now_ms);
         drop(state);
-        self.evict(&mut order, now_ms);
+        order.trim_next(self.share_of_patterns());
+        // But never the newest, which somebody is about to be woken for.
+        self.evict(&mut order, now_ms, 1);
         drop(order);
         to_wake.wake();
         if let Some(stopped) = stopped {
             stopped.tell();
         }
+        drop(later);
         self.count_out_stuck(elapsed);
         let except = event.audience().and_then(|audience| self.client(&audience.except?));
         let left_out = except.map_or(0, |client| client.having(name));
@@ -315,12 +344,15 @@ impl Shared {
         order.cost += cost;
         state.log.push(Arc::clone(entry), cost);
         topic.reach(number);
+        let share = order.share(self.share_of_patterns());
         // All stay locked until the event may be read, so that no reader runs in circles for it.
         let mut patterns: Vec<_> = state.patterns.iter().map(|pattern| lock(&pattern.state)).collect();
         for (pattern, at) in patterns.iter_mut().zip(&state.patterns) {
+            step();
             let cost = entry.cost_of_row();
-            order.cost += cost;
+            order.add_rows(cost);
             pattern.log.push(Arc::clone(entry), cost);
+            order.trim(&mut pattern.log, share);
             at.reach(number);
         }
         self.set_horizon(number);
@@ -339,27 +371,46 @@ impl Shared {
         let Retention { events, bytes, .. } = topic.retention;
         let horizon = topic.retention.horizon(now_ms).max(self.config.retention.horizon(now_ms)).unwrap_or(0);
         while state.log.len() > events
-            || state.log.cost() > bytes
+            || state.log.cost() > bytes && state.log.len() > 1
             || state.log.oldest().is_some_and(|entry| entry.position.ms() < horizon)
         {
+            step();
             order.evict_oldest_of(state);
         }
     }
 
-    /// Evicts the oldest of all as long as there is more than what is retained in all; but never the newest, which
-    /// somebody is about to be woken for.
-    fn evict(&self, order: &mut Order, now_ms: u64) {
+    /// Evicts the oldest of all as long as there is more than what is retained in all, be it an event or a topic of which
+    /// nothing is left but that it has ended. `keep`: so many of the newest events stay.
+    ///
+    /// Each turn takes something out that does not come back, and gives back what it took, but for a bounded number of them: so there
+    /// are no more turns than make room for what has come in.
+    pub(super) fn evict(&self, order: &mut Order, now_ms: u64, keep: usize) {
         let Retention { events, bytes, .. } = self.config.retention;
         let horizon = self.config.retention.horizon(now_ms);
-        while order.ledger.len() > 1 {
-            let too_many = order.ledger.len() > events || order.cost > bytes || order.ledger.is_full();
-            if !too_many && horizon.is_none() {
+        let mut for_nothing = 0;
+        loop {
+            let too_many = order.ledger.len() > events || order.ledger.is_full();
+            let too_much = order.cost > bytes;
+            if !too_many && !too_much && horizon.is_none() {
+                return;
+            }
+            step();
+            if too_much && for_nothing < AT_A_TIME {
+                if let Some(topic) = order.oldest_is_an_end(keep) {
+                    let mut state = lock(&topic.state);
+                    // Its subscribers pay for it.
+                    for_nothing += usize::from(state.is_held());
+                    self.forget_ended_topic(order, &topic, &mut state);
+                    continue;
+                }
+            }
+            if order.ledger.len() <= keep {
                 return;
             }
             let is_recent = |topic: &Feed| {
                 lock(&topic.state).log.oldest().is_some_and(|entry| Some(entry.position.ms()) >= horizon)
             };
-            if !too_many && order.ledger.oldest().is_some_and(|topic| is_recent(topic)) {
+            if !too_many && !too_much && order.ledger.oldest().is_some_and(|topic| is_recent(topic)) {
                 return;
             }
             let Some(topic) = order.ledger.pop() else { return };
@@ -367,24 +418,18 @@ impl Shared {
             order.drop_oldest_of(&mut state);
             self.forget_if_unused(order, &topic, &state);
         }
-        // What may be left are topics that have ended and hold little but their names.
-        for _ in 0..order.ended.len() {
-            if order.cost <= bytes {
-                return;
-            }
-            self.forget_oldest_ended(order, u64::MAX);
-        }
     }
 
     /// The topic with this name, made if there is none, with the order that it was found in.
-    pub(super) fn topic(&self, name: &str) -> (OrderGuard<'_>, Arc<Feed>) {
-        let order = self.order();
+    pub(super) fn topic<'a>(&'a self, name: &str, later: &'a mut Later) -> (OrderGuard<'a>, Arc<Feed>) {
+        let order = self.lock_order();
         if let Some(topic) = order.topic(name) {
-            return (order, topic);
+            return (OrderGuard { guard: order, later }, topic);
         }
         drop(order);
+        nothing_is_locked();
         let retention = self.config.topic_retention_of(name);
-        let mut order = self.order();
+        let mut order = OrderGuard { guard: lock(&self.order.0), later };
         if let Some(topic) = order.topic(name) {
             return (order, topic);
         }
@@ -401,8 +446,8 @@ impl Shared {
     /// The pattern with this name, made if it has no subscribers so far.
     ///
     /// What was published before is left where it is until somebody asks for it.
-    fn pattern(&self, name: &str) -> (OrderGuard<'_>, Arc<Feed>) {
-        let mut order = self.order();
+    fn pattern<'a>(&'a self, name: &str, later: &'a mut Later) -> (OrderGuard<'a>, Arc<Feed>) {
+        let mut order = self.order(later);
         if let Some(pattern) = order.patterns.get(name).cloned() {
             return (order, pattern);
         }
@@ -418,6 +463,7 @@ impl Shared {
             lock(&topic.state).patterns.push(Arc::clone(&pattern));
         }
         order.patterns.insert(name, Arc::clone(&pattern));
+        order.pattern_list.push(Arc::clone(&pattern));
         // As a topic without subscribers: it is about to have one.
         order.cost += pattern.cost();
         (order, pattern)
@@ -437,12 +483,34 @@ impl Shared {
             entries.extend(state.log.entries().take_while(|entry| entry.number <= lacks).cloned());
         }
         entries.sort_unstable_by_key(|entry| entry.number);
-        order.cost += entries.iter().map(|entry| entry.cost_of_row()).sum::<usize>();
+        let share = order.share(self.share_of_patterns());
+        // As many as are there now, which is no more than was looked at.
+        for other in order.pattern_list.clone() {
+            let mut other = lock(&other.state);
+            while order.trim(&mut other.log, share) {}
+        }
+        let mut room = share.each.min(share.all.saturating_sub(order.rows));
+        let has_room = |entry: &&Arc<Entry>| {
+            let left = room.checked_sub(entry.cost_of_row());
+            room = left.unwrap_or_default();
+            left.is_some()
+        };
+        let fitting = entries.iter().rev().take_while(has_room).count();
+        for left_out in entries.drain(..entries.len() - fitting) {
+            floor = order.left_out(&left_out).map_or(floor, |position| floor.max(position));
+        }
+        order.add_rows(entries.iter().map(|entry| entry.cost_of_row()).sum());
         let mut state = lock(&pattern.state);
         state.log.prepend(entries, floor);
         pattern.reach(state.log.newest());
         drop(state);
-        self.evict(order, self.clock.now_ms());
+        self.evict(order, self.clock.now_ms(), 0);
+    }
+
+    /// How much of what is retained the logs of all patterns together may take, however many there are, so that they do not push out
+    /// the events.
+    fn share_of_patterns(&self) -> usize {
+        self.config.retention.bytes / 4
     }
 
     pub(super) fn forget_if_unused(&self, order: &mut Order, topic: &Feed, state: &FeedState) {
@@ -458,35 +526,31 @@ impl Shared {
     }
 
     /// The topic with this name, if it exists, or the pattern, if a topic does that matches it.
-    fn existing(&self, name: &str) -> Option<(OrderGuard<'_>, Arc<Feed>)> {
+    fn existing<'a>(&'a self, name: &str, later: &'a mut Later) -> Option<(OrderGuard<'a>, Arc<Feed>)> {
         let now_ms = self.clock.now_ms();
         let exists = |topic: &Feed| {
             let horizon = topic.retention.horizon(now_ms).max(self.config.retention.horizon(now_ms));
             topic.exists(horizon.unwrap_or(0))
         };
-        let order = self.order();
+        let order = self.lock_order();
         if topic::is_pattern(name) {
             let exists = order.matching(name).any(|topic| exists(topic));
             drop(order);
-            return exists.then(|| self.pattern(name));
+            return exists.then(|| self.pattern(name, later));
         }
         let topic = order.topic(name).filter(|topic| exists(topic))?;
-        Some((order, topic))
+        Some((OrderGuard { guard: order, later }, topic))
     }
 
     /// Adds a subscriber to a topic or a pattern. `None`: it must exist, and does not.
-    pub(super) fn join(&self, name: &str, start: Start, must_exist: bool) -> Option<Joining> {
+    pub(super) fn join(&self, name: &str, start: Start, must_exist: bool, later: &mut Later) -> Option<Joining> {
         let (mut order, feed) = match topic::is_pattern(name) {
-            _ if must_exist => self.existing(name)?,
-            true => self.pattern(name),
-            false => self.topic(name),
+            _ if must_exist => self.existing(name, later)?,
+            true => self.pattern(name, later),
+            false => self.topic(name, later),
         };
         let mut state = lock(&feed.state);
-        if state.subscribers == 0 {
-            // From now on it is part of what its subscribers take.
-            order.cost -= feed.cost();
-        }
-        state.subscribers += 1;
+        order.hold(&feed, &mut state, |state| state.subscribers += 1);
         feed.prepare_for(state.subscribers);
         drop(state);
         let place = self.place(&mut order, &feed, start);
@@ -495,8 +559,8 @@ impl Shared {
     }
 
     /// Where a client goes on after a position, and after which it already misses something, or may not have more.
-    pub(super) fn locate(&self, feed: &Feed, after: Position, bound: Bound) -> Place {
-        let mut order = self.order();
+    pub(super) fn locate(&self, feed: &Feed, after: Position, bound: Bound, later: &mut Later) -> Place {
+        let mut order = self.order(later);
         let place = self.place(&mut order, feed, Start::After(after));
         match bound.events().filter(|events| lock(&feed.state).log.count_from(place.next) > *events) {
             Some(events) => {
@@ -509,22 +573,30 @@ impl Shared {
 
     /// Where a client goes on that comes back with this id.
     pub(super) fn place_of_id(&self, feed: &Feed, last_event_id: &str, bound: Bound) -> Place {
-        let progress = self.progress([feed].into_iter(), last_event_id);
+        let mut later = Later::default();
+        let progress = self.progress([feed].into_iter(), last_event_id, &mut later);
         // What nobody knows comes before everything.
-        self.locate(feed, progress.map(|progress| progress.of(feed.name())).unwrap_or_default(), bound)
+        let after = progress.map(|progress| progress.of(feed.name())).unwrap_or_default();
+        self.locate(feed, after, bound, &mut later)
     }
 
     /// Where a subscription starts.
     pub(super) fn place_of(&self, feed: &Feed, start: Start) -> Place {
-        self.place(&mut self.order(), feed, start)
+        let mut later = Later::default();
+        self.place(&mut self.order(&mut later), feed, start)
     }
 
     /// How far a client had read that comes back with this id to these feeds. `None`: nobody can say.
     ///
     /// An event that was given an id of this registry's stands after the event that the id is of: the older of the two
     /// counts, so that nothing is lost.
-    pub(super) fn progress<'a>(&self, feeds: impl Iterator<Item = &'a Feed>, id: &str) -> Option<Progress> {
-        let mut order = self.order();
+    pub(super) fn progress<'a>(
+        &self,
+        feeds: impl Iterator<Item = &'a Feed>,
+        id: &str,
+        later: &mut Later,
+    ) -> Option<Progress> {
+        let mut order = self.order(later);
         match id.parse::<Progress>().ok().filter(|progress| order.has_issued(progress.seen)) {
             Some(issued) => Some(issued),
             None => self.find(&mut order, feeds, id).map(Progress::from),
@@ -558,11 +630,13 @@ impl Shared {
         } else {
             self.evict_from(order, feed, &mut lock(&feed.state), now_ms);
         }
-        let log = &mut lock(&feed.state).log;
+        let mut state = lock(&feed.state);
+        let FeedState { log, began, .. } = &mut *state;
         let oldest = log.oldest().map_or(log.newest() + 1, |entry| entry.number);
         let (next, missed) = match start {
             Start::Now | Start::LastEventId => (feed.last_word().unwrap_or(log.newest() + 1), None),
-            Start::Oldest => (oldest, None),
+            // Who asks for the beginning of what somebody made is told if that is not there.
+            Start::Oldest => (oldest, began.filter(|began| !log.covers(*began))),
             Start::Last(events) => (log.last(events), None),
             Start::After(position) => {
                 let is_known = order.has_issued(position);
@@ -590,29 +664,42 @@ impl Shared {
     }
 
     /// Takes a subscriber off a topic or a pattern, and off its waiters if it is still among them.
-    pub(super) fn leave(&self, feed: &Feed, parked: Option<Parked>) {
-        let mut order = self.order();
+    pub(super) fn leave(&self, feed: &Feed, parked: Option<Parked>, later: &mut Later) {
+        let mut order = self.order(later);
         let mut state = lock(&feed.state);
         let waiter = parked.and_then(|parked| feed.unpark_locked(&mut state, parked));
-        state.subscribers -= 1;
-        if state.subscribers == 0 && feed.is_pattern() {
-            order.cost -= state.log.cost();
+        if !feed.is_pattern() {
+            order.hold(feed, &mut state, |state| state.subscribers -= 1);
+            if state.subscribers == 0 {
+                // What was sent to one client alone is for nobody else.
+                while !topic::is_public(feed.name()) && !state.log.is_empty() {
+                    order.evict_oldest_of(&mut state);
+                }
+                if state.kept == Some(Kept::Subscribers) {
+                    self.forget_ended_topic(&mut order, feed, &mut state);
+                } else {
+                    self.forget_if_unused(&mut order, feed, &state);
+                }
+                drop(state);
+                if order.cost > self.config.retention.bytes {
+                    self.evict(&mut order, self.clock.now_ms(), 0);
+                }
+            } else {
+                drop(state);
+            }
+        } else if state.subscribers == 1 {
+            state.subscribers = 0;
+            order.free_rows(state.log.cost());
             let log = std::mem::replace(&mut state.log, Log::new(Position::default()));
             log.entries().filter(|entry| entry.audience.is_some()).for_each(|entry| order.gone.push(Arc::clone(entry)));
             drop(state);
             order.patterns.remove(feed.name());
+            order.pattern_list.retain(|pattern| pattern.id() != feed.id());
             for topic in order.matching(feed.name()) {
                 lock(&topic.state).patterns.retain(|pattern| pattern.id() != feed.id());
             }
-        } else if state.subscribers == 0 {
-            order.cost += feed.cost();
-            // What was sent to one client alone is for nobody else.
-            while !topic::is_public(feed.name()) && !state.log.is_empty() {
-                order.evict_oldest_of(&mut state);
-            }
-            self.forget_if_unused(&mut order, feed, &state);
-            drop(state);
         } else {
+            state.subscribers -= 1;
             drop(state);
         }
         drop(order);
@@ -635,6 +722,29 @@ impl Order {
         topics.filter(move |topic| topic::is_public(topic.name()) && topic::matches(pattern, topic.name()))
     }
 
+    /// Somebody comes to a topic or a pattern or leaves it: nobody pays for its name but who holds it, or what is retained.
+    pub(super) fn hold(&mut self, feed: &Feed, state: &mut FeedState, change: impl FnOnce(&mut FeedState)) {
+        let was_held = state.is_held();
+        change(state);
+        match (was_held, state.is_held()) {
+            (false, true) => self.cost -= feed.cost(),
+            (true, false) => self.cost += feed.cost(),
+            _ => {}
+        }
+    }
+
+    /// The topic that ended first, if nothing retained is older than its end but the newest `keep` events.
+    fn oldest_is_an_end(&self, keep: usize) -> Option<Arc<Feed>> {
+        let end = self.ended.oldest()?;
+        if !lock(&end.topic.state).log.is_empty() {
+            // Its last event is the newest of all, and came with the end.
+            return None;
+        }
+        let event = self.ledger.oldest().filter(|_| self.ledger.len() > keep);
+        let number = event.and_then(|topic| Some(lock(&topic.state).log.oldest()?.number));
+        number.is_none_or(|number| end.number < number).then(|| Arc::clone(&end.topic))
+    }
+
     fn next_id(&mut self) -> u64 {
         self.feed_id += 1;
         self.feed_id
@@ -646,15 +756,61 @@ impl Order {
         }
     }
 
+    fn add_rows(&mut self, cost: usize) {
+        (self.cost, self.rows) = (self.cost + cost, self.rows + cost);
+    }
+
+    fn free_rows(&mut self, cost: usize) {
+        (self.cost, self.rows) = (self.cost - cost, self.rows - cost);
+    }
+
+    /// What the log of one pattern may take, if all may take so much.
+    fn share(&self, all: usize) -> Share {
+        Share { all, each: all / self.pattern_list.len().max(1) }
+    }
+
+    /// Takes the oldest events out of a pattern's log that has more than its share, and `true` if it may have more still. They stay in
+    /// their topics. A few at a time, as a share may become small all of a sudden.
+    fn trim(&mut self, log: &mut Log, share: Share) -> bool {
+        for _ in 0..4 {
+            let is_too_much = log.cost() > share.each && log.len() > 1 || self.rows > share.all && log.len() > FEW_ROWS;
+            let Some(oldest) = log.oldest().filter(|_| is_too_much).cloned() else { return false };
+            step();
+            self.free_rows(log.remove(&oldest));
+            self.left_out(&oldest);
+        }
+        true
+    }
+
+    /// If all have too much, looks at one more of them, which may have kept from a time with fewer what is not its share any more.
+    fn trim_next(&mut self, all: usize) {
+        if self.rows <= all || self.pattern_list.is_empty() {
+            return;
+        }
+        self.pattern_turn = (self.pattern_turn + 1) % self.pattern_list.len();
+        let (pattern, share) = (Arc::clone(&self.pattern_list[self.pattern_turn]), self.share(all));
+        self.trim(&mut lock(&pattern.state).log, share);
+    }
+
+    /// A pattern's log does not have an event that its topic may still have. Gives where that is, unless its loss is passed over.
+    fn left_out(&mut self, entry: &Entry) -> Option<Position> {
+        if entry.lag == Lag::Skip {
+            return None;
+        }
+        if let Some(id) = entry.own_id() {
+            self.evicted_ids.insert(id, &entry.topic);
+        }
+        Some(entry.position)
+    }
+
     /// The same for an event that the ledger does not have any more.
     fn drop_oldest_of(&mut self, state: &mut FeedState) -> Option<Ticket> {
         let (entry, cost) = state.log.pop()?;
         self.cost -= cost;
-        if let Some(id) = entry.own_id().filter(|_| entry.lag != Lag::Skip) {
-            self.evicted_ids.insert(id, &entry.topic);
-        }
+        self.left_out(&entry);
         for pattern in &state.patterns {
-            self.cost -= lock(&pattern.state).log.remove(&entry);
+            let cost = lock(&pattern.state).log.remove(&entry);
+            self.free_rows(cost);
         }
         let ticket = entry.ticket;
         self.gone.push(entry);
@@ -663,8 +819,14 @@ impl Order {
 }
 
 impl Drop for Shared {
+    /// What of the program's is in the events may panic here, too.
     fn drop(&mut self) {
         self.sample_at_the_end();
+        let mut later = Later::default();
+        let mut order = OrderGuard { guard: lock(&self.order.0), later: &mut later };
+        while let Some(topic) = order.ledger.pop() {
+            order.drop_oldest_of(&mut lock(&topic.state));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
-use super::{CloseReason, client::Sent, shared::Shared};
+use super::{CloseReason, client::Sent, shared::Shared, waiters::Later};
 use crate::{
     clock::nanoseconds,
     sync::{AtomicU64, Mutex, lock},
@@ -22,7 +22,7 @@ pub struct Stats {
     pub topics: usize,
     /// Retained events.
     pub events: usize,
-    /// The memory that they and the topics without subscribers take, bookkeeping included, by the registry's own counting.
+    /// The memory that they take, and the topics without subscribers and producers, bookkeeping included, by the registry's own counting.
     pub bytes: usize,
     /// Events that were published.
     pub published: u64,
@@ -87,6 +87,7 @@ impl Counters {
 
 impl Shared {
     pub(super) fn stats(&self) -> Stats {
+        let mut later = Later::default();
         let counters = &self.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         // Before the open ones are looked at, so that one that ends meanwhile is counted a little later and not twice.
@@ -97,7 +98,7 @@ impl Shared {
             subscriptions += names;
             all = Sent { events: all.events + sent.events, bytes: all.bytes + sent.bytes };
         }
-        let order = self.order();
+        let order = self.order(&mut later);
         Stats {
             clients,
             subscriptions,

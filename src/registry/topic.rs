@@ -129,6 +129,12 @@ pub(crate) fn matches(pattern: &str, topic: &str) -> bool {
     }
 }
 
+/// Whether a pattern matches every topic that another pattern does, or the topic with that name.
+pub(crate) fn covers(pattern: &str, other: &str) -> bool {
+    let has_rest = |name: &str| name == "**" || name.ends_with("/**");
+    matches(pattern, other) && (has_rest(pattern) || !has_rest(other))
+}
+
 /// What belongs to each of many patterns. Those that match a name are found without looking at the others.
 #[derive(Debug)]
 pub(crate) struct Patterns<T> {
@@ -382,6 +388,11 @@ mod tests {
             found.sort_unstable();
             let expected: Vec<&String> = left.iter().map(|(pattern, _)| *pattern).filter(|pattern| matches(pattern, &topic)).collect();
             prop_assert_eq!(found, expected);
+            for (pattern, _) in &left {
+                for (other, _) in &left {
+                    prop_assert!(!covers(pattern, other) || !matches(other, &topic) || matches(pattern, &topic));
+                }
+            }
             for (pattern, _) in left {
                 set.remove(pattern);
             }

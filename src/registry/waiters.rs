@@ -1,10 +1,14 @@
 //! Who is to be woken when something is published on a topic.
 
-use std::{mem, pin::pin, task::Waker};
+use std::{any::Any, fmt, mem, pin::pin, sync::Arc, task::Waker};
 
 use tokio::sync::Notify;
 
-use crate::few::Few;
+use super::log::Entry;
+use crate::{
+    few::Few,
+    sync::{each, nothing_is_locked},
+};
 
 /// The waiters of a topic since it was last published on: all are taken at once, or one leaves, each in constant time.
 ///
@@ -88,17 +92,71 @@ impl ToWake {
     }
 
     pub(super) fn wake(mut self) {
-        self.0.iter_mut().flat_map(mem::take).flatten().for_each(Waker::wake);
+        each(self.0.iter_mut().flat_map(mem::take).flatten(), Waker::wake);
     }
 }
 
-/// Wakes when it is dropped: to be declared before a lock is taken, so that it is dropped after that.
-#[derive(Debug, Default)]
-pub(crate) struct WakeLater(pub(crate) Vec<Waker>);
+/// What waits until nothing is locked any more, as it may run anybody's code: tasks are woken, and what is the program's is
+/// dropped, when this is.
+///
+/// Whoever may come upon such things with something locked asks for one of these, so that its caller has to have one: to
+/// be declared before the first lock is taken, which is after the last one is given back. All are woken before anything
+/// is dropped; and whatever of it panics, the rest is not left out.
+#[derive(Default)]
+pub(crate) struct Later {
+    wake: Vec<Waker>,
+    entries: Few<Arc<Entry>>,
+    others: Vec<Box<dyn Any + Send>>,
+}
 
-impl Drop for WakeLater {
+impl Later {
+    pub(super) fn wake(&mut self, wakers: impl IntoIterator<Item = Waker>) {
+        self.wake.extend(wakers);
+    }
+
+    /// An event that somebody reads, who may be the last to have it when it is evicted meanwhile.
+    #[inline]
+    pub(super) fn keep(&mut self, entry: &Arc<Entry>) {
+        if entry.audience.is_some() {
+            self.entries.push(Arc::clone(entry));
+        }
+    }
+
+    /// Events that were evicted: to drop them takes its time, too.
+    #[inline]
+    pub(super) fn drop_entries(&mut self, entries: &mut Few<Arc<Entry>>) {
+        if self.entries.is_empty() {
+            mem::swap(&mut self.entries, entries);
+        } else {
+            mem::take(entries).into_vec().into_iter().for_each(|entry| self.entries.push(entry));
+        }
+    }
+
+    /// Anything else that has something of the program's in it.
+    pub(super) fn drop(&mut self, other: impl Any + Send) {
+        self.others.push(Box::new(other));
+    }
+}
+
+impl Drop for Later {
+    #[inline]
     fn drop(&mut self) {
-        self.0.drain(..).for_each(Waker::wake);
+        if !(self.wake.is_empty() && self.entries.is_empty() && self.others.is_empty()) {
+            each(self.wake.drain(..), Waker::wake);
+            match mem::take(&mut self.entries) {
+                // So it mostly is: nobody else's code runs.
+                Few::One(entry) if entry.audience.is_none() => drop(entry),
+                entries => each(entries.into_vec(), drop),
+            }
+            each(self.others.drain(..), drop);
+        }
+        nothing_is_locked();
+    }
+}
+
+impl fmt::Debug for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Later")
     }
 }
 
