@@ -18,7 +18,7 @@ use crate::{
     heartbeat::Pulse,
     layer::Config,
     limit::Hold,
-    registry::{Besides, Glance, Reader},
+    registry::{Besides, Glance, Picked, Reader},
 };
 
 /// How often a server has its turn between the last event of a stream whose handler's own body has failed and the error, on which servers drop what
@@ -137,10 +137,10 @@ impl<B: Body> SseBody<B> {
         Self { kind: Kind::Head }
     }
 
-    /// An event stream, with what this reader has.
-    pub(crate) fn stream(inner: B, reader: Reader, config: Arc<Config>, is_encoded: bool) -> Self {
+    /// An event stream, with what this reader has. `own`: what goes out before all that is published.
+    pub(crate) fn stream(inner: B, reader: Reader, own: &[Picked], config: Arc<Config>, is_encoded: bool) -> Self {
         let client = reader.client();
-        let opening = if is_encoded { Bytes::new() } else { config.opening(&reader) };
+        let opening = if is_encoded { Bytes::new() } else { config.opening(&reader, own) };
         client.cannot_take.store(is_encoded, Ordering::Relaxed);
         client.add_bytes(opening.len());
         let mut stream = Stream {
@@ -230,14 +230,15 @@ fn into_bytes(mut data: impl Buf) -> Bytes {
 
 impl Config {
     /// What a stream begins with.
-    fn opening(&self, reader: &Reader) -> Bytes {
+    fn opening(&self, reader: &Reader, own: &[Picked]) -> Bytes {
         let mut opening = self.first_words(reader.client().id().spread());
         let snapshot = reader.take_snapshot().map(|snapshot| snapshot.encode());
         let position = match self.position_event.is_on() {
             true => reader.standing().and_then(|id| self.position_event.encode(&id)),
             false => None,
         };
-        for block in [position, snapshot].into_iter().flatten() {
+        let own = (!own.is_empty()).then(|| reader.written(own).into());
+        for block in [position, snapshot, own].into_iter().flatten() {
             opening = [opening, block].concat().into();
         }
         let says_nothing = opening.is_empty() && !(self.gap_event.is_on() && reader.begins_with_gap());

@@ -138,7 +138,11 @@ impl ClientHandle {
         self.client.unsubscribe(topic.as_ref())
     }
 
-    /// Sends an event to this client alone, in order with all others. It can be sent before the stream begins: a welcome, say.
+    /// Sends an event to this client alone, in order with all others.
+    ///
+    /// What is sent before the stream begins, a welcome say, goes out first: before all that the client's subscriptions have for it, and after a
+    /// [snapshot](EventStream::snapshot). Its id on the wire then says where the client stands as its stream begins, so that a cut after it loses
+    /// nothing of that; an id of its own is replaced.
     ///
     /// It is not there for the client that comes back, which is a new one: what must survive a cut belongs on a topic.
     ///
@@ -318,11 +322,10 @@ impl ClientHandle {
             self.client.tell();
             return Events { reader: None, refused: None, taken: VecDeque::new() };
         }
-        let (reader, refused) = match Reader::open(&self.client) {
-            Ok(reader) => (Some(reader), None),
-            Err(refused) => (None, Some(Box::new(refused))),
-        };
-        Events { reader, refused, taken: VecDeque::new() }
+        match Reader::open(&self.client) {
+            Ok((reader, own)) => Events { reader: Some(reader), refused: None, taken: own.into() },
+            Err(refused) => Events { reader: None, refused: Some(Box::new(refused)), taken: VecDeque::new() },
+        }
     }
 }
 

@@ -161,8 +161,8 @@ impl Pending {
             }
             return response.map(|body| SseBody::wrapped(body, self.hold));
         }
-        let reader = match Reader::open(client) {
-            Ok(reader) => reader,
+        let (reader, own) = match Reader::open(client) {
+            Ok(opened) => opened,
             Err(refused) => {
                 return config.refusal.response(&refused, self.request.as_deref()).map(SseBody::whole);
             }
@@ -170,7 +170,7 @@ impl Pending {
         headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
         response.extensions_mut().insert(Wrapped);
         let is_encoded = headers::is_encoded(response.headers());
-        response.map(|body| SseBody::stream(body, reader, Arc::clone(config), is_encoded))
+        response.map(|body| SseBody::stream(body, reader, &own, Arc::clone(config), is_encoded))
     }
 }
 

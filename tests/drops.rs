@@ -273,7 +273,7 @@ fn what_is_evicted_while_it_is_read_is_dropped_without_a_lock() {
         filtered.subscribe("a").unwrap();
         let mut events = filtered.clone().into_events();
         let publisher = thread::spawn({
-            let (registry, is_over, nosy) = (registry.clone(), Arc::clone(&is_over), Nosy::new(&registry, &client));
+            let (is_over, nosy) = (Arc::clone(&is_over), Nosy::new(&registry, &client));
             move || {
                 while !is_over.load(Ordering::Relaxed) {
                     ["a", "b", "c"].iter().for_each(|topic| nosy.publish(topic));

@@ -35,7 +35,7 @@ use answer::answer;
 use bodies::event_stream;
 use observer::{Observed, Recorder};
 use open::open;
-use polling::{bounded, data, fields, publish, quiet, subscribed, told};
+use polling::{bounded, data, fields, publish, quiet, subscribed, text, told};
 
 /// How long anything may take before it counts as failed.
 const BOUND: Duration = Duration::from_secs(20);
@@ -380,5 +380,140 @@ mod an_upgraded_connection {
         })
         .await
         .expect("it leaves");
+    }
+}
+
+mod what_is_sent_before_the_stream_begins {
+    use tower_sse::{Batching, Event, PositionEvent, Resume, Start};
+
+    use super::*;
+
+    /// The data and the id of each event with data.
+    fn blocks(wire: &str) -> Vec<(String, Option<String>)> {
+        let block = |block: &str| {
+            let field = |name| fields(block, name).first().map(|value| (*value).to_owned());
+            Some((field("data")?, field("id")))
+        };
+        // What says where the client stands has no data.
+        wire.split("\n\n").filter_map(block).filter(|(data, _)| !data.is_empty()).collect()
+    }
+
+    fn numbers(blocks: &[(String, Option<String>)]) -> String {
+        blocks.iter().map(|(data, _)| data.as_str()).collect()
+    }
+
+    fn backlog(registry: &Registry) {
+        (0..6).for_each(|number| publish(registry, ["a", "b"][number % 2], &number.to_string()));
+    }
+
+    fn welcome(client: &ClientHandle) {
+        client.send(Event::data("w")).unwrap();
+        for topic in ["a", "b"] {
+            client.subscribe_from(topic, Start::Oldest).unwrap();
+        }
+        client.send(Event::data("x").id("of its own").unwrap()).unwrap();
+    }
+
+    /// A client that comes with this id, is sent a welcome, and is cut after each of its events.
+    fn cut_after_each(layer: &SseLayer, last_event_id: Option<&str>, missed: &str) {
+        let (client, mut body) = open(layer, last_event_id, welcome);
+        assert!(!matches!(client.resume(), Resume::Gap(_)));
+        let had = blocks(&polling::rest(&mut body).0);
+        assert_eq!(numbers(&had), format!("wx{missed}"), "it comes first");
+        assert_eq!(client.stats().events, 2 + missed.len() as u64);
+        for (nth, (_, id)) in had.iter().enumerate() {
+            let (client, mut body) = open(layer, id.as_deref(), welcome);
+            assert_eq!(client.resume(), Resume::Continued);
+            let rest = &missed[(nth + 1).saturating_sub(2)..];
+            assert_eq!(numbers(&blocks(&polling::rest(&mut body).0)), format!("wx{rest}"), "cut after {nth}");
+        }
+    }
+
+    #[test]
+    fn comes_first_and_a_cut_after_it_loses_nothing_of_what_comes_then() {
+        for position_event in [PositionEvent::default(), PositionEvent::off()] {
+            let registry = Registry::new();
+            let layer = quiet(&registry).position_event(position_event);
+            backlog(&registry);
+            cut_after_each(&layer, None, "012345");
+            let (_, mut body) = open(&layer, None, |client| client.subscribe_from("a", Start::Oldest).unwrap());
+            let first =
+                blocks(&polling::rest(&mut body).0).into_iter().find_map(|(data, id)| id.filter(|_| data == "2"));
+            cut_after_each(&layer, Some(&first.unwrap()), "345");
+        }
+    }
+
+    #[test]
+    fn comes_first_where_the_id_leads_nowhere_and_takes_no_line_from_it() {
+        let registry = Registry::new();
+        backlog(&registry);
+        let request = http::Request::get("/?lastEventId=1%0Adata:%20injected").body(()).unwrap();
+        let (client, response) = answer(&quiet(&registry), request, |client| {
+            welcome(client);
+            event_stream(Empty::<Bytes>::new())
+        });
+        let wire = polling::rest(&mut response.into_body()).0;
+        assert!(matches!(client.resume(), Resume::Gap(_)));
+        let had = blocks(&wire);
+        assert_eq!(numbers(&had[..2]), "wx");
+        assert!(!wire.contains("injected\n"), "{wire}");
+        let (client, _body) = open(&quiet(&registry), had[0].1.as_deref(), |client| client.subscribe("a").unwrap());
+        assert!(matches!(client.resume(), Resume::Gap(_)), "who is cut before it was told is told then");
+    }
+
+    #[test]
+    fn comes_after_a_snapshot_and_before_what_is_newer() {
+        let registry = Registry::new();
+        backlog(&registry);
+        let snapshot = registry.position();
+        let (_, response) = answer(&quiet(&registry), request(), |client| {
+            publish(&registry, "a", "6");
+            welcome(client);
+            client.clone().into_stream().snapshot(Event::data("s"), snapshot).into_response::<Empty<Bytes>>()
+        });
+        let had = blocks(&text(&mut response.into_body()));
+        assert_eq!(numbers(&had), "swx6");
+        assert_eq!(had[1].1, Some(snapshot.to_string()));
+    }
+
+    #[test]
+    fn is_in_an_array_where_all_is() {
+        let registry = Registry::new();
+        backlog(&registry);
+        let (_, mut body) = open(&quiet(&registry), None, |client| {
+            client.batch(Batching::every(Duration::ZERO).as_array());
+            welcome(client);
+        });
+        let batches = fields(&text(&mut body), "data").into_iter().filter(|data| data.starts_with('[')).count();
+        assert_eq!(batches, 2);
+    }
+
+    #[test]
+    fn comes_first_as_events_too_and_what_is_sent_later_comes_in_order() {
+        let registry = Registry::new();
+        backlog(&registry);
+        let client = registry.connect();
+        welcome(&client);
+        let mut events = client.clone().into_events();
+        publish(&registry, "a", "6");
+        client.send(Event::data("y")).unwrap();
+        publish(&registry, "a", "7");
+        let first = polling::next(&mut events).unwrap().unwrap();
+        let id = first.id().unwrap().to_owned();
+        assert_eq!(first.data().as_deref(), Some("w"));
+        assert_eq!(data(&mut events).concat(), "x0123456y7");
+        let (_, mut body) = open(&quiet(&registry), Some(&id), |client| {
+            ["a", "b"].into_iter().for_each(|topic| client.subscribe(topic).unwrap());
+        });
+        assert_eq!(told(&mut body).concat(), "01234567");
+    }
+
+    #[test]
+    fn keeps_its_own_id_where_there_is_nothing_else_to_resume() {
+        let registry = Registry::new();
+        let client = registry.connect();
+        client.send(Event::data("w").id("own").unwrap()).unwrap();
+        let mut events = client.into_events();
+        assert_eq!(polling::next(&mut events).unwrap().unwrap().id(), Some("own"));
     }
 }

@@ -304,7 +304,7 @@ impl Reading {
         subscriptions.iter().for_each(|name| handle.subscribe(Subscription::matching(*name)).unwrap());
         let reading = match way {
             Way::Events => Self::Events(handle.clone().into_events()),
-            Way::Frames => Self::Frames(Reader::open(&client).unwrap()),
+            Way::Frames => Self::Frames(Reader::open(&client).unwrap().0),
         };
         (handle, reading)
     }

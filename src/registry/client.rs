@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::{
     ClientId, ClientStats, CloseReason, Position, PublishError, Receipt, ResumeError, SubscribeError,
-    cursor::Cursors,
+    cursor::{Cursors, Picked},
     feed::Outcome,
     hooks::{Hook, TellLater},
     lifetime::Lifetime,
@@ -586,8 +586,8 @@ impl Client {
         self.changed();
     }
 
-    /// The stream begins; unless it has begun before, or is over.
-    pub(super) fn open(self: &Arc<Self>) -> Result<(), Refused> {
+    /// The stream begins; unless it has begun before, or is over. Gives what goes out before all else: what was sent to the client alone until now.
+    pub(super) fn open(self: &Arc<Self>) -> Result<Vec<Picked>, Refused> {
         let (spread, now) = (self.id().spread(), self.shared.clock.now());
         let mut telling = TellLater::of(self);
         let mut later = Later::default();
@@ -603,6 +603,12 @@ impl Client {
             }
             Resume::Fresh | Resume::Continued => {}
         }
+        let mut own = state.cursors.take_own(self.known_id());
+        if !own.is_empty() && state.cursors.has_public() {
+            // Their own ids would say that all that is older was had.
+            let id: Arc<str> = self.stands_at(&state).into();
+            own.iter_mut().for_each(|picked| picked.progress = Some(Arc::clone(&id)));
+        }
         state.phase = Phase::Open;
         (state.had_stream, state.opened) = (true, now);
         state.begin_lifetime(now, spread);
@@ -616,7 +622,21 @@ impl Client {
             // It was admitted just before.
             self.close(CloseReason::Drained);
         }
-        Ok(())
+        Ok(own)
+    }
+
+    /// Where a client with subscriptions stands whose stream begins, as an id from which it can go on.
+    fn stands_at(&self, state: &State) -> String {
+        match self.last_event_id() {
+            _ if state.rare.as_ref().is_some_and(|rare| rare.has_snapshot) => state.cursors.seen().to_string(),
+            Some(id) if Event::data("").id(id).is_ok() => id.to_owned(),
+            // Who comes back with what nobody knows is told of what is missing.
+            Some(_) => Position::default().to_string(),
+            None => {
+                let standing = state.cursors.standing(&self.shared);
+                standing.unwrap_or_else(|| Position::default().into()).to_string()
+            }
+        }
     }
 
     /// The id that its stream begins with, which says where the client stands: so that it can come back before it had an event.

@@ -135,6 +135,13 @@ pub(crate) struct Picked {
     pub(crate) unless: Vec<Filter>,
 }
 
+impl Picked {
+    /// One for which nobody has to be asked.
+    fn of(entry: &Arc<Entry>) -> Self {
+        Self { entry: Arc::clone(entry), progress: None, filters: Vec::new(), unless: Vec::new() }
+    }
+}
+
 /// A range of one log, for which nobody has to be asked.
 #[derive(Debug)]
 pub(crate) struct Plain {
@@ -326,6 +333,19 @@ impl Cursors {
         self.cursors.push(cursor);
     }
 
+    /// Takes what was sent to the client alone so far: it goes out before everything else. Of events that it left out itself, `except` is the client.
+    pub(super) fn take_own(&mut self, except: Option<super::ClientId>) -> Vec<Picked> {
+        let mut own = Vec::new();
+        for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.is_public() && cursor.is_pending()) {
+            let state = lock(&cursor.feed.state);
+            let log = &state.log;
+            let slots = log.frame(cursor.next, u64::MAX, u64::MAX);
+            own.extend(log.range(slots).filter(|entry| except.is_none() || entry.except() != except).map(Picked::of));
+            (cursor.next, cursor.read) = (log.newest() + 1, log.ordinal_before(log.newest() + 1));
+        }
+        own
+    }
+
     /// What the subscription with this name reads.
     pub(super) fn feed(&self, name: &str) -> Option<Arc<Feed>> {
         self.cursors.iter().map(|cursor| &cursor.feed).find(|feed| &**feed.name() == name).cloned()
@@ -481,6 +501,11 @@ impl Cursors {
     /// The stream begins, and with that the client stands where it stands.
     pub(crate) fn begin(&mut self, standing: &Progress) {
         self.seen = standing.only().unwrap_or_default();
+    }
+
+    /// The newest position that was given out, or that the client came with.
+    pub(super) fn seen(&self) -> Position {
+        self.seen
     }
 
     /// Where a client stands that has read everything.

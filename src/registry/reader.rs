@@ -78,8 +78,9 @@ pub(crate) enum Besides {
 }
 
 impl Reader {
-    /// The stream of this client begins; unless it has begun before or is over, or there is no room for it, which ends the client.
-    pub(crate) fn open(client: &Arc<Client>) -> Result<Self, Refused> {
+    /// The stream of this client begins; unless it has begun before or is over, or there is no room for it, which ends the client. Gives what
+    /// goes out before all else, too.
+    pub(crate) fn open(client: &Arc<Client>) -> Result<(Self, Vec<Picked>), Refused> {
         // One that is over already takes no place.
         let hold = match client.over() {
             None => client.take_places(),
@@ -95,8 +96,8 @@ impl Reader {
             client.end(CloseReason::Refused);
             return Err(refused);
         }
-        client.open().inspect_err(|refused| client.note_refused(refused))?;
-        Ok(Self {
+        let own = client.open().inspect_err(|refused| client.note_refused(refused))?;
+        let reader = Self {
             client: Arc::clone(client),
             style: client.style(),
             waker: None,
@@ -107,7 +108,9 @@ impl Reader {
             has_moved: false,
             is_ahead: false,
             hold,
-        })
+        };
+        lock(&client.state).note_sent(own.len() as u64, 0);
+        Ok((reader, own))
     }
 
     pub(crate) fn client(&self) -> &Arc<Client> {
@@ -370,20 +373,25 @@ impl Reader {
         if gap.is_none() && events.is_empty() {
             return None;
         }
-        let wire = match self.style.batching {
-            #[cfg(feature = "json")]
-            Some(batching) if batching.is_array() => crate::batching::array(&events),
-            _ => {
-                let mut wire = Vec::with_capacity(events.iter().map(|picked| picked.entry.wire.len()).sum());
-                events.iter().for_each(|it| it.entry.write(&mut wire, self.style.labelled, it.progress.as_deref()));
-                wire
-            }
-        };
+        let wire = self.written(&events);
         let mut state = lock(&self.client.state);
         state.sent.events += events.len() as u64;
         state.sent.bytes += wire.len() as u64;
         drop(state);
         Some(Frame { gap, wire: wire.into(), is_live: false, has_more })
+    }
+
+    /// What goes out for these events.
+    pub(crate) fn written(&self, events: &[Picked]) -> Vec<u8> {
+        match self.style.batching {
+            #[cfg(feature = "json")]
+            Some(batching) if batching.is_array() => crate::batching::array(events),
+            _ => {
+                let mut wire = Vec::with_capacity(events.iter().map(|picked| picked.entry.wire.len()).sum());
+                events.iter().for_each(|it| it.entry.write(&mut wire, self.style.labelled, it.progress.as_deref()));
+                wire
+            }
+        }
     }
 
     /// Asks the filters, and tells those who watch what became of the client. Gives why it ends, if it does.
