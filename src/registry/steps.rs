@@ -84,7 +84,7 @@ mod tests {
         let registry = Registry::with_config(config);
         let producers = produced(&registry, TOPICS);
         let reader = reader(&registry, TOPICS);
-        drop(producers);
+        producers.into_iter().for_each(Producer::end);
         advance(Duration::from_secs(1)).await;
         let (_, all) = steps(|| (0..TOPICS / AT_A_TIME + 1).for_each(|_| publish(&registry, "t", MOST)));
         assert!(all <= TOPICS + 100, "{all} steps");
@@ -101,6 +101,7 @@ mod tests {
         let registry = Registry::with_config(with(64 << 20));
         for producer in produced(&registry, TOPICS) {
             (0..50).for_each(|_| drop(producer.publish(Event::data("x")).unwrap()));
+            producer.end();
         }
         advance(Duration::from_secs(301)).await;
         let pieces = TOPICS * 51 / AT_A_TIME + 1;
@@ -117,7 +118,7 @@ mod tests {
         for number in 0..20_000 {
             let (producer, few) = steps(|| registry.produce(format!("answer/{number}")).unwrap());
             let (_, some) = steps(|| drop(producer.publish(Event::data("x")).unwrap()));
-            let (_, more) = steps(|| drop(producer));
+            let (_, more) = steps(|| producer.end());
             assert!(few + some + more <= 3 * MOST, "{few}, {some}, {more}");
             if number % 10 == 0 {
                 publish(&registry, "t", MOST);
@@ -140,7 +141,7 @@ mod tests {
         (0..10).for_each(|_| publish(&registry, "t", MOST));
         assert_eq!((registry.stats().events, retained(&registry, "t")), (1010, 1010));
         // Who has ended is part of what is retained, and goes before what is newer.
-        drop(producers);
+        producers.into_iter().for_each(Producer::end);
         (0..1000).for_each(|_| publish(&registry, "t", MOST));
         let stats = registry.stats();
         assert!(stats.bytes <= BUDGET && stats.bytes > before.bytes, "{stats:?}");
@@ -153,7 +154,7 @@ mod tests {
         let registry = Registry::with_config(with(BUDGET));
         let producers = produced(&registry, 2000);
         let first = reader(&registry, 2000);
-        drop(producers);
+        producers.into_iter().for_each(Producer::end);
         let (_, all) = steps(|| (0..10_000).for_each(|_| publish(&registry, "t", MOST)));
         assert!(all <= 2000 + 10_000 * 2, "{all} steps");
         assert!(registry.stats().bytes <= BUDGET && retained(&registry, "t") > 100);
@@ -182,7 +183,7 @@ mod tests {
     async fn a_topic_that_begins_anew_ends_anew() {
         let registry = Registry::with_config(with(1 << 20));
         for _ in 0..3 {
-            drop(registry.produce("a").unwrap());
+            registry.produce("a").unwrap().end();
             advance(Duration::from_secs(299)).await;
             publish(&registry, "t", MOST);
             assert_eq!(registry.topic_state("a"), Some(TopicState::Ended));
@@ -191,7 +192,7 @@ mod tests {
         advance(Duration::from_secs(400)).await;
         publish(&registry, "t", MOST);
         assert_eq!(registry.topic_state("a"), Some(TopicState::Produced));
-        drop(producer);
+        producer.end();
         advance(Duration::from_secs(400)).await;
         assert_eq!(registry.topic_state("a"), None);
     }
