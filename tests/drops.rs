@@ -355,6 +355,8 @@ fn who_waits_is_woken_though_another_waker_panics() {
         let registry = Registry::new();
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
         let (before, mut first) = open(&layer, None, |client| client.subscribe("t").unwrap());
+        // It says where it stands first.
+        text(&mut first);
         let broken = Waker::from(Arc::new(Broken));
         let waits = |body: &mut _| {
             let body = Pin::new(body);
@@ -362,6 +364,8 @@ fn who_waits_is_woken_though_another_waker_panics() {
         };
         waits(&mut first);
         let (after, last) = open(&layer, None, |client| client.subscribe("t").unwrap());
+        let mut last = last;
+        text(&mut last);
         let mut last = task::spawn(last);
         assert!(last.enter(|cx, body| http_body::Body::poll_frame(body, cx)).is_pending());
         assert_eq!(registry.publish("t", Event::data("1")).unwrap().clients(), 2);
