@@ -274,9 +274,11 @@ mod an_upgraded_connection {
                 client.subscribe("topic").unwrap();
                 response
             });
-            assert_eq!((registry.stats().clients, registry.stats().subscriptions, limit.open()), (1, 1, 1));
+            assert_eq!((registry.client(&client.id()).is_some(), limit.open()), (true, 1));
+            let id = client.id();
             drop(client);
-            assert_eq!((registry.stats().clients, registry.stats().subscriptions, limit.open()), (0, 0, 0));
+            assert!(registry.client(&id).is_none());
+            assert_eq!((registry.stats().topics, limit.open()), (0, 0), "nor is its subscription there");
         }
     }
 

@@ -402,7 +402,7 @@ async fn a_second_byte_order_mark_hides_the_first_line_as_without_the_layer() {
     let byte_by_byte: Vec<&[u8]> = stream.chunks(1).collect();
     for cut in [&[&stream[..]][..], &[&stream[..4], &stream[4..]], &byte_by_byte] {
         let cut = cut.iter().map(|frame| (Bytes::from_static(frame), Bytes::new())).collect::<Vec<_>>();
-        for heartbeat in [Heartbeat::off(), Heartbeat::every(INTERVAL)] {
+        for heartbeat in [None, Some(Heartbeat::every(INTERVAL))] {
             let out = through_the_layer(Paced::new(cut.clone(), SILENCE), heartbeat, false).await.wire();
             assert_eq!(spec::parse(&out), spec::parse(stream), "{}", out.escape_ascii());
             assert!(!out.starts_with(b"\xEF\xBB\xBF"), "several clients fail on it");

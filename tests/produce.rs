@@ -679,8 +679,10 @@ fn a_topic_that_is_not_there_is_a_404_and_one_that_failed_a_410_with_a_sentence(
     assert_eq!(refused.to_string(), "there is no topic \"answers/1\", or no longer");
     assert_eq!(refused.into_response().status(), StatusCode::NOT_FOUND);
     drop(registry.produce("answers/1").unwrap());
-    client.subscribe_from("answers/1", Start::After(registry.position())).unwrap();
-    let gone = IntoResponse::into_response(client.into_stream());
+    let (_, gone) = answer(&quiet(&registry), Request::new(()), |client| {
+        client.subscribe_from("answers/1", Start::After(registry.position())).unwrap();
+        IntoResponse::into_response(client.clone().into_stream())
+    });
     assert_eq!(gone.status(), StatusCode::GONE);
     let sentence = task::spawn(http_body_util::BodyExt::collect(gone.into_body())).poll();
     assert_eq!(assert_ready!(sentence).unwrap().to_bytes(), "one of its topics has failed");

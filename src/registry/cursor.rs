@@ -339,6 +339,10 @@ impl Cursors {
         for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.is_public() && cursor.is_pending()) {
             let state = lock(&cursor.feed.state);
             let log = &state.log;
+            if cursor.has_lost(log) {
+                // It is told of that first.
+                continue;
+            }
             let slots = log.frame(cursor.next, u64::MAX, u64::MAX);
             own.extend(log.range(slots).filter(|entry| except.is_none() || entry.except() != except).map(Picked::of));
             (cursor.next, cursor.read) = (log.newest() + 1, log.ordinal_before(log.newest() + 1));
@@ -760,11 +764,10 @@ impl Cursors {
             }
             events.extend(log.range(slots).inspect(|entry| later.keep(entry)).map(|entry| (at, Arc::clone(entry))));
         }
+        let losers: Vec<usize> = lost.iter().map(|lost| lost.at).collect();
         for lost in lost {
-            let Some(cursor) = self.cursors.get(lost.at).filter(|cursor| !self.has_by_others(cursor, &lost, &events))
-            else {
-                continue;
-            };
+            let is_had = |cursor: &&Cursor| self.has_by_others(cursor, &lost, &losers, &events);
+            let Some(cursor) = self.cursors.get(lost.at).filter(|cursor| !is_had(cursor)) else { continue };
             let name = cursor.feed.name();
             taken.lags.push((Arc::clone(name), lost.number));
             taken.ends = lost.ends.or(taken.ends);
@@ -783,13 +786,13 @@ impl Cursors {
         (taken.gap.is_some() || taken.ends.is_some() || moves).then_some(taken)
     }
 
-    /// Whether the client has what one cursor has lost by its other ones, or is told of it by those. `events`: what all have
-    /// taken in this look.
-    fn has_by_others(&self, cursor: &Cursor, lost: &Lost, events: &[(usize, Arc<Entry>)]) -> bool {
+    /// Whether the client has what one cursor has lost by its other ones. `losers`: those that have lost something, too. `events`: what all
+    /// have taken in this look.
+    fn has_by_others(&self, cursor: &Cursor, lost: &Lost, losers: &[usize], events: &[(usize, Arc<Entry>)]) -> bool {
         // A filter may have refused it.
         let gives_all = |other: &Cursor| other.filter.is_none() && !other.catches_up;
         let covers = |other: &Cursor| gives_all(other) && other.since <= lost.from && other.feed.covers(cursor.name());
-        if self.cursors.iter().any(covers) {
+        if self.cursors.iter().enumerate().any(|(at, other)| covers(other) && !losers.contains(&at)) {
             return true;
         }
         // What was evicted after one of them had taken it and before this one looked.

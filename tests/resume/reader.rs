@@ -14,7 +14,7 @@ use std::{
 
 use http_body::Body;
 use proptest::{prelude::*, test_runner::TestCaseError};
-use tower_sse::{ClientHandle, ClientId, CloseReason, Lag, Resume, SseBody};
+use tower_sse::{ClientHandle, ClientId, CloseReason, Lag, Resume, SseBody, Subscription};
 
 use crate::{
     open::{Empty, open},
@@ -112,7 +112,9 @@ impl Reader {
     pub(crate) fn subscribe(&mut self, want: Want, world: &World) {
         let is_new = self.wants.iter().all(|known| known.name != want.name);
         if let Some(stream) = &mut self.stream {
-            stream.handle.subscribe(want.subscription()).unwrap();
+            // Who is subscribed already says no more than the name, which changes nothing.
+            let subscription = if is_new { want.subscription() } else { Subscription::matching(want.name) };
+            stream.handle.subscribe(subscription).unwrap();
             if is_new {
                 stream.subscribed.push(Subscribed::new(&want, None, true, world));
             }
