@@ -1,11 +1,10 @@
-// A page in Chromium, which runs already: its DevTools are at the address in CHROMIUM. The page is one of those in the folder
-// PAGES, and comes from the origin of the stream, without its server's knowing, so that no CORS is in the way.
-// Usage: chromium.mjs PAGE URL [EVENT_TYPE...]
+// A page in Chromium, which runs already: its DevTools are at the address in CHROMIUM.
+// Usage: chromium.mjs PAGE TIMES URL [EVENT_TYPE...]
 
 import { writeSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { addressOf, fileAt } from "./pages.mjs";
 
-const [page, url, ...types] = process.argv.slice(2);
+const [page, times, url, ...types] = process.argv.slice(2);
 const browser = await connect(process.env.CHROMIUM);
 // Its own cookies, caches and connections.
 const { browserContextId } = await browser.send("Target.createBrowserContext", { disposeOnDetach: true });
@@ -14,11 +13,9 @@ const { sessionId } = await browser.send("Target.attachToTarget", { targetId, fl
 const inPage = (method, params) => browser.send(method, params, sessionId);
 
 browser.on("Fetch.requestPaused", async ({ requestId, request }) => {
-  const [name] = new URL(request.url).pathname.split("/interop/").slice(-1);
-  const found = await file(name);
-  const fields = found
-    ? { responseCode: 200, responseHeaders: [{ name: "content-type", value: found.type }], body: found.text }
-    : { responseCode: 404 };
+  const { status, type, body } = await fileAt(request.url);
+  const responseHeaders = [{ name: "content-type", value: type }];
+  const fields = { responseCode: status, responseHeaders, body: body.toString("base64") };
   await inPage("Fetch.fulfillRequest", { requestId, ...fields });
 });
 browser.on("Runtime.bindingCalled", ({ payload }) => {
@@ -32,19 +29,7 @@ browser.on("Runtime.exceptionThrown", ({ exceptionDetails }) => {
 await inPage("Fetch.enable", { patterns: [{ urlPattern: "*/interop/*" }] });
 await inPage("Runtime.enable");
 await inPage("Runtime.addBinding", { name: "say" });
-const address = new URL(`/interop/${page}.html`, url);
-address.hash = JSON.stringify({ url, types });
-await inPage("Page.navigate", { url: address.href });
-
-/// A file of the pages, or of a package that a page imports.
-async function file(name) {
-  const type = name.endsWith(".html") ? "text/html; charset=utf-8" : "text/javascript";
-  const packages = `${import.meta.dirname}/node_modules`;
-  for (const path of [`${process.env.PAGES}/${name}`, `${packages}/${name}`, `${packages}/${name}.js`]) {
-    const text = await readFile(path, "base64").catch(() => undefined);
-    if (text !== undefined) return { type, text };
-  }
-}
+await inPage("Page.navigate", { url: addressOf({ page, url, types, times: Number(times) }) });
 
 /// The Chrome DevTools Protocol, as much of it as is needed.
 async function connect(address) {

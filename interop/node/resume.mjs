@@ -9,7 +9,8 @@ export async function follow(url, { onEvent, onOpen = () => {}, onError = () => 
     try {
       const headers = { accept: "text/event-stream" };
       // As UTF-8, which `fetch` takes only in this disguise.
-      if (lastEventId) headers["last-event-id"] = Buffer.from(lastEventId).toString("latin1");
+      if (lastEventId) headers["last-event-id"] = String.fromCharCode(...new TextEncoder().encode(lastEventId));
+      // Firefox would let a second request of the same URL wait for the first, for 20 s.
       const response = await fetch(url, { headers, cache: "no-store" });
       if (response.status === 204 || response.status === 410) return;
       if (!response.ok) {
@@ -23,7 +24,8 @@ export async function follow(url, { onEvent, onOpen = () => {}, onError = () => 
         onRetry: (ms) => (delay = ms),
       });
       const utf8 = new TextDecoder();
-      for await (const chunk of response.body) parser.feed(utf8.decode(chunk, { stream: true }));
+      const reader = response.body.getReader();
+      for (let read; !(read = await reader.read()).done; ) parser.feed(utf8.decode(read.value, { stream: true }));
     } catch (error) {
       onError(error);
     }

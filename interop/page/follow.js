@@ -8,6 +8,8 @@ export async function follow(url, { onEvent, onOpen = () => {}, onError = () => 
   const options = {
     // Or it closes the stream whenever its tab is hidden, and opens it again when it is shown.
     openWhenHidden: true,
+    // Firefox would let a second request of the same URL wait for the first, for 20 s.
+    cache: "no-store",
     async onopen(response) {
       pause = undefined;
       if (response.status === 204 || response.status === 410) throw new Over();

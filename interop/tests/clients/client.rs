@@ -1,16 +1,16 @@
 //! What is tested: clients, each behind a driver that tells what it sees.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{net::SocketAddr, path::PathBuf, process::Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
     process::{Child, Command},
     sync::mpsc,
     task::{AbortHandle, JoinHandle},
 };
 
-use crate::{curl, rust, within};
+use crate::{browser, curl, rust};
 
 /// What a client tells the program that uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,17 @@ pub(crate) struct Event {
     pub(crate) id: String,
 }
 
+/// The type of the event that says where a stream stands.
+pub(crate) const POSITION: &str = "position";
+
+impl Event {
+    /// Whether it is no program's: where a stream stands, or the comment that a stream begins with, which some take for an
+    /// event.
+    fn is_ours(&self, begins: bool) -> bool {
+        self.event_type == POSITION || begins && *self == Self { event_type: "message".to_owned(), ..Self::default() }
+    }
+}
+
 /// Where a driver in this process says what it sees.
 pub(crate) type Report = mpsc::UnboundedSender<Observation>;
 
@@ -46,24 +57,35 @@ pub(crate) struct Client {
 
 #[derive(Debug)]
 pub(crate) enum Driver {
-    Page(&'static str),
+    /// A page in Chromium.
+    Chromium(&'static str),
+    /// A page in Firefox.
+    Firefox(&'static str),
     Node(&'static str),
     Python(&'static str),
     Task(fn(String, Report) -> JoinHandle<()>),
 }
 
 /// What takes a client that is there when the time to come back has come.
-const WAITING: &[&str] = &["retry", "cut", "odd id", "gap", "farewell", "reconnect"];
+const WAITING: &[&str] = &["retry", "cut", "first cut", "filtered", "odd id", "gap", "farewell", "reconnect"];
 /// What has to do with coming back.
-const COMING_BACK: &[&str] = &["retry", "cut", "odd id", "gap", "farewell", "204", "503", "reconnect"];
+const COMING_BACK: &[&str] =
+    &["retry", "cut", "first cut", "filtered", "odd id", "gap", "farewell", "204", "503", "reconnect"];
+
+/// That, and what takes a `cache` that does not hold a request back.
+const FETCH_IN_FIREFOX: &[&str] =
+    &["twice", "retry", "cut", "first cut", "filtered", "odd id", "gap", "farewell", "204", "503", "reconnect"];
 
 pub(crate) const CLIENTS: &[Client] = &[
-    Client { name: "Chromium", driver: Driver::Page("eventsource"), with_lines: &[], waits: 1.0 },
+    Client { name: "Chromium", driver: Driver::Chromium("eventsource"), with_lines: &[], waits: 1.0 },
+    Client { name: "Firefox", driver: Driver::Firefox("eventsource"), with_lines: &[], waits: 1.0 },
+    Client { name: "fetch in Chromium", driver: Driver::Chromium("fetch"), with_lines: COMING_BACK, waits: 1.0 },
+    Client { name: "fetch in Firefox", driver: Driver::Firefox("fetch"), with_lines: FETCH_IN_FIREFOX, waits: 1.0 },
     Client { name: "eventsource", driver: Driver::Node("eventsource.mjs"), with_lines: WAITING, waits: 1.0 },
     Client { name: "undici", driver: Driver::Node("undici.mjs"), with_lines: WAITING, waits: 1.0 },
     Client {
         name: "@microsoft/fetch-event-source",
-        driver: Driver::Page("fetch-event-source"),
+        driver: Driver::Chromium("fetch-event-source"),
         // It takes the end of a response for the end of all, and any answer that is no stream for an error.
         with_lines: &["retry", "farewell", "204", "503", "reconnect"],
         waits: 1.0,
@@ -79,7 +101,7 @@ pub(crate) const CLIENTS: &[Client] = &[
     Client {
         name: "aiohttp-sse-client",
         driver: Driver::Python("with_aiohttp_sse_client.py"),
-        with_lines: &["cut", "gap", "503"],
+        with_lines: &["cut", "first cut", "filtered", "gap", "503"],
         waits: 2.0,
     },
     Client {
@@ -104,10 +126,11 @@ pub(crate) const ALONE: &[Client] = &[
     Client { name: "undici", driver: Driver::Node("undici-alone.mjs"), with_lines: &[], waits: 1.0 },
     Client {
         name: "@microsoft/fetch-event-source",
-        driver: Driver::Page("fetch-event-source-alone"),
+        driver: Driver::Chromium("fetch-event-source-alone"),
         with_lines: &[],
         waits: 1.0,
     },
+    Client { name: "fetch in Firefox", driver: Driver::Firefox("fetch-alone"), with_lines: &[], waits: 1.0 },
     Client {
         name: "aiohttp-sse-client",
         driver: Driver::Python("with_aiohttp_sse_client_alone.py"),
@@ -130,21 +153,39 @@ pub(crate) struct Tools {
     pub(crate) python: PathBuf,
     /// Where Chromium's DevTools are.
     pub(crate) chromium: String,
+    /// Where pages in Firefox are asked for.
+    pub(crate) firefox: SocketAddr,
 }
 
 impl Client {
     /// Lets it follow a stream. `types`: those that an `EventSource` has to be told of.
     pub(crate) fn follow(&self, tools: &Tools, url: &str, types: &[&str]) -> Run {
+        self.start(tools, url, types, 1)
+    }
+
+    /// Lets it follow the same stream twice at the same time: in one page, if it is a page's.
+    pub(crate) fn follow_twice(&self, tools: &Tools, url: &str) -> Vec<Run> {
+        match self.driver {
+            Driver::Chromium(_) | Driver::Firefox(_) => vec![self.start(tools, url, &[], 2)],
+            _ => vec![self.follow(tools, url, &[]), self.follow(tools, url, &[])],
+        }
+    }
+
+    fn start(&self, tools: &Tools, url: &str, types: &[&str], times: usize) -> Run {
         let mut command = match self.driver {
             Driver::Task(task) => {
                 let (report, observations) = mpsc::unbounded_channel();
-                let task = task(url.to_owned(), report);
-                return Run { observations, seen: Vec::new(), _driver: Running::Task(Aborted(task.abort_handle())) };
+                return Run::of_task(&task(url.to_owned(), report), observations);
             }
-            Driver::Page(page) => {
+            Driver::Firefox(page) => {
+                let (report, observations) = mpsc::unbounded_channel();
+                let wanted = json!({ "page": page, "url": url, "types": types, "times": times });
+                return Run::of_task(&browser::show_in_firefox(tools.firefox, &wanted, report), observations);
+            }
+            Driver::Chromium(page) => {
                 let mut command = Command::new(&tools.node);
-                command.arg(tools.node_drivers.join("chromium.mjs")).arg(page).env("CHROMIUM", &tools.chromium);
-                command.env("PAGES", interop::drivers("page"));
+                command.arg(tools.node_drivers.join("chromium.mjs")).args([page, &times.to_string()]);
+                command.env("CHROMIUM", &tools.chromium).env("PAGES", interop::drivers("page"));
                 command
             }
             Driver::Node(driver) => {
@@ -191,15 +232,12 @@ impl Drop for Aborted {
 impl Run {
     fn of(mut child: Child) -> Self {
         let (report, observations) = mpsc::unbounded_channel();
-        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                if report.send(observation(&line)).is_err() {
-                    break;
-                }
-            }
-        });
+        tokio::spawn(pass_on(child.stdout.take().expect("it is piped"), report));
         Self { observations, seen: Vec::new(), _driver: Running::Process { _child: child } }
+    }
+
+    fn of_task(task: &JoinHandle<()>, observations: mpsc::UnboundedReceiver<Observation>) -> Self {
+        Self { observations, seen: Vec::new(), _driver: Running::Task(Aborted(task.abort_handle())) }
     }
 
     /// What it tells next. A driver that ends does not come back.
@@ -215,8 +253,8 @@ impl Run {
         }
     }
 
-    /// The next event. `None`: it is closed.
-    pub(crate) async fn event(&mut self) -> Option<Event> {
+    /// The next of all that it takes for an event. `None`: it is closed.
+    pub(crate) async fn anything(&mut self) -> Option<Event> {
         loop {
             match self.next().await {
                 Observation::Event(event) => return Some(event),
@@ -226,15 +264,38 @@ impl Run {
         }
     }
 
-    /// The next event. `None`: something else went wrong first.
-    pub(crate) async fn event_at_once(&mut self) -> Option<Event> {
+    /// The next event of a program. `None`: it is closed.
+    pub(crate) async fn event(&mut self) -> Option<Event> {
         loop {
+            let begins = self.seen.last() == Some(&Observation::Open);
             match self.next().await {
-                Observation::Event(event) => return Some(event),
-                Observation::Error(_) | Observation::Closed => return None,
-                Observation::Open => {}
+                Observation::Event(event) if !event.is_ours(begins) => return Some(event),
+                Observation::Closed => return None,
+                Observation::Event(_) | Observation::Open | Observation::Error(_) => {}
             }
         }
+    }
+
+    /// The next event of a program. `None`: something else went wrong first.
+    pub(crate) async fn event_at_once(&mut self) -> Option<Event> {
+        loop {
+            let begins = self.seen.last() == Some(&Observation::Open);
+            match self.next().await {
+                Observation::Event(event) if !event.is_ours(begins) => return Some(event),
+                Observation::Error(_) | Observation::Closed => return None,
+                Observation::Event(_) | Observation::Open => {}
+            }
+        }
+    }
+
+    /// Until it knows that it stands there, or anywhere. `false`: it is closed.
+    pub(crate) async fn stands(&mut self, at: Option<&str>) -> bool {
+        while let Some(event) = self.anything().await {
+            if event.event_type == POSITION && at.is_none_or(|at| event.id == at) {
+                return true;
+            }
+        }
+        false
     }
 
     /// All events up to the one with this data, and that one too.
@@ -255,6 +316,16 @@ impl Run {
     }
 }
 
+/// What a driver says, as long as somebody wants to know.
+pub(crate) async fn pass_on(said: impl AsyncRead + Unpin, report: Report) {
+    let mut lines = BufReader::new(said).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if report.send(observation(&line)).is_err() {
+            break;
+        }
+    }
+}
+
 fn observation(line: &str) -> Observation {
     let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -271,50 +342,5 @@ fn observation(line: &str) -> Observation {
     } else {
         assert!(value.get("closed").is_some(), "{line}");
         Observation::Closed
-    }
-}
-
-/// A Chromium without a window, for all pages.
-#[derive(Debug)]
-pub(crate) struct Chromium {
-    pub(crate) devtools: String,
-    pub(crate) version: String,
-    process: Child,
-    profile: PathBuf,
-}
-
-impl Chromium {
-    pub(crate) async fn start() -> Self {
-        let profile = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("chromium-{}", std::process::id()));
-        let mut command = Command::new(interop::program("chromium"));
-        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]);
-        command.args(["--disable-background-networking", "--disable-component-update", "--no-proxy-server"]);
-        command.arg("--remote-debugging-port=0").arg(format!("--user-data-dir={}", profile.display()));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().expect("it starts");
-        let mut stderr = BufReader::new(process.stderr.take().expect("it is piped")).lines();
-        let devtools = within(async {
-            loop {
-                let line = stderr.next_line().await.expect("text").expect("Chromium says where its DevTools are");
-                if let Some(address) = line.strip_prefix("DevTools listening on ") {
-                    return address.to_owned();
-                }
-            }
-        })
-        .await;
-        // It complains for as long as it lives, of what it lacks here.
-        tokio::spawn(async move { while let Ok(Some(_)) = stderr.next_line().await {} });
-        let about = devtools.replace("ws://", "http://");
-        let about = format!("{}/json/version", about.split("/devtools").next().expect("an address"));
-        let about = reqwest::get(about).await.expect("DevTools").text().await.expect("text");
-        let about: Value = serde_json::from_str(&about).expect("JSON");
-        let version = about["Browser"].as_str().and_then(|name| name.split('/').nth(1)).expect("a version").to_owned();
-        Self { devtools, version, process, profile }
-    }
-
-    pub(crate) async fn stop(mut self) {
-        let _ = self.process.kill().await;
-        // What it started ends when it is gone, and may still write.
-        let _ = std::fs::remove_dir_all(&self.profile);
     }
 }

@@ -1,6 +1,7 @@
 //! Other people's clients, each in every way that matters, and what comes of it: the matrix in the guide.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod browser;
 mod client;
 mod curl;
 #[path = "../../../tests/support/example.rs"]
@@ -27,14 +28,15 @@ use std::{
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use crate::{
-    client::{ALONE, CLIENTS, Chromium, Client, Tools},
+    browser::{Chromium, Firefox},
+    client::{ALONE, CLIENTS, Client, Driver, Tools},
     matrix::Matrix,
-    scenarios::{SCENARIOS, Scenario},
+    scenarios::{MEASURED, SCENARIOS, Scenario},
     stage::Stage,
 };
 
 /// How long anything may take before it counts as failed.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_secs(120);
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(BOUND, future).await.expect("it takes too long")
@@ -42,12 +44,15 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_client_does_what_the_guide_says() {
+    let (node, node_drivers) = (interop::node(), interop::npm("node"));
     let chromium = Chromium::start().await;
+    let firefox = Firefox::start(&node, &node_drivers).await;
     let tools = Tools {
-        node: interop::node(),
-        node_drivers: interop::npm("node"),
+        node,
+        node_drivers,
         python: interop::python("python"),
         chromium: chromium.devtools.clone(),
+        firefox: firefox.pages,
     };
     let stage = Arc::new(within(Stage::set(tools)).await);
     let all = SCENARIOS.iter().flat_map(|scenario| CLIENTS.iter().map(move |client| (scenario, client)));
@@ -57,24 +62,34 @@ async fn every_client_does_what_the_guide_says() {
         (SCENARIOS.iter().find(|(rows, _)| rows.contains(row)).expect("a scenario"), client)
     });
     let alone: Matrix = run(&stage, alone).await;
-    let programs = programs(&stage.tools, &chromium.version);
+    let programs = programs(&stage.tools, &chromium.version, &firefox.version);
     chromium.stop().await;
+    firefox.stop().await;
+    // Past the capture of what tests print: who runs it wants to see it.
+    writeln!(io::stdout(), "a quiet stream is open so long after its head: {}\n", stage.quiet()).expect("a reader");
     let surprises = [matrix::surprises(&matrix), matrix::surprises_alone(&alone)].concat();
     assert!(surprises.is_empty(), "not as expected:\n{}", surprises.join("\n"));
     let found = matrix::render(&matrix);
-    // Past the capture of what tests print: who runs it wants to see it.
-    writeln!(io::stdout(), "{programs}\n\n{found}").expect("somebody who reads");
+    writeln!(io::stdout(), "{programs}\n\n{found}").expect("a reader");
     guide::has("matrix", &found, &format!("{programs}\n"));
 }
 
-/// Some wait, some work: several at a time.
+/// How much is done at the same time: some wait, some work. A page in Firefox is much.
+const TURNS: u32 = 8;
+
 async fn run(stage: &Arc<Stage>, what: impl Iterator<Item = (&'static Scenario, &'static Client)>) -> Matrix {
-    let turns = Arc::new(Semaphore::new(8));
+    let turns = Arc::new(Semaphore::new(TURNS as usize));
     let mut runs = JoinSet::new();
     for ((rows, scenario), client) in what {
         let (stage, turns) = (Arc::clone(stage), Arc::clone(&turns));
         runs.spawn(async move {
-            let _turn = turns.acquire().await.expect("it is open");
+            let turn = match client.driver {
+                // What is measured is measured alone.
+                _ if *rows == MEASURED => TURNS,
+                Driver::Firefox(_) => 2,
+                _ => 1,
+            };
+            let _turn = turns.acquire_many(turn).await.expect("it is open");
             let found = timeout(BOUND, scenario(&stage, client)).await;
             let found = found.unwrap_or_else(|_| rows.iter().map(|row| (*row, "stuck".to_owned())).collect());
             found.into_iter().map(|(row, found)| ((client.name, row), found))
@@ -89,12 +104,12 @@ fn the_lines_in_the_guide_are_those_that_the_clients_ran_with() {
 }
 
 /// What no lock file pins.
-fn programs(tools: &Tools, chromium: &str) -> String {
+fn programs(tools: &Tools, chromium: &str, firefox: &str) -> String {
     let says = |program: &Path| {
         let output = Command::new(program).arg("--version").output().expect("a version");
         let text = String::from_utf8(output.stdout).expect("text");
         text.split_whitespace().find(|word| word.contains('.')).expect("a version").trim_start_matches('v').to_owned()
     };
     let (node, python, curl) = (says(&tools.node), says(&tools.python), says(&interop::program("curl")));
-    format!("Chromium {chromium}, curl {curl}, Node {node}, Python {python}")
+    format!("Chromium {chromium}, curl {curl}, Firefox {firefox}, Node {node}, Python {python}")
 }

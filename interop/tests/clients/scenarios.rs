@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::{FutureExt, future::BoxFuture};
 use nix::sys::signal::Signal;
 use tokio::{sync::mpsc::UnboundedReceiver, time::Instant};
-use tower_sse::{Event, Heartbeat, Limit, Refusal, Registry, SseLayer};
+use tower_sse::{Event, Heartbeat, Limit, Refusal, Registry, RegistryConfig, Retention, SseLayer};
 
 use crate::{
-    client::{self, Client, Observation, Run},
+    client::{self, Client, Observation, POSITION, Run},
     example,
     relay::Relay,
     spec,
-    stage::{Dashboard, Stage, TOPIC, address, serve},
+    stage::{Dashboard, Hidden, Stage, TOPIC, address, serve},
     upstream::Request,
 };
 
@@ -21,6 +21,9 @@ pub(crate) type Found = Vec<(&'static str, String)>;
 
 /// The rows that it fills, and what is done.
 pub(crate) type Scenario = (&'static [&'static str], for<'a> fn(&'a Stage, &'a Client) -> BoxFuture<'a, Found>);
+
+/// The rows of the scenario that takes a time.
+pub(crate) const MEASURED: &[&str] = &["quiet"];
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     (&["data", "types", "ids"], |stage, client| published(stage, client).boxed()),
@@ -40,6 +43,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         let beat = || Event::data("").event("heartbeat").expect("a type");
         heartbeats(stage, client, "event", "event: heartbeat\ndata: \n\n", move |it| it.event(beat)).boxed()
     }),
+    (MEASURED, |stage, client| quiet(stage, client).boxed()),
+    (&["position"], |stage, client| begins_with_its_position(stage, client).boxed()),
+    (&["comment"], |stage, client| begins_with_a_comment(stage, client).boxed()),
+    (&["first cut"], |stage, client| cut_before_the_first_event(stage, client).boxed()),
+    (&["filtered"], |stage, client| cut_after_what_was_filtered(stage, client).boxed()),
+    (&["twice"], |stage, client| twice(stage, client).boxed()),
     (&["retry"], |stage, client| retry(stage, client).boxed()),
     (&["cut"], |stage, client| cut(stage, client).boxed()),
     (&["odd id"], |stage, client| odd_id(stage, client).boxed()),
@@ -210,6 +219,114 @@ async fn opens(stage: &Stage, client: &Client, row: &'static str, content_type: 
     let is_open = run.event_at_once().await.is_some_and(|event| event.data == "hello");
     request.end().await;
     vec![(row, if is_open { "yes" } else { "no" }.to_owned())]
+}
+
+/// With default settings, a program is told at once that a stream is open on which nothing happens.
+async fn quiet(stage: &Stage, client: &Client) -> Found {
+    let relay = Relay::to(serve(SseLayer::new(&Registry::new())).await).await;
+    let mut run = client.follow(&stage.tools, &relay.url, &[]);
+    relay.has_seen(|text| text.contains("\r\n\r\n").then_some(())).await;
+    let answered = Instant::now();
+    run.opened().await;
+    let took = answered.elapsed();
+    stage.quiet.lock().unwrap().insert(client.name, took);
+    let has_beaten = relay.has_seen(|text| text.contains("\n:\n\n").then_some(())).now_or_never().is_some();
+    vec![("quiet", if has_beaten { "with the first heartbeat" } else { "yes" }.to_owned())]
+}
+
+/// A stream with subscriptions begins with where it stands. A program is not told so, unless it wants to know.
+async fn begins_with_its_position(stage: &Stage, client: &Client) -> Found {
+    let (dashboard, topic) = (&stage.dashboard, name_of(client, "position"));
+    let relay = Relay::to(dashboard.address()).await;
+    let mut run = client.follow(&stage.tools, &format!("{}/events?topic={topic}", relay.url), &[]);
+    relay.has_seen(|text| text.contains("event: position").then_some(())).await;
+    run.opened().await;
+    dashboard.publish(&topic, "message", END).await;
+    let first = run.anything().await.expect("an event");
+    let found = match &*first.data {
+        END => "yes",
+        "" if first.event_type == POSITION => "not invisible",
+        _ => "something else",
+    };
+    vec![("position", found.to_owned())]
+}
+
+/// A stream without subscriptions begins with a comment, before its first event.
+async fn begins_with_a_comment(stage: &Stage, client: &Client) -> Found {
+    let path = format!("/{}", name_of(client, "comment"));
+    let mut requests = stage.upstream.requests(&path);
+    let relay = Relay::to(address(&stage.gateway.url)).await;
+    let mut run = client.follow(&stage.tools, &format!("{}{path}", relay.url), &[]);
+    let mut request = next(&mut requests).await;
+    request.stream("text/event-stream").await;
+    relay.has_seen(|text| text.contains("\n:").then_some(())).await;
+    run.opened().await;
+    request.send("data: the end\nid: 1\n\n", usize::MAX).await;
+    let first = run.anything().await.expect("an event");
+    request.end().await;
+    let expected = client::Event { event_type: "message".to_owned(), data: END.to_owned(), id: "1".to_owned() };
+    vec![("comment", if first == expected { "yes" } else { "not invisible" }.to_owned())]
+}
+
+/// What is published while a client is away that was cut off before its first event comes when it is back.
+async fn cut_before_the_first_event(stage: &Stage, client: &Client) -> Found {
+    let (dashboard, topic) = (&stage.dashboard, name_of(client, "first cut"));
+    let relay = Relay::to(dashboard.address()).await;
+    let url = format!("{}/events?topic={topic}", relay.url);
+    let mut run = client.follow(&stage.tools, &url, &[POSITION, "gap"]);
+    run.stands(None).await;
+    relay.break_after(0, async {}).await;
+    let mut expected = Vec::new();
+    let mut publish = async |data: &str| {
+        let id = dashboard.publish(&topic, "message", data).await;
+        expected.push(client::Event { event_type: "message".to_owned(), data: data.to_owned(), id });
+    };
+    for number in 1..=5 {
+        publish(&format!("event {number}")).await;
+    }
+    relay.mend(dashboard.address());
+    relay.has_seen(|text| (text.matches("HTTP/1.1 200").count() == 2).then_some(())).await;
+    publish(END).await;
+    vec![("first cut", sees(run.events_until(END).await, expected))]
+}
+
+/// A client that had all events before the cut kept from it by a filter has missed nothing, whatever is no longer retained.
+async fn cut_after_what_was_filtered(stage: &Stage, client: &Client) -> Found {
+    let retention = Retention::default().events(5);
+    let registry = Registry::with_config(RegistryConfig::default().topic_retention(retention));
+    let heartbeat = Heartbeat::every(Duration::from_millis(50)).single_line();
+    let address = serve(SseLayer::new(&registry).heartbeat(heartbeat)).await;
+    let relay = Relay::to(address).await;
+    let mut run = client.follow(&stage.tools, &relay.url, &[POSITION, "gap"]);
+    run.stands(None).await;
+    let publish = |event: Event| registry.publish(TOPIC, event).expect("a topic").position().to_string();
+    let hidden = || Event::data("hidden").attribute(Hidden);
+    publish(Event::data("before"));
+    run.events_until("before").await;
+    for _ in 0..5 {
+        // So few that it does not fall behind.
+        let last = (0..4).map(|_| publish(hidden())).last().expect("an event");
+        run.stands(Some(&last)).await;
+    }
+    relay.break_after(0, async {}).await;
+    publish(hidden());
+    publish(Event::data(END));
+    relay.mend(address);
+    let seen = run.events_until(END).await;
+    vec![("filtered", sees(typed(seen), [("message".to_owned(), END.to_owned())]))]
+}
+
+/// A stream opens while the same client is reading the same one.
+async fn twice(stage: &Stage, client: &Client) -> Found {
+    let url = format!("{}/events?topic={}", stage.dashboard.server.url, name_of(client, "twice"));
+    let mut runs = client.follow_twice(&stage.tools, &url);
+    let (first, second) = runs.split_at_mut(1);
+    first[0].opened().await;
+    let is_open = Instant::now();
+    second.first_mut().unwrap_or(&mut first[0]).opened().await;
+    // What holds a request back holds it for 20 s.
+    let found = if is_open.elapsed() < Duration::from_secs(10) { "yes" } else { "waits" };
+    vec![("twice", found.to_owned())]
 }
 
 /// A byte-order mark that the upstream begins with costs no event: the layer takes it away.

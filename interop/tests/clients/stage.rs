@@ -1,12 +1,12 @@
 //! The servers that clients are tested against.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Mutex, time::Duration};
 
 use axum::{Router, routing::get, serve::ListenerExt};
 use http::StatusCode;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tower_sse::{ClientHandle, EventStream, SseLayer, SubscribeError};
+use tower_sse::{ClientHandle, EventStream, SseLayer, SubscribeError, Subscription};
 
 use crate::{
     client::Tools,
@@ -27,6 +27,8 @@ pub(crate) struct Stage {
     pub(crate) dashboard_gateway: Server,
     /// It retains five events of a topic.
     pub(crate) forgetful_dashboard: Dashboard,
+    /// How long clients took to say that a quiet stream is open.
+    pub(crate) quiet: Mutex<BTreeMap<&'static str, Duration>>,
 }
 
 impl Stage {
@@ -40,7 +42,14 @@ impl Stage {
             upstream,
             dashboard,
             forgetful_dashboard: Dashboard::start(&[("RETENTION_EVENTS", "5")]).await,
+            quiet: Mutex::default(),
         }
+    }
+
+    /// How long each client took to say that a quiet stream is open.
+    pub(crate) fn quiet(&self) -> String {
+        let told = self.quiet.lock().unwrap();
+        Vec::from_iter(told.iter().map(|(name, took)| format!("{name} {took:.1?}"))).join(", ")
     }
 }
 
@@ -86,10 +95,14 @@ pub(crate) fn address(url: &str) -> SocketAddr {
 /// The topic of [`serve`].
 pub(crate) const TOPIC: &str = "news";
 
+/// The attribute of an event that [`serve`] lets nobody see.
+#[derive(Debug, Clone)]
+pub(crate) struct Hidden;
+
 /// Where a stream of the topic is served, behind this layer.
 pub(crate) async fn serve(layer: SseLayer) -> SocketAddr {
     async fn stream(client: ClientHandle) -> Result<EventStream, SubscribeError> {
-        client.subscribe(TOPIC)?;
+        client.subscribe(Subscription::to(TOPIC).filter(|event, _| event.attribute::<Hidden>().is_none()))?;
         Ok(client.into_stream())
     }
 
