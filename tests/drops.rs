@@ -271,7 +271,7 @@ fn what_is_evicted_while_it_is_read_is_dropped_without_a_lock() {
         let filtered = registry.connect();
         filtered.subscribe(Subscription::matching("*").filter(|_, _| true)).unwrap();
         filtered.subscribe("a").unwrap();
-        let mut events = filtered.clone().into_events();
+        let mut events = filtered.into_events();
         let publisher = thread::spawn({
             let (is_over, nosy) = (Arc::clone(&is_over), Nosy::new(&registry, &client));
             move || {

@@ -565,7 +565,7 @@ fn a_reader_that_has_the_last_event_has_the_end() -> usize {
         let (registry, task) = (registry(), Task::new());
         let producer = registry.produce("a").unwrap();
         let (_, mut reading) = Reading::open(&registry, way, &["a"]);
-        let producer = with(&registry, move |_| drop(producer.finish(Event::data("last")).unwrap()));
+        let producer = with(&registry, move |_| _ = producer.finish(Event::data("last")).unwrap());
         assert_eq!(reading.read(&task, 1), ["last"]);
         // Without waiting for anybody.
         assert_eq!(task.poll(|cx| reading.poll(cx)), Poll::Ready(None));

@@ -83,7 +83,7 @@ mod who_is_cut_off_before_its_first_event {
             || {
                 [("a/born", "1"), ("b", "-"), ("a/old", "2")]
                     .iter()
-                    .for_each(|(topic, it)| publish(&registry, topic, it))
+                    .for_each(|(topic, it)| publish(&registry, topic, it));
             },
         );
         assert_eq!(got, ["1", "2"]);
@@ -111,7 +111,7 @@ mod who_is_cut_off_before_its_first_event {
         fill(&registry);
         let meanwhile = ["oldest", "now", "last"];
         let got = returns(&registry, subscribe_to_all, || {
-            meanwhile.iter().for_each(|topic| publish(&registry, topic, topic))
+            meanwhile.iter().for_each(|topic| publish(&registry, topic, topic));
         });
         assert_eq!(got.iter().filter(|data| *data == "before").count(), 0, "{got:?}");
         let mut sorted = got.clone();
@@ -410,7 +410,7 @@ mod where_it_was_cut_off {
         assert_eq!(back.resume_from("another"), Err(twice.clone()));
         ["live", "late"].iter().for_each(|topic| back.subscribe(*topic).unwrap());
         assert_eq!(back.resume(), Resume::Continued);
-        let mut events = back.clone().into_events();
+        let mut events = back.into_events();
         let mut got = data(&mut events);
         got.sort_unstable();
         assert_eq!(got, ["2", "3", "missed"], "nothing is lost, and nothing comes twice");

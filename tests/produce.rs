@@ -767,7 +767,7 @@ fn an_answer_of_many_tokens_is_whole_for_who_reloads() {
                 &delta[1..]
             ))
         };
-        (0..TOKENS).for_each(|number| drop(producer.publish(token(number)).unwrap()));
+        (0..TOKENS).for_each(|number| _ = producer.publish(token(number)).unwrap());
         producer.end();
         let (_, mut body) = reading(&registry, "answers/42", Start::Oldest);
         let tokens = whole(&mut body).into_iter().filter(|data| data.contains("token")).count();
@@ -791,7 +791,7 @@ fn who_asks_for_the_beginning_of_an_answer_that_has_lost_it_is_told() {
         ["1", "2", "3"].iter().for_each(|data| publish(&registry, "a", data));
         assert!(!from(Start::Oldest).0);
         let producer = registry.produce("a").unwrap();
-        ["4", "5"].iter().for_each(|data| drop(producer.publish(Event::data(data)).unwrap()));
+        ["4", "5"].iter().for_each(|data| _ = producer.publish(Event::data(data)).unwrap());
         assert!(!from(Start::Oldest).0, "only what is older than the answer has gone");
         producer.publish(Event::data("6")).unwrap();
         assert_eq!(from(Start::Oldest), (true, Some(TopicState::Produced)));

@@ -278,7 +278,7 @@ impl Client {
         let Subscription { name, may_be_pattern, start, filter, must_exist } = subscription;
         let check = if may_be_pattern { topic::check_pattern } else { topic::check };
         let result = check(&name).map_err(SubscribeError::from);
-        let result = result.and_then(|()| self.join(&name, start, filter, true, must_exist));
+        let result = result.and_then(|()| self.join(&name, start, filter.as_ref(), true, must_exist));
         if let Err(error) = &result {
             self.shared.counters.refused_subscriptions.fetch_add(1, Ordering::Relaxed);
             self.observe(|observer, client| observer.subscription_refused(client, error));
@@ -292,7 +292,7 @@ impl Client {
         self: &Arc<Self>,
         name: &str,
         start: Start,
-        filter: Option<Filter>,
+        filter: Option<&Filter>,
         resumes: bool,
         must_exist: bool,
     ) -> Result<(), SubscribeError> {
@@ -300,8 +300,8 @@ impl Client {
         loop {
             let is_new = lock(&self.state).may_subscribe(name, &self.shared)?;
             let is_done = match is_new {
-                true => self.join_anew(name, start, filter.as_ref(), resumes, must_exist)?,
-                false => self.change(name, start, filter.as_ref()),
+                true => self.join_anew(name, start, filter, resumes, must_exist)?,
+                false => self.change(name, start, filter),
             };
             if is_done {
                 return Ok(());

@@ -100,7 +100,7 @@ mod tests {
         const TOPICS: usize = 1000;
         let registry = Registry::with_config(with(64 << 20));
         for producer in produced(&registry, TOPICS) {
-            (0..50).for_each(|_| drop(producer.publish(Event::data("x")).unwrap()));
+            (0..50).for_each(|_| _ = producer.publish(Event::data("x")).unwrap());
             producer.end();
         }
         advance(Duration::from_secs(301)).await;
@@ -117,7 +117,7 @@ mod tests {
         let mut topics = 0;
         for number in 0..20_000 {
             let (producer, few) = steps(|| registry.produce(format!("answer/{number}")).unwrap());
-            let (_, some) = steps(|| drop(producer.publish(Event::data("x")).unwrap()));
+            let (_, some) = steps(|| _ = producer.publish(Event::data("x")).unwrap());
             let (_, more) = steps(|| producer.end());
             assert!(few + some + more <= 3 * MOST, "{few}, {some}, {more}");
             if number % 10 == 0 {
@@ -173,7 +173,7 @@ mod tests {
         (0..1000).for_each(|number| client.subscribe(format!("room/{number}")).unwrap());
         (0..1000).for_each(|number| publish(&registry, &format!("room/{number}"), MOST));
         for number in 0..1000 {
-            let (_, few) = steps(|| client.unsubscribe(&format!("room/{number}")));
+            let (_, few) = steps(|| client.unsubscribe(format!("room/{number}")));
             assert!(few <= MOST && registry.stats().bytes <= BUDGET);
         }
         publish(&registry, "t", MOST);

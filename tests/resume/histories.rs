@@ -158,7 +158,8 @@ impl History {
         let events = &self.lives[life].events;
         let came: BTreeSet<usize> = messages
             .iter()
-            .filter_map(|(event_type, data, _)| (event_type == "message").then(|| data.parse().unwrap()))
+            .filter(|(event_type, ..)| event_type == "message")
+            .map(|(_, data, _)| data.parse().unwrap())
             .collect();
         if let Some(from) = from.filter(|_| !was_told && !lags) {
             let missing = (from..events.len()).find(|number| {
