@@ -3,11 +3,7 @@
 use std::{fmt, num::NonZeroU32, time::Duration};
 
 #[cfg(feature = "json")]
-use crate::{
-    Event, event,
-    gap::push_json_string,
-    registry::{Picked, is_public},
-};
+use crate::{Event, event, gap::push_json_string, registry::Picked};
 
 /// The shortest time between two frames of the registry's events in one stream.
 ///
@@ -95,10 +91,9 @@ pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
             wire.extend_from_slice(retry);
         }
         json.push_str(if json.len() > 1 { ",{" } else { "{" });
-        // That of what is sent to the client alone is its id, which is a capability.
-        if is_public(&entry.topic) {
+        if let Some(topic) = entry.public_topic() {
             json.push_str("\"topic\":");
-            push_json_string(&mut json, &entry.topic);
+            push_json_string(&mut json, topic);
             json.push(',');
         }
         if let Some(event_type) = event::decode_type(&entry.wire) {

@@ -97,11 +97,16 @@ impl Entry {
         std::str::from_utf8(line.strip_suffix(b"\n\n")?).ok()
     }
 
+    /// The name of its topic; but not that of one client's own, which has the client's id in it: that is a capability.
+    pub(crate) fn public_topic(&self) -> Option<&str> {
+        topic::is_public(&self.topic).then_some(&*self.topic)
+    }
+
     /// Appends what goes out for it. `labelled`: with its topic as the event type, if it has none. `id`: instead of its own.
     pub(crate) fn write(&self, wire: &mut Vec<u8>, labelled: bool, id: Option<&str>) {
         let own_id = self.id();
-        if labelled && !self.is_typed && own_id.is_some() && topic::is_public(&self.topic) {
-            event::push_field(wire, "event", &self.topic);
+        if let Some(topic) = self.public_topic().filter(|_| labelled && !self.is_typed && own_id.is_some()) {
+            event::push_field(wire, "event", topic);
         }
         match id.filter(|_| own_id.is_some()) {
             Some(id) => {

@@ -53,7 +53,6 @@ pub(crate) use self::{
     reader::{Besides, Glance, Reader},
     shared::Shared,
     spare::Spare,
-    topic::is_public,
     waiters::{Slot, Waiters},
 };
 use crate::{ClientHandle, Event, Limit, limit::Admission, subscription::Filter, sync::lock};
