@@ -4,7 +4,10 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::{Event, EventError, Position, event};
+use crate::{
+    EventError, Position,
+    event::{OwnEvent, Quoted},
+};
 
 /// Events that a client should have had and that are no longer retained: evicted, from before a restart, or after a position that was never issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +44,7 @@ impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.after {
             "" => f.write_str("events")?,
-            after => write!(f, "events after {}", event::Quoted(after))?,
+            after => write!(f, "events after {}", Quoted(after))?,
         }
         match &*self.topics {
             [] => f.write_str(" for this client alone are no longer retained"),
@@ -76,7 +79,7 @@ impl std::error::Error for Gap {}
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GapEvent {
-    event_type: Option<String>,
+    event: OwnEvent,
 }
 
 impl GapEvent {
@@ -86,34 +89,28 @@ impl GapEvent {
     ///
     /// [`EventError::EventType`] if it contains a line end.
     pub fn named(event_type: impl Into<String>) -> Result<Self, EventError> {
-        let event_type = event_type.into();
-        Event::empty().event(&event_type)?;
-        Ok(Self { event_type: Some(event_type) })
+        Ok(Self { event: OwnEvent::named(event_type)? })
     }
 
     /// No gap event: the client is told nothing. A handler can still ask with [`ClientHandle::resume`](crate::ClientHandle::resume).
     #[must_use]
     pub fn off() -> Self {
-        Self { event_type: None }
+        Self { event: OwnEvent::OFF }
     }
 
     pub(crate) fn is_on(&self) -> bool {
-        self.event_type.is_some()
+        self.event.is_on()
     }
 
     pub(crate) fn encode(&self, gap: &Gap) -> Option<Bytes> {
-        let event = Event::data(gap.json()).event(self.event_type.as_ref()?).ok()?;
-        let mut wire = event.encode_fields();
-        if let Some(id) = gap.position {
-            event::push_field(&mut wire, "id", &id.to_string());
-        }
-        Some(event::finish(wire))
+        let id = gap.position.map(|position| position.to_string());
+        self.event.encode(gap.json(), id.as_deref())
     }
 }
 
 impl Default for GapEvent {
     fn default() -> Self {
-        Self { event_type: Some("gap".to_owned()) }
+        Self { event: OwnEvent::of("gap") }
     }
 }
 

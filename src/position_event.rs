@@ -1,10 +1,8 @@
 //! How a client is told where it stands when no event does.
 
-use std::fmt;
-
 use bytes::Bytes;
 
-use crate::{Event, EventError, event};
+use crate::{EventError, event::OwnEvent};
 
 /// How a client is told where it stands when no event does: so that it can resume before it had its first one.
 ///
@@ -33,9 +31,9 @@ use crate::{Event, EventError, event};
 /// # let _ = layer;
 /// # Ok::<(), tower_sse::EventError>(())
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PositionEvent {
-    event_type: Option<String>,
+    event: OwnEvent,
 }
 
 impl PositionEvent {
@@ -45,38 +43,27 @@ impl PositionEvent {
     ///
     /// [`EventError::EventType`] if the type contains a line end.
     pub fn named(event_type: impl Into<String>) -> Result<Self, EventError> {
-        let event_type = event_type.into();
-        Event::empty().event(&event_type)?;
-        Ok(Self { event_type: Some(event_type) })
+        Ok(Self { event: OwnEvent::named(event_type)? })
     }
 
     /// No such event: a client that is cut off before its first event loses what is published until it is back.
     #[must_use]
     pub fn off() -> Self {
-        Self { event_type: None }
+        Self { event: OwnEvent::OFF }
     }
 
     pub(crate) fn is_on(&self) -> bool {
-        self.event_type.is_some()
+        self.event.is_on()
     }
 
     pub(crate) fn encode(&self, id: &str) -> Option<Bytes> {
-        let event = Event::data("").event(self.event_type.as_ref()?).ok()?;
-        let mut wire = event.encode_fields();
-        event::push_field(&mut wire, "id", id);
-        Some(event::finish(wire))
+        self.event.encode("", Some(id))
     }
 }
 
 impl Default for PositionEvent {
     fn default() -> Self {
-        Self { event_type: Some("position".to_owned()) }
-    }
-}
-
-impl fmt::Debug for PositionEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PositionEvent").field(&self.event_type).finish()
+        Self { event: OwnEvent::of("position") }
     }
 }
 
