@@ -232,8 +232,10 @@ impl Config {
     /// What a stream begins with.
     fn opening(&self, reader: &Reader, own: &[Picked]) -> Bytes {
         let mut opening = self.first_words(reader.client().id().spread());
-        let snapshot = reader.take_snapshot().map(|snapshot| snapshot.encode());
-        let position = match self.position_event.is_on() {
+        let snapshot = reader.take_snapshot();
+        let says_it = snapshot.as_ref().is_some_and(|snapshot| snapshot.own_id().is_some());
+        let snapshot = snapshot.map(|snapshot| snapshot.encode());
+        let position = match self.position_event.is_on() && !says_it {
             true => reader.standing().and_then(|id| self.position_event.encode(&id)),
             false => None,
         };
@@ -252,11 +254,16 @@ impl Config {
     /// What a stream gets that was silent for an interval.
     fn heartbeat(&self, reader: &mut Reader) -> Bytes {
         let heartbeat = self.heartbeat.encode();
-        let ahead = if self.position_event.is_on() { reader.take_ahead() } else { None };
-        match ahead.and_then(|position| self.position_event.encode(&position.to_string())) {
+        match self.position(reader) {
             Some(position) => [heartbeat, position].concat().into(),
             None => heartbeat,
         }
+    }
+
+    /// Where the client stands, if no id that went out says so.
+    fn position(&self, reader: &mut Reader) -> Option<Bytes> {
+        let ahead = if self.position_event.is_on() { reader.take_ahead() } else { None };
+        self.position_event.encode(&ahead?.to_string())
     }
 }
 
@@ -539,13 +546,16 @@ impl Stream {
         if mem::replace(&mut self.said_farewell, true) {
             return None;
         }
+        // Who comes back has had what it has read, also where nothing of that went out, and may have had all there is.
+        let position = self.config.position(&mut self.reader).unwrap_or_default();
         let client = self.reader.client();
         let own = self.config.farewell.as_ref();
         let own = own.and_then(|farewell| farewell.of(&ClientHandle::new(Arc::clone(client)), reason));
         let own = own.map(|event| event.encode_without_id()).unwrap_or_default();
-        let last_words = match reason {
-            CloseReason::Drained => [own, client.last_words()].concat().into(),
-            _ => own,
+        let last_words: Bytes = match reason {
+            CloseReason::Drained => [position, own, client.last_words()].concat().into(),
+            _ if position.is_empty() => own,
+            _ => [position, own].concat().into(),
         };
         client.add_bytes(last_words.len());
         Some(last_words).filter(|bytes| !bytes.is_empty())

@@ -160,13 +160,16 @@ impl ClientHandle {
     }
 
     /// Resumes from this id: for a client that says what it had last elsewhere than in a `Last-Event-ID`, in a message of gRPC or of a
-    /// WebSocket, say. It is an id as it went out, with [`Delivery::id`] for example, and counts as if the request had brought it.
+    /// WebSocket, say. It is an id as it went out, with [`Delivery::id`] for example, and counts as if the request had brought it. A blank one says nothing.
     ///
     /// # Errors
     ///
     /// [`ResumeError`] if the client brought an id already, or if its stream has begun.
     pub fn resume_from(&self, id: impl AsRef<str>) -> Result<(), ResumeError> {
-        self.client.resume_from(&bounded(id.as_ref()))
+        match id.as_ref().trim() {
+            "" => Ok(()),
+            _ => self.client.resume_from(&bounded(id.as_ref())),
+        }
     }
 
     /// The most events of one topic (or pattern) that the client gets of what it has missed: the newest ones, after a
@@ -533,10 +536,10 @@ impl Delivery {
         Self { entry: Arc::clone(&picked.entry), progress: picked.progress.clone() }
     }
 
-    /// The topic that it was published on.
+    /// The topic that it was published on; of what was [sent](ClientHandle::send) to this client alone, `$client`.
     #[must_use]
     pub fn topic(&self) -> &str {
-        &self.entry.topic
+        self.entry.public_topic().unwrap_or("$client")
     }
 
     /// Where it stands in the registry's order.

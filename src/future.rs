@@ -145,6 +145,7 @@ impl Pending {
             // What a GET would get, but for the stream.
             if !client.is_read_by_handler() && response.extensions().get::<Refused>().is_none() {
                 headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
+                response.extensions_mut().insert(Wrapped);
             }
             return response.map(|_| SseBody::head());
         }

@@ -274,6 +274,11 @@ impl Progress {
                 }
                 Some((seen, late)) => {
                     let hashes: Vec<String> = hashes.split(',').map(str::to_owned).collect();
+                    let known: Vec<String> = names.iter().map(|name| hash(name)).collect();
+                    if hashes.iter().any(|it| !known.contains(it)) && hashes.iter().all(|it| it.len() == 16) {
+                        // It may be read by another name now.
+                        return Self::Late(seen, late, NAMES.iter().map(|name| hash(name)).collect());
+                    }
                     let is_hash = |it: &String| NAMES.iter().any(|name| hash(name) == *it);
                     if hashes.iter().all(is_hash) { Self::Late(seen, late, hashes) } else { Self::Unclear }
                 }

@@ -6,7 +6,7 @@ mod metrics;
 mod tracing;
 
 use std::{
-    fmt,
+    fmt, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -372,7 +372,10 @@ impl Observers {
         nothing_is_locked();
         for observer in &self.0 {
             // Whoever publishes or polls must not pay for what a hook does wrong. The panic hook has printed it already.
-            let _ = catch_unwind(AssertUnwindSafe(|| tell(&**observer)));
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(&**observer))) {
+                // To drop it may panic as well.
+                mem::forget(panic);
+            }
         }
     }
 }

@@ -368,6 +368,7 @@ impl Client {
         }
         let state = lock(&self.state);
         let (feed, is_waiting, bound) = (state.cursors.feed(name), state.phase == Phase::Waiting, state.resume_bound());
+        let all = state.cursors.feeds();
         drop(state);
         let Some(feed) = feed else { return false };
         let start = match start {
@@ -375,7 +376,7 @@ impl Client {
             Start::Now => None,
             // So it does before the stream begins, too.
             Start::LastEventId if is_waiting => None,
-            Start::LastEventId => self.last_event_id().map(|id| self.shared.place_of_id(&feed, id, bound)),
+            Start::LastEventId => self.last_event_id().map(|id| self.shared.place_of_id(&feed, &all, id, bound)),
             start => Some(self.shared.place_of(&feed, start)),
         };
         let mut state = lock(&self.state);
@@ -641,15 +642,17 @@ impl Client {
 
     /// The id that its stream begins with, which says where the client stands: so that it can come back before it had an event.
     ///
-    /// None if it has no subscriptions, or if a snapshot or a gap has one, or will. An id that nobody knows may be the handler's own business, so
+    /// None if it has no subscriptions, or if a gap has one, or will. An id that nobody knows may be the handler's own business, so
     /// it stays what the client has, too, where gaps are not told.
     pub(super) fn standing(&self) -> Option<String> {
         let state = lock(&self.state);
         let (gap, has_snapshot) = state.rare.as_ref().map_or((None, false), |it| (it.gap.as_ref(), it.has_snapshot));
         match self.last_event_id() {
-            _ if has_snapshot || !state.cursors.has_public() => None,
+            _ if !state.cursors.has_public() => None,
+            _ if has_snapshot => Some(state.cursors.seen().to_string()),
             Some(_) if gap.is_some() => None,
-            Some(id) => Some(id.to_owned()),
+            // It comes from whoever sent the request.
+            Some(id) => Event::data("").id(id).is_ok().then(|| id.to_owned()),
             None => state.cursors.standing(&self.shared).map(|standing| standing.to_string()),
         }
     }

@@ -97,6 +97,8 @@ struct Lost {
     at: usize,
     /// From this number on,
     from: u64,
+    /// The last one that was.
+    greatest: u64,
     /// so many events,
     number: u64,
     /// all but those with these numbers.
@@ -350,6 +352,11 @@ impl Cursors {
         own
     }
 
+    /// What all subscriptions read.
+    pub(super) fn feeds(&self) -> Vec<Arc<Feed>> {
+        self.cursors.iter().map(|cursor| Arc::clone(&cursor.feed)).collect()
+    }
+
     /// What the subscription with this name reads.
     pub(super) fn feed(&self, name: &str) -> Option<Arc<Feed>> {
         self.cursors.iter().map(|cursor| &cursor.feed).find(|feed| &**feed.name() == name).cloned()
@@ -469,8 +476,9 @@ impl Cursors {
 
     /// The same for a subscription that was just made while the stream is open.
     pub(super) fn resume_newest(&mut self, shared: &Shared, last_event_id: &str, bound: Bound, later: &mut Later) {
+        // Any of them may have given that id.
+        let progress = shared.progress(self.cursors.iter().map(|cursor| &*cursor.feed), last_event_id, later);
         let Some(cursor) = self.cursors.last_mut() else { return };
-        let progress = shared.progress([&*cursor.feed].into_iter(), last_event_id, later);
         cursor.resume(shared, progress.as_ref(), self.seen, bound, later);
     }
 
@@ -672,7 +680,12 @@ impl Cursors {
             // Something came since it waited.
             (cursor.parked, cursor.catches_up) = (None, false);
             if cursor.next <= merged.read_to {
-                cursor.read = lock(&cursor.feed.state).log.ordinal_before(merged.read_to + 1);
+                let state = lock(&cursor.feed.state);
+                // What was evicted since it was read cannot be told from what is lost: rather too many are told as lost than too few.
+                if !cursor.has_lost(&state.log) {
+                    cursor.read = state.log.ordinal_before(merged.read_to + 1);
+                }
+                drop(state);
                 cursor.next = merged.read_to + 1;
             }
         }
@@ -740,15 +753,25 @@ impl Cursors {
                 let unread = left.len() as u64;
                 let number = log.pushed().wrapping_sub(cursor.read).saturating_sub(unread);
                 let ends = log.ends(cursor.next, cursor.told);
+                let greatest = log.greatest_lost(cursor.told);
                 let is_told = cursor.missed.is_some();
-                lost.push(Lost { at, from: cursor.next, number, left, ends, floor: log.floor(), is_told });
+                lost.push(Lost {
+                    at,
+                    from: cursor.next,
+                    greatest,
+                    number,
+                    left,
+                    ends,
+                    floor: log.before(cursor.next),
+                    is_told,
+                });
                 cursor.read = log.pushed().wrapping_sub(unread);
             }
             cursor.told = log.lost();
             if let Some(missed) = cursor.missed.take() {
                 let asked = mem::take(&mut cursor.asked);
                 let name = Arc::clone(cursor.feed.name());
-                missing.push(Loss { name, after: *missed, asked, floor: log.floor() });
+                missing.push(Loss { name, after: *missed, asked, floor: log.before(cursor.next) });
             }
             if catch_up.is_some() && !cursor.catches_up {
                 (taken.has_more, is_all) = (true, false);
@@ -764,9 +787,8 @@ impl Cursors {
             }
             events.extend(log.range(slots).inspect(|entry| later.keep(entry)).map(|entry| (at, Arc::clone(entry))));
         }
-        let losers: Vec<usize> = lost.iter().map(|lost| lost.at).collect();
         for lost in lost {
-            let is_had = |cursor: &&Cursor| self.has_by_others(cursor, &lost, &losers, &events);
+            let is_had = |cursor: &&Cursor| self.has_by_others(cursor, &lost, &events);
             let Some(cursor) = self.cursors.get(lost.at).filter(|cursor| !is_had(cursor)) else { continue };
             let name = cursor.feed.name();
             taken.lags.push((Arc::clone(name), lost.number));
@@ -786,13 +808,14 @@ impl Cursors {
         (taken.gap.is_some() || taken.ends.is_some() || moves).then_some(taken)
     }
 
-    /// Whether the client has what one cursor has lost by its other ones. `losers`: those that have lost something, too. `events`: what all
-    /// have taken in this look.
-    fn has_by_others(&self, cursor: &Cursor, lost: &Lost, losers: &[usize], events: &[(usize, Arc<Entry>)]) -> bool {
+    /// Whether the client has what one cursor has lost by its other ones, which took it before it was evicted, or was told of it by
+    /// those. `events`: what all have taken in this look.
+    fn has_by_others(&self, cursor: &Cursor, lost: &Lost, events: &[(usize, Arc<Entry>)]) -> bool {
         // A filter may have refused it.
         let gives_all = |other: &Cursor| other.filter.is_none() && !other.catches_up;
-        let covers = |other: &Cursor| gives_all(other) && other.since <= lost.from && other.feed.covers(cursor.name());
-        if self.cursors.iter().enumerate().any(|(at, other)| covers(other) && !losers.contains(&at)) {
+        let covers = |other: &Cursor| gives_all(other) && other.feed.covers(cursor.name());
+        let has_read = |other: &Cursor| (other.since..other.next).contains(&lost.greatest) && other.since <= lost.from;
+        if self.cursors.iter().any(|other| covers(other) && has_read(other)) {
             return true;
         }
         // What was evicted after one of them had taken it and before this one looked.
@@ -828,8 +851,10 @@ impl Cursors {
                 break;
             }
             last = Some((entry.number, entry.position));
+            self.cursors[at].read = self.cursors[at].read.wrapping_add(1);
             let mut subscriptions = vec![at];
             while let Some((at, _)) = events.next_if(|(_, same)| same.number == entry.number) {
+                self.cursors[at].read = self.cursors[at].read.wrapping_add(1);
                 subscriptions.push(at);
             }
             if let Some(picked) = self.picked(entry, &subscriptions, client, catch_up) {
@@ -843,12 +868,7 @@ impl Cursors {
                 (Some(_), Some((number, _))) if cursor.catches_up => number,
                 _ => continue,
             };
-            if cursor.next <= read_to {
-                if cursor.feed.reaches(cursor.next) {
-                    cursor.read = lock(&cursor.feed.state).log.ordinal_before(read_to + 1);
-                }
-                cursor.next = read_to + 1;
-            }
+            cursor.next = cursor.next.max(read_to + 1);
         }
         self.seen = self.seen.max(last.map(|(_, position)| position).unwrap_or_default());
     }

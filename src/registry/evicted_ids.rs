@@ -6,52 +6,54 @@ use std::{
     sync::Arc,
 };
 
+use super::topic;
+
 /// Ids of the publisher's own that were evicted, and the topics that they were on: so that one that is used again on the
-/// same topic is not taken for the one that a client had.
+/// same topic is not taken for the one that a client had. A pattern's log may lack an id that its topic still has.
 ///
 /// Bounded: those that were evicted longest ago are forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct EvictedIds {
     hasher: RandomState,
     /// By the hash of the id.
-    topics: HashMap<u64, Vec<Arc<str>>>,
-    order: VecDeque<(u64, Arc<str>)>,
+    names: HashMap<u64, HashMap<Arc<str>, u64>>,
+    /// With the number of each eviction, of which the last one of an id and a name counts.
+    order: VecDeque<(u64, Arc<str>, u64)>,
+    evictions: u64,
 }
 
 impl EvictedIds {
     /// How many are remembered, in some two mebibytes.
     const MOST: usize = 16 * 1024;
 
-    pub(crate) fn insert(&mut self, id: &str, topic: &Arc<str>) {
+    /// `by`: the topic, or the pattern, whose log has it no more.
+    pub(crate) fn insert(&mut self, id: &str, by: &Arc<str>) {
         let hash = self.hasher.hash_one(id);
-        let topics = self.topics.entry(hash).or_default();
-        if topics.contains(topic) {
-            return;
-        }
-        topics.push(Arc::clone(topic));
-        self.order.push_back((hash, Arc::clone(topic)));
+        self.evictions += 1;
+        self.names.entry(hash).or_default().insert(Arc::clone(by), self.evictions);
+        self.order.push_back((hash, Arc::clone(by), self.evictions));
         if self.order.len() > Self::MOST {
             self.forget_oldest();
         }
     }
 
     fn forget_oldest(&mut self) {
-        let Some((hash, topic)) = self.order.pop_front() else { return };
-        if let Some(topics) = self.topics.get_mut(&hash) {
-            topics.retain(|known| *known != topic);
-            if topics.is_empty() {
-                self.topics.remove(&hash);
+        let Some((hash, name, eviction)) = self.order.pop_front() else { return };
+        if let Some(names) = self.names.get_mut(&hash) {
+            if names.get(&name) == Some(&eviction) {
+                names.remove(&name);
+            }
+            if names.is_empty() {
+                self.names.remove(&hash);
             }
         }
     }
 
-    /// Whether this id was evicted from a topic that is one of those in question.
-    pub(crate) fn has(&self, id: &str, is_in_question: impl Fn(&str) -> bool) -> bool {
-        !self.topics.is_empty()
-            && self
-                .topics
-                .get(&self.hasher.hash_one(id))
-                .is_some_and(|topics| topics.iter().any(|it| is_in_question(it)))
+    /// Whether this id was evicted from the log with this name, or from a topic that it `gives`.
+    pub(crate) fn has(&self, id: &str, name: &str, gives: impl Fn(&str) -> bool) -> bool {
+        let Some(names) = self.names.get(&self.hasher.hash_one(id)) else { return false };
+        names.contains_key(name)
+            || topic::is_pattern(name) && names.keys().any(|topic| !topic::is_pattern(topic) && gives(topic))
     }
 }
 
@@ -67,11 +69,14 @@ mod tests {
         ids.insert("v1", &a);
         ids.insert("v1", &b);
         ids.insert("v2", &a);
-        assert!(ids.has("v1", |topic| topic == "b") && ids.has("v2", |topic| topic == "a"));
-        assert!(!ids.has("v2", |topic| topic == "b") && !ids.has("v3", |_| true));
-        (0..EvictedIds::MOST).for_each(|number| ids.insert(&format!("many {number}"), &a));
-        assert!(!ids.has("v1", |_| true) && !ids.has("v2", |_| true));
-        assert!(ids.has("many 0", |_| true));
-        assert_eq!((ids.order.len(), ids.topics.len()), (EvictedIds::MOST, EvictedIds::MOST));
+        ids.insert("v3", &"*".into());
+        let has = |ids: &EvictedIds, id: &str, name: &str| ids.has(id, name, |topic| topic::matches(name, topic));
+        assert!(has(&ids, "v1", "b") && has(&ids, "v2", "a") && has(&ids, "v2", "*") && has(&ids, "v3", "*"));
+        assert!(!has(&ids, "v2", "b") && !has(&ids, "v3", "a") && !has(&ids, "v3", "**") && !has(&ids, "v4", "*"));
+        (1..EvictedIds::MOST).for_each(|number| ids.insert(&format!("many {number}"), &a));
+        ids.insert("many 0", &a);
+        assert!(!has(&ids, "v1", "**") && !has(&ids, "v2", "**"));
+        assert!(has(&ids, "many 0", "a"));
+        assert_eq!((ids.order.len(), ids.names.len()), (EvictedIds::MOST, EvictedIds::MOST));
     }
 }

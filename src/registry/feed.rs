@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Borrow,
+    cmp,
     hash::{Hash, Hasher},
     sync::{Arc, OnceLock, atomic::Ordering},
     task::Waker,
@@ -327,6 +328,18 @@ impl PartialEq for ByName {
 }
 
 impl Eq for ByName {}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &Self) -> Option<cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &Self) -> cmp::Ordering {
+        self.0.name.cmp(&other.0.name)
+    }
+}
 
 impl Hash for ByName {
     fn hash<H: Hasher>(&self, hasher: &mut H) {

@@ -255,6 +255,11 @@ impl Log {
         self.lost.count > after && self.lost.newest.since(after) >= number
     }
 
+    /// The greatest number of an event that was lost after so many.
+    pub(crate) fn greatest_lost(&self, after: u64) -> u64 {
+        self.lost.newest.since(after)
+    }
+
     /// The same of events that end the streams of clients that should have had them, and about how long those are to
     /// wait before they come back.
     pub(crate) fn ends(&self, number: u64, after: u64) -> Option<Duration> {
@@ -465,6 +470,12 @@ impl Log {
             None => self.newest + 1,
             Some(others) => self.entries().rev().nth(others).or(self.oldest()).map_or(self.newest + 1, |it| it.number),
         }
+    }
+
+    /// What a reader has passed over that goes on at a number: everything up to here, gone or not.
+    pub(crate) fn before(&self, number: u64) -> Position {
+        let passed_over = self.range(0..self.slot(number)).next_back();
+        passed_over.map_or(self.floor, |entry| self.floor.max(entry.position))
     }
 
     /// Whether every event after a position is retained.

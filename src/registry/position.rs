@@ -222,6 +222,18 @@ impl Progress {
         self.late.is_none().then_some(self.seen)
     }
 
+    /// What it means for a client that is subscribed to these now. If one of the late topics is not among them, it may be read by
+    /// another name, a pattern's or that of a topic that a pattern matched: then nobody knows which one is late.
+    pub(crate) fn for_names<'a>(mut self, names: impl Iterator<Item = &'a str>) -> Self {
+        if let Some((_, late @ Late::Topics(_))) = &mut self.late {
+            let known: Vec<u64> = names.map(stable_hash).collect();
+            if matches!(late, Late::Topics(hashes) if !hashes.iter().all(|hash| known.contains(hash))) {
+                *late = Late::Any;
+            }
+        }
+        self
+    }
+
     /// After which position the client goes on in this topic.
     pub(crate) fn of(&self, topic: &str) -> Position {
         match &self.late {
@@ -362,6 +374,14 @@ mod tests {
         let progress = Progress::catching_up(seen, late, many.iter().map(String::as_str));
         assert_eq!(progress.to_string(), format!("{seen};60-0;*"));
         assert_eq!(progress.of("other"), late);
+    }
+
+    #[test]
+    fn what_was_caught_up_on_by_another_name_is_late_under_any() {
+        let (seen, late) = (at(100, 0), at(60, 0));
+        let progress = || Progress::catching_up(seen, late, ["a/*"].into_iter());
+        assert_eq!(progress().for_names(["a/*", "b"].into_iter()).of("b"), seen);
+        assert_eq!(progress().for_names(["a/x", "b"].into_iter()).of("a/x"), late);
     }
 
     proptest! {

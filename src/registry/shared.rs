@@ -1,10 +1,13 @@
 //! The home itself: the order of events, the topics, the clients.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map},
+    collections::{BTreeSet, HashMap, HashSet, hash_map},
     fmt,
     num::NonZeroU32,
-    ops::{Deref, DerefMut},
+    ops::{
+        Bound::{Included, Unbounded},
+        Deref, DerefMut,
+    },
     sync::{Arc, Weak, atomic::Ordering},
 };
 
@@ -98,6 +101,8 @@ pub(super) struct Order {
     /// Events that went, for whoever has it locked to drop later.
     gone: Few<Arc<Entry>>,
     pub(super) topics: HashSet<ByName>,
+    /// The same in the order of their names: those that begin alike are next to each other.
+    by_name: BTreeSet<ByName>,
     /// Topics that have ended and are to be forgotten, by their ends.
     pub(super) ended: Ledger<Ending>,
     /// The patterns that have subscribers.
@@ -120,9 +125,6 @@ struct Share {
     all: usize,
     each: usize,
 }
-
-/// As many events a pattern may have, within its own share, though all together have too much: for those who read as they come.
-pub(super) const FEW_ROWS: usize = 64;
 
 /// The order, locked.
 pub(super) struct OrderGuard<'a> {
@@ -167,6 +169,7 @@ impl Shared {
                 ledger: Ledger::new(),
                 gone: Few::default(),
                 topics: HashSet::new(),
+                by_name: BTreeSet::new(),
                 ended: Ledger::new(),
                 patterns: Patterns::new(),
                 pattern_list: Vec::new(),
@@ -352,7 +355,7 @@ impl Shared {
             let cost = entry.cost_of_row();
             order.add_rows(cost);
             pattern.log.push(Arc::clone(entry), cost);
-            order.trim(&mut pattern.log, share);
+            order.trim(at, &mut pattern.log, share);
             at.reach(number);
         }
         self.set_horizon(number);
@@ -440,6 +443,7 @@ impl Shared {
         let topic = Arc::new(topic);
         order.cost += topic.cost();
         order.topics.insert(ByName(Arc::clone(&topic)));
+        order.by_name.insert(ByName(Arc::clone(&topic)));
         (order, topic)
     }
 
@@ -484,12 +488,16 @@ impl Shared {
         }
         entries.sort_unstable_by_key(|entry| entry.number);
         let share = order.share(self.share_of_patterns());
-        // As many as are there now, which is no more than was looked at.
-        for other in order.pattern_list.clone() {
-            let mut other = lock(&other.state);
-            while order.trim(&mut other.log, share) {}
+        let wanted: usize = entries.iter().map(|entry| entry.cost_of_row()).sum();
+        if order.rows + wanted > share.all {
+            // As many as are there now, which is no more than was looked at.
+            let most = Share { all: share.all.saturating_sub(wanted), ..share };
+            for other in order.pattern_list.clone() {
+                let mut log = lock(&other.state);
+                while order.trim(&other, &mut log.log, most) {}
+            }
         }
-        let mut room = share.each.min(share.all.saturating_sub(order.rows));
+        let mut room = share.all.saturating_sub(order.rows);
         let has_room = |entry: &&Arc<Entry>| {
             let left = room.checked_sub(entry.cost_of_row());
             room = left.unwrap_or_default();
@@ -497,7 +505,8 @@ impl Shared {
         };
         let fitting = entries.iter().rev().take_while(has_room).count();
         for left_out in entries.drain(..entries.len() - fitting) {
-            floor = order.left_out(&left_out).map_or(floor, |position| floor.max(position));
+            let position = order.left_out(&left_out, pattern.name());
+            floor = position.map_or(floor, |position| floor.max(position));
         }
         order.add_rows(entries.iter().map(|entry| entry.cost_of_row()).sum());
         let mut state = lock(&pattern.state);
@@ -518,6 +527,7 @@ impl Shared {
         if is_used || !state.log.is_empty() || !order.topics.remove(&**topic.name()) {
             return;
         }
+        order.by_name.remove(&**topic.name());
         order.cost -= topic.cost();
         order.forgotten.insert(topic.name(), state.log.floor());
         if let Some(enough) = spacious(order.topics.len(), order.topics.capacity()) {
@@ -571,10 +581,10 @@ impl Shared {
         }
     }
 
-    /// Where a client goes on that comes back with this id.
-    pub(super) fn place_of_id(&self, feed: &Feed, last_event_id: &str, bound: Bound) -> Place {
+    /// Where a client goes on that comes back with this id. `all`: what it is subscribed to, each of which may have given it.
+    pub(super) fn place_of_id(&self, feed: &Feed, all: &[Arc<Feed>], last_event_id: &str, bound: Bound) -> Place {
         let mut later = Later::default();
-        let progress = self.progress([feed].into_iter(), last_event_id, &mut later);
+        let progress = self.progress(all.iter().map(|feed| &**feed), last_event_id, &mut later);
         // What nobody knows comes before everything.
         let after = progress.map(|progress| progress.of(feed.name())).unwrap_or_default();
         self.locate(feed, after, bound, &mut later)
@@ -598,7 +608,7 @@ impl Shared {
     ) -> Option<Progress> {
         let mut order = self.order(later);
         match id.parse::<Progress>().ok().filter(|progress| order.has_issued(progress.seen)) {
-            Some(issued) => Some(issued),
+            Some(issued) => Some(issued.for_names(feeds.map(|feed| &**feed.name()))),
             None => self.find(&mut order, feeds, id).map(Progress::from),
         }
     }
@@ -608,7 +618,7 @@ impl Shared {
     fn find<'a>(&self, order: &mut Order, feeds: impl Iterator<Item = &'a Feed>, own_id: &str) -> Option<Position> {
         let mut first: Option<Position> = None;
         for feed in feeds {
-            if order.evicted_ids.has(own_id, |topic| feed.has(topic)) {
+            if order.evicted_ids.has(own_id, feed.name(), |topic| feed.is_pattern() && feed.has(topic)) {
                 return None;
             }
             if feed.is_pattern() {
@@ -718,7 +728,10 @@ impl Order {
 
     /// The topics that match a pattern.
     fn matching(&self, pattern: &str) -> impl Iterator<Item = &Arc<Feed>> {
-        let topics = self.topics.iter().map(|ByName(topic)| topic);
+        // All others begin otherwise.
+        let begin = &pattern[..pattern.find('*').unwrap_or(pattern.len())];
+        let topics = self.by_name.range::<str, _>((Included(begin), Unbounded)).map(|ByName(topic)| topic);
+        let topics = topics.take_while(move |topic| topic.name().starts_with(begin)).inspect(|_| step());
         topics.filter(move |topic| topic::is_public(topic.name()) && topic::matches(pattern, topic.name()))
     }
 
@@ -769,36 +782,38 @@ impl Order {
         Share { all, each: all / self.pattern_list.len().max(1) }
     }
 
-    /// Takes the oldest events out of a pattern's log that has more than its share, and `true` if it may have more still. They stay in
-    /// their topics. A few at a time, as a share may become small all of a sudden.
-    fn trim(&mut self, log: &mut Log, share: Share) -> bool {
+    /// If all patterns together have too much, takes the oldest events out of the log of one that has more than its share. They stay in
+    /// their topics. A few at a time, as a share may become small all of a sudden: `true` if it may have more still.
+    fn trim(&mut self, pattern: &Feed, log: &mut Log, share: Share) -> bool {
         for _ in 0..4 {
-            let is_too_much = log.cost() > share.each && log.len() > 1 || self.rows > share.all && log.len() > FEW_ROWS;
+            let is_too_much = self.rows > share.all && log.cost() > share.each && log.len() > 1;
             let Some(oldest) = log.oldest().filter(|_| is_too_much).cloned() else { return false };
             step();
             self.free_rows(log.remove(&oldest));
-            self.left_out(&oldest);
+            self.left_out(&oldest, pattern.name());
         }
         true
     }
 
-    /// If all have too much, looks at one more of them, which may have kept from a time with fewer what is not its share any more.
+    /// If all have too much, looks at a few more of them, which may have kept from a time with fewer what is not their share any more.
     fn trim_next(&mut self, all: usize) {
-        if self.rows <= all || self.pattern_list.is_empty() {
-            return;
+        for _ in 0..4 {
+            if self.rows <= all || self.pattern_list.is_empty() {
+                return;
+            }
+            self.pattern_turn = (self.pattern_turn + 1) % self.pattern_list.len();
+            let (pattern, share) = (Arc::clone(&self.pattern_list[self.pattern_turn]), self.share(all));
+            self.trim(&pattern, &mut lock(&pattern.state).log, share);
         }
-        self.pattern_turn = (self.pattern_turn + 1) % self.pattern_list.len();
-        let (pattern, share) = (Arc::clone(&self.pattern_list[self.pattern_turn]), self.share(all));
-        self.trim(&mut lock(&pattern.state).log, share);
     }
 
-    /// A pattern's log does not have an event that its topic may still have. Gives where that is, unless its loss is passed over.
-    fn left_out(&mut self, entry: &Entry) -> Option<Position> {
+    /// The log of a topic or a pattern does not have an event any more. Gives where that is, unless its loss is passed over.
+    fn left_out(&mut self, entry: &Entry, by: &Arc<str>) -> Option<Position> {
         if entry.lag == Lag::Skip {
             return None;
         }
         if let Some(id) = entry.own_id() {
-            self.evicted_ids.insert(id, &entry.topic);
+            self.evicted_ids.insert(id, by);
         }
         Some(entry.position)
     }
@@ -807,7 +822,7 @@ impl Order {
     fn drop_oldest_of(&mut self, state: &mut FeedState) -> Option<Ticket> {
         let (entry, cost) = state.log.pop()?;
         self.cost -= cost;
-        self.left_out(&entry);
+        self.left_out(&entry, &entry.topic);
         for pattern in &state.patterns {
             let cost = lock(&pattern.state).log.remove(&entry);
             self.free_rows(cost);

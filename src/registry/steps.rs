@@ -32,7 +32,6 @@ mod tests {
         registry::{
             feed::{ByName, Kept},
             produce::AT_A_TIME,
-            shared::FEW_ROWS,
             waiters::Later,
         },
         sync::lock,
@@ -246,7 +245,8 @@ mod tests {
             check(&registry);
         }
         let few = registry.stats().events;
-        assert!(few > events / 4 * 3 - 10, "{few} of {events}");
+        // Three quarters of what is left besides the names of the topics.
+        assert!(few > events / 10 * 7, "{few} of {events}");
     }
 
     /// That what the registry counts is what there is.
@@ -266,7 +266,7 @@ mod tests {
             patterns.extend(state.patterns.iter().map(|pattern| (pattern.id(), Arc::clone(pattern))));
         }
         let rows: usize = patterns.values().map(|pattern| lock(&pattern.state).log.cost()).sum();
-        let few = patterns.len() * FEW_ROWS * 80;
+        let few = patterns.len() * 64 * 80;
         assert!(rows == order.rows && rows <= registry.shared.config.retention.bytes / 4 + few);
         cost += rows;
         assert_eq!((order.cost, order.ledger.len(), order.ended.len()), (cost, events, ended));

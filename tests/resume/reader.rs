@@ -164,7 +164,8 @@ impl Reader {
             // Also without a subscription it stays open.
             drop(client.clone().into_stream());
         });
-        let resumed = last_id.map(|id| world.progress(&id).map(|progress| (id, progress))).transpose()?;
+        let names = |progress: Progress| progress.for_names(self.wants.iter().map(|want| want.name));
+        let resumed = last_id.map(|id| world.progress(&id).map(|progress| (id, names(progress)))).transpose()?;
         let from = |want: &Want| resumed.as_ref().map(|(_, progress)| progress.of(want.name));
         let subscribed: Vec<_> =
             self.wants.iter().map(|want| Subscribed::new(want, from(want), false, world)).collect();

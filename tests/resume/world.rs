@@ -168,6 +168,15 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// For who is subscribed to these: what it was catching up on and is not among them may be read by another name.
+    pub(crate) fn for_names(mut self, names: impl Iterator<Item = &'static str>) -> Self {
+        let known: Vec<String> = names.map(hash).collect();
+        if let Some((_, late)) = &mut self.late {
+            *late = late.take().filter(|late| late.iter().all(|name| known.contains(name)));
+        }
+        self
+    }
+
     pub(crate) fn of(&self, name: &str) -> usize {
         match &self.late {
             Some((late, _)) if self.catches_up(name) => *late,
