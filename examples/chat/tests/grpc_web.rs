@@ -264,7 +264,8 @@ async fn tonics_own_server_takes_the_layer() {
     let socket = TcpStream::connect(address).await.unwrap();
     let mut stream = Peer { socket, all: Vec::new() };
     stream.socket.write_all(b"GET /rooms/lobby/events HTTP/1.1\r\nhost: server.test\r\n\r\n").await.unwrap();
-    stream.until(b"\r\n\r\n").await;
+    // The head, and where the stream stands.
+    stream.until(b"\n\n\r\n").await;
     let (id, clients) = say(&mut grpc, "lobby", "bob", "Hello").await.unwrap();
     assert_eq!(clients, 2);
     assert_eq!(heard(&mut updates).await, (id.clone(), "bob: Hello".to_owned()));

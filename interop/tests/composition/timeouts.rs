@@ -143,7 +143,7 @@ async fn a_body_deadline_inside_breaks_handlers_own_streams_alone() {
     behind!(
         |sse| ServiceBuilder::new().layer(sse).layer(ResponseBodyDeadlineLayer::new(TIME)),
         async |house: House| {
-            assert!(house.open("/own").await.breaks().await.starts_with("data: own\n\n"));
+            assert!(house.open("/own").await.breaks().await.starts_with(":\n\ndata: own\n\n"), "it begins at once");
             until_broken(&house).await;
             house.open("/news").await.lasts(TIME + TIME / 4).await;
         }
