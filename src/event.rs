@@ -84,7 +84,8 @@ impl Event {
 
     /// Gives the event an id of its own. Default: none; the registry then sends the event's [`Position`](crate::Position).
     ///
-    /// Prefer the registry's. An id of your own goes out as it is. A client that comes back with it goes on after this event
+    /// Prefer the registry's. An id of your own belongs to its topic, and is to be used once: also over restarts, and on one topic alone where
+    /// a client reads several, as nobody can tell the events apart that have it. It goes out as it is. A client that comes back with it goes on after this event
     /// for as long as the event is retained and the client is subscribed to its topic again. In any other case nothing is known of
     /// the id: the client is told of a gap and goes on at the oldest retained events. Where an id is not certain, events are repeated or a
     /// gap is told, and nothing is lost in silence:

@@ -95,8 +95,10 @@
 //! - **Limits.** None is set by default, as only the program knows its users. A limit per address counts for one who can
 //!   have only so many; behind proxies [say how many they are](ClientAddress::proxies), or all users are one address.
 //!   How many requests, connections and HTTP/2 streams there are is the server's to limit.
-//! - **Patterns.** The first client of a pattern, and the last, have all topics looked at while nobody can publish: measured, some 10 ms with
-//!   10,000 topics and 140 ms with 100,000. Where clients may name patterns, limit the [rate](Limit::rate) of new
+//! - **Patterns.** The first client of a pattern, and the last, have all topics looked at whose names begin as the pattern does up to its first wildcard,
+//!   while nobody can publish. For a pattern that begins with a wildcard, these are all topics: measured, some 10 ms with
+//!   10,000 topics and 140 ms with 100,000, for each such pattern. And each pattern that matches a topic makes each publish on it take
+//!   longer: [`RegistryConfig::patterns_per_client`] bounds how many a client may have, and a [limit](Limit) how many clients there are. Where clients may name patterns, limit the [rate](Limit::rate) of new
 //!   streams, or keep a client of each pattern in the process.
 //! - **Memory outside the registry.** For a peer that reads nothing, hyper keeps what it has taken already, up to some 400 KiB, until its socket is closed. And the
 //!   process can be twice as large as what is allocated, where the sizes of events change much.

@@ -75,9 +75,9 @@ fn who_got_nothing_of_the_last_event_of_an_answer_does_not_come_back_for_ever() 
         producer.publish(Event::data("1").attribute(true)).unwrap();
         producer.publish(last.attribute(false)).unwrap();
         if fails {
-            producer.fail()
+            producer.fail();
         } else {
-            producer.end()
+            producer.end();
         }
         let seen = returns(&registry, |client| client.subscribe(only_true()).unwrap());
         assert_eq!(seen, [ok, if fails { failed } else { whole }]);

@@ -56,10 +56,11 @@ impl RegistryConfig {
     /// How much all topics together retain. Default: 64 MiB, no bound on events or age.
     ///
     /// This bounds the registry's memory: no number of topics or events makes it take more, except for about 2 MiB of joined
-    /// frames, for the clients, and for the names of topics that have subscribers or a live [`Producer`](crate::Producer).
+    /// frames, for the clients, for the names of topics that have subscribers or a live [`Producer`](crate::Producer), and for what is remembered
+    /// of what is gone: the names of 8,192 topics, and 16,384 ids of events' own with the names of their topics.
     ///
     /// The oldest goes first, be it an event, or a topic of which nothing is left but that its producer has ended it. The logs of
-    /// patterns take at most a quarter of it, in equal shares: see [`patterns_per_client`](Self::patterns_per_client).
+    /// patterns take at most about a quarter of it: see [`patterns_per_client`](Self::patterns_per_client).
     #[must_use]
     pub fn retention(self, retention: Retention) -> Self {
         Self { retention, ..self }
@@ -103,8 +104,8 @@ impl RegistryConfig {
     ///
     /// Each event costs its publisher some time for every pattern that matches its topic and has subscribers, and a row of about
     /// 60 bytes in the log of that pattern, which those with the same pattern share. All those logs together take at most a quarter of
-    /// what is [retained](Self::retention), and each at most an equal share of that. Of what does not fit, the oldest goes:
-    /// it stays in its topic, and whoever reads the pattern from there is told of a gap.
+    /// what is [retained](Self::retention). Where that is not enough, those that have more than an equal share lose their oldest rows:
+    /// the events stay in their topics, and whoever reads the pattern from there is told of a gap.
     #[must_use]
     pub fn patterns_per_client(self, limit: usize) -> Self {
         Self { patterns_per_client: limit, ..self }
