@@ -15,9 +15,9 @@ use super::topic;
 #[derive(Debug, Default)]
 pub(crate) struct EvictedIds {
     hasher: RandomState,
-    /// By the hash of the id.
-    names: HashMap<u64, HashMap<Arc<str>, u64>>,
-    /// With the number of each eviction, of which the last one of an id and a name counts.
+    /// The last eviction of each, by the hash of the id and the name.
+    last: HashMap<(u64, Arc<str>), u64>,
+    /// All evictions that are remembered, of which the last one of an id and a name counts.
     order: VecDeque<(u64, Arc<str>, u64)>,
     evictions: u64,
 }
@@ -30,7 +30,7 @@ impl EvictedIds {
     pub(crate) fn insert(&mut self, id: &str, by: &Arc<str>) {
         let hash = self.hasher.hash_one(id);
         self.evictions += 1;
-        self.names.entry(hash).or_default().insert(Arc::clone(by), self.evictions);
+        self.last.insert((hash, Arc::clone(by)), self.evictions);
         self.order.push_back((hash, Arc::clone(by), self.evictions));
         if self.order.len() > Self::MOST {
             self.forget_oldest();
@@ -39,21 +39,20 @@ impl EvictedIds {
 
     fn forget_oldest(&mut self) {
         let Some((hash, name, eviction)) = self.order.pop_front() else { return };
-        if let Some(names) = self.names.get_mut(&hash) {
-            if names.get(&name) == Some(&eviction) {
-                names.remove(&name);
-            }
-            if names.is_empty() {
-                self.names.remove(&hash);
-            }
+        let evicted = (hash, name);
+        if self.last.get(&evicted) == Some(&eviction) {
+            self.last.remove(&evicted);
         }
     }
 
-    /// Whether this id was evicted from the log with this name, or from a topic that it `gives`.
-    pub(crate) fn has(&self, id: &str, name: &str, gives: impl Fn(&str) -> bool) -> bool {
-        let Some(names) = self.names.get(&self.hasher.hash_one(id)) else { return false };
-        names.contains_key(name)
-            || topic::is_pattern(name) && names.keys().any(|topic| !topic::is_pattern(topic) && gives(topic))
+    /// Whether this id was evicted from the log with this name, or from a topic that it `gives`. Of a pattern, all are looked at.
+    pub(crate) fn has(&self, id: &str, name: &Arc<str>, gives: impl Fn(&str) -> bool) -> bool {
+        if self.last.is_empty() {
+            return false;
+        }
+        let hash = self.hasher.hash_one(id);
+        let of_topic = |(it, topic): &(u64, Arc<str>)| *it == hash && !topic::is_pattern(topic) && gives(topic);
+        self.last.contains_key(&(hash, Arc::clone(name))) || topic::is_pattern(name) && self.last.keys().any(of_topic)
     }
 }
 
@@ -70,13 +69,14 @@ mod tests {
         ids.insert("v1", &b);
         ids.insert("v2", &a);
         ids.insert("v3", &"*".into());
-        let has = |ids: &EvictedIds, id: &str, name: &str| ids.has(id, name, |topic| topic::matches(name, topic));
+        let has =
+            |ids: &EvictedIds, id: &str, name: &str| ids.has(id, &name.into(), |topic| topic::matches(name, topic));
         assert!(has(&ids, "v1", "b") && has(&ids, "v2", "a") && has(&ids, "v2", "*") && has(&ids, "v3", "*"));
         assert!(!has(&ids, "v2", "b") && !has(&ids, "v3", "a") && !has(&ids, "v3", "**") && !has(&ids, "v4", "*"));
         (1..EvictedIds::MOST).for_each(|number| ids.insert(&format!("many {number}"), &a));
         ids.insert("many 0", &a);
         assert!(!has(&ids, "v1", "**") && !has(&ids, "v2", "**"));
         assert!(has(&ids, "many 0", "a"));
-        assert_eq!((ids.order.len(), ids.names.len()), (EvictedIds::MOST, EvictedIds::MOST));
+        assert_eq!((ids.order.len(), ids.last.len()), (EvictedIds::MOST, EvictedIds::MOST));
     }
 }

@@ -52,9 +52,9 @@ impl Entry {
     /// size of the process (x86-64, glibc): 228 bytes on one topic, 232 on a thousand.
     const OVERHEAD: usize = 256;
 
-    /// What an id of its own takes besides its bytes, in the index of its topic. Measured as above: about 130 bytes on
-    /// a thousand topics.
-    const OWN_ID_OVERHEAD: usize = 160;
+    /// What an id of its own takes besides its bytes, in the index of its topic: about 130 bytes on a thousand topics, measured as above, and
+    /// a part of what is remembered of such ids when they are gone.
+    const OWN_ID_OVERHEAD: usize = 192;
 
     /// What an exception or attributes take, as far as that can be known: a map with one small value in it.
     const AUDIENCE: usize = 320;
