@@ -1,14 +1,18 @@
 use std::{
-    fmt, mem,
+    fmt,
+    future::Future,
+    mem,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
 
 use crate::{
     Batching, ClientHandle, CloseReason,
@@ -21,9 +25,9 @@ use crate::{
     registry::{Besides, Glance, Picked, Reader},
 };
 
-/// How often a server has its turn between the last event of a stream whose handler's own body has failed and the error, on which servers drop what
-/// they have not written.
-const TURNS: u8 = 2;
+/// How long a server may take to write the last event of a stream whose handler's own body has failed. After that it gets the error, and servers drop
+/// what they have not written by then. With HTTP/2 another task writes, and no body is told when it has.
+const TIME_TO_WRITE: Duration = Duration::from_millis(100);
 
 pin_project! {
     /// The body of a response of a [`SseService`](crate::SseService).
@@ -60,7 +64,7 @@ pin_project! {
             stream: Box<Stream>,
         },
         // An event stream whose handler's own body has failed: what was sent last goes out, and then the error.
-        Failed { error: Option<B::Error>, turns: u8 },
+        Failed { error: Option<B::Error>, written: Pin<Box<Sleep>> },
         // Not from the handler. Boxed, so that it makes no stream larger.
         Whole { data: Box<Bytes> },
         // The answer to a HEAD whose GET would get a stream.
@@ -184,19 +188,17 @@ impl<B: Body> Body for SseBody<B> {
             KindProjection::Stream { inner, stream } => match stream.poll_frame(inner, cx) {
                 Poll::Ready(Some(Err(error))) => Poll::Ready(Some(match stream.fail() {
                     Some(last_words) => {
-                        kind.set(Kind::Failed { error: Some(error), turns: TURNS });
+                        kind.set(Kind::Failed { error: Some(error), written: Box::pin(sleep(TIME_TO_WRITE)) });
                         Ok(Frame::data(last_words))
                     }
                     None => Err(error),
                 })),
                 other => other,
             },
-            KindProjection::Failed { turns, .. } if *turns > 0 => {
-                *turns -= 1;
-                cx.waker().wake_by_ref();
-                Poll::Pending
+            KindProjection::Failed { error, written } => {
+                ready!(written.as_mut().poll(cx));
+                Poll::Ready(error.take().map(Err))
             }
-            KindProjection::Failed { error, .. } => Poll::Ready(error.take().map(Err)),
             KindProjection::Head => Poll::Ready(None),
             KindProjection::Whole { data } if data.is_empty() => Poll::Ready(None),
             KindProjection::Whole { data } => Poll::Ready(Some(Ok(Frame::data(mem::take(&mut **data))))),
