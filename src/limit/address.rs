@@ -1,6 +1,6 @@
 use std::{
     fmt,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -14,6 +14,7 @@ use super::LimitKey;
 /// its end. So it is looked at only if [it is said](Self::proxies) how many they are.
 ///
 /// An IPv6 address counts with its neighbours, as whoever has one has a whole network of them: see [`ipv6_prefix`](Self::ipv6_prefix).
+/// One that stands for an IPv4 address, `::ffff:192.0.2.1` or NAT64's `64:ff9b::192.0.2.1` (RFC 6052), counts as that IPv4 address.
 ///
 /// ```
 /// use std::net::SocketAddr;
@@ -79,13 +80,12 @@ impl ClientAddress {
     #[must_use]
     pub fn of(&self, request: &Parts) -> Option<IpAddr> {
         let address = self.forwarded(request).or_else(|| (self.peer)(request))?;
-        Some(match address.to_canonical() {
-            IpAddr::V6(address) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.ipv6_prefix)).unwrap_or(0);
-                Ipv6Addr::from_bits(address.to_bits() & mask).into()
-            }
-            address => address,
-        })
+        let IpAddr::V6(address) = address else { return Some(address) };
+        if let Some(address) = ipv4_in(address) {
+            return Some(address.into());
+        }
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.ipv6_prefix)).unwrap_or(0);
+        Some(Ipv6Addr::from_bits(address.to_bits() & mask).into())
     }
 
     fn forwarded(&self, request: &Parts) -> Option<IpAddr> {
@@ -94,6 +94,13 @@ impl ClientAddress {
         let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
         parse(std::str::from_utf8(entries.nth(nth)?).ok()?.trim())
     }
+}
+
+/// The IPv4 address that an IPv6 address stands for: on a socket that takes both, and behind a NAT64.
+fn ipv4_in(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    const NAT64: u128 = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0).to_bits();
+    let behind_nat64 = (address.to_bits() >> 32 == NAT64 >> 32).then(|| Ipv4Addr::from_bits(address.to_bits() as u32));
+    behind_nat64.or_else(|| address.to_ipv4_mapped())
 }
 
 /// An address, with or without a port.
@@ -162,6 +169,16 @@ mod tests {
         assert_eq!(of(&address().ipv6_prefix(48), &[]).unwrap(), "2001:db8:1::");
         assert_eq!(of(&address().ipv6_prefix(0), &[]).unwrap(), "::");
         assert_eq!(of(&address().ipv6_prefix(255), &[]).unwrap(), "2001:db8:1:2:3:4:5:6");
-        assert_eq!(of(&from("::ffff:9.9.9.9"), &[]).unwrap(), "9.9.9.9");
+    }
+
+    #[test]
+    fn an_ipv6_address_that_stands_for_an_ipv4_address_counts_as_that() {
+        for peer in ["::ffff:9.9.9.9", "64:ff9b::9.9.9.9", "64:ff9b::909:909"] {
+            assert_eq!(of(&from(peer), &[]).unwrap(), "9.9.9.9", "{peer}");
+            assert_eq!(of(&from("1.1.1.1").proxies(1), &[peer]).unwrap(), "9.9.9.9", "{peer}");
+        }
+        assert_ne!(of(&from("64:ff9b::1.1.1.1"), &[]), of(&from("64:ff9b::1.1.1.2"), &[]));
+        assert_eq!(of(&from("64:ff9b:1::9.9.9.9"), &[]).unwrap(), "64:ff9b:1::", "somebody's own NAT64");
+        assert_eq!(of(&from("::1"), &[]).unwrap(), "::");
     }
 }
