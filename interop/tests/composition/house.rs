@@ -3,7 +3,7 @@
 use std::{error::Error, net::SocketAddr, time::Duration};
 
 use axum::{Router, serve::ListenerExt};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
     header::{ACCEPT, AUTHORIZATION},
@@ -17,11 +17,11 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{net::TcpListener, time::timeout};
-use tower::Service;
+use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 use tower_sse::{CloseReason, Event, Heartbeat, Registry, SseLayer};
 
 use crate::{
-    bodies::AnyBody,
+    bodies::{AnyBody, any},
     client::{Client, get},
     handlers::PLAIN,
 };
@@ -294,12 +294,22 @@ pub(crate) async fn serve_router(router: Router) -> SocketAddr {
 }
 
 /// A tower service on plain hyper. What all stacks shall be is in its bounds.
+///
+/// Boxed, as hyper's server would be compiled anew for each type: that took most of this crate's time to compile.
 pub(crate) async fn serve<S, B>(service: S) -> SocketAddr
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>,
     S: Clone + Send + Sync + 'static,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
+    let into_bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
+    let boxed = service.map_err(Into::into).map_response(move |response: Response<B>| {
+        response.map(|body| any(body.map_frame(move |frame| frame.map_data(into_bytes))))
+    });
+    serve_boxed(BoxCloneSyncService::new(boxed)).await
+}
+
+async fn serve_boxed(service: BoxCloneSyncService<Request<Incoming>, Response<AnyBody>, BoxError>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
