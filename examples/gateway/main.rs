@@ -24,6 +24,8 @@
 //!   `--finish-ms` says. A second one ends it at once.
 //! - Clients and upstreams that are gone without saying so are found: `examples/support/sockets.rs`.
 
+#[path = "../support/connections.rs"]
+mod connections;
 mod options;
 #[path = "../support/signals.rs"]
 mod signals;
@@ -36,8 +38,9 @@ use std::{
     env,
     error::Error,
     fmt::Display,
+    future::ready,
     io::{self, Write},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     process::{self, ExitCode},
     sync::Arc,
     time::Duration,
@@ -53,21 +56,14 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
-    service::TowerToHyperService,
+    rt::{TokioExecutor, TokioTimer},
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::timeout,
-};
-use tower::ServiceBuilder;
+use tokio::net::TcpListener;
+use tower::{Layer, service_fn};
 use tower_sse::{Drain, Registry, SseLayer};
 
 use crate::{
+    connections::{Connections, RequestBody},
     options::{Options, USAGE},
     signals::Signals,
     sockets::Patience,
@@ -124,16 +120,25 @@ async fn run(options: Options) -> io::Result<()> {
     // Nothing is published here: the registry counts the streams, and the layer keeps them alive.
     let registry = Registry::new();
     let sse = SseLayer::new(&registry).heartbeat(options.heartbeat).let_finish(true);
+    // Each has one to the upstream.
+    let connections = Connections::new(options.patience, 2);
     let gateway = Arc::new(Gateway::new(options.upstream, options.patience));
-    let connections = GracefulShutdown::new();
+    let make_service = service_fn(|peer: SocketAddr| {
+        let (gateway, peer) = (Arc::clone(&gateway), peer.ip().to_canonical());
+        let answer = service_fn(move |request| {
+            let gateway = Arc::clone(&gateway);
+            async move { Ok::<_, Infallible>(gateway.answer(request, peer).await) }
+        });
+        ready(Ok(sse.layer(answer)))
+    });
     tokio::select! {
-        () = accept(listener, sse, gateway, &connections) => {}
+        () = connections.serve(listener, make_service) => {}
         _ = signals.next() => {}
     }
     let gracefully = async {
         let drain = Drain::within(options.finish.min(WINDOW)).finish_within(options.finish);
         // It waits for all connections, and some may be stuck.
-        let closed = timeout(options.finish + PATIENCE, connections.shutdown());
+        let closed = connections.close_within(options.finish + PATIENCE);
         let _ = tokio::join!(closed, registry.drain(drain));
     };
     tokio::select! {
@@ -142,42 +147,9 @@ async fn run(options: Options) -> io::Result<()> {
     }
 }
 
-async fn accept(listener: TcpListener, sse: SseLayer, gateway: Arc<Gateway>, connections: &GracefulShutdown) {
-    loop {
-        match listener.accept().await {
-            Ok((socket, peer)) => {
-                let (sse, gateway, watcher) = (sse.clone(), Arc::clone(&gateway), connections.watcher());
-                tokio::spawn(serve(socket, peer.ip().to_canonical(), sse, gateway, watcher));
-            }
-            Err(error) => {
-                // Out of file descriptors, mostly: they come back as streams end, and spinning meanwhile helps nobody.
-                complain(format_args!("cannot accept a connection: {error}"));
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-async fn serve(socket: TcpStream, peer: IpAddr, sse: SseLayer, gateway: Arc<Gateway>, watcher: Watcher) {
-    let patience = gateway.patience;
-    patience.set_on(&socket);
-    let service = ServiceBuilder::new().layer(sse).service_fn(move |request| {
-        let gateway = Arc::clone(&gateway);
-        async move { Ok::<_, Infallible>(gateway.answer(request, peer).await) }
-    });
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    // With a timer, hyper gives up a client that takes more than 30 s to send a request's head.
-    server.http1().timer(TokioTimer::new());
-    patience.ping(&mut server);
-    // An error is a client that left or does not speak HTTP, or an upstream's, which was complained of.
-    let connection = server.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
-    let _ = watcher.watch(connection.into_owned()).await;
-}
-
 struct Gateway {
-    client: Client<HttpConnector, Incoming>,
+    client: Client<HttpConnector, RequestBody>,
     upstream: Upstream,
-    patience: Patience,
 }
 
 impl Gateway {
@@ -189,10 +161,10 @@ impl Gateway {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .build(connector);
-        Self { client, upstream, patience }
+        Self { client, upstream }
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Answer> {
+    async fn answer(&self, request: Request<RequestBody>, peer: IpAddr) -> Response<Answer> {
         if request.method() == Method::CONNECT {
             let mut refused = sentence(StatusCode::METHOD_NOT_ALLOWED, "This gateway opens no tunnels.\n");
             let others = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE");

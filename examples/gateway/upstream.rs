@@ -8,7 +8,8 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body;
-use hyper::body::Incoming;
+
+use crate::connections::RequestBody;
 
 /// Where requests go, and what they look like there.
 pub(crate) struct Upstream {
@@ -36,7 +37,11 @@ impl Upstream {
     }
 
     /// The request as the upstream gets it.
-    pub(crate) fn request(&self, request: Request<Incoming>, peer: IpAddr) -> Result<Request<Incoming>, http::Error> {
+    pub(crate) fn request(
+        &self,
+        request: Request<RequestBody>,
+        peer: IpAddr,
+    ) -> Result<Request<RequestBody>, http::Error> {
         let (mut head, body) = request.into_parts();
         // HTTP/2 has it in the target, and so has a client that takes this for a forward proxy.
         let asked_host = match head.uri.authority() {

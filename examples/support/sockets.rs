@@ -48,8 +48,9 @@
 //!
 //! # What it does not do
 //!
-//! - `axum::serve` offers no pings, so behind it a frozen HTTP/2 peer stays. Serve the `Router` with hyper-util's
-//!   `auto::Builder` instead, as the gateway does its service.
+//! - `axum::serve` offers no pings, so behind it a frozen HTTP/2 peer stays. Serve the `Router` with
+//!   `examples/support/connections.rs` instead.
+//! - A peer that is there and sends nothing, or half of a request, is not gone. `examples/support/connections.rs` finds it.
 //! - A frozen HTTP/1.1 peer of a quiet stream is not found before heartbeats have filled its kernel's buffer.
 //! - Behind a proxy, the proxy is the peer. It has to find those behind it.
 //! - Elsewhere than on Linux and Android, bytes that are not taken wait for as long as that system sees fit.
@@ -80,6 +81,10 @@ impl Patience {
     /// Between a second, which is what keep-alive counts in, and an hour.
     pub(crate) fn of(time: Duration) -> Self {
         Self(time.clamp(Duration::from_secs(1), Duration::from_secs(3600)))
+    }
+
+    pub(crate) fn time(self) -> Duration {
+        self.0
     }
 
     /// For a connection that was accepted.

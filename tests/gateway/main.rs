@@ -25,12 +25,15 @@ use tokio::{
 mod bodies;
 #[path = "../support/client.rs"]
 mod client;
+mod connections;
 #[path = "../support/example.rs"]
 mod example;
 mod failures;
 #[path = "../support/listener.rs"]
 mod listener;
 mod proxying;
+#[path = "../support/siege.rs"]
+mod siege;
 #[path = "../support/spec.rs"]
 mod spec;
 mod streams;

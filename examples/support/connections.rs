@@ -1,0 +1,293 @@
+//! An accept loop for any tower service, over HTTP/1.1 and HTTP/2, that silent and slow clients cannot fill up.
+//!
+//! `axum::serve` waits for ever for a request's head, and takes connections until no file descriptor is left. This is what
+//! to use instead, with a plain service or with a `Router`:
+//!
+//! ```text
+//! let connections = Connections::new(Patience::default(), 1);          // each connection takes one file descriptor
+//! tokio::select! {
+//!     () = connections.serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()) => {}
+//!     () = told_to_end => {}
+//! }
+//! connections.close_within(Duration::from_secs(5)).await;              // and drain the registry at the same time
+//! ```
+//!
+//! # What it does
+//!
+//! - **Deadlines.** A client has the patience (30 s) for its first request's head, whatever it sends until then: nothing, a
+//!   byte, half of an HTTP/2 preface, a preface and no HEADERS. Later heads have to be there within the same time after the
+//!   last answer. Then the connection ends gracefully, and after the same time again it is closed.
+//! - **A bound on connections**: what the process's limit on open files leaves, see [`Connections::new`].
+//! - **Room for new clients.** When the bound is reached, each new connection takes the place of one that waits for its
+//!   client: the one that has waited longest for a head, or if none has for a second, the one whose requests have been
+//!   arriving for the longest time. Those are often clients of an attack, and else clients that connect again. While all
+//!   connections are being answered, new ones are closed at once.
+//! - **Errors** of `accept`, which are mostly a lack of file descriptors, make room in the same way, and are tried again
+//!   after 100 ms.
+//! - **Peers that are gone** are found: `examples/support/sockets.rs`.
+//!
+//! # What it does not do
+//!
+//! - It bounds no address: one client can have all connections, as long as each of them is being answered. Use a `Limit` per
+//!   address, as the dashboard does.
+//! - It gives no deadline to a request's body. The gateway does.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    error::Error,
+    io::{self, ErrorKind, Write},
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use hyper::{Request, Response, body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::{conn::auto, graceful::GracefulConnection},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tower::{Service, ServiceExt};
+
+use crate::sockets::Patience;
+
+/// For what is no connection: standard streams, the listener, the runtime, log files.
+const RESERVED_FILES: u64 = 64;
+/// A client that has connected sends its head within this time, if it means to.
+const HEAD_START: Duration = Duration::from_secs(1);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// The body of a request, as the service gets it.
+pub(crate) type RequestBody = UnsyncBoxBody<Bytes, hyper::Error>;
+type BoxError = Box<dyn Error + Send + Sync>;
+
+pub(crate) struct Connections {
+    patience: Patience,
+    most: u32,
+    places: Arc<Semaphore>,
+    open: Arc<Mutex<HashMap<u64, Arc<Connection>>>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Connections {
+    /// As many as the limit on open files leaves, if each takes so many: one, or two if it has one to an upstream.
+    pub(crate) fn new(patience: Patience, files_each: u64) -> Self {
+        #[cfg(unix)]
+        let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(1024);
+        #[cfg(not(unix))]
+        let files = 1 << 16;
+        let most = (files.saturating_sub(RESERVED_FILES) / files_each).clamp(1, 1 << 16) as u32;
+        let places = Arc::new(Semaphore::new(most as usize));
+        Self { patience, most, places, open: Arc::default(), stop: watch::channel(false).0 }
+    }
+
+    /// How many there may be at once.
+    #[allow(dead_code, reason = "only a program that has connections to others needs to know")]
+    pub(crate) fn most(&self) -> u32 {
+        self.most
+    }
+
+    /// Accepts connections until it is dropped. Those that it has accepted go on.
+    pub(crate) async fn serve<M, S, B>(&self, listener: TcpListener, mut make_service: M)
+    where
+        M: Service<SocketAddr, Response = S, Error = Infallible>,
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        self.patience.ping(&mut server);
+        for number in 0.. {
+            let (socket, peer, place) = self.accept(&listener).await;
+            self.patience.set_on(&socket);
+            let Ok(make_service) = make_service.ready().await;
+            let Ok(service) = make_service.call(peer).await;
+            let connection = Arc::new(Connection::new());
+            lock(&self.open).insert(number, Arc::clone(&connection));
+            let asked = Arc::clone(&connection);
+            let counted = service_fn(move |request| count(Arc::clone(&asked), service.clone(), request));
+            let (server, open, patience, stop) =
+                (server.clone(), Arc::clone(&self.open), self.patience.time(), self.stop.subscribe());
+            tokio::spawn(async move {
+                let served = server.serve_connection(TokioIo::new(socket), counted);
+                connection.attend(served, patience, stop).await;
+                lock(&open).remove(&number);
+                drop(place);
+            });
+        }
+    }
+
+    /// Lets all connections finish what they are answering, for so long at most.
+    pub(crate) async fn close_within(&self, time: Duration) {
+        self.stop.send_replace(true);
+        let _ = timeout(time, self.places.acquire_many(self.most)).await;
+    }
+
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+        loop {
+            match listener.accept().await {
+                Ok((socket, peer)) => {
+                    let places = Arc::clone(&self.places);
+                    if places.available_permits() > 0 || self.make_room() {
+                        // It is never closed.
+                        if let Ok(place) = places.acquire_owned().await {
+                            return (socket, peer, place);
+                        }
+                    }
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+                Err(error) => {
+                    let _ = writeln!(io::stderr(), "cannot accept a connection: {error}");
+                    self.make_room();
+                    sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    }
+
+    /// Closes the connection that has kept its place for the longest time without being answered. `false`: all are.
+    fn make_room(&self) -> bool {
+        let open = lock(&self.open);
+        let waiting = open.values().filter_map(|connection| Some((lock(&connection.state).turn()?, connection)));
+        let Some((_, first)) = waiting.min_by_key(|(turn, _)| *turn) else { return false };
+        lock(&first.state).is_evicted = true;
+        first.evicted.notify_one();
+        true
+    }
+}
+
+/// One of them.
+struct Connection {
+    state: Mutex<State>,
+    evicted: Notify,
+}
+
+struct State {
+    /// That are not answered to the end.
+    requests: usize,
+    /// Those of them whose bodies are not there to the end.
+    arriving: usize,
+    /// When these numbers last changed what it waits for.
+    since: Instant,
+    has_asked: bool,
+    is_evicted: bool,
+}
+
+impl State {
+    /// In which order they make room. `None`: not at all, as it is being answered.
+    fn turn(&self) -> Option<(u8, Instant)> {
+        let kind = match self.requests {
+            _ if self.is_evicted || self.arriving < self.requests => return None,
+            0 if self.since.elapsed() > HEAD_START => 0,
+            0 => 2,
+            _ => 1,
+        };
+        Some((kind, self.since))
+    }
+
+    fn change(&mut self, by: impl FnOnce(&mut Self)) {
+        let kind = |state: &Self| (state.requests == 0, state.arriving < state.requests);
+        let before = kind(self);
+        by(self);
+        if kind(self) != before {
+            self.since = Instant::now();
+        }
+    }
+}
+
+impl Connection {
+    fn new() -> Self {
+        let (since, has_asked, is_evicted) = (Instant::now(), false, false);
+        let state = Mutex::new(State { requests: 0, arriving: 0, since, has_asked, is_evicted });
+        Self { state, evicted: Notify::new() }
+    }
+
+    /// Until it is closed, by whomever.
+    async fn attend(&self, served: impl GracefulConnection, patience: Duration, mut stop: watch::Receiver<bool>) {
+        let mut served = pin!(served);
+        let mut is_closing = false;
+        let mut deadline = Instant::now() + patience;
+        loop {
+            tokio::select! {
+                // An error is a client that left, or that does not speak HTTP.
+                _ = served.as_mut() => return,
+                () = self.evicted.notified() => return,
+                _ = stop.wait_for(|stop| *stop), if !is_closing => {
+                    served.as_mut().graceful_shutdown();
+                    is_closing = true;
+                }
+                () = sleep_until(deadline) => {
+                    let (since, has_asked) = {
+                        let state = lock(&self.state);
+                        (Some(state.since).filter(|_| state.requests == 0), state.has_asked)
+                    };
+                    let now = Instant::now();
+                    deadline = match since {
+                        Some(since) if since + patience > now => since + patience,
+                        Some(_) if is_closing || !has_asked => return,
+                        Some(_) => {
+                            // What hyper has not written yet of the last answer may go out.
+                            served.as_mut().graceful_shutdown();
+                            is_closing = true;
+                            now + patience
+                        }
+                        None => now + patience,
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Has a request answered, and counts it meanwhile.
+async fn count<S, B>(
+    connection: Arc<Connection>,
+    service: S,
+    request: Request<Incoming>,
+) -> Result<Response<impl Body<Data = B::Data, Error = B::Error>>, S::Error>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>>,
+    B: Body,
+{
+    let is_arriving = !request.body().is_end_stream();
+    lock(&connection.state).change(|state| {
+        state.requests += 1;
+        state.arriving += usize::from(is_arriving);
+        state.has_asked = true;
+    });
+    let being_answered = OnDrop(Arc::clone(&connection), |state| state.requests -= 1);
+    let request = request.map(|body| match is_arriving {
+        true => {
+            let arriving = OnDrop(connection, |state| state.arriving -= 1);
+            body.inspect_frame(move |_| _ = &arriving).boxed_unsync()
+        }
+        false => body.boxed_unsync(),
+    });
+    let response = service.oneshot(request).await?;
+    Ok(response.map(|body| body.inspect_frame(move |_| _ = &being_answered)))
+}
+
+/// Held by a body, as long as there is more of it.
+struct OnDrop(Arc<Connection>, fn(&mut State));
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        lock(&self.0.state).change(self.1);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,141 @@
+//! Clients that send nothing, or little.
+
+use std::{
+    net::SocketAddr,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::{Response, StatusCode, Version};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    GATEWAY, Gateway,
+    bodies::{any, channel, event_stream},
+    client::{Client, VERSIONS, get},
+    example::Server,
+    next_data, raw, read_until,
+    siege::{self, Siege},
+    upstream, within_20_s,
+};
+
+const A_SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_served_within_a_second() {
+    within_20_s(async {
+        let (frames, body) = channel();
+        let body = Arc::new(Mutex::new(Some(body)));
+        let upstream = upstream(move |request| {
+            let stream = (request.uri().path() == "/stream").then(|| body.lock().unwrap().take()).flatten();
+            async move {
+                match stream {
+                    Some(stream) => event_stream(stream),
+                    None => Response::new(any(Full::from(request.into_body().collect().await.unwrap().to_bytes()))),
+                }
+            }
+        })
+        .await;
+        let mut command = siege::with_few_files(GATEWAY.executable());
+        let flags = ["--listen", "127.0.0.1:0", "--upstream", &upstream, "--heartbeat-ms", "0"];
+        let server = Server::start(command.args(flags).stderr(Stdio::null())).await;
+        let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+        let mut stream = Client::connect(address, Version::HTTP_11).await.send(get("/stream")).await.unwrap();
+
+        let mut siege = Siege::lay(address, "/").await;
+        for _ in 0..20 {
+            let (time, status) = siege::get(address, "/").await;
+            assert_eq!(status, "HTTP/1.1 200 OK");
+            assert!(time < A_SECOND, "{time:?}");
+            for version in VERSIONS {
+                let begun = Instant::now();
+                let response = Client::connect(address, version).await.send(get("/")).await.unwrap();
+                assert_eq!(response.status(), StatusCode::OK);
+                assert!(begun.elapsed() < A_SECOND, "{:?}", begun.elapsed());
+            }
+        }
+        assert!(siege.left() > 100, "{} are left", siege.left());
+        // Whoever is being answered makes room for nobody.
+        frames.send(Ok(Frame::data("data: still here\n\n".into()))).await.unwrap();
+        assert_eq!(next_data(&mut stream).await.unwrap(), "data: still here\n\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_on_which_no_request_arrives_is_closed() {
+    within_20_s(async {
+        let gateway = Gateway::start("http://127.0.0.1:9", &["--gone-after-ms", "1000"]).await;
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let settings = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+        for opening in [
+            b"".to_vec(),
+            b"G".to_vec(),
+            b"PRI".to_vec(),
+            b"GET / HTTP/1.1\r\nhost: x.test\r\nx-half".to_vec(),
+            preface[..12].to_vec(),
+            preface.to_vec(),
+            [preface, &settings[..]].concat(),
+        ] {
+            let begun = Instant::now();
+            let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+            socket.write_all(&opening).await.unwrap();
+            let _ = socket.read_to_end(&mut Vec::new()).await;
+            let time = begun.elapsed();
+            assert!(time > A_SECOND * 9 / 10 && time < A_SECOND * 2, "{time:?} after {opening:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_is_given_up_as_well() {
+    within_20_s(async {
+        let gateway = Gateway::start("http://127.0.0.1:9", &["--gone-after-ms", "1000"]).await;
+        let begun = Instant::now();
+        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+        socket.write_all(b"GET / HTTP/1.1\r\nx: ").await.unwrap();
+        while socket.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(begun.elapsed() < A_SECOND * 3, "{:?}", begun.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_may_take_longer_than_a_head_and_an_idle_connection_is_closed_in_order_after_it() {
+    within_20_s(async {
+        let upstream = upstream(|_| async {
+            sleep(A_SECOND * 3).await;
+            Response::new(any(Full::from("late")))
+        })
+        .await;
+        let gateway = Gateway::start(&upstream, &["--gone-after-ms", "1000"]).await;
+        let mut socket = raw(gateway.address, "GET / HTTP/1.1\r\nhost: x.test\r\n\r\n").await;
+        let head = read_until(&mut socket, "\r\n\r\nlate").await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let begun = Instant::now();
+        assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
+        assert!(begun.elapsed() < A_SECOND * 3, "{:?}", begun.elapsed());
+
+        let socket = TokioIo::new(TcpStream::connect(gateway.address).await.unwrap());
+        let (mut client, connection) = http2::handshake(TokioExecutor::new(), socket).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let response = client.send_request(get("/")).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "late");
+        let begun = Instant::now();
+        connection.await.unwrap().expect("it is told of the end");
+        assert!(begun.elapsed() < A_SECOND * 3, "{:?}", begun.elapsed());
+    })
+    .await;
+}

@@ -1,0 +1,106 @@
+//! A thousand clients that mean no good, and a program that has fewer file descriptors than that.
+#![allow(dead_code, reason = "no test file needs all of it")]
+
+use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Command,
+    task::JoinSet,
+    time::{Instant, interval},
+};
+
+pub(crate) const CONNECTIONS: usize = 1000;
+pub(crate) const FILES: usize = 512;
+/// Between two bytes of a client that trickles.
+const DRIP: Duration = Duration::from_millis(100);
+
+/// What starts this program with 512 file descriptors. It is killed when it is dropped.
+pub(crate) fn with_few_files(program: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -n {FILES} && exec \"$0\" \"$@\"")]).arg(program);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// The connections of these clients. They are there until it is dropped, or until the server closes them.
+pub(crate) struct Siege(JoinSet<()>);
+
+impl Siege {
+    /// `post`: a path to which bodies can be sent.
+    pub(crate) async fn lay(address: SocketAddr, post: &str) -> Self {
+        // Of this process, which has the other end of each.
+        rlimit::increase_nofile_limit(4 * CONNECTIONS as u64).expect("a higher limit on open files");
+        let kinds = kinds(post);
+        let mut clients = JoinSet::new();
+        for (opening, drips) in kinds.into_iter().cycle().take(CONNECTIONS) {
+            let mut socket = TcpStream::connect(address).await.expect("a connection");
+            // The server may have closed it already.
+            let _ = socket.write_all(&opening).await;
+            clients.spawn(async move {
+                let mut clock = interval(DRIP);
+                for byte in drips.iter().cycle() {
+                    clock.tick().await;
+                    if socket.write_all(&[*byte]).await.is_err() {
+                        return;
+                    }
+                }
+                // One that sends nothing more reads until it is closed.
+                let _ = socket.read_to_end(&mut Vec::new()).await;
+            });
+        }
+        Self(clients)
+    }
+
+    /// How many of them the server has not closed.
+    pub(crate) fn left(&mut self) -> usize {
+        while self.0.try_join_next().is_some() {}
+        self.0.len()
+    }
+}
+
+/// How long a GET takes over a connection of its own, and the status line of its answer.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (Duration, String) {
+    let begun = Instant::now();
+    let mut socket = TcpStream::connect(address).await.expect("a connection");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("room for a request");
+    let mut status = String::new();
+    while !status.ends_with("\r\n") {
+        status.push(char::from(socket.read_u8().await.expect("a status line")));
+    }
+    (begun.elapsed(), status.trim_end().to_owned())
+}
+
+/// How each kind begins, and what it goes on with, one byte at a time. With nothing, it only holds its connection.
+fn kinds(post: &str) -> Vec<(Vec<u8>, &'static [u8])> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // A HEADERS frame of stream 1 with END_HEADERS: POST, http, a path and an authority.
+    let literal = |name: u8, value: &str| [&[name, value.len() as u8][..], value.as_bytes()].concat();
+    let fields = [&[0x83, 0x86][..], &literal(0x04, post), &literal(0x01, "server.test")].concat();
+    let headers = |flags| [&[0, 0, fields.len() as u8, 1, flags, 0, 0, 0, 1][..], &fields].concat();
+    let head = format!("POST {post} HTTP/1.1\r\nhost: server.test\r\n");
+    // Half of a frame of 100 bytes of data, of a field block that goes on.
+    let data = [0, 0, 100, 0, 0, 0, 0, 0, 1];
+    let continuation = [0, 0, 100, 9, 0, 0, 0, 0, 1];
+    vec![
+        // Silent.
+        (Vec::new(), b""),
+        (b"G".to_vec(), b""),
+        (PREFACE[..10].to_vec(), b""),
+        ([PREFACE, SETTINGS].concat(), b""),
+        // Half-open: half of a request, and nothing more.
+        (head.clone().into_bytes(), b""),
+        (format!("{head}content-length: 100\r\n\r\nhalf").into_bytes(), b""),
+        ([PREFACE, SETTINGS, &headers(4)].concat(), b""),
+        // Slow heads.
+        (b"GET / HTTP/1.1\r\nhost: server.test\r\nx: ".to_vec(), b"x"),
+        ([PREFACE, SETTINGS, &headers(0), &continuation].concat(), b"\0"),
+        // Bodies that trickle.
+        (format!("{head}content-length: 100000\r\n\r\n").into_bytes(), b"x"),
+        (format!("{head}transfer-encoding: chunked\r\n\r\n").into_bytes(), b"1\r\nx\r\n"),
+        ([PREFACE, SETTINGS, &headers(4), &data].concat(), b"x"),
+    ]
+}
