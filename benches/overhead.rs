@@ -97,7 +97,9 @@ fn frames(size: usize, number: usize) {
 fn publishing(topics: usize, number: usize) {
     let registry = |topics: usize| {
         let registry = Registry::with_config(
-            RegistryConfig::default().retention(Retention::default().bytes(2 << 30).events(topics + 1_000)),
+            RegistryConfig::default()
+                .retention(Retention::default().bytes(2 << 30).events(topics + 1_000))
+                .topic_retention(Retention::default().events(1_000)),
         );
         for topic in 0..topics {
             registry.publish(format!("prices/{topic:07}"), Event::data("")).expect("room");

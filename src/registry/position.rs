@@ -110,17 +110,14 @@ impl Position {
         }
     }
 
-    /// Appends what [`Display`](fmt::Display) writes.
+    /// Appends what [`Display`](fmt::Display) writes. Each publish does: in one piece, two digits at a time.
     pub(crate) fn write(self, wire: &mut Vec<u8>) {
-        self.write_without_era(wire);
-        wire.push(b'-');
-        wire.extend_from_slice(&self.era().digits());
-    }
-
-    fn write_without_era(self, wire: &mut Vec<u8>) {
-        push_decimal(wire, self.ms());
-        wire.push(b'-');
-        push_decimal(wire, self.seq().into());
+        let mut text = [b'-'; Self::MAX_LENGTH];
+        let era = Self::MAX_LENGTH - Era::DIGITS;
+        text[era..].copy_from_slice(&self.era().digits());
+        let seq = write_before(&mut text, era - 1, self.seq().into());
+        let ms = write_before(&mut text, seq - 1, self.ms());
+        wire.extend_from_slice(&text[ms..]);
     }
 
     /// Reads `ms-seq`, as of this era.
@@ -132,18 +129,29 @@ impl Position {
     }
 }
 
-fn push_decimal(wire: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
+/// Writes a number in decimal up to `end`, and says where it begins.
+fn write_before(text: &mut [u8; Position::MAX_LENGTH], end: usize, mut number: u64) -> usize {
+    /// `00` to `99`.
+    const PAIRS: [[u8; 2]; 100] = {
+        let mut pairs = [[0; 2]; 100];
+        let mut number = 0;
+        while number < 100 {
+            pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+            number += 1;
         }
+        pairs
+    };
+    let mut start = end;
+    while number >= 10 {
+        start -= 2;
+        text[start..start + 2].copy_from_slice(&PAIRS[(number % 100) as usize]);
+        number /= 100;
     }
-    wire.extend_from_slice(&digits[start..]);
+    if number > 0 || start == end {
+        start -= 1;
+        text[start] = b'0' + number as u8;
+    }
+    start
 }
 
 impl fmt::Display for Position {

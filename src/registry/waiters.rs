@@ -138,17 +138,26 @@ impl Later {
     }
 }
 
+impl Later {
+    /// Whether it has nothing that runs anybody's code, but at most events that are gone. So it mostly is.
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.wake.is_empty() && self.others.is_empty() && self.entries.iter().all(|entry| entry.audience.is_none())
+    }
+
+    #[cold]
+    fn wake_and_drop(&mut self) {
+        each(self.wake.drain(..), Waker::wake);
+        each(mem::take(&mut self.entries).into_vec(), drop);
+        each(self.others.drain(..), drop);
+    }
+}
+
 impl Drop for Later {
     #[inline]
     fn drop(&mut self) {
-        if !(self.wake.is_empty() && self.entries.is_empty() && self.others.is_empty()) {
-            each(self.wake.drain(..), Waker::wake);
-            match mem::take(&mut self.entries) {
-                // So it mostly is: nobody else's code runs.
-                Few::One(entry) if entry.audience.is_none() => drop(entry),
-                entries => each(entries.into_vec(), drop),
-            }
-            each(self.others.drain(..), drop);
+        if !self.is_plain() {
+            self.wake_and_drop();
         }
         nothing_is_locked();
     }
