@@ -1,15 +1,18 @@
-//! A request as the upstream gets it: its target and its headers.
-
-use std::net::IpAddr;
+//! A request as the upstream gets it, and its answer as the client does.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING},
+    HeaderValue, Request, Response, Uri, Version,
+    header::{
+        ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, COOKIE, HOST, LOCATION, REFRESH, TE, TRANSFER_ENCODING,
+    },
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body;
 
-use crate::connections::RequestBody;
+use crate::{
+    headers::{has_one_length, has_token, join, leave_hop_by_hop_behind},
+    names::host_of,
+};
 
 /// Where requests go, and what they look like there.
 pub(crate) struct Upstream {
@@ -36,18 +39,17 @@ impl Upstream {
         Ok(Self { authority, base_path: path.path().trim_end_matches('/').to_owned() })
     }
 
-    /// The request as the upstream gets it.
-    pub(crate) fn request(
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The request as the upstream gets it, which is told this host.
+    pub(crate) fn request<B: Body>(
         &self,
-        request: Request<RequestBody>,
-        peer: IpAddr,
-    ) -> Result<Request<RequestBody>, http::Error> {
+        request: Request<B>,
+        host: Option<&Authority>,
+    ) -> Result<Request<B>, http::Error> {
         let (mut head, body) = request.into_parts();
-        // HTTP/2 has it in the target, and so has a client that takes this for a forward proxy.
-        let asked_host = match head.uri.authority() {
-            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-            None => head.headers.get(HOST).cloned(),
-        };
         head.uri = self.target(&head.uri)?;
         head.version = Version::HTTP_11;
         // The layer's and hyper's, which mean nothing further on.
@@ -67,16 +69,37 @@ impl Upstream {
         }
         // HTTP/2 may send each cookie on its own, HTTP/1.1 knows one header only (RFC 9113, 8.2.3).
         join(headers, COOKIE, b"; ");
-        headers.insert(HOST, HeaderValue::from_str(self.authority.as_str())?);
-        headers.append("x-forwarded-for", HeaderValue::from_str(&peer.to_string())?);
-        // Many servers look at one line only.
-        join(headers, HeaderName::from_static("x-forwarded-for"), b", ");
-        headers.remove("x-forwarded-host");
-        if let Some(host) = asked_host {
-            headers.insert("x-forwarded-host", host);
-        }
-        headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+        // A request that names no host says so.
+        headers.insert(HOST, HeaderValue::from_str(host.map_or("", Authority::as_str))?);
         Ok(Request::from_parts(head, body))
+    }
+
+    /// The answer as the client gets it. `None`: nobody can say where it ends.
+    pub(crate) fn response<B: Body>(&self, mut response: Response<B>) -> Option<Response<B>> {
+        leave_hop_by_hop_behind(response.headers_mut());
+        if !has_one_length(response.headers_mut()) {
+            return None;
+        }
+        if response.body().size_hint().exact().is_none() {
+            // A length next to chunks, or one named in `connection`, is none; and believed, it would split the response.
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        // It says at which other ports the upstream is.
+        response.headers_mut().remove(ALT_SVC);
+        for (name, value) in response.headers_mut() {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            let own = match name {
+                name if name == LOCATION || name == CONTENT_LOCATION => self.own(&text),
+                name if name == REFRESH => self.own_refresh(&text),
+                _ => None,
+            };
+            if let Some(own) = own.and_then(|own| HeaderValue::from_bytes(own.as_bytes()).ok()) {
+                *value = own;
+            }
+        }
+        // Of this hop, not of the one that the upstream speaks on.
+        *response.version_mut() = Version::HTTP_11;
+        Some(response)
     }
 
     fn target(&self, asked: &Uri) -> Result<Uri, http::Error> {
@@ -86,49 +109,44 @@ impl Upstream {
         let target = PathAndQuery::try_from(format!("{base_path}{target}"))?;
         Uri::builder().scheme(Scheme::HTTP).authority(self.authority.clone()).path_and_query(target).build()
     }
-}
 
-/// Takes off what is meant for the next hop alone (RFC 9110, 7.6.1).
-pub(crate) fn leave_hop_by_hop_behind(headers: &mut HeaderMap) {
-    const HOP_BY_HOP: [&str; 8] = [
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    let named: Vec<_> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(tokens)
-        .map(HeaderName::from_bytes)
-        .filter_map(Result::ok)
-        .collect();
-    for name in named {
-        headers.remove(name);
+    /// A reference to something of the upstream, as the gateway's: a path. `None`: it is to something else, or that already.
+    fn own(&self, reference: &str) -> Option<String> {
+        let path = match reference.split_once("//") {
+            Some((scheme, rest)) if ["http:", "https:", ""].contains(&&*scheme.to_ascii_lowercase()) => {
+                let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+                self.is(&authority.parse().ok()?, scheme).then_some(path)?
+            }
+            _ if self.base_path.is_empty() || !reference.starts_with('/') => return None,
+            _ => reference,
+        };
+        let path = self.without_base(path).unwrap_or(path).trim_start_matches('/');
+        // Two slashes would begin the name of a host, and so would what browsers take for slashes or leave out.
+        let is_plain = !path.starts_with(|first: char| first == '\\' || first.is_control());
+        Some(if is_plain { format!("/{path}") } else { format!("/./{path}") })
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
+
+    /// The same of `SECONDS; url=REFERENCE`.
+    fn own_refresh(&self, refresh: &str) -> Option<String> {
+        let (seconds, target) = refresh.split_once([';', ','])?;
+        let target = target.trim();
+        let has_name = target.get(..3).is_some_and(|name| name.eq_ignore_ascii_case("url"));
+        let reference = if has_name { target[3..].trim_start().strip_prefix('=')? } else { target };
+        Some(format!("{seconds}; url={}", self.own(reference.trim().trim_matches(['"', '\'']))?))
     }
-}
 
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
-}
+    fn without_base<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let rest = path.strip_prefix(&self.base_path)?;
+        (rest.is_empty() || rest.starts_with(['/', '?', '#'])).then_some(rest)
+    }
 
-fn has_token(value: &HeaderValue, token: &str) -> bool {
-    tokens(value).any(|one| one.eq_ignore_ascii_case(token.as_bytes()))
-}
-
-/// Makes one header of several with the same name.
-fn join(headers: &mut HeaderMap, name: HeaderName, separator: &[u8]) {
-    let values: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
-    if values.len() > 1 {
-        if let Ok(joined) = HeaderValue::from_bytes(&values.join(separator)) {
-            headers.insert(name, joined);
-        }
+    /// Whether this is a name of the upstream: its own, or any of this machine if that is where it is.
+    fn is(&self, authority: &Authority, scheme: &str) -> bool {
+        let is_local =
+            |host: &str| host == "localhost" || host == "[::1]" || host == "0.0.0.0" || host.starts_with("127.");
+        let default_port = if scheme.eq_ignore_ascii_case("https:") { 443 } else { 80 };
+        let (one, other) = (host_of(authority), host_of(&self.authority));
+        (one == other || (is_local(&one) && is_local(&other)))
+            && authority.port_u16().unwrap_or(default_port) == self.authority.port_u16().unwrap_or(80)
     }
 }

@@ -142,6 +142,10 @@ async fn wrong_flags_are_a_sentence_and_exit_code_2() {
             (&["--upstream", "http://user@x.test"], "is not like http://"),
             (&["--upstream", "http://x.test/?q"], "is not like http://"),
             (&["--upstream", "http://x.test", "--heartbeat-ms", "-1"], "--heartbeat-ms takes whole milliseconds"),
+            (&["--upstream", "http://x.test", "--host", "a b"], "--host takes NAME or NAME:PORT, not \"a b\""),
+            (&["--upstream", "http://x.test", "--host", "http://x.test"], "--host takes NAME or NAME:PORT"),
+            (&["--upstream", "http://x.test", "--trusted-proxy", "localhost"], "--trusted-proxy takes an IP address"),
+            (&["--upstream", "http://x.test", "--upstream-host"], "--upstream-host needs --host"),
             (&["--port", "80"], "unknown argument \"--port\""),
         ] {
             let output = run(flags).await;

@@ -29,8 +29,10 @@ mod connections;
 #[path = "../support/example.rs"]
 mod example;
 mod failures;
+mod framing;
 #[path = "../support/listener.rs"]
 mod listener;
+mod names;
 mod proxying;
 #[path = "../support/siege.rs"]
 mod siege;

@@ -258,7 +258,7 @@ async fn the_upstream_is_told_where_a_request_came_from() {
             assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
             assert_eq!(headers["x-forwarded-host"], "server.test");
             assert_eq!(headers["x-forwarded-proto"], "http");
-            assert_eq!(all(&headers, "host"), [upstream.trim_start_matches("http://")]);
+            assert_eq!(all(&headers, "host"), ["server.test"]);
 
             let mut request = get("/");
             let claims = [("x-forwarded-host", "elsewhere.test"), ("x-forwarded-proto", "gopher")];
@@ -271,7 +271,7 @@ async fn the_upstream_is_told_where_a_request_came_from() {
             }
             gateway.client(version).await.send(request).await.unwrap();
             let headers = requests.recv().await.unwrap().headers;
-            assert_eq!(all(&headers, "x-forwarded-for"), ["192.0.2.1, 192.0.2.2, 192.0.2.3, 127.0.0.1"]);
+            assert_eq!(all(&headers, "x-forwarded-for"), ["127.0.0.1"]);
             assert_eq!(all(&headers, "x-forwarded-host"), ["server.test"]);
             assert_eq!(all(&headers, "x-forwarded-proto"), ["http"]);
             assert_eq!(all(&headers, "cookie"), ["a=1; b=2"]);
@@ -280,6 +280,7 @@ async fn the_upstream_is_told_where_a_request_came_from() {
         let _connection = raw(gateway.address, to_a_forward_proxy).await;
         let request = requests.recv().await.unwrap();
         assert_eq!(request.uri, "/path");
+        assert_eq!(all(&request.headers, "host"), ["other.test"]);
         assert_eq!(request.headers["x-forwarded-host"], "other.test");
     })
     .await;
@@ -353,7 +354,7 @@ async fn a_length_next_to_chunks_splits_no_response() {
     .await;
 }
 
-async fn recording_upstream() -> (String, mpsc::UnboundedReceiver<Parts>) {
+pub(crate) async fn recording_upstream() -> (String, mpsc::UnboundedReceiver<Parts>) {
     let (seen, requests) = mpsc::unbounded_channel();
     let upstream = upstream(move |request| {
         seen.send(request.into_parts().0).unwrap();
@@ -374,10 +375,10 @@ async fn echo(request: Request<Incoming>) -> Response<AnyBody> {
     response.body(any(Full::from(body.collect().await.unwrap().to_bytes()))).unwrap()
 }
 
-fn all<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
+pub(crate) fn all<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
     headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
 }
 
-fn header((name, value): (&'static str, &'static str)) -> (HeaderName, HeaderValue) {
+pub(crate) fn header((name, value): (&'static str, &'static str)) -> (HeaderName, HeaderValue) {
     (HeaderName::from_static(name), HeaderValue::from_static(value))
 }

@@ -1,0 +1,166 @@
+//! Headers that are no matter of the client and the upstream alone.
+
+use std::{io, net::IpAddr};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Version,
+    header::{CONNECTION, CONTENT_LENGTH, VIA},
+    uri::Authority,
+};
+
+/// Meant for the next hop alone (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// What only a proxy may say: where a request came from, what it asked for, and who sent it. Servers believe these.
+const ONLY_A_PROXY: [&str; 25] = [
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "client-cert",
+    "client-cert-chain",
+    "client-ip",
+    "fastly-client-ip",
+    "forwarded",
+    "front-end-https",
+    "proxy-client-ip",
+    "remote-addr",
+    "remote-user",
+    "true-client-ip",
+    "wl-proxy-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-host",
+    "x-http-host-override",
+    "x-proxyuser-ip",
+    "x-real-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+    "x-remote-user",
+    "x-scheme",
+    "x-url-scheme",
+    // What CGI programs take for the address of a proxy to use.
+    "proxy",
+];
+const ONLY_A_PROXY_PREFIXES: [&str; 5] = ["x-forwarded", "x-original-", "x-rewrite-", "x-envoy-", "x-ssl-client-"];
+
+/// Whether a client may not say this. Many servers read `_` as `-`.
+fn is_for_a_proxy(name: &HeaderName) -> bool {
+    let dashed = name.as_str().replace('_', "-");
+    let is_disguised = dashed != name.as_str();
+    ONLY_A_PROXY.contains(&&*dashed)
+        || ONLY_A_PROXY_PREFIXES.iter().any(|prefix| dashed.starts_with(prefix))
+        || (is_disguised && (HOP_BY_HOP.contains(&&*dashed) || ["content-length", "host", "via"].contains(&&*dashed)))
+}
+
+/// Takes off what only a proxy may say, but for a client that is one. That one has no need of underscores either.
+pub(crate) fn remove_claims(headers: &mut HeaderMap, is_of_a_proxy: bool) {
+    let claims = |name: &&HeaderName| is_for_a_proxy(name) && (!is_of_a_proxy || name.as_str().contains('_'));
+    let claimed: Vec<_> = headers.keys().filter(claims).cloned().collect();
+    for name in claimed {
+        headers.remove(name);
+    }
+}
+
+/// Says in their place where a request came from, and what it asked for.
+pub(crate) fn set_claims(headers: &mut HeaderMap, peer: IpAddr, is_of_a_proxy: bool, host: Option<&Authority>) {
+    remove_claims(headers, is_of_a_proxy);
+    let host = host.map(Authority::to_string);
+    for (name, value) in [("x-forwarded-host", host), ("x-forwarded-proto", Some("http".to_owned()))] {
+        if let (false, Some(Ok(value))) = (headers.contains_key(name), value.map(HeaderValue::try_from)) {
+            headers.insert(name, value);
+        }
+    }
+    if let Ok(peer) = HeaderValue::try_from(peer.to_string()) {
+        headers.append("x-forwarded-for", peer);
+    }
+    // Many servers look at one line only.
+    join(headers, HeaderName::from_static("x-forwarded-for"), b", ");
+}
+
+/// Takes off what is meant for the next hop alone.
+pub(crate) fn leave_hop_by_hop_behind(headers: &mut HeaderMap) {
+    let named: Vec<_> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        .map(HeaderName::from_bytes)
+        .filter_map(Result::ok)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Makes one of several lengths. `false`: they differ, or are none.
+pub(crate) fn has_one_length(headers: &mut HeaderMap) -> bool {
+    let lengths: Vec<Option<u64>> = headers
+        .get_all(CONTENT_LENGTH)
+        .iter()
+        .flat_map(tokens)
+        .map(|length| std::str::from_utf8(length).ok().filter(|_| length.iter().all(u8::is_ascii_digit))?.parse().ok())
+        .collect();
+    match lengths.first() {
+        None => true,
+        Some(Some(length)) if lengths.iter().all(|other| *other == Some(*length)) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(*length));
+            true
+        }
+        Some(_) => false,
+    }
+}
+
+/// By what name this process says `Via` that a message came through it (RFC 9110, 7.6.3). It tells nobody where that is.
+pub(crate) struct Pseudonym(String);
+
+impl Pseudonym {
+    pub(crate) fn random() -> io::Result<Self> {
+        Ok(Self(format!("gateway-{:016x}", getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?)))
+    }
+
+    /// Whether a message has been here.
+    pub(crate) fn is_in(&self, headers: &HeaderMap) -> bool {
+        let received_by = |hop: &[u8]| hop.split(u8::is_ascii_whitespace).nth(1).map(<[u8]>::to_vec);
+        headers.get_all(VIA).iter().flat_map(tokens).filter_map(received_by).any(|name| name == self.0.as_bytes())
+    }
+
+    /// `version`: in which the message was received.
+    pub(crate) fn add_to(&self, headers: &mut HeaderMap, version: Version) {
+        let version = match version {
+            Version::HTTP_10 => "1.0",
+            Version::HTTP_2 => "2",
+            _ => "1.1",
+        };
+        if let Ok(hop) = HeaderValue::try_from(format!("{version} {}", self.0)) {
+            headers.append(VIA, hop);
+        }
+    }
+}
+
+pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
+    tokens(value).any(|one| one.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// Makes one header of several with the same name.
+pub(crate) fn join(headers: &mut HeaderMap, name: HeaderName, separator: &[u8]) {
+    let values: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+    if values.len() > 1 {
+        if let Ok(joined) = HeaderValue::from_bytes(&values.join(separator)) {
+            headers.insert(name, joined);
+        }
+    }
+}

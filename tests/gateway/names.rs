@@ -1,0 +1,339 @@
+//! Who is asked, who asks, and what nobody outside learns.
+
+use std::convert::Infallible;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, request::Parts};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tokio::{io::AsyncReadExt, sync::mpsc};
+
+use crate::{
+    Gateway,
+    bodies::{AnyBody, any},
+    client::{VERSIONS, get, request},
+    proxying::{all, header, recording_upstream},
+    raw, raw_upstream, upstream, within_20_s,
+};
+
+#[tokio::test]
+async fn the_host_that_is_asked_goes_on_and_so_does_the_origin() {
+    within_20_s(async {
+        let (upstream, mut requests) = recording_upstream().await;
+        let gateway = Gateway::start(&upstream, &[]).await;
+        for version in VERSIONS {
+            let mut request = get("/");
+            request.headers_mut().insert("origin", HeaderValue::from_static("http://page.test"));
+            gateway.client(version).await.send(request).await.unwrap();
+            let headers = requests.recv().await.unwrap().headers;
+            assert_eq!(all(&headers, "host"), ["server.test"]);
+            assert_eq!(all(&headers, "origin"), ["http://page.test"]);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_of_http_1_0_without_a_host_is_told_to_the_upstream_as_one_without() {
+    within_20_s(async {
+        let (upstream, mut requests) = recording_upstream().await;
+        let gateway = Gateway::start(&upstream, &[]).await;
+        let _connection = raw(gateway.address, "GET / HTTP/1.0\r\n\r\n").await;
+        let headers = requests.recv().await.unwrap().headers;
+        assert_eq!(all(&headers, "host"), [""]);
+        assert!(!headers.contains_key("x-forwarded-host"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn with_names_that_are_allowed_all_others_are_a_421_that_the_upstream_never_sees() {
+    within_20_s(async {
+        let (upstream, mut requests) = recording_upstream().await;
+        let gateway = Gateway::start(&upstream, &["--host", "Server.test", "--host", "other.test:8080"]).await;
+        for version in VERSIONS {
+            for (host, is_known) in [
+                ("server.test", true),
+                ("SERVER.TEST.", true),
+                ("server.test:1234", true),
+                ("other.test:8080", true),
+                ("other.test", false),
+                ("other.test:80", false),
+                ("page.test", false),
+                ("server.test.page.test", false),
+                ("127.0.0.1", false),
+            ] {
+                let request = Request::get(format!("http://{host}/")).body(AnyBody::default()).unwrap();
+                let response = gateway.client(version).await.send(request).await.unwrap();
+                let expected = if is_known { StatusCode::OK } else { StatusCode::MISDIRECTED_REQUEST };
+                assert_eq!(response.status(), expected, "{version:?} {host}");
+                assert_eq!(
+                    requests.try_recv().map(|seen| seen.headers["host"].clone()).ok(),
+                    is_known.then(|| host.parse().unwrap())
+                );
+            }
+        }
+        let mut answer = String::new();
+        raw(gateway.address, "GET / HTTP/1.0\r\n\r\n").await.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.0 421 "), "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_upstream_is_told_its_own_host_if_that_is_asked_for_and_then_the_gateway_checks_the_other() {
+    within_20_s(async {
+        let (upstream, mut requests) = recording_upstream().await;
+        let gateway = Gateway::start(&upstream, &["--host", "server.test", "--upstream-host"]).await;
+        for version in VERSIONS {
+            gateway.client(version).await.send(get("/")).await.unwrap();
+            let headers = requests.recv().await.unwrap().headers;
+            assert_eq!(all(&headers, "host"), [upstream.trim_start_matches("http://")]);
+            assert_eq!(headers["x-forwarded-host"], "server.test");
+            let of_a_page = Request::get("http://page.test/").body(AnyBody::default()).unwrap();
+            let response = gateway.client(version).await.send(of_a_page).await.unwrap();
+            assert_eq!(response.status(), StatusCode::MISDIRECTED_REQUEST);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redirects_lead_to_the_gateway_and_not_to_its_upstream() {
+    within_20_s(async {
+        let upstream = upstream(|request| async move {
+            let mut response = Response::new(AnyBody::default());
+            *response.status_mut() = StatusCode::FOUND;
+            let said = request.headers()["x-say"].clone();
+            let name: HeaderName = request.headers()["x-name"].to_str().unwrap().parse().unwrap();
+            response.headers_mut().insert(name, said);
+            response.headers_mut().insert("alt-svc", HeaderValue::from_static("h2=\":9000\""));
+            response
+        })
+        .await;
+        let gateway = Gateway::start(&format!("{upstream}/base"), &[]).await;
+        let authority = upstream.trim_start_matches("http://");
+        let port = authority.split_once(':').unwrap().1;
+        for version in VERSIONS {
+            let mut client = gateway.client(version).await;
+            for (said, expected) in [
+                (format!("{upstream}/base/a?b=c#d"), "/a?b=c#d"),
+                (format!("{upstream}/base"), "/"),
+                (format!("{upstream}/base?q"), "/?q"),
+                (format!("{upstream}/elsewhere"), "/elsewhere"),
+                (format!("{upstream}/based"), "/based"),
+                (upstream.clone(), "/"),
+                (upstream.replace("http:", "HTTP:") + "/base/", "/"),
+                (format!("//{authority}/base/x"), "/x"),
+                (format!("http://user:pw@{authority}/base/x"), "/x"),
+                (format!("https://localhost:{port}/base/x"), "/x"),
+                ("/base/x".to_owned(), "/x"),
+                // None of these may begin the name of another host.
+                (format!("{upstream}//page.test/"), "/page.test/"),
+                (format!("{upstream}/base///page.test/"), "/page.test/"),
+                (format!("{upstream}/base/\\page.test/"), "/./\\page.test/"),
+                (format!("{upstream}/\t/page.test/"), "/./\t/page.test/"),
+                ("/base//page.test/".to_owned(), "/page.test/"),
+                // These name nothing of the upstream.
+                ("http://server.test/base/x".to_owned(), "http://server.test/base/x"),
+                ("https://elsewhere.test//x".to_owned(), "https://elsewhere.test//x"),
+                ("http://127.0.0.1:1/x".to_owned(), "http://127.0.0.1:1/x"),
+                ("relative?to=//it".to_owned(), "relative?to=//it"),
+                ("/login".to_owned(), "/login"),
+            ] {
+                let refresh = if said == expected { format!("5;URL='{said}'") } else { format!("5; url={expected}") };
+                for (name, said, expected) in [
+                    ("location", said.clone(), expected.to_owned()),
+                    ("content-location", said.clone(), expected.to_owned()),
+                    ("refresh", format!("5;URL='{said}'"), refresh),
+                ] {
+                    let mut request = get("/");
+                    request.headers_mut().insert("x-say", HeaderValue::from_str(&said).unwrap());
+                    request.headers_mut().insert("x-name", HeaderValue::from_static(name));
+                    let response = client.send(request).await.unwrap();
+                    // A path that is one already may be said in another way.
+                    let got = response.headers()[name].to_str().unwrap().replace("5; url=/login", "5;URL='/login'");
+                    assert_eq!(got, expected, "{version:?} {name}: {said:?}");
+                    assert!(!response.headers().contains_key("alt-svc"));
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_outside_learns_where_the_upstream_is() {
+    within_20_s(async {
+        for answer in ["", "nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx"] {
+            let upstream = raw_upstream(answer).await;
+            let port = upstream.rsplit(':').next().unwrap().to_owned();
+            let gateway = Gateway::start(&upstream, &[]).await;
+            for version in VERSIONS {
+                let response = gateway.client(version).await.send(get("/")).await.unwrap();
+                assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+                let (head, body) = response.into_parts();
+                let all = format!("{head:?} {:?}", body.collect().await.unwrap().to_bytes());
+                assert!(!all.contains(&port) && !all.contains("127.0.0.1"), "{all}");
+            }
+        }
+    })
+    .await;
+}
+
+/// One of each kind. The list is the gateway's.
+const CLAIMS: [&str; 24] = [
+    "forwarded",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-forwarded-client-cert",
+    "x-forwarded-user",
+    "x_forwarded_for",
+    "x-forwarded_for",
+    "x_forwarded-host",
+    "x_real_ip",
+    "x-real-ip",
+    "x-original-url",
+    "x-original-host",
+    "x-original-forwarded-for",
+    "x-rewrite-url",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "client-cert",
+    "proxy",
+    "content_length",
+    "transfer_encoding",
+];
+
+#[tokio::test]
+async fn what_only_a_proxy_may_say_does_not_pass_from_a_client() {
+    within_20_s(async {
+        let (upstream, mut requests) = recording_upstream().await;
+        let gateway = Gateway::start(&upstream, &[]).await;
+        for version in VERSIONS {
+            let mut request = get("/");
+            request.headers_mut().extend(CLAIMS.map(|name| header((name, "192.0.2.1"))));
+            request
+                .headers_mut()
+                .extend([("x-forwarded-for", "192.0.2.1"), ("api_key", "k"), ("x-stays", "1")].map(header));
+            gateway.client(version).await.send(request).await.unwrap();
+            let headers = requests.recv().await.unwrap().headers;
+            assert_eq!(all(&headers, "x-forwarded-for"), ["127.0.0.1"]);
+            assert_eq!((&headers["api_key"], &headers["x-stays"]), (&"k".parse().unwrap(), &"1".parse().unwrap()));
+            let claimed: Vec<_> = CLAIMS.into_iter().filter(|name| headers.contains_key(*name)).collect();
+            assert!(claimed.is_empty(), "{version:?}: {claimed:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_proxy_says_that_is_trusted_goes_on_but_for_what_is_in_disguise() {
+    within_20_s(async {
+        let (upstream, mut requests) = recording_upstream().await;
+        let trusting = Gateway::start(&upstream, &["--trusted-proxy", "::1", "--trusted-proxy", "127.0.0.1"]).await;
+        let trusting_another = Gateway::start(&upstream, &["--trusted-proxy", "127.0.0.2"]).await;
+        for version in VERSIONS {
+            for (gateway, is_trusted) in [(&trusting, true), (&trusting_another, false)] {
+                let mut request = get("/");
+                let said = [
+                    ("x-forwarded-for", "192.0.2.1"),
+                    ("x-forwarded-proto", "https"),
+                    ("x-forwarded-host", "outside.test"),
+                    ("x-real-ip", "192.0.2.1"),
+                    ("x_real_ip", "192.0.2.2"),
+                ];
+                request.headers_mut().extend(said.map(header));
+                gateway.client(version).await.send(request).await.unwrap();
+                let headers = requests.recv().await.unwrap().headers;
+                let expected = match is_trusted {
+                    true => ["192.0.2.1, 127.0.0.1", "https", "outside.test"],
+                    false => ["127.0.0.1", "http", "server.test"],
+                };
+                let names = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
+                assert_eq!(names.map(|name| headers[name].to_str().unwrap()), expected);
+                assert_eq!(headers.contains_key("x-real-ip"), is_trusted);
+                assert!(!headers.contains_key("x_real_ip"));
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn trailers_do_not_say_what_only_a_proxy_may() {
+    within_20_s(async {
+        let (seen, mut trailers) = mpsc::unbounded_channel();
+        let upstream = upstream(move |request: Request<_>| {
+            let seen = seen.clone();
+            async move {
+                let body = request.into_body().collect().await.unwrap();
+                seen.send(body.trailers().cloned().unwrap()).unwrap();
+                Response::new(AnyBody::default())
+            }
+        })
+        .await;
+        let gateway = Gateway::start(&upstream, &[]).await;
+        let names = ["x-sum", "x-forwarded-for", "x_forwarded_for", "forwarded", "x-real-ip", "x-forwarded-proto"];
+        for version in VERSIONS {
+            let said: HeaderMap = names.map(|name| header((name, "192.0.2.1"))).into_iter().collect();
+            let frames = [Frame::data("some".into()), Frame::trailers(said)].map(Ok::<_, Infallible>);
+            let body = any(StreamBody::new(tokio_stream::iter(frames)));
+            let mut request = request("POST", "/", body);
+            request.headers_mut().insert("trailer", HeaderValue::from_str(&names.join(", ")).unwrap());
+            gateway.client(version).await.send(request).await.unwrap();
+            let trailers = trailers.recv().await.unwrap();
+            assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-sum"]);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn via_says_both_ways_that_a_message_came_through_and_says_it_after_what_others_said() {
+    within_20_s(async {
+        let (seen, mut requests) = mpsc::unbounded_channel::<Parts>();
+        let upstream = upstream(move |request| {
+            seen.send(request.into_parts().0).unwrap();
+            async { Response::builder().header("via", "1.1 inner").body(AnyBody::default()).unwrap() }
+        })
+        .await;
+        let gateway = Gateway::start(&upstream, &[]).await;
+        for (version, said) in [(Version::HTTP_11, "1.1 gateway-"), (Version::HTTP_2, "2 gateway-")] {
+            let mut request = get("/");
+            request.headers_mut().insert("via", HeaderValue::from_static("1.1 outer"));
+            let response = gateway.client(version).await.send(request).await.unwrap();
+            let headers = requests.recv().await.unwrap().headers;
+            for (headers, before, own) in
+                [(&headers, "1.1 outer", said), (response.headers(), "1.1 inner", "1.1 gateway-")]
+            {
+                let via = all(headers, "via");
+                assert!(via.len() == 2 && via[0] == before && via[1].starts_with(own), "{via:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_comes_back_is_a_508() {
+    within_20_s(async {
+        // A port that is free now, so that it can be told of itself.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let itself = format!("http://{free}");
+        let gateway = Gateway::start(&itself, &["--listen", &free]).await;
+        assert_eq!(gateway.server.url, itself);
+        // A circle of two.
+        let outer = Gateway::start(&itself, &[]).await;
+        for gateway in [&gateway, &outer] {
+            for version in VERSIONS {
+                let response = gateway.client(version).await.send(get("/")).await.unwrap();
+                assert_eq!(response.status(), StatusCode::LOOP_DETECTED);
+            }
+        }
+    })
+    .await;
+}
