@@ -9,25 +9,34 @@
 //! curl -N http://127.0.0.1:3000/announcements                       # everybody's stream
 //! ```
 //!
-//! - One `SseLayer` goes around the whole router, and one with another configuration around the one route that needs it. Where
-//!   both are around a route, the inner one does the work, and the limits of both count.
-//! - The session layer is outside of the inner one. So what it puts into a request's extensions is there for `Limit::per` and for
+//! - Each of the two streams has an `SseLayer` of its own around its route, and so places of its own: strangers cannot use up
+//!   those of users. Who is refused a place is told to come back, as an `EventSource` would give up for good.
+//! - The session layer is outside of the users' one. So what it puts into a request's extensions is there for `Limit::per` and for
 //!   `SseLayer::metadata`.
-//! - A stream ends with its session: when it expires, and when its user logs out. An `EventSource` that comes back then gets a
-//!   401, and stops.
+//! - A stream ends with its session: when it expires, when its user logs out, and when they log in again. An `EventSource` that
+//!   comes back then gets a 401, and stops.
 //! - tower-http's layers go around all: what each is for, and why in this order, is said at the place.
+//! - It is served by `examples/support/connections.rs`, which gives up who sends no request, and makes room for who does.
+//!   `axum::serve` waits for ever.
 //! - On SIGINT and SIGTERM it ends gracefully.
 //!
 //! Here, everybody may log in under any name, without a password.
 //!
 //! Environment: `PORT` (3000; 0 picks one), `ORIGIN` (of pages elsewhere that may use this, `http://localhost:5173`),
-//! `MAX_STREAMS` (in all, 10000), `MAX_STREAMS_PER_USER` (3), `SESSION_SECONDS` (28800), `HEARTBEAT_MS` (15000), `PING_MS` (of
-//! users' streams, 10000), `LOG` (`error` to `trace`, on stderr; info).
+//! `MAX_STREAMS` (of users, 10000), `MAX_STREAMS_PER_USER` (3), `MAX_PUBLIC_STREAMS` (10000), `MAX_STREAMS_PER_ADDRESS` (of those,
+//! 20), `MAX_SESSIONS` (100000), `MAX_SESSIONS_PER_USER` (5), `LOGINS_PER_MINUTE` (from one address, 20), `SESSION_SECONDS` (28800),
+//! `HEARTBEAT_MS` (15000), `PING_MS` (of users' streams, 10000), `LOG` (`error` to `trace`, on stderr; info).
 
 mod api;
+#[path = "../../support/connections.rs"]
+mod connections;
 mod session;
+#[path = "../../support/signals.rs"]
+mod signals;
+#[path = "../../support/sockets.rs"]
+mod sockets;
 
-use std::{env, error::Error, io, io::IsTerminal, sync::Arc, time::Duration};
+use std::{env, error::Error, io, io::IsTerminal, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -40,19 +49,23 @@ use axum::{
     middleware,
     response::Html,
     routing::{get, post},
-    serve::ListenerExt,
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::oneshot, time::timeout};
+use tokio::{net::TcpListener, time};
 use tower::ServiceBuilder;
-use tower_http::{compression::CompressionLayer, cors::CorsLayer, trace::TraceLayer};
+use tower_http::{compression::CompressionLayer, cors::CorsLayer, csrf::CsrfLayer, trace::TraceLayer};
 use tower_sse::{
     CloseReason, Drain, Event, Heartbeat, Limit, Refusal, Registry, RegistryConfig, Retention, SseLayer,
     TracingObserver,
 };
 use tracing::Level;
 
-use crate::session::{Session, Sessions};
+use crate::{
+    connections::Connections,
+    session::{Bounds, Session, Sessions},
+    signals::Signals,
+    sockets::Patience,
+};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -66,50 +79,59 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let log = tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     log.with_max_level(setting("LOG", Level::INFO)?).init();
     let a_day = Duration::from_secs(24 * 3600);
+    let sessions = Arc::new(Sessions::new(Bounds {
+        lifetime: Duration::from_secs(setting::<u32>("SESSION_SECONDS", 8 * 3600)?.into()),
+        sessions: setting("MAX_SESSIONS", 100_000)?,
+        sessions_per_user: setting("MAX_SESSIONS_PER_USER", 5)?,
+        logins_per_minute: setting("LOGINS_PER_MINUTE", NonZeroU32::new(20).unwrap_or(NonZeroU32::MIN))?,
+    }));
+    tokio::spawn(tidy(Arc::clone(&sessions)));
     let config = RegistryConfig::default()
         .topic_retention(Retention::default().events(100).age(a_day))
+        .observer(Arc::clone(&sessions))
         .observer(TracingObserver::new());
     let registry = Registry::with_config(config);
-    let lifetime = Duration::from_secs(setting::<u32>("SESSION_SECONDS", 8 * 3600)?.into());
-    let app = app(App { registry: registry.clone(), sessions: Arc::new(Sessions::new(lifetime)) })?;
+    let app = app(App { registry: registry.clone(), sessions })?;
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
-    let told_to_end = told_to_end()?;
+    // From here on, it ends in order when it is told to.
+    let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
-    let listener = listener.tap_io(|socket| {
-        // Events are small writes that somebody waits for.
-        let _ = socket.set_nodelay(true);
-    });
-    let (stop, stopped) = oneshot::channel::<()>();
-    // Without this, each connection has a copy of the router as long as its stream lasts.
-    let app = app.into_make_service();
-    let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
-    let mut server = tokio::spawn(server.into_future());
+    let connections = Connections::new(Patience::default(), 1);
     tokio::select! {
-        ended = &mut server => return Ok(ended??),
-        () = told_to_end => {}
+        () = connections.serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()) => {}
+        _ = signals.next() => {}
     }
-    // No new connections from now on; and the streams end, for which the server would wait.
-    drop(stop);
+    // There are no new connections from now on, and the streams end.
     let restart = Event::data("The server restarts.").event("restart")?;
     let drain = Drain::within(Duration::from_secs(2)).farewell(restart).retry(Duration::from_secs(2));
-    let drained = registry.drain(drain).await;
+    let (drained, ()) = tokio::join!(registry.drain(drain), connections.close_within(Duration::from_secs(3)));
     tracing::info!(ended = drained.ended, stuck = drained.stuck, "drained");
-    let _ = timeout(Duration::from_secs(1), server).await;
     Ok(())
 }
 
+async fn tidy(sessions: Arc<Sessions>) {
+    let mut minutes = time::interval(Duration::from_secs(60));
+    loop {
+        minutes.tick().await;
+        sessions.tidy();
+    }
+}
+
 fn app(app: App) -> Result<Router, Box<dyn Error>> {
-    let for_all = SseLayer::new(&app.registry)
+    let for_strangers = SseLayer::new(&app.registry)
         .heartbeat(Heartbeat::every(Duration::from_millis(setting("HEARTBEAT_MS", 15_000)?)))
-        .limit(Limit::streams(setting("MAX_STREAMS", 10_000)?));
+        .limit(Limit::streams(setting("MAX_PUBLIC_STREAMS", 10_000)?))
+        .limit(Limit::streams(setting("MAX_STREAMS_PER_ADDRESS", 20)?).per(session::address().key()))
+        // An EventSource gives up for good when it gets a 503 or a 429.
+        .refusal(Refusal::reconnect());
     let log_in_again = Event::data("Log in again.").event("expired")?;
     let for_users = SseLayer::new(&app.registry)
         // A script cannot see comments. With an event, it can tell a dead connection.
         .heartbeat(Heartbeat::every(Duration::from_millis(setting("PING_MS", 10_000)?)).event(ping))
         .metadata(|request: &Parts| request.extensions.get::<Session>().cloned())
+        .limit(Limit::streams(setting("MAX_STREAMS", 10_000)?))
         .limit(Limit::streams(setting("MAX_STREAMS_PER_USER", 3)?).per(session::user_of))
-        // An EventSource gives up for good when it gets a 429.
         .refusal(Refusal::reconnect())
         .farewell(move |_, reason| (reason == CloseReason::Expired).then(|| log_in_again.clone()))
         .no_store();
@@ -125,18 +147,20 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
     let for_everybody = Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))
         .route("/login", post(session::log_in))
-        .route("/announcements", get(api::announcements));
+        .route("/announcements", get(api::announcements).layer(for_strangers));
     let for_operators = Router::new().route("/health", get(|| async { "ok" })).route("/stats", get(api::stats));
 
+    let origin = setting("ORIGIN", "http://localhost:5173".to_owned())?;
     // From the outside to the inside.
     let layers = ServiceBuilder::new()
         // Sees every request, refused ones too.
         .layer(TraceLayer::new_for_http())
         // Answers preflights itself, and gives its headers to everything, so that a page can read why it was refused.
-        .layer(cors(setting("ORIGIN", HeaderValue::from_static("http://localhost:5173"))?))
+        .layer(cors(origin.parse()?))
+        // Of what changes something, logging in included, takes nothing that pages of other origins make a browser send.
+        .layer(CsrfLayer::new().add_trusted_origin(origin)?)
         // Leaves event streams alone. Inside of an SseLayer it could be made not to, and then nothing could be put in.
-        .layer(CompressionLayer::new())
-        .layer(for_all);
+        .layer(CompressionLayer::new());
     Ok(Router::new()
         .merge(for_everybody)
         .merge(for_operators)
@@ -164,24 +188,6 @@ fn ping() -> Event {
 
 async fn nowhere() -> (StatusCode, Json<Value>) {
     (StatusCode::NOT_FOUND, Json(json!({ "error": "there is nothing here" })))
-}
-
-/// Ctrl-C, or what service managers send. From this call on, neither ends the program of itself.
-#[cfg(unix)]
-fn told_to_end() -> io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-#[cfg(not(unix))]
-fn told_to_end() -> io::Result<impl Future<Output = ()>> {
-    Ok(async { drop(tokio::signal::ctrl_c().await) })
 }
 
 /// What the environment says. What is there and is none is an error that names it.

@@ -1,15 +1,17 @@
-//! Who is logged in.
+//! Who is logged in, and which streams end with whose session.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use axum::{
     Extension, Form, Json,
-    extract::{Request, State},
-    http::{StatusCode, request::Parts},
+    extract::{ConnectInfo, Request, State},
+    http::{StatusCode, header::RETRY_AFTER, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -17,15 +19,19 @@ use axum_extra::extract::{
     CookieJar,
     cookie::{Cookie, SameSite},
 };
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tower_sse::{ClientAddress, ClientHandle, Closed, Observer};
 
 use crate::App;
 
 const COOKIE: &str = "session";
+/// Why a stream is over whose session has ended.
+const SESSION_ENDED: &str = "session_ended";
 
 /// A name that is also a segment of a topic's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct User(Arc<str>);
 
 impl User {
@@ -53,35 +59,129 @@ pub(crate) struct Session {
     token: Arc<str>,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) lifetime: Duration,
+    pub(crate) sessions: usize,
+    /// When a user logs in once more, their oldest session ends.
+    pub(crate) sessions_per_user: usize,
+    /// From one address.
+    pub(crate) logins_per_minute: NonZeroU32,
+}
+
 pub(crate) struct Sessions {
-    lifetime: Duration,
-    by_token: Mutex<HashMap<Arc<str>, Session>>,
+    bounds: Bounds,
+    all: Mutex<All>,
+    logins: DefaultKeyedRateLimiter<IpAddr>,
+}
+
+#[derive(Default)]
+struct All {
+    by_token: HashMap<Arc<str>, (Session, Vec<ClientHandle>)>,
+    /// The oldest first.
+    of_user: HashMap<User, VecDeque<Arc<str>>>,
 }
 
 impl Sessions {
-    pub(crate) fn new(lifetime: Duration) -> Self {
-        Self { lifetime, by_token: Mutex::default() }
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        let logins = RateLimiter::keyed(Quota::per_minute(bounds.logins_per_minute));
+        Self { bounds, all: Mutex::default(), logins }
     }
 
-    fn begin(&self, user: User) -> Result<Session, getrandom::Error> {
+    fn begin(&self, user: User) -> Result<Session, Problem> {
         let mut random = [0; 16];
-        getrandom::fill(&mut random)?;
+        getrandom::fill(&mut random).map_err(|_| Problem::NoRandomness)?;
         let token: Arc<str> = random.map(|byte| format!("{byte:02x}")).concat().into();
-        let session = Session { user, expires: SystemTime::now() + self.lifetime, token: Arc::clone(&token) };
-        let mut sessions = self.by_token.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.retain(|_, session| session.expires > SystemTime::now());
-        sessions.insert(token, session.clone());
+        let mut all = self.lock();
+        let mut ended = Vec::new();
+        while let Some(oldest) = all.oldest_of(&user, self.bounds.sessions_per_user) {
+            ended.extend(all.remove(&oldest).into_iter().flatten());
+        }
+        if all.by_token.len() >= self.bounds.sessions {
+            return Err(Problem::TooManySessions);
+        }
+        let session = Session { user, expires: SystemTime::now() + self.bounds.lifetime, token: Arc::clone(&token) };
+        all.of_user.entry(session.user.clone()).or_default().push_back(Arc::clone(&token));
+        all.by_token.insert(token, (session.clone(), Vec::new()));
+        drop(all);
+        close(&ended);
         Ok(session)
     }
 
     fn find(&self, token: &str) -> Option<Session> {
-        let sessions = self.by_token.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.get(token).filter(|session| session.expires > SystemTime::now()).cloned()
+        let all = self.lock();
+        all.by_token.get(token).map(|(session, _)| session).filter(|it| it.expires > SystemTime::now()).cloned()
     }
 
-    fn end(&self, session: &Session) {
-        self.by_token.lock().unwrap_or_else(PoisonError::into_inner).remove(&session.token);
+    /// Ends a session, and the streams that were opened with it.
+    fn end(&self, token: &str) {
+        let ended = self.lock().remove(token);
+        close(&ended.unwrap_or_default());
     }
+
+    /// Forgets what has expired. It looks at all sessions, so it is not done whenever somebody logs in.
+    pub(crate) fn tidy(&self) {
+        let mut all = self.lock();
+        let expired = all.by_token.values().filter(|(session, _)| session.expires <= SystemTime::now());
+        for token in expired.map(|(session, _)| Arc::clone(&session.token)).collect::<Vec<_>>() {
+            // Its streams end of themselves.
+            all.remove(&token);
+        }
+        drop(all);
+        self.logins.retain_recent();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When nothing is locked, as it wakes whoever sends them.
+fn close(streams: &[ClientHandle]) {
+    streams.iter().for_each(|stream| stream.close_with(SESSION_ENDED));
+}
+
+impl All {
+    /// If the user has so many.
+    fn oldest_of(&self, user: &User, number: usize) -> Option<Arc<str>> {
+        self.of_user.get(user).filter(|tokens| tokens.len() >= number)?.front().cloned()
+    }
+
+    fn remove(&mut self, token: &str) -> Option<Vec<ClientHandle>> {
+        let (session, streams) = self.by_token.remove(token)?;
+        if let Some(tokens) = self.of_user.get_mut(&session.user) {
+            tokens.retain(|other| **other != *token);
+            if tokens.is_empty() {
+                self.of_user.remove(&session.user);
+            }
+        }
+        Some(streams)
+    }
+}
+
+/// Knows the streams of each session.
+impl Observer for Sessions {
+    fn opened(&self, client: &ClientHandle) {
+        let Some(token) = token_of(client) else { return };
+        let mut all = self.lock();
+        let Some((_, streams)) = all.by_token.get_mut(&token) else {
+            drop(all);
+            // The session has ended while the request for the stream was being answered.
+            return client.close_with(SESSION_ENDED);
+        };
+        streams.push(client.clone());
+    }
+
+    fn closed(&self, client: &ClientHandle, _: &Closed) {
+        let Some(token) = token_of(client) else { return };
+        if let Some((_, streams)) = self.lock().by_token.get_mut(&token) {
+            streams.retain(|stream| stream.id() != client.id());
+        }
+    }
+}
+
+fn token_of(client: &ClientHandle) -> Option<Arc<str>> {
+    Some(Arc::clone(&client.metadata().get::<Session>()?.token))
 }
 
 /// Lets nobody through without a session.
@@ -98,6 +198,11 @@ pub(crate) fn user_of(request: &Parts) -> Option<String> {
     Some(request.extensions.get::<Session>()?.user.name().to_owned())
 }
 
+/// Where a request comes from, for limits. Behind proxies, `ClientAddress::proxies` says how many they are.
+pub(crate) fn address() -> ClientAddress {
+    ClientAddress::new(|request| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()))
+}
+
 #[derive(Deserialize)]
 pub(crate) struct Login {
     name: String,
@@ -106,32 +211,53 @@ pub(crate) struct Login {
 /// A real program asks for more than a name.
 pub(crate) async fn log_in(
     State(app): State<App>,
+    request: Parts,
     jar: CookieJar,
     Form(Login { name }): Form<Login>,
-) -> Result<(CookieJar, Json<Value>), (StatusCode, &'static str)> {
-    let user = User::named(&name).ok_or((StatusCode::BAD_REQUEST, "a name has 1 to 32 of a-z, 0-9, - and _\n"))?;
-    let no_randomness = |_| (StatusCode::INTERNAL_SERVER_ERROR, "the system has no randomness to give\n");
-    let session = app.sessions.begin(user).map_err(no_randomness)?;
+) -> Result<(CookieJar, Json<Value>), Problem> {
+    let address = address().of(&request).ok_or(Problem::NoAddress)?;
+    app.sessions.logins.check_key(&address).map_err(|_| Problem::TooManyLogins)?;
+    let user = User::named(&name).ok_or(Problem::NoName)?;
+    // Who logs in again shall not leave a session behind that nobody can log out of any more.
+    jar.get(COOKIE).inspect(|cookie| app.sessions.end(cookie.value()));
+    let session = app.sessions.begin(user)?;
     // Behind TLS, it is `secure` too.
     let cookie = Cookie::build((COOKIE, session.token.to_string())).path("/").http_only(true).same_site(SameSite::Lax);
     Ok((jar.add(cookie), Json(json!({ "user": session.user.name() }))))
 }
 
-/// Ends the session, and the streams that were opened with it.
 pub(crate) async fn log_out(
     State(app): State<App>,
     Extension(session): Extension<Session>,
     jar: CookieJar,
 ) -> (CookieJar, StatusCode) {
-    app.sessions.end(&session);
-    for client in app.registry.clients() {
-        if client.metadata().get::<Session>().is_some_and(|its| its.token == session.token) {
-            client.close_with("logged_out");
-        }
-    }
+    app.sessions.end(&session.token);
     (jar.remove(Cookie::build(COOKIE).path("/")), StatusCode::NO_CONTENT)
 }
 
 pub(crate) async fn me(Extension(session): Extension<Session>) -> Json<Value> {
     Json(json!({ "user": session.user.name() }))
+}
+
+/// Why nobody is logged in.
+pub(crate) enum Problem {
+    NoName,
+    TooManyLogins,
+    TooManySessions,
+    NoAddress,
+    NoRandomness,
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, sentence) = match self {
+            Self::NoName => (StatusCode::BAD_REQUEST, "a name has 1 to 32 of a-z, 0-9, - and _\n"),
+            Self::TooManyLogins => (StatusCode::TOO_MANY_REQUESTS, "too many logins from this address\n"),
+            Self::TooManySessions => (StatusCode::SERVICE_UNAVAILABLE, "too many users are logged in\n"),
+            Self::NoAddress => (StatusCode::INTERNAL_SERVER_ERROR, "the server does not know who asks\n"),
+            Self::NoRandomness => (StatusCode::INTERNAL_SERVER_ERROR, "the system has no randomness to give\n"),
+        };
+        let wait = (status != StatusCode::BAD_REQUEST).then_some([(RETRY_AFTER, "60")]);
+        (status, wait, sentence).into_response()
+    }
 }

@@ -1,132 +1,10 @@
 //! The program as a process of its own: what clients with and without a session get from it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{net::SocketAddr, process::Stdio, time::Duration};
+use http::{HeaderMap, Method, StatusCode};
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use tokio::{process::Command, time::timeout};
-
-#[path = "../../../tests/support/bodies.rs"]
-mod bodies;
-#[allow(dead_code, reason = "the program speaks HTTP/1.1")]
-#[path = "../../../tests/support/client.rs"]
-mod client;
-#[allow(dead_code, reason = "this program is built already")]
-#[path = "../../../tests/support/example.rs"]
-mod example;
-use bodies::{AnyBody, any};
-use client::Client;
-use example::Server;
-
-/// How long anything may take before it counts as failed.
-const BOUND: Duration = Duration::from_secs(60);
-const STREAM: &str = "/api/notifications";
-
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future).await.expect("it takes too long")
-}
-
-async fn start(environment: &[(&str, &str)]) -> Server {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_notifications"));
-    command.env("PORT", "0").envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
-    within(Server::start(&mut command)).await
-}
-
-/// Somebody with a cookie, or with none.
-struct Visitor {
-    address: SocketAddr,
-    cookie: Option<String>,
-}
-
-impl Visitor {
-    fn of(server: &Server) -> Self {
-        Self { address: server.url.strip_prefix("http://").unwrap().parse().unwrap(), cookie: None }
-    }
-
-    async fn named(server: &Server, name: &str) -> Self {
-        let mut visitor = Self::of(server);
-        let mut login = visitor.request(&Method::POST, "/login", &format!("name={name}"));
-        login.headers_mut().insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
-        let answer = visitor.send(login).await;
-        assert_eq!(answer.status(), StatusCode::OK);
-        let cookie = answer.headers()["set-cookie"].to_str().unwrap().to_owned();
-        assert!(cookie.contains("; HttpOnly") && cookie.contains("; SameSite=Lax"), "{cookie}");
-        visitor.cookie = cookie.split(';').next().map(str::to_owned);
-        visitor
-    }
-
-    fn request(&self, method: &Method, target: &str, text: &str) -> Request<AnyBody> {
-        let mut request = client::request(method.as_str(), target, any(Full::from(text.to_owned())));
-        if let Some(cookie) = &self.cookie {
-            request.headers_mut().insert("cookie", cookie.parse().unwrap());
-        }
-        request
-    }
-
-    async fn send(&self, request: Request<AnyBody>) -> Response<Incoming> {
-        within(async { Client::connect(self.address, Version::HTTP_11).await.send(request).await.unwrap() }).await
-    }
-
-    async fn get(&self, target: &str) -> Response<Incoming> {
-        self.get_with(target, &[]).await
-    }
-
-    async fn get_with(&self, target: &str, headers: &[(&'static str, &str)]) -> Response<Incoming> {
-        let mut request = self.request(&Method::GET, target, "");
-        for (name, value) in headers {
-            request.headers_mut().insert(*name, value.parse().unwrap());
-        }
-        self.send(request).await
-    }
-
-    /// Publishes, and gives the id and how many clients it is for.
-    async fn post(&self, target: &str, text: &str) -> (String, u64) {
-        let answer = self.send(self.request(&Method::POST, target, text)).await;
-        assert_eq!(answer.status(), StatusCode::OK);
-        let receipt: serde_json::Value = serde_json::from_str(&all(answer).await).unwrap();
-        (receipt["id"].as_str().unwrap().to_owned(), receipt["clients"].as_u64().unwrap())
-    }
-}
-
-async fn clients(visitor: &Visitor) -> u64 {
-    let stats: serde_json::Value = serde_json::from_str(&all(visitor.get("/stats").await).await).unwrap();
-    stats["clients"].as_u64().unwrap()
-}
-
-async fn all(response: Response<Incoming>) -> String {
-    let body = within(response.into_body().collect()).await.expect("a clean end").to_bytes();
-    String::from_utf8(body.into()).unwrap()
-}
-
-/// Reads a stream until it has had so much.
-async fn until(stream: &mut Response<Incoming>, has_it: impl Fn(&str) -> bool) -> String {
-    let mut text = String::new();
-    while !(has_it(&text) && text.ends_with("\n\n")) {
-        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("it ends after {text:?}")).unwrap();
-        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
-    }
-    text
-}
-
-/// What comes after where a stream with topics stands, which it begins with.
-fn after_the_position(text: &str) -> &str {
-    let position = text.strip_prefix("event: position\ndata: \nid: ").expect(text);
-    position.split_once("\n\n").expect(text).1
-}
-
-/// The data of the next events, as many as are expected.
-async fn expect(stream: &mut Response<Incoming>, expected: &[&str]) {
-    let text = until(stream, |text| text.matches("data: {").count() >= expected.len()).await;
-    let found: Vec<String> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("data: {"))
-        .map(|json| serde_json::from_str::<serde_json::Value>(&format!("{{{json}")).unwrap())
-        .map(|data| format!("{} {}", data["from"].as_str().unwrap(), data["text"].as_str().unwrap()))
-        .collect();
-    assert_eq!(found, expected);
-}
+mod support;
+use support::{STREAM, Visitor, after_the_position, all, bodies, expect, start, until, within};
 
 #[tokio::test]
 async fn each_user_gets_what_is_for_them_and_for_all() {
@@ -169,7 +47,7 @@ async fn a_stream_that_was_cut_goes_on_over_all_of_its_topics() {
 }
 
 #[tokio::test]
-async fn the_layer_of_a_route_goes_before_that_of_the_router() {
+async fn each_of_the_two_streams_has_a_layer_of_its_own() {
     let server = start(&[("HEARTBEAT_MS", "20"), ("PING_MS", "20")]).await;
     let ada = Visitor::named(&server, "ada").await;
     const PING: &str = "event: ping\ndata: \n\n";
@@ -205,19 +83,6 @@ async fn a_user_has_so_many_streams_and_others_have_theirs() {
     within(async { while ada.post("/api/users/ada/notifications", "One").await.1 > 1 {} }).await;
     let mut third = ada.get_with(STREAM, &event_stream).await;
     until(&mut third, |text| text.contains("Two")).await;
-}
-
-#[tokio::test]
-async fn the_limits_of_the_router_and_of_a_route_both_count() {
-    let server = start(&[("MAX_STREAMS", "2"), ("MAX_STREAMS_PER_USER", "1")]).await;
-    let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
-    let _streams = (ada.get(STREAM).await, ada.get("/announcements").await);
-    for target in [STREAM, "/announcements"] {
-        let refused = bob.get_with(target, &[("accept", "text/event-stream")]).await;
-        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE, "{target}: the router's refusal");
-        assert!(refused.headers().contains_key("retry-after"));
-    }
-    assert_eq!(clients(&bob).await, 2);
 }
 
 #[tokio::test]
@@ -327,7 +192,7 @@ async fn told_to_end_it_ends_its_streams_in_order() {
         let ada = Visitor::named(&server, "ada").await;
         let streams = [ada.get(STREAM).await, ada.get("/announcements").await];
         ada.post("/api/announcements", "before").await;
-        example::signal(&server.process, signal);
+        support::example::signal(&server.process, signal);
         for stream in streams {
             let text = all(stream).await;
             let (events, farewell) = text.split_once("event: restart\ndata: The server restarts.\nretry: ").unwrap();

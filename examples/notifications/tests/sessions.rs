@@ -1,0 +1,187 @@
+//! What ends with a session, in whatever order: the program's own sessions, before a handler that takes as long as a test wants.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    net::SocketAddr,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::request::Parts,
+    middleware,
+    routing::{get, post},
+};
+use http::{Method, StatusCode, Version};
+use http_body_util::BodyExt;
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, Semaphore},
+    task::AbortHandle,
+};
+use tower_sse::{ClientHandle, Event, EventStream, Registry, RegistryConfig, SseLayer, SubscribeError};
+
+#[allow(dead_code, reason = "not all of it is asked for")]
+#[path = "../src/session.rs"]
+mod session;
+mod support;
+use session::{Bounds, Session, Sessions};
+use support::{Visitor, all, bodies, client::Client, client::VERSIONS, within};
+
+const BOUNDS: Bounds = Bounds {
+    lifetime: Duration::from_secs(3600),
+    sessions: usize::MAX,
+    sessions_per_user: 2,
+    logins_per_minute: NonZeroU32::MAX,
+};
+
+/// What the program's handlers share, as far as sessions are concerned.
+#[derive(Clone)]
+struct App {
+    sessions: Arc<Sessions>,
+    handler: Arc<Handler>,
+}
+
+/// How far a request for a stream is.
+struct Handler {
+    begins: Notify,
+    may_end: Semaphore,
+}
+
+struct Server {
+    address: SocketAddr,
+    registry: Registry,
+    handler: Arc<Handler>,
+    serves: AbortHandle,
+}
+
+impl Server {
+    async fn start(bounds: Bounds) -> Self {
+        let sessions = Arc::new(Sessions::new(bounds));
+        let registry = Registry::with_config(RegistryConfig::default().observer(Arc::clone(&sessions)));
+        let handler = Arc::new(Handler { begins: Notify::new(), may_end: Semaphore::new(0) });
+        let app = App { sessions, handler: Arc::clone(&handler) };
+        let layer = SseLayer::new(&registry).metadata(|request: &Parts| request.extensions.get::<Session>().cloned());
+        let router = Router::new()
+            .route("/stream", get(stream).layer(layer))
+            .route("/me", get(session::me))
+            .route("/logout", post(session::log_out))
+            .route_layer(middleware::from_fn_with_state(app.clone(), session::require))
+            .route("/login", post(session::log_in))
+            .with_state(app);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = router.into_make_service_with_connect_info::<SocketAddr>();
+        let serves = tokio::spawn(async move { axum::serve(listener, router).await }).abort_handle();
+        Self { address, registry, handler, serves }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serves.abort();
+    }
+}
+
+async fn stream(State(app): State<App>, client: ClientHandle) -> Result<EventStream, SubscribeError> {
+    client.subscribe("news")?;
+    app.handler.begins.notify_one();
+    app.handler.may_end.acquire().await.unwrap().forget();
+    Ok(client.into_stream())
+}
+
+/// How a session ends.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    Logout,
+    AnotherLogin,
+    OldestOfTooMany,
+}
+
+impl How {
+    const ALL: [Self; 3] = [Self::Logout, Self::AnotherLogin, Self::OldestOfTooMany];
+
+    async fn end(self, ada: &Visitor) {
+        match self {
+            Self::Logout => {
+                let answer = ada.send(ada.request(&Method::POST, "/logout", "")).await;
+                assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+            }
+            Self::AnotherLogin => assert_eq!(ada.send(ada.login("ada")).await.status(), StatusCode::OK),
+            Self::OldestOfTooMany => {
+                for _ in 0..BOUNDS.sessions_per_user {
+                    Visitor::at(ada.address).log_in("ada").await;
+                }
+            }
+        }
+    }
+}
+
+async fn ada(server: &Server, version: Version) -> Visitor {
+    let mut ada = Visitor { version, ..Visitor::at(server.address) };
+    ada.log_in("ada").await;
+    ada
+}
+
+#[tokio::test]
+async fn a_stream_whose_session_ends_while_its_handler_is_under_way_ends_at_once() {
+    for (version, how) in VERSIONS.into_iter().flat_map(|version| How::ALL.map(|how| (version, how))) {
+        let server = Server::start(BOUNDS).await;
+        let ada = ada(&server, version).await;
+        let (stream, ()) = tokio::join!(ada.get("/stream"), async {
+            within(server.handler.begins.notified()).await;
+            how.end(&ada).await;
+            server.handler.may_end.add_permits(1);
+        });
+        assert_eq!(stream.status(), StatusCode::OK, "it was asked for in time");
+        server.registry.publish("news", Event::data("secret")).unwrap();
+        let text = all(stream).await;
+        assert!(!text.contains("secret"), "{how:?} over {version:?}: {text:?}");
+        assert_eq!(ada.get("/me").await.status(), StatusCode::UNAUTHORIZED, "{how:?} over {version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_open_ends_with_its_session_and_gets_nothing_that_is_published_after_that() {
+    for (version, how) in VERSIONS.into_iter().flat_map(|version| How::ALL.map(|how| (version, how))) {
+        let server = Server::start(BOUNDS).await;
+        server.handler.may_end.add_permits(2);
+        let ada = ada(&server, version).await;
+        let mut bob = Visitor::at(server.address);
+        bob.log_in("bob").await;
+        let (stream, mut bobs) = (ada.get("/stream").await, bob.get("/stream").await);
+        server.registry.publish("news", Event::data("before")).unwrap();
+        how.end(&ada).await;
+        server.registry.publish("news", Event::data("after")).unwrap();
+        let text = all(stream).await;
+        assert!(text.contains("before") && !text.contains("after"), "{how:?} over {version:?}: {text:?}");
+        support::until(&mut bobs, |text| text.contains("after")).await;
+    }
+}
+
+/// With a look at all sessions at each login, this took 47 s instead of 5.
+#[tokio::test]
+async fn a_login_takes_no_longer_when_many_are_logged_in() {
+    const BATCH: usize = 500;
+    const BATCHES: usize = 80;
+    let server = Server::start(BOUNDS).await;
+    let visitor = Visitor::at(server.address);
+    let mut client = Client::connect(server.address, Version::HTTP_11).await;
+    let mut times = Vec::new();
+    for batch in 0..BATCHES {
+        let begin = Instant::now();
+        for n in 0..BATCH {
+            let answer = within(client.send(visitor.login(&format!("u{}", batch * BATCH + n)))).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            within(answer.into_body().collect()).await.unwrap();
+        }
+        times.push(begin.elapsed());
+    }
+    // The fastest of several, as other programs run on this machine.
+    let fastest = |times: &[Duration]| times.iter().min().copied().unwrap();
+    let (first, last) = (fastest(&times[..20]), fastest(&times[BATCHES - 20..]));
+    assert!(last < 2 * first, "{BATCH} logins took {first:?} at first, and {last:?} in the end");
+}

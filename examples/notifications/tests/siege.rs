@@ -1,0 +1,36 @@
+//! The program with 512 file descriptors, and a thousand connections on which nobody asks for anything in time.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+
+use http::StatusCode;
+use tokio::time::{Duration, Instant};
+
+#[path = "../../../tests/support/siege.rs"]
+mod siege;
+mod support;
+use siege::Siege;
+use support::{STREAM, Visitor, bodies, client::VERSIONS, example::Server, expect, within};
+
+#[tokio::test]
+async fn beside_1000_silent_slow_trickling_and_half_open_connections_users_are_served_within_a_second() {
+    let mut command = siege::with_few_files(Path::new(env!("CARGO_BIN_EXE_notifications")));
+    let server = within(Server::start(command.env("PORT", "0").env("LOGINS_PER_MINUTE", "1000"))).await;
+    let ada = Visitor::named(&server, "ada").await;
+    let mut stream = ada.get(STREAM).await;
+    let mut siege = within(Siege::lay(ada.address, "/login")).await;
+    for _ in 0..20 {
+        for version in VERSIONS {
+            let bob = Visitor { version, ..Visitor::of(&server) };
+            let begun = Instant::now();
+            assert_eq!(bob.send(bob.login("bob")).await.status(), StatusCode::OK);
+            assert_eq!(bob.get("/announcements").await.status(), StatusCode::OK);
+            assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        }
+    }
+    assert!(siege.left() > 100, "{} are left", siege.left());
+    // A stream that is open makes room for nobody.
+    ada.post("/api/users/ada/notifications", "still here").await;
+    expect(&mut stream, &["ada still here"]).await;
+}

@@ -1,0 +1,180 @@
+//! What strangers, other people's pages, and somebody who cannot stop logging in can do to users: the program as a process.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use http::{Method, Response, StatusCode};
+use hyper::body::Incoming;
+
+mod support;
+use support::{STREAM, Visitor, all, bodies, client::VERSIONS, expect, start, until, within};
+
+const ASKS: [(&str, &str); 1] = [("accept", "text/event-stream")];
+const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
+
+/// There is no place, and an `EventSource` comes back.
+async fn is_told_to_come_back(refused: Response<Incoming>) {
+    assert_eq!(refused.status(), StatusCode::OK);
+    assert_eq!(refused.headers()["content-type"], "text/event-stream");
+    let text = all(refused).await;
+    assert!(text.starts_with("retry: ") && text.trim_end().lines().count() == 1, "{text:?}");
+}
+
+#[tokio::test]
+async fn strangers_use_up_their_places_and_users_have_theirs() {
+    let server = start(&[("MAX_PUBLIC_STREAMS", "2"), ("MAX_STREAMS", "1")]).await;
+    let nobody = Visitor::of(&server);
+    let _streams = (nobody.get("/announcements").await, nobody.get_with("/announcements", &ASKS).await);
+    is_told_to_come_back(nobody.get_with("/announcements", &ASKS).await).await;
+    is_told_to_come_back(nobody.get("/announcements").await).await;
+    let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
+    let mut stream = ada.get_with(STREAM, &ASKS).await;
+    bob.post("/api/users/ada/notifications", "still here").await;
+    expect(&mut stream, &["bob still here"]).await;
+    is_told_to_come_back(bob.get_with(STREAM, &ASKS).await).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn one_address_has_so_many_public_streams_and_others_have_theirs() {
+    let server = start(&[("MAX_STREAMS_PER_ADDRESS", "2")]).await;
+    let nobody = Visitor::of(&server);
+    let _streams = (nobody.get("/announcements").await, nobody.get("/announcements").await);
+    is_told_to_come_back(nobody.get_with("/announcements", &ASKS).await).await;
+    let elsewhere = Visitor { from: Some(ELSEWHERE.into()), ..Visitor::of(&server) };
+    let mut stream = elsewhere.get_with("/announcements", &ASKS).await;
+    Visitor::named(&server, "ada").await.post("/api/announcements", "to all").await;
+    expect(&mut stream, &["ada to all"]).await;
+}
+
+#[tokio::test]
+async fn a_place_that_a_stranger_leaves_is_there_for_the_next() {
+    let server = start(&[("MAX_PUBLIC_STREAMS", "1")]).await;
+    let nobody = Visitor::of(&server);
+    drop(nobody.get("/announcements").await);
+    within(async {
+        loop {
+            let stream = nobody.get_with("/announcements", &ASKS).await;
+            if stream.headers()["cache-control"] == "no-cache, no-transform" {
+                return;
+            }
+            is_told_to_come_back(stream).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_user_who_logs_in_too_often_loses_the_oldest_session() {
+    let server = start(&[("MAX_SESSIONS_PER_USER", "2")]).await;
+    let (first, second) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "ada").await);
+    let bob = Visitor::named(&server, "bob").await;
+    let (ends, mut goes_on) = (first.get(STREAM).await, second.get(STREAM).await);
+    let third = Visitor::named(&server, "ada").await;
+    all(ends).await;
+    for (visitor, status) in [
+        (&first, StatusCode::UNAUTHORIZED),
+        (&second, StatusCode::OK),
+        (&third, StatusCode::OK),
+        (&bob, StatusCode::OK),
+    ] {
+        assert_eq!(visitor.get("/api/me").await.status(), status);
+    }
+    bob.post("/api/users/ada/notifications", "hello").await;
+    expect(&mut goes_on, &["bob hello"]).await;
+}
+
+#[tokio::test]
+async fn when_all_sessions_are_there_that_may_be_a_login_is_refused_until_one_ends() {
+    let server = start(&[("MAX_SESSIONS", "2")]).await;
+    let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
+    let mut carol = Visitor::of(&server);
+    let refused = carol.send(carol.login("carol")).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.headers()["retry-after"], "60");
+    assert!(!refused.headers().contains_key("set-cookie"));
+    assert_eq!(ada.get("/api/me").await.status(), StatusCode::OK);
+    bob.send(bob.request(&Method::POST, "/api/logout", "")).await;
+    carol.log_in("carol").await;
+    assert_eq!(carol.get("/api/me").await.status(), StatusCode::OK);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn one_address_logs_in_so_often_in_a_minute_and_others_may_still() {
+    let server = start(&[("LOGINS_PER_MINUTE", "2")]).await;
+    let ada = Visitor::named(&server, "ada").await;
+    // Names that are none count too.
+    let wrong = ada.send(ada.login("Ada")).await;
+    assert_eq!(wrong.status(), StatusCode::BAD_REQUEST);
+    let refused = ada.send(ada.login("ada")).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()["retry-after"], "60");
+    assert_eq!(ada.get("/api/me").await.status(), StatusCode::OK, "the session is as it was");
+    let mut elsewhere = Visitor { from: Some(ELSEWHERE.into()), ..Visitor::of(&server) };
+    elsewhere.log_in("bob").await;
+}
+
+#[tokio::test]
+async fn who_logs_in_again_has_one_session_and_the_streams_of_the_one_before_end() {
+    for version in VERSIONS {
+        let server = start(&[]).await;
+        let before = Visitor { version, ..Visitor::named(&server, "ada").await };
+        let stream = before.get(STREAM).await;
+        let mut after = Visitor { cookie: before.cookie.clone(), version, ..Visitor::of(&server) };
+        after.log_in("bob").await;
+        all(stream).await;
+        assert_eq!(before.get("/api/me").await.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(all(after.get("/api/me").await).await, r#"{"user":"bob"}"#);
+    }
+}
+
+#[tokio::test]
+async fn what_pages_of_other_origins_make_a_browser_send_changes_nothing() {
+    let server = start(&[("ORIGIN", "https://app.test")]).await;
+    for version in VERSIONS {
+        let ada = Visitor { version, ..Visitor::named(&server, "ada").await };
+        let mut stream = ada.get(STREAM).await;
+        for (name, value) in [
+            ("origin", "https://evil.test"),
+            ("origin", "null"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+        ] {
+            let posts = ["/api/logout", "/api/users/ada/notifications", "/api/announcements"]
+                .map(|target| ada.request(&Method::POST, target, "forged"));
+            for mut request in posts.into_iter().chain([ada.login("mallory")]) {
+                let target = request.uri().path().to_owned();
+                request.headers_mut().insert(name, value.parse().unwrap());
+                let refused = ada.send(request).await;
+                assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{target} with {name}: {value}");
+                assert!(!refused.headers().contains_key("set-cookie"));
+            }
+        }
+        ada.post("/api/users/ada/notifications", "her own").await;
+        let text = until(&mut stream, |text| text.contains("her own")).await;
+        assert!(!text.contains("forged"), "{text:?}");
+        assert_eq!(all(ada.get("/api/me").await).await, r#"{"user":"ada"}"#);
+    }
+}
+
+#[tokio::test]
+async fn own_pages_those_of_the_origin_that_is_named_and_programs_may_log_in_and_post() {
+    let server = start(&[("ORIGIN", "https://app.test")]).await;
+    for version in VERSIONS {
+        let ada = Visitor { version, ..Visitor::named(&server, "ada").await };
+        for headers in [
+            &[("sec-fetch-site", "same-origin"), ("origin", "http://server.test")][..],
+            &[("origin", "http://server.test")],
+            &[("sec-fetch-site", "cross-site"), ("origin", "https://app.test")],
+            &[("sec-fetch-site", "none")],
+            &[],
+        ] {
+            let posted = ada.request(&Method::POST, "/api/announcements", "hello");
+            for mut request in [posted, Visitor::of(&server).login("ada")] {
+                for (name, value) in headers {
+                    request.headers_mut().insert(*name, value.parse().unwrap());
+                }
+                assert_eq!(ada.send(request).await.status(), StatusCode::OK, "{headers:?}");
+            }
+        }
+    }
+}
