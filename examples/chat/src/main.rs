@@ -14,8 +14,8 @@
 //! - The metadata `last-event-id` is what the `Last-Event-ID` of an `EventSource` is: the layer reads both. The ids of
 //!   both kinds of streams are the same.
 //! - When a gRPC client goes away, tonic drops the stream, and its subscription and its presence go.
-//! - `axum::serve` sends no pings of HTTP/2 itself: who has to find clients that are gone without a word serves the router with
-//!   hyper-util, as `examples/progress` does its service.
+//! - It is served by `examples/support/connections.rs`, which gives up who sends no request, makes room for who does, and finds
+//!   clients that are gone without a word. `axum::serve` does none of that.
 //! - On SIGINT and SIGTERM all streams end: event streams with a clean end, after which an `EventSource` comes back, and
 //!   gRPC streams with `UNAVAILABLE`, after which the client here does.
 //! - For pages of other origins, tower-http's `CorsLayer` goes around everything; with `grpc-status` and `grpc-message`
@@ -27,12 +27,19 @@
 //! `http://127.0.0.1:3000`).
 
 mod client;
+#[path = "../../support/connections.rs"]
+mod connections;
+#[path = "../../support/signals.rs"]
+mod signals;
+#[path = "../../support/sockets.rs"]
+mod sockets;
 
 use std::{env, error::Error, io, process, time::Duration};
 
-use axum::serve::ListenerExt;
-use tokio::{net::TcpListener, sync::oneshot, time::timeout};
+use tokio::net::TcpListener;
 use tower_sse::{Drain, Limit, RegistryConfig, SseLayer};
+
+use crate::{connections::Connections, signals::Signals, sockets::Patience};
 
 const USAGE: &str = "usage: chat | chat join ROOM NAME | chat say ROOM NAME TEXT";
 
@@ -56,44 +63,18 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     let app = chat::routes(&registry).layer(SseLayer::new(&registry));
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
-    let told_to_end = told_to_end()?;
+    // From here on, it ends in order when it is told to.
+    let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
-    let listener = listener.tap_io(|socket| {
-        // Events are small writes that somebody waits for.
-        let _ = socket.set_nodelay(true);
-    });
-    let (stop, stopped) = oneshot::channel::<()>();
-    // Without this, each connection has a copy of the router as long as its stream lasts.
-    let app = app.into_make_service();
-    let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
-    let mut server = tokio::spawn(server.into_future());
+    let connections = Connections::new(Patience::default(), 1);
     tokio::select! {
-        ended = &mut server => return Ok(ended??),
-        () = told_to_end => {}
+        () = connections.serve(listener, app.into_make_service()) => {}
+        _ = signals.next() => {}
     }
-    // No new connections from now on; and the streams end, for which the server would wait.
-    drop(stop);
-    registry.drain(Drain::within(Duration::from_secs(2)).retry(Duration::from_secs(2))).await;
-    let _ = timeout(Duration::from_secs(1), server).await;
+    // There are no new connections from now on, and the streams end.
+    let drain = registry.drain(Drain::within(Duration::from_secs(2)).retry(Duration::from_secs(2)));
+    tokio::join!(drain, connections.close_within(Duration::from_secs(3)));
     Ok(())
-}
-
-/// Ctrl-C, or what service managers send. From this call on, neither ends the program of itself.
-#[cfg(unix)]
-fn told_to_end() -> io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-#[cfg(not(unix))]
-fn told_to_end() -> io::Result<impl Future<Output = ()>> {
-    Ok(async { drop(tokio::signal::ctrl_c().await) })
 }
 
 /// A number from the environment. What is there and is none is an error that names it.
