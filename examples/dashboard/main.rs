@@ -26,15 +26,20 @@
 //! What becomes of a client that is too slow goes by the topic's name: under `state/` only the latest event counts, and it
 //! is told nothing; under `strict/` its stream ends and it comes back; elsewhere it is told of the gap.
 //!
+//! It is served by `examples/support/connections.rs`, which gives up who sends no request, and makes room for who does: `axum::serve` waits
+//! for ever.
+//!
 //! On SIGINT and SIGTERM it ends gracefully: its streams are told and end one after the other, and then it is gone. A second one ends it at once.
 //!
 //! Environment: `PORT` (3000; 0 picks one), `HEARTBEAT_MS` (15000), `RETENTION_EVENTS` (per topic, 1000),
 //! `RETENTION_BYTES` (in all, 67108864), `STUCK_AFTER_MS` (60000), `GRACE_MS` (how long who is gone is still shown, 5000),
 //! `MAX_STREAMS` (10000), `MAX_STREAMS_PER_ADDRESS` (2000), `PROXIES` (how many add to `x-forwarded-for`, 0), `DRAIN_MS` (how long
-//! the graceful end may take, 5000), `GONE_AFTER_MS` (how long a peer may answer nothing before its connection is closed, 30000, at
-//! least 1000), `PRICES_MS` (between two prices, 250), `LOG=1` (a line on stderr for each stream that is over or lost events).
+//! the graceful end may take, 5000), `GONE_AFTER_MS` (how long a peer may send no request, or answer nothing, before its connection
+//! is closed, 30000, at least 1000), `PRICES_MS` (between two prices, 250), `LOG=1` (a line on stderr for each stream that is over or lost events).
 
 mod api;
+#[path = "../support/connections.rs"]
+mod connections;
 mod demo;
 mod hooks;
 mod market;
@@ -55,12 +60,13 @@ use axum::{
     http::request::Parts,
     response::Html,
     routing::{delete, get, post},
-    serve::ListenerExt,
 };
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::net::TcpListener;
 use tower_sse::{ClientAddress, Heartbeat, Lag, Limit, Refusal, Registry, RegistryConfig, Retention, SseLayer};
 
-use crate::{hooks::Counts, market::Market, signals::Signals, sockets::Patience, visitor::Visitor};
+use crate::{
+    connections::Connections, hooks::Counts, market::Market, signals::Signals, sockets::Patience, visitor::Visitor,
+};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -82,15 +88,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let patience = Patience::of(Duration::from_millis(setting("GONE_AFTER_MS", 30_000)?));
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
     // From here on, it ends in order when it is told to.
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
-    let listener = listener.tap_io(move |connection| patience.set_on(connection));
     let app = app(App { registry: registry.clone(), market, counts }, limits()?, heartbeat);
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async { drop(stopped.await) });
     let window = Duration::from_millis(setting("DRAIN_MS", 5000)?);
-    Ok(stop::at_signal(tokio::spawn(server.into_future()), stop, registry, window, signals).await?)
+    let connections = Connections::new(patience, 1);
+    tokio::select! {
+        () = connections.serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()) => {}
+        _ = signals.next() => {}
+    }
+    Ok(stop::in_order(&registry, &connections, window, signals).await?)
 }
 
 fn config(counts: &Arc<Counts>) -> Result<RegistryConfig, io::Error> {

@@ -20,7 +20,12 @@
 //!
 //! Environment: `PORT` (3001; 0 picks one), `TOKEN_MS` (how long a token takes on average, 60).
 
+#[allow(dead_code, reason = "it is not told to end")]
+#[path = "../support/connections.rs"]
+mod connections;
 mod generator;
+#[path = "../support/sockets.rs"]
+mod sockets;
 
 use std::{collections::HashMap, env, error::Error, io, str::FromStr, sync::Arc, time::Duration};
 
@@ -30,7 +35,6 @@ use axum::{
     http::StatusCode,
     response::{Html, Result},
     routing::{delete, get, post},
-    serve::ListenerExt,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -40,6 +44,8 @@ use tower_sse::{
     ClientHandle, Event, EventError, EventStream, Registry, RegistryConfig, Retention, SseLayer, Start, SubscribeError,
     Subscription, TopicState,
 };
+
+use crate::{connections::Connections, sockets::Patience};
 
 const MAX_PROMPT: usize = 16 << 10;
 /// In all chats together, as each answer takes a task.
@@ -63,13 +69,9 @@ async fn main() -> std::result::Result<(), Box<dyn Error>> {
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3001)?)).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let listener = listener.tap_io(|connection| {
-        // Tokens are small and should leave at once.
-        let _ = connection.set_nodelay(true);
-    });
     let app = app(Chats { registry, token_time, turns: Arc::default() });
-    // Without this, each connection has a copy of the router as long as its stream lasts.
-    axum::serve(listener, app.into_make_service()).await?;
+    // Unlike `axum::serve`, this gives up who sends no request, and makes room for who does.
+    Connections::new(Patience::default(), 1).serve(listener, app.into_make_service()).await;
     Ok(())
 }
 

@@ -1,0 +1,59 @@
+//! The dashboard with 512 file descriptors, and a thousand connections on which nobody asks for anything in time.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::{StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use tokio::time::{Instant, timeout};
+
+#[path = "support/bodies.rs"]
+mod bodies;
+#[path = "support/client.rs"]
+mod client;
+#[allow(dead_code, reason = "it is started with few file descriptors, and killed")]
+#[path = "support/example.rs"]
+mod example;
+#[path = "support/siege.rs"]
+mod siege;
+use bodies::any;
+use client::{Client, VERSIONS, get, request};
+use example::{Example, Server};
+use siege::Siege;
+
+static DASHBOARD: Example = Example::named("dashboard");
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(60), future).await.expect("it takes too long")
+}
+
+#[tokio::test]
+async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_served_within_a_second() {
+    let mut command = siege::with_few_files(DASHBOARD.executable());
+    let server = within(Server::start(command.env("PORT", "0"))).await;
+    let address: SocketAddr = server.url.strip_prefix("http://").unwrap().parse().unwrap();
+    let mut reader = Client::connect(address, Version::HTTP_11).await;
+    let mut stream = within(reader.send(get("/events?topic=news"))).await.unwrap();
+
+    let mut siege = within(Siege::lay(address, "/publish/other")).await;
+    for _ in 0..20 {
+        let (time, status) = within(siege::get(address, "/")).await;
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        assert!(time < Duration::from_secs(1), "{time:?}");
+        for version in VERSIONS {
+            let begun = Instant::now();
+            let mut client = Client::connect(address, version).await;
+            let published = request("POST", "/publish/news", any(Full::from("still here")));
+            assert_eq!(within(client.send(published)).await.unwrap().status(), StatusCode::OK);
+            assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        }
+    }
+    assert!(siege.left() > 100, "{} are left", siege.left());
+    // A stream that is open makes room for nobody.
+    let mut text = String::new();
+    while text.matches("still here").count() < 40 {
+        let frame = within(stream.frame()).await.expect("no end").unwrap();
+        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+}
