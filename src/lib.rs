@@ -126,39 +126,28 @@
 //! one that stands still makes only its own streams late. The registry alone needs no runtime.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod alarm;
-#[cfg(feature = "axum")]
-mod axum;
-mod batching;
-mod body;
-mod boundary;
 mod client;
-mod clock;
-mod error;
+mod collections;
 mod event;
-mod few;
-mod future;
-mod gap;
 #[cfg(all(any(doc, doctest), feature = "axum", feature = "json", feature = "test-util"))]
 pub mod guide;
-mod headers;
-mod heartbeat;
-mod jitter;
 mod layer;
 mod limit;
+mod log;
 mod observe;
-mod position_event;
+mod presence;
 mod registry;
-mod service;
-mod subscription;
+mod stream;
 mod sync;
 #[cfg(feature = "test-util")]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod test_util;
+mod time;
+mod topics;
 
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
-pub use self::axum::MissingLayer;
+pub use self::layer::MissingLayer;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub use self::observe::MetricsObserver;
@@ -166,24 +155,16 @@ pub use self::observe::MetricsObserver;
 #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
 pub use self::observe::TracingObserver;
 pub use self::{
-    batching::Batching,
-    body::SseBody,
-    client::{ClientHandle, Delivery, EventStream, Events},
-    error::Error,
-    event::{Event, EventError},
-    future::SseFuture,
-    gap::{Gap, GapEvent},
-    heartbeat::Heartbeat,
-    layer::SseLayer,
-    limit::{ClientAddress, Limit, LimitKey, Refusal, Refused},
-    observe::{Closed, Observation, Observer},
-    position_event::PositionEvent,
-    registry::{
-        ClientId, ClientStats, CloseReason, Drain, Drained, InvalidClientId, InvalidPosition, Lag, MAX_TOPIC, Member,
-        PipeError, Position, Presence, PresenceChange, PresenceChanges, ProduceError, Producer, PublishError, Receipt,
-        Registry, RegistryConfig, Resume, ResumeError, Retention, Start, Stats, SubscribeError, TopicError, TopicState,
-        segment,
+    client::{
+        ClientHandle, ClientStats, Closed, Delivery, EventStream, Events, Observation, Observer, Resume, ResumeError,
+        Stats, SubscribeError, Subscription,
     },
-    service::SseService,
-    subscription::Subscription,
+    event::{ClientId, Event, EventError, InvalidClientId},
+    layer::{SseBody, SseFuture, SseLayer, SseService},
+    limit::{ClientAddress, Limit, LimitKey, Refusal, Refused},
+    log::{Gap, InvalidPosition, Lag, MAX_TOPIC, Position, Retention, TopicError, segment},
+    presence::{Member, Presence, PresenceChange, PresenceChanges},
+    registry::{Drain, Drained, Error, PipeError, ProduceError, Producer, Registry, RegistryConfig, TopicState},
+    stream::{Batching, CloseReason, GapEvent, Heartbeat, PositionEvent},
+    topics::{PublishError, Receipt, Start},
 };

@@ -59,14 +59,14 @@ mod held {
     }
 
     /// How many locks this thread holds.
-    pub(super) fn number() -> usize {
+    pub(crate) fn number() -> usize {
         HELD.get()
     }
 
-    pub(super) struct Held;
+    pub(crate) struct Held;
 
     impl Held {
-        pub(super) fn new() -> Self {
+        pub(crate) fn new() -> Self {
             HELD.set(HELD.get() + 1);
             Self
         }

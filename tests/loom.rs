@@ -9,32 +9,26 @@
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../src/alarm.rs"]
-mod alarm;
-#[path = "../src/batching.rs"]
-mod batching;
-#[path = "../src/client.rs"]
+#[path = "../src/client/mod.rs"]
 mod client;
-#[path = "../src/clock.rs"]
-mod clock;
-#[path = "../src/event.rs"]
+#[path = "../src/collections/mod.rs"]
+mod collections;
+#[path = "../src/event/mod.rs"]
 mod event;
-#[path = "../src/few.rs"]
-mod few;
-#[path = "../src/gap.rs"]
-mod gap;
-#[path = "../src/headers.rs"]
-mod headers;
-#[path = "../src/jitter.rs"]
-mod jitter;
 #[path = "../src/limit/mod.rs"]
 mod limit;
-#[path = "../src/observe/mod.rs"]
-mod observe;
+#[path = "../src/log/mod.rs"]
+mod log;
+#[path = "../src/presence/mod.rs"]
+mod presence;
 #[path = "../src/registry/mod.rs"]
 mod registry;
-#[path = "../src/subscription.rs"]
-mod subscription;
+#[path = "../src/stream/mod.rs"]
+mod stream;
+#[path = "../src/time/mod.rs"]
+mod time;
+#[path = "../src/topics/mod.rs"]
+mod topics;
 
 /// What `src/sync.rs` gives, from loom.
 mod sync {
@@ -143,7 +137,7 @@ use futures_core::Stream;
 use loom::{sync::Notify, thread::JoinHandle};
 
 // What the modules find at the library's root, and some more.
-use self::{batching::*, client::*, event::*, gap::*, limit::*, observe::*, registry::*, subscription::*};
+use self::{client::*, event::*, limit::*, log::*, presence::*, registry::*, stream::*, topics::*};
 
 /// How many preemptions an order has at most. One more makes three to ten times as many orders.
 const PREEMPTIONS: usize = 3;
@@ -299,7 +293,7 @@ enum Reading {
 
 impl Reading {
     fn open(registry: &Registry, way: Way, subscriptions: &[&str]) -> (ClientHandle, Self) {
-        let client = registry.connect_with(&registry::Spare::default(), None, None, false);
+        let client = registry.connect_with(&client::Spare::default(), None, None, false);
         let handle = ClientHandle::new(Arc::clone(&client));
         subscriptions.iter().for_each(|name| handle.subscribe(Subscription::matching(*name)).unwrap());
         let reading = match way {

@@ -6,7 +6,7 @@ use std::{
 
 use http::{HeaderName, request::Parts};
 
-use super::LimitKey;
+use super::key::LimitKey;
 
 /// Where a request comes from, as the key of a [`Limit`](crate::Limit).
 ///

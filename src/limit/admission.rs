@@ -4,9 +4,9 @@ use std::{mem, sync::Arc};
 
 use http::request::Parts;
 
-use super::{Limit, LimitKey, Refused, Taken};
+use super::{count::Taken, key::LimitKey, limits::Limit, refusal::Refused};
 use crate::{
-    few::Few,
+    collections::Few,
     sync::{Mutex, lock},
 };
 

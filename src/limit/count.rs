@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, hash::BuildHasherDefault, time::Duration};
 
-use super::{LimitKey, key::KeyHasher};
+use super::key::{KeyHasher, LimitKey};
 use crate::{
-    clock::nanoseconds,
-    registry::spacious,
+    collections::spacious,
     sync::{Mutex, lock},
+    time::nanoseconds,
 };
 
 /// How many streams are open; of a rate, when the bucket is full again. For everybody, or by key.

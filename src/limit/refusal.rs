@@ -7,11 +7,12 @@ use http::{
     request::Parts,
 };
 
-use super::LimitKey;
+use super::key::LimitKey;
 use crate::{
-    CloseReason, Event,
-    headers::{EVENT_STREAM, X_ACCEL_BUFFERING},
-    jitter,
+    event::Event,
+    stream::CloseReason,
+    stream::headers::{EVENT_STREAM, X_ACCEL_BUFFERING},
+    time::jitter,
 };
 
 /// Why a stream was refused. It is in the extensions of the response, for layers further out.

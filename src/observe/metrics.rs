@@ -2,8 +2,12 @@
 
 use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use super::{Closed, Observer};
-use crate::{ClientHandle, Gap, Receipt, Refused, Stats, SubscribeError};
+use crate::{
+    client::{ClientHandle, Closed, Observer, Stats, SubscribeError},
+    limit::Refused,
+    log::Gap,
+    topics::Receipt,
+};
 
 /// Counts what happens, with the [`metrics`](https://docs.rs/metrics) crate. With the `metrics` feature.
 ///
@@ -145,7 +149,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{CloseReason, Event, Registry, RegistryConfig, observe::samples::Samples, sync::lock};
+    use crate::{CloseReason, Event, Registry, RegistryConfig, client::samples::Samples, sync::lock};
 
     type Numbers = Arc<Mutex<BTreeMap<String, f64>>>;
 

@@ -4,8 +4,13 @@ use std::fmt;
 
 use tracing::{debug, info, trace, warn};
 
-use super::{Closed, Observer};
-use crate::{ClientHandle, ClientId, Gap, Receipt, Refused, SubscribeError, event::Quoted};
+use crate::{
+    client::{ClientHandle, Closed, Observer, SubscribeError},
+    event::{ClientId, Quoted},
+    limit::Refused,
+    log::Gap,
+    topics::Receipt,
+};
 
 /// Logs what happens, with the [`tracing`](https://docs.rs/tracing) crate. With the `tracing` feature.
 ///
@@ -156,7 +161,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Registry, observe::samples::Samples, sync::lock};
+    use crate::{Registry, client::samples::Samples, sync::lock};
 
     /// Keeps each event as a line.
     #[derive(Clone)]

@@ -3,23 +3,19 @@
 use std::{
     borrow::Borrow,
     future::{Future, poll_fn},
-    mem,
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
 
-use bytes::Bytes;
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep_until, timeout_at},
-};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{CloseReason, Registry, client::Client, shared::Shared, waiters::once};
+use super::handle::Registry;
 use crate::{
-    Event, jitter,
-    sync::{AtomicBool, AtomicU64, Mutex, lock},
+    client::{Client, LastWords, Shared},
+    event::Event,
+    stream::CloseReason,
 };
 
 /// How a registry ends its streams: see [`Registry::drain`].
@@ -41,13 +37,6 @@ pub struct Drain {
     window: Duration,
     finish_within: Duration,
     last_words: LastWords,
-}
-
-/// What streams end with.
-#[derive(Debug, Clone, Default)]
-struct LastWords {
-    farewell: Arc<Event>,
-    retry: Option<Duration>,
 }
 
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
@@ -92,19 +81,6 @@ pub struct Drained {
     ///
     /// One whose last bytes the server has taken has ended, though they may wait in the server's buffers for a peer that reads nothing.
     pub stuck: u64,
-}
-
-/// Whether a registry is being drained.
-#[derive(Debug, Default)]
-pub(super) struct Draining {
-    has_begun: AtomicBool,
-    last_words: Mutex<LastWords>,
-    /// Streams that have not been told of their end.
-    streams: AtomicU64,
-    /// Streams that have, ever.
-    told: AtomicU64,
-    /// There are none any more.
-    all_told: Notify,
 }
 
 impl Registry {
@@ -153,53 +129,6 @@ impl Registry {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.shared.draining.has_begun()
-    }
-}
-
-impl Draining {
-    fn begin(&self, last_words: &LastWords) {
-        let _former = mem::replace(&mut *lock(&self.last_words), last_words.clone());
-        self.has_begun.store(true, Ordering::Release);
-    }
-
-    pub(super) fn has_begun(&self) -> bool {
-        self.has_begun.load(Ordering::Acquire)
-    }
-
-    /// A stream has begun.
-    pub(super) fn add(&self) {
-        self.streams.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A stream was told of its end, or dropped.
-    pub(super) fn remove(&self) {
-        self.told.fetch_add(1, Ordering::Relaxed);
-        if self.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.all_told.notify_waiters();
-        }
-    }
-
-    fn streams(&self) -> u64 {
-        self.streams.load(Ordering::Relaxed)
-    }
-
-    fn told(&self) -> u64 {
-        self.told.load(Ordering::Relaxed)
-    }
-
-    async fn all_told(&self) {
-        once(&self.all_told, || (self.streams() == 0).then_some(())).await;
-    }
-
-    /// What a stream ends with. `spread`: a random number.
-    fn last_words(&self, spread: u32) -> Bytes {
-        let LastWords { farewell, retry } = lock(&self.last_words).clone();
-        // In one block: some clients ignore a `retry` that comes without data, and some take it for an event.
-        let last_words = match retry {
-            Some(delay) => &Event::clone(&farewell).retry(jitter::jittered(delay, spread)),
-            None => &*farewell,
-        };
-        last_words.encode_without_id()
     }
 }
 
@@ -260,19 +189,4 @@ async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
         if one_is_done && other_is_done { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-}
-
-impl Client {
-    /// What its stream ends with, if the registry ends it.
-    pub(crate) fn last_words(self: &Arc<Self>) -> Bytes {
-        self.shared().draining.last_words(self.id().spread())
-    }
-
-    /// Whether it may go on for some time when the registry ends its streams. One that need not any more ends if it does.
-    pub(crate) fn let_finish(&self, may_finish: bool) {
-        let might = mem::replace(&mut lock(&self.state).style.may_finish, may_finish);
-        if might && !may_finish && self.is_open() && self.shared().draining.has_begun() {
-            self.close(CloseReason::Drained);
-        }
-    }
 }

@@ -1,190 +1,119 @@
-//! Why something was not published or subscribed to.
+//! One type for all errors.
 
 use std::fmt;
 
-use super::{CloseReason, TopicError};
-use crate::{EventError, event::Quoted};
+use super::producer::ProduceError;
+use crate::{
+    client::{ResumeError, SubscribeError},
+    event::EventError,
+    limit::Refused,
+    log::TopicError,
+    topics::PublishError,
+};
 
-/// Why an event was not published.
+/// Any error of this crate: each of the others becomes one with `?`.
 ///
-/// An [`EventError`] becomes one with `?`, so that a handler which makes an event and publishes it has one type of error:
+/// It is for a handler that does several things. Its message is that of the error inside. With the `axum` feature it is a response: that of
+/// the error inside.
 ///
 /// ```
 /// # #[cfg(feature = "json")] {
-/// use tower_sse::{Event, PublishError, Registry};
+/// use tower_sse::{ClientHandle, Error, Event, EventStream, segment};
 ///
-/// async fn move_to(registry: Registry, place: [f64; 2]) -> Result<(), PublishError> {
-///     registry.publish("places", Event::json(&place)?.event("moved")?)?;
-///     Ok(())
+/// async fn enter(client: ClientHandle, room: String) -> Result<EventStream, Error> {
+///     let topic = format!("rooms/{}", segment(&room));
+///     client.subscribe(&topic)?;
+///     client.registry().publish(&topic, Event::data("somebody came").event("entered")?)?;
+///     let position = client.registry().position();
+///     Ok(client.into_stream().snapshot(Event::json(&["who", "is", "there"])?, position))
 /// }
-/// # let _ = move_to;
+/// # let _ = enter;
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum PublishError {
-    /// The name is none that a topic can have.
-    Topic(TopicError),
-    /// There is no event, as a value cannot be part of one.
+pub enum Error {
+    /// A value cannot be part of an event.
     Event(EventError),
-    /// The event takes more memory than may be retained on its topic, or in all.
-    TooLarge {
-        /// What it takes, in bytes.
-        size: usize,
-        /// What may be retained, in bytes.
-        limit: usize,
-    },
-    /// The event's own id is one that the registry may give to an event that is still to come: see [`Event::id`](crate::Event::id).
-    IdToCome {
-        /// The id.
-        id: String,
-    },
-    /// The client that it was for has as many subscriptions as it may have, and none of them is its own.
-    TooManySubscriptions {
-        /// How many that is.
-        limit: usize,
-    },
-    /// The client that it was for is over.
-    Over {
-        /// Why it is over.
-        reason: CloseReason,
-    },
-    /// The topic has ended: its [`Producer`](crate::Producer) has marked the end.
-    Ended {
-        /// The topic's name.
-        topic: String,
-    },
-    /// Another producer has taken the topic over.
-    Replaced {
-        /// The topic's name.
-        topic: String,
-    },
-    /// The producer was cancelled.
-    Cancelled {
-        /// The topic's name.
-        topic: String,
-    },
+    /// A name cannot be that of a topic or of a pattern.
+    Topic(TopicError),
+    /// A client was not subscribed.
+    Subscribe(SubscribeError),
+    /// An event was not published.
+    Publish(PublishError),
+    /// A topic was not given to a producer.
+    Produce(ProduceError),
+    /// A client does not resume.
+    Resume(ResumeError),
+    /// There is no room for a stream.
+    Refused(Refused),
 }
 
-impl fmt::Display for PublishError {
+impl Error {
+    fn inner(&self) -> &(dyn std::error::Error + 'static) {
+        match self {
+            Self::Event(error) => error,
+            Self::Topic(error) => error,
+            Self::Subscribe(error) => error,
+            Self::Publish(error) => error,
+            Self::Produce(error) => error,
+            Self::Resume(error) => error,
+            Self::Refused(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Topic(error) => error.fmt(f),
-            Self::Event(error) => error.fmt(f),
-            Self::TooLarge { size, limit } => {
-                write!(f, "the event takes {size} bytes, more than the {limit} that may be retained")
-            }
-            Self::IdToCome { id } => {
-                write!(f, "the id {} is one that the registry may give to an event that is still to come", Quoted(id))
-            }
-            Self::TooManySubscriptions { limit } => {
-                write!(
-                    f,
-                    "the client has {limit} subscriptions, as many as it may have, and none for what is sent to it"
-                )
-            }
-            Self::Over { reason } => write!(f, "the stream is over: {reason}"),
-            Self::Ended { topic } => write!(f, "the topic {} has ended", Quoted(topic)),
-            Self::Replaced { topic } => write!(f, "another producer has taken over the topic {}", Quoted(topic)),
-            Self::Cancelled { topic } => write!(f, "the producer of the topic {} was cancelled", Quoted(topic)),
-        }
+        fmt::Display::fmt(self.inner(), f)
     }
 }
 
-impl std::error::Error for PublishError {
-    /// What is behind it: of an [`EventError`], which it speaks for, what is behind that.
+impl std::error::Error for Error {
+    /// What is behind the error inside, for which this one speaks.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Event(error) => error.source(),
-            _ => None,
-        }
+        self.inner().source()
     }
 }
 
-impl From<EventError> for PublishError {
+impl From<EventError> for Error {
     fn from(error: EventError) -> Self {
         Self::Event(error)
     }
 }
 
-impl From<TopicError> for PublishError {
+impl From<TopicError> for Error {
     fn from(error: TopicError) -> Self {
         Self::Topic(error)
     }
 }
 
-/// Why a client was not subscribed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SubscribeError {
-    /// The name is none that a topic can have.
-    Topic(TopicError),
-    /// The client has as many subscriptions as it may have.
-    TooMany {
-        /// How many that is.
-        limit: usize,
-    },
-    /// The client has as many subscriptions to patterns as it may have: see
-    /// [`RegistryConfig::patterns_per_client`](crate::RegistryConfig::patterns_per_client).
-    TooManyPatterns {
-        /// How many that is.
-        limit: usize,
-    },
-    /// The client is over.
-    Over {
-        /// Why it is over.
-        reason: CloseReason,
-    },
-    /// There is no such topic, and the subscription was to be to one that there is: see
-    /// [`Subscription::existing`](crate::Subscription::existing).
-    NoTopic {
-        /// The topic's name, or the pattern.
-        topic: String,
-    },
-}
-
-impl fmt::Display for SubscribeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Topic(error) => error.fmt(f),
-            Self::TooMany { limit } => write!(f, "the client has {limit} subscriptions, as many as it may have"),
-            Self::TooManyPatterns { limit } => {
-                write!(f, "the client is subscribed to {limit} patterns, as many as it may be")
-            }
-            Self::Over { reason } => write!(f, "the stream is over: {reason}"),
-            Self::NoTopic { topic } => write!(f, "there is no topic {}, or no longer", Quoted(topic)),
-        }
+impl From<SubscribeError> for Error {
+    fn from(error: SubscribeError) -> Self {
+        Self::Subscribe(error)
     }
 }
 
-impl std::error::Error for SubscribeError {}
-
-/// Why a client does not resume from an id: see [`ClientHandle::resume_from`](crate::ClientHandle::resume_from).
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ResumeError {
-    /// It brought a `Last-Event-ID` already.
-    Known {
-        /// What it brought.
-        last_event_id: String,
-    },
-    /// Its stream has begun.
-    Late,
-}
-
-impl fmt::Display for ResumeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Known { last_event_id } => write!(f, "the client brought the id {} already", Quoted(last_event_id)),
-            Self::Late => f.write_str("the stream has begun, so that it is too late to resume"),
-        }
+impl From<PublishError> for Error {
+    fn from(error: PublishError) -> Self {
+        Self::Publish(error)
     }
 }
 
-impl std::error::Error for ResumeError {}
+impl From<ProduceError> for Error {
+    fn from(error: ProduceError) -> Self {
+        Self::Produce(error)
+    }
+}
 
-impl From<TopicError> for SubscribeError {
-    fn from(error: TopicError) -> Self {
-        Self::Topic(error)
+impl From<ResumeError> for Error {
+    fn from(error: ResumeError) -> Self {
+        Self::Resume(error)
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
     }
 }

@@ -70,8 +70,8 @@ use http::{HeaderMap, Response, header::CONTENT_TYPE};
 use http_body::Body;
 use tokio::time::{Instant, timeout_at};
 
-use crate::headers;
-use decoder::{Decoder, Said};
+use self::decoder::{Decoder, Said};
+use crate::stream::headers;
 
 /// An event stream, as a client reads it: by the rules of the
 /// [HTML standard](https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation), and with the comments,

@@ -1,0 +1,49 @@
+//! The events of a frame as one, whose data is an array.
+
+use super::cursor::Picked;
+use crate::event::{self, Event, push_json_string};
+
+/// The events as one, whose data is an array.
+#[cfg(feature = "json")]
+pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    let mut json = String::from("[");
+    let mut id = None;
+    for picked in events {
+        let entry = &picked.entry;
+        let Some(data) = event::decode_data(&entry.wire) else {
+            entry.write(&mut wire, false, None);
+            continue;
+        };
+        // An array has no place for a reconnection time.
+        for retry in entry.wire.split_inclusive(|byte| *byte == b'\n').filter(|line| line.starts_with(b"retry: ")) {
+            wire.extend_from_slice(retry);
+        }
+        json.push_str(if json.len() > 1 { ",{" } else { "{" });
+        if let Some(topic) = entry.public_topic() {
+            json.push_str("\"topic\":");
+            push_json_string(&mut json, topic);
+            json.push(',');
+        }
+        if let Some(event_type) = event::decode_type(&entry.wire) {
+            json.push_str("\"event\":");
+            push_json_string(&mut json, event_type);
+            json.push(',');
+        }
+        json.push_str("\"data\":");
+        match serde_json::from_str::<serde::de::IgnoredAny>(&data) {
+            Ok(_) => json.push_str(&data),
+            Err(_) => push_json_string(&mut json, &data),
+        }
+        json.push('}');
+        id = entry.id().map(|own| picked.progress.as_deref().unwrap_or(own)).or(id);
+    }
+    if let Some(id) = id {
+        json.push(']');
+        let batch = Event::data(json).event("batch").unwrap_or_default();
+        wire.extend_from_slice(&batch.encode_fields());
+        event::push_field(&mut wire, "id", id);
+        wire.push(b'\n');
+    }
+    wire
+}

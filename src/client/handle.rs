@@ -1,0 +1,592 @@
+//! What a handler holds of a client, and what it can answer with.
+
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use http::{
+    Extensions, HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+
+use super::{
+    cursor::Picked,
+    error::{ResumeError, SubscribeError},
+    reader::Reader,
+    state::{Client, Resume},
+    stats::ClientStats,
+    subscription::Subscription,
+};
+use crate::{
+    event::{self, ClientId, Event},
+    limit::{Admission, Refused},
+    log::{Entry, Gap, Outcome, Position},
+    stream::headers::EVENT_STREAM,
+    stream::{Batching, CloseReason},
+    topics::{PublishError, Receipt, Start},
+};
+
+/// What a handler holds of a client: one request, and the event stream that it may become.
+///
+/// [`SseLayer`](crate::SseLayer) puts one into the extensions of every request; with the `axum` feature it is an
+/// extractor too. It costs next to nothing until something is subscribed to or streamed. Clones are of the same client,
+/// may be kept after the handler has answered, and do not keep the stream open; nor need they be kept for it to go on.
+///
+/// ```
+/// use http::{Request, Response, StatusCode};
+/// use tower_sse::ClientHandle;
+///
+/// /// A handler with any body types, on plain hyper, say.
+/// fn prices<In, Out: Default>(request: &Request<In>) -> Response<Out> {
+///     let Some(client) = request.extensions().get::<ClientHandle>() else {
+///         return status(StatusCode::INTERNAL_SERVER_ERROR);
+///     };
+///     match client.subscribe(request.uri().path().trim_start_matches('/')) {
+///         Ok(()) => client.clone().into_stream().into_response(),
+///         Err(_) => status(StatusCode::BAD_REQUEST),
+///     }
+/// }
+///
+/// fn status<Out: Default>(status: StatusCode) -> Response<Out> {
+///     let mut response = Response::new(Out::default());
+///     *response.status_mut() = status;
+///     response
+/// }
+/// # let _ = prices::<(), ()>;
+/// ```
+#[derive(Clone)]
+pub struct ClientHandle {
+    pub(crate) client: Arc<Client>,
+}
+
+impl ClientHandle {
+    pub(crate) fn new(client: Arc<Client>) -> Self {
+        Self { client }
+    }
+
+    pub(crate) fn admission(&self) -> Option<&Arc<Admission>> {
+        self.client.admission()
+    }
+
+    /// The client's id, by which [`Registry::client`](crate::Registry::client) finds it. Made when it is first asked for.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no randomness to give, as `HashMap::new` does.
+    #[must_use]
+    pub fn id(&self) -> ClientId {
+        self.client.id()
+    }
+
+    /// What the client says it had last: its `Last-Event-ID`, from the header or from a query parameter. Of one with more than 256 bytes, the beginning.
+    #[must_use]
+    pub fn last_event_id(&self) -> Option<&str> {
+        self.client.last_event_id()
+    }
+
+    /// Subscribes to a topic, or as a [`Subscription`] says: with a name alone, where the client was cut off if it
+    /// came with a `Last-Event-ID` and its stream has not begun, else from now on.
+    ///
+    /// It may be called at any time: before the stream begins, while it is open, from the handler or from elsewhere. An event that several subscriptions
+    /// match comes once.
+    ///
+    /// Of a name that the client is subscribed to already, what is asked for takes the place of what was asked for before, and the rest stays: a name alone
+    /// changes nothing. A filter decides from now on, on all that has not been taken for the client, and no event is lost or repeated for it. Another
+    /// start counts as if it had been said at once, before the stream begins. Later, one that is further back than the client has had everything from
+    /// takes it back there, and it is told again what came since; any other start asks for nothing that it does not have.
+    ///
+    /// Cost: the first subscription to a pattern looks at the names of all topics, one that asks for what is already there also at the retained
+    /// events of those that match. After that, a pattern costs nothing but a reference to each event.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] if the name is none, the client has as many subscriptions as it may have, or its stream is over.
+    pub fn subscribe(&self, subscription: impl Into<Subscription>) -> Result<(), SubscribeError> {
+        self.client.subscribe(subscription.into())
+    }
+
+    /// Subscribes to a topic, from `start` on unless the client resumes: see [`Start`].
+    ///
+    /// Events go out in position order, over all topics. Those of a later subscription that are older than what
+    /// already went out do not move the client's position back: their ids say how far it is in which topic, so that a
+    /// cut in the middle of catching up loses nothing and repeats nothing. There are three exceptions. With more than eight
+    /// such subscriptions at once, and for events that the client had before by another subscription, a cut may repeat. And a
+    /// subscription of which nothing went out yet leaves no trace in any id: after a cut it goes on where the others are.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe).
+    pub fn subscribe_from(&self, name: impl AsRef<str>, start: Start) -> Result<(), SubscribeError> {
+        self.subscribe(Subscription::to(name.as_ref()).from(start))
+    }
+
+    /// The names of the topics and patterns that it is subscribed to.
+    #[must_use]
+    pub fn subscriptions(&self) -> Vec<String> {
+        self.client.subscriptions()
+    }
+
+    /// Takes a subscription back, and says whether there was one. What was not sent yet is not sent.
+    ///
+    /// A stream that only its subscriptions held open ends with the last of them.
+    pub fn unsubscribe(&self, topic: impl AsRef<str>) -> bool {
+        self.client.unsubscribe(topic.as_ref())
+    }
+
+    /// Sends an event to this client alone, in order with all others.
+    ///
+    /// What is sent before the stream begins, a welcome say, goes out first: before all that the client's subscriptions have for it, and after a
+    /// [snapshot](EventStream::snapshot). Its id on the wire then says where the client stands as its stream begins, so that a cut after it loses
+    /// nothing of that; an id of its own is replaced.
+    ///
+    /// It is not there for the client that comes back, which is a new one: what must survive a cut belongs on a topic.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`] if the event is too large, the client has as many subscriptions as it may have, or its stream is over.
+    pub fn send(&self, event: impl std::borrow::Borrow<Event>) -> Result<Receipt, PublishError> {
+        self.client.send(event.borrow())
+    }
+
+    /// How the client's resume goes, with what it is subscribed to so far: where there is a gap, a handler may want to send a snapshot.
+    #[must_use]
+    pub fn resume(&self) -> Resume {
+        self.client.resume()
+    }
+
+    /// Resumes from this id: for a client that says what it had last elsewhere than in a `Last-Event-ID`, in a message of gRPC or of a
+    /// WebSocket, say. It is an id as it went out, with [`Delivery::id`] for example, and counts as if the request had brought it. A blank one says nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ResumeError`] if the client brought an id already, or if its stream has begun.
+    pub fn resume_from(&self, id: impl AsRef<str>) -> Result<(), ResumeError> {
+        match id.as_ref().trim() {
+            "" => Ok(()),
+            _ => self.client.resume_from(&bounded(id.as_ref())),
+        }
+    }
+
+    /// The most events of one topic (or pattern) that the client gets of what it has missed: the newest ones, after a
+    /// [gap](Gap). It has to be said before the stream begins. Default: as the [layer](crate::SseLayer::resume_at_most) has it.
+    ///
+    /// Whoever may open a stream can say in a `Last-Event-ID` that they come from long ago. Without a bound they get all that
+    /// is retained.
+    pub fn resume_at_most(&self, events: u32) {
+        self.client.bound_resume(events);
+    }
+
+    /// What is known of the client: what [`SseLayer::metadata`](crate::SseLayer::metadata) took from its request, and what was [inserted](Self::insert_metadata).
+    ///
+    /// Cost: a reference count.
+    #[must_use]
+    pub fn metadata(&self) -> Arc<Extensions> {
+        self.client.metadata()
+    }
+
+    /// Adds to what is known of the client: one value of each type. For what is known only behind the layer, such as who
+    /// has logged in.
+    pub fn insert_metadata<T: Clone + Send + Sync + 'static>(&self, value: T) {
+        let mut metadata = Extensions::new();
+        metadata.insert(value);
+        self.client.insert_metadata(&metadata);
+    }
+
+    /// Sends events without an event type with their topic as the event type, so that a page can tell the topics of one
+    /// stream apart with `addEventListener`. It can be said at any time, and goes for the frames that are put together from then on. Default: as the layer has it.
+    /// What is read with [`into_events`](Self::into_events) comes as it was published, and says its topic anyway.
+    ///
+    /// A page has to know the topics, as a browser drops events of a type that nobody listens to: with a pattern, an
+    /// [array](Batching::as_array) says it better.
+    pub fn label(&self, labelled: bool) {
+        self.client.restyle(|style| style.labelled = labelled);
+    }
+
+    /// How long at least it is between two frames of this stream: see [`Batching`]. It can be said at any time: what waits for the interval of before goes out at
+    /// once. Default: as the layer has it. What is read with [`into_events`](Self::into_events) does not wait.
+    pub fn batch(&self, batching: Batching) {
+        self.client.restyle(|style| style.batching = Some(batching));
+    }
+
+    /// How its stream goes: for how long, how much it got, how much it lost.
+    #[must_use]
+    pub fn stats(&self) -> ClientStats {
+        self.client.stats()
+    }
+
+    /// Whether nothing is to come on any of its topics, as all were [finished](crate::Producer) and it had all of them: time for a
+    /// 204, which [`EventStream`] is then of itself. `false` if one of them has failed or was cancelled: nobody has had all of it.
+    #[must_use]
+    pub fn has_had_all(&self) -> bool {
+        self.client.outcome() == Some(Outcome::Whole)
+    }
+
+    /// Ends the client's stream: at the next boundary, when it has what was published until now.
+    ///
+    /// A stream that has stalled in the middle of an event has no boundary to end at before its own body goes on.
+    pub fn close(&self) {
+        self.client.close(CloseReason::Closed);
+    }
+
+    /// The same, with a reason of the program's own, which [`closed`](Self::closed) then gives as [`CloseReason::Other`].
+    ///
+    /// The first reason counts, where there are several.
+    pub fn close_with(&self, reason: &'static str) {
+        self.client.close(CloseReason::Other(reason));
+    }
+
+    /// Takes its places among what is [limited](crate::Limit), or says why there is no room. Nothing happens if it has them.
+    ///
+    /// A request that asks for an event stream has them before the handler runs. This is for handlers of other requests, such as
+    /// a `POST` that is answered with a stream or a WebSocket, that would rather refuse before they begin than have their answer replaced. What is taken
+    /// is kept until the request is answered, and from then on by its stream, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], which is a response with a `retry-after`.
+    pub fn admit(&self) -> Result<(), Refused> {
+        self.client.admit()
+    }
+
+    /// Ends its stream at this time: when the token expires that it was opened with, say. `None`: at no time. Default: none.
+    ///
+    /// It can be said before the stream begins and while it is open, by whoever has just got a fresh token. The last word counts. The stream ends at a
+    /// boundary, as [`CloseReason::Expired`], when it has what was published until then; in a time that is past, at once. A clock that is set meanwhile changes
+    /// nothing: what counts is how long it is until then at this moment.
+    pub fn expire_at(&self, time: impl Into<Option<SystemTime>>) {
+        let time = time.into().map(|time| time.duration_since(SystemTime::now()).unwrap_or_default());
+        self.client.expire(time);
+    }
+
+    /// Ends its stream after so long: see [`expire_at`](Self::expire_at).
+    pub fn expire_after(&self, time: Duration) {
+        self.client.expire(Some(time));
+    }
+
+    /// Whether its stream may go on for some time when the registry ends its streams: see [`Drain::finish_within`](crate::Drain::finish_within). For an answer that is being given.
+    /// It can be said at any time; while the registry ends its streams, one that need not finish any more ends. Default: as the layer has it.
+    pub fn let_finish(&self, may_finish: bool) {
+        self.client.let_finish(may_finish);
+    }
+
+    /// Waits until the stream is over, and says why.
+    ///
+    /// ```
+    /// use tower_sse::{ClientHandle, EventStream, SubscribeError};
+    ///
+    /// async fn progress(client: ClientHandle) -> Result<EventStream, SubscribeError> {
+    ///     client.subscribe("progress")?;
+    ///     let watched = client.clone();
+    ///     tokio::spawn(async move {
+    ///         let reason = watched.closed().await;
+    ///         println!("nobody watches any more: {reason}");
+    ///     });
+    ///     Ok(client.into_stream())
+    /// }
+    /// # let _ = progress;
+    /// ```
+    pub async fn closed(&self) -> CloseReason {
+        self.client.closed().await
+    }
+
+    /// The client's event stream, as an answer: open until the client leaves or is closed, with or without subscriptions.
+    ///
+    /// It is an answer to the client's own request. Any other, or one with the stream of a client that came with [no request](crate::Registry::connect), is
+    /// open already, or is over, is a 500 that says so, with a [`Refused`] in its extensions that observers are told of too.
+    ///
+    /// With the `axum` feature it is an `IntoResponse`; see [`EventStream::into_response`] for other frameworks.
+    pub fn into_stream(self) -> EventStream {
+        self.client.hold();
+        EventStream { client: self.client }
+    }
+
+    /// The client's events one by one, for a handler that speaks something else than event streams: a method of a gRPC
+    /// service that maps them to messages, a WebSocket.
+    ///
+    /// The client lives as long as this: it is over when it is dropped. It is the client's only reader; the layer then
+    /// adds nothing to the response's body, whatever that is.
+    ///
+    /// It has to be called before the request is answered, but for a connection that goes on after the answer: where that is a 101, or a 2xx
+    /// to `CONNECT`, as it is for WebSockets, a client lives as long as any of its handles, and has the places among what is limited that
+    /// it was [admitted](Self::admit) to. So the task of an upgraded connection can call it.
+    ///
+    /// Where there are no events to be had, as the client's stream is open already, is over, or is refused by a [limit](crate::Limit), this has
+    /// ended before it begins, and [`Events::refused`] and observers say why. A stream that is open is not disturbed by it.
+    ///
+    /// Its stream begins with this call: from now on it is counted, present, and told to observers. One that is refused never was there. For a
+    /// HEAD, there are no events either, and nothing is refused.
+    pub fn into_events(self) -> Events {
+        if self.client.is_head() {
+            self.client.tell();
+            return Events { reader: None, refused: None, taken: VecDeque::new() };
+        }
+        match Reader::open(&self.client) {
+            Ok((reader, own)) => Events { reader: Some(reader), refused: None, taken: own.into() },
+            Err(refused) => Events { reader: None, refused: Some(Box::new(refused)), taken: VecDeque::new() },
+        }
+    }
+}
+
+impl fmt::Debug for ClientHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ClientHandle").field(&self.client).finish()
+    }
+}
+
+/// An id that is longer than any event's can lead nowhere: what is kept of it is for the client to see, and says so.
+pub(crate) fn bounded(id: &str) -> Box<str> {
+    if id.len() <= Event::MAX_ID {
+        return id.into();
+    }
+    let shown: String = id.chars().take(64).collect();
+    format!("{shown}… ({} bytes)", id.len()).into()
+}
+
+/// An event stream as an answer: a 200 with the content type and an empty body, which [`SseLayer`](crate::SseLayer) fills.
+#[derive(Debug)]
+#[must_use = "a stream does nothing unless it is answered with"]
+pub struct EventStream {
+    client: Arc<Client>,
+}
+
+impl EventStream {
+    /// Begins the stream with an event that says how everything is, and goes on with what was published after that: on
+    /// all topics that the client is subscribed to by now, whatever it has had before. Nothing is lost or doubled in between.
+    ///
+    /// `position` is where the snapshot stands: everything up to there is in it, and nothing after. The event goes out
+    /// with it as its id. It is known if the state is changed and published under one lock, or if it is kept together with
+    /// the [position](crate::Receipt::position) of the last event that changed it:
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use tower_sse::{ClientHandle, Event, EventStream, Registry, Resume, SubscribeError};
+    ///
+    /// #[derive(Clone)]
+    /// struct Score {
+    ///     goals: Arc<Mutex<u32>>,
+    /// }
+    ///
+    /// impl Score {
+    ///     fn goal(&self, registry: &Registry) -> Result<(), tower_sse::PublishError> {
+    ///         let mut goals = self.goals.lock().unwrap();
+    ///         *goals += 1;
+    ///         registry.publish("score", Event::data(goals.to_string()))?;
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn stream(&self, client: ClientHandle) -> Result<EventStream, SubscribeError> {
+    ///         client.subscribe("score")?;
+    ///         if client.resume() == Resume::Continued {
+    ///             return Ok(client.into_stream());
+    ///         }
+    ///         let goals = self.goals.lock().unwrap();
+    ///         let position = client.registry().position();
+    ///         Ok(client.into_stream().snapshot(Event::data(goals.to_string()), position))
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// It goes for all topics that the client is subscribed to by now: what one of them retains from before the position
+    /// does not come. Topics that are subscribed to after this start as they say.
+    ///
+    /// An id of the event's own is replaced. If events after the position are no longer retained, the client is told of a gap, after the
+    /// snapshot. Once the stream has begun, nothing happens.
+    pub fn snapshot(self, event: Event, position: Position) -> Self {
+        let with_id = event.clone().id(position.to_string());
+        self.client.snapshot(with_id.unwrap_or(event), position);
+        self
+    }
+
+    /// The answer, with any kind of body.
+    ///
+    /// If all topics that the client is subscribed to have [ended](crate::Producer), and it has had all that there is of them, nothing is
+    /// to come. Then it is no stream, but a status that makes an `EventSource` stop for good, and that no cache keeps:
+    ///
+    /// - 204 if each of them was finished;
+    /// - 410 if one of them has failed or was cancelled, with the [`CloseReason`] in the response's extensions. The client has been told before, by the topic's last event.
+    ///
+    /// It is a 500, with a [`Refused`] in its extensions, if the client can have [no stream](ClientHandle::into_stream).
+    pub fn into_response<B: Default>(self) -> Response<B> {
+        self.answer().unwrap_or_else(|refused| {
+            let mut response = Response::new(B::default());
+            *response.status_mut() = refused.status();
+            response.extensions_mut().insert(refused);
+            response
+        })
+    }
+
+    /// The same, or why it would be none.
+    pub(crate) fn answer<B: Default>(self) -> Result<Response<B>, Refused> {
+        if let Some(refused) = self.client.refuse_answer() {
+            return Err(refused);
+        }
+        let mut response = Response::new(B::default());
+        let Some(outcome) = self.client.outcome() else {
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
+            response.extensions_mut().insert(StreamOf::new(&self.client));
+            return Ok(response);
+        };
+        *response.status_mut() = match outcome {
+            Outcome::Whole => StatusCode::NO_CONTENT,
+            Outcome::Cancelled | Outcome::Failed => {
+                response.extensions_mut().insert(CloseReason::from(outcome));
+                StatusCode::GONE
+            }
+        };
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+}
+
+/// In the extensions of a response that is to be the stream of a client: which one, by where it is. It is there as long as its request is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamOf(usize);
+
+impl StreamOf {
+    fn new(client: &Arc<Client>) -> Self {
+        Self(Arc::as_ptr(client).addr())
+    }
+
+    pub(crate) fn is(self, client: &Arc<Client>) -> bool {
+        self == Self::new(client)
+    }
+}
+
+/// The events of one client, as a [`Stream`].
+///
+/// It ends when the client is closed; one that is [refused](Self::refused) has none. An `Err` is a [`Gap`], after which it goes on.
+///
+/// ```
+/// use tokio_stream::StreamExt;
+/// use tower_sse::{Event, Registry};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let registry = Registry::new();
+/// let client = registry.connect();
+/// client.subscribe("orders")?;
+/// let mut events = client.into_events();
+///
+/// registry.publish("orders", Event::data("17"))?;
+/// if let Some(Ok(delivery)) = events.next().await {
+///     assert_eq!((delivery.topic(), delivery.data().as_deref()), ("orders", Some("17")));
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Events {
+    reader: Option<Reader>,
+    refused: Option<Box<Refused>>,
+    taken: VecDeque<Picked>,
+}
+
+impl Events {
+    /// Why there are no events, if it was refused. `None`: it was not.
+    #[must_use]
+    pub fn refused(&self) -> Option<&Refused> {
+        self.refused.as_deref()
+    }
+}
+
+impl Stream for Events {
+    type Item = Result<Delivery, Gap>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let Some(reader) = &mut this.reader else { return Poll::Ready(None) };
+        loop {
+            if let Some(picked) = this.taken.pop_front() {
+                reader.note_read();
+                return Poll::Ready(Some(Ok(Delivery::new(&picked))));
+            }
+            match ready!(reader.poll_events(cx)) {
+                Ok(taken) => {
+                    this.taken.extend(taken.events);
+                    if let Some(missing) = taken.gap {
+                        return Poll::Ready(Some(Err(*missing)));
+                    }
+                }
+                Err(reason) => {
+                    reader.end(reason);
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+}
+
+/// One event, as one client gets it.
+///
+/// It shares the bytes of the event as it is retained; what it says is read from them when it is asked.
+#[derive(Clone)]
+pub struct Delivery {
+    entry: Arc<Entry>,
+    progress: Option<Arc<str>>,
+}
+
+impl Delivery {
+    pub(crate) fn new(picked: &Picked) -> Self {
+        Self { entry: Arc::clone(&picked.entry), progress: picked.progress.clone() }
+    }
+
+    /// The topic that it was published on; of what was [sent](ClientHandle::send) to this client alone, `$client`.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        self.entry.public_topic().unwrap_or("$client")
+    }
+
+    /// Where it stands in the registry's order.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.entry.position
+    }
+
+    /// The id that it has for this client: what to resume from. None if it has no data.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        let id = self.entry.id()?;
+        Some(self.progress.as_deref().unwrap_or(id))
+    }
+
+    /// Its event type, if it has one.
+    #[must_use]
+    pub fn event_type(&self) -> Option<&str> {
+        event::decode_type(&self.entry.wire)
+    }
+
+    /// Its data, with LF as line ends: without a copy if it is one line. None if it is a comment or a reconnection time only.
+    #[must_use]
+    pub fn data(&self) -> Option<Cow<'_, str>> {
+        event::decode_data(&self.entry.wire)
+    }
+
+    /// Its attribute of this type: see [`Event::attribute`].
+    #[must_use]
+    pub fn attribute<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.entry.audience.as_ref()?.attributes.get()
+    }
+
+    /// The event as it was encoded when it was published, its own id included. Shared, not copied.
+    #[must_use]
+    pub fn encoded(&self) -> &Bytes {
+        &self.entry.wire
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Delivery");
+        debug.field("topic", &self.topic()).field("position", &self.position()).field("id", &self.id());
+        debug.field("encoded", self.encoded()).finish()
+    }
+}

@@ -1,0 +1,458 @@
+//! Who reads a client's events.
+
+use std::{
+    mem,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::Bytes;
+
+use super::{
+    cursor::{Missing, Picked, Plain, Rest, Taken, Taker, Taking},
+    handle::{ClientHandle, Delivery},
+    hooks::TellLater,
+    lifetime::Countdown,
+    state::{Client, Closing, Phase, State, Style},
+};
+use crate::{
+    event::Event,
+    limit::{Hold, Refused},
+    log::Position,
+    stream::{Batching, CloseReason},
+    sync::lock,
+    time::jitter,
+    topics::Later,
+};
+
+/// How often a reader looks again at once, as something came meanwhile or nothing of what it took goes out, before it lets others have their turn.
+const LOOKS: usize = 16;
+
+/// Whoever reads a client's events: the body of its response, or [`Events`](crate::Events). When it goes, the client is over.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Reader {
+    client: Arc<Client>,
+    rest: Option<Rest>,
+    waker: Option<Waker>,
+    /// The client's changes that were seen.
+    changes: u32,
+    /// It was told of its end.
+    is_told: bool,
+    /// Another task reads than before.
+    has_moved: bool,
+    /// It has read further than the last id says that went out.
+    is_ahead: bool,
+    /// As it was when it last looked.
+    style: Style,
+    countdown: Countdown,
+    /// Its places among what is limited.
+    hold: Option<Hold>,
+}
+
+/// What goes out in one piece.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) gap: Option<Missing>,
+    /// Empty if there is only a gap.
+    pub(crate) wire: Bytes,
+    /// The client was waiting for just this, so that it leaves at about the time when it was published.
+    pub(crate) is_live: bool,
+    /// There was more to take than makes a frame.
+    pub(crate) has_more: bool,
+}
+
+/// What a look gives that takes no more than a stream needs that waits for its one topic.
+#[derive(Debug)]
+pub(crate) enum Glance {
+    /// Nothing was published.
+    Nothing,
+    /// What was, and the client was waiting for it.
+    Live(Bytes),
+    /// It takes a whole look.
+    Unclear,
+}
+
+/// What else there is in a client's stream than its subscriptions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Besides {
+    /// The handler's own body, which goes on.
+    OwnBody,
+    /// The handler's own body, which has ended.
+    EndedBody,
+    /// Nothing, ever.
+    Nothing,
+}
+
+impl Reader {
+    /// The stream of this client begins; unless it has begun before or is over, or there is no room for it, which ends the client. Gives what
+    /// goes out before all else, too.
+    pub(crate) fn open(client: &Arc<Client>) -> Result<(Self, Vec<Picked>), Refused> {
+        // One that is over already takes no place.
+        let hold = match client.over() {
+            None => client.take_places(),
+            Some(_) => None,
+        };
+        let room = match (&hold, client.admission()) {
+            (Some(_), Some(admission)) => admission.begin(),
+            _ => Ok(()),
+        };
+        if let Err(refused) = room {
+            client.note_refused(&refused);
+            // It never began, so nobody is told that it is over.
+            client.end(CloseReason::Refused);
+            return Err(refused);
+        }
+        let own = client.open().inspect_err(|refused| client.note_refused(refused))?;
+        let reader = Self {
+            client: Arc::clone(client),
+            style: client.style(),
+            waker: None,
+            rest: None,
+            changes: 0,
+            countdown: Countdown::of(client),
+            is_told: false,
+            has_moved: false,
+            is_ahead: false,
+            hold,
+        };
+        lock(&client.state).note_sent(own.len() as u64, 0);
+        Ok((reader, own))
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// Whether another task reads than before this was last asked.
+    #[inline]
+    pub(crate) fn take_moved(&mut self) -> bool {
+        mem::take(&mut self.has_moved)
+    }
+
+    pub(crate) fn style(&self) -> Style {
+        self.style
+    }
+
+    /// What the handler wants to have sent first.
+    pub(crate) fn take_snapshot(&self) -> Option<Event> {
+        lock(&self.client.state).rare.as_mut()?.snapshot.take()
+    }
+
+    /// The id that the stream begins with, if its subscriptions make it begin with one.
+    pub(crate) fn standing(&self) -> Option<String> {
+        self.client.standing()
+    }
+
+    /// Whether the stream begins with a gap.
+    pub(crate) fn begins_with_gap(&self) -> bool {
+        self.client.begins_with_gap()
+    }
+
+    /// Where the client stands, if no id that went out says so.
+    pub(crate) fn take_ahead(&mut self) -> Option<Position> {
+        let seen = if self.is_ahead { lock(&self.client.state).cursors.seen_all() } else { None };
+        self.is_ahead &= seen.is_none();
+        seen
+    }
+
+    /// The case that has to be fast: a client with one subscription, which has read everything, looks whether there is
+    /// more, and nothing else has changed.
+    #[inline]
+    pub(crate) fn glance(&mut self, cx: &mut Context<'_>) -> Glance {
+        self.countdown.poll(&self.client, cx);
+        let Self { client, rest: Some(rest), waker: Some(heard), changes, style, .. } = self else {
+            return Glance::Unclear;
+        };
+        if client.changes.load(Ordering::Acquire) != *changes
+            || !heard.will_wake(cx.waker())
+            || style.batching.is_some()
+        {
+            return Glance::Unclear;
+        }
+        if rest.goes_on() {
+            return Glance::Nothing;
+        }
+        let mut state = lock(&client.state);
+        if state.phase != Phase::Open || state.closing.is_some() {
+            return Glance::Unclear;
+        }
+        let taker = Taker { client, waker: cx.waker(), labelled: style.labelled };
+        let Some(Plain { wire, events, has_id, .. }) =
+            state.cursors.take_rested(taker, client.shared().topics.horizon(), &mut self.rest)
+        else {
+            return Glance::Unclear;
+        };
+        state.note_sent(events, wire.len());
+        state.reads = state.reads.wrapping_add(1);
+        self.is_ahead = !has_id;
+        Glance::Live(wire)
+    }
+
+    /// Whether nothing can have come since it last looked, and no time is to be waited for.
+    #[inline]
+    pub(crate) fn is_quiet(&self, waker: &Waker) -> bool {
+        self.is_at_rest(waker) && self.countdown.is_none(self.changes)
+    }
+
+    /// The next frame. `Err` when there is no more: the client was closed and has all that was published until then,
+    /// all of its topics have ended, or nothing of its own is to come and nothing holds it open.
+    #[inline]
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>, besides: Besides) -> Poll<Result<Frame, CloseReason>> {
+        self.countdown.poll(&self.client, cx);
+        let waker = cx.waker();
+        if self.is_at_rest(waker) {
+            return Poll::Pending;
+        }
+        for _ in 0..LOOKS {
+            let result = self.poll_take(waker, besides, |client, state, horizon, rest, later| {
+                let Style { batching, labelled, .. } = state.style;
+                match batching.is_some_and(Batching::is_array) {
+                    true => {
+                        state.cursors.take_events(client, horizon, later).map(|taken| Taking::Events(Box::new(taken)))
+                    }
+                    false => state.take(Taker { client, waker, labelled }, horizon, rest, later),
+                }
+            });
+            match ready!(result) {
+                Ok(Taking::Plain(Plain { wire, has_id, is_live, has_more, .. })) => {
+                    self.is_ahead = !has_id;
+                    return Poll::Ready(Ok(Frame { gap: None, wire, is_live, has_more }));
+                }
+                Ok(Taking::Events(taken)) => {
+                    if let Some(frame) = self.frame(*taken) {
+                        return Poll::Ready(Ok(frame));
+                    }
+                }
+                Err(reason) => return Poll::Ready(Err(reason)),
+            }
+        }
+        waker.wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The same, event by event.
+    pub(crate) fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Taken, CloseReason>> {
+        self.countdown.poll(&self.client, cx);
+        for _ in 0..LOOKS {
+            let take = |client: &Client, state: &mut State, horizon, _: &mut _, later: &mut _| {
+                state.cursors.take_events(client, horizon, later)
+            };
+            let mut taken = ready!(self.poll_take(cx.waker(), Besides::Nothing, take))?;
+            if let Some(reason) = self.sift(&mut taken) {
+                return Poll::Ready(Err(reason));
+            }
+            if taken.gap.is_some() || !taken.events.is_empty() {
+                lock(&self.client.state).sent.events += taken.events.len() as u64;
+                return Poll::Ready(Ok(taken));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether the client was closed, for a reader that cannot give it anything.
+    pub(crate) fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        self.countdown.poll(&self.client, cx);
+        self.poll_over(cx, |_| true)
+    }
+
+    /// Whether it is over wherever it stands, for a reader that is not at a boundary.
+    pub(crate) fn poll_cut(&mut self, cx: &Context<'_>) -> Poll<CloseReason> {
+        self.poll_over(cx, |closing| closing.is_cut)
+    }
+
+    fn poll_over(&mut self, cx: &Context<'_>, is_over: impl Fn(&Closing) -> bool) -> Poll<CloseReason> {
+        let Self { client, waker: heard, rest, has_moved, style, .. } = self;
+        // It is not in line for another waker yet, so it cannot rest on that.
+        *rest = None;
+        let _old;
+        let mut state = lock(&client.state);
+        *style = state.style;
+        _old = state.listen(heard, cx.waker());
+        *has_moved |= _old.is_some();
+        let closed = state.closing.as_deref().filter(|closing| is_over(closing)).map(|closing| closing.reason);
+        state.over().or(closed).map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Its client is over, and it will ask for nothing any more.
+    pub(crate) fn end(&mut self, reason: CloseReason) {
+        self.client.end(reason);
+        if !mem::replace(&mut self.is_told, true) {
+            self.client.shared().draining.remove();
+            self.client.tell();
+        }
+    }
+
+    /// The same, and its places are free: before it is told that the client is over, as there is room again then.
+    fn leave(&mut self, reason: CloseReason) {
+        self.hold = None;
+        self.end(reason);
+    }
+
+    /// What else there is in the stream has changed: it may be over.
+    pub(crate) fn stop_resting(&mut self) {
+        self.rest = None;
+    }
+
+    /// It gives its client something that was taken before, or lets it wait for good reason: that it takes nothing new
+    /// is not because nobody reads.
+    pub(crate) fn note_read(&self) {
+        let mut state = lock(&self.client.state);
+        state.reads = state.reads.wrapping_add(1);
+    }
+
+    /// Whether nothing can have come since it last looked.
+    #[inline]
+    fn is_at_rest(&self, waker: &Waker) -> bool {
+        self.rest.as_ref().is_some_and(Rest::goes_on)
+            && self.client.changes.load(Ordering::Acquire) == self.changes
+            && self.waker.as_ref().is_some_and(|heard| heard.will_wake(waker))
+    }
+
+    #[inline]
+    fn poll_take<T>(
+        &mut self,
+        waker: &Waker,
+        besides: Besides,
+        mut take: impl FnMut(&Client, &mut State, u64, &mut Option<Rest>, &mut Later) -> Option<T>,
+    ) -> Poll<Result<T, CloseReason>> {
+        let Self { client, waker: heard, changes, rest, has_moved, style, .. } = self;
+        let seen = client.changes.load(Ordering::Acquire);
+        let _old;
+        let mut telling = TellLater::of(client);
+        let mut later = Later::default();
+        let mut state = lock(&client.state);
+        if let Some(reason) = state.over() {
+            return Poll::Ready(Err(reason));
+        }
+        state.reads = state.reads.wrapping_add(1);
+        *style = state.style;
+        // A client that was closed does not rest: after what it takes now comes its end.
+        if state.closing.is_none() {
+            *changes = seen;
+        }
+        _old = state.listen(heard, waker);
+        *has_moved |= _old.is_some();
+        for _ in 0..LOOKS {
+            if let Some(Closing { reason, is_cut: true, .. }) = state.closing.as_deref() {
+                return Poll::Ready(Err(*reason));
+            }
+            let horizon =
+                state.closing.as_ref().map_or_else(|| client.shared().topics.horizon(), |closing| closing.horizon);
+            if let Some(taken) = take(client, &mut state, horizon, rest, &mut later) {
+                return Poll::Ready(Ok(taken));
+            }
+            if let Some(closing) = state.closing.as_deref() {
+                return Poll::Ready(Err(closing.reason));
+            }
+            if state.cursors.has_ended() {
+                let (ended, outcome) = state.cursors.take_ended(&client.shared().topics, &mut later);
+                client.left(&state, ended.iter().map(|name| &**name), Some(&mut telling), &mut later);
+                state.note_ended(outcome);
+                state.is_complete = !state.cursors.has_public();
+            }
+            if state.is_complete && besides != Besides::OwnBody {
+                return Poll::Ready(Err(state.outcome().into()));
+            }
+            if besides == Besides::EndedBody && !state.held && state.cursors.is_empty() {
+                return Poll::Ready(Err(CloseReason::Ended));
+            }
+            if state.cursors.park(waker) {
+                *rest = state.cursors.rest(&client.shared().topics);
+                return Poll::Pending;
+            }
+        }
+        later.wake([waker.clone()]);
+        Poll::Pending
+    }
+
+    /// What goes out of what was taken, if anything.
+    fn frame(&mut self, mut taken: Taken) -> Option<Frame> {
+        if self.sift(&mut taken).is_some() {
+            let delay = jitter::jittered(taken.ends.unwrap_or_default(), self.client.id().spread());
+            let retry = Event::empty().retry(delay).encode();
+            return Some(Frame { gap: None, wire: retry, is_live: false, has_more: true });
+        }
+        let Taken { gap, events, has_more, seen, .. } = taken;
+        // An id that says how far it is in catching up leaves open that it has.
+        let says_so = |last: &Picked| last.progress.is_none() && last.entry.has_id() && last.entry.position == seen;
+        self.is_ahead = !events.last().is_some_and(says_so);
+        if gap.is_none() && events.is_empty() {
+            return None;
+        }
+        let wire = self.written(&events);
+        let mut state = lock(&self.client.state);
+        state.sent.events += events.len() as u64;
+        state.sent.bytes += wire.len() as u64;
+        drop(state);
+        Some(Frame { gap, wire: wire.into(), is_live: false, has_more })
+    }
+
+    /// What goes out for these events.
+    pub(crate) fn written(&self, events: &[Picked]) -> Vec<u8> {
+        match self.style.batching {
+            #[cfg(feature = "json")]
+            Some(batching) if batching.is_array() => super::array::array(events),
+            _ => {
+                let mut wire = Vec::with_capacity(events.iter().map(|picked| picked.entry.wire.len()).sum());
+                events.iter().for_each(|it| it.entry.write(&mut wire, self.style.labelled, it.progress.as_deref()));
+                wire
+            }
+        }
+    }
+
+    /// Asks the filters, and tells those who watch what became of the client. Gives why it ends, if it does.
+    fn sift(&self, taken: &mut Taken) -> Option<CloseReason> {
+        let counters = &self.client.shared().counters;
+        for (topic, missed) in &taken.lags {
+            counters.lagged.fetch_add(1, Ordering::Relaxed);
+            counters.missed.fetch_add(*missed, Ordering::Relaxed);
+            lock(&self.client.state).rare().missed += missed;
+            self.client.observe(|observer, client| observer.lagged(client, topic, *missed));
+        }
+        if taken.ends.is_some() {
+            self.client.close_after(CloseReason::Lagged, 0);
+            return Some(CloseReason::Lagged);
+        }
+        if let Some(missing) = &taken.gap {
+            counters.gaps.fetch_add(1, Ordering::Relaxed);
+            self.client.observe(|observer, client| observer.gap(client, missing));
+        }
+        if taken.events.iter().any(|picked| !picked.filters.is_empty() || !picked.unless.is_empty()) {
+            let client = ClientHandle::new(Arc::clone(&self.client));
+            taken.events.retain(|picked| picked.goes_out(&client));
+        }
+        None
+    }
+}
+
+impl State {
+    #[inline]
+    fn take(&mut self, taker: Taker<'_>, horizon: u64, rest: &mut Option<Rest>, later: &mut Later) -> Option<Taking> {
+        let taking = self.cursors.take(taker, horizon, rest, later)?;
+        if let Taking::Plain(plain) = &taking {
+            self.note_sent(plain.events, plain.wire.len());
+        }
+        Some(taking)
+    }
+
+    fn note_sent(&mut self, events: u64, bytes: usize) {
+        self.sent.events += events;
+        self.sent.bytes += bytes as u64;
+    }
+}
+
+impl Picked {
+    fn goes_out(&self, client: &ClientHandle) -> bool {
+        let delivery = Delivery::new(self);
+        (self.filters.is_empty() || self.filters.iter().any(|filter| filter.passes(&delivery, client)))
+            && !self.unless.iter().any(|filter| filter.passes(&delivery, client))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.leave(CloseReason::Gone);
+    }
+}

@@ -1,0 +1,117 @@
+//! What the clients of one registry share.
+
+use std::{
+    collections::{HashMap, hash_map},
+    fmt,
+    sync::{Arc, Weak},
+};
+
+use super::{
+    draining::Draining,
+    hooks::Hooks,
+    settings::ClientSettings,
+    state::Client,
+    stats::{Counters, Samples},
+};
+use crate::{
+    collections::spacious,
+    event::{ClientId, Event},
+    presence::Presences,
+    sync::{AtomicU64, Mutex, lock},
+    time::{Clock, Timers},
+    topics::{PublishError, Receipt, TopicSettings, Topics, Writer},
+};
+
+/// What the clients of one registry, and its handles, share.
+///
+/// Locks are taken in this order, and user code runs under none: a client's state, the hooks, the presence lists, one such list,
+/// and then those of the topics.
+pub(crate) struct Shared {
+    pub(crate) topics: Topics,
+    pub(crate) settings: ClientSettings,
+    pub(crate) clock: Clock,
+    pub(crate) timers: Timers,
+    /// When to look for stuck clients again, in nanoseconds since the clock's start.
+    pub(crate) next_look: AtomicU64,
+    /// By half of their ids.
+    pub(crate) clients: Mutex<HashMap<u64, Weak<Client>>>,
+    pub(crate) presences: Arc<Presences>,
+    pub(crate) draining: Draining,
+    pub(crate) counters: Counters,
+    pub(crate) samples: Samples,
+    pub(crate) hooks: Hooks,
+}
+
+impl Shared {
+    pub(crate) fn new(topics: TopicSettings, settings: ClientSettings) -> Self {
+        let clock = Clock::new();
+        Self {
+            topics: Topics::new(topics, clock),
+            clock,
+            timers: Timers::new(clock),
+            next_look: AtomicU64::new(0),
+            clients: Mutex::default(),
+            presences: Arc::new(Presences::new(settings.presence_grace)),
+            draining: Draining::default(),
+            counters: Counters::default(),
+            samples: Samples::default(),
+            hooks: Hooks::default(),
+            settings,
+        }
+    }
+
+    /// Publishes, and tells who watches. `by`: whom the event comes from, if that is a producer or who stops one.
+    pub(crate) fn publish(&self, name: &str, event: &Event, by: Option<Writer<'_>>) -> Result<Receipt, PublishError> {
+        let elapsed = self.clock.elapsed();
+        let mut receipt = self.topics.publish(name, event, by, elapsed)?;
+        self.count_out_stuck(elapsed);
+        let except = event.audience().and_then(|audience| self.client(&audience.except?));
+        let left_out = except.map_or(0, |client| client.having(name));
+        receipt.clients = receipt.clients.saturating_sub(left_out);
+        self.settings.observers.notify(|observer| observer.published(name, &receipt));
+        self.sample(elapsed);
+        Ok(receipt)
+    }
+
+    pub(crate) fn client(&self, id: &ClientId) -> Option<Arc<Client>> {
+        let client = lock(&self.clients).get(&id.half()).and_then(Weak::upgrade)?;
+        (client.known_id() == Some(*id)).then_some(client)
+    }
+
+    /// All clients that have an id, as each has whose stream is open.
+    pub(crate) fn known_clients(&self) -> Vec<Arc<Client>> {
+        lock(&self.clients).values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// An id that a client can be found by from now on.
+    pub(crate) fn register(&self, client: &Arc<Client>) -> ClientId {
+        let mut clients = lock(&self.clients);
+        loop {
+            let id = ClientId::random();
+            if let hash_map::Entry::Vacant(place) = clients.entry(id.half()) {
+                place.insert(Arc::downgrade(client));
+                return id;
+            }
+        }
+    }
+
+    pub(crate) fn unregister(&self, id: &ClientId) {
+        let mut clients = lock(&self.clients);
+        clients.remove(&id.half());
+        if let Some(enough) = spacious(clients.len(), clients.capacity()) {
+            clients.shrink_to(enough);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.sample_at_the_end();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

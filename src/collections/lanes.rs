@@ -1,0 +1,34 @@
+//! What each lane has of its own, so that readers on one thread do not meet those on others.
+
+use crate::{sync::Mutex, sync::lane};
+
+/// In cache lines of its own, so that who writes it does not slow down those who use what is next to it.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Apart<T>(pub(crate) T);
+
+/// One of these for each lane.
+#[derive(Debug)]
+pub(crate) struct Lanes<T>(Box<[Apart<Mutex<T>>]>);
+
+impl<T: Default> Lanes<T> {
+    pub(crate) fn new() -> Self {
+        Self((0..lane::count()).map(|_| Apart(Mutex::default())).collect())
+    }
+}
+
+impl<T> Lanes<T> {
+    /// What they take in memory, besides what is in them.
+    pub(crate) fn size(&self) -> usize {
+        size_of_val(&*self.0)
+    }
+
+    #[inline]
+    pub(crate) fn of(&self, lane: usize) -> &Mutex<T> {
+        &self.0[lane].0
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Mutex<T>> {
+        self.0.iter().map(|Apart(it)| it)
+    }
+}

@@ -1,0 +1,105 @@
+//! Who is to be woken when something is published on a topic.
+
+use std::mem;
+
+/// The waiters of a topic since it was last published on: all are taken at once, or one leaves, each in constant time.
+///
+/// A publisher touches nothing of a waiter's but its waker.
+#[derive(Debug)]
+pub(crate) struct Waiters<T> {
+    slots: Vec<Option<T>>,
+    free: Vec<u32>,
+    /// How often they were taken.
+    round: u32,
+}
+
+/// A waiter's place, until the waiters are taken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    at: u32,
+    round: u32,
+}
+
+impl<T> Default for Waiters<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Waiters<T> {
+    pub(crate) fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), round: 0 }
+    }
+
+    #[inline]
+    pub(crate) fn insert(&mut self, waiter: T) -> Slot {
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.slots[at as usize] = Some(waiter);
+                at
+            }
+            None => {
+                self.slots.push(Some(waiter));
+                (self.slots.len() - 1) as u32
+            }
+        };
+        Slot { at, round: self.round }
+    }
+
+    pub(crate) fn remove(&mut self, slot: Slot) -> Option<T> {
+        if slot.round != self.round {
+            return None;
+        }
+        let waiter = self.slots.get_mut(slot.at as usize)?.take();
+        if self.free.len() + 1 == self.slots.len() {
+            (self.slots, self.free) = (Vec::new(), Vec::new());
+        } else if waiter.is_some() {
+            self.free.push(slot.at);
+        }
+        waiter
+    }
+
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = T> + use<T> {
+        self.take_slots().into_iter().flatten()
+    }
+
+    pub(crate) fn take_slots(&mut self) -> Vec<Option<T>> {
+        self.round = self.round.wrapping_add(1);
+        self.free = Vec::new();
+        mem::take(&mut self.slots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_left_is_not_woken_and_its_place_is_used_again() {
+        let mut waiters = Waiters::new();
+        let [_, b, _] = ["a", "b", "c"].map(|name| waiters.insert(name));
+        assert_eq!(waiters.remove(b), Some("b"));
+        waiters.insert("d");
+        assert_eq!(waiters.slots.len(), 3);
+        assert_eq!(waiters.take().collect::<Vec<_>>(), ["a", "d", "c"]);
+        assert_eq!(waiters.take().count(), 0);
+    }
+
+    #[test]
+    fn a_place_among_those_who_were_taken_is_nobody_elses() {
+        let mut waiters = Waiters::new();
+        let a = waiters.insert("a");
+        drop(waiters.take());
+        let b = waiters.insert("b");
+        assert_eq!(waiters.remove(a), None);
+        assert_eq!(waiters.remove(b), Some("b"));
+    }
+
+    #[test]
+    fn nothing_is_kept_for_waiters_that_all_left() {
+        let mut waiters = Waiters::new();
+        let slots: Vec<Slot> = (0..1000).map(|number| waiters.insert(number)).collect();
+        slots.into_iter().for_each(|slot| assert!(waiters.remove(slot).is_some()));
+        assert_eq!((waiters.slots.capacity(), waiters.free.capacity()), (0, 0));
+    }
+}

@@ -1,0 +1,77 @@
+//! Why a value cannot be part of an event.
+
+use std::fmt;
+#[cfg(feature = "json")]
+use std::sync::Arc;
+
+use super::{quoted::Quoted, server_sent_event::Event};
+
+/// Why a value cannot be part of an event.
+///
+/// It is a [`PublishError`](crate::PublishError) too, so that `?` does for both in `registry.publish("a", Event::json(&value)?.event("tick")?)?`.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum EventError {
+    /// The event type contains a line end.
+    EventType {
+        /// The event type that was given.
+        value: String,
+    },
+    /// The id is not 1 to 256 bytes of printable ASCII, or starts or ends with a space.
+    Id {
+        /// The id that was given.
+        value: String,
+    },
+    /// The event has an id but no data.
+    IdWithoutData {
+        /// The id that was given.
+        value: String,
+    },
+    /// The value cannot be written as JSON.
+    #[cfg(feature = "json")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
+    Json(Arc<serde_json::Error>),
+}
+
+/// Errors are equal if they are about the same value; of JSON, if they say the same.
+impl PartialEq for EventError {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::EventType { value }, Self::EventType { value: other })
+            | (Self::Id { value }, Self::Id { value: other })
+            | (Self::IdWithoutData { value }, Self::IdWithoutData { value: other }) => value == other,
+            #[cfg(feature = "json")]
+            (Self::Json(error), Self::Json(other)) => error.to_string() == other.to_string(),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for EventError {}
+
+impl fmt::Display for EventError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EventType { value } => write!(f, "the event type {} contains a line end", Quoted(value)),
+            Self::Id { value } => write!(
+                f,
+                "the event id {} is not 1 to {} bytes of printable ASCII without spaces at its ends",
+                Quoted(value),
+                Event::MAX_ID
+            ),
+            Self::IdWithoutData { value } => write!(f, "the event with the id {} has no data", Quoted(value)),
+            #[cfg(feature = "json")]
+            Self::Json(error) => write!(f, "the value cannot be written as JSON: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for EventError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            #[cfg(feature = "json")]
+            Self::Json(error) => Some(&**error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What is published: an event, whom it is for, and how it is written down. It knows no topic and no client.
+
+mod audience;
+mod client_id;
+mod encoding;
+mod error;
+mod json;
+mod own_event;
+mod quoted;
+mod server_sent_event;
+
+pub(crate) use self::{
+    audience::Audience,
+    client_id::random_bits,
+    encoding::{ROOM_FOR_ID, decode_data, decode_type, finish, push_field},
+    json::push_json_string,
+    own_event::OwnEvent,
+    quoted::Quoted,
+};
+pub use self::{
+    client_id::{ClientId, InvalidClientId},
+    error::EventError,
+    server_sent_event::Event,
+};

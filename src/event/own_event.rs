@@ -1,0 +1,41 @@
+//! Events that the crate makes.
+
+use bytes::Bytes;
+
+use super::{
+    encoding::{finish, push_field},
+    error::EventError,
+    server_sent_event::Event,
+};
+
+/// An event that the crate makes, of a type that the program can choose; or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OwnEvent(Option<String>);
+
+impl OwnEvent {
+    pub(crate) const OFF: Self = Self(None);
+
+    pub(crate) fn of(event_type: impl Into<String>) -> Self {
+        Self(Some(event_type.into()))
+    }
+
+    /// The same, if it can be an event's type.
+    pub(crate) fn named(event_type: impl Into<String>) -> Result<Self, EventError> {
+        let event_type = event_type.into();
+        Event::empty().event(&event_type)?;
+        Ok(Self::of(event_type))
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub(crate) fn encode(&self, data: impl AsRef<str>, id: Option<&str>) -> Option<Bytes> {
+        let event = Event::data(data).event(self.0.as_ref()?).ok()?;
+        let mut wire = event.encode_fields();
+        if let Some(id) = id {
+            push_field(&mut wire, "id", id);
+        }
+        Some(finish(wire))
+    }
+}

@@ -1,0 +1,179 @@
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Response, StatusCode, request::Parts};
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::{body::SseBody, sse_layer::Config};
+use crate::{
+    client::{Client, Reader, StreamOf},
+    limit::{Hold, Refused},
+    stream::{CloseReason, headers},
+};
+
+pin_project! {
+    /// The answer of a [`SseService`](crate::SseService), to come.
+    pub struct SseFuture<F> {
+        #[pin]
+        inner: Inner<F>,
+    }
+}
+
+pin_project! {
+    #[project = InnerProjection]
+    enum Inner<F> {
+        Asked {
+            #[pin]
+            inner: F,
+            pending: Option<Pending>,
+        },
+        Refused { response: Option<Response<Bytes>> },
+    }
+}
+
+/// What is kept of a request until it is answered. If it never is, the client is over.
+pub(crate) struct Pending {
+    // First, so that there is room again when it is told that the client is over.
+    pub(crate) hold: Option<Hold>,
+    pub(crate) client: Unanswered,
+    pub(crate) is_connect: bool,
+    /// The connection goes on after the answer, and says so.
+    pub(crate) keeps_alive: bool,
+    /// What the program's own refusal is to see of the request.
+    pub(crate) request: Option<Box<Parts>>,
+}
+
+/// Holds a client whose request is being answered: when it goes and no stream has begun, the client is over.
+pub(crate) struct Unanswered {
+    // There is one until it goes.
+    client: Option<Arc<Client>>,
+    config: Arc<Config>,
+}
+
+impl Unanswered {
+    pub(crate) fn new(client: Arc<Client>, config: Arc<Config>) -> Self {
+        Self { client: Some(client), config }
+    }
+
+    /// The connection goes on after the answer, with whoever knows the client by then: it is over when nobody does.
+    fn hand_over(&mut self, places: Option<Hold>) {
+        if let Some(client) = self.client.take().and_then(|client| self.config.spare.keep(client)) {
+            client.keep_places(places);
+        }
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let used = self.client.take().and_then(|client| self.config.spare.keep(client));
+        if let Some(client) = used.filter(|client| !client.is_open()) {
+            client.end(CloseReason::NoStream);
+        }
+    }
+}
+
+impl<F> SseFuture<F> {
+    pub(crate) fn new(inner: F, pending: Pending) -> Self {
+        Self { inner: Inner::Asked { inner, pending: Some(pending) } }
+    }
+
+    pub(crate) fn refused(response: Response<Bytes>) -> Self {
+        Self { inner: Inner::Refused { response: Some(response) } }
+    }
+}
+
+impl<F, Out, E> Future for SseFuture<F>
+where
+    F: Future<Output = Result<Response<Out>, E>>,
+    Out: Body,
+{
+    type Output = Result<Response<SseBody<Out>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().inner.project() {
+            InnerProjection::Asked { inner, pending } => {
+                let result = ready!(inner.poll(cx));
+                let pending = pending.take();
+                let response = result?;
+                Poll::Ready(Ok(match pending {
+                    Some(pending) => pending.wrap(response),
+                    None => response.map(SseBody::plain),
+                }))
+            }
+            InnerProjection::Refused { response } => match response.take() {
+                Some(response) => Poll::Ready(Ok(response.map(SseBody::whole))),
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+/// In the extensions of a response whose body is an [`SseBody`] already: a layer further out leaves it alone.
+#[derive(Debug, Clone, Copy)]
+struct Wrapped;
+
+impl Pending {
+    fn wrap<Out: Body>(mut self, mut response: Response<Out>) -> Response<SseBody<Out>> {
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS || self.is_connect && status.is_success() {
+            self.client.hand_over(self.hold.take());
+            return response.map(SseBody::plain);
+        }
+        let is_event_stream = headers::is_event_stream(response.status(), response.headers());
+        let (Unanswered { client: Some(client), config }, true) = (&self.client, is_event_stream) else {
+            return response.map(SseBody::plain);
+        };
+        if response.extensions().get::<Refused>().is_some() && !client.is_head() {
+            return response.map(SseBody::plain);
+        }
+        let is_wrapped = response.extensions().get::<Wrapped>().is_some();
+        if !is_wrapped && response.extensions().get::<StreamOf>().is_some_and(|of| !of.is(client)) {
+            client.note_refused(&Refused::OtherClient);
+            return config.refusal.response(&Refused::OtherClient, self.request.as_deref()).map(SseBody::whole);
+        }
+        if client.is_head() {
+            // What a GET would get, but for the stream.
+            if !client.is_read_by_handler() && response.extensions().get::<Refused>().is_none() {
+                headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
+                response.extensions_mut().insert(Wrapped);
+            }
+            return response.map(|_| SseBody::head());
+        }
+        if client.is_open() {
+            return response.map(SseBody::plain);
+        }
+        if let Err(refused) = client.admit() {
+            return config.refusal.response(&refused, self.request.as_deref()).map(SseBody::whole);
+        }
+        if is_wrapped || client.over().is_some() {
+            // The client of the layer further in may know nothing of this one's places. And what was read as events counts as what it is.
+            if let Some(admission) = client.admission() {
+                let _ = admission.begin();
+            }
+            return response.map(|body| SseBody::wrapped(body, self.hold));
+        }
+        let (reader, own) = match Reader::open(client) {
+            Ok(opened) => opened,
+            Err(refused) => {
+                return config.refusal.response(&refused, self.request.as_deref()).map(SseBody::whole);
+            }
+        };
+        headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
+        response.extensions_mut().insert(Wrapped);
+        let is_encoded = headers::is_encoded(response.headers());
+        response.map(|body| SseBody::stream(body, reader, &own, Arc::clone(config), is_encoded))
+    }
+}
+
+impl<F> fmt::Debug for SseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SseFuture").finish_non_exhaustive()
+    }
+}

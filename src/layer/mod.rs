@@ -1,0 +1,13 @@
+//! The tower side: the layer, its service, its future, its body, and the axum extractor.
+
+#[cfg(feature = "axum")]
+mod axum;
+mod body;
+mod future;
+mod service;
+mod sse_layer;
+
+#[cfg(feature = "axum")]
+pub use self::axum::MissingLayer;
+
+pub use self::{body::SseBody, future::SseFuture, service::SseService, sse_layer::SseLayer};

@@ -1,0 +1,84 @@
+//! The publisher's own ids of events that were evicted.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::Arc,
+};
+
+use crate::log::topic_name;
+
+/// Ids of the publisher's own that were evicted, and the topics that they were on: so that one that is used again on the
+/// same topic is not taken for the one that a client had. A pattern's log may lack an id that its topic still has.
+///
+/// Bounded: those that were evicted longest ago are forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct EvictedIds {
+    hasher: RandomState,
+    /// The last eviction of each, by the hash of the id and the name.
+    last: HashMap<(u64, Arc<str>), u64>,
+    /// All evictions that are remembered, of which the last one of an id and a name counts.
+    order: VecDeque<(u64, Arc<str>, u64)>,
+    evictions: u64,
+}
+
+impl EvictedIds {
+    /// How many are remembered, in some two mebibytes.
+    const MOST: usize = 16 * 1024;
+
+    /// `by`: the topic, or the pattern, whose log has it no more.
+    pub(crate) fn insert(&mut self, id: &str, by: &Arc<str>) {
+        let hash = self.hasher.hash_one(id);
+        self.evictions += 1;
+        self.last.insert((hash, Arc::clone(by)), self.evictions);
+        self.order.push_back((hash, Arc::clone(by), self.evictions));
+        if self.order.len() > Self::MOST {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((hash, name, eviction)) = self.order.pop_front() else { return };
+        let evicted = (hash, name);
+        if self.last.get(&evicted) == Some(&eviction) {
+            self.last.remove(&evicted);
+        }
+    }
+
+    /// Whether this id was evicted from the log with this name, or from a topic that it `gives`. Of a pattern, all are looked at.
+    pub(crate) fn has(&self, id: &str, name: &Arc<str>, gives: impl Fn(&str) -> bool) -> bool {
+        if self.last.is_empty() {
+            return false;
+        }
+        let hash = self.hasher.hash_one(id);
+        let of_topic = |(it, topic): &(u64, Arc<str>)| *it == hash && !topic_name::is_pattern(topic) && gives(topic);
+        self.last.contains_key(&(hash, Arc::clone(name)))
+            || topic_name::is_pattern(name) && self.last.keys().any(of_topic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_knows_of_each_id_on_which_topics_it_was_and_forgets_the_oldest() {
+        let mut ids = EvictedIds::default();
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        ids.insert("v1", &a);
+        ids.insert("v1", &a);
+        ids.insert("v1", &b);
+        ids.insert("v2", &a);
+        ids.insert("v3", &"*".into());
+        let has = |ids: &EvictedIds, id: &str, name: &str| {
+            ids.has(id, &name.into(), |topic| topic_name::matches(name, topic))
+        };
+        assert!(has(&ids, "v1", "b") && has(&ids, "v2", "a") && has(&ids, "v2", "*") && has(&ids, "v3", "*"));
+        assert!(!has(&ids, "v2", "b") && !has(&ids, "v3", "a") && !has(&ids, "v3", "**") && !has(&ids, "v4", "*"));
+        (1..EvictedIds::MOST).for_each(|number| ids.insert(&format!("many {number}"), &a));
+        ids.insert("many 0", &a);
+        assert!(!has(&ids, "v1", "**") && !has(&ids, "v2", "**"));
+        assert!(has(&ids, "many 0", "a"));
+        assert_eq!((ids.order.len(), ids.last.len()), (EvictedIds::MOST, EvictedIds::MOST));
+    }
+}

@@ -1,0 +1,78 @@
+//! What is remembered of topics that are gone.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::position::Position;
+use crate::log::topic_name;
+
+/// Up to where topics had been evicted when they were forgotten, so that a topic that comes into being again still
+/// knows what it once had. Bounded: of what was forgotten longest ago, only the newest floor of all is kept, which may
+/// tell a client of a gap where there is none, and never the other way round.
+#[derive(Debug)]
+pub(crate) struct Forgotten {
+    floors: HashMap<Arc<str>, Position>,
+    order: VecDeque<Arc<str>>,
+    floor: Position,
+}
+
+impl Forgotten {
+    /// How many topics are remembered: with names of 20 bytes, in about a mebibyte.
+    const TOPICS: usize = 8 * 1024;
+
+    /// `floor`: where the registry begins.
+    pub(crate) fn new(floor: Position) -> Self {
+        Self { floors: HashMap::new(), order: VecDeque::new(), floor }
+    }
+
+    pub(crate) fn insert(&mut self, topic: &Arc<str>, floor: Position) {
+        if floor <= self.floor || !topic_name::is_public(topic) {
+            return;
+        }
+        if self.floors.insert(Arc::clone(topic), floor).is_none() {
+            self.order.push_back(Arc::clone(topic));
+        }
+        if self.floors.len() > Self::TOPICS {
+            if let Some(floor) = self.order.pop_front().and_then(|topic| self.floors.remove(&topic)) {
+                self.floor = self.floor.max(floor);
+            }
+        }
+    }
+
+    /// Up to where a new topic counts as evicted.
+    pub(crate) fn floor(&self, topic: &str) -> Position {
+        self.floors.get(topic).copied().unwrap_or(self.floor).max(self.floor)
+    }
+
+    /// The same for all topics together that match a pattern.
+    pub(crate) fn floor_of_matching(&self, pattern: &str) -> Position {
+        let matching = self.floors.iter().filter(|(name, _)| topic_name::matches(pattern, name));
+        matching.map(|(_, floor)| *floor).max().unwrap_or(self.floor).max(self.floor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Position {
+        Position::at(ms, 0)
+    }
+
+    #[test]
+    fn a_topic_that_was_forgotten_keeps_its_floor_and_others_keep_theirs() {
+        let start = at(10);
+        let mut forgotten = Forgotten::new(start);
+        forgotten.insert(&"a/1".into(), at(20));
+        forgotten.insert(&"$client/1".into(), at(25));
+        assert_eq!((forgotten.floor("a/1"), forgotten.floor("a/2")), (at(20), start));
+        assert_eq!((forgotten.floor_of_matching("a/*"), forgotten.floor_of_matching("b/*")), (at(20), start));
+        for topic in 0..2 * Forgotten::TOPICS as u64 {
+            forgotten.insert(&format!("many/{topic}").into(), at(30 + topic));
+        }
+        assert!(forgotten.floor("a/1") >= at(20));
+        assert!(forgotten.floors.len() <= Forgotten::TOPICS && forgotten.order.len() <= Forgotten::TOPICS);
+    }
+}

@@ -1,0 +1,27 @@
+//! What is retained of topics, and where it stands: plain values, without a lock and without a clock.
+
+mod entry;
+mod evicted_ids;
+mod forgotten;
+mod gap;
+mod outcome;
+mod position;
+mod retention;
+mod topic_log;
+pub(crate) mod topic_name;
+
+pub(crate) use self::{
+    entry::Entry,
+    evicted_ids::EvictedIds,
+    forgotten::Forgotten,
+    outcome::{End, Outcome},
+    position::{Era, Progress},
+    topic_log::{Log, Slots},
+    topic_name::Patterns,
+};
+pub use self::{
+    gap::Gap,
+    position::{InvalidPosition, Position},
+    retention::{Lag, Retention},
+    topic_name::{MAX_TOPIC, TopicError, segment},
+};

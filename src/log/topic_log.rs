@@ -1,0 +1,534 @@
+//! The retained recent events of one topic or pattern.
+//!
+//! An event's place is its number, which counts the events of the whole registry; a cursor is the number of the next event to read.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{entry::Entry, position::Position, retention::Lag};
+use crate::collections::spacious;
+
+/// The retained events of one topic, or of all topics that match a pattern, in the order they were published.
+///
+/// Of a topic, the oldest go first. Of a pattern, any may go, as its topic evicts it.
+#[derive(Debug)]
+pub(crate) struct Log {
+    rows: VecDeque<Row>,
+    /// Rows whose event was evicted from between others.
+    holes: usize,
+    /// The number of the newest event that there ever was, or of the end.
+    newest: u64,
+    /// How many events there ever were.
+    pushed: u64,
+    /// Everything up to here may have been evicted.
+    floor: Position,
+    lost: Lost,
+    /// Where events with an id of their own are. Most topics have none.
+    own_ids: Option<HashMap<Box<str>, Uses>>,
+    /// How many of the events are not for everybody.
+    exceptions: usize,
+    cost: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Row {
+    number: u64,
+    /// The bytes of all events that were ever appended, up to and with this one.
+    end: u64,
+    entry: Option<Arc<Entry>>,
+}
+
+/// The retained events with the same id of their own.
+#[derive(Debug)]
+struct Uses {
+    /// The number of the first event, which may have been evicted since.
+    first: u64,
+    count: usize,
+}
+
+/// The events that were evicted and whose loss is not passed over, in the order they went. Of a pattern, that is not the
+/// order of their numbers.
+#[derive(Debug, Default)]
+struct Lost {
+    /// How many there ever were.
+    count: u64,
+    /// Those after which none with a greater number went.
+    newest: Newest,
+    /// The same of those that end streams.
+    ends: Newest,
+    retry: Duration,
+}
+
+/// Numbers that get smaller, each with the count at which it went.
+#[derive(Debug, Default)]
+struct Newest(VecDeque<(u64, u64)>);
+
+impl Newest {
+    /// With more than that, two count as one: a client may be told twice of what it lost.
+    const MOST: usize = 64;
+
+    fn push(&mut self, count: u64, number: u64) {
+        while self.0.back().is_some_and(|(_, last)| *last <= number) {
+            self.0.pop_back();
+        }
+        self.0.push_back((count, number));
+        if self.0.len() > Self::MOST {
+            if let (Some((_, number)), Some(second)) = (self.0.pop_front(), self.0.front_mut()) {
+                second.1 = number;
+            }
+        }
+    }
+
+    /// The count at which the last one with this number or a greater one went; 0 if none did.
+    fn last_from(&self, number: u64) -> u64 {
+        let greater = self.0.partition_point(|(_, gone)| *gone >= number);
+        greater.checked_sub(1).map_or(0, |last| self.0[last].0)
+    }
+
+    /// The greatest number that went after a count; 0 if none did.
+    fn since(&self, count: u64) -> u64 {
+        let first = self.0.partition_point(|(at, _)| *at <= count);
+        self.0.get(first).map_or(0, |(_, number)| *number)
+    }
+}
+
+/// A piece of a log. It holds for as long as the log's lock is held.
+pub(crate) type Slots = Range<usize>;
+
+impl Log {
+    pub(crate) fn new(floor: Position) -> Self {
+        Self {
+            rows: VecDeque::new(),
+            holes: 0,
+            newest: 0,
+            pushed: 0,
+            floor,
+            lost: Lost::default(),
+            own_ids: None,
+            exceptions: 0,
+            cost: 0,
+        }
+    }
+
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    pub(crate) fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    pub(crate) fn floor(&self) -> Position {
+        self.floor
+    }
+
+    /// How many events were lost so far: whoever knows of those, knows of no later one.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.count
+    }
+
+    /// Whether an event with this number or a greater one was lost after so many.
+    #[inline]
+    pub(crate) fn has_lost(&self, number: u64, after: u64) -> bool {
+        self.lost.count > after && self.lost.newest.since(after) >= number
+    }
+
+    /// The greatest number of an event that was lost after so many.
+    pub(crate) fn greatest_lost(&self, after: u64) -> u64 {
+        self.lost.newest.since(after)
+    }
+
+    /// The same of events that end the streams of clients that should have had them, and about how long those are to
+    /// wait before they come back.
+    pub(crate) fn ends(&self, number: u64, after: u64) -> Option<Duration> {
+        (self.lost.ends.since(after) >= number).then_some(self.lost.retry)
+    }
+
+    /// The least count of lost events after which none with this number or a greater one was lost.
+    pub(crate) fn none_lost_since(&self, number: u64) -> u64 {
+        self.lost.newest.last_from(number)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len() - self.holes
+    }
+
+    pub(crate) fn cost(&self) -> usize {
+        self.cost
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn has_exceptions(&self) -> bool {
+        self.exceptions > 0
+    }
+
+    pub(crate) fn oldest(&self) -> Option<&Arc<Entry>> {
+        self.rows.front()?.entry.as_ref()
+    }
+
+    pub(crate) fn entries(&self) -> impl DoubleEndedIterator<Item = &Arc<Entry>> {
+        self.range(0..self.rows.len())
+    }
+
+    pub(crate) fn range(&self, slots: Slots) -> impl DoubleEndedIterator<Item = &Arc<Entry>> {
+        self.rows.range(slots).filter_map(|row| row.entry.as_ref())
+    }
+
+    /// The event in a slot, if it was not evicted.
+    pub(crate) fn get(&self, slot: usize) -> Option<&Arc<Entry>> {
+        self.rows.get(slot)?.entry.as_ref()
+    }
+
+    /// The event from a number on, if it is the only one.
+    #[inline]
+    pub(crate) fn only(&self, number: u64) -> Option<&Arc<Entry>> {
+        let newest = self.rows.back().filter(|row| row.number >= number)?;
+        let is_only = self.rows.len() < 2 || self.rows[self.rows.len() - 2].number < number;
+        newest.entry.as_ref().filter(|_| is_only)
+    }
+
+    /// How many events a piece has.
+    pub(crate) fn count(&self, slots: Slots) -> usize {
+        if self.holes == 0 { slots.len() } else { self.range(slots).count() }
+    }
+
+    /// How many events are retained from a number on.
+    pub(crate) fn count_from(&self, number: u64) -> usize {
+        self.count(self.slot(number)..self.rows.len())
+    }
+
+    /// The numbers of the events that are retained from a number on.
+    pub(crate) fn numbers_from(&self, number: u64) -> Vec<u64> {
+        self.range(self.slot(number)..self.rows.len()).map(|entry| entry.number).collect()
+    }
+
+    /// How many events there ever were up to the end of a piece, as far as can be known.
+    pub(crate) fn ordinal(&self, end: usize) -> u64 {
+        self.pushed.wrapping_sub((self.rows.len() - end) as u64)
+    }
+
+    /// The same for all before a number.
+    pub(crate) fn ordinal_before(&self, number: u64) -> u64 {
+        self.ordinal(self.slot(number))
+    }
+
+    /// The slot of the first event with this number or a greater one: looked for from the end, as that is where readers mostly are.
+    fn slot(&self, number: u64) -> usize {
+        let is_before = |slot: usize| self.rows[slot].number < number;
+        let (mut high, mut step) = (self.rows.len(), 1);
+        while step <= high && !is_before(high - step) {
+            high -= step;
+            step *= 2;
+        }
+        let mut low = high.saturating_sub(step);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if is_before(middle) { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
+    fn newest_number(&self) -> u64 {
+        self.rows.back().map_or(0, |row| row.number)
+    }
+
+    pub(crate) fn push(&mut self, entry: Arc<Entry>, cost: usize) {
+        if let Some(id) = entry.own_id() {
+            let own_ids = self.own_ids.get_or_insert_default();
+            match own_ids.get_mut(id) {
+                Some(uses) => uses.count += 1,
+                None => _ = own_ids.insert(id.into(), Uses { first: entry.number, count: 1 }),
+            }
+        }
+        self.exceptions += usize::from(entry.except().is_some());
+        self.cost += cost;
+        self.pushed += 1;
+        self.newest = entry.number;
+        let end = self.rows.back().map_or(0, |row| row.end) + entry.wire.len() as u64;
+        self.rows.push_back(Row { number: entry.number, end, entry: Some(entry) });
+    }
+
+    /// There is nothing more to come up to this number.
+    pub(crate) fn end_at(&mut self, number: u64) {
+        self.newest = number;
+    }
+
+    /// Puts events in front that were there before the first one. `floor`: up to where even older ones may have been evicted.
+    pub(crate) fn prepend(&mut self, entries: Vec<Arc<Entry>>, floor: Position) {
+        let newer = std::mem::replace(self, Self::new(floor));
+        let newer_rows = newer.rows.into_iter().filter_map(|row| row.entry);
+        for entry in entries.into_iter().chain(newer_rows) {
+            let cost = entry.cost_of_row();
+            self.push(entry, cost);
+        }
+        self.newest = self.newest.max(newer.newest);
+        (self.pushed, self.lost) = (newer.pushed, newer.lost);
+    }
+
+    /// Evicts the oldest entry, and says how much memory that gives back.
+    pub(crate) fn pop(&mut self) -> Option<(Arc<Entry>, usize)> {
+        let entry = self.rows.pop_front()?.entry?;
+        let cost = entry.cost();
+        self.forget(&entry, cost);
+        Some((entry, cost))
+    }
+
+    /// Evicts an entry from wherever it is, and says how much memory that gives back.
+    pub(crate) fn remove(&mut self, entry: &Entry) -> usize {
+        let slot = self.slot(entry.number);
+        let is_here = |row: &&mut Row| row.number == entry.number && row.entry.is_some();
+        let Some(row) = self.rows.get_mut(slot).filter(is_here) else { return 0 };
+        row.entry = None;
+        self.holes += 1;
+        while self.rows.front().is_some_and(|row| row.entry.is_none()) {
+            self.rows.pop_front();
+            self.holes -= 1;
+        }
+        if self.holes > 64 && self.holes > self.rows.len() / 2 {
+            self.compact();
+        }
+        let cost = entry.cost_of_row();
+        self.forget(entry, cost);
+        cost
+    }
+
+    fn compact(&mut self) {
+        self.rows.retain(|row| row.entry.is_some());
+        self.holes = 0;
+    }
+
+    fn forget(&mut self, entry: &Entry, cost: usize) {
+        if let (Some(ids), Some(id)) = (&mut self.own_ids, entry.own_id()) {
+            if let Some(uses) = ids.get_mut(id) {
+                uses.count -= 1;
+                if uses.count == 0 {
+                    ids.remove(id);
+                }
+            }
+            if let Some(enough) = spacious(ids.len(), ids.capacity()) {
+                ids.shrink_to(enough);
+            }
+        }
+        self.exceptions -= usize::from(entry.except().is_some());
+        self.cost -= cost;
+        if entry.lag != Lag::Skip {
+            self.floor = self.floor.max(entry.position);
+            self.lost.count += 1;
+            self.lost.newest.push(self.lost.count, entry.number);
+        }
+        if let Lag::End { retry } = entry.lag {
+            self.lost.ends.push(self.lost.count, entry.number);
+            self.lost.retry = retry;
+        }
+        if self.rows.is_empty() {
+            // With nothing left, the next end is counted from zero: no reader has a range that spans both.
+            self.own_ids = None;
+        }
+        if let Some(enough) = spacious(self.rows.len(), self.rows.capacity()) {
+            self.rows.shrink_to(enough);
+        }
+    }
+
+    /// The number of the first event after a position: the next one's if there is none.
+    pub(crate) fn after(&mut self, position: Position) -> u64 {
+        if self.holes > 0 {
+            self.compact();
+        }
+        let is_before = |row: &Row| row.entry.as_ref().is_some_and(|entry| entry.position <= position);
+        let slot = self.rows.partition_point(is_before);
+        self.rows.get(slot).map_or(self.newest + 1, |row| row.number)
+    }
+
+    /// The number of the event that so many come after, counted from the newest.
+    pub(crate) fn last(&self, events: usize) -> u64 {
+        match events.checked_sub(1) {
+            None => self.newest + 1,
+            Some(others) => self.entries().rev().nth(others).or(self.oldest()).map_or(self.newest + 1, |it| it.number),
+        }
+    }
+
+    /// What a reader has passed over that goes on at a number: everything up to here, gone or not.
+    pub(crate) fn before(&self, number: u64) -> Position {
+        let passed_over = self.range(0..self.slot(number)).next_back();
+        passed_over.map_or(self.floor, |entry| self.floor.max(entry.position))
+    }
+
+    /// Whether every event after a position is retained.
+    pub(crate) fn covers(&self, position: Position) -> bool {
+        position >= self.floor
+    }
+
+    /// Where the first retained event with this id of its own is.
+    pub(crate) fn find(&self, own_id: &str) -> Option<Position> {
+        let uses = self.own_ids.as_ref()?.get(own_id)?;
+        let mut entries = self.range(self.slot(uses.first)..self.rows.len());
+        entries.find(|entry| entry.own_id() == Some(own_id)).map(|entry| entry.position)
+    }
+
+    /// The oldest retained event from a number on.
+    pub(crate) fn next_from(&self, number: u64) -> Option<&Arc<Entry>> {
+        self.range(self.slot(number)..self.rows.len()).next()
+    }
+
+    /// The events from a number on, up to the one with the number `horizon`, that make a frame of about `max` bytes: at least one, if there is one.
+    pub(crate) fn frame(&self, from: u64, horizon: u64, max: u64) -> Slots {
+        let mut start = self.slot(from);
+        let mut end = match self.newest_number() <= horizon {
+            true => self.rows.len(),
+            false => self.rows.partition_point(|row| row.number <= horizon),
+        };
+        // What was evicted from between others takes no room.
+        while start < end && self.rows[start].entry.is_none() {
+            start += 1;
+        }
+        if end <= start {
+            return start..start;
+        }
+        let first = &self.rows[start];
+        let before = first.end - first.entry.as_ref().map_or(0, |entry| entry.wire.len() as u64);
+        if self.rows[end - 1].end - before > max {
+            end = self.rows.partition_point(|row| row.end <= before + max).clamp(start + 1, end);
+        }
+        start..end
+    }
+
+    /// The slot after the last one.
+    pub(crate) fn end(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The number of the event in the slot after a piece, evicted or not.
+    pub(crate) fn number_at(&self, slot: usize) -> Option<u64> {
+        self.rows.get(slot).map(|row| row.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::collections::Ticket;
+
+    fn entry(number: u64, wire: &[u8], lag: Lag) -> Arc<Entry> {
+        Arc::new(Entry {
+            number,
+            position: Position::at(number, 0),
+            topic: "topic".into(),
+            id_at: wire.windows(3).position(|at| at == b"id:").unwrap_or(wire.len()),
+            own_id: wire.ends_with(b"\n\n"),
+            is_typed: false,
+            wire: Bytes::copy_from_slice(wire),
+            lag,
+            audience: None,
+            ticket: Ticket::default(),
+        })
+    }
+
+    fn push(log: &mut Log, entry: Arc<Entry>) {
+        let cost = entry.cost();
+        log.push(entry, cost);
+    }
+
+    fn log(sizes: &[usize]) -> Log {
+        let mut log = Log::new(Position::default());
+        let numbers = sizes.iter().zip(1..);
+        numbers.for_each(|(size, number)| push(&mut log, entry(number, &vec![b'x'; *size], Lag::Tell)));
+        log
+    }
+
+    #[test]
+    fn a_frame_has_what_fits_and_at_least_one() {
+        let log = log(&[10, 10, 10, 50]);
+        assert_eq!(log.frame(1, u64::MAX, 25), 0..2);
+        assert_eq!(log.frame(1, u64::MAX, 30), 0..3);
+        assert_eq!(log.frame(4, u64::MAX, 25), 3..4);
+        assert_eq!(log.frame(1, u64::MAX, 1000), 0..4);
+        assert_eq!(log.frame(1, 2, 1000), 0..2);
+        assert_eq!(log.frame(3, 2, 1000), 2..2);
+        assert_eq!(log.frame(5, u64::MAX, 1000), 4..4);
+        let many = self::log(&[10; 100]);
+        assert_eq!(many.frame(71, u64::MAX, 105), 70..80, "what was read before does not count");
+    }
+
+    #[test]
+    fn eviction_moves_the_floor() {
+        let mut log = log(&[10, 20, 30]);
+        assert!(log.covers(Position::default()));
+        assert_eq!(log.pop().map(|(entry, _)| entry.number), Some(1));
+        assert_eq!((log.lost(), log.newest(), log.floor()), (1, 3, Position::at(1, 0)));
+        assert!(log.has_lost(1, 0) && !log.has_lost(2, 0) && !log.has_lost(1, 1));
+        assert!(!log.covers(Position::default()) && log.covers(Position::at(1, 0)));
+        assert_eq!(log.frame(1, u64::MAX, 20), 0..1);
+        assert_eq!(
+            (log.after(Position::at(2, 0)), log.after(Position::at(2, 1)), log.after(Position::at(3, 0))),
+            (3, 3, 4)
+        );
+        assert_eq!(log.cost(), Entry::cost_of(20, None, false) + Entry::cost_of(30, None, false));
+    }
+
+    #[test]
+    fn what_is_skipped_silently_leaves_no_floor() {
+        let mut log = Log::new(Position::default());
+        push(&mut log, entry(1, b"x", Lag::Skip));
+        push(&mut log, entry(2, b"x", Lag::End { retry: Duration::from_secs(1) }));
+        log.pop();
+        assert_eq!((log.floor(), log.lost()), (Position::default(), 0));
+        log.pop();
+        assert_eq!((log.floor(), log.has_lost(2, 0)), (Position::at(2, 0), true));
+        assert_eq!((log.ends(2, 0), log.ends(3, 0)), (Some(Duration::from_secs(1)), None));
+    }
+
+    #[test]
+    fn events_that_went_from_between_leave_the_others_in_place() {
+        let mut log = Log::new(Position::default());
+        let entries: Vec<_> = (1..=1000).map(|number| entry(number, b"xx", Lag::Tell)).collect();
+        entries.iter().for_each(|entry| log.push(Arc::clone(entry), entry.cost_of_row()));
+        let numbers = |log: &Log| log.entries().map(|entry| entry.number).collect::<Vec<_>>();
+        for gone in entries[1..].iter().filter(|entry| entry.number % 5 > 0) {
+            assert!(log.remove(gone) > 0);
+            assert_eq!(log.remove(gone), 0);
+        }
+        let left: Vec<u64> = (1..=1000).filter(|number| *number == 1 || number % 5 == 0).collect();
+        assert_eq!((numbers(&log), log.len()), (left.clone(), left.len()));
+        assert!(log.rows.len() <= 2 * left.len() + 64);
+        assert_eq!(log.after(Position::at(7, 0)), 10);
+        assert_eq!((log.last(2), log.last(0), log.last(5000), log.count_from(986)), (995, 1001, 1, 3));
+        for entry in entries {
+            log.remove(&entry);
+        }
+        assert_eq!((log.len(), log.rows.len(), log.cost()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_was_there_before_goes_in_front() {
+        let mut log = Log::new(Position::at(2, 0));
+        let late = entry(3, b"x", Lag::Tell);
+        log.push(Arc::clone(&late), late.cost_of_row());
+        log.prepend(vec![entry(1, b"x", Lag::Tell), entry(2, b"x", Lag::Tell)], Position::default());
+        assert_eq!(log.entries().map(|entry| entry.number).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(log.covers(Position::default()));
+        assert_eq!((log.newest(), log.cost()), (3, 3 * late.cost_of_row()));
+    }
+
+    #[test]
+    fn an_own_id_is_found_while_its_event_is_retained() {
+        let own = |number| entry(number, b"data: \nid: order-7\n\n", Lag::Tell);
+        let mut log = Log::new(Position::default());
+        (1..=3).for_each(|number| push(&mut log, own(number)));
+        assert_eq!(log.find("order-7"), Some(Position::at(1, 0)), "the oldest of those with the same id");
+        log.pop();
+        assert_eq!(log.find("order-7"), Some(Position::at(2, 0)));
+        log.pop();
+        assert_eq!(log.find("order-7"), Some(Position::at(3, 0)));
+        log.pop();
+        assert_eq!(log.find("order-7"), None);
+    }
+}

@@ -1,0 +1,401 @@
+//! What a topic may be called, and which names a pattern matches.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fmt::{self, Write},
+};
+
+use crate::{collections::spacious, event::Quoted};
+
+/// Names with this at their start are the registry's own: `$client/ID` is the topic of one client.
+const RESERVED: char = '$';
+
+/// The longest name that a topic or a pattern may have, in bytes.
+pub const MAX_TOPIC: usize = 256;
+
+/// Refuses a name that is no topic name: 1 to [`MAX_TOPIC`] bytes, `/`-separated segments of which none is empty, no
+/// control characters, no `*` (kept for patterns), no `$` at the start (kept for the registry).
+pub(crate) fn check(name: &str) -> Result<(), TopicError> {
+    // Each publish asks.
+    if is_plain(name) {
+        return Ok(());
+    }
+    match name.contains('*') {
+        true => Err(Problem::Wildcard.with(name)),
+        false => check_pattern(name),
+    }
+}
+
+/// The same for what a client may subscribe to: a topic's name, or a pattern, of which a segment may be `*`, and the last one `**`.
+pub(crate) fn check_pattern(name: &str) -> Result<(), TopicError> {
+    let misplaced = |segment: &str| segment.contains('*') && segment != "*";
+    let segments = name.strip_suffix("/**").or((name != "**").then_some(name)).unwrap_or_default();
+    let problem = if name.is_empty() {
+        Problem::Empty
+    } else if name.len() > MAX_TOPIC {
+        Problem::TooLong
+    } else if name.starts_with(RESERVED) {
+        Problem::Reserved
+    } else if name.contains(char::is_control) {
+        Problem::Control
+    } else if name.split('/').any(str::is_empty) {
+        Problem::EmptySegment
+    } else if segments.split('/').any(misplaced) {
+        Problem::MisplacedWildcard
+    } else {
+        return Ok(());
+    };
+    Err(problem.with(name))
+}
+
+/// Makes one segment of a topic's name of any text: of a path parameter, a user's name, an id.
+///
+/// A name in which a client's text is put as it is can be another topic than it looks like: `prices/{symbol}` with `a/b` in the path (sent as `a%2Fb`)
+/// is a topic further down, and with a `*` a pattern, where patterns are allowed. This is always one segment, not empty, of no
+/// pattern, and allowed at the beginning of a name.
+///
+/// `/`, `%`, `*`, control characters and a `$` at the beginning are percent-encoded, and an empty text is `%` alone. All else stays as it is,
+/// so that most texts cost no allocation. Two texts never give the same segment.
+///
+/// The segment is at most three times as long as the text. A text that is too long for a name of [`MAX_TOPIC`] bytes is not cut: the name that it is put
+/// into is then refused, as a [`TopicError`].
+///
+/// ```
+/// use tower_sse::segment;
+///
+/// assert_eq!(format!("prices/{}", segment("AAPL")), "prices/AAPL");
+/// assert_eq!(format!("prices/{}", segment("a/b")), "prices/a%2Fb");
+/// assert_eq!([segment("**"), segment("$client"), segment("100%"), segment("")], ["%2A%2A", "%24client", "100%25", "%"]);
+/// ```
+#[must_use]
+pub fn segment<T: AsRef<str> + ?Sized>(text: &T) -> Cow<'_, str> {
+    let text = text.as_ref();
+    let stays =
+        |(at, it): (usize, char)| !(matches!(it, '/' | '%' | '*') || it.is_control() || (at, it) == (0, RESERVED));
+    if text.is_empty() {
+        return Cow::Borrowed("%");
+    }
+    if text.char_indices().all(stays) {
+        return Cow::Borrowed(text);
+    }
+    let mut segment = String::with_capacity(text.len() + 8);
+    for (at, character) in text.char_indices() {
+        if stays((at, character)) {
+            segment.push(character);
+        } else {
+            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+                // Nothing can go wrong with a `String`.
+                let _ = write!(segment, "%{byte:02X}");
+            }
+        }
+    }
+    Cow::Owned(segment)
+}
+
+/// Whether a name is fine as nearly all are, which one look at each byte says.
+fn is_plain(name: &str) -> bool {
+    let mut before = b'/';
+    for byte in name.bytes() {
+        if !matches!(byte, b' '..=b'~') || byte == b'*' || (before, byte) == (b'/', b'/') {
+            return false;
+        }
+        before = byte;
+    }
+    before != b'/' && name.len() <= MAX_TOPIC && is_public(name)
+}
+
+/// Whether a valid name is a pattern.
+pub(crate) fn is_pattern(name: &str) -> bool {
+    name.contains('*')
+}
+
+/// Whether a topic's name is one that somebody chose, and not one of the registry's own.
+pub(crate) fn is_public(name: &str) -> bool {
+    !name.starts_with(RESERVED)
+}
+
+/// Whether a pattern (or a plain name) matches a topic's name: `*` is one segment, `**` the rest, which is one or more.
+pub(crate) fn matches(pattern: &str, topic: &str) -> bool {
+    let (mut pattern, mut topic) = (pattern.split('/'), topic.split('/'));
+    loop {
+        match (pattern.next(), topic.next()) {
+            (Some("**"), Some(_)) | (None, None) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(expected), Some(segment)) if expected == segment => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Whether a pattern matches every topic that another pattern does, or the topic with that name.
+pub(crate) fn covers(pattern: &str, other: &str) -> bool {
+    let has_rest = |name: &str| name == "**" || name.ends_with("/**");
+    matches(pattern, other) && (has_rest(pattern) || !has_rest(other))
+}
+
+/// What belongs to each of many patterns. Those that match a name are found without looking at the others.
+#[derive(Debug)]
+pub(crate) struct Patterns<T> {
+    root: Node<T>,
+}
+
+#[derive(Debug)]
+struct Node<T> {
+    value: Option<T>,
+    next: HashMap<Box<str>, Node<T>>,
+}
+
+impl<T> Default for Node<T> {
+    fn default() -> Self {
+        Self { value: None, next: HashMap::new() }
+    }
+}
+
+impl<T> Patterns<T> {
+    pub(crate) fn new() -> Self {
+        Self { root: Node::default() }
+    }
+
+    pub(crate) fn get(&self, pattern: &str) -> Option<&T> {
+        pattern.split('/').try_fold(&self.root, |node, segment| node.next.get(segment))?.value.as_ref()
+    }
+
+    pub(crate) fn insert(&mut self, pattern: &str, value: T) {
+        let node = pattern.split('/').fold(&mut self.root, |node, segment| {
+            // Looked up first, as most are there.
+            if !node.next.contains_key(segment) {
+                node.next.insert(segment.into(), Node::default());
+            }
+            node.next.entry(segment.into()).or_default()
+        });
+        node.value = Some(value);
+    }
+
+    pub(crate) fn remove(&mut self, pattern: &str) -> Option<T> {
+        fn remove<T>(node: &mut Node<T>, mut segments: std::str::Split<'_, char>) -> Option<T> {
+            let Some(segment) = segments.next() else { return node.value.take() };
+            let next = node.next.get_mut(segment)?;
+            let value = remove(next, segments);
+            if next.value.is_none() && next.next.is_empty() {
+                node.next.remove(segment);
+                if let Some(enough) = spacious(node.next.len(), node.next.capacity()) {
+                    node.next.shrink_to(enough);
+                }
+            }
+            value
+        }
+        remove(&mut self.root, pattern.split('/'))
+    }
+
+    /// What belongs to the patterns that match a topic's name.
+    pub(crate) fn matching(&self, topic: &str) -> Vec<&T> {
+        let mut found = Vec::new();
+        let mut nodes = vec![&self.root];
+        for segment in topic.split('/') {
+            let rest = nodes.iter().filter_map(|node| node.next.get("**")?.value.as_ref());
+            found.extend(rest);
+            nodes = nodes.iter().flat_map(|node| [node.next.get(segment), node.next.get("*")]).flatten().collect();
+        }
+        found.extend(nodes.iter().filter_map(|node| node.value.as_ref()));
+        found
+    }
+}
+
+/// A name that no topic, or no pattern, can have. The message quotes the name and says what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicError {
+    name: String,
+    problem: Problem,
+}
+
+impl TopicError {
+    /// The name that was given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Problem {
+    Empty,
+    TooLong,
+    Reserved,
+    Wildcard,
+    MisplacedWildcard,
+    Control,
+    EmptySegment,
+}
+
+impl Problem {
+    fn with(self, name: &str) -> TopicError {
+        TopicError { name: name.to_owned(), problem: self }
+    }
+}
+
+impl fmt::Display for TopicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Quoted(&self.name);
+        match self.problem {
+            Problem::Empty => write!(f, "the topic name is empty"),
+            Problem::TooLong => {
+                write!(f, "the topic name {name} has {} bytes, more than {MAX_TOPIC}", self.name.len())
+            }
+            Problem::Reserved => write!(f, "the topic name {name} starts with `{RESERVED}`, which is reserved"),
+            Problem::Wildcard => write!(f, "the topic name {name} contains `*`, which only a pattern may"),
+            Problem::MisplacedWildcard => write!(
+                f,
+                "the pattern {name} has a `*` that is neither a segment of its own nor, as `**`, the last segment"
+            ),
+            Problem::Control => write!(f, "the topic name {name} contains a control character"),
+            Problem::EmptySegment => write!(f, "the topic name {name} has an empty segment"),
+        }
+    }
+}
+
+impl std::error::Error for TopicError {}
+
+/// A hash of a topic's name that is the same in every process: what a resume position names topics with.
+/// It is FNV-1a with 64 bits.
+pub(crate) fn stable_hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn ordinary_names_pass() {
+        for name in ["a", "prices/AAPL", "user/42/inbox", "Zürich/Gleis 7", "a$b", &"x".repeat(MAX_TOPIC)] {
+            assert_eq!(check(name), Ok(()), "{name}");
+            assert_eq!(check_pattern(name), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn others_are_refused_with_a_sentence_that_quotes_them() {
+        let long = "x".repeat(MAX_TOPIC + 1);
+        for name in ["", &long, "$client/1", "a/*", "**", "a\nb", "a\0", "a\u{85}", "/a", "a/", "a//b", "/"] {
+            let error = check(name).unwrap_err();
+            assert_eq!(error.name(), name);
+            assert!(error.to_string().len() < 250, "{error}");
+            assert!(name.is_empty() || error.to_string().contains(&Quoted(name).to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_a_segment_of_its_own_and_two_are_the_last_one() {
+        for pattern in ["*", "**", "prices/*", "orders/**", "*/a/*", "*/**"] {
+            assert_eq!(check_pattern(pattern), Ok(()), "{pattern}");
+        }
+        for pattern in ["a*", "a/b*", "***", "**/a", "a/**/b", "a**", "a/***", "$client/*", "a//*", "/**", "*/"] {
+            let error = check_pattern(pattern).unwrap_err();
+            assert!(error.to_string().contains(&Quoted(pattern).to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_wildcard_is_one_segment_and_two_are_the_rest() {
+        for (pattern, topic) in [
+            ("a", "a"),
+            ("*", "a"),
+            ("**", "a"),
+            ("**", "a/b/c"),
+            ("prices/*", "prices/AAPL"),
+            ("orders/**", "orders/1/items"),
+            ("*/b/*", "a/b/c"),
+        ] {
+            assert!(matches(pattern, topic), "{pattern} {topic}");
+        }
+        for (pattern, topic) in
+            [("*", "a/b"), ("prices/*", "prices"), ("prices/*", "prices/a/b"), ("orders/**", "orders"), ("a", "b")]
+        {
+            assert!(!matches(pattern, topic), "{pattern} {topic}");
+        }
+    }
+
+    #[test]
+    fn the_stable_hash_is_the_published_one() {
+        assert_eq!(stable_hash(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(stable_hash("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(stable_hash("foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn what_many_patterns_took_is_given_back_while_one_of_them_stays() {
+        let mut set = Patterns::new();
+        let names: Vec<String> = (0..10_000).map(|number| format!("user/{number}/*")).collect();
+        names.iter().for_each(|name| set.insert(name, ()));
+        names[1..].iter().for_each(|name| assert_eq!(set.remove(name), Some(())));
+        assert!(set.root.next["user"].next.capacity() < 1000);
+        assert_eq!(set.get(&names[0]), Some(&()));
+    }
+
+    /// The text that a segment was made of.
+    fn unmade(segment: &str) -> String {
+        let mut bytes = Vec::new();
+        let mut rest = if segment == "%" { b"" } else { segment.as_bytes() };
+        while let [first, after @ ..] = rest {
+            let (byte, after) = match (first, after) {
+                (b'%', [high, low, after @ ..]) => {
+                    (u8::from_str_radix(std::str::from_utf8(&[*high, *low]).unwrap(), 16).unwrap(), after)
+                }
+                _ => (*first, after),
+            };
+            bytes.push(byte);
+            rest = after;
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_text_that_is_a_segment_stays_as_it_is() {
+        for text in ["AAPL", "Gleis 7", "a$b", "é👍", "..", "a.b-c_d~"] {
+            assert!(matches!(segment(text), Cow::Borrowed(same) if same == text), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_text_it_is_made_of_a_segment_is_one_and_has_all_of_it(text in "([/%*$a2F\u{0}\n\u{7f}\u{85}é👍]|\\PC){0,40}") {
+            let segment = segment(&text);
+            prop_assert_eq!(check(&segment), Ok(()));
+            prop_assert!(!segment.contains('/') && !is_pattern(&segment));
+            prop_assert_eq!(matches(&format!("a/{segment}/b"), "a/x/b"), text == "x");
+            prop_assert!(segment.len() <= (3 * text.len()).max(1));
+            prop_assert_eq!(unmade(&segment), text);
+        }
+
+        #[test]
+        fn the_patterns_that_match_are_those_that_match_alone(
+            patterns in prop::collection::btree_set("(a|b|\\*)(/(a|b|\\*)){0,3}(/\\*\\*)?", 0..12),
+            removed in prop::collection::vec(any::<bool>(), 12),
+            topic in "(a|b)(/(a|b)){0,4}",
+        ) {
+            let mut set = Patterns::new();
+            patterns.iter().for_each(|pattern| set.insert(pattern, pattern.clone()));
+            let (gone, left): (Vec<_>, Vec<_>) = patterns.iter().zip(removed).partition(|(_, removed)| *removed);
+            for (pattern, _) in gone {
+                prop_assert_eq!(set.remove(pattern), Some(pattern.clone()));
+                prop_assert_eq!(set.get(pattern), None);
+            }
+            let mut found = set.matching(&topic);
+            found.sort_unstable();
+            let expected: Vec<&String> = left.iter().map(|(pattern, _)| *pattern).filter(|pattern| matches(pattern, &topic)).collect();
+            prop_assert_eq!(found, expected);
+            for (pattern, _) in &left {
+                for (other, _) in &left {
+                    prop_assert!(!covers(pattern, other) || !matches(other, &topic) || matches(pattern, &topic));
+                }
+            }
+            for (pattern, _) in left {
+                set.remove(pattern);
+            }
+            prop_assert!(set.root.next.is_empty(), "nothing is left of patterns that went");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! How a client is told of a gap.
+
+use bytes::Bytes;
+
+use crate::{
+    event::{EventError, OwnEvent},
+    log::Gap,
+};
+
+/// How a client is told of a [`Gap`]: as an event in its stream, before what comes after the gap.
+///
+/// EventSource cannot read response headers, so it has to be in band. Default: an event of the type `gap` with JSON
+/// data that names the topics and the position asked for (`after`, which is absent if the client had had no event), and an id
+/// from which the client can resume:
+///
+/// ```text
+/// event: gap
+/// data: {"topics":["prices/AAPL"],"after":"1763612345678-0-7k3m9p2xr"}
+/// id: 1763612399000-4-7k3m9p2xr
+/// ```
+///
+/// A page that listens to it can fetch what it shows anew:
+///
+/// ```
+/// use tower_sse::{GapEvent, Registry, SseLayer};
+///
+/// let registry = Registry::new();
+/// let layer = SseLayer::new(&registry).gap_event(GapEvent::named("reload")?);
+/// # let _ = layer;
+/// # Ok::<(), tower_sse::EventError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapEvent {
+    event: OwnEvent,
+}
+
+impl GapEvent {
+    /// A gap event of this type instead of `gap`.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::EventType`] if it contains a line end.
+    pub fn named(event_type: impl Into<String>) -> Result<Self, EventError> {
+        Ok(Self { event: OwnEvent::named(event_type)? })
+    }
+
+    /// No gap event: the client is told nothing. A handler can still ask with [`ClientHandle::resume`](crate::ClientHandle::resume).
+    #[must_use]
+    pub fn off() -> Self {
+        Self { event: OwnEvent::OFF }
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.event.is_on()
+    }
+
+    pub(crate) fn encode(&self, gap: &Gap) -> Option<Bytes> {
+        let id = gap.position.map(|position| position.to_string());
+        self.event.encode(gap.json(), id.as_deref())
+    }
+}
+
+impl Default for GapEvent {
+    fn default() -> Self {
+        Self { event: OwnEvent::of("gap") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Position;
+
+    fn gap() -> Gap {
+        Gap { topics: vec!["a".into(), "b/c".into()], after: "1-0".into(), position: Some(Position::at(2, 7)) }
+    }
+
+    #[test]
+    fn it_names_the_topics_and_the_position_and_has_an_id() {
+        let wire = GapEvent::default().encode(&gap());
+        let expected = "event: gap\ndata: {\"topics\":[\"a\",\"b/c\"],\"after\":\"1-0\"}\nid: 2-7-000000007\n\n";
+        assert_eq!(wire.as_deref(), Some(expected.as_bytes()));
+        let wire = GapEvent::named("lost").unwrap().encode(&Gap { position: None, ..gap() });
+        assert!(wire.is_some_and(|wire| wire.starts_with(b"event: lost\n") && !wire.windows(3).any(|at| at == b"id:")));
+        assert_eq!(GapEvent::off().encode(&gap()), None);
+        assert!(GapEvent::named("a\nb").is_err());
+    }
+
+    #[cfg(feature = "json")]
+    #[test]
+    fn whatever_the_client_sent_is_valid_json() {
+        let after: String = (0..0x250).filter_map(char::from_u32).collect();
+        let json = Gap { topics: vec![after.clone()], after: after.clone(), position: None }.json();
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value, serde_json::json!({ "topics": [after], "after": after }));
+    }
+}

@@ -1,0 +1,279 @@
+//! What a heartbeat looks like, and when it is due.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{event::Event, time::nanoseconds};
+
+/// What is sent when a stream was silent for an interval, so that proxies and clients keep it open, and so that a peer
+/// that is gone is found.
+///
+/// Default: every 15 seconds, an empty comment and a blank line (`:\n\n`). [`event-source-polyfill`] gives a stream up after
+/// 45 seconds without bytes, common proxies after 55 to 60.
+///
+/// Any bytes count as life, the handler's own included: a stream that has something to say gets no heartbeats. The
+/// first one of each stream comes after between half an interval and a whole one, so that the heartbeats of many streams that opened together
+/// are spread; and so does the second one after a stream had something to say, as many may have had it together. Nothing is ever put into the middle of an event: a stream that stalls there gets none.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sse::{Event, Heartbeat};
+///
+/// let quiet = Heartbeat::every(Duration::from_secs(30)).comment("still here");
+/// let for_scripts = Heartbeat::every(Duration::from_secs(10)).event(|| {
+///     Event::data("").event("heartbeat").unwrap_or_default()
+/// });
+/// # let _ = (quiet, for_scripts);
+/// ```
+///
+/// [`event-source-polyfill`]: https://www.npmjs.com/package/event-source-polyfill
+#[derive(Clone)]
+pub struct Heartbeat {
+    interval: Option<Duration>,
+    form: Form,
+}
+
+#[derive(Clone)]
+enum Form {
+    Comment { text: String, single_line: bool },
+    Event(Arc<dyn Fn() -> Event + Send + Sync>),
+}
+
+impl Heartbeat {
+    /// The interval that a new [`Heartbeat`] has: 15 seconds.
+    pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
+
+    /// A heartbeat whenever a stream was silent for so long. Less than a millisecond, the resolution of tokio's timer, counts as one.
+    #[must_use]
+    pub fn every(interval: Duration) -> Self {
+        Self { interval: Some(interval.max(Duration::from_millis(1))), ..Self::default() }
+    }
+
+    /// No heartbeats.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { interval: None, ..Self::default() }
+    }
+
+    /// Sends this text as a comment, instead of an empty one. Line ends in it make it several comment lines.
+    #[must_use]
+    pub fn comment(self, text: impl Into<String>) -> Self {
+        let single_line = matches!(self.form, Form::Comment { single_line: true, .. });
+        Self { form: Form::Comment { text: text.into(), single_line }, ..self }
+    }
+
+    /// Leaves the blank line after the comment out (`:\n`). Default: it is sent.
+    ///
+    /// No form suits every client: after the blank line, `@microsoft/fetch-event-source` 2.0.1 makes an empty message
+    /// of it; without it, `@google/genai` loses the event that comes next.
+    #[must_use]
+    pub fn single_line(self) -> Self {
+        match self.form {
+            Form::Comment { text, .. } => Self { form: Form::Comment { text, single_line: true }, ..self },
+            Form::Event(_) => self,
+        }
+    }
+
+    /// Sends an event, made anew each time, instead of a comment: a page's script cannot see comments, so this is what
+    /// a script's watchdog needs. An id that the event has is not sent, as a heartbeat moves no client's position.
+    #[must_use]
+    pub fn event(self, make: impl Fn() -> Event + Send + Sync + 'static) -> Self {
+        Self { form: Form::Event(Arc::new(make)), ..self }
+    }
+
+    pub(crate) fn interval(&self) -> Option<Duration> {
+        self.interval
+    }
+
+    /// A comment in its form.
+    pub(crate) fn comment_wire(&self) -> Bytes {
+        match self.form {
+            Form::Comment { .. } => self.encode(),
+            Form::Event(_) => Self::default().encode(),
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Bytes {
+        match &self.form {
+            Form::Event(make) => make().encode_without_id(),
+            Form::Comment { text, single_line } => {
+                let mut wire = match text.as_str() {
+                    "" => Bytes::from_static(b":\n\n"),
+                    text => Event::empty().comment(text).encode(),
+                };
+                if *single_line {
+                    wire.truncate(wire.len() - 1);
+                }
+                wire
+            }
+        }
+    }
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self { interval: Some(Self::DEFAULT_INTERVAL), form: Form::Comment { text: String::new(), single_line: false } }
+    }
+}
+
+impl fmt::Debug for Heartbeat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Heartbeat");
+        debug.field("interval", &self.interval);
+        match &self.form {
+            Form::Comment { .. } => debug.field("wire", &self.encode()),
+            Form::Event(_) => debug.field("wire", &"an event made anew each time"),
+        };
+        debug.finish()
+    }
+}
+
+/// When the heartbeats of one stream are due. Time is passed in, in nanoseconds by the registry's clock.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    silent_since: u64,
+    spread: Spread,
+}
+
+/// Whether the heartbeats of streams that fell silent together come at different times: for that, one of them comes early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spread {
+    /// The next one does.
+    Next,
+    /// The one after the next.
+    Later,
+    /// One has.
+    Done,
+}
+
+impl Pulse {
+    pub(crate) fn new(opened: u64) -> Self {
+        Self { silent_since: opened, spread: Spread::Next }
+    }
+
+    /// Bytes went out.
+    #[inline]
+    pub(crate) fn stir(&mut self, now: u64) {
+        self.silent_since = now;
+        if self.spread == Spread::Done {
+            self.spread = Spread::Later;
+        }
+    }
+
+    /// When it is worth to look again. `spread`: a random number, which says how early an early one comes.
+    pub(crate) fn due(&self, interval: Duration, spread: u32) -> u64 {
+        let interval = nanoseconds(interval);
+        let latest = self.silent_since.saturating_add(interval);
+        if self.spread != Spread::Next || latest == u64::MAX {
+            return latest;
+        }
+        // So many different times are enough, and those that have the same one share a timer.
+        let step = interval / 1024 + 1;
+        let early = (u128::from(interval / 2 - step) * u128::from(spread)) >> u32::BITS;
+        let due = latest - early as u64;
+        due - due % step
+    }
+
+    /// Whether one is due now; if so, the next silence begins. If not, bytes went out since it was set.
+    pub(crate) fn beat(&mut self, interval: Duration, spread: u32, now: u64) -> bool {
+        let is_due = self.due(interval, spread) <= now;
+        self.spread = match self.spread {
+            // A stream that is busy looks once an interval.
+            Spread::Next if !is_due => Spread::Later,
+            Spread::Later if is_due => Spread::Next,
+            Spread::Next => Spread::Done,
+            as_it_is => as_it_is,
+        };
+        if is_due {
+            self.silent_since = now;
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn forms() {
+        assert_eq!(Heartbeat::default().encode(), ":\n\n");
+        assert_eq!(Heartbeat::default().single_line().encode(), ":\n");
+        assert_eq!(Heartbeat::default().comment("a\nb").encode(), ": a\n: b\n\n");
+        assert_eq!(Heartbeat::default().single_line().comment("x").encode(), ": x\n");
+        let with_id = || Event::data("1").id("7").unwrap();
+        assert_eq!(Heartbeat::default().event(with_id).encode(), "data: 1\n\n");
+    }
+
+    #[test]
+    fn an_interval_of_zero_is_a_millisecond_and_off_is_off() {
+        assert_eq!(Heartbeat::every(Duration::ZERO).interval(), Some(Duration::from_millis(1)));
+        assert_eq!(Heartbeat::off().interval(), None);
+        assert_eq!(Heartbeat::default().interval(), Some(15 * SECOND));
+    }
+
+    const SECONDS: u64 = 1_000_000_000;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    /// The seconds of the next heartbeats.
+    fn beats(pulse: &mut Pulse, spread: u32) -> [u64; 3] {
+        [(); 3].map(|()| {
+            let due = pulse.due(INTERVAL, spread);
+            assert!(pulse.beat(INTERVAL, spread, due));
+            (due + SECONDS / 2) / SECONDS
+        })
+    }
+
+    #[test]
+    fn the_first_one_comes_early_and_the_others_after_an_interval_of_silence() {
+        assert_eq!(beats(&mut Pulse::new(SECONDS), 0), [11, 21, 31]);
+        assert_eq!(beats(&mut Pulse::new(SECONDS), u32::MAX), [6, 16, 26]);
+    }
+
+    #[test]
+    fn the_second_one_of_a_silence_comes_early() {
+        let mut pulse = Pulse::new(0);
+        beats(&mut pulse, u32::MAX);
+        pulse.stir(30 * SECONDS);
+        assert_eq!(beats(&mut pulse, u32::MAX), [40, 45, 55]);
+    }
+
+    #[test]
+    fn a_stream_that_is_busy_looks_once_an_interval() {
+        let (mut set, mut fired) = (Pulse::new(0).due(INTERVAL, u32::MAX / 2), Vec::new());
+        let mut pulse = Pulse::new(0);
+        for tenth in 1..=600 {
+            let now = tenth * SECONDS / 10;
+            if set <= now {
+                assert!(!pulse.beat(INTERVAL, u32::MAX / 2, now));
+                set = pulse.due(INTERVAL, u32::MAX / 2);
+                fired.push(tenth);
+            }
+            pulse.stir(now);
+        }
+        assert_eq!(fired, [76, 175, 274, 373, 472, 571]);
+    }
+
+    #[test]
+    fn an_early_one_comes_after_half_an_interval_at_least() {
+        for spread in [0, 1, u32::MAX / 3, u32::MAX - 1, u32::MAX] {
+            for opened in [0, 1, 999_999_999, SECONDS, 123_456_789_012] {
+                for interval in [Duration::from_millis(1), Duration::from_millis(7), INTERVAL] {
+                    let due = Pulse::new(opened).due(interval, spread) - opened;
+                    assert!(due >= nanoseconds(interval) / 2 && due <= nanoseconds(interval), "{due} of {interval:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_interval_beyond_the_clock_is_never_due() {
+        let mut pulse = Pulse::new(SECONDS);
+        assert_eq!(pulse.due(Duration::MAX, 7), u64::MAX);
+        assert!(!pulse.beat(Duration::MAX, 7, u64::MAX - 1));
+    }
+}

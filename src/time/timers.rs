@@ -1,0 +1,423 @@
+//! Timers that many streams share.
+//!
+//! A timer of tokio's takes 112 bytes and a place in the runtime's wheel. Streams that wait for the same millisecond,
+//! as all do that got the same event, have one together: a bell.
+//!
+//! A timer fires only while the runtime that it was set in runs. So streams of different runtimes share none, and a stream that is
+//! polled in another runtime than before sets one there.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    pin::{Pin, pin},
+    sync::{Arc, Weak, atomic::Ordering},
+    task::{Context, Poll, Wake, Waker},
+};
+
+use tokio::{
+    runtime::{Handle, Id},
+    task::{self, coop::unconstrained},
+    time::{Sleep, sleep_until},
+};
+
+use super::clock::Clock;
+use crate::{
+    collections::{Slot, Waiters},
+    sync::{AtomicBool, Mutex, lock},
+};
+
+/// A time that one task waits for, in nanoseconds by the registry's clock. It costs nothing to ask again before that.
+///
+/// Another task has to [unset](Self::unset) it before it polls it.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    time: u64,
+    place: Option<Place>,
+}
+
+/// A place among those that a bell wakes.
+struct Place {
+    bell: Arc<Bell>,
+    slot: Slot,
+}
+
+/// The timers of one clock.
+#[derive(Debug)]
+pub(crate) struct Timers {
+    clock: Clock,
+    bells: Mutex<ByTime>,
+}
+
+#[derive(Debug, Default)]
+struct ByTime {
+    /// By milliseconds, and by who drives them.
+    bells: HashMap<(u64, Driver), Weak<Bell>>,
+    /// How many there may be until those that nobody waits for are looked for.
+    enough: usize,
+}
+
+/// The runtime that makes a timer fire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Driver {
+    runtime: Id,
+    /// A task set it. Tasks stay in their runtime (but for those of a `LocalSet` that is run by another one, which leave their timers behind), so
+    /// what is polled in another runtime has another waker there. Outside of tasks, a thread may enter runtimes in turns and have one waker in all of them.
+    in_task: bool,
+}
+
+struct Bell {
+    driver: Driver,
+    waiters: Mutex<Option<Waiters<Waker>>>,
+    has_rung: AtomicBool,
+    /// Kept, as it would not ring without.
+    sleep: Mutex<Pin<Box<Sleep>>>,
+}
+
+/// Rings the bell if there is somebody left who waits for it.
+struct Clapper(Weak<Bell>);
+
+impl Alarm {
+    /// The greatest time is never.
+    pub(crate) fn at(time: u64) -> Self {
+        Self { time, place: None }
+    }
+
+    /// Whether it has been polled, where it is polled now, and its time is yet to come.
+    #[inline]
+    pub(crate) fn is_set(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.bell.is_set())
+    }
+
+    /// It wakes nobody until it is polled again.
+    pub(crate) fn unset(&mut self) {
+        self.place = None;
+    }
+
+    pub(crate) fn poll(&mut self, timers: &Timers, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_set() {
+            return Poll::Pending;
+        }
+        // The end of another runtime may have rung it.
+        if timers.clock.now() >= self.time {
+            self.place = None;
+            return Poll::Ready(());
+        }
+        self.place = timers.wait(self.time, cx.waker());
+        Poll::Pending
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let waker = lock(&self.bell.waiters).as_mut().and_then(|waiters| waiters.remove(self.slot));
+        drop(waker);
+    }
+}
+
+impl Timers {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { clock, bells: Mutex::default() }
+    }
+
+    /// `None`: it is later than this machine can count.
+    fn wait(&self, time: u64, waker: &Waker) -> Option<Place> {
+        const MILLISECOND: u64 = 1_000_000;
+        let ms = time.div_ceil(MILLISECOND);
+        let deadline = self.clock.instant(ms.saturating_mul(MILLISECOND))?;
+        let driver = Driver::current();
+        let mut by_time = lock(&self.bells);
+        let known = by_time.bells.get(&(ms, driver)).and_then(Weak::upgrade);
+        if let Some(place) = known.and_then(|bell| bell.place(waker)) {
+            return Some(place);
+        }
+        if by_time.bells.len() >= by_time.enough {
+            by_time.bells.retain(|_, bell| bell.strong_count() > 0);
+            by_time.bells.shrink_to(64);
+            by_time.enough = 2 * by_time.bells.len().max(32);
+        }
+        let bell = Arc::new(Bell {
+            driver,
+            waiters: Mutex::new(Some(Waiters::new())),
+            has_rung: AtomicBool::new(false),
+            sleep: Mutex::new(Box::pin(sleep_until(deadline))),
+        });
+        by_time.bells.insert((ms, driver), Arc::downgrade(&bell));
+        drop(by_time);
+        let place = bell.place(waker);
+        bell.set();
+        place
+    }
+}
+
+impl Driver {
+    /// Panics outside of runtimes, as a timer of tokio's does.
+    fn current() -> Self {
+        Self { runtime: Handle::current().id(), in_task: task::try_id().is_some() }
+    }
+
+    /// Whether this is another runtime, though it is the same waker.
+    #[inline]
+    fn is_elsewhere(self) -> bool {
+        !self.in_task && Handle::try_current().is_ok_and(|current| current.id() != self.runtime)
+    }
+}
+
+impl Bell {
+    #[inline]
+    fn is_set(&self) -> bool {
+        !self.has_rung.load(Ordering::Acquire) && !self.driver.is_elsewhere()
+    }
+
+    /// `None`: it has rung.
+    fn place(self: &Arc<Self>, waker: &Waker) -> Option<Place> {
+        let slot = lock(&self.waiters).as_mut()?.insert(waker.clone());
+        Some(Place { bell: Arc::clone(self), slot })
+    }
+
+    fn set(self: &Arc<Self>) {
+        let clapper = Waker::from(Arc::new(Clapper(Arc::downgrade(self))));
+        let mut sleep = lock(&self.sleep);
+        // It is not for the task alone that sets it, so it does not depend on what that has left of its turn.
+        let is_time = pin!(unconstrained(sleep.as_mut())).poll(&mut Context::from_waker(&clapper)).is_ready();
+        drop(sleep);
+        if is_time {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        self.has_rung.store(true, Ordering::Release);
+        let waiters = lock(&self.waiters).take();
+        waiters.into_iter().for_each(|mut waiters| waiters.take().for_each(Waker::wake));
+    }
+}
+
+impl Wake for Clapper {
+    fn wake(self: Arc<Self>) {
+        if let Some(bell) = self.0.upgrade() {
+            bell.ring();
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.bell.fmt(f)
+    }
+}
+
+impl fmt::Debug for Bell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bell").field("has_rung", &self.has_rung).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicUsize, time::Duration};
+
+    use tokio::{
+        runtime::{Builder, Runtime},
+        time::advance,
+    };
+
+    use super::*;
+
+    const MILLISECOND: u64 = 1_000_000;
+
+    /// Somebody who waits for a time, and how often that one was woken.
+    struct Waiting {
+        alarm: Alarm,
+        woken: Arc<Woken>,
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Waiting {
+        fn at(time: u64) -> Self {
+            Self { alarm: Alarm::at(time), woken: Arc::default() }
+        }
+
+        fn poll(&mut self, timers: &Timers) -> Poll<()> {
+            self.alarm.poll(timers, &mut Context::from_waker(&Waker::from(Arc::clone(&self.woken))))
+        }
+
+        fn woken(&self) -> usize {
+            self.woken.0.load(Ordering::Relaxed)
+        }
+    }
+
+    /// How many timers there are.
+    fn bells(timers: &Timers) -> usize {
+        lock(&timers.bells).bells.values().filter(|bell| bell.strong_count() > 0).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_for_one_millisecond_have_one_timer_and_are_woken_once() {
+        let timers = Timers::new(Clock::new());
+        let mut early: Vec<_> = (1..=MILLISECOND).step_by(99_999).map(|at| Waiting::at(4 * MILLISECOND + at)).collect();
+        let mut late = Waiting::at(6 * MILLISECOND);
+        for _ in 0..2 {
+            assert!(early.iter_mut().all(|waiting| waiting.poll(&timers).is_pending()));
+            assert!(late.poll(&timers).is_pending());
+        }
+        assert_eq!(bells(&timers), 2);
+        advance(Duration::from_millis(4)).await;
+        assert!(early.iter().all(|waiting| waiting.woken() == 0));
+        advance(Duration::from_millis(1)).await;
+        assert!(early.iter().all(|waiting| waiting.woken() == 1));
+        assert!(early.iter_mut().all(|waiting| waiting.poll(&timers).is_ready()));
+        assert!(late.woken() == 0 && late.poll(&timers).is_pending());
+        assert_eq!(bells(&timers), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_left_is_not_woken_and_the_last_one_takes_the_timer_along() {
+        let timers = Timers::new(Clock::new());
+        let mut all = [(); 3].map(|()| Waiting::at(MILLISECOND));
+        assert!(all.iter_mut().all(|waiting| waiting.poll(&timers).is_pending()));
+        let [mut first, second, third] = all;
+        first.alarm.unset();
+        let woken = Arc::clone(&second.woken);
+        assert_eq!(Arc::strong_count(&woken), 3);
+        drop(second);
+        assert_eq!(Arc::strong_count(&woken), 1, "its task is not kept");
+        advance(Duration::from_millis(2)).await;
+        assert_eq!((first.woken(), woken.0.load(Ordering::Relaxed), third.woken()), (0, 0, 1));
+        drop(third);
+        assert_eq!(bells(&timers), 0);
+        assert!(first.poll(&timers).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_that_has_passed_does_not_wait_and_one_beyond_the_clock_is_never() {
+        let timers = Timers::new(Clock::new());
+        advance(Duration::from_millis(5)).await;
+        assert!(Waiting::at(0).poll(&timers).is_ready());
+        assert!(Waiting::at(5 * MILLISECOND).poll(&timers).is_ready());
+        assert!(Waiting::at(u64::MAX).poll(&timers).is_pending());
+        assert_eq!(bells(&timers), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_has_used_up_its_turn_sets_it_all_the_same() {
+        let timers = Timers::new(Clock::new());
+        let mut waiting = Waiting::at(MILLISECOND);
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        assert!(waiting.poll(&timers).is_pending());
+        tokio::task::yield_now().await;
+        assert_eq!(waiting.woken(), 0);
+        advance(Duration::from_millis(2)).await;
+        assert_eq!(waiting.woken(), 1);
+    }
+
+    #[test]
+    fn the_end_of_one_runtime_does_not_make_it_late_in_another() {
+        let (first, second) = (current_thread(), current_thread());
+        let timers = Timers::new(Clock::new());
+        let time = timers.clock.after(Duration::from_secs(3600));
+        let mut waiting = Waiting::at(time);
+        first.block_on(async { assert!(waiting.poll(&timers).is_pending()) });
+        drop(first);
+        second.block_on(async {
+            assert_eq!((waiting.woken(), waiting.poll(&timers)), (1, Poll::Pending), "its time is yet to come");
+            assert!(waiting.alarm.is_set());
+        });
+    }
+
+    fn current_thread() -> Runtime {
+        Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    fn multi_thread() -> Runtime {
+        Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap()
+    }
+
+    /// Polls all in tasks of this runtime, each in its own.
+    fn poll_in_tasks(runtime: &Runtime, timers: &Arc<Timers>, times: impl IntoIterator<Item = u64>) -> Vec<Waiting> {
+        let tasks = times.into_iter().map(|time| {
+            let timers = Arc::clone(timers);
+            runtime.spawn(async move {
+                let mut waiting = Waiting::at(time);
+                assert!(waiting.poll(&timers).is_pending());
+                waiting
+            })
+        });
+        let tasks: Vec<_> = tasks.collect();
+        runtime.block_on(async {
+            let mut all = Vec::new();
+            for task in tasks {
+                all.push(task.await.unwrap());
+            }
+            all
+        })
+    }
+
+    #[test]
+    fn who_waits_in_one_runtime_shares_timers_and_with_other_runtimes_none() {
+        let timers = Arc::new(Timers::new(Clock::new()));
+        let time = timers.clock.after(Duration::from_secs(3600));
+        let mut all = Vec::new();
+        for (others, runtime) in [current_thread(), current_thread(), multi_thread(), multi_thread()].iter().enumerate()
+        {
+            all.extend(poll_in_tasks(runtime, &timers, [time; 20]));
+            assert_eq!(bells(&timers), others + 1);
+        }
+        assert!(all.iter().all(|waiting| waiting.woken() == 1), "all of these runtimes have ended");
+    }
+
+    #[test]
+    fn the_end_of_one_runtime_wakes_nobody_in_another() {
+        let timers = Arc::new(Timers::new(Clock::new()));
+        let time = timers.clock.after(Duration::from_secs(3600));
+        let (first, second) = (current_thread(), multi_thread());
+        let [here, there] = [&first, &second].map(|runtime| poll_in_tasks(runtime, &timers, [time]));
+        drop(first);
+        assert_eq!((here[0].woken(), there[0].woken()), (1, 0));
+        assert!(there[0].alarm.is_set() && !here[0].alarm.is_set());
+    }
+
+    #[test]
+    fn outside_of_tasks_one_waker_waits_where_it_is_polled() {
+        let timers = Timers::new(Clock::new());
+        let mut waiting = Waiting::at(timers.clock.after(Duration::from_secs(3600)));
+        let runtimes = [current_thread(), multi_thread()];
+        for runtime in runtimes.iter().chain(&runtimes) {
+            let _entered = runtime.enter();
+            assert!(!waiting.alarm.is_set());
+            assert!(waiting.poll(&timers).is_pending() && waiting.alarm.is_set());
+            assert_eq!(bells(&timers), 1, "the one in the other runtime is gone");
+        }
+        drop(runtimes);
+        assert_eq!(waiting.woken(), 1);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_runtimes_that_have_ended() {
+        let timers = Arc::new(Timers::new(Clock::new()));
+        let time = timers.clock.after(Duration::from_secs(3600));
+        for _ in 0..1000 {
+            drop(poll_in_tasks(&current_thread(), &timers, [time]));
+        }
+        assert!(lock(&timers.bells).bells.len() <= 64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn timers_that_nobody_waits_for_are_forgotten() {
+        let timers = Timers::new(Clock::new());
+        for at in 1..10_000 {
+            assert!(Waiting::at(at * MILLISECOND).poll(&timers).is_pending());
+        }
+        assert!(lock(&timers.bells).bells.len() <= 64);
+    }
+}

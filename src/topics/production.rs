@@ -1,0 +1,184 @@
+//! What a topic and its producer share, and how a topic ends.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::{
+    error::PublishError,
+    feed::{Feed, FeedState, Kept},
+    later::ToWake,
+    order::{Order, OrderGuard},
+    steps::step,
+    store::Topics,
+};
+use crate::{
+    log::{End, Outcome},
+    sync::{Mutex, MutexGuard, lock},
+};
+
+/// Who publishes on a topic that has a producer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Writer<'a> {
+    /// The producer.
+    Producer(&'a Arc<Production>),
+    /// The producer, for the last time: with the event, the topic ends.
+    Last(&'a Arc<Production>, Outcome),
+    /// Whoever cancels it: with the event, the topic ends.
+    Canceller,
+}
+
+impl Writer<'_> {
+    /// How the topic ends with the event, if it does.
+    pub(crate) fn outcome(self) -> Option<Outcome> {
+        match self {
+            Self::Producer(_) => None,
+            Self::Last(_, outcome) => Some(outcome),
+            Self::Canceller => Some(Outcome::Cancelled),
+        }
+    }
+}
+
+/// What a producer and its topic share.
+#[derive(Debug, Default)]
+pub(crate) struct Production {
+    over: Mutex<Option<Over>>,
+    pub(crate) changed: Notify,
+}
+
+/// A topic that has ended.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) topic: Arc<Feed>,
+    /// The end's, among the events.
+    pub(crate) number: u64,
+    /// When it is to be forgotten, in milliseconds.
+    forget_at: u64,
+}
+
+/// Why a producer may not write on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    Replaced,
+    Cancelled,
+}
+
+impl Production {
+    /// Why an event does not get on a topic.
+    pub(crate) fn refusal(by: Option<Writer<'_>>, topic: &Feed, state: &FeedState) -> Option<PublishError> {
+        let is_over = match by {
+            Some(Writer::Producer(production) | Writer::Last(production, _)) => return production.error(topic),
+            Some(Writer::Canceller) => state.production.is_none(),
+            None => topic.has_ended() && state.production.is_none(),
+        };
+        is_over.then(|| PublishError::Ended { topic: topic.name().to_string() })
+    }
+
+    pub(crate) fn error(&self, topic: &Feed) -> Option<PublishError> {
+        let topic = topic.name().to_string();
+        lock(&self.over).map(|over| match over {
+            Over::Replaced => PublishError::Replaced { topic },
+            Over::Cancelled => PublishError::Cancelled { topic },
+        })
+    }
+
+    /// From now on nothing it writes is taken. Whoever waits for that is to be told when no lock is held.
+    pub(crate) fn stop(&self, why: Over) {
+        lock(&self.over).get_or_insert(why);
+    }
+
+    /// Tells whoever waits for its being stopped. No lock may be held.
+    pub(crate) fn tell(&self) {
+        self.changed.notify_waiters();
+    }
+}
+
+impl Topics {
+    /// Ends a topic that has a producer, and unlocks it.
+    pub(crate) fn end(
+        &self,
+        mut order: OrderGuard<'_>,
+        topic: &Arc<Feed>,
+        mut state: MutexGuard<'_, FeedState>,
+        outcome: Outcome,
+    ) {
+        let stopped = self.mark_end(&mut order, topic, &mut state, outcome, false);
+        let mut to_wake = ToWake::default();
+        topic.take_waiters(&mut state, &mut to_wake);
+        drop(state);
+        if order.cost > self.settings.retention.bytes {
+            self.evict(&mut order, self.clock.now_ms(), 0);
+        }
+        drop(order);
+        to_wake.wake();
+        if let Some(stopped) = stopped {
+            stopped.tell();
+        }
+    }
+
+    /// Marks the end of a topic: whoever has read it up to here is through with it. Gives what is to be told, when nothing is locked, that it
+    /// is stopped. `has_last_word`: the newest event is the topic's, and came with the end.
+    pub(crate) fn mark_end(
+        &self,
+        order: &mut Order,
+        topic: &Arc<Feed>,
+        state: &mut FeedState,
+        outcome: Outcome,
+        has_last_word: bool,
+    ) -> Option<Arc<Production>> {
+        order.number += 1;
+        let number = order.number;
+        state.log.end_at(number);
+        topic.set_end(Some(End { number, outcome, has_last_word }));
+        topic.reach(number);
+        self.set_horizon(number);
+        let after = u64::try_from(self.settings.forget_ended_after.as_millis()).unwrap_or(u64::MAX);
+        // At the earliest when the clock has gone on.
+        let forget_at = self.clock.now_ms().saturating_add(after.max(1));
+        let ending = Ending { topic: Arc::clone(topic), number, forget_at };
+        if let Some(Kept::Ending(ticket)) = state.kept.replace(Kept::Ending(order.ended.push(ending))) {
+            order.ended.remove(ticket);
+        }
+        let mut production = None;
+        order.hold(topic, state, |state| production = state.production.take());
+        let production = production?;
+        if outcome == Outcome::Cancelled {
+            production.stop(Over::Cancelled);
+        }
+        Some(production)
+    }
+
+    /// Forgets topics whose time is over, a bounded piece of that work at a time: what is left is for whoever is next.
+    pub(crate) fn forget_ended(&self, order: &mut Order) {
+        if order.ended.oldest().is_none() {
+            return;
+        }
+        let now_ms = self.clock.now_ms();
+        for _ in 0..AT_A_TIME {
+            let Some(ending) = order.ended.oldest().filter(|ending| ending.forget_at <= now_ms) else { return };
+            step();
+            let topic = Arc::clone(&ending.topic);
+            let mut state = lock(&topic.state);
+            match state.log.is_empty() {
+                true => self.forget_ended_topic(order, &topic, &mut state),
+                false => order.evict_oldest_of(&mut state),
+            }
+        }
+    }
+
+    /// Nothing of it is left but that it has ended, which is kept no longer; except for its subscribers, of whom some may not have looked yet.
+    pub(crate) fn forget_ended_topic(&self, order: &mut Order, topic: &Feed, state: &mut FeedState) {
+        if let Some(Kept::Ending(ticket)) = state.kept.take() {
+            order.ended.remove(ticket);
+        }
+        if state.subscribers > 0 {
+            state.kept = Some(Kept::Subscribers);
+            return;
+        }
+        topic.set_end(None);
+        self.forget_if_unused(order, topic, state);
+    }
+}
+
+/// How many events and topics are forgotten in one go as their time is over: more than any call can add.
+pub(crate) const AT_A_TIME: usize = 32;

@@ -1,0 +1,144 @@
+//! Where a client goes on.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use super::{
+    feed::{Feed, FeedState},
+    later::Later,
+    order::Order,
+    start::Start,
+    store::Topics,
+};
+use crate::{
+    log::{Lag, Position, Progress},
+    sync::lock,
+};
+
+/// The most events of a topic that a client may have missed to get them when it comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Bound(Option<NonZeroU32>);
+
+impl Bound {
+    pub(crate) fn of(events: u32) -> Self {
+        // One more, as it may be none. So many are no bound.
+        Self(NonZeroU32::new(events.wrapping_add(1)))
+    }
+
+    fn events(self) -> Option<usize> {
+        self.0.map(|events| events.get() as usize - 1)
+    }
+}
+
+/// Where a cursor starts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) next: u64,
+    pub(crate) read: u64,
+    pub(crate) told: u64,
+    /// Events after this position are missing.
+    pub(crate) missed: Option<Position>,
+}
+
+/// A subscription that a feed counts already.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) place: Place,
+}
+
+impl Topics {
+    /// Where a client goes on after a position, and after which it already misses something, or may not have more.
+    pub(crate) fn locate(&self, feed: &Feed, after: Position, bound: Bound, later: &mut Later) -> Place {
+        let mut order = self.order(later);
+        let place = self.place(&mut order, feed, Start::After(after));
+        match bound.events().filter(|events| lock(&feed.state).log.count_from(place.next) > *events) {
+            Some(events) => {
+                let missed = (feed.retention.lag != Lag::Skip).then_some(after);
+                Place { missed, ..self.place(&mut order, feed, Start::Last(events)) }
+            }
+            None => place,
+        }
+    }
+
+    /// Where a client goes on that comes back with this id. `all`: what it is subscribed to, each of which may have given it.
+    pub(crate) fn place_of_id(&self, feed: &Feed, all: &[Arc<Feed>], last_event_id: &str, bound: Bound) -> Place {
+        let mut later = Later::default();
+        let progress = self.progress(all.iter().map(|feed| &**feed), last_event_id, &mut later);
+        // What nobody knows comes before everything.
+        let after = progress.map(|progress| progress.of(feed.name())).unwrap_or_default();
+        self.locate(feed, after, bound, &mut later)
+    }
+
+    /// Where a subscription starts.
+    pub(crate) fn place_of(&self, feed: &Feed, start: Start) -> Place {
+        let mut later = Later::default();
+        self.place(&mut self.order(&mut later), feed, start)
+    }
+
+    /// How far a client had read that comes back with this id to these feeds. `None`: nobody can say.
+    ///
+    /// An event that was given an id of this registry's stands after the event that the id is of: the older of the two
+    /// counts, so that nothing is lost.
+    pub(crate) fn progress<'a>(
+        &self,
+        feeds: impl Iterator<Item = &'a Feed>,
+        id: &str,
+        later: &mut Later,
+    ) -> Option<Progress> {
+        let mut order = self.order(later);
+        match id.parse::<Progress>().ok().filter(|progress| order.has_issued(progress.seen)) {
+            Some(issued) => Some(issued.for_names(feeds.map(|feed| &**feed.name()))),
+            None => self.find(&mut order, feeds, id).map(Progress::from),
+        }
+    }
+
+    /// Where the event with this id of its own is: the oldest, where several are retained. `None`: there is none, or there
+    /// was another one before, which the client may have had.
+    pub(super) fn find<'a>(
+        &self,
+        order: &mut Order,
+        feeds: impl Iterator<Item = &'a Feed>,
+        own_id: &str,
+    ) -> Option<Position> {
+        let mut first: Option<Position> = None;
+        for feed in feeds {
+            if order.evicted_ids.has(own_id, feed.name(), |topic| feed.is_pattern() && feed.has(topic)) {
+                return None;
+            }
+            if feed.is_pattern() {
+                self.complete(order, feed);
+            }
+            let found = lock(&feed.state).log.find(own_id);
+            first = first.into_iter().chain(found).min();
+        }
+        first
+    }
+
+    pub(super) fn place(&self, order: &mut Order, feed: &Feed, start: Start) -> Place {
+        let now_ms = self.clock.now_ms();
+        if feed.is_pattern() {
+            if start != Start::Now {
+                self.complete(order, feed);
+            }
+            self.evict_too_old(order, feed, now_ms);
+        } else {
+            self.evict_from(order, feed, &mut lock(&feed.state), now_ms);
+        }
+        let mut state = lock(&feed.state);
+        let FeedState { log, began, .. } = &mut *state;
+        let oldest = log.oldest().map_or(log.newest() + 1, |entry| entry.number);
+        let (next, missed) = match start {
+            Start::Now | Start::LastEventId => (feed.last_word().unwrap_or(log.newest() + 1), None),
+            // Who asks for the beginning of what somebody made is told if that is not there.
+            Start::Oldest => (oldest, began.filter(|began| !log.covers(*began))),
+            Start::Last(events) => (log.last(events), None),
+            Start::After(position) => {
+                let is_known = order.has_issued(position);
+                let missed = !(is_known && log.covers(position)) && feed.retention.lag != Lag::Skip;
+                // A pattern may retain events from before the position though some from after it are gone.
+                (if is_known { log.after(position) } else { oldest }, missed.then_some(position))
+            }
+        };
+        Place { next, read: log.ordinal_before(next), told: log.lost(), missed }
+    }
+}

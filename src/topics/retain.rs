@@ -1,0 +1,100 @@
+//! What goes, so that no more is retained than may be.
+
+use super::{
+    feed::{Feed, FeedState},
+    order::Order,
+    production::AT_A_TIME,
+    steps::step,
+    store::Topics,
+};
+use crate::{collections::spacious, log::Retention, sync::lock};
+
+impl Topics {
+    /// Evicts from one topic what its own retention does not allow.
+    pub(super) fn evict_from(&self, order: &mut Order, topic: &Feed, state: &mut FeedState, now_ms: u64) {
+        let Retention { events, bytes, .. } = topic.retention;
+        let horizon = topic.retention.horizon(now_ms).max(self.settings.retention.horizon(now_ms)).unwrap_or(0);
+        while state.log.len() > events
+            || state.log.cost() > bytes && state.log.len() > 1
+            || state.log.oldest().is_some_and(|entry| entry.position.ms() < horizon)
+        {
+            step();
+            order.evict_oldest_of(state);
+        }
+    }
+
+    /// Evicts the oldest of all as long as there is more than what is retained in all, be it an event or a topic of which
+    /// nothing is left but that it has ended. `keep`: so many of the newest events stay.
+    ///
+    /// Each turn takes something out that does not come back, and gives back what it took, but for a bounded number of them: so there
+    /// are no more turns than make room for what has come in.
+    pub(crate) fn evict(&self, order: &mut Order, now_ms: u64, keep: usize) {
+        let Retention { events, bytes, .. } = self.settings.retention;
+        let horizon = self.settings.retention.horizon(now_ms);
+        let mut for_nothing = 0;
+        loop {
+            let too_many = order.ledger.len() > events || order.ledger.is_full();
+            let too_much = order.cost > bytes;
+            if !too_many && !too_much && horizon.is_none() {
+                return;
+            }
+            step();
+            if too_much && for_nothing < AT_A_TIME {
+                if let Some(topic) = order.oldest_is_an_end(keep) {
+                    let mut state = lock(&topic.state);
+                    // Its subscribers pay for it.
+                    for_nothing += usize::from(state.is_held());
+                    self.forget_ended_topic(order, &topic, &mut state);
+                    continue;
+                }
+            }
+            if order.ledger.len() <= keep {
+                return;
+            }
+            let is_recent = |topic: &Feed| {
+                lock(&topic.state).log.oldest().is_some_and(|entry| Some(entry.position.ms()) >= horizon)
+            };
+            if !too_many && !too_much && order.ledger.oldest().is_some_and(|topic| is_recent(topic)) {
+                return;
+            }
+            let Some(topic) = order.ledger.pop() else { return };
+            let mut state = lock(&topic.state);
+            order.drop_oldest_of(&mut state);
+            self.forget_if_unused(order, &topic, &state);
+        }
+    }
+
+    /// Evicts what is too old from the topics whose events are the oldest of a pattern.
+    pub(super) fn evict_too_old(&self, order: &mut Order, pattern: &Feed, now_ms: u64) {
+        loop {
+            let Some(oldest) = lock(&pattern.state).log.oldest().cloned() else { return };
+            let Some(topic) = order.topic(&oldest.topic) else { return };
+            let mut state = lock(&topic.state);
+            self.evict_from(order, &topic, &mut state, now_ms);
+            self.forget_if_unused(order, &topic, &state);
+            drop(state);
+            if lock(&pattern.state).log.oldest().is_some_and(|entry| entry.number == oldest.number) {
+                return;
+            }
+        }
+    }
+
+    /// How much of what is retained the logs of all patterns together may take, however many there are, so that they do not push out
+    /// the events.
+    pub(super) fn share_of_patterns(&self) -> usize {
+        self.settings.retention.bytes / 4
+    }
+
+    pub(crate) fn forget_if_unused(&self, order: &mut Order, topic: &Feed, state: &FeedState) {
+        let is_used = state.subscribers > 0 || state.production.is_some() || topic.has_ended();
+        if is_used || !state.log.is_empty() || !order.topics.remove(&**topic.name()) {
+            return;
+        }
+        order.by_name.remove(&**topic.name());
+        order.cost -= topic.cost();
+        order.forgotten.insert(topic.name(), state.log.floor());
+        if let Some(enough) = spacious(order.topics.len(), order.topics.capacity()) {
+            order.topics.shrink_to(enough);
+        }
+    }
+}

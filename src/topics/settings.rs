@@ -1,0 +1,86 @@
+//! How the topics are set up.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    event::{Event, push_json_string},
+    log::Retention,
+};
+
+/// How the topics of a registry are set up.
+#[derive(Clone)]
+pub(crate) struct TopicSettings {
+    pub(crate) retention: Retention,
+    pub(crate) topic_retention: Option<Retention>,
+    pub(crate) topic_retention_by: Option<RetentionBy>,
+    pub(crate) forget_ended_after: Duration,
+    pub(crate) failed_event: LastWord,
+    pub(crate) cancelled_event: LastWord,
+}
+
+pub(crate) type RetentionBy = Arc<dyn Fn(&str) -> Retention + Send + Sync>;
+
+impl TopicSettings {
+    pub(crate) fn topic_retention_of(&self, topic: &str) -> Retention {
+        match &self.topic_retention_by {
+            Some(by) => by(topic),
+            None => self.topic_retention.unwrap_or_else(|| Retention::of_a_topic(self.retention)),
+        }
+    }
+}
+
+impl Default for TopicSettings {
+    fn default() -> Self {
+        Self {
+            retention: Retention::default().bytes(64 << 20),
+            topic_retention: None,
+            topic_retention_by: None,
+            forget_ended_after: Duration::from_secs(300),
+            failed_event: LastWord::FAILED,
+            cancelled_event: LastWord::CANCELLED,
+        }
+    }
+}
+
+impl fmt::Debug for TopicSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TopicSettings")
+            .field("retention", &self.retention)
+            .field("topic_retention", &self.topic_retention)
+            .field("topic_retention_by", &self.topic_retention_by.is_some())
+            .field("forget_ended_after", &self.forget_ended_after)
+            .field("failed_event", &self.failed_event)
+            .field("cancelled_event", &self.cancelled_event)
+            .finish()
+    }
+}
+
+/// The last event of a topic that was not finished, where the program gives none of its own.
+#[derive(Debug, Clone)]
+pub(crate) enum LastWord {
+    /// One of this type, which names the topic.
+    Naming(&'static str),
+    Own(Option<Box<Event>>),
+}
+
+impl LastWord {
+    pub(crate) const FAILED: Self = Self::Naming("failed");
+    pub(crate) const CANCELLED: Self = Self::Naming("cancelled");
+
+    /// Without an id, which would be that of all topics that end so.
+    pub(crate) fn own(event: Option<Event>) -> Self {
+        Self::Own(event.map(|event| Box::new(event.without_id())))
+    }
+
+    pub(crate) fn of(&self, topic: &str) -> Option<Event> {
+        match self {
+            Self::Own(event) => event.as_deref().cloned(),
+            Self::Naming(event_type) => {
+                let mut json = String::from("{\"topic\":");
+                push_json_string(&mut json, topic);
+                json.push('}');
+                Event::data(json).event(event_type).ok()
+            }
+        }
+    }
+}

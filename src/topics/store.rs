@@ -1,0 +1,111 @@
+//! What holds the topics.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
+
+use super::{
+    feed::Feed,
+    joined::Joined,
+    later::Later,
+    order::{Order, OrderGuard},
+    settings::TopicSettings,
+};
+use crate::{
+    collections::Apart,
+    log::{Era, Position, Retention},
+    sync::{AtomicU64, Mutex, MutexGuard, lock},
+    time::Clock,
+};
+
+/// All topics and patterns, the order of what is published on them, and what is retained.
+///
+/// Locks are taken in this order, and user code runs under none: the order, a topic's state, a pattern's state, a joined frame, a lane.
+pub(crate) struct Topics {
+    pub(crate) settings: TopicSettings,
+    pub(crate) clock: Clock,
+    /// Publishers take turns here, so that the order of positions is the order in which events come to be in the log.
+    pub(super) order: Apart<Mutex<Order>>,
+    /// What readers look at.
+    pub(super) newest: Apart<Newest>,
+    /// A feed of which there is never any event.
+    pub(crate) nothing: Arc<Feed>,
+    pub(crate) joined: Joined,
+}
+
+#[derive(Debug)]
+pub(super) struct Newest {
+    /// The number of the newest event of which all that is older is in the log too.
+    pub(super) published: AtomicU64,
+    /// When something was last published, in nanoseconds since the clock's start.
+    pub(super) last_publish: AtomicU64,
+}
+
+impl Topics {
+    pub(crate) fn new(settings: TopicSettings, clock: Clock) -> Self {
+        let begin = Position::new(Era::random(), clock.start_ms(), 0);
+        Self {
+            settings,
+            clock,
+            order: Apart(Mutex::new(Order::new(begin))),
+            newest: Apart(Newest { published: AtomicU64::new(0), last_publish: AtomicU64::new(0) }),
+            nothing: Arc::new(Feed::new(0, "", Retention::default(), begin)),
+            joined: Joined::new(),
+        }
+    }
+
+    /// The number of the newest event that may be read: all that is older can be read too.
+    #[inline]
+    pub(crate) fn horizon(&self) -> u64 {
+        self.newest.0.published.load(Ordering::Acquire)
+    }
+
+    /// Lets readers go up to this number.
+    pub(crate) fn set_horizon(&self, number: u64) {
+        self.newest.0.published.store(number, Ordering::Release);
+    }
+
+    /// When something was last published, by the clock: what a stream that has just got it need not ask it for.
+    #[inline]
+    pub(crate) fn last_publish(&self) -> u64 {
+        self.newest.0.last_publish.load(Ordering::Relaxed)
+    }
+
+    /// The newest position that was issued.
+    pub(crate) fn position(&self) -> Position {
+        lock(&self.order.0).last
+    }
+
+    /// Whether this position was issued here, and not by another registry, or by nobody.
+    pub(crate) fn has_issued(&self, position: Position) -> bool {
+        lock(&self.order.0).has_issued(position)
+    }
+
+    pub(crate) fn order<'a>(&'a self, later: &'a mut Later) -> OrderGuard<'a> {
+        OrderGuard { guard: self.lock_order(), later }
+    }
+
+    pub(super) fn lock_order(&self) -> MutexGuard<'_, Order> {
+        let mut order = lock(&self.order.0);
+        self.forget_ended(&mut order);
+        order
+    }
+}
+
+impl Drop for Topics {
+    /// What of the program's is in the events may panic here, too.
+    fn drop(&mut self) {
+        let mut later = Later::default();
+        let mut order = OrderGuard { guard: lock(&self.order.0), later: &mut later };
+        while let Some(topic) = order.ledger.pop() {
+            order.drop_oldest_of(&mut lock(&topic.state));
+        }
+    }
+}
+
+impl fmt::Debug for Topics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topics").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,187 @@
+//! Who comes to a topic or a pattern, and who leaves it.
+
+use std::sync::Arc;
+
+use super::{
+    feed::{ByName, Feed, Kept, Parked},
+    later::Later,
+    order::{Order, OrderGuard, Share},
+    resume::Joining,
+    start::Start,
+    store::Topics,
+};
+use crate::{
+    log::{Entry, Log, Position, Retention, topic_name},
+    sync::{lock, nothing_is_locked},
+};
+
+impl Topics {
+    /// The topic with this name, made if there is none, with the order that it was found in.
+    pub(crate) fn topic<'a>(&'a self, name: &str, later: &'a mut Later) -> (OrderGuard<'a>, Arc<Feed>) {
+        let order = self.lock_order();
+        if let Some(topic) = order.topic(name) {
+            return (OrderGuard { guard: order, later }, topic);
+        }
+        drop(order);
+        nothing_is_locked();
+        let retention = self.settings.topic_retention_of(name);
+        let mut order = OrderGuard { guard: lock(&self.order.0), later };
+        if let Some(topic) = order.topic(name) {
+            return (order, topic);
+        }
+        let topic = Feed::new(order.next_id(), name, retention, order.forgotten.floor(name));
+        if topic_name::is_public(name) {
+            lock(&topic.state).patterns = order.patterns.matching(name).into_iter().cloned().collect();
+        }
+        let topic = Arc::new(topic);
+        order.cost += topic.cost();
+        order.topics.insert(ByName(Arc::clone(&topic)));
+        order.by_name.insert(ByName(Arc::clone(&topic)));
+        (order, topic)
+    }
+
+    /// The pattern with this name, made if it has no subscribers so far.
+    ///
+    /// What was published before is left where it is until somebody asks for it.
+    pub(super) fn pattern<'a>(&'a self, name: &str, later: &'a mut Later) -> (OrderGuard<'a>, Arc<Feed>) {
+        let mut order = self.order(later);
+        if let Some(pattern) = order.patterns.get(name).cloned() {
+            return (order, pattern);
+        }
+        let pattern = Feed::new(order.next_id(), name, Retention::default(), order.last);
+        let mut state = lock(&pattern.state);
+        state.lacks = order.number;
+        // Who starts now starts behind it, and who asks for it later finds that it is there.
+        state.log.end_at(order.number);
+        pattern.reach(order.number);
+        drop(state);
+        let pattern = Arc::new(pattern);
+        for topic in order.matching(name) {
+            lock(&topic.state).patterns.push(Arc::clone(&pattern));
+        }
+        order.patterns.insert(name, Arc::clone(&pattern));
+        order.pattern_list.push(Arc::clone(&pattern));
+        // As a topic without subscribers: it is about to have one.
+        order.cost += pattern.cost();
+        (order, pattern)
+    }
+
+    /// Puts what was published before a pattern had subscribers into its log.
+    pub(super) fn complete(&self, order: &mut Order, pattern: &Feed) {
+        let lacks = std::mem::take(&mut lock(&pattern.state).lacks);
+        if lacks == 0 {
+            return;
+        }
+        let mut floor = order.forgotten.floor_of_matching(pattern.name());
+        let mut entries = Vec::new();
+        for topic in order.matching(pattern.name()) {
+            let state = lock(&topic.state);
+            floor = floor.max(state.log.floor());
+            entries.extend(state.log.entries().take_while(|entry| entry.number <= lacks).cloned());
+        }
+        entries.sort_unstable_by_key(|entry| entry.number);
+        let share = order.share(self.share_of_patterns());
+        let wanted: usize = entries.iter().map(|entry| entry.cost_of_row()).sum();
+        if order.rows + wanted > share.all {
+            // As many as are there now, which is no more than was looked at.
+            let most = Share { all: share.all.saturating_sub(wanted), ..share };
+            for other in order.pattern_list.clone() {
+                let mut log = lock(&other.state);
+                while order.trim(&other, &mut log.log, most) {}
+            }
+        }
+        let mut room = share.all.saturating_sub(order.rows);
+        let has_room = |entry: &&Arc<Entry>| {
+            let left = room.checked_sub(entry.cost_of_row());
+            room = left.unwrap_or_default();
+            left.is_some()
+        };
+        let fitting = entries.iter().rev().take_while(has_room).count();
+        for left_out in entries.drain(..entries.len() - fitting) {
+            let position = order.left_out(&left_out, pattern.name());
+            floor = position.map_or(floor, |position| floor.max(position));
+        }
+        order.add_rows(entries.iter().map(|entry| entry.cost_of_row()).sum());
+        let mut state = lock(&pattern.state);
+        state.log.prepend(entries, floor);
+        pattern.reach(state.log.newest());
+        drop(state);
+        self.evict(order, self.clock.now_ms(), 0);
+    }
+
+    /// The topic with this name, if it exists, or the pattern, if a topic does that matches it.
+    pub(super) fn existing<'a>(&'a self, name: &str, later: &'a mut Later) -> Option<(OrderGuard<'a>, Arc<Feed>)> {
+        let now_ms = self.clock.now_ms();
+        let exists = |topic: &Feed| {
+            let horizon = topic.retention.horizon(now_ms).max(self.settings.retention.horizon(now_ms));
+            topic.exists(horizon.unwrap_or(0))
+        };
+        let order = self.lock_order();
+        if topic_name::is_pattern(name) {
+            let exists = order.matching(name).any(|topic| exists(topic));
+            drop(order);
+            return exists.then(|| self.pattern(name, later));
+        }
+        let topic = order.topic(name).filter(|topic| exists(topic))?;
+        Some((OrderGuard { guard: order, later }, topic))
+    }
+
+    /// Adds a subscriber to a topic or a pattern. `None`: it must exist, and does not.
+    pub(crate) fn join(&self, name: &str, start: Start, must_exist: bool, later: &mut Later) -> Option<Joining> {
+        let (mut order, feed) = match topic_name::is_pattern(name) {
+            _ if must_exist => self.existing(name, later)?,
+            true => self.pattern(name, later),
+            false => self.topic(name, later),
+        };
+        let mut state = lock(&feed.state);
+        order.hold(&feed, &mut state, |state| state.subscribers += 1);
+        feed.prepare_for(state.subscribers);
+        drop(state);
+        let place = self.place(&mut order, &feed, start);
+        drop(order);
+        Some(Joining { feed, place })
+    }
+
+    /// Takes a subscriber off a topic or a pattern, and off its waiters if it is still among them.
+    pub(crate) fn leave(&self, feed: &Feed, parked: Option<Parked>, later: &mut Later) {
+        let mut order = self.order(later);
+        let mut state = lock(&feed.state);
+        let waiter = parked.and_then(|parked| feed.unpark_locked(&mut state, parked));
+        if !feed.is_pattern() {
+            order.hold(feed, &mut state, |state| state.subscribers -= 1);
+            if state.subscribers == 0 {
+                // What was sent to one client alone is for nobody else.
+                while !topic_name::is_public(feed.name()) && !state.log.is_empty() {
+                    order.evict_oldest_of(&mut state);
+                }
+                if state.kept == Some(Kept::Subscribers) {
+                    self.forget_ended_topic(&mut order, feed, &mut state);
+                } else {
+                    self.forget_if_unused(&mut order, feed, &state);
+                }
+                drop(state);
+                if order.cost > self.settings.retention.bytes {
+                    self.evict(&mut order, self.clock.now_ms(), 0);
+                }
+            } else {
+                drop(state);
+            }
+        } else if state.subscribers == 1 {
+            state.subscribers = 0;
+            order.free_rows(state.log.cost());
+            let log = std::mem::replace(&mut state.log, Log::new(Position::default()));
+            log.entries().filter(|entry| entry.audience.is_some()).for_each(|entry| order.gone.push(Arc::clone(entry)));
+            drop(state);
+            order.patterns.remove(feed.name());
+            order.pattern_list.retain(|pattern| pattern.id() != feed.id());
+            for topic in order.matching(feed.name()) {
+                lock(&topic.state).patterns.retain(|pattern| pattern.id() != feed.id());
+            }
+        } else {
+            state.subscribers -= 1;
+            drop(state);
+        }
+        drop(order);
+        drop(waiter);
+    }
+}
