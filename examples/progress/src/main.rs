@@ -9,7 +9,8 @@
 //! curl -i -X DELETE http://127.0.0.1:3000/jobs/ID                   # stops it
 //! ```
 //!
-//! - The layer goes around a tower service, and `hyper_util` serves that. The crate is here without its default features, so
+//! - The layer goes around a tower service, and `hyper_util` serves that: `examples/support/connections.rs`, which gives up who sends
+//!   no request, and makes room for who does. The crate is here without its default features, so
 //!   there is no axum, and no JSON library.
 //! - A job fills its topic through a `Producer`, whether or not anybody reads. When it is done, it ends the topic: readers get what
 //!   is left, and their streams end. An `EventSource` comes back then, with the last id, and gets a 204, which makes it stop.
@@ -20,26 +21,27 @@
 //! Environment: `PORT` (3000; 0 picks one), `STEP_MS` (how long a step of a job takes, 200), `MAX_JOBS` (that run at once, 100),
 //! `FINISH_MS` (10000).
 
+#[path = "../../support/connections.rs"]
+mod connections;
 mod jobs;
+#[path = "../../support/signals.rs"]
+mod signals;
+#[path = "../../support/sockets.rs"]
+mod sockets;
 
-use std::{convert::Infallible, env, error::Error, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, env, error::Error, future, io, sync::Arc, time::Duration};
 
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::timeout,
-};
-use tower::ServiceBuilder;
+use hyper::Request;
+use tokio::net::TcpListener;
+use tower::{ServiceBuilder, make::Shared};
 use tower_sse::{Drain, Registry, RegistryConfig, Retention, SseLayer};
 
-use crate::jobs::Jobs;
+use crate::{
+    connections::{Connections, RequestBody},
+    jobs::Jobs,
+    signals::Signals,
+    sockets::Patience,
+};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -49,71 +51,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let step = Duration::from_millis(setting("STEP_MS", 200)?);
     let finish = Duration::from_millis(setting("FINISH_MS", 10_000)?);
     let jobs = Arc::new(Jobs::new(&registry, step, setting::<u16>("MAX_JOBS", 100)?.into()));
-    let layer = SseLayer::new(&registry).let_finish(true);
+    let service = ServiceBuilder::new()
+        .layer(SseLayer::new(&registry).let_finish(true))
+        .service_fn(move |request: Request<RequestBody>| future::ready(Ok::<_, Infallible>(jobs.answer(&request))));
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
-    let told_to_end = told_to_end()?;
+    // From here on, it ends in order when it is told to.
+    let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
-    let connections = GracefulShutdown::new();
+    let connections = Connections::new(Patience::default(), 1);
     tokio::select! {
-        () = accept(listener, &layer, &jobs, &connections) => {}
-        () = told_to_end => {}
+        () = connections.serve(listener, Shared::new(service)) => {}
+        _ = signals.next() => {}
     }
-    let drain = registry.drain(Drain::within(Duration::from_secs(2)).finish_within(finish));
+    let window = Duration::from_secs(2);
+    let drain = registry.drain(Drain::within(window).finish_within(finish));
     // It waits for all connections, and some may be stuck.
-    let closed = timeout(finish.max(Duration::from_secs(2)) + Duration::from_secs(1), connections.shutdown());
-    let _ = tokio::join!(drain, closed);
+    tokio::join!(drain, connections.close_within(finish.max(window) + Duration::from_secs(1)));
     Ok(())
-}
-
-async fn accept(listener: TcpListener, layer: &SseLayer, jobs: &Arc<Jobs>, connections: &GracefulShutdown) {
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) => {
-                tokio::spawn(serve(socket, layer.clone(), Arc::clone(jobs), connections.watcher()));
-            }
-            Err(error) => {
-                // Out of file descriptors, mostly: they come back as streams end.
-                eprintln!("cannot accept a connection: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-async fn serve(socket: TcpStream, layer: SseLayer, jobs: Arc<Jobs>, watcher: Watcher) {
-    // Events are small writes that somebody waits for.
-    let _ = socket.set_nodelay(true);
-    let service = ServiceBuilder::new().layer(layer).service_fn(move |request| {
-        let jobs = Arc::clone(&jobs);
-        async move { Ok::<_, Infallible>(jobs.answer(&request)) }
-    });
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    // With a timer, hyper gives up a client that takes more than 30 s to send a request's head.
-    server.http1().timer(TokioTimer::new());
-    // Finds peers of HTTP/2 that are gone. For those of HTTP/1.1, the socket has to be told how long to wait for them.
-    server.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(15));
-    let connection = server.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
-    // An error is a client that left, or does not speak HTTP.
-    let _ = watcher.watch(connection.into_owned()).await;
-}
-
-/// Ctrl-C, or what service managers send. From this call on, neither ends the program of itself.
-#[cfg(unix)]
-fn told_to_end() -> io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-#[cfg(not(unix))]
-fn told_to_end() -> io::Result<impl Future<Output = ()>> {
-    Ok(async { drop(tokio::signal::ctrl_c().await) })
 }
 
 /// A number from the environment. What is there and is none is an error that names it.

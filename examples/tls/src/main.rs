@@ -10,14 +10,18 @@
 //! - Over HTTP/2 a browser has all streams of all of its tabs on one connection. Over HTTP/1.1 it opens six connections to one
 //!   origin, and each stream takes one. Browsers speak HTTP/2 over TLS alone.
 //! - The layer sees in which version a request came, and sets `connection: keep-alive` where it is allowed.
-//! - A peer that is slow to shake hands holds up nobody, and is given up.
+//! - A peer that is slow to shake hands, or to send its first request, holds up nobody, and is given up. The number of connections
+//!   has no bound here: `examples/support/connections.rs` has one, and makes room for who asks.
 //! - On SIGINT and SIGTERM it ends gracefully.
 //!
-//! Environment: `PORT` (3000; 0 picks one), `TICK_MS` (1000).
+//! Environment: `PORT` (3000; 0 picks one), `TICK_MS` (1000), `HEAD_MS` (how long a client may take to shake hands, and then again
+//! to send its first request, 10000).
 
 mod acceptor;
+#[path = "../../support/signals.rs"]
+mod signals;
 
-use std::{env, error::Error, io, process, time::Duration};
+use std::{env, error::Error, io, pin::pin, process, sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
 use hyper_util::{
@@ -30,10 +34,14 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::Notify,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceBuilder;
 use tower_sse::{ClientHandle, Drain, Event, EventStream, Registry, SseLayer, Start, SubscribeError};
+
+use crate::signals::Signals;
 
 const TOPIC: &str = "ticks";
 const USAGE: &str = "usage: tls [--cert FILE --key FILE]";
@@ -56,13 +64,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(SseLayer::new(&registry));
     tokio::spawn(tick(registry.clone(), Duration::from_millis(setting("TICK_MS", 1000)?)));
 
+    let head = Duration::from_millis(setting("HEAD_MS", 10_000)?);
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
-    let told_to_end = told_to_end()?;
+    // From here on, it ends in order when it is told to.
+    let mut signals = Signals::new()?;
     println!("listening on https://{}", listener.local_addr()?);
     let connections = GracefulShutdown::new();
     tokio::select! {
-        () = accept(listener, &acceptor, &app, &connections) => {}
-        () = told_to_end => {}
+        () = accept(listener, &acceptor, &app, head, &connections) => {}
+        _ = signals.next() => {}
     }
     let drain = registry.drain(Drain::within(Duration::from_secs(2)).retry(Duration::from_secs(2)));
     // It waits for all connections, and some may be stuck.
@@ -88,11 +98,17 @@ async fn tick(registry: Registry, period: Duration) {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: &TlsAcceptor, app: &Router, connections: &GracefulShutdown) {
+async fn accept(
+    listener: TcpListener,
+    acceptor: &TlsAcceptor,
+    app: &Router,
+    head: Duration,
+    connections: &GracefulShutdown,
+) {
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
-                tokio::spawn(serve(socket, acceptor.clone(), app.clone(), connections.watcher()));
+                tokio::spawn(serve(socket, acceptor.clone(), app.clone(), head, connections.watcher()));
             }
             Err(error) => {
                 // Out of file descriptors, mostly: they come back as streams end.
@@ -103,37 +119,33 @@ async fn accept(listener: TcpListener, acceptor: &TlsAcceptor, app: &Router, con
     }
 }
 
-async fn serve(socket: TcpStream, acceptor: TlsAcceptor, app: Router, watcher: Watcher) {
+async fn serve(socket: TcpStream, acceptor: TlsAcceptor, app: Router, head: Duration, watcher: Watcher) {
     // Events are small writes that somebody waits for.
     let _ = socket.set_nodelay(true);
     // An error is a peer that speaks no TLS, or does not trust the certificate.
-    let Ok(Ok(socket)) = timeout(Duration::from_secs(10), acceptor.accept(socket)).await else { return };
+    let Ok(Ok(socket)) = timeout(head, acceptor.accept(socket)).await else { return };
     let mut server = auto::Builder::new(TokioExecutor::new());
-    // With a timer, hyper gives up a client that takes more than 30 s to send a request's head.
+    // With a timer, hyper gives up a client that takes more than 30 s to send a further head of HTTP/1.1.
     server.http1().timer(TokioTimer::new());
     // Finds peers of HTTP/2 that are gone. For those of HTTP/1.1, the socket has to be told how long to wait for them.
     server.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(15));
+    let asked = Arc::new(Notify::new());
+    let asks = Arc::clone(&asked);
+    let app = ServiceBuilder::new()
+        .map_request(move |request| {
+            asks.notify_one();
+            request
+        })
+        .service(app);
     let connection = server.serve_connection(TokioIo::new(socket), TowerToHyperService::new(app));
+    let mut connection = pin!(watcher.watch(connection.into_owned()));
+    tokio::select! {
+        _ = &mut connection => return,
+        // hyper itself does not give up who sends nothing, nor who speaks HTTP/2 and asks for nothing.
+        asked = timeout(head, asked.notified()) => if asked.is_err() { return },
+    }
     // An error is a client that left.
-    let _ = watcher.watch(connection.into_owned()).await;
-}
-
-/// Ctrl-C, or what service managers send. From this call on, neither ends the program of itself.
-#[cfg(unix)]
-fn told_to_end() -> io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-#[cfg(not(unix))]
-fn told_to_end() -> io::Result<impl Future<Output = ()>> {
-    Ok(async { drop(tokio::signal::ctrl_c().await) })
+    let _ = connection.await;
 }
 
 /// A number from the environment. What is there and is none is an error that names it.

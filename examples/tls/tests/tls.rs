@@ -22,7 +22,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     process::Command,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_rustls::{
     TlsConnector,
@@ -68,10 +68,15 @@ fn file(name: &str, content: &str) -> String {
 impl House {
     /// With a certificate for `localhost`, from files. `name`: the test's.
     async fn open(name: &str) -> Self {
+        Self::open_with(name, &[]).await
+    }
+
+    async fn open_with(name: &str, environment: &[(&str, &str)]) -> Self {
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let files =
             [file(&format!("{name}-cert"), &cert.pem()), file(&format!("{name}-key"), &signing_key.serialize_pem())];
-        let server = within(Server::start(&mut program(&["--cert", &files[0], "--key", &files[1]]))).await;
+        let mut program = program(&["--cert", &files[0], "--key", &files[1]]);
+        let server = within(Server::start(program.envs(environment.iter().copied()))).await;
         files.iter().for_each(|file| fs::remove_file(file).unwrap());
         Self { server, trusted: cert.der().clone() }
     }
@@ -230,6 +235,38 @@ async fn peers_that_speak_no_tls_or_nothing_hold_up_nobody() {
     let _ = within(plain.read_to_end(&mut answer)).await;
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
     ticks(&mut house.client(Version::HTTP_2).await.get("/ticks", None).await, 1).await;
+}
+
+#[tokio::test]
+async fn who_shakes_hands_and_sends_no_request_is_given_up_and_who_did_is_not() {
+    const HEAD: Duration = Duration::from_millis(500);
+    let house = House::open_with("heads", &[("HEAD_MS", "500")]).await;
+    let mut streams = Vec::new();
+    for version in VERSIONS {
+        streams.push(house.client(version).await.get("/ticks", None).await);
+    }
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for (protocol, opening) in [
+        (&b"http/1.1"[..], &b""[..]),
+        (b"http/1.1", b"G"),
+        (b"http/1.1", b"GET /ticks HTTP/1.1\r\nhost: loc"),
+        (b"h2", b""),
+        (b"h2", &preface[..10]),
+        (b"h2", preface),
+        (b"h2", &[&preface[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat()),
+    ] {
+        let mut socket = house.connect(&[protocol]).await.unwrap();
+        let begun = Instant::now();
+        socket.write_all(opening).await.unwrap();
+        // It is closed without a word of TLS.
+        let _ = within(socket.read_to_end(&mut Vec::new())).await;
+        let time = begun.elapsed();
+        assert!((HEAD * 9 / 10..HEAD * 6).contains(&time), "{time:?} after {opening:?}");
+    }
+    for stream in &mut streams {
+        // What came in all that time, and then more.
+        ticks(stream, 200).await;
+    }
 }
 
 /// Trusts everybody, and keeps who that was.
