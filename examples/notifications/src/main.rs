@@ -24,12 +24,13 @@
 //!
 //! Environment: `PORT` (3000; 0 picks one), `ORIGIN` (of pages elsewhere that may use this, `http://localhost:5173`),
 //! `MAX_STREAMS` (of users, 10000), `MAX_STREAMS_PER_USER` (3), `MAX_PUBLIC_STREAMS` (10000), `MAX_STREAMS_PER_ADDRESS` (of those,
-//! 20), `MAX_SESSIONS` (100000), `MAX_SESSIONS_PER_USER` (5), `LOGINS_PER_MINUTE` (from one address, 20), `SESSION_SECONDS` (28800),
+//! 20), `MAX_SESSIONS` (100000), `MAX_SESSIONS_PER_USER` (5), `LOGINS_PER_MINUTE` (from one address, 20), `PROXIES` (how many add to `x-forwarded-for`, 0), `SESSION_SECONDS` (28800),
 //! `HEARTBEAT_MS` (15000), `PING_MS` (of users' streams, 10000), `LOG` (`error` to `trace`, on stderr; info).
 
 mod api;
 #[path = "../../support/connections.rs"]
 mod connections;
+mod login;
 mod session;
 #[path = "../../support/signals.rs"]
 mod signals;
@@ -55,7 +56,7 @@ use tokio::{net::TcpListener, time};
 use tower::ServiceBuilder;
 use tower_http::{compression::CompressionLayer, cors::CorsLayer, csrf::CsrfLayer, trace::TraceLayer};
 use tower_sse::{
-    CloseReason, Drain, Event, Heartbeat, Limit, Refusal, Registry, RegistryConfig, Retention, SseLayer,
+    ClientAddress, CloseReason, Drain, Event, Heartbeat, Limit, Refusal, Registry, RegistryConfig, Retention, SseLayer,
     TracingObserver,
 };
 use tracing::Level;
@@ -72,6 +73,7 @@ use crate::{
 struct App {
     registry: Registry,
     sessions: Arc<Sessions>,
+    address: ClientAddress,
 }
 
 #[tokio::main]
@@ -91,7 +93,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .observer(Arc::clone(&sessions))
         .observer(TracingObserver::new());
     let registry = Registry::with_config(config);
-    let app = app(App { registry: registry.clone(), sessions })?;
+    let address = login::address(setting("PROXIES", 0)?);
+    let app = app(App { registry: registry.clone(), sessions, address })?;
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
     // From here on, it ends in order when it is told to.
@@ -122,7 +125,7 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
     let for_strangers = SseLayer::new(&app.registry)
         .heartbeat(Heartbeat::every(Duration::from_millis(setting("HEARTBEAT_MS", 15_000)?)))
         .limit(Limit::streams(setting("MAX_PUBLIC_STREAMS", 10_000)?))
-        .limit(Limit::streams(setting("MAX_STREAMS_PER_ADDRESS", 20)?).per(session::address().key()))
+        .limit(Limit::streams(setting("MAX_STREAMS_PER_ADDRESS", 20)?).per(app.address.clone().key()))
         // An EventSource gives up for good when it gets a 503 or a 429.
         .refusal(Refusal::reconnect());
     let log_in_again = Event::data("Log in again.").event("expired")?;
@@ -131,22 +134,22 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
         .heartbeat(Heartbeat::every(Duration::from_millis(setting("PING_MS", 10_000)?)).event(ping))
         .metadata(|request: &Parts| request.extensions.get::<Session>().cloned())
         .limit(Limit::streams(setting("MAX_STREAMS", 10_000)?))
-        .limit(Limit::streams(setting("MAX_STREAMS_PER_USER", 3)?).per(session::user_of))
+        .limit(Limit::streams(setting("MAX_STREAMS_PER_USER", 3)?).per(login::user_of))
         .refusal(Refusal::reconnect())
         .farewell(move |_, reason| (reason == CloseReason::Expired).then(|| log_in_again.clone()))
         .no_store();
 
     let for_the_signed_in = Router::new()
-        .route("/me", get(session::me))
-        .route("/logout", post(session::log_out))
+        .route("/me", get(login::me))
+        .route("/logout", post(login::log_out))
         .route("/notifications", get(api::notifications).layer(for_users))
         .route("/users/{user}/notifications", post(api::notify))
         .route("/announcements", post(api::announce))
         // Not for paths that do not exist: those are a 404 for everybody.
-        .route_layer(middleware::from_fn_with_state(app.clone(), session::require));
+        .route_layer(middleware::from_fn_with_state(app.clone(), login::require));
     let for_everybody = Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))
-        .route("/login", post(session::log_in))
+        .route("/login", post(login::log_in))
         .route("/announcements", get(api::announcements).layer(for_strangers));
     let for_operators = Router::new().route("/health", get(|| async { "ok" })).route("/stats", get(api::stats));
 

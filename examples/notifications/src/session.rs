@@ -2,31 +2,15 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use axum::{
-    Extension, Form, Json,
-    extract::{ConnectInfo, Request, State},
-    http::{StatusCode, header::RETRY_AFTER, request::Parts},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
-use axum_extra::extract::{
-    CookieJar,
-    cookie::{Cookie, SameSite},
-};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use tower_sse::{ClientAddress, ClientHandle, Closed, Observer};
+use tower_sse::{ClientHandle, Closed, Observer};
 
-use crate::App;
-
-const COOKIE: &str = "session";
 /// Why a stream is over whose session has ended.
 const SESSION_ENDED: &str = "session_ended";
 
@@ -56,7 +40,7 @@ impl User {
 pub(crate) struct Session {
     pub(crate) user: User,
     pub(crate) expires: SystemTime,
-    token: Arc<str>,
+    pub(crate) token: Arc<str>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +59,12 @@ pub(crate) struct Sessions {
     logins: DefaultKeyedRateLimiter<IpAddr>,
 }
 
+/// Why there is no session for a user.
+pub(crate) enum NoSession {
+    TooMany,
+    NoRandomness,
+}
+
 #[derive(Default)]
 struct All {
     by_token: HashMap<Arc<str>, (Session, Vec<ClientHandle>)>,
@@ -88,9 +78,14 @@ impl Sessions {
         Self { bounds, all: Mutex::default(), logins }
     }
 
-    fn begin(&self, user: User) -> Result<Session, Problem> {
+    /// Whether this address may log in once more, which counts.
+    pub(crate) fn may_log_in(&self, address: IpAddr) -> bool {
+        self.logins.check_key(&address).is_ok()
+    }
+
+    pub(crate) fn begin(&self, user: User) -> Result<Session, NoSession> {
         let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|_| Problem::NoRandomness)?;
+        getrandom::fill(&mut random).map_err(|_| NoSession::NoRandomness)?;
         let token: Arc<str> = random.map(|byte| format!("{byte:02x}")).concat().into();
         let mut all = self.lock();
         let mut ended = Vec::new();
@@ -98,7 +93,7 @@ impl Sessions {
             ended.extend(all.remove(&oldest).into_iter().flatten());
         }
         if all.by_token.len() >= self.bounds.sessions {
-            return Err(Problem::TooManySessions);
+            return Err(NoSession::TooMany);
         }
         let session = Session { user, expires: SystemTime::now() + self.bounds.lifetime, token: Arc::clone(&token) };
         all.of_user.entry(session.user.clone()).or_default().push_back(Arc::clone(&token));
@@ -108,13 +103,13 @@ impl Sessions {
         Ok(session)
     }
 
-    fn find(&self, token: &str) -> Option<Session> {
+    pub(crate) fn find(&self, token: &str) -> Option<Session> {
         let all = self.lock();
         all.by_token.get(token).map(|(session, _)| session).filter(|it| it.expires > SystemTime::now()).cloned()
     }
 
     /// Ends a session, and the streams that were opened with it.
-    fn end(&self, token: &str) {
+    pub(crate) fn end(&self, token: &str) {
         let ended = self.lock().remove(token);
         close(&ended.unwrap_or_default());
     }
@@ -182,82 +177,4 @@ impl Observer for Sessions {
 
 fn token_of(client: &ClientHandle) -> Option<Arc<str>> {
     Some(Arc::clone(&client.metadata().get::<Session>()?.token))
-}
-
-/// Lets nobody through without a session.
-pub(crate) async fn require(State(app): State<App>, jar: CookieJar, mut request: Request, next: Next) -> Response {
-    let Some(session) = jar.get(COOKIE).and_then(|cookie| app.sessions.find(cookie.value())) else {
-        return (StatusCode::UNAUTHORIZED, Json(json!({ "error": "log in first" }))).into_response();
-    };
-    request.extensions_mut().insert(session);
-    next.run(request).await
-}
-
-/// Whose request it is, for limits.
-pub(crate) fn user_of(request: &Parts) -> Option<String> {
-    Some(request.extensions.get::<Session>()?.user.name().to_owned())
-}
-
-/// Where a request comes from, for limits. Behind proxies, `ClientAddress::proxies` says how many they are.
-pub(crate) fn address() -> ClientAddress {
-    ClientAddress::new(|request| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()))
-}
-
-#[derive(Deserialize)]
-pub(crate) struct Login {
-    name: String,
-}
-
-/// A real program asks for more than a name.
-pub(crate) async fn log_in(
-    State(app): State<App>,
-    request: Parts,
-    jar: CookieJar,
-    Form(Login { name }): Form<Login>,
-) -> Result<(CookieJar, Json<Value>), Problem> {
-    let address = address().of(&request).ok_or(Problem::NoAddress)?;
-    app.sessions.logins.check_key(&address).map_err(|_| Problem::TooManyLogins)?;
-    let user = User::named(&name).ok_or(Problem::NoName)?;
-    // Who logs in again shall not leave a session behind that nobody can log out of any more.
-    jar.get(COOKIE).inspect(|cookie| app.sessions.end(cookie.value()));
-    let session = app.sessions.begin(user)?;
-    // Behind TLS, it is `secure` too.
-    let cookie = Cookie::build((COOKIE, session.token.to_string())).path("/").http_only(true).same_site(SameSite::Lax);
-    Ok((jar.add(cookie), Json(json!({ "user": session.user.name() }))))
-}
-
-pub(crate) async fn log_out(
-    State(app): State<App>,
-    Extension(session): Extension<Session>,
-    jar: CookieJar,
-) -> (CookieJar, StatusCode) {
-    app.sessions.end(&session.token);
-    (jar.remove(Cookie::build(COOKIE).path("/")), StatusCode::NO_CONTENT)
-}
-
-pub(crate) async fn me(Extension(session): Extension<Session>) -> Json<Value> {
-    Json(json!({ "user": session.user.name() }))
-}
-
-/// Why nobody is logged in.
-pub(crate) enum Problem {
-    NoName,
-    TooManyLogins,
-    TooManySessions,
-    NoAddress,
-    NoRandomness,
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let (status, sentence) = match self {
-            Self::NoName => (StatusCode::BAD_REQUEST, "a name has 1 to 32 of a-z, 0-9, - and _\n"),
-            Self::TooManyLogins => (StatusCode::TOO_MANY_REQUESTS, "too many logins from this address\n"),
-            Self::TooManySessions => (StatusCode::SERVICE_UNAVAILABLE, "too many users are logged in\n"),
-            Self::NoAddress => (StatusCode::INTERNAL_SERVER_ERROR, "the server does not know who asks\n"),
-            Self::NoRandomness => (StatusCode::INTERNAL_SERVER_ERROR, "the system has no randomness to give\n"),
-        };
-        let wait = (status != StatusCode::BAD_REQUEST).then_some([(RETRY_AFTER, "60")]);
-        (status, wait, sentence).into_response()
-    }
 }

@@ -22,8 +22,11 @@ use tokio::{
     sync::{Notify, Semaphore},
     task::AbortHandle,
 };
-use tower_sse::{ClientHandle, Event, EventStream, Registry, RegistryConfig, SseLayer, SubscribeError};
+use tower_sse::{ClientAddress, ClientHandle, Event, EventStream, Registry, RegistryConfig, SseLayer, SubscribeError};
 
+#[allow(dead_code, reason = "not all of it is asked for")]
+#[path = "../src/login.rs"]
+mod login;
 #[allow(dead_code, reason = "not all of it is asked for")]
 #[path = "../src/session.rs"]
 mod session;
@@ -42,6 +45,7 @@ const BOUNDS: Bounds = Bounds {
 #[derive(Clone)]
 struct App {
     sessions: Arc<Sessions>,
+    address: ClientAddress,
     handler: Arc<Handler>,
 }
 
@@ -63,14 +67,14 @@ impl Server {
         let sessions = Arc::new(Sessions::new(bounds));
         let registry = Registry::with_config(RegistryConfig::default().observer(Arc::clone(&sessions)));
         let handler = Arc::new(Handler { begins: Notify::new(), may_end: Semaphore::new(0) });
-        let app = App { sessions, handler: Arc::clone(&handler) };
+        let app = App { sessions, address: login::address(0), handler: Arc::clone(&handler) };
         let layer = SseLayer::new(&registry).metadata(|request: &Parts| request.extensions.get::<Session>().cloned());
         let router = Router::new()
             .route("/stream", get(stream).layer(layer))
-            .route("/me", get(session::me))
-            .route("/logout", post(session::log_out))
-            .route_layer(middleware::from_fn_with_state(app.clone(), session::require))
-            .route("/login", post(session::log_in))
+            .route("/me", get(login::me))
+            .route("/logout", post(login::log_out))
+            .route_layer(middleware::from_fn_with_state(app.clone(), login::require))
+            .route("/login", post(login::log_in))
             .with_state(app);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
