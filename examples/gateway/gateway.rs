@@ -13,10 +13,13 @@ use hyper_util::{
     client::legacy::{self, Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use crate::{
-    bodies::{Fault, Passing, Upload},
+    bodies::{Fault, Late, Passing, Uploads},
     connections::RequestBody,
     headers::{self, Pseudonym},
     log::{Causes, complain, one_line},
@@ -33,6 +36,10 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Fewer than the file descriptors that are left for what is no client's connection.
 const POOL_MAX_IDLE: usize = 32;
 
+/// How long a request waits for the place of one that was ended.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
+const TOO_SLOW: Refused = Refused(StatusCode::REQUEST_TIMEOUT, "The request's body came too slowly.\n");
+
 type Answer = UnsyncBoxBody<Bytes, Fault>;
 
 pub(crate) struct Gateway {
@@ -42,6 +49,7 @@ pub(crate) struct Gateway {
     pseudonym: Pseudonym,
     /// Each request takes a connection to the upstream. Over HTTP/2, there can be more of them than of clients' connections.
     places: Arc<Semaphore>,
+    uploads: Uploads,
 }
 
 impl Gateway {
@@ -55,7 +63,7 @@ impl Gateway {
             .pool_max_idle_per_host(POOL_MAX_IDLE)
             .build(connector);
         let places = Arc::new(Semaphore::new(most as usize));
-        Ok(Self { client, upstream, rules, pseudonym: Pseudonym::random()?, places })
+        Ok(Self { client, upstream, rules, pseudonym: Pseudonym::random()?, places, uploads: Uploads::default() })
     }
 
     pub(crate) async fn answer(&self, request: Request<RequestBody>, peer: IpAddr) -> Response<Answer> {
@@ -83,7 +91,7 @@ impl Gateway {
         if self.pseudonym.is_in(request.headers()) {
             return Err(Refused(StatusCode::LOOP_DETECTED, "The request has been at this gateway before.\n"));
         }
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Some(place) = self.place().await else {
             return Err(Refused(StatusCode::SERVICE_UNAVAILABLE, "The gateway has as many requests as it can take.\n"));
         };
         // Not the query: it may hold a secret.
@@ -98,13 +106,14 @@ impl Gateway {
         };
         headers::set_claims(request.headers_mut(), peer, is_of_a_proxy, host.as_ref());
         self.pseudonym.add_to(request.headers_mut(), version);
-        let upload = Arc::new(Upload::begins());
+        let upload = self.uploads.begin();
         let request = request.map(|body| upload.watch(Passing::new(body, Some(self.rules.body))).boxed_unsync());
 
         let response = match upload.answered_within(self.rules.answer, self.client.request(request)).await {
-            Some(Ok(response)) => self.response(response),
-            Some(Err(error)) => Err((refused_for(&error), one_line(Causes(&error)))),
-            None => {
+            Ok(Ok(response)) => self.response(response),
+            Ok(Err(error)) => Err((refused_for(&error), one_line(Causes(&error)))),
+            Err(Late::Client) => Err((TOO_SLOW, "It made room for another.".to_owned())),
+            Err(Late::Upstream) => {
                 Err((Refused(StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time.\n"), String::new()))
             }
         };
@@ -129,6 +138,14 @@ impl Gateway {
         }
     }
 
+    /// If there is none, the request whose body has been arriving for the longest time makes room.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if self.places.available_permits() == 0 && !self.uploads.make_room() {
+            return None;
+        }
+        timeout(ROOM_TIMEOUT, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
+    }
+
     /// The upstream's answer as the client gets it.
     fn response(&self, response: Response<Incoming>) -> Result<Response<Passing<Incoming>>, (Refused, String)> {
         let nonsense = |sentence| Err((Refused(StatusCode::BAD_GATEWAY, sentence), String::new()));
@@ -139,6 +156,7 @@ impl Gateway {
         let Some(mut response) = self.upstream.response(response) else {
             return nonsense("The upstream gave its answer several lengths.\n");
         };
+        headers::hide_hops(response.headers_mut());
         self.pseudonym.add_to(response.headers_mut(), version);
         let content_type = response.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let is_stream = content_type.to_ascii_lowercase().starts_with(b"text/event-stream");
@@ -151,7 +169,7 @@ impl Gateway {
 fn refused_for(error: &legacy::Error) -> Refused {
     let causes = iter::successors(error.source(), |cause| (**cause).source());
     match causes.filter_map(|cause| cause.downcast_ref()).next() {
-        Some(Fault::TooSlow) => Refused(StatusCode::REQUEST_TIMEOUT, "The request's body came too slowly.\n"),
+        Some(Fault::TooSlow) => TOO_SLOW,
         Some(Fault::Broken(_)) => Refused(StatusCode::BAD_REQUEST, "The request's body broke.\n"),
         None if error.is_connect() => Refused(StatusCode::BAD_GATEWAY, "The upstream cannot be reached.\n"),
         None => Refused(StatusCode::BAD_GATEWAY, "The connection to the upstream broke before it answered.\n"),

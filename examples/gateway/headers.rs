@@ -147,6 +147,15 @@ impl Pseudonym {
     }
 }
 
+/// Leaves of each hop behind this one the protocol alone (RFC 9110, 7.6.3).
+pub(crate) fn hide_hops(headers: &mut HeaderMap) {
+    let protocol = |hop: &[u8]| Some(format!("{} upstream", hop.split(u8::is_ascii_whitespace).next()?.escape_ascii()));
+    let hops: Vec<String> = headers.get_all(VIA).iter().flat_map(tokens).filter_map(protocol).collect();
+    if let (false, Ok(hidden)) = (hops.is_empty(), HeaderValue::try_from(hops.join(", "))) {
+        headers.insert(VIA, hidden);
+    }
+}
+
 pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
     tokens(value).any(|one| one.eq_ignore_ascii_case(token.as_bytes()))
 }

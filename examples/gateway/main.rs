@@ -29,15 +29,18 @@
 //! - `x-forwarded-for`, `-host` and `-proto` say what this hop saw. What a client says in the place of a proxy is removed: all
 //!   names in `headers.rs`, also with underscores and in trailers. A proxy at a `--trusted-proxy` address may say them, and
 //!   `x-forwarded-for` goes on from what it says.
-//! - `via` tells both sides of this hop. A request that has been here before is a 508.
-//! - `location`, `content-location` and `refresh` do not name the upstream: what is there becomes a path. No answer of the
-//!   gateway's own names it either. What the upstream writes into its bodies and other headers passes.
+//! - `via` tells both sides of this hop, by a random name that it has for as long as it runs. A request that has been here
+//!   before is a 508.
+//! - `location`, `content-location` and `refresh` do not name the upstream: what is there becomes a path. `via` does not name
+//!   who is behind it, `alt-svc` is removed, and no answer of the gateway's own names the upstream either. What the upstream
+//!   writes into its bodies and into other headers passes.
 //! - The path of `--upstream` is a prefix, not a fence: `..` passes as it is.
 //!
 //! # Bounds
 //!
-//! - Silent and slow clients cannot fill it up: `examples/support/connections.rs`. It takes as many connections as the limit
-//!   on open files allows, half of them its own to the upstream. Over HTTP/2 there can be more requests than that: a 503.
+//! - Silent and slow clients cannot fill it up: `examples/support/connections.rs`. It has as many connections as the limit
+//!   on open files allows, half of them to the upstream, one for each request. When there is none for another request, as can
+//!   be over HTTP/2, the request whose body has been arriving for the longest time ends with a 408. Without such, it is a 503.
 //! - A request whose body comes too slowly (`--body-ms`) is a 408. An answer that does not begin in time is a 504, and one
 //!   that goes on too slowly is broken off (`--answer-ms`). An event stream may be silent for ever.
 //! - Clients and upstreams that are gone without saying so are found: `examples/support/sockets.rs`.

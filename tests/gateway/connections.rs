@@ -9,7 +9,7 @@ use std::{
 
 use http::{Response, StatusCode, Version};
 use http_body::Frame;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Collected, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     GATEWAY, Gateway,
     bodies::{any, channel, event_stream},
-    client::{Client, VERSIONS, get},
+    client::{Client, VERSIONS, get, request},
     example::Server,
     next_data, raw, read_until,
     siege::{self, Siege},
@@ -67,6 +67,46 @@ async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_
         // Whoever is being answered makes room for nobody.
         frames.send(Ok(Frame::data("data: still here\n\n".into()))).await.unwrap();
         assert_eq!(next_data(&mut stream).await.unwrap(), "data: still here\n\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
+    within_20_s(async {
+        let upstream = upstream(|request| async {
+            let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+            Response::new(any(Full::from(body)))
+        })
+        .await;
+        let mut command = siege::with_few_files(GATEWAY.executable());
+        command.args(["--listen", "127.0.0.1:0", "--upstream", &upstream]).stderr(Stdio::null());
+        let server = Server::start(&mut command).await;
+        let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+        let mut uploads = Vec::new();
+        for _ in 0..4 {
+            let mut client = Client::connect(address, Version::HTTP_2).await;
+            for _ in 0..100 {
+                let (frames, body) = channel();
+                frames.send(Ok(Frame::data("x".into()))).await.unwrap();
+                let Client::Http2(sender) = &mut client else { unreachable!() };
+                sender.ready().await.unwrap();
+                uploads.push((frames, tokio::spawn(sender.send_request(request("POST", "/", body)))));
+            }
+        }
+        // Each takes a connection to the upstream, and there are no more than 224.
+        let (_, first) = uploads.remove(0);
+        assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::REQUEST_TIMEOUT);
+        for version in VERSIONS {
+            for _ in 0..20 {
+                let begun = Instant::now();
+                let post = request("POST", "/", any(Full::from("whole")));
+                let response = Client::connect(address, version).await.send(post).await.unwrap();
+                assert_eq!(response.status(), StatusCode::OK);
+                assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "whole");
+                assert!(begun.elapsed() < A_SECOND, "{:?}", begun.elapsed());
+            }
+        }
     })
     .await;
 }

@@ -298,7 +298,12 @@ async fn via_says_both_ways_that_a_message_came_through_and_says_it_after_what_o
         let (seen, mut requests) = mpsc::unbounded_channel::<Parts>();
         let upstream = upstream(move |request| {
             seen.send(request.into_parts().0).unwrap();
-            async { Response::builder().header("via", "1.1 inner").body(AnyBody::default()).unwrap() }
+            async {
+                Response::builder()
+                    .header("via", "1.0 inner.test:9000 (old), HTTP/1.1 10.0.0.1")
+                    .body(AnyBody::default())
+                    .unwrap()
+            }
         })
         .await;
         let gateway = Gateway::start(&upstream, &[]).await;
@@ -308,7 +313,7 @@ async fn via_says_both_ways_that_a_message_came_through_and_says_it_after_what_o
             let response = gateway.client(version).await.send(request).await.unwrap();
             let headers = requests.recv().await.unwrap().headers;
             for (headers, before, own) in
-                [(&headers, "1.1 outer", said), (response.headers(), "1.1 inner", "1.1 gateway-")]
+                [(&headers, "1.1 outer", said), (response.headers(), "1.0 upstream, HTTP/1.1 upstream", "1.1 gateway-")]
             {
                 let via = all(headers, "via");
                 assert!(via.len() == 2 && via[0] == before && via[1].starts_with(own), "{via:?}");
