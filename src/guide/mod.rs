@@ -8,9 +8,10 @@
 //! 6. [Clients](clients): what each can do and cannot
 //! 7. [Proxies](proxies)
 //! 8. [MCP](mcp)
-//! 9. [Testing your handlers](testing)
-//! 10. [Performance](performance): what it costs, and how that was measured
-//! 11. [Several machines](several_machines), to come
+//! 9. [A proxy before MCP and model servers](mcp_proxies): names, origins, addresses
+//! 10. [Testing your handlers](testing)
+//! 11. [Performance](performance): what it costs, and how that was measured
+//! 12. [Several machines](several_machines), to come
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
@@ -35,6 +36,9 @@ pub mod proxies {}
 
 #[doc = include_str!("mcp.md")]
 pub mod mcp {}
+
+#[doc = include_str!("mcp_proxies.md")]
+pub mod mcp_proxies {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}

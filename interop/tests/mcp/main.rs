@@ -39,6 +39,9 @@ mod guide {
     }
 }
 mod names;
+#[path = "../proxies/nginx.rs"]
+#[allow(dead_code, reason = "nothing here looks into its log")]
+mod nginx;
 mod server;
 #[path = "../../../tests/support/spec.rs"]
 mod spec;

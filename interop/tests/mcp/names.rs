@@ -12,6 +12,7 @@ use crate::{
     bodies::any,
     client::{Client, VERSIONS},
     example::Server,
+    nginx::Nginx,
     spec, within_20_s,
 };
 
@@ -37,8 +38,8 @@ async fn gateway(upstream: &str, flags: &[&str]) -> Server {
 }
 
 /// What somebody is told who asks a server for its secret, by this name of it.
-async fn ask(server: &Server, version: Version, host: &str, origin: Option<&str>) -> (StatusCode, Value) {
-    let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+async fn ask(url: &str, version: Version, host: &str, origin: Option<&str>) -> (StatusCode, Value) {
+    let address: SocketAddr = url.trim_start_matches("http://").parse().unwrap();
     let host = host.replace("{port}", &address.port().to_string());
     let call =
         json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": "secret", "arguments": {} } });
@@ -62,28 +63,96 @@ async fn ask(server: &Server, version: Version, host: &str, origin: Option<&str>
     (status, serde_json::from_str(&messages[0].data).unwrap())
 }
 
+/// A name, an origin, and whether that is somebody who may ask.
+const NINE: [(&str, Option<&str>, Who); 9] = [
+    ("127.0.0.1:{port}", None, Who::May),
+    ("localhost:{port}", None, Who::May),
+    ("127.0.0.1:{port}", Some(ORIGIN), Who::May),
+    ("page.test:{port}", None, Who::ForeignHost),
+    ("page.test:{port}", Some(ORIGIN), Who::ForeignHost),
+    // What the browser of somebody sends who is at a page that has moved its own name to 127.0.0.1.
+    ("page.test:{port}", Some("http://page.test:{port}"), Who::ForeignHost),
+    ("127.0.0.1.page.test:{port}", None, Who::ForeignHost),
+    ("127.0.0.1:{port}", Some("http://page.test"), Who::ForeignOrigin),
+    ("127.0.0.1:{port}", Some("null"), Who::ForeignOrigin),
+];
+
+#[derive(Clone, Copy)]
+enum Who {
+    May,
+    ForeignHost,
+    ForeignOrigin,
+}
+
+/// Each server, and how it refuses a host that is not its own.
+async fn servers() -> [(Server, StatusCode); 2] {
+    [(typescript().await, StatusCode::FORBIDDEN), (python().await, StatusCode::MISDIRECTED_REQUEST)]
+}
+
 #[tokio::test]
 async fn the_servers_of_the_sdks_refuse_and_answer_the_same_through_the_gateway_as_directly() {
-    let servers = [(typescript().await, StatusCode::FORBIDDEN), (python().await, StatusCode::MISDIRECTED_REQUEST)];
-    for (server, foreign_host) in &servers {
+    for (server, foreign_host) in &servers().await {
         let gateway = gateway(&server.url, &[]).await;
-        for (host, origin, status) in [
-            ("127.0.0.1:{port}", None, StatusCode::OK),
-            ("localhost:{port}", None, StatusCode::OK),
-            ("127.0.0.1:{port}", Some(ORIGIN), StatusCode::OK),
-            ("page.test:{port}", None, *foreign_host),
-            ("page.test:{port}", Some(ORIGIN), *foreign_host),
-            // What the browser of somebody sends who is at a page that has moved its own name to 127.0.0.1.
-            ("page.test:{port}", Some("http://page.test:{port}"), *foreign_host),
-            ("127.0.0.1.page.test:{port}", None, *foreign_host),
-            ("127.0.0.1:{port}", Some("http://page.test"), StatusCode::FORBIDDEN),
-            ("127.0.0.1:{port}", Some("null"), StatusCode::FORBIDDEN),
-        ] {
-            let direct = ask(server, Version::HTTP_11, host, origin).await;
+        for (host, origin, who) in NINE {
+            let status = match who {
+                Who::May => StatusCode::OK,
+                Who::ForeignHost => *foreign_host,
+                Who::ForeignOrigin => StatusCode::FORBIDDEN,
+            };
+            let direct = ask(&server.url, Version::HTTP_11, host, origin).await;
             assert_eq!(direct.0, status, "{host} {origin:?}: {}", direct.1);
             assert_eq!(direct.1.to_string().contains("the secret"), status == StatusCode::OK, "{}", direct.1);
             for version in VERSIONS {
-                assert_eq!(ask(&gateway, version, host, origin).await, direct, "{version:?} {host} {origin:?}");
+                assert_eq!(ask(&gateway.url, version, host, origin).await, direct, "{version:?} {host} {origin:?}");
+            }
+        }
+    }
+}
+
+const GUIDE: &str = include_str!("../../../src/guide/mcp_proxies.md");
+
+#[tokio::test]
+async fn through_the_nginx_of_the_guide_they_refuse_and_answer_the_same_too() {
+    let (_, configuration) = GUIDE.split_once("```nginx\n").unwrap();
+    let (configuration, _) = configuration.split_once("```").unwrap();
+    for (server, _) in &servers().await {
+        let upstream = server.url.trim_start_matches("http://");
+        let configuration = configuration.replace("127.0.0.1:8000", upstream);
+        let keeps = Nginx::start(|listen| configuration.replace("127.0.0.1:8080", &listen.to_string())).await;
+        let url = format!("http://{}", keeps.address);
+        for (host, origin, _) in NINE {
+            let direct = ask(&server.url, Version::HTTP_11, host, origin).await;
+            assert_eq!(ask(&url, Version::HTTP_11, host, origin).await, direct, "{host} {origin:?}");
+        }
+
+        // Without being told, it takes away what they do.
+        let replaces = Nginx::before(&server.url).await;
+        let url = format!("http://{}", replaces.address);
+        let (status, said) = ask(&url, Version::HTTP_11, "page.test:{port}", None).await;
+        assert!(status == StatusCode::OK && said.to_string().contains("the secret"), "{status} {said}");
+    }
+}
+
+#[tokio::test]
+async fn the_gateways_of_the_guide_answer_for_the_names_that_it_says_they_do() {
+    let server = typescript().await;
+    let commands = GUIDE.lines().filter_map(|line| line.strip_prefix("cargo run --example gateway -- "));
+    let expected = [
+        [("127.0.0.1:{port}", StatusCode::OK), ("page.test", StatusCode::MISDIRECTED_REQUEST)],
+        [("mcp.example.com", StatusCode::OK), ("127.0.0.1:{port}", StatusCode::MISDIRECTED_REQUEST)],
+        // The server does not know this name.
+        [("mcp.example.com", StatusCode::FORBIDDEN), ("page.test", StatusCode::MISDIRECTED_REQUEST)],
+    ];
+    let commands: Vec<_> = commands.collect();
+    assert_eq!(commands.len(), expected.len());
+    for (command, expected) in commands.into_iter().zip(expected) {
+        let (listen, rest) =
+            command.strip_prefix("--listen ").unwrap().split_once(" --upstream http://127.0.0.1:8000 ").unwrap();
+        assert!(listen.ends_with(":8080"), "{command}");
+        let gateway = gateway(&server.url, &rest.split(' ').collect::<Vec<_>>()).await;
+        for version in VERSIONS {
+            for (host, status) in expected {
+                assert_eq!(ask(&gateway.url, version, host, None).await.0, status, "{command}: {host}");
             }
         }
     }
@@ -103,12 +172,12 @@ async fn names_that_the_gateway_allows_are_all_that_a_server_is_asked_by() {
                 (&replaces, "127.0.0.1:{port}", StatusCode::MISDIRECTED_REQUEST),
                 (&replaces, "page.test:{port}", StatusCode::MISDIRECTED_REQUEST),
             ] {
-                let (status, said) = ask(gateway, version, host, None).await;
+                let (status, said) = ask(&gateway.url, version, host, None).await;
                 assert_eq!(status, expected, "{version:?} {host}: {said}");
                 assert_eq!(said.to_string().contains("the secret"), expected == StatusCode::OK, "{said}");
             }
             // The origin is the client's all the same.
-            let (status, said) = ask(&replaces, version, "mcp.test", Some("http://page.test")).await;
+            let (status, said) = ask(&replaces.url, version, "mcp.test", Some("http://page.test")).await;
             assert_eq!(status, StatusCode::FORBIDDEN, "{said}");
         }
     }
