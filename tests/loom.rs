@@ -228,13 +228,13 @@ fn check_each(preemptions: usize, model: impl Fn(Way) + Copy + Send + Sync + 'st
 
 /// A task that sleeps until its waker is woken; at times, as loom pleases, it wakes for no reason at all.
 struct Task {
-    alarm: Arc<Alarm>,
+    alarm: Arc<Timer>,
     waker: Waker,
 }
 
-struct Alarm(Notify);
+struct Timer(Notify);
 
-impl Wake for Alarm {
+impl Wake for Timer {
     fn wake(self: Arc<Self>) {
         self.0.notify();
     }
@@ -242,7 +242,7 @@ impl Wake for Alarm {
 
 impl Task {
     fn new() -> Self {
-        let alarm = Arc::new(Alarm(Notify::new()));
+        let alarm = Arc::new(Timer(Notify::new()));
         Self { waker: Arc::clone(&alarm).into(), alarm }
     }
 
@@ -267,12 +267,12 @@ impl Task {
 
 /// What a body gets that has nothing of its own to say.
 fn next_frame(reader: &mut Reader, cx: &mut Context<'_>) -> Poll<Result<Bytes, CloseReason>> {
-    match reader.glance(cx) {
-        Glance::Live(wire) => return Poll::Ready(Ok(wire)),
-        Glance::Nothing => return Poll::Pending,
-        Glance::Unclear => {}
+    match reader.poll_fast(cx) {
+        FastRead::Live(wire) => return Poll::Ready(Ok(wire)),
+        FastRead::Nothing => return Poll::Pending,
+        FastRead::Unclear => {}
     }
-    let frame = ready!(reader.poll_frame(cx, Besides::Nothing));
+    let frame = ready!(reader.poll_frame(cx, OwnBody::Absent));
     Poll::Ready(frame.map(|frame| {
         assert!(frame.gap.is_none());
         frame.wire
@@ -293,7 +293,7 @@ enum Reading {
 
 impl Reading {
     fn open(registry: &Registry, way: Way, subscriptions: &[&str]) -> (ClientHandle, Self) {
-        let client = registry.connect_with(&client::Spare::default(), None, None, false);
+        let client = registry.connect_with(&client::ClientPool::default(), None, None, false);
         let handle = ClientHandle::new(Arc::clone(&client));
         subscriptions.iter().for_each(|name| handle.subscribe(Subscription::matching(*name)).unwrap());
         let reading = match way {

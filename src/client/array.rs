@@ -1,6 +1,6 @@
 //! The events of a frame as one, whose data is an array.
 
-use super::cursor::Picked;
+use super::taking::Picked;
 use crate::event::{self, Event, push_json_string};
 
 /// The events as one, whose data is an array.

@@ -18,12 +18,13 @@ use http::{
 };
 
 use super::{
-    cursor::Picked,
     error::{ResumeError, SubscribeError},
     reader::Reader,
-    state::{Client, Resume},
+    resuming::Resume,
+    state::Client,
     stats::ClientStats,
     subscription::Subscription,
+    taking::Picked,
 };
 use crate::{
     event::{self, ClientId, Event},

@@ -30,13 +30,13 @@ pub(crate) struct Hooks(Mutex<HashMap<usize, VecDeque<Hook>>>);
 
 /// Tells observers what was noted, when it is dropped: to be declared before the client's state is locked, so that it
 /// is dropped after that.
-pub(crate) struct TellLater<'a> {
+pub(crate) struct TellDeferred<'a> {
     client: &'a Arc<Client>,
     /// Nobody else tells of this client.
     tells: bool,
 }
 
-impl<'a> TellLater<'a> {
+impl<'a> TellDeferred<'a> {
     pub(crate) fn of(client: &'a Arc<Client>) -> Self {
         Self { client, tells: false }
     }
@@ -58,7 +58,7 @@ impl<'a> TellLater<'a> {
     }
 }
 
-impl Drop for TellLater<'_> {
+impl Drop for TellDeferred<'_> {
     fn drop(&mut self) {
         if self.tells {
             let hooks = &self.client.shared().hooks;

@@ -10,7 +10,7 @@ use super::state::{Client, State};
 use crate::{
     stream::CloseReason,
     sync::lock,
-    time::{Alarm, jitter, nanoseconds},
+    time::{Timer, jitter, nanoseconds},
 };
 
 /// When a client's time is over, in nanoseconds by the registry's clock.
@@ -70,7 +70,7 @@ pub(crate) struct Countdown {
 
 #[derive(Debug)]
 struct Ending {
-    alarm: Alarm,
+    timer: Timer,
     wakes: Waker,
     reason: CloseReason,
 }
@@ -102,14 +102,14 @@ impl Countdown {
             self.seen = changes;
             let end = lock(&client.state).end_of_life();
             self.end =
-                end.map(|(at, reason)| Box::new(Ending { alarm: Alarm::at(at), wakes: cx.waker().clone(), reason }));
+                end.map(|(at, reason)| Box::new(Ending { timer: Timer::at(at), wakes: cx.waker().clone(), reason }));
         }
         if let Some(end) = &mut self.end {
             if !end.wakes.will_wake(cx.waker()) {
-                end.alarm.unset();
+                end.timer.unset();
                 end.wakes = cx.waker().clone();
             }
-            if end.alarm.poll(&client.shared().timers, cx).is_ready() {
+            if end.timer.poll(&client.shared().timers, cx).is_ready() {
                 client.close(end.reason);
                 self.end = None;
             }

@@ -6,17 +6,17 @@ use super::{
     shared::Shared,
     state::{Client, State},
 };
-use crate::{presence::Presence, topics::Later};
+use crate::{presence::Presence, topics::Deferred};
 
 impl Client {
     /// For a list that is new: whether its stream is open and was subscribed before.
     fn join_if_subscribed(self: &Arc<Self>, presence: &Presence) {
         let is_there = |state: &State| state.is_open() && state.cursors.contains(presence.name());
-        let mut later = Later::default();
+        let mut deferred = Deferred::default();
         let mut state = self.lock_with_key(is_there);
         if is_there(&state) {
             let metadata = state.metadata();
-            presence.join(state.key_or(|| self.key_of_its_own()), self.id(), metadata, &mut later);
+            presence.join(state.key_or(|| self.key_of_its_own()), self.id(), metadata, &mut deferred);
         }
     }
 }

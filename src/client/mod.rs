@@ -2,38 +2,44 @@
 
 #[cfg(feature = "json")]
 mod array;
+mod client_pool;
 mod cursor;
+mod cursors;
 mod draining;
 mod error;
 mod handle;
 mod hooks;
+mod lifecycle;
 mod lifetime;
 mod membership;
+mod missing;
 mod observer;
 mod reader;
+mod resuming;
 mod settings;
 mod shared;
-mod spare;
 mod state;
 mod stats;
 mod stuck;
+mod subscribing;
 mod subscription;
+mod taking;
 
 pub(crate) use self::{
-    cursor::Picked,
+    client_pool::ClientPool,
     draining::LastWords,
     handle::{StreamOf, bounded},
-    reader::{Besides, Glance, Reader},
+    reader::{FastRead, OwnBody, Reader},
     settings::{ClientSettings, PresenceKey},
     shared::Shared,
-    spare::Spare,
     state::{Client, Style},
+    taking::Picked,
 };
 pub use self::{
     error::{ResumeError, SubscribeError},
     handle::{ClientHandle, Delivery, EventStream, Events},
     observer::{Closed, Observation, Observer},
-    state::Resume,
+    resuming::Resume,
     stats::{ClientStats, Stats},
     subscription::Subscription,
 };

@@ -509,7 +509,7 @@ mod tests {
         let samples = Samples::new();
         let (id, gap, closed, receipt) =
             (samples.client.id(), samples.gap.clone(), samples.closed.clone(), samples.receipt.clone());
-        let (earlier, later) = (samples.before.clone(), samples.now.clone());
+        let (earlier, deferred) = (samples.before.clone(), samples.now.clone());
         samples.tell(&move |observation: &Observation<'_>| match *observation {
             Observation::Opened { client } | Observation::Heartbeat { client } => assert_eq!(client.id(), id),
             Observation::StreamRefused { client, refused } => {
@@ -525,7 +525,7 @@ mod tests {
             Observation::Gap { client, gap: got } => assert_eq!((client.id(), got), (id, &gap)),
             Observation::Closed { client, closed: got } => assert_eq!((client.id(), got), (id, &closed)),
             Observation::Published { topic, receipt: got } => assert_eq!((topic, got), ("a/1", &receipt)),
-            Observation::Sampled { before, now } => assert_eq!((before, now), (&earlier, &later)),
+            Observation::Sampled { before, now } => assert_eq!((before, now), (&earlier, &deferred)),
         });
     }
 

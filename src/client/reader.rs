@@ -9,11 +9,13 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    cursor::{Missing, Picked, Plain, Rest, Taken, Taker, Taking},
+    cursor::IdleMark,
     handle::{ClientHandle, Delivery},
-    hooks::TellLater,
+    hooks::TellDeferred,
     lifetime::Countdown,
+    missing::Missing,
     state::{Client, Closing, Phase, State, Style},
+    taking::{Picked, Plain, Taken, Taker, Taking},
 };
 use crate::{
     event::Event,
@@ -22,7 +24,7 @@ use crate::{
     stream::{Batching, CloseReason},
     sync::lock,
     time::jitter,
-    topics::Later,
+    topics::Deferred,
 };
 
 /// How often a reader looks again at once, as something came meanwhile or nothing of what it took goes out, before it lets others have their turn.
@@ -33,7 +35,7 @@ const LOOKS: usize = 16;
 #[repr(C)]
 pub(crate) struct Reader {
     client: Arc<Client>,
-    rest: Option<Rest>,
+    idle_mark: Option<IdleMark>,
     waker: Option<Waker>,
     /// The client's changes that were seen.
     changes: u32,
@@ -64,7 +66,7 @@ pub(crate) struct Frame {
 
 /// What a look gives that takes no more than a stream needs that waits for its one topic.
 #[derive(Debug)]
-pub(crate) enum Glance {
+pub(crate) enum FastRead {
     /// Nothing was published.
     Nothing,
     /// What was, and the client was waiting for it.
@@ -75,13 +77,13 @@ pub(crate) enum Glance {
 
 /// What else there is in a client's stream than its subscriptions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Besides {
+pub(crate) enum OwnBody {
     /// The handler's own body, which goes on.
-    OwnBody,
+    Open,
     /// The handler's own body, which has ended.
-    EndedBody,
+    Ended,
     /// Nothing, ever.
-    Nothing,
+    Absent,
 }
 
 impl Reader {
@@ -108,7 +110,7 @@ impl Reader {
             client: Arc::clone(client),
             style: client.style(),
             waker: None,
-            rest: None,
+            idle_mark: None,
             changes: 0,
             countdown: Countdown::of(client),
             is_told: false,
@@ -159,34 +161,34 @@ impl Reader {
     /// The case that has to be fast: a client with one subscription, which has read everything, looks whether there is
     /// more, and nothing else has changed.
     #[inline]
-    pub(crate) fn glance(&mut self, cx: &mut Context<'_>) -> Glance {
+    pub(crate) fn poll_fast(&mut self, cx: &mut Context<'_>) -> FastRead {
         self.countdown.poll(&self.client, cx);
-        let Self { client, rest: Some(rest), waker: Some(heard), changes, style, .. } = self else {
-            return Glance::Unclear;
+        let Self { client, idle_mark: Some(idle_mark), waker: Some(heard), changes, style, .. } = self else {
+            return FastRead::Unclear;
         };
         if client.changes.load(Ordering::Acquire) != *changes
             || !heard.will_wake(cx.waker())
             || style.batching.is_some()
         {
-            return Glance::Unclear;
+            return FastRead::Unclear;
         }
-        if rest.goes_on() {
-            return Glance::Nothing;
+        if idle_mark.goes_on() {
+            return FastRead::Nothing;
         }
         let mut state = lock(&client.state);
         if state.phase != Phase::Open || state.closing.is_some() {
-            return Glance::Unclear;
+            return FastRead::Unclear;
         }
         let taker = Taker { client, waker: cx.waker(), labelled: style.labelled };
         let Some(Plain { wire, events, has_id, .. }) =
-            state.cursors.take_rested(taker, client.shared().topics.horizon(), &mut self.rest)
+            state.cursors.take_rested(taker, client.shared().topics.horizon(), &mut self.idle_mark)
         else {
-            return Glance::Unclear;
+            return FastRead::Unclear;
         };
         state.note_sent(events, wire.len());
         state.reads = state.reads.wrapping_add(1);
         self.is_ahead = !has_id;
-        Glance::Live(wire)
+        FastRead::Live(wire)
     }
 
     /// Whether nothing can have come since it last looked, and no time is to be waited for.
@@ -198,20 +200,21 @@ impl Reader {
     /// The next frame. `Err` when there is no more: the client was closed and has all that was published until then,
     /// all of its topics have ended, or nothing of its own is to come and nothing holds it open.
     #[inline]
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>, besides: Besides) -> Poll<Result<Frame, CloseReason>> {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>, own_body: OwnBody) -> Poll<Result<Frame, CloseReason>> {
         self.countdown.poll(&self.client, cx);
         let waker = cx.waker();
         if self.is_at_rest(waker) {
             return Poll::Pending;
         }
         for _ in 0..LOOKS {
-            let result = self.poll_take(waker, besides, |client, state, horizon, rest, later| {
+            let result = self.poll_take(waker, own_body, |client, state, horizon, idle_mark, deferred| {
                 let Style { batching, labelled, .. } = state.style;
                 match batching.is_some_and(Batching::is_array) {
-                    true => {
-                        state.cursors.take_events(client, horizon, later).map(|taken| Taking::Events(Box::new(taken)))
-                    }
-                    false => state.take(Taker { client, waker, labelled }, horizon, rest, later),
+                    true => state
+                        .cursors
+                        .take_events(client, horizon, deferred)
+                        .map(|taken| Taking::Events(Box::new(taken))),
+                    false => state.take(Taker { client, waker, labelled }, horizon, idle_mark, deferred),
                 }
             });
             match ready!(result) {
@@ -235,10 +238,10 @@ impl Reader {
     pub(crate) fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Taken, CloseReason>> {
         self.countdown.poll(&self.client, cx);
         for _ in 0..LOOKS {
-            let take = |client: &Client, state: &mut State, horizon, _: &mut _, later: &mut _| {
-                state.cursors.take_events(client, horizon, later)
+            let take = |client: &Client, state: &mut State, horizon, _: &mut _, deferred: &mut _| {
+                state.cursors.take_events(client, horizon, deferred)
             };
-            let mut taken = ready!(self.poll_take(cx.waker(), Besides::Nothing, take))?;
+            let mut taken = ready!(self.poll_take(cx.waker(), OwnBody::Absent, take))?;
             if let Some(reason) = self.sift(&mut taken) {
                 return Poll::Ready(Err(reason));
             }
@@ -263,9 +266,9 @@ impl Reader {
     }
 
     fn poll_over(&mut self, cx: &Context<'_>, is_over: impl Fn(&Closing) -> bool) -> Poll<CloseReason> {
-        let Self { client, waker: heard, rest, has_moved, style, .. } = self;
+        let Self { client, waker: heard, idle_mark, has_moved, style, .. } = self;
         // It is not in line for another waker yet, so it cannot rest on that.
-        *rest = None;
+        *idle_mark = None;
         let _old;
         let mut state = lock(&client.state);
         *style = state.style;
@@ -292,7 +295,7 @@ impl Reader {
 
     /// What else there is in the stream has changed: it may be over.
     pub(crate) fn stop_resting(&mut self) {
-        self.rest = None;
+        self.idle_mark = None;
     }
 
     /// It gives its client something that was taken before, or lets it wait for good reason: that it takes nothing new
@@ -305,7 +308,7 @@ impl Reader {
     /// Whether nothing can have come since it last looked.
     #[inline]
     fn is_at_rest(&self, waker: &Waker) -> bool {
-        self.rest.as_ref().is_some_and(Rest::goes_on)
+        self.idle_mark.as_ref().is_some_and(IdleMark::goes_on)
             && self.client.changes.load(Ordering::Acquire) == self.changes
             && self.waker.as_ref().is_some_and(|heard| heard.will_wake(waker))
     }
@@ -314,14 +317,14 @@ impl Reader {
     fn poll_take<T>(
         &mut self,
         waker: &Waker,
-        besides: Besides,
-        mut take: impl FnMut(&Client, &mut State, u64, &mut Option<Rest>, &mut Later) -> Option<T>,
+        own_body: OwnBody,
+        mut take: impl FnMut(&Client, &mut State, u64, &mut Option<IdleMark>, &mut Deferred) -> Option<T>,
     ) -> Poll<Result<T, CloseReason>> {
-        let Self { client, waker: heard, changes, rest, has_moved, style, .. } = self;
+        let Self { client, waker: heard, changes, idle_mark, has_moved, style, .. } = self;
         let seen = client.changes.load(Ordering::Acquire);
         let _old;
-        let mut telling = TellLater::of(client);
-        let mut later = Later::default();
+        let mut telling = TellDeferred::of(client);
+        let mut deferred = Deferred::default();
         let mut state = lock(&client.state);
         if let Some(reason) = state.over() {
             return Poll::Ready(Err(reason));
@@ -340,30 +343,30 @@ impl Reader {
             }
             let horizon =
                 state.closing.as_ref().map_or_else(|| client.shared().topics.horizon(), |closing| closing.horizon);
-            if let Some(taken) = take(client, &mut state, horizon, rest, &mut later) {
+            if let Some(taken) = take(client, &mut state, horizon, idle_mark, &mut deferred) {
                 return Poll::Ready(Ok(taken));
             }
             if let Some(closing) = state.closing.as_deref() {
                 return Poll::Ready(Err(closing.reason));
             }
             if state.cursors.has_ended() {
-                let (ended, outcome) = state.cursors.take_ended(&client.shared().topics, &mut later);
-                client.left(&state, ended.iter().map(|name| &**name), Some(&mut telling), &mut later);
+                let (ended, outcome) = state.cursors.take_ended(&client.shared().topics, &mut deferred);
+                client.left(&state, ended.iter().map(|name| &**name), Some(&mut telling), &mut deferred);
                 state.note_ended(outcome);
                 state.is_complete = !state.cursors.has_public();
             }
-            if state.is_complete && besides != Besides::OwnBody {
+            if state.is_complete && own_body != OwnBody::Open {
                 return Poll::Ready(Err(state.outcome().into()));
             }
-            if besides == Besides::EndedBody && !state.held && state.cursors.is_empty() {
+            if own_body == OwnBody::Ended && !state.held && state.cursors.is_empty() {
                 return Poll::Ready(Err(CloseReason::Ended));
             }
             if state.cursors.park(waker) {
-                *rest = state.cursors.rest(&client.shared().topics);
+                *idle_mark = state.cursors.idle_mark(&client.shared().topics);
                 return Poll::Pending;
             }
         }
-        later.wake([waker.clone()]);
+        deferred.wake([waker.clone()]);
         Poll::Pending
     }
 
@@ -429,8 +432,14 @@ impl Reader {
 
 impl State {
     #[inline]
-    fn take(&mut self, taker: Taker<'_>, horizon: u64, rest: &mut Option<Rest>, later: &mut Later) -> Option<Taking> {
-        let taking = self.cursors.take(taker, horizon, rest, later)?;
+    fn take(
+        &mut self,
+        taker: Taker<'_>,
+        horizon: u64,
+        idle_mark: &mut Option<IdleMark>,
+        deferred: &mut Deferred,
+    ) -> Option<Taking> {
+        let taking = self.cursors.take(taker, horizon, idle_mark, deferred)?;
         if let Taking::Plain(plain) = &taking {
             self.note_sent(plain.events, plain.wire.len());
         }

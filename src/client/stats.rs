@@ -7,7 +7,7 @@ use crate::{
     stream::CloseReason,
     sync::{AtomicU64, Mutex, lock},
     time::nanoseconds,
-    topics::Later,
+    topics::Deferred,
 };
 
 /// How much there is in a registry at one moment, and what has been since it was made.
@@ -89,7 +89,7 @@ impl Counters {
 
 impl Shared {
     pub(crate) fn stats(&self) -> Stats {
-        let mut later = Later::default();
+        let mut deferred = Deferred::default();
         let counters = &self.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         // Before the open ones are looked at, so that one that ends meanwhile is counted a little later and not twice.
@@ -100,12 +100,12 @@ impl Shared {
             subscriptions += names;
             all = Sent { events: all.events + sent.events, bytes: all.bytes + sent.bytes };
         }
-        let order = self.topics.order(&mut later);
+        let order = self.topics.order(&mut deferred);
         Stats {
             clients,
             subscriptions,
             topics: order.topics.len(),
-            events: order.ledger.len(),
+            events: order.eviction_queue.len(),
             bytes: order.cost,
             published: order.published,
             delivered: all.events,

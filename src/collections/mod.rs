@@ -1,15 +1,15 @@
 //! Lists and queues that know nothing of what is in them.
 
 mod capacity;
-mod few;
-mod lanes;
-mod ledger;
+mod eviction_queue;
+mod per_core;
+mod small_list;
 mod waiters;
 
 pub(crate) use self::{
     capacity::spacious,
-    few::Few,
-    lanes::{Apart, Lanes},
-    ledger::{Ledger, Ticket},
+    eviction_queue::{EvictionQueue, Ticket},
+    per_core::{CachePadded, PerCore},
+    small_list::SmallList,
     waiters::{Slot, Waiters},
 };

@@ -16,10 +16,10 @@ use tokio::time::{Sleep, sleep};
 
 use super::sse_layer::Config;
 use crate::{
-    client::{Besides, ClientHandle, Glance, Picked, Reader},
+    client::{ClientHandle, FastRead, OwnBody, Picked, Reader},
     limit::Hold,
-    stream::{Batching, Boundary, CloseReason, LeadingMark, Pulse, headers},
-    time::Alarm,
+    stream::{Batching, Boundary, CloseReason, HeartbeatTimer, LeadingMark, headers},
+    time::Timer,
 };
 
 /// How long a server may take to write the last event of a stream whose handler's own body has failed. After that it gets the error, and servers drop
@@ -85,19 +85,19 @@ struct Stream {
     /// Whose turn it is to be asked first, so that neither the handler nor the registry can starve the other.
     registry_first: bool,
     /// Bytes went out since the pulse was last told.
-    stirred: bool,
+    is_active: bool,
     boundary: Boundary,
     leading_mark: LeadingMark,
     /// What few streams have, or not for long.
-    aside: Option<Box<Aside>>,
+    rare: Option<Box<RareState>>,
     reader: Reader,
     config: Arc<Config>,
-    pulse: Option<Pulse>,
-    timer: Alarm,
+    heartbeat_timer: Option<HeartbeatTimer>,
+    timer: Timer,
 }
 
 #[derive(Default)]
-struct Aside {
+struct RareState {
     /// What goes out next, before anything else is asked for. It is a block, at a boundary.
     next: Option<Bytes>,
     /// Until it is over, the registry's events wait.
@@ -107,11 +107,11 @@ struct Aside {
 
 /// The time until the next frame, and what asks for it.
 struct Window {
-    end: Alarm,
+    end: Timer,
     by: Option<Batching>,
 }
 
-impl Aside {
+impl RareState {
     fn is_empty(&self) -> bool {
         self.next.is_none() && self.window.is_none() && self.trailers.is_none()
     }
@@ -151,17 +151,17 @@ impl<B: Body> SseBody<B> {
             may_take: !is_encoded,
             said_farewell: false,
             registry_first: false,
-            stirred: false,
+            is_active: false,
             boundary: Boundary::new(),
             leading_mark: LeadingMark::new(),
-            aside: None,
+            rare: None,
             reader,
             config,
-            pulse: None,
-            timer: Alarm::at(u64::MAX),
+            heartbeat_timer: None,
+            timer: Timer::at(u64::MAX),
         };
         if !opening.is_empty() {
-            stream.aside().next = Some(opening);
+            stream.rare().next = Some(opening);
         }
         Self { kind: Kind::Stream { inner, stream: Box::new(stream) } }
     }
@@ -274,13 +274,13 @@ enum Own<E> {
 }
 
 impl Stream {
-    fn aside(&mut self) -> &mut Aside {
-        self.aside.get_or_insert_default()
+    fn rare(&mut self) -> &mut RareState {
+        self.rare.get_or_insert_default()
     }
 
     /// A stream that has nothing aside any more may be calm.
     fn tidy(&mut self) {
-        self.aside = self.aside.take().filter(|aside| !aside.is_empty());
+        self.rare = self.rare.take().filter(|rare| !rare.is_empty());
     }
 
     #[inline]
@@ -290,15 +290,15 @@ impl Stream {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         if self.is_calm() {
-            match self.reader.glance(cx) {
-                Glance::Live(wire) => {
-                    self.stir(true);
+            match self.reader.poll_fast(cx) {
+                FastRead::Live(wire) => {
+                    self.note_activity(true);
                     return Poll::Ready(Some(Ok(Frame::data(wire))));
                 }
-                Glance::Nothing => {
+                FastRead::Nothing => {
                     return self.poll_heartbeat(cx).map(|heartbeat| Some(Ok(Frame::data(heartbeat))));
                 }
-                Glance::Unclear => {}
+                FastRead::Unclear => {}
             }
         }
         self.poll_all(inner, cx)
@@ -313,8 +313,8 @@ impl Stream {
         if self.over {
             return Poll::Ready(None);
         }
-        if let Some(block) = self.aside.as_mut().and_then(|aside| aside.next.take()) {
-            self.stirred = true;
+        if let Some(block) = self.rare.as_mut().and_then(|rare| rare.next.take()) {
+            self.is_active = true;
             self.tidy();
             return Poll::Ready(Some(Ok(Frame::data(block))));
         }
@@ -349,14 +349,14 @@ impl Stream {
     #[cold]
     fn unset_timers(&mut self) {
         self.timer.unset();
-        if let Some(window) = self.aside.as_mut().and_then(|aside| aside.window.as_mut()) {
+        if let Some(window) = self.rare.as_mut().and_then(|rare| rare.window.as_mut()) {
             window.end.unset();
         }
     }
 
     /// Whether all that is to come are the registry's events, as they come, and heartbeats.
     fn is_calm(&self) -> bool {
-        self.inner_ended && self.may_take && self.may_inject() && !self.over && self.aside.is_none()
+        self.inner_ended && self.may_take && self.may_inject() && !self.over && self.rare.is_none()
     }
 
     /// Whether the stream is at a boundary, where something may be put in.
@@ -366,7 +366,7 @@ impl Stream {
 
     #[inline]
     fn send<E>(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, E>>> {
-        self.stirred = true;
+        self.is_active = true;
         self.reader.client().add_bytes(bytes.len());
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
@@ -375,7 +375,7 @@ impl Stream {
     #[inline]
     fn poll_registry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         // So it mostly is while a handler's own body has something to say.
-        if self.may_inject() && self.aside.is_none() && self.reader.is_quiet(cx.waker()) {
+        if self.may_inject() && self.rare.is_none() && self.reader.is_quiet(cx.waker()) {
             return Poll::Pending;
         }
         self.ask_registry(cx)
@@ -388,8 +388,8 @@ impl Stream {
         }
         ready!(self.poll_window(cx));
         loop {
-            let besides = if self.inner_ended { Besides::EndedBody } else { Besides::OwnBody };
-            let frame = match ready!(self.reader.poll_frame(cx, besides)) {
+            let own_body = if self.inner_ended { OwnBody::Ended } else { OwnBody::Open };
+            let frame = match ready!(self.reader.poll_frame(cx, own_body)) {
                 Ok(frame) => frame,
                 Err(reason) => {
                     return Poll::Ready(match self.say_farewell(reason) {
@@ -402,7 +402,7 @@ impl Stream {
             let interval = by.map(Batching::interval).unwrap_or_default();
             if !frame.has_more && !interval.is_zero() {
                 let until = self.reader.client().shared().clock.after(interval);
-                self.aside().window = Some(Window { end: Alarm::at(until), by });
+                self.rare().window = Some(Window { end: Timer::at(until), by });
                 // Nobody may take that for being stuck.
                 self.reader.client().waits_until(until);
             }
@@ -418,26 +418,28 @@ impl Stream {
             };
             self.registry_first = false;
             if second.is_some() {
-                self.aside().next = second;
+                self.rare().next = second;
             }
-            self.stir(frame.is_live);
+            self.note_activity(frame.is_live);
             return Poll::Ready(Some(Frame::data(first)));
         }
     }
 
     /// Events of the registry go out. `is_live`: they were published just now.
     #[inline]
-    fn stir(&mut self, is_live: bool) {
-        match &mut self.pulse {
+    fn note_activity(&mut self, is_live: bool) {
+        match &mut self.heartbeat_timer {
             // Asking a clock would be a tenth of what the delivery costs.
-            Some(pulse) if is_live => pulse.stir(self.reader.client().shared().topics.last_publish()),
-            _ => self.stirred = true,
+            Some(heartbeat_timer) if is_live => {
+                heartbeat_timer.note_activity(self.reader.client().shared().topics.last_publish());
+            }
+            _ => self.is_active = true,
         }
     }
 
     /// Waits until the registry's events may go out again. A client that is closed does not wait, nor one that is to wait for another time by now.
     fn poll_window(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.aside.as_ref().is_none_or(|aside| aside.window.is_none()) {
+        if self.rare.as_ref().is_none_or(|rare| rare.window.is_none()) {
             return Poll::Ready(());
         }
         let is_closing = self.reader.poll_closing(cx).is_ready();
@@ -445,12 +447,12 @@ impl Stream {
             self.unset_timers();
         }
         let style = self.reader.style();
-        let window = self.aside.as_mut().and_then(|aside| aside.window.as_mut());
+        let window = self.rare.as_mut().and_then(|rare| rare.window.as_mut());
         match window.filter(|window| !is_closing && window.by == style.batching) {
             Some(window) => ready!(window.end.poll(&self.reader.client().shared().timers, cx)),
             None => self.reader.client().waits_until(0),
         }
-        self.aside().window = None;
+        self.rare().window = None;
         Poll::Ready(())
     }
 
@@ -468,7 +470,7 @@ impl Stream {
                             if !self.is_encoded {
                                 headers::forget_bytes(&mut trailers);
                             }
-                            self.aside().trailers = Some(trailers);
+                            self.rare().trailers = Some(trailers);
                             None
                         }
                         Err(_) => continue,
@@ -501,7 +503,7 @@ impl Stream {
             self.unset_timers();
         }
         // It mostly waits for a timer that is set.
-        if !self.stirred && self.timer.is_set() {
+        if !self.is_active && self.timer.is_set() {
             return Poll::Pending;
         }
         let Some(interval) = self.config.heartbeat.interval().filter(|_| !self.is_encoded) else {
@@ -510,19 +512,19 @@ impl Stream {
         let may_inject = self.may_inject();
         let client = self.reader.client();
         let (clock, spread) = (&client.shared().clock, client.id().spread());
-        let pulse = self.pulse.get_or_insert_with(|| {
-            let pulse = Pulse::new(clock.now());
-            self.timer = Alarm::at(pulse.due(interval, spread));
-            pulse
+        let heartbeat_timer = self.heartbeat_timer.get_or_insert_with(|| {
+            let heartbeat_timer = HeartbeatTimer::new(clock.now());
+            self.timer = Timer::at(heartbeat_timer.due(interval, spread));
+            heartbeat_timer
         });
-        if mem::take(&mut self.stirred) {
-            pulse.stir(clock.now());
+        if mem::take(&mut self.is_active) {
+            heartbeat_timer.note_activity(clock.now());
         }
         loop {
             let client = self.reader.client();
             ready!(self.timer.poll(&client.shared().timers, cx));
-            let is_due = pulse.beat(interval, spread, client.shared().clock.now());
-            self.timer = Alarm::at(pulse.due(interval, spread));
+            let is_due = heartbeat_timer.take_due(interval, spread, client.shared().clock.now());
+            self.timer = Timer::at(heartbeat_timer.due(interval, spread));
             // A stream that is busy comes here once an interval, too.
             client.shared().tick();
             if is_due && may_inject {
@@ -575,7 +577,7 @@ impl Stream {
     /// The last frame, if there are trailers.
     fn finish(&mut self, reason: CloseReason) -> Option<Frame<Bytes>> {
         self.end(reason);
-        self.aside.as_mut()?.trailers.take().map(Frame::trailers)
+        self.rare.as_mut()?.trailers.take().map(Frame::trailers)
     }
 }
 

@@ -64,7 +64,7 @@ impl Unanswered {
 
     /// The connection goes on after the answer, with whoever knows the client by then: it is over when nobody does.
     fn hand_over(&mut self, places: Option<Hold>) {
-        if let Some(client) = self.client.take().and_then(|client| self.config.spare.keep(client)) {
+        if let Some(client) = self.client.take().and_then(|client| self.config.client_pool.keep(client)) {
             client.keep_places(places);
         }
     }
@@ -72,7 +72,7 @@ impl Unanswered {
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        let used = self.client.take().and_then(|client| self.config.spare.keep(client));
+        let used = self.client.take().and_then(|client| self.config.client_pool.keep(client));
         if let Some(client) = used.filter(|client| !client.is_open()) {
             client.end(CloseReason::NoStream);
         }

@@ -118,7 +118,7 @@ impl<S> SseService<S> {
         further_out: Option<&ClientHandle>,
         is_head: bool,
     ) -> Arc<Client> {
-        let client = self.registry.connect_with(&self.config.spare, last_event_id, admission, is_head);
+        let client = self.registry.connect_with(&self.config.client_pool, last_event_id, admission, is_head);
         // With what was added on the way from there.
         if let Some(known) = further_out.map(ClientHandle::metadata).filter(|known| !known.is_empty()) {
             client.insert_metadata(&known);

@@ -6,7 +6,7 @@ use tower_layer::Layer;
 
 use super::service::SseService;
 use crate::{
-    client::{ClientHandle, Spare, Style},
+    client::{ClientHandle, ClientPool, Style},
     event::Event,
     limit::{Limit, Refusal},
     registry::Registry,
@@ -54,7 +54,7 @@ pub(crate) struct Config {
     pub(crate) max_age: Option<Duration>,
     pub(crate) farewell: Option<Farewell>,
     pub(crate) is_private: bool,
-    pub(crate) spare: Spare,
+    pub(crate) client_pool: ClientPool,
 }
 
 impl Config {
@@ -122,7 +122,7 @@ impl SseLayer {
             max_age: None,
             farewell: None,
             is_private: false,
-            spare: Spare::default(),
+            client_pool: ClientPool::default(),
         };
         Self { registry: registry.clone(), config: Arc::new(config) }
     }

@@ -6,7 +6,7 @@ use http::request::Parts;
 
 use super::{count::Taken, key::LimitKey, limits::Limit, refusal::Refused};
 use crate::{
-    collections::Few,
+    collections::SmallList,
     sync::{Mutex, lock},
 };
 
@@ -18,7 +18,7 @@ pub(crate) struct Admission(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    claims: Few<Claim>,
+    claims: SmallList<Claim>,
     holders: usize,
     /// Its stream has begun.
     has_begun: bool,
@@ -42,7 +42,7 @@ impl Admission {
     /// Of a request that needs what these limits say. What a layer further out has asked for already is one and the same.
     pub(crate) fn of(request: &Parts, limits: [&[Limit]; 2], further_out: Option<Arc<Self>>) -> Arc<Self> {
         // Before anything is locked, as this asks the program for the keys.
-        let claims: Few<Claim> = limits.into_iter().flatten().filter_map(|limit| limit.ask(request)).collect();
+        let claims: SmallList<Claim> = limits.into_iter().flatten().filter_map(|limit| limit.ask(request)).collect();
         if further_out.is_none() && claims.len() <= 1 {
             // So it mostly is.
             return Arc::new(Self(Mutex::new(State { claims, ..State::default() })));
@@ -52,7 +52,7 @@ impl Admission {
         admission
     }
 
-    fn need(&self, claims: Few<Claim>) {
+    fn need(&self, claims: SmallList<Claim>) {
         if claims.is_empty() {
             return;
         }
@@ -68,7 +68,7 @@ impl Admission {
                 Some(_) => {}
             }
         }
-        state.claims = Few::Many(all);
+        state.claims = SmallList::Many(all);
     }
 
     pub(crate) fn hold(self: &Arc<Self>) -> Hold {

@@ -22,7 +22,7 @@ use crate::{
     collections::{Slot, Waiters, spacious},
     event::ClientId,
     sync::{AtomicU64, Mutex, lock},
-    topics::Later,
+    topics::Deferred,
 };
 
 /// Whose open streams are subscribed to a topic, or to a pattern: by just that name.
@@ -134,43 +134,43 @@ impl Presences {
     }
 
     /// A client with an open stream is subscribed. To be called with its state locked.
-    pub(crate) fn join(&self, name: &str, key: &str, id: ClientId, metadata: Arc<Extensions>, later: &mut Later) {
+    pub(crate) fn join(&self, name: &str, key: &str, id: ClientId, metadata: Arc<Extensions>, deferred: &mut Deferred) {
         if let Some(list) = self.get(name) {
-            list.join(key, id, metadata, later);
+            list.join(key, id, metadata, deferred);
             // This may be the last that there is of it by now.
-            later.drop(list);
+            deferred.drop(list);
         }
     }
 
     /// The same for one that is no longer subscribed.
-    pub(crate) fn leave(&self, name: &str, key: &str, id: ClientId, later: &mut Later) {
+    pub(crate) fn leave(&self, name: &str, key: &str, id: ClientId, deferred: &mut Deferred) {
         if let Some(list) = self.get(name) {
-            list.change(|members, now| members.leave(key, id, now), later);
-            later.drop(list);
+            list.change(|members, now| members.leave(key, id, now), deferred);
+            deferred.drop(list);
         }
     }
 }
 
 impl List {
-    fn join(&self, key: &str, id: ClientId, metadata: Arc<Extensions>, later: &mut Later) {
+    fn join(&self, key: &str, id: ClientId, metadata: Arc<Extensions>, deferred: &mut Deferred) {
         let join = |members: &mut Members<_, _>, now| {
             members.expire(now);
             members.join(key, id, metadata);
         };
-        self.change(join, later);
+        self.change(join, deferred);
     }
 
     fn change(
         &self,
         change: impl FnOnce(&mut Members<ClientId, Arc<Extensions>>, std::time::Instant),
-        later: &mut Later,
+        deferred: &mut Deferred,
     ) {
         let mut state = lock(&self.state);
         let before = (state.members.version(), state.members.next_expiry());
         change(&mut state.members, Instant::now().into_std());
-        later.drop(state.members.take_gone());
+        deferred.drop(state.members.take_gone());
         if (state.members.version(), state.members.next_expiry()) != before {
-            later.wake(state.waiters.take());
+            deferred.wake(state.waiters.take());
         }
     }
 }
@@ -191,8 +191,8 @@ impl Drop for List {
 
 impl Presence {
     /// A client with an open stream is subscribed. To be called with its state locked.
-    pub(crate) fn join(&self, key: &str, id: ClientId, metadata: Arc<Extensions>, later: &mut Later) {
-        self.list.join(key, id, metadata, later);
+    pub(crate) fn join(&self, key: &str, id: ClientId, metadata: Arc<Extensions>, deferred: &mut Deferred) {
+        self.list.join(key, id, metadata, deferred);
     }
 
     /// The topic's name, or the pattern's.
@@ -230,10 +230,10 @@ impl Presence {
     }
 
     fn look<T>(&self, look: impl FnOnce(&Members<ClientId, Arc<Extensions>>) -> T) -> T {
-        let mut later = Later::default();
+        let mut deferred = Deferred::default();
         let mut state = lock(&self.list.state);
         state.members.expire(Instant::now().into_std());
-        later.drop(state.members.take_gone());
+        deferred.drop(state.members.take_gone());
         look(&state.members)
     }
 }
@@ -283,15 +283,17 @@ impl Stream for PresenceChanges {
         let this = self.get_mut();
         loop {
             match this.told.pop_front() {
-                Some(Change::Joined(member)) => return Poll::Ready(Some(PresenceChange::Joined(member.into()))),
+                Some(Change::Joined(member)) => {
+                    return Poll::Ready(Some(PresenceChange::Joined(member.into())));
+                }
                 Some(Change::Left(key)) => return Poll::Ready(Some(PresenceChange::Left(key))),
                 None => {}
             }
-            let mut later = Later::default();
+            let mut deferred = Deferred::default();
             let mut state = lock(&this.list.state);
-            later.drop(this.parked.take().and_then(|slot| state.waiters.remove(slot)));
+            deferred.drop(this.parked.take().and_then(|slot| state.waiters.remove(slot)));
             state.members.expire(Instant::now().into_std());
-            later.drop(state.members.take_gone());
+            deferred.drop(state.members.take_gone());
             this.told.extend(state.members.changes(&mut this.watch));
             if !this.told.is_empty() {
                 continue;
@@ -299,7 +301,7 @@ impl Stream for PresenceChanges {
             this.parked = Some(state.waiters.insert(cx.waker().clone()));
             let expiry = state.members.next_expiry();
             drop(state);
-            drop(later);
+            drop(deferred);
             this.expiry = expiry.map(|at| Box::pin(sleep_until(at.into())));
             if let Some(expiry) = &mut this.expiry {
                 ready!(expiry.as_mut().poll(cx));

@@ -7,13 +7,13 @@ use super::{
     producer::{ProduceError, Producer, TopicState},
 };
 use crate::{
-    client::{Client, ClientHandle, Shared, Spare, Stats},
+    client::{Client, ClientHandle, ClientPool, Shared, Stats},
     event::{ClientId, Event},
     limit::{Admission, Limit},
     log::{Position, TopicError, topic_name},
     presence::Presence,
     sync::lock,
-    topics::{Later, PublishError, Receipt},
+    topics::{Deferred, PublishError, Receipt},
 };
 
 /// The shared home of topics and clients: publish on a topic, and every client that is subscribed to it gets the event.
@@ -113,8 +113,8 @@ impl Registry {
     /// How a topic is filled. `None`: there is no such topic, or it was forgotten.
     #[must_use]
     pub fn topic_state(&self, topic: impl AsRef<str>) -> Option<TopicState> {
-        let mut later = Later::default();
-        let order = self.shared.topics.order(&mut later);
+        let mut deferred = Deferred::default();
+        let order = self.shared.topics.order(&mut deferred);
         let topic = order.topic(topic.as_ref())?;
         let state = lock(&topic.state);
         Some(match state.production {
@@ -150,12 +150,12 @@ impl Registry {
 
     pub(crate) fn connect_with(
         &self,
-        spare: &Spare,
+        client_pool: &ClientPool,
         last_event_id: Option<Box<str>>,
         admission: Option<Arc<Admission>>,
         is_head: bool,
     ) -> Arc<Client> {
-        spare.client(&self.shared, last_event_id, admission, is_head)
+        client_pool.client(&self.shared, last_event_id, admission, is_head)
     }
 
     /// What limits all of its streams.

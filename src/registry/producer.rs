@@ -10,7 +10,7 @@ use crate::{
     event::{Event, Quoted},
     log::{End, Outcome, TopicError},
     sync::lock,
-    topics::{Feed, FeedState, Kept, Later, Over, Production, PublishError, Receipt, Writer},
+    topics::{Deferred, Feed, FeedState, Kept, Over, Production, PublishError, Receipt, Writer},
 };
 
 /// Who fills a topic and marks its end: an answer of a language model, the output of a job.
@@ -106,8 +106,8 @@ impl fmt::Display for TopicState {
 impl Producer {
     /// Fills a topic, and ends one that was there as far as its former producer goes. `takes_over`: if there is another producer, that one may not write on.
     pub(crate) fn begin(shared: &Arc<Shared>, name: &str, takes_over: bool) -> Result<Self, ProduceError> {
-        let mut later = Later::default();
-        let (mut order, topic) = shared.topics.topic(name, &mut later);
+        let mut deferred = Deferred::default();
+        let (mut order, topic) = shared.topics.topic(name, &mut deferred);
         let mut state = lock(&topic.state);
         if state.production.is_some() && !takes_over {
             return Err(ProduceError::Busy { topic: name.to_owned() });
@@ -141,8 +141,8 @@ impl Producer {
             }
         }
         // There is no room for a last event, or it is not wanted.
-        let mut later = Later::default();
-        let order = shared.topics.order(&mut later);
+        let mut deferred = Deferred::default();
+        let order = shared.topics.order(&mut deferred);
         let Some(topic) = order.topic(name) else { return false };
         let state = lock(&topic.state);
         if state.production.is_none() {
@@ -155,8 +155,8 @@ impl Producer {
     /// The same with a last event.
     pub(crate) fn cancel_with(shared: &Shared, name: &str, event: &Event) -> Result<bool, PublishError> {
         // Published as to any topic, which makes one where there is none.
-        let mut later = Later::default();
-        if shared.topics.order(&mut later).topic(name).is_none_or(|topic| lock(&topic.state).production.is_none()) {
+        let mut deferred = Deferred::default();
+        if shared.topics.order(&mut deferred).topic(name).is_none_or(|topic| lock(&topic.state).production.is_none()) {
             return Ok(false);
         }
         match shared.publish(name, event, Some(Writer::Canceller)) {
@@ -226,8 +226,8 @@ impl Producer {
     }
 
     fn end_as(&self, outcome: Outcome) {
-        let mut later = Later::default();
-        let order = self.shared.topics.order(&mut later);
+        let mut deferred = Deferred::default();
+        let order = self.shared.topics.order(&mut deferred);
         let state = lock(&self.topic.state);
         if self.is_current(&state) {
             self.shared.topics.end(order, &self.topic, state, outcome);

@@ -131,7 +131,7 @@ impl fmt::Debug for Heartbeat {
 
 /// When the heartbeats of one stream are due. Time is passed in, in nanoseconds by the registry's clock.
 #[derive(Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct HeartbeatTimer {
     silent_since: u64,
     spread: Spread,
 }
@@ -142,22 +142,22 @@ enum Spread {
     /// The next one does.
     Next,
     /// The one after the next.
-    Later,
+    Deferred,
     /// One has.
     Done,
 }
 
-impl Pulse {
+impl HeartbeatTimer {
     pub(crate) fn new(opened: u64) -> Self {
         Self { silent_since: opened, spread: Spread::Next }
     }
 
     /// Bytes went out.
     #[inline]
-    pub(crate) fn stir(&mut self, now: u64) {
+    pub(crate) fn note_activity(&mut self, now: u64) {
         self.silent_since = now;
         if self.spread == Spread::Done {
-            self.spread = Spread::Later;
+            self.spread = Spread::Deferred;
         }
     }
 
@@ -176,12 +176,12 @@ impl Pulse {
     }
 
     /// Whether one is due now; if so, the next silence begins. If not, bytes went out since it was set.
-    pub(crate) fn beat(&mut self, interval: Duration, spread: u32, now: u64) -> bool {
+    pub(crate) fn take_due(&mut self, interval: Duration, spread: u32, now: u64) -> bool {
         let is_due = self.due(interval, spread) <= now;
         self.spread = match self.spread {
             // A stream that is busy looks once an interval.
-            Spread::Next if !is_due => Spread::Later,
-            Spread::Later if is_due => Spread::Next,
+            Spread::Next if !is_due => Spread::Deferred,
+            Spread::Deferred if is_due => Spread::Next,
             Spread::Next => Spread::Done,
             as_it_is => as_it_is,
         };
@@ -220,40 +220,40 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(10);
 
     /// The seconds of the next heartbeats.
-    fn beats(pulse: &mut Pulse, spread: u32) -> [u64; 3] {
+    fn beats(heartbeat_timer: &mut HeartbeatTimer, spread: u32) -> [u64; 3] {
         [(); 3].map(|()| {
-            let due = pulse.due(INTERVAL, spread);
-            assert!(pulse.beat(INTERVAL, spread, due));
+            let due = heartbeat_timer.due(INTERVAL, spread);
+            assert!(heartbeat_timer.take_due(INTERVAL, spread, due));
             (due + SECONDS / 2) / SECONDS
         })
     }
 
     #[test]
     fn the_first_one_comes_early_and_the_others_after_an_interval_of_silence() {
-        assert_eq!(beats(&mut Pulse::new(SECONDS), 0), [11, 21, 31]);
-        assert_eq!(beats(&mut Pulse::new(SECONDS), u32::MAX), [6, 16, 26]);
+        assert_eq!(beats(&mut HeartbeatTimer::new(SECONDS), 0), [11, 21, 31]);
+        assert_eq!(beats(&mut HeartbeatTimer::new(SECONDS), u32::MAX), [6, 16, 26]);
     }
 
     #[test]
     fn the_second_one_of_a_silence_comes_early() {
-        let mut pulse = Pulse::new(0);
-        beats(&mut pulse, u32::MAX);
-        pulse.stir(30 * SECONDS);
-        assert_eq!(beats(&mut pulse, u32::MAX), [40, 45, 55]);
+        let mut heartbeat_timer = HeartbeatTimer::new(0);
+        beats(&mut heartbeat_timer, u32::MAX);
+        heartbeat_timer.note_activity(30 * SECONDS);
+        assert_eq!(beats(&mut heartbeat_timer, u32::MAX), [40, 45, 55]);
     }
 
     #[test]
     fn a_stream_that_is_busy_looks_once_an_interval() {
-        let (mut set, mut fired) = (Pulse::new(0).due(INTERVAL, u32::MAX / 2), Vec::new());
-        let mut pulse = Pulse::new(0);
+        let (mut set, mut fired) = (HeartbeatTimer::new(0).due(INTERVAL, u32::MAX / 2), Vec::new());
+        let mut heartbeat_timer = HeartbeatTimer::new(0);
         for tenth in 1..=600 {
             let now = tenth * SECONDS / 10;
             if set <= now {
-                assert!(!pulse.beat(INTERVAL, u32::MAX / 2, now));
-                set = pulse.due(INTERVAL, u32::MAX / 2);
+                assert!(!heartbeat_timer.take_due(INTERVAL, u32::MAX / 2, now));
+                set = heartbeat_timer.due(INTERVAL, u32::MAX / 2);
                 fired.push(tenth);
             }
-            pulse.stir(now);
+            heartbeat_timer.note_activity(now);
         }
         assert_eq!(fired, [76, 175, 274, 373, 472, 571]);
     }
@@ -263,7 +263,7 @@ mod tests {
         for spread in [0, 1, u32::MAX / 3, u32::MAX - 1, u32::MAX] {
             for opened in [0, 1, 999_999_999, SECONDS, 123_456_789_012] {
                 for interval in [Duration::from_millis(1), Duration::from_millis(7), INTERVAL] {
-                    let due = Pulse::new(opened).due(interval, spread) - opened;
+                    let due = HeartbeatTimer::new(opened).due(interval, spread) - opened;
                     assert!(due >= nanoseconds(interval) / 2 && due <= nanoseconds(interval), "{due} of {interval:?}");
                 }
             }
@@ -272,8 +272,8 @@ mod tests {
 
     #[test]
     fn an_interval_beyond_the_clock_is_never_due() {
-        let mut pulse = Pulse::new(SECONDS);
-        assert_eq!(pulse.due(Duration::MAX, 7), u64::MAX);
-        assert!(!pulse.beat(Duration::MAX, 7, u64::MAX - 1));
+        let mut heartbeat_timer = HeartbeatTimer::new(SECONDS);
+        assert_eq!(heartbeat_timer.due(Duration::MAX, 7), u64::MAX);
+        assert!(!heartbeat_timer.take_due(Duration::MAX, 7, u64::MAX - 1));
     }
 }

@@ -14,5 +14,5 @@ pub use self::{
 };
 pub(crate) use self::{
     boundary::{Boundary, LeadingMark},
-    heartbeat::Pulse,
+    heartbeat::HeartbeatTimer,
 };

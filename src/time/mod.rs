@@ -6,5 +6,5 @@ mod timers;
 
 pub(crate) use self::{
     clock::{Clock, nanoseconds},
-    timers::{Alarm, Timers},
+    timers::{Timer, Timers},
 };

@@ -1,7 +1,7 @@
 //! Timers that many streams share.
 //!
 //! A timer of tokio's takes 112 bytes and a place in the runtime's wheel. Streams that wait for the same millisecond,
-//! as all do that got the same event, have one together: a bell.
+//! as all do that got the same event, share one timer.
 //!
 //! A timer fires only while the runtime that it was set in runs. So streams of different runtimes share none, and a stream that is
 //! polled in another runtime than before sets one there.
@@ -31,14 +31,14 @@ use crate::{
 ///
 /// Another task has to [unset](Self::unset) it before it polls it.
 #[derive(Debug)]
-pub(crate) struct Alarm {
+pub(crate) struct Timer {
     time: u64,
     place: Option<Place>,
 }
 
-/// A place among those that a bell wakes.
+/// A place among those that a shared timer wakes.
 struct Place {
-    bell: Arc<Bell>,
+    timer: Arc<SharedTimer>,
     slot: Slot,
 }
 
@@ -46,13 +46,13 @@ struct Place {
 #[derive(Debug)]
 pub(crate) struct Timers {
     clock: Clock,
-    bells: Mutex<ByTime>,
+    by_time: Mutex<ByTime>,
 }
 
 #[derive(Debug, Default)]
 struct ByTime {
     /// By milliseconds, and by who drives them.
-    bells: HashMap<(u64, Driver), Weak<Bell>>,
+    timers: HashMap<(u64, Driver), Weak<SharedTimer>>,
     /// How many there may be until those that nobody waits for are looked for.
     enough: usize,
 }
@@ -66,18 +66,18 @@ struct Driver {
     in_task: bool,
 }
 
-struct Bell {
+struct SharedTimer {
     driver: Driver,
     waiters: Mutex<Option<Waiters<Waker>>>,
-    has_rung: AtomicBool,
-    /// Kept, as it would not ring without.
+    has_fired: AtomicBool,
+    /// Kept, as it would not fire without.
     sleep: Mutex<Pin<Box<Sleep>>>,
 }
 
-/// Rings the bell if there is somebody left who waits for it.
-struct Clapper(Weak<Bell>);
+/// Fires the timer if there is somebody left who waits for it.
+struct TimerWaker(Weak<SharedTimer>);
 
-impl Alarm {
+impl Timer {
     /// The greatest time is never.
     pub(crate) fn at(time: u64) -> Self {
         Self { time, place: None }
@@ -86,7 +86,7 @@ impl Alarm {
     /// Whether it has been polled, where it is polled now, and its time is yet to come.
     #[inline]
     pub(crate) fn is_set(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| place.bell.is_set())
+        self.place.as_ref().is_some_and(|place| place.timer.is_set())
     }
 
     /// It wakes nobody until it is polled again.
@@ -98,7 +98,7 @@ impl Alarm {
         if self.is_set() {
             return Poll::Pending;
         }
-        // The end of another runtime may have rung it.
+        // The end of another runtime may have fired it.
         if timers.clock.now() >= self.time {
             self.place = None;
             return Poll::Ready(());
@@ -110,14 +110,14 @@ impl Alarm {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let waker = lock(&self.bell.waiters).as_mut().and_then(|waiters| waiters.remove(self.slot));
+        let waker = lock(&self.timer.waiters).as_mut().and_then(|waiters| waiters.remove(self.slot));
         drop(waker);
     }
 }
 
 impl Timers {
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { clock, bells: Mutex::default() }
+        Self { clock, by_time: Mutex::default() }
     }
 
     /// `None`: it is later than this machine can count.
@@ -126,26 +126,26 @@ impl Timers {
         let ms = time.div_ceil(MILLISECOND);
         let deadline = self.clock.instant(ms.saturating_mul(MILLISECOND))?;
         let driver = Driver::current();
-        let mut by_time = lock(&self.bells);
-        let known = by_time.bells.get(&(ms, driver)).and_then(Weak::upgrade);
-        if let Some(place) = known.and_then(|bell| bell.place(waker)) {
+        let mut by_time = lock(&self.by_time);
+        let known = by_time.timers.get(&(ms, driver)).and_then(Weak::upgrade);
+        if let Some(place) = known.and_then(|timer| timer.place(waker)) {
             return Some(place);
         }
-        if by_time.bells.len() >= by_time.enough {
-            by_time.bells.retain(|_, bell| bell.strong_count() > 0);
-            by_time.bells.shrink_to(64);
-            by_time.enough = 2 * by_time.bells.len().max(32);
+        if by_time.timers.len() >= by_time.enough {
+            by_time.timers.retain(|_, timer| timer.strong_count() > 0);
+            by_time.timers.shrink_to(64);
+            by_time.enough = 2 * by_time.timers.len().max(32);
         }
-        let bell = Arc::new(Bell {
+        let timer = Arc::new(SharedTimer {
             driver,
             waiters: Mutex::new(Some(Waiters::new())),
-            has_rung: AtomicBool::new(false),
+            has_fired: AtomicBool::new(false),
             sleep: Mutex::new(Box::pin(sleep_until(deadline))),
         });
-        by_time.bells.insert((ms, driver), Arc::downgrade(&bell));
+        by_time.timers.insert((ms, driver), Arc::downgrade(&timer));
         drop(by_time);
-        let place = bell.place(waker);
-        bell.set();
+        let place = timer.place(waker);
+        timer.set();
         place
     }
 }
@@ -163,53 +163,53 @@ impl Driver {
     }
 }
 
-impl Bell {
+impl SharedTimer {
     #[inline]
     fn is_set(&self) -> bool {
-        !self.has_rung.load(Ordering::Acquire) && !self.driver.is_elsewhere()
+        !self.has_fired.load(Ordering::Acquire) && !self.driver.is_elsewhere()
     }
 
-    /// `None`: it has rung.
+    /// `None`: it has fired.
     fn place(self: &Arc<Self>, waker: &Waker) -> Option<Place> {
         let slot = lock(&self.waiters).as_mut()?.insert(waker.clone());
-        Some(Place { bell: Arc::clone(self), slot })
+        Some(Place { timer: Arc::clone(self), slot })
     }
 
     fn set(self: &Arc<Self>) {
-        let clapper = Waker::from(Arc::new(Clapper(Arc::downgrade(self))));
+        let waker = Waker::from(Arc::new(TimerWaker(Arc::downgrade(self))));
         let mut sleep = lock(&self.sleep);
         // It is not for the task alone that sets it, so it does not depend on what that has left of its turn.
-        let is_time = pin!(unconstrained(sleep.as_mut())).poll(&mut Context::from_waker(&clapper)).is_ready();
+        let is_time = pin!(unconstrained(sleep.as_mut())).poll(&mut Context::from_waker(&waker)).is_ready();
         drop(sleep);
         if is_time {
-            self.ring();
+            self.fire();
         }
     }
 
-    fn ring(&self) {
-        self.has_rung.store(true, Ordering::Release);
+    fn fire(&self) {
+        self.has_fired.store(true, Ordering::Release);
         let waiters = lock(&self.waiters).take();
         waiters.into_iter().for_each(|mut waiters| waiters.take().for_each(Waker::wake));
     }
 }
 
-impl Wake for Clapper {
+impl Wake for TimerWaker {
     fn wake(self: Arc<Self>) {
-        if let Some(bell) = self.0.upgrade() {
-            bell.ring();
+        if let Some(timer) = self.0.upgrade() {
+            timer.fire();
         }
     }
 }
 
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.bell.fmt(f)
+        self.timer.fmt(f)
     }
 }
 
-impl fmt::Debug for Bell {
+impl fmt::Debug for SharedTimer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bell").field("has_rung", &self.has_rung).finish_non_exhaustive()
+        f.debug_struct("Bell").field("has_rung", &self.has_fired).finish_non_exhaustive()
     }
 }
 
@@ -228,7 +228,7 @@ mod tests {
 
     /// Somebody who waits for a time, and how often that one was woken.
     struct Waiting {
-        alarm: Alarm,
+        timer: Timer,
         woken: Arc<Woken>,
     }
 
@@ -243,11 +243,11 @@ mod tests {
 
     impl Waiting {
         fn at(time: u64) -> Self {
-            Self { alarm: Alarm::at(time), woken: Arc::default() }
+            Self { timer: Timer::at(time), woken: Arc::default() }
         }
 
         fn poll(&mut self, timers: &Timers) -> Poll<()> {
-            self.alarm.poll(timers, &mut Context::from_waker(&Waker::from(Arc::clone(&self.woken))))
+            self.timer.poll(timers, &mut Context::from_waker(&Waker::from(Arc::clone(&self.woken))))
         }
 
         fn woken(&self) -> usize {
@@ -256,8 +256,8 @@ mod tests {
     }
 
     /// How many timers there are.
-    fn bells(timers: &Timers) -> usize {
-        lock(&timers.bells).bells.values().filter(|bell| bell.strong_count() > 0).count()
+    fn shared_timers(timers: &Timers) -> usize {
+        lock(&timers.by_time).timers.values().filter(|timer| timer.strong_count() > 0).count()
     }
 
     #[tokio::test(start_paused = true)]
@@ -269,14 +269,14 @@ mod tests {
             assert!(early.iter_mut().all(|waiting| waiting.poll(&timers).is_pending()));
             assert!(late.poll(&timers).is_pending());
         }
-        assert_eq!(bells(&timers), 2);
+        assert_eq!(shared_timers(&timers), 2);
         advance(Duration::from_millis(4)).await;
         assert!(early.iter().all(|waiting| waiting.woken() == 0));
         advance(Duration::from_millis(1)).await;
         assert!(early.iter().all(|waiting| waiting.woken() == 1));
         assert!(early.iter_mut().all(|waiting| waiting.poll(&timers).is_ready()));
         assert!(late.woken() == 0 && late.poll(&timers).is_pending());
-        assert_eq!(bells(&timers), 1);
+        assert_eq!(shared_timers(&timers), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -285,7 +285,7 @@ mod tests {
         let mut all = [(); 3].map(|()| Waiting::at(MILLISECOND));
         assert!(all.iter_mut().all(|waiting| waiting.poll(&timers).is_pending()));
         let [mut first, second, third] = all;
-        first.alarm.unset();
+        first.timer.unset();
         let woken = Arc::clone(&second.woken);
         assert_eq!(Arc::strong_count(&woken), 3);
         drop(second);
@@ -293,7 +293,7 @@ mod tests {
         advance(Duration::from_millis(2)).await;
         assert_eq!((first.woken(), woken.0.load(Ordering::Relaxed), third.woken()), (0, 0, 1));
         drop(third);
-        assert_eq!(bells(&timers), 0);
+        assert_eq!(shared_timers(&timers), 0);
         assert!(first.poll(&timers).is_ready());
     }
 
@@ -304,7 +304,7 @@ mod tests {
         assert!(Waiting::at(0).poll(&timers).is_ready());
         assert!(Waiting::at(5 * MILLISECOND).poll(&timers).is_ready());
         assert!(Waiting::at(u64::MAX).poll(&timers).is_pending());
-        assert_eq!(bells(&timers), 0);
+        assert_eq!(shared_timers(&timers), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -331,7 +331,7 @@ mod tests {
         drop(first);
         second.block_on(async {
             assert_eq!((waiting.woken(), waiting.poll(&timers)), (1, Poll::Pending), "its time is yet to come");
-            assert!(waiting.alarm.is_set());
+            assert!(waiting.timer.is_set());
         });
     }
 
@@ -371,7 +371,7 @@ mod tests {
         for (others, runtime) in [current_thread(), current_thread(), multi_thread(), multi_thread()].iter().enumerate()
         {
             all.extend(poll_in_tasks(runtime, &timers, [time; 20]));
-            assert_eq!(bells(&timers), others + 1);
+            assert_eq!(shared_timers(&timers), others + 1);
         }
         assert!(all.iter().all(|waiting| waiting.woken() == 1), "all of these runtimes have ended");
     }
@@ -384,7 +384,7 @@ mod tests {
         let [here, there] = [&first, &second].map(|runtime| poll_in_tasks(runtime, &timers, [time]));
         drop(first);
         assert_eq!((here[0].woken(), there[0].woken()), (1, 0));
-        assert!(there[0].alarm.is_set() && !here[0].alarm.is_set());
+        assert!(there[0].timer.is_set() && !here[0].timer.is_set());
     }
 
     #[test]
@@ -394,9 +394,9 @@ mod tests {
         let runtimes = [current_thread(), multi_thread()];
         for runtime in runtimes.iter().chain(&runtimes) {
             let _entered = runtime.enter();
-            assert!(!waiting.alarm.is_set());
-            assert!(waiting.poll(&timers).is_pending() && waiting.alarm.is_set());
-            assert_eq!(bells(&timers), 1, "the one in the other runtime is gone");
+            assert!(!waiting.timer.is_set());
+            assert!(waiting.poll(&timers).is_pending() && waiting.timer.is_set());
+            assert_eq!(shared_timers(&timers), 1, "the one in the other runtime is gone");
         }
         drop(runtimes);
         assert_eq!(waiting.woken(), 1);
@@ -409,7 +409,7 @@ mod tests {
         for _ in 0..1000 {
             drop(poll_in_tasks(&current_thread(), &timers, [time]));
         }
-        assert!(lock(&timers.bells).bells.len() <= 64);
+        assert!(lock(&timers.by_time).timers.len() <= 64);
     }
 
     #[tokio::test(start_paused = true)]
@@ -418,6 +418,6 @@ mod tests {
         for at in 1..10_000 {
             assert!(Waiting::at(at * MILLISECOND).poll(&timers).is_pending());
         }
-        assert!(lock(&timers.bells).bells.len() <= 64);
+        assert!(lock(&timers.by_time).timers.len() <= 64);
     }
 }

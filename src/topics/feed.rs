@@ -8,9 +8,9 @@ use std::{
     task::Waker,
 };
 
-use super::{later::ToWake, production::Production};
+use super::{deferred::ToWake, production::Production};
 use crate::{
-    collections::{Lanes, Slot, Ticket, Waiters},
+    collections::{PerCore, Slot, Ticket, Waiters},
     log::{End, Log, Outcome, Position, Retention, topic_name},
     sync::{AtomicU64, Mutex, lane, lock},
 };
@@ -28,7 +28,7 @@ pub(crate) struct Feed {
     /// How many of its subscriptions are of clients whose streams have begun.
     readers: AtomicU64,
     /// Where its readers wait since it has had many of them.
-    lanes: OnceLock<Lanes<Waiters<Waker>>>,
+    lanes: OnceLock<PerCore<Waiters<Waker>>>,
     pub(crate) state: Mutex<FeedState>,
 }
 
@@ -191,7 +191,7 @@ impl Feed {
     /// Makes lanes if so many subscribers are worth them. The state is locked.
     pub(crate) fn prepare_for(&self, subscribers: usize) {
         if lane::is_worth_it(subscribers) {
-            self.lanes.get_or_init(Lanes::new);
+            self.lanes.get_or_init(PerCore::new);
         }
     }
 
@@ -257,7 +257,7 @@ impl Feed {
     }
 
     pub(crate) fn cost(&self) -> usize {
-        self.name.len() + Self::OVERHEAD + self.lanes.get().map_or(0, Lanes::size)
+        self.name.len() + Self::OVERHEAD + self.lanes.get().map_or(0, PerCore::size)
     }
 }
 

@@ -1,9 +1,9 @@
 //! The log behind its locks: publish, wake, subscribe, evict, produce. It knows no client.
 
+mod deferred;
 mod error;
 mod feed;
-mod joined;
-mod later;
+mod frame_cache;
 mod order;
 mod production;
 mod publish;
@@ -16,13 +16,13 @@ mod steps;
 mod store;
 mod subscribe;
 
-pub use self::{error::PublishError, receipt::Receipt, start::Start};
 pub(crate) use self::{
+    deferred::{Deferred, once},
     feed::{Feed, FeedState, Kept, Parked},
-    joined::{FRAME, Latest, Merged, Of},
-    later::{Later, once},
+    frame_cache::{FRAME, Latest, Merged, Of},
     production::{Over, Production, Writer},
     resume::{Bound, Joining, Place},
     settings::{LastWord, TopicSettings},
     store::Topics,
 };
+pub use self::{error::PublishError, receipt::Receipt, start::Start};

@@ -10,13 +10,13 @@ use std::{
 };
 
 use super::{
+    deferred::Deferred,
     feed::{ByName, Feed, FeedState},
-    later::Later,
     production::Ending,
     steps::step,
 };
 use crate::{
-    collections::{Few, Ledger, Ticket},
+    collections::{EvictionQueue, SmallList, Ticket},
     log::{Entry, EvictedIds, Forgotten, Lag, Log, Patterns, Position, topic_name},
     sync::{MutexGuard, lock},
 };
@@ -30,14 +30,14 @@ pub(crate) struct Order {
     pub(crate) published: u64,
     /// What the retained events take, and the topics that nobody holds.
     pub(crate) cost: usize,
-    pub(crate) ledger: Ledger<Arc<Feed>>,
+    pub(crate) eviction_queue: EvictionQueue<Arc<Feed>>,
     /// Events that went, for whoever has it locked to drop later.
-    pub(super) gone: Few<Arc<Entry>>,
+    pub(super) gone: SmallList<Arc<Entry>>,
     pub(crate) topics: HashSet<ByName>,
     /// The same in the order of their names: those that begin alike are next to each other.
     pub(super) by_name: BTreeSet<ByName>,
     /// Topics that have ended and are to be forgotten, by their ends.
-    pub(crate) ended: Ledger<Ending>,
+    pub(crate) ended: EvictionQueue<Ending>,
     /// The patterns that have subscribers.
     pub(super) patterns: Patterns<Arc<Feed>>,
     /// The same, to be looked at in turn.
@@ -62,7 +62,7 @@ pub(super) struct Share {
 /// The order, locked.
 pub(crate) struct OrderGuard<'a> {
     pub(super) guard: MutexGuard<'a, Order>,
-    pub(super) later: &'a mut Later,
+    pub(super) deferred: &'a mut Deferred,
 }
 
 impl Deref for OrderGuard<'_> {
@@ -82,7 +82,7 @@ impl DerefMut for OrderGuard<'_> {
 impl Drop for OrderGuard<'_> {
     fn drop(&mut self) {
         if !self.guard.gone.is_empty() {
-            self.later.drop_entries(&mut self.guard.gone);
+            self.deferred.drop_entries(&mut self.guard.gone);
         }
     }
 }
@@ -95,11 +95,11 @@ impl Order {
             number: 0,
             published: 0,
             cost: 0,
-            ledger: Ledger::new(),
-            gone: Few::default(),
+            eviction_queue: EvictionQueue::new(),
+            gone: SmallList::default(),
             topics: HashSet::new(),
             by_name: BTreeSet::new(),
-            ended: Ledger::new(),
+            ended: EvictionQueue::new(),
             patterns: Patterns::new(),
             pattern_list: Vec::new(),
             pattern_turn: 0,
@@ -145,7 +145,7 @@ impl Order {
             // Its last event is the newest of all, and came with the end.
             return None;
         }
-        let event = self.ledger.oldest().filter(|_| self.ledger.len() > keep);
+        let event = self.eviction_queue.oldest().filter(|_| self.eviction_queue.len() > keep);
         let number = event.and_then(|topic| Some(lock(&topic.state).log.oldest()?.number));
         number.is_none_or(|number| end.number < number).then(|| Arc::clone(&end.topic))
     }
@@ -157,7 +157,7 @@ impl Order {
 
     pub(crate) fn evict_oldest_of(&mut self, state: &mut FeedState) {
         if let Some(ticket) = self.drop_oldest_of(state) {
-            self.ledger.remove(ticket);
+            self.eviction_queue.remove(ticket);
         }
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::{
+    deferred::ToWake,
     error::PublishError,
     feed::{Feed, FeedState, Kept},
-    later::ToWake,
     order::{Order, OrderGuard},
     steps::step,
     store::Topics,

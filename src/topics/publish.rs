@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
+    deferred::{Deferred, ToWake},
     error::PublishError,
     feed::{Feed, FeedState},
-    later::{Later, ToWake},
     order::Order,
     production::{Production, Writer},
     receipt::Receipt,
@@ -42,8 +42,8 @@ impl Topics {
         let audience = event.audience().cloned().map(Box::new);
         let like_ours = event.own_id().and_then(|id| id.parse::<Progress>().ok());
         let now_ms = self.clock.ms(elapsed);
-        let mut later = Later::default();
-        let (mut order, topic) = self.topic(name, &mut later);
+        let mut deferred = Deferred::default();
+        let (mut order, topic) = self.topic(name, &mut deferred);
         let limit = limit.min(topic.retention.largest());
         // Before the topic is locked, which its readers wait for.
         let position = order.last.next(now_ms);
@@ -79,7 +79,7 @@ impl Topics {
             is_typed: event.is_typed(),
             lag: topic.retention.lag,
             audience,
-            ticket: order.ledger.push(Arc::clone(&topic)),
+            ticket: order.eviction_queue.push(Arc::clone(&topic)),
         };
         order.last = position;
         order.number = entry.number;

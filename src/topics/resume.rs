@@ -3,8 +3,8 @@
 use std::{num::NonZeroU32, sync::Arc};
 
 use super::{
+    deferred::Deferred,
     feed::{Feed, FeedState},
-    later::Later,
     order::Order,
     start::Start,
     store::Topics,
@@ -48,8 +48,8 @@ pub(crate) struct Joining {
 
 impl Topics {
     /// Where a client goes on after a position, and after which it already misses something, or may not have more.
-    pub(crate) fn locate(&self, feed: &Feed, after: Position, bound: Bound, later: &mut Later) -> Place {
-        let mut order = self.order(later);
+    pub(crate) fn locate(&self, feed: &Feed, after: Position, bound: Bound, deferred: &mut Deferred) -> Place {
+        let mut order = self.order(deferred);
         let place = self.place(&mut order, feed, Start::After(after));
         match bound.events().filter(|events| lock(&feed.state).log.count_from(place.next) > *events) {
             Some(events) => {
@@ -62,17 +62,17 @@ impl Topics {
 
     /// Where a client goes on that comes back with this id. `all`: what it is subscribed to, each of which may have given it.
     pub(crate) fn place_of_id(&self, feed: &Feed, all: &[Arc<Feed>], last_event_id: &str, bound: Bound) -> Place {
-        let mut later = Later::default();
-        let progress = self.progress(all.iter().map(|feed| &**feed), last_event_id, &mut later);
+        let mut deferred = Deferred::default();
+        let progress = self.progress(all.iter().map(|feed| &**feed), last_event_id, &mut deferred);
         // What nobody knows comes before everything.
         let after = progress.map(|progress| progress.of(feed.name())).unwrap_or_default();
-        self.locate(feed, after, bound, &mut later)
+        self.locate(feed, after, bound, &mut deferred)
     }
 
     /// Where a subscription starts.
     pub(crate) fn place_of(&self, feed: &Feed, start: Start) -> Place {
-        let mut later = Later::default();
-        self.place(&mut self.order(&mut later), feed, start)
+        let mut deferred = Deferred::default();
+        self.place(&mut self.order(&mut deferred), feed, start)
     }
 
     /// How far a client had read that comes back with this id to these feeds. `None`: nobody can say.
@@ -83,9 +83,9 @@ impl Topics {
         &self,
         feeds: impl Iterator<Item = &'a Feed>,
         id: &str,
-        later: &mut Later,
+        deferred: &mut Deferred,
     ) -> Option<Progress> {
-        let mut order = self.order(later);
+        let mut order = self.order(deferred);
         match id.parse::<Progress>().ok().filter(|progress| order.has_issued(progress.seen)) {
             Some(issued) => Some(issued.for_names(feeds.map(|feed| &**feed.name()))),
             None => self.find(&mut order, feeds, id).map(Progress::from),

@@ -33,7 +33,7 @@ impl Topics {
         let horizon = self.settings.retention.horizon(now_ms);
         let mut for_nothing = 0;
         loop {
-            let too_many = order.ledger.len() > events || order.ledger.is_full();
+            let too_many = order.eviction_queue.len() > events || order.eviction_queue.is_full();
             let too_much = order.cost > bytes;
             if !too_many && !too_much && horizon.is_none() {
                 return;
@@ -48,16 +48,16 @@ impl Topics {
                     continue;
                 }
             }
-            if order.ledger.len() <= keep {
+            if order.eviction_queue.len() <= keep {
                 return;
             }
             let is_recent = |topic: &Feed| {
                 lock(&topic.state).log.oldest().is_some_and(|entry| Some(entry.position.ms()) >= horizon)
             };
-            if !too_many && !too_much && order.ledger.oldest().is_some_and(|topic| is_recent(topic)) {
+            if !too_many && !too_much && order.eviction_queue.oldest().is_some_and(|topic| is_recent(topic)) {
                 return;
             }
-            let Some(topic) = order.ledger.pop() else { return };
+            let Some(topic) = order.eviction_queue.pop() else { return };
             let mut state = lock(&topic.state);
             order.drop_oldest_of(&mut state);
             self.forget_if_unused(order, &topic, &state);

@@ -30,7 +30,7 @@ mod tests {
     use crate::{
         ClientHandle, Event, Events, Producer, Registry, RegistryConfig, Retention, Start, Subscription, TopicState,
         sync::lock,
-        topics::{Kept, Later, feed::ByName, production::AT_A_TIME},
+        topics::{Deferred, Kept, feed::ByName, production::AT_A_TIME},
     };
 
     /// What one call may do: forget as much as is forgotten in one go, and evict what takes as much as it brings.
@@ -56,8 +56,8 @@ mod tests {
 
     /// How many events of a topic are retained.
     fn retained(registry: &Registry, topic: &str) -> usize {
-        let mut later = Later::default();
-        let order = registry.shared.topics.order(&mut later);
+        let mut deferred = Deferred::default();
+        let order = registry.shared.topics.order(&mut deferred);
         order.topic(topic).map_or(0, |topic| lock(&topic.state).log.len())
     }
 
@@ -247,8 +247,8 @@ mod tests {
 
     /// That what the registry counts is what there is.
     fn check(registry: &Registry) {
-        let mut later = Later::default();
-        let order = registry.shared.topics.order(&mut later);
+        let mut deferred = Deferred::default();
+        let order = registry.shared.topics.order(&mut deferred);
         let (mut cost, mut events, mut ended) = (0, 0, 0);
         let mut patterns = BTreeMap::new();
         for ByName(topic) in &order.topics {
@@ -265,7 +265,7 @@ mod tests {
         let few = patterns.len() * 64 * 80;
         assert!(rows == order.rows && rows <= registry.shared.topics.settings.retention.bytes / 4 + few);
         cost += rows;
-        assert_eq!((order.cost, order.ledger.len(), order.ended.len()), (cost, events, ended));
+        assert_eq!((order.cost, order.eviction_queue.len(), order.ended.len()), (cost, events, ended));
         assert!(order.cost <= registry.shared.topics.settings.retention.bytes);
     }
 

@@ -6,14 +6,14 @@ use std::{
 };
 
 use super::{
+    deferred::Deferred,
     feed::Feed,
-    joined::Joined,
-    later::Later,
+    frame_cache::FrameCache,
     order::{Order, OrderGuard},
     settings::TopicSettings,
 };
 use crate::{
-    collections::Apart,
+    collections::CachePadded,
     log::{Era, Position, Retention},
     sync::{AtomicU64, Mutex, MutexGuard, lock},
     time::Clock,
@@ -26,12 +26,12 @@ pub(crate) struct Topics {
     pub(crate) settings: TopicSettings,
     pub(crate) clock: Clock,
     /// Publishers take turns here, so that the order of positions is the order in which events come to be in the log.
-    pub(super) order: Apart<Mutex<Order>>,
+    pub(super) order: CachePadded<Mutex<Order>>,
     /// What readers look at.
-    pub(super) newest: Apart<Newest>,
+    pub(super) newest: CachePadded<Newest>,
     /// A feed of which there is never any event.
     pub(crate) nothing: Arc<Feed>,
-    pub(crate) joined: Joined,
+    pub(crate) frames: FrameCache,
 }
 
 #[derive(Debug)]
@@ -48,10 +48,10 @@ impl Topics {
         Self {
             settings,
             clock,
-            order: Apart(Mutex::new(Order::new(begin))),
-            newest: Apart(Newest { published: AtomicU64::new(0), last_publish: AtomicU64::new(0) }),
+            order: CachePadded(Mutex::new(Order::new(begin))),
+            newest: CachePadded(Newest { published: AtomicU64::new(0), last_publish: AtomicU64::new(0) }),
             nothing: Arc::new(Feed::new(0, "", Retention::default(), begin)),
-            joined: Joined::new(),
+            frames: FrameCache::new(),
         }
     }
 
@@ -82,8 +82,8 @@ impl Topics {
         lock(&self.order.0).has_issued(position)
     }
 
-    pub(crate) fn order<'a>(&'a self, later: &'a mut Later) -> OrderGuard<'a> {
-        OrderGuard { guard: self.lock_order(), later }
+    pub(crate) fn order<'a>(&'a self, deferred: &'a mut Deferred) -> OrderGuard<'a> {
+        OrderGuard { guard: self.lock_order(), deferred }
     }
 
     pub(super) fn lock_order(&self) -> MutexGuard<'_, Order> {
@@ -96,9 +96,9 @@ impl Topics {
 impl Drop for Topics {
     /// What of the program's is in the events may panic here, too.
     fn drop(&mut self) {
-        let mut later = Later::default();
-        let mut order = OrderGuard { guard: lock(&self.order.0), later: &mut later };
-        while let Some(topic) = order.ledger.pop() {
+        let mut deferred = Deferred::default();
+        let mut order = OrderGuard { guard: lock(&self.order.0), deferred: &mut deferred };
+        while let Some(topic) = order.eviction_queue.pop() {
             order.drop_oldest_of(&mut lock(&topic.state));
         }
     }

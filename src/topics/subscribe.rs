@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
+    deferred::Deferred,
     feed::{ByName, Feed, Kept, Parked},
-    later::Later,
     order::{Order, OrderGuard, Share},
     resume::Joining,
     start::Start,
@@ -17,15 +17,15 @@ use crate::{
 
 impl Topics {
     /// The topic with this name, made if there is none, with the order that it was found in.
-    pub(crate) fn topic<'a>(&'a self, name: &str, later: &'a mut Later) -> (OrderGuard<'a>, Arc<Feed>) {
+    pub(crate) fn topic<'a>(&'a self, name: &str, deferred: &'a mut Deferred) -> (OrderGuard<'a>, Arc<Feed>) {
         let order = self.lock_order();
         if let Some(topic) = order.topic(name) {
-            return (OrderGuard { guard: order, later }, topic);
+            return (OrderGuard { guard: order, deferred }, topic);
         }
         drop(order);
         nothing_is_locked();
         let retention = self.settings.topic_retention_of(name);
-        let mut order = OrderGuard { guard: lock(&self.order.0), later };
+        let mut order = OrderGuard { guard: lock(&self.order.0), deferred };
         if let Some(topic) = order.topic(name) {
             return (order, topic);
         }
@@ -43,8 +43,8 @@ impl Topics {
     /// The pattern with this name, made if it has no subscribers so far.
     ///
     /// What was published before is left where it is until somebody asks for it.
-    pub(super) fn pattern<'a>(&'a self, name: &str, later: &'a mut Later) -> (OrderGuard<'a>, Arc<Feed>) {
-        let mut order = self.order(later);
+    pub(super) fn pattern<'a>(&'a self, name: &str, deferred: &'a mut Deferred) -> (OrderGuard<'a>, Arc<Feed>) {
+        let mut order = self.order(deferred);
         if let Some(pattern) = order.patterns.get(name).cloned() {
             return (order, pattern);
         }
@@ -110,7 +110,11 @@ impl Topics {
     }
 
     /// The topic with this name, if it exists, or the pattern, if a topic does that matches it.
-    pub(super) fn existing<'a>(&'a self, name: &str, later: &'a mut Later) -> Option<(OrderGuard<'a>, Arc<Feed>)> {
+    pub(super) fn existing<'a>(
+        &'a self,
+        name: &str,
+        deferred: &'a mut Deferred,
+    ) -> Option<(OrderGuard<'a>, Arc<Feed>)> {
         let now_ms = self.clock.now_ms();
         let exists = |topic: &Feed| {
             let horizon = topic.retention.horizon(now_ms).max(self.settings.retention.horizon(now_ms));
@@ -120,18 +124,18 @@ impl Topics {
         if topic_name::is_pattern(name) {
             let exists = order.matching(name).any(|topic| exists(topic));
             drop(order);
-            return exists.then(|| self.pattern(name, later));
+            return exists.then(|| self.pattern(name, deferred));
         }
         let topic = order.topic(name).filter(|topic| exists(topic))?;
-        Some((OrderGuard { guard: order, later }, topic))
+        Some((OrderGuard { guard: order, deferred }, topic))
     }
 
     /// Adds a subscriber to a topic or a pattern. `None`: it must exist, and does not.
-    pub(crate) fn join(&self, name: &str, start: Start, must_exist: bool, later: &mut Later) -> Option<Joining> {
+    pub(crate) fn join(&self, name: &str, start: Start, must_exist: bool, deferred: &mut Deferred) -> Option<Joining> {
         let (mut order, feed) = match topic_name::is_pattern(name) {
-            _ if must_exist => self.existing(name, later)?,
-            true => self.pattern(name, later),
-            false => self.topic(name, later),
+            _ if must_exist => self.existing(name, deferred)?,
+            true => self.pattern(name, deferred),
+            false => self.topic(name, deferred),
         };
         let mut state = lock(&feed.state);
         order.hold(&feed, &mut state, |state| state.subscribers += 1);
@@ -143,8 +147,8 @@ impl Topics {
     }
 
     /// Takes a subscriber off a topic or a pattern, and off its waiters if it is still among them.
-    pub(crate) fn leave(&self, feed: &Feed, parked: Option<Parked>, later: &mut Later) {
-        let mut order = self.order(later);
+    pub(crate) fn leave(&self, feed: &Feed, parked: Option<Parked>, deferred: &mut Deferred) {
+        let mut order = self.order(deferred);
         let mut state = lock(&feed.state);
         let waiter = parked.and_then(|parked| feed.unpark_locked(&mut state, parked));
         if !feed.is_pattern() {

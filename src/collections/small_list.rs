@@ -7,13 +7,13 @@ use std::{
 };
 
 #[derive(Debug)]
-pub(crate) enum Few<T> {
+pub(crate) enum SmallList<T> {
     One(T),
     /// None, or more than one, or less than there were.
     Many(Vec<T>),
 }
 
-impl<T> Few<T> {
+impl<T> SmallList<T> {
     pub(crate) fn push(&mut self, element: T) {
         *self = match mem::take(self) {
             Self::One(first) => Self::Many(vec![first, element]),
@@ -48,7 +48,7 @@ impl<T> Few<T> {
     }
 }
 
-impl<T> FromIterator<T> for Few<T> {
+impl<T> FromIterator<T> for SmallList<T> {
     #[inline]
     fn from_iter<I: IntoIterator<Item = T>>(elements: I) -> Self {
         let mut elements = elements.into_iter();
@@ -60,13 +60,13 @@ impl<T> FromIterator<T> for Few<T> {
     }
 }
 
-impl<T> Default for Few<T> {
+impl<T> Default for SmallList<T> {
     fn default() -> Self {
         Self::Many(Vec::new())
     }
 }
 
-impl<T> Deref for Few<T> {
+impl<T> Deref for SmallList<T> {
     type Target = [T];
 
     #[inline]
@@ -78,7 +78,7 @@ impl<T> Deref for Few<T> {
     }
 }
 
-impl<T> DerefMut for Few<T> {
+impl<T> DerefMut for SmallList<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
         match self {
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn it_is_a_list() {
-        let mut few = Few::default();
+        let mut few = SmallList::default();
         let mut list = Vec::new();
         for round in 1..5 {
             for number in 0..round {

@@ -5,14 +5,14 @@ use std::{any::Any, fmt, mem, pin::pin, sync::Arc, task::Waker};
 use tokio::sync::Notify;
 
 use crate::{
-    collections::{Few, Waiters},
+    collections::{SmallList, Waiters},
     log::Entry,
     sync::{each, nothing_is_locked},
 };
 
 /// Waiters that were taken, to be woken when nothing is locked any more.
 #[derive(Debug, Default)]
-pub(crate) struct ToWake(Few<Vec<Option<Waker>>>);
+pub(crate) struct ToWake(SmallList<Vec<Option<Waker>>>);
 
 impl ToWake {
     #[inline]
@@ -35,13 +35,13 @@ impl ToWake {
 /// be declared before the first lock is taken, which is after the last one is given back. All are woken before anything
 /// is dropped; and whatever of it panics, the rest is not left out.
 #[derive(Default)]
-pub(crate) struct Later {
+pub(crate) struct Deferred {
     wake: Vec<Waker>,
-    entries: Few<Arc<Entry>>,
+    entries: SmallList<Arc<Entry>>,
     others: Vec<Box<dyn Any + Send>>,
 }
 
-impl Later {
+impl Deferred {
     pub(crate) fn wake(&mut self, wakers: impl IntoIterator<Item = Waker>) {
         self.wake.extend(wakers);
     }
@@ -56,7 +56,7 @@ impl Later {
 
     /// Events that were evicted: to drop them takes its time, too.
     #[inline]
-    pub(crate) fn drop_entries(&mut self, entries: &mut Few<Arc<Entry>>) {
+    pub(crate) fn drop_entries(&mut self, entries: &mut SmallList<Arc<Entry>>) {
         if self.entries.is_empty() {
             mem::swap(&mut self.entries, entries);
         } else {
@@ -70,7 +70,7 @@ impl Later {
     }
 }
 
-impl Later {
+impl Deferred {
     /// Whether it has nothing that runs anybody's code, but at most events that are gone. So it mostly is.
     #[inline]
     fn is_plain(&self) -> bool {
@@ -85,7 +85,7 @@ impl Later {
     }
 }
 
-impl Drop for Later {
+impl Drop for Deferred {
     #[inline]
     fn drop(&mut self) {
         if !self.is_plain() {
@@ -95,7 +95,7 @@ impl Drop for Later {
     }
 }
 
-impl fmt::Debug for Later {
+impl fmt::Debug for Deferred {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Later")
     }

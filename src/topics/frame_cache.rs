@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::feed::Feed;
 use crate::{
-    collections::Lanes,
+    collections::PerCore,
     log::{Log, Position, Slots},
     sync::{Mutex, lane, lock},
 };
@@ -17,11 +17,11 @@ const LATEST: usize = 8;
 
 /// The frames that were joined last, by feed and range, and those of several feeds. A bounded few: each of up to about 64 KiB.
 #[derive(Debug)]
-pub(crate) struct Joined {
+pub(crate) struct FrameCache {
     slots: [Mutex<Option<Frame>>; 16],
     merged: [Mutex<Option<(Of, Merged)>>; 16],
     /// By feed, of those that have lanes. The bytes are each lane's own, so that threads do not meet at reference counts either.
-    latest: Lanes<[Option<(u64, Latest)>; LATEST]>,
+    latest: PerCore<[Option<(u64, Latest)>; LATEST]>,
 }
 
 /// All that a feed had from a number on when somebody read it: who reads from there too need not ask the feed.
@@ -90,12 +90,12 @@ impl Of {
     }
 }
 
-impl Joined {
+impl FrameCache {
     pub(crate) fn new() -> Self {
         Self {
             slots: std::array::from_fn(|_| Mutex::new(None)),
             merged: std::array::from_fn(|_| Mutex::new(None)),
-            latest: Lanes::new(),
+            latest: PerCore::new(),
         }
     }
 

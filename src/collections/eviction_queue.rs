@@ -3,7 +3,7 @@
 /// A queue out of which anything can be taken, each in constant time: every retained event's topic in the order of publishing, and every topic that has
 /// ended in the order of the ends.
 #[derive(Debug)]
-pub(crate) struct Ledger<T> {
+pub(crate) struct EvictionQueue<T> {
     rows: Vec<Row<T>>,
     oldest: u32,
     newest: u32,
@@ -11,7 +11,7 @@ pub(crate) struct Ledger<T> {
     len: usize,
 }
 
-/// A place in a [`Ledger`].
+/// A place in a [`EvictionQueue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Ticket(u32);
 
@@ -25,7 +25,7 @@ struct Row<T> {
 /// No row.
 const NONE: u32 = u32::MAX;
 
-impl<T> Ledger<T> {
+impl<T> EvictionQueue<T> {
     pub(crate) fn new() -> Self {
         Self { rows: Vec::new(), oldest: NONE, newest: NONE, free: NONE, len: 0 }
     }
@@ -99,17 +99,17 @@ mod tests {
     proptest! {
         #[test]
         fn the_ledger_is_a_queue_that_anything_can_be_taken_out_of(steps in prop::collection::vec(0usize..3, 0..200), picks in prop::collection::vec(any::<prop::sample::Index>(), 200)) {
-            let mut ledger = Ledger::new();
+            let mut eviction_queue = EvictionQueue::new();
             let mut model: Vec<(Ticket, usize)> = Vec::new();
             for (step, (kind, pick)) in steps.into_iter().zip(picks).enumerate() {
                 if kind > 0 || model.is_empty() {
-                    model.push((ledger.push(step), step));
+                    model.push((eviction_queue.push(step), step));
                 } else {
                     let (ticket, value) = model.remove(pick.index(model.len()));
-                    prop_assert_eq!(ledger.remove(ticket), Some(value));
+                    prop_assert_eq!(eviction_queue.remove(ticket), Some(value));
                 }
-                prop_assert_eq!(ledger.oldest(), model.first().map(|(_, value)| value));
-                prop_assert_eq!(ledger.len(), model.len());
+                prop_assert_eq!(eviction_queue.oldest(), model.first().map(|(_, value)| value));
+                prop_assert_eq!(eviction_queue.len(), model.len());
             }
         }
     }

@@ -5,19 +5,19 @@ use crate::{sync::Mutex, sync::lane};
 /// In cache lines of its own, so that who writes it does not slow down those who use what is next to it.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(crate) struct Apart<T>(pub(crate) T);
+pub(crate) struct CachePadded<T>(pub(crate) T);
 
 /// One of these for each lane.
 #[derive(Debug)]
-pub(crate) struct Lanes<T>(Box<[Apart<Mutex<T>>]>);
+pub(crate) struct PerCore<T>(Box<[CachePadded<Mutex<T>>]>);
 
-impl<T: Default> Lanes<T> {
+impl<T: Default> PerCore<T> {
     pub(crate) fn new() -> Self {
-        Self((0..lane::count()).map(|_| Apart(Mutex::default())).collect())
+        Self((0..lane::count()).map(|_| CachePadded(Mutex::default())).collect())
     }
 }
 
-impl<T> Lanes<T> {
+impl<T> PerCore<T> {
     /// What they take in memory, besides what is in them.
     pub(crate) fn size(&self) -> usize {
         size_of_val(&*self.0)
@@ -29,6 +29,6 @@ impl<T> Lanes<T> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Mutex<T>> {
-        self.0.iter().map(|Apart(it)| it)
+        self.0.iter().map(|CachePadded(it)| it)
     }
 }

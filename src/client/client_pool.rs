@@ -9,9 +9,9 @@ use crate::{limit::Admission, sync::Mutex};
 ///
 /// So a request that is no stream allocates no client, though each has one.
 #[derive(Debug, Default)]
-pub(crate) struct Spare(Mutex<Vec<Arc<Client>>>);
+pub(crate) struct ClientPool(Mutex<Vec<Arc<Client>>>);
 
-impl Spare {
+impl ClientPool {
     /// About as many requests as are being answered at once; more are made anew.
     const MOST: usize = 64;
 
@@ -24,8 +24,8 @@ impl Spare {
         is_head: bool,
     ) -> Arc<Client> {
         // Nobody waits for the lock: to make one takes no longer.
-        let spare = self.0.try_lock().ok().and_then(|mut clients| clients.pop());
-        let mut client = spare.unwrap_or_else(|| Arc::new(Client::new(Arc::clone(shared), true)));
+        let client_pool = self.0.try_lock().ok().and_then(|mut clients| clients.pop());
+        let mut client = client_pool.unwrap_or_else(|| Arc::new(Client::new(Arc::clone(shared), true)));
         if last_event_id.is_some() || admission.is_some() || is_head {
             if let Some(client) = Arc::get_mut(&mut client) {
                 client.comes_with(last_event_id, admission, is_head);
@@ -49,7 +49,7 @@ impl Spare {
 }
 
 /// Each has its own.
-impl Clone for Spare {
+impl Clone for ClientPool {
     fn clone(&self) -> Self {
         Self::default()
     }

@@ -1,0 +1,242 @@
+//! How a stream begins and ends: its places among what is limited, its close reason, and who waits for its end.
+
+use std::{
+    mem,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    hooks::{Hook, TellDeferred},
+    observer::Closed,
+    resuming::Resume,
+    state::{Client, Closing, Phase, Sent, State},
+    taking::Picked,
+};
+use crate::{
+    limit::{Admission, Hold, Refused},
+    stream::CloseReason,
+    sync::lock,
+    topics::{Deferred, once},
+};
+
+impl Client {
+    /// Whether anything could keep it from having a stream.
+    pub(crate) fn may_be_refused(&self) -> bool {
+        self.admission.is_some() || self.shared.draining.has_begun()
+    }
+
+    /// Takes its places among what is limited, if it has not got them.
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<(), Refused> {
+        let result = match self.shared.draining.has_begun() {
+            true => Err(Refused::Draining),
+            false => self.admission.as_ref().map_or(Ok(()), |admission| admission.admit()),
+        };
+        if let Err(refused) = &result {
+            self.note_refused(refused);
+        }
+        result
+    }
+
+    pub(crate) fn note_refused(self: &Arc<Self>, refused: &Refused) {
+        self.shared.counters.refused_streams.fetch_add(1, Ordering::Relaxed);
+        self.observe(|observer, client| observer.stream_refused(client, refused));
+    }
+
+    /// Why its request cannot be answered with its stream, if it cannot. Whoever watches is told.
+    pub(crate) fn refuse_answer(self: &Arc<Self>) -> Option<Refused> {
+        let refused = match self.is_of_request {
+            true => lock(&self.state).may_begin().err(),
+            false => Some(Refused::OtherClient),
+        };
+        refused.inspect(|refused| self.note_refused(refused))
+    }
+
+    /// Keeps the places of its request for whoever reads its events later.
+    pub(crate) fn keep_places(&self, hold: Option<Hold>) {
+        let mut state = lock(&self.state);
+        // Dropped when nothing is locked.
+        let _old = match state.phase {
+            Phase::Waiting if hold.is_some() => mem::replace(&mut state.rare().hold, hold),
+            _ => hold,
+        };
+        drop(state);
+    }
+
+    /// The places of its request, for its reader.
+    pub(crate) fn take_places(&self) -> Option<Hold> {
+        let kept = lock(&self.state).rare.as_mut().and_then(|rare| rare.hold.take());
+        kept.or_else(|| self.admission().map(Admission::hold))
+    }
+
+    pub(crate) fn close(&self, reason: CloseReason) {
+        self.close_after(reason, self.shared.topics.horizon());
+    }
+
+    /// Ends the stream when it has what there was up to this number.
+    pub(crate) fn close_after(&self, reason: CloseReason, horizon: u64) {
+        lock(&self.state).close(Closing { reason, horizon, is_cut: false });
+        self.changed();
+    }
+
+    /// Ends the stream wherever it stands.
+    pub(crate) fn cut(&self, reason: CloseReason) {
+        lock(&self.state).close(Closing::cut(reason));
+        self.changed();
+    }
+
+    /// The stream begins; unless it has begun before, or is over. Gives what goes out before all else: what was sent to the client alone until now.
+    pub(crate) fn open(self: &Arc<Self>) -> Result<Vec<Picked>, Refused> {
+        let (spread, now) = (self.id().spread(), self.shared.clock.now());
+        let mut telling = TellDeferred::of(self);
+        let mut deferred = Deferred::default();
+        // All that is known of it by now counts.
+        let mut state = self.lock_with_key(|state| state.phase == Phase::Waiting && !state.cursors.is_empty());
+        state.may_begin()?;
+        match state.resume(&self.shared, self.last_event_id(), &mut deferred) {
+            Resume::Gap(gap) => state.rare().gap = Some(gap),
+            Resume::Fresh if state.cursors.has_public() => {
+                if let Some(standing) = state.cursors.standing(&self.shared.topics) {
+                    state.cursors.begin(&standing);
+                }
+            }
+            Resume::Fresh | Resume::Continued => {}
+        }
+        let mut own = state.cursors.take_own(self.known_id());
+        if !own.is_empty() && state.cursors.has_public() {
+            // Their own ids would say that all that is older was had.
+            let id: Arc<str> = self.stands_at(&state).into();
+            own.iter_mut().for_each(|picked| picked.progress = Some(Arc::clone(&id)));
+        }
+        state.phase = Phase::Open;
+        (state.had_stream, state.opened) = (true, now);
+        state.begin_lifetime(now, spread);
+        self.shared.draining.add();
+        telling.note(|| Hook::Opened);
+        self.reads(&mut state, &mut deferred, &mut telling);
+        drop(state);
+        drop(deferred);
+        drop(telling);
+        if self.shared.draining.has_begun() {
+            // It was admitted just before.
+            self.close(CloseReason::Drained);
+        }
+        Ok(own)
+    }
+
+    /// The stream is over, and the registry forgets the client. Only the first reason counts.
+    pub(crate) fn end(self: &Arc<Self>, reason: CloseReason) {
+        let mut telling = TellDeferred::of(self);
+        let had_stream = self.finish(reason, Some(&mut telling));
+        drop(telling);
+        if had_stream {
+            self.shared.sample_at_an_end();
+        }
+    }
+
+    /// The same. `telling`: who tells observers, if there can be anything to tell. Says whether a stream is over with it.
+    pub(super) fn finish(&self, reason: CloseReason, mut telling: Option<&mut TellDeferred<'_>>) -> bool {
+        if lock(&self.state).phase == Phase::Over {
+            return false;
+        }
+        let mut deferred = Deferred::default();
+        let mut state = lock(&self.state);
+        if state.phase == Phase::Over {
+            return false;
+        }
+        state.phase = Phase::Over;
+        let reason = state.closing.as_ref().map_or(reason, |closing| closing.reason);
+        if reason != CloseReason::NoStream {
+            state.closing.get_or_insert_with(|| Box::new(Closing::cut(reason)));
+        }
+        self.left(&state, state.cursors.names().map(|name| &**name), telling.as_deref_mut(), &mut deferred);
+        state.cursors.clear(&self.shared.topics, &mut deferred);
+        // There may be another reader than the one that ended.
+        deferred.wake(state.waker.take());
+        let (had_stream, opened, sent) = (state.had_stream, state.opened, self.all_of(state.sent));
+        if let Some(telling) = telling.filter(|_| had_stream) {
+            let (duration, Sent { events, bytes }) = (self.since(opened), sent);
+            telling.note(|| Hook::Closed(Box::new(Closed { reason, duration, events, bytes })));
+        }
+        let over = state.waits_for_its_end();
+        let places = state.rare.as_mut().and_then(|rare| rare.hold.take());
+        self.changes.fetch_add(1, Ordering::Release);
+        drop(state);
+        drop(deferred);
+        // Before it is told that it is over, as there is room again then.
+        drop(places);
+        if let Some(id) = self.id.get() {
+            self.shared.unregister(id);
+        }
+        if had_stream {
+            self.shared.counters.closed(reason, sent);
+        }
+        if let Some(over) = over {
+            over.notify_waiters();
+        }
+        had_stream
+    }
+
+    pub(crate) fn over(&self) -> Option<CloseReason> {
+        lock(&self.state).over()
+    }
+
+    pub(crate) async fn closed(&self) -> CloseReason {
+        once(&self.notifies_of_its_end(), || self.over()).await
+    }
+
+    /// Its reader is told of its end.
+    pub(crate) fn tell(&self) {
+        self.is_told.store(true, Ordering::Release);
+        let over = lock(&self.state).waits_for_its_end();
+        if let Some(over) = over {
+            over.notify_waiters();
+        }
+    }
+
+    /// Waits until its reader was told of its end.
+    pub(crate) async fn told(&self) {
+        once(&self.notifies_of_its_end(), || self.is_told.load(Ordering::Acquire).then_some(())).await;
+    }
+
+    pub(super) fn notifies_of_its_end(&self) -> Arc<Notify> {
+        Arc::clone(lock(&self.state).rare().over.get_or_insert_default())
+    }
+}
+
+impl Drop for Client {
+    /// For a client whose stream never began. All others have ended before.
+    fn drop(&mut self) {
+        self.finish(CloseReason::NoStream, None);
+    }
+}
+
+impl State {
+    /// Whether its stream can begin.
+    pub(super) fn may_begin(&self) -> Result<(), Refused> {
+        match (self.phase, self.over()) {
+            (_, Some(reason)) => Err(Refused::Over { reason }),
+            (Phase::Waiting, _) => Ok(()),
+            _ => Err(Refused::Open),
+        }
+    }
+
+    /// The first reason counts, and what is over stays so for the reason that it has.
+    pub(super) fn close(&mut self, closing: Closing) {
+        if self.phase != Phase::Over {
+            self.closing.get_or_insert_with(|| Box::new(closing)).is_cut |= closing.is_cut;
+        }
+    }
+
+    /// Why it is over, if it is.
+    pub(crate) fn over(&self) -> Option<CloseReason> {
+        let reason = || self.closing.as_ref().map_or(CloseReason::NoStream, |closing| closing.reason);
+        (self.phase == Phase::Over).then(reason)
+    }
+
+    /// Who waits for its end, if anybody does.
+    pub(super) fn waits_for_its_end(&self) -> Option<Arc<Notify>> {
+        self.rare.as_ref()?.over.clone()
+    }
+}

@@ -1,0 +1,242 @@
+//! What a client is subscribed to, and who is told of it.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{
+    error::SubscribeError,
+    handle::ClientHandle,
+    hooks::{Hook, TellDeferred},
+    shared::Shared,
+    state::{Client, Phase, State},
+    subscription::{Filter, Subscription},
+};
+use crate::{
+    event::Event,
+    log::topic_name,
+    sync::{MutexGuard, lock},
+    topics::{Deferred, PublishError, Receipt, Start},
+};
+
+impl Client {
+    /// The topic that only this client is subscribed to.
+    pub(super) fn own_topic(self: &Arc<Self>) -> String {
+        format!("$client/{}", self.id())
+    }
+
+    pub(crate) fn subscribe(self: &Arc<Self>, subscription: Subscription) -> Result<(), SubscribeError> {
+        let Subscription { name, may_be_pattern, start, filter, must_exist } = subscription;
+        let check = if may_be_pattern { topic_name::check_pattern } else { topic_name::check };
+        let result = check(&name).map_err(SubscribeError::from);
+        let result = result.and_then(|()| self.join(&name, start, filter.as_ref(), true, must_exist));
+        if let Err(error) = &result {
+            self.shared.counters.refused_subscriptions.fetch_add(1, Ordering::Relaxed);
+            self.observe(|observer, client| observer.subscription_refused(client, error));
+        }
+        result
+    }
+
+    /// Subscribes, or changes the subscription that there is. `resumes`: if the stream has not begun, a
+    /// `Last-Event-ID` goes before `start`. `must_exist`: only if there is such a topic.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        name: &str,
+        start: Start,
+        filter: Option<&Filter>,
+        resumes: bool,
+        must_exist: bool,
+    ) -> Result<(), SubscribeError> {
+        // Again, if somebody else has subscribed or unsubscribed meanwhile.
+        loop {
+            let is_new = lock(&self.state).may_subscribe(name, &self.shared)?;
+            let is_done = match is_new {
+                true => self.join_anew(name, start, filter, resumes, must_exist)?,
+                false => self.change(name, start, filter),
+            };
+            if is_done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Subscribes. `false`: it is subscribed by now.
+    pub(super) fn join_anew(
+        self: &Arc<Self>,
+        name: &str,
+        start: Start,
+        filter: Option<&Filter>,
+        resumes: bool,
+        must_exist: bool,
+    ) -> Result<bool, SubscribeError> {
+        // Outside the lock, as it may ask the user how much the topic retains.
+        let mut deferred = Deferred::default();
+        let frames = self.shared.topics.join(name, start, must_exist, &mut deferred);
+        let frames = frames.ok_or_else(|| SubscribeError::NoTopic { topic: name.to_owned() })?;
+        let mut telling = TellDeferred::of(self);
+        let mut state = self.lock_with_key(State::is_open);
+        let may = state.may_subscribe(name, &self.shared);
+        match may {
+            Ok(true) => {
+                let is_waiting = state.phase == Phase::Waiting;
+                state.cursors.subscribe(frames, filter.cloned(), resumes && is_waiting);
+                if let Some(id) = self.last_event_id().filter(|_| start == Start::LastEventId && !is_waiting) {
+                    let bound = state.resume_bound();
+                    state.cursors.resume_newest(&self.shared.topics, id, bound, &mut deferred);
+                }
+                state.is_complete = false;
+                if state.is_open() {
+                    self.reads(&mut state, &mut deferred, &mut telling);
+                }
+            }
+            _ => self.shared.topics.leave(&frames.feed, None, &mut deferred),
+        }
+        drop(state);
+        drop(deferred);
+        drop(telling);
+        self.changed();
+        may
+    }
+
+    /// Its stream, which is open, reads all that it is subscribed to: it is counted there, presence lists have it, and observers are told.
+    pub(super) fn reads(self: &Arc<Self>, state: &mut State, deferred: &mut Deferred, telling: &mut TellDeferred<'_>) {
+        let has_presences = self.shared.presences.is_used();
+        let somebody_asks = has_presences || !self.shared.settings.observers.is_empty();
+        for name in state.cursors.count_as_read(|name| somebody_asks && topic_name::is_public(name)) {
+            if has_presences {
+                let metadata = state.metadata();
+                let key = state.key_or(|| self.key_of_its_own());
+                self.shared.presences.join(&name, key, self.id(), metadata, deferred);
+            }
+            telling.note(|| Hook::Subscribed(name));
+        }
+    }
+
+    /// Changes a subscription as far as something else is asked for than before. `false`: there is none.
+    pub(super) fn change(&self, name: &str, start: Start, filter: Option<&Filter>) -> bool {
+        if start == Start::Now && filter.is_none() {
+            return true;
+        }
+        let state = lock(&self.state);
+        let (feed, is_waiting, bound) = (state.cursors.feed(name), state.phase == Phase::Waiting, state.resume_bound());
+        let all = state.cursors.feeds();
+        drop(state);
+        let Some(feed) = feed else { return false };
+        let start = match start {
+            // What is published from now on comes already.
+            Start::Now => None,
+            // So it does before the stream begins, too.
+            Start::LastEventId if is_waiting => None,
+            Start::LastEventId => self.last_event_id().map(|id| self.shared.topics.place_of_id(&feed, &all, id, bound)),
+            start => Some(self.shared.topics.place_of(&feed, start)),
+        };
+        let mut state = lock(&self.state);
+        let had_nothing = state.phase == Phase::Waiting;
+        let before = state.cursors.change(&feed, start, filter.cloned(), had_nothing);
+        drop(state);
+        self.changed();
+        // With its filter, which may run anybody's code when it is dropped.
+        before.is_ok()
+    }
+
+    pub(crate) fn unsubscribe(self: &Arc<Self>, name: &str) -> bool {
+        let mut telling = TellDeferred::of(self);
+        let mut deferred = Deferred::default();
+        let mut state = lock(&self.state);
+        let was_subscribed = state.cursors.unsubscribe(&self.shared.topics, name, &mut deferred);
+        if was_subscribed {
+            self.left(&state, [name], Some(&mut telling), &mut deferred);
+        }
+        drop(state);
+        drop(deferred);
+        drop(telling);
+        self.changed();
+        was_subscribed
+    }
+
+    /// Locks its state. If that is such that whose client it is `is_needed`, and the program says that, it is known by
+    /// then: the program is asked while nothing is locked.
+    pub(crate) fn lock_with_key(self: &Arc<Self>, is_needed: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        loop {
+            let mut state = lock(&self.state);
+            let Some(key_of) = &self.shared.settings.presence_key else { return state };
+            if state.key().is_some() || !is_needed(&state) {
+                return state;
+            }
+            drop(state);
+            let key = key_of.of(&ClientHandle::new(Arc::clone(self)));
+            let key = key.map_or_else(|| self.key_of_its_own(), String::into_boxed_str);
+            state = lock(&self.state);
+            // Who asked at the same time may have been first.
+            state.key_or(|| key);
+        }
+    }
+
+    /// Not the id, which lets whoever reads it act for the client.
+    pub(crate) fn key_of_its_own(self: &Arc<Self>) -> Box<str> {
+        format!("{:016x}", topic_name::stable_hash(&self.id().to_string())).into()
+    }
+
+    /// Its stream, if it has begun, is no longer subscribed to these: presence lists and observers are told.
+    pub(crate) fn left<'a>(
+        &self,
+        state: &State,
+        names: impl IntoIterator<Item = &'a str>,
+        mut telling: Option<&mut TellDeferred<'_>>,
+        deferred: &mut Deferred,
+    ) {
+        if !state.had_stream {
+            return;
+        }
+        let presences = Some(&self.shared.presences).filter(|presences| presences.is_used());
+        for name in names.into_iter().filter(|name| topic_name::is_public(name)) {
+            if let (Some(presences), Some(key), Some(id)) = (presences, state.key(), self.id.get()) {
+                presences.leave(name, key, *id, deferred);
+            }
+            if let Some(telling) = &mut telling {
+                telling.note(|| Hook::Unsubscribed(name.into()));
+            }
+        }
+    }
+
+    /// How many subscriptions of its open stream give it the events of this topic.
+    pub(crate) fn having(&self, topic: &str) -> usize {
+        let state = lock(&self.state);
+        if state.is_open() { state.cursors.having(topic) } else { 0 }
+    }
+
+    pub(crate) fn subscriptions(&self) -> Vec<String> {
+        let state = lock(&self.state);
+        state.cursors.names().filter(|name| topic_name::is_public(name)).map(|name| name.to_string()).collect()
+    }
+
+    /// Publishes to the client's own topic, which it gets subscribed to.
+    pub(crate) fn send(self: &Arc<Self>, event: &Event) -> Result<Receipt, PublishError> {
+        let topic = self.own_topic();
+        match self.join(&topic, Start::Now, None, false, false) {
+            Err(SubscribeError::Over { reason }) => Err(PublishError::Over { reason }),
+            // Without a place for it among its subscriptions, it would not get the event.
+            Err(SubscribeError::TooMany { limit } | SubscribeError::TooManyPatterns { limit }) => {
+                Err(PublishError::TooManySubscriptions { limit })
+            }
+            Err(SubscribeError::Topic(error)) => Err(PublishError::Topic(error)),
+            // It was not asked whether there is one.
+            Err(SubscribeError::NoTopic { topic }) => Err(PublishError::Ended { topic }),
+            Ok(()) => self.shared.publish(&topic, event, None),
+        }
+    }
+}
+
+impl State {
+    /// Whether a subscription to this topic would be a new one.
+    pub(super) fn may_subscribe(&self, topic: &str, shared: &Shared) -> Result<bool, SubscribeError> {
+        let (limit, patterns) = (shared.settings.subscriptions_per_client, shared.settings.patterns_per_client);
+        match self.over() {
+            Some(reason) => Err(SubscribeError::Over { reason }),
+            None if self.cursors.contains(topic) => Ok(false),
+            None if self.cursors.len() >= limit => Err(SubscribeError::TooMany { limit }),
+            None if topic_name::is_pattern(topic) && self.cursors.patterns() >= patterns => {
+                Err(SubscribeError::TooManyPatterns { limit: patterns })
+            }
+            None => Ok(true),
+        }
+    }
+}
