@@ -72,6 +72,26 @@ async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_
 }
 
 #[tokio::test]
+async fn a_thousand_connections_of_any_one_kind_keep_nobody_out_either() {
+    within_20_s(async {
+        let upstream = upstream(|_| async { Response::new(any(Full::from("here"))) }).await;
+        let mut command = siege::with_few_files(GATEWAY.executable());
+        command.args(["--listen", "127.0.0.1:0", "--upstream", &upstream]).stderr(Stdio::null());
+        let server = Server::start(&mut command).await;
+        let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+        Siege::lay_each(address, "/", async |_siege| {
+            for _ in 0..5 {
+                let (time, status) = siege::get(address, "/").await;
+                assert_eq!(status, "HTTP/1.1 200 OK");
+                assert!(time < A_SECOND, "{time:?}");
+            }
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
     within_20_s(async {
         let upstream = upstream(|request| async {
@@ -95,7 +115,7 @@ async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
             }
         }
         // Each takes a connection to the upstream, and there are no more than 224.
-        let (_, first) = uploads.remove(0);
+        let (_frames, first) = uploads.remove(0);
         assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::REQUEST_TIMEOUT);
         for version in VERSIONS {
             for _ in 0..20 {

@@ -28,11 +28,21 @@ pub(crate) fn with_few_files(program: &Path) -> Command {
 pub(crate) struct Siege(JoinSet<()>);
 
 impl Siege {
-    /// `post`: a path to which bodies can be sent.
+    /// Of all kinds. `post`: a path to which bodies can be sent.
     pub(crate) async fn lay(address: SocketAddr, post: &str) -> Self {
+        Self::of(address, kinds(post)).await
+    }
+
+    /// One for each kind, all of whose connections are of that kind.
+    pub(crate) async fn lay_each(address: SocketAddr, post: &str, mut each: impl AsyncFnMut(Self)) {
+        for kind in kinds(post) {
+            each(Self::of(address, vec![kind]).await).await;
+        }
+    }
+
+    async fn of(address: SocketAddr, kinds: Vec<(Vec<u8>, &'static [u8])>) -> Self {
         // Of this process, which has the other end of each.
         rlimit::increase_nofile_limit(4 * CONNECTIONS as u64).expect("a higher limit on open files");
-        let kinds = kinds(post);
         let mut clients = JoinSet::new();
         for (opening, drips) in kinds.into_iter().cycle().take(CONNECTIONS) {
             let mut socket = TcpStream::connect(address).await.expect("a connection");

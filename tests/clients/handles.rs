@@ -1,0 +1,514 @@
+//! What a handle is asked for too late, twice, or for another's client: it works, or it is refused in so many words.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{Router, extract::Request, response::IntoResponse, routing::get};
+use bytes::Bytes;
+use http::{
+    HeaderMap, Method, Response, StatusCode,
+    header::{CONNECTION, CONTENT_TYPE, UPGRADE},
+};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_stream::StreamExt;
+use tower_sse::{
+    ClientHandle, CloseReason, EventStream, Limit, Refused, Registry, RegistryConfig, SseLayer, Subscription,
+};
+
+use crate::{
+    answer::answer,
+    bodies,
+    bodies::event_stream,
+    observer::{Observed, Recorder},
+    open::open,
+    polling,
+    polling::{bounded, data, fields, publish, quiet, subscribed, text, told},
+};
+
+/// How long anything may take before it counts as failed.
+const BOUND: Duration = Duration::from_secs(20);
+
+fn request() -> http::Request<()> {
+    http::Request::new(())
+}
+
+fn refused<B>(response: &Response<B>) -> Option<Refused> {
+    response.extensions().get().cloned()
+}
+
+/// What was refused, as whoever watches is told.
+fn told_refused(recorder: &Recorder) -> Vec<Refused> {
+    let refused = |observed| match observed {
+        Observed::StreamRefused(_, refused) => Some(refused),
+        _ => None,
+    };
+    recorder.take().into_iter().filter_map(refused).collect()
+}
+
+mod a_stream_that_would_be_dead {
+    use super::*;
+
+    /// What a client gets whose request is answered with that stream.
+    fn answered_with(stream: impl FnOnce(&Registry, &ClientHandle) -> EventStream) -> (Refused, Vec<Refused>) {
+        let (recorder, config) = Recorder::new();
+        let registry = Registry::with_config(config);
+        let (_, response) =
+            answer(&quiet(&registry), request(), |client| stream(&registry, client).into_response::<Empty<Bytes>>());
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(response.headers().get(CONTENT_TYPE).is_none_or(|it| it != "text/event-stream"));
+        assert_eq!(registry.stats().refused_streams, 1);
+        (refused(&response).unwrap(), told_refused(&recorder))
+    }
+
+    #[test]
+    fn is_refused_where_the_client_came_with_no_request() {
+        let all = answered_with(|registry, _| subscribed(registry, ["topic"]).into_stream());
+        assert_eq!(all, (Refused::OtherClient, vec![Refused::OtherClient]));
+    }
+
+    #[test]
+    fn is_refused_where_the_client_is_over() {
+        let all = answered_with(|_, client| {
+            drop(client.clone().into_events());
+            client.clone().into_stream()
+        });
+        let over = Refused::Over { reason: CloseReason::Gone };
+        assert_eq!(all, (over.clone(), vec![over]));
+    }
+
+    #[test]
+    fn is_refused_where_the_clients_events_are_read_elsewhere() {
+        let mut events = None;
+        let all = answered_with(|_, client| {
+            events = Some(client.clone().into_events());
+            client.clone().into_stream()
+        });
+        assert_eq!(all, (Refused::Open, vec![Refused::Open]));
+    }
+
+    #[test]
+    fn is_refused_where_it_is_of_another_request() {
+        let (recorder, config) = Recorder::new();
+        let registry = Registry::with_config(config);
+        let layer = quiet(&registry);
+        let mut waiting = None;
+        let (_, response) = answer(&layer, request(), |other| {
+            let (_, response) =
+                answer(&layer, request(), |_| other.clone().into_stream().into_response::<Empty<Bytes>>());
+            waiting = Some(response);
+            other.clone().into_stream().into_response::<Empty<Bytes>>()
+        });
+        let other = waiting.unwrap();
+        assert_eq!((other.status(), refused(&other)), (StatusCode::INTERNAL_SERVER_ERROR, Some(Refused::OtherClient)));
+        assert_eq!((response.status(), refused(&response)), (StatusCode::OK, None), "its own is as it was");
+        assert_eq!(told_refused(&recorder), [Refused::OtherClient]);
+    }
+
+    #[tokio::test]
+    async fn says_so_in_a_sentence_where_the_answer_has_a_body() {
+        let registry = Registry::new();
+        let response = IntoResponse::into_response(registry.connect().into_stream());
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "the answer is the event stream of another client");
+    }
+
+    #[test]
+    fn is_none_behind_two_layers() {
+        let registry = Registry::new();
+        let (inner, outer) = (quiet(&registry), quiet(&registry));
+        let (_, response) = answer(&outer, request(), |_| {
+            let (_, response) =
+                answer(&inner, request(), |client| client.clone().into_stream().into_response::<Empty<Bytes>>());
+            response
+        });
+        assert_eq!((response.status(), refused(&response)), (StatusCode::OK, None));
+    }
+
+    #[test]
+    fn of_the_handlers_own_counts_though_the_client_was_read_before() {
+        let limit = Limit::streams(1);
+        let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
+        let (_, response) = answer(&quiet(&registry), request(), |client| {
+            drop(client.clone().into_events());
+            event_stream(bodies::with_trailers("data: own\n\n"))
+        });
+        assert_eq!(refused(&response), None);
+        assert_eq!(limit.open(), 1);
+        let mut body = response.into_body();
+        assert_eq!(fields(&polling::rest(&mut body).0, "data"), ["own"]);
+        drop(body);
+        assert_eq!(limit.open(), 0);
+    }
+}
+
+mod events {
+    use super::*;
+
+    #[test]
+    fn of_a_stream_that_is_open_are_not_taken_from_it() {
+        let (recorder, config) = Recorder::new();
+        let registry = Registry::with_config(config);
+        let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("topic").unwrap());
+        let mut thief = registry.client(&client.id()).unwrap().into_events();
+        assert_eq!(thief.refused(), Some(&Refused::Open));
+        assert_eq!(told_refused(&recorder), [Refused::Open]);
+        publish(&registry, "topic", "1");
+        assert_eq!((data(&mut thief), told(&mut body)), (vec![], vec!["1".to_owned()]));
+        drop(thief);
+        publish(&registry, "topic", "2");
+        assert_eq!(told(&mut body), ["2"], "and it is not over with that");
+        assert_eq!(registry.stats().clients, 1);
+    }
+
+    #[test]
+    fn of_a_client_whose_events_are_read_are_not_taken_either() {
+        let registry = Registry::new();
+        let client = subscribed(&registry, ["topic"]);
+        let mut events = client.clone().into_events();
+        assert_eq!(events.refused(), None);
+        assert_eq!(client.clone().into_events().refused(), Some(&Refused::Open));
+        publish(&registry, "topic", "1");
+        assert_eq!(data(&mut events), ["1"]);
+        drop(events);
+        assert_eq!(client.into_events().refused(), Some(&Refused::Over { reason: CloseReason::Gone }));
+    }
+
+    #[test]
+    fn of_one_client_have_one_reader_however_many_ask_at_the_same_time() {
+        bounded(|| {
+            for _ in 0..200 {
+                let registry = Registry::new();
+                let client = subscribed(&registry, ["topic"]);
+                publish(&registry, "topic", "1");
+                let mut all = std::thread::scope(|scope| {
+                    let asked = [0, 1].map(|_| scope.spawn(|| client.clone().into_events()));
+                    asked.map(|asked| asked.join().unwrap())
+                });
+                assert_eq!(all.iter().filter(|events| events.refused() == Some(&Refused::Open)).count(), 1);
+                assert_eq!(all.iter_mut().flat_map(data).collect::<Vec<_>>(), ["1"]);
+            }
+        });
+    }
+
+    #[test]
+    fn asked_for_when_the_request_was_answered_with_something_else_are_refused() {
+        let (recorder, config) = Recorder::new();
+        let registry = Registry::with_config(config);
+        let (client, _response) = answer(&quiet(&registry), request(), |client| {
+            client.subscribe("topic").unwrap();
+            Response::new(Empty::<Bytes>::new())
+        });
+        let over = Refused::Over { reason: CloseReason::NoStream };
+        assert_eq!(client.into_events().refused(), Some(&over));
+        assert_eq!(told_refused(&recorder), [over]);
+    }
+
+    #[test]
+    fn for_which_there_is_no_room_say_so() {
+        let registry = Registry::with_config(RegistryConfig::default().limit(Limit::streams(0)));
+        answer(&quiet(&registry), request(), |client| {
+            let events = client.clone().into_events();
+            assert_eq!(events.refused(), Some(&Refused::Full { key: None, limit: 0 }));
+            Response::new(Empty::<Bytes>::new())
+        });
+    }
+}
+
+mod an_upgraded_connection {
+    use super::*;
+
+    fn switching() -> Response<Empty<Bytes>> {
+        let mut response = Response::new(Empty::new());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response
+    }
+
+    fn connecting() -> http::Request<()> {
+        http::Request::builder().method(Method::CONNECT).uri("server.test:80").body(()).unwrap()
+    }
+
+    /// Over HTTP/1.1 and HTTP/2.
+    fn ways() -> [(http::Request<()>, Response<Empty<Bytes>>); 2] {
+        [(request(), switching()), (connecting(), Response::new(Empty::new()))]
+    }
+
+    #[test]
+    fn has_its_events_after_the_answer() {
+        for (request, response) in ways() {
+            let registry = Registry::new();
+            let (client, _response) = answer(&quiet(&registry), request, |client| {
+                client.subscribe("topic").unwrap();
+                response
+            });
+            publish(&registry, "topic", "meanwhile");
+            client.subscribe("other").unwrap();
+            let mut events = client.clone().into_events();
+            assert_eq!(events.refused(), None);
+            publish(&registry, "other", "later");
+            assert_eq!(data(&mut events), ["meanwhile", "later"]);
+            drop(events);
+            assert_eq!(registry.stats().clients, 0);
+        }
+    }
+
+    #[test]
+    fn leaves_nothing_when_nobody_knows_its_client_any_more() {
+        for (request, response) in ways() {
+            let limit = Limit::streams(1);
+            let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
+            let (client, _response) = answer(&quiet(&registry), request, |client| {
+                client.admit().unwrap();
+                client.subscribe("topic").unwrap();
+                response
+            });
+            assert_eq!((registry.client(&client.id()).is_some(), limit.open()), (true, 1));
+            let id = client.id();
+            drop(client);
+            assert!(registry.client(&id).is_none());
+            assert_eq!((registry.stats().topics, limit.open()), (0, 0), "nor is its subscription there");
+        }
+    }
+
+    #[test]
+    fn keeps_the_place_that_it_was_admitted_to_until_its_events_are_dropped() {
+        for (request, response) in ways() {
+            let limit = Limit::streams(1);
+            let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
+            let layer = quiet(&registry);
+            let (client, _response) = answer(&layer, request, |client| {
+                client.admit().unwrap();
+                response
+            });
+            limit.set(0);
+            assert_eq!(limit.open(), 1);
+            let events = client.into_events();
+            assert_eq!((events.refused(), limit.open()), (None, 1));
+            drop(events);
+            assert_eq!((limit.open(), limit.entries()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn that_was_not_admitted_takes_its_place_when_its_events_are_asked_for() {
+        for (request, response) in ways() {
+            let limit = Limit::streams(1);
+            let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
+            let (client, _response) = answer(&quiet(&registry), request, |_| response);
+            assert_eq!(limit.open(), 0);
+            let events = client.into_events();
+            assert_eq!((events.refused(), limit.open()), (None, 1));
+            drop(events);
+            assert_eq!(limit.open(), 0);
+        }
+    }
+
+    /// As a WebSocket's handler does: answers with a 101, and reads its events in a task of the upgraded connection.
+    async fn upgrade(client: ClientHandle, mut request: Request) -> Result<Response<axum::body::Body>, Refused> {
+        client.admit()?;
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut io = TokioIo::new(upgraded.await.unwrap());
+            client.subscribe(Subscription::to("topic")).unwrap();
+            let mut events = client.into_events();
+            io.write_all(format!("{:?}\n", events.refused()).as_bytes()).await.unwrap();
+            let mut byte = [0];
+            loop {
+                tokio::select! {
+                    event = events.next() => {
+                        let data = event.unwrap().unwrap().data().unwrap().into_owned();
+                        io.write_all(format!("{data}\n").as_bytes()).await.unwrap();
+                    }
+                    _ = io.read(&mut byte) => break,
+                }
+            }
+        });
+        let headers: HeaderMap =
+            [(CONNECTION, "upgrade".parse().unwrap()), (UPGRADE, "lines".parse().unwrap())].into_iter().collect();
+        Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    }
+
+    async fn ask(address: SocketAddr) -> (BufReader<TcpStream>, String) {
+        let mut socket = BufReader::new(TcpStream::connect(address).await.unwrap());
+        let request = "GET / HTTP/1.1\r\nhost: server.test\r\nconnection: upgrade\r\nupgrade: lines\r\n\r\n";
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(timeout(BOUND, socket.read_line(&mut head)).await.unwrap().unwrap() > 0, "{head}");
+        }
+        let status = head.split(' ').nth(1).unwrap().to_owned();
+        (socket, status)
+    }
+
+    async fn line(socket: &mut BufReader<TcpStream>) -> String {
+        let mut line = String::new();
+        timeout(BOUND, socket.read_line(&mut line)).await.expect("in time").unwrap();
+        line.trim_end().to_owned()
+    }
+
+    #[tokio::test]
+    async fn has_its_events_over_a_real_socket() {
+        let limit = Limit::streams(1);
+        let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
+        let app = Router::new().route("/", get(upgrade)).layer(SseLayer::new(&registry));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(axum::serve(listener, app.into_make_service()).into_future());
+        let (mut socket, status) = ask(address).await;
+        assert_eq!(status, "101");
+        assert_eq!(line(&mut socket).await, "None");
+        publish(&registry, "topic", "1");
+        assert_eq!(line(&mut socket).await, "1");
+        publish(&registry, "topic", "2");
+        assert_eq!(line(&mut socket).await, "2");
+        assert_eq!(ask(address).await.1, "503", "it has its place");
+        drop(socket);
+        timeout(BOUND, async {
+            while limit.open() > 0 || registry.stats().clients > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("it leaves");
+    }
+}
+
+mod what_is_sent_before_the_stream_begins {
+    use tower_sse::{Batching, Event, PositionEvent, Resume, Start};
+
+    use super::*;
+
+    /// The data and the id of each event with data.
+    fn blocks(wire: &str) -> Vec<(String, Option<String>)> {
+        let block = |block: &str| {
+            let field = |name| fields(block, name).first().map(|value| (*value).to_owned());
+            Some((field("data")?, field("id")))
+        };
+        // What says where the client stands has no data.
+        wire.split("\n\n").filter_map(block).filter(|(data, _)| !data.is_empty()).collect()
+    }
+
+    fn numbers(blocks: &[(String, Option<String>)]) -> String {
+        blocks.iter().map(|(data, _)| data.as_str()).collect()
+    }
+
+    fn backlog(registry: &Registry) {
+        (0..6).for_each(|number| publish(registry, ["a", "b"][number % 2], &number.to_string()));
+    }
+
+    fn welcome(client: &ClientHandle) {
+        client.send(Event::data("w")).unwrap();
+        for topic in ["a", "b"] {
+            client.subscribe_from(topic, Start::Oldest).unwrap();
+        }
+        client.send(Event::data("x").id("of its own").unwrap()).unwrap();
+    }
+
+    /// A client that comes with this id, is sent a welcome, and is cut after each of its events.
+    fn cut_after_each(layer: &SseLayer, last_event_id: Option<&str>, missed: &str) {
+        let (client, mut body) = open(layer, last_event_id, welcome);
+        assert!(!matches!(client.resume(), Resume::Gap(_)));
+        let had = blocks(&polling::rest(&mut body).0);
+        assert_eq!(numbers(&had), format!("wx{missed}"), "it comes first");
+        assert_eq!(client.stats().events, 2 + missed.len() as u64);
+        for (nth, (_, id)) in had.iter().enumerate() {
+            let (client, mut body) = open(layer, id.as_deref(), welcome);
+            assert_eq!(client.resume(), Resume::Continued);
+            let rest = &missed[(nth + 1).saturating_sub(2)..];
+            assert_eq!(numbers(&blocks(&polling::rest(&mut body).0)), format!("wx{rest}"), "cut after {nth}");
+        }
+    }
+
+    #[test]
+    fn comes_first_and_a_cut_after_it_loses_nothing_of_what_comes_then() {
+        for position_event in [PositionEvent::default(), PositionEvent::off()] {
+            let registry = Registry::new();
+            let layer = quiet(&registry).position_event(position_event);
+            backlog(&registry);
+            cut_after_each(&layer, None, "012345");
+            let (_, mut body) = open(&layer, None, |client| client.subscribe_from("a", Start::Oldest).unwrap());
+            let first =
+                blocks(&polling::rest(&mut body).0).into_iter().find_map(|(data, id)| id.filter(|_| data == "2"));
+            cut_after_each(&layer, Some(&first.unwrap()), "345");
+        }
+    }
+
+    #[test]
+    fn comes_first_where_the_id_leads_nowhere_and_takes_no_line_from_it() {
+        let registry = Registry::new();
+        backlog(&registry);
+        let request = http::Request::get("/?lastEventId=1%0Adata:%20injected").body(()).unwrap();
+        let (client, response) = answer(&quiet(&registry), request, |client| {
+            welcome(client);
+            event_stream(Empty::<Bytes>::new())
+        });
+        let wire = polling::rest(&mut response.into_body()).0;
+        assert!(matches!(client.resume(), Resume::Gap(_)));
+        let had = blocks(&wire);
+        assert_eq!(numbers(&had[..2]), "wx");
+        assert!(!wire.contains("injected\n"), "{wire}");
+        let (client, _body) = open(&quiet(&registry), had[0].1.as_deref(), |client| client.subscribe("a").unwrap());
+        assert!(matches!(client.resume(), Resume::Gap(_)), "who is cut before it was told is told then");
+    }
+
+    #[test]
+    fn comes_after_a_snapshot_and_before_what_is_newer() {
+        let registry = Registry::new();
+        backlog(&registry);
+        let snapshot = registry.position();
+        let (_, response) = answer(&quiet(&registry), request(), |client| {
+            publish(&registry, "a", "6");
+            welcome(client);
+            client.clone().into_stream().snapshot(Event::data("s"), snapshot).into_response::<Empty<Bytes>>()
+        });
+        let had = blocks(&text(&mut response.into_body()));
+        assert_eq!(numbers(&had), "swx6");
+        assert_eq!(had[1].1, Some(snapshot.to_string()));
+    }
+
+    #[test]
+    fn is_in_an_array_where_all_is() {
+        let registry = Registry::new();
+        backlog(&registry);
+        let (_, mut body) = open(&quiet(&registry), None, |client| {
+            client.batch(Batching::every(Duration::ZERO).as_array());
+            welcome(client);
+        });
+        let batches = fields(&text(&mut body), "data").into_iter().filter(|data| data.starts_with('[')).count();
+        assert_eq!(batches, 2);
+    }
+
+    #[test]
+    fn comes_first_as_events_too_and_what_is_sent_later_comes_in_order() {
+        let registry = Registry::new();
+        backlog(&registry);
+        let client = registry.connect();
+        welcome(&client);
+        let mut events = client.clone().into_events();
+        publish(&registry, "a", "6");
+        client.send(Event::data("y")).unwrap();
+        publish(&registry, "a", "7");
+        let first = polling::next(&mut events).unwrap().unwrap();
+        let id = first.id().unwrap().to_owned();
+        assert_eq!(first.data().as_deref(), Some("w"));
+        assert_eq!(data(&mut events).concat(), "x0123456y7");
+        let (_, mut body) = open(&quiet(&registry), Some(&id), |client| {
+            ["a", "b"].into_iter().for_each(|topic| client.subscribe(topic).unwrap());
+        });
+        assert_eq!(told(&mut body).concat(), "01234567");
+    }
+
+    #[test]
+    fn keeps_its_own_id_where_there_is_nothing_else_to_resume() {
+        let registry = Registry::new();
+        let client = registry.connect();
+        client.send(Event::data("w").id("own").unwrap()).unwrap();
+        let mut events = client.into_events();
+        assert_eq!(polling::next(&mut events).unwrap().unwrap().id(), Some("own"));
+    }
+}

@@ -1,0 +1,648 @@
+//! How streams end over real sockets, on HTTP/1.1 and HTTP/2: who is told why, and how a client that comes back goes on.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty};
+use reqwest_eventsource::{EventSource, retry};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{interval, timeout},
+};
+use tokio_stream::StreamExt;
+use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower_sse::{
+    ClientHandle, CloseReason, Drain, Event, Lag, Registry, RegistryConfig, Retention, SseBody, SseLayer, Start,
+    Subscription,
+};
+
+use crate::{
+    bodies::{AnyBody, any, channel, event_stream},
+    client::{Client, get},
+    house::{App, Frames, House, SERVERS, Server, app, handle_of, on_all, own_bodies, text, until, within},
+    layers::quiet,
+    wire::{End, Http1, Http2},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+mod lifetimes {
+    use super::*;
+
+    /// One event after the other, until it is enough.
+    fn publish_on(registry: &Registry) -> (Arc<AtomicBool>, tokio::task::JoinHandle<usize>) {
+        let enough = Arc::new(AtomicBool::new(false));
+        let (is_enough, registry) = (Arc::clone(&enough), registry.clone());
+        let publisher = tokio::spawn(async move {
+            let (mut ticks, mut number) = (interval(Duration::from_millis(1)), 0);
+            while !is_enough.load(Ordering::Relaxed) {
+                publish(&registry, &number.to_string());
+                number += 1;
+                ticks.tick().await;
+            }
+            publish(&registry, "end");
+            number
+        });
+        (enough, publisher)
+    }
+
+    #[tokio::test]
+    async fn a_client_library_comes_back_after_each_and_loses_and_repeats_nothing() {
+        for server in SERVERS {
+            let registry = Registry::new();
+            let layer = quiet(&registry)
+                .max_age(SECOND / 5)
+                .farewell(|_, reason| Event::data(reason.as_str()).event("farewell").ok());
+            let house = House::open(server, streaming(&layer, |_| {})).await;
+            let mut source = EventSource::get(format!("http://{}/", house.address));
+            source.set_retry_policy(Box::new(retry::Constant::new(Duration::from_millis(5), None)));
+            assert!(matches!(source.next().await, Some(Ok(reqwest_eventsource::Event::Open))));
+            let (enough, publisher) = publish_on(&registry);
+            let (mut arrived, mut farewells) = (Vec::new(), 0);
+            loop {
+                match within(source.next()).await.expect("it does not give up") {
+                    Ok(reqwest_eventsource::Event::Message(message)) if message.event == "farewell" => {
+                        assert_eq!(message.data, "aged");
+                        farewells += 1;
+                        enough.store(farewells == 5, Ordering::Relaxed);
+                    }
+                    Ok(reqwest_eventsource::Event::Message(message)) if message.data == "end" => break,
+                    Ok(reqwest_eventsource::Event::Message(message)) => {
+                        assert_eq!(message.event, "message", "{message:?}");
+                        arrived.push(message.data);
+                    }
+                    // It opens, or has been cut off and will.
+                    Ok(reqwest_eventsource::Event::Open) | Err(_) => {}
+                }
+            }
+            source.close();
+            let published = publisher.await.unwrap();
+            assert_eq!(arrived, Vec::from_iter((0..published).map(|number| number.to_string())));
+            assert!(registry.stats().closed[&CloseReason::Aged] >= 5);
+            within(house.stop()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_age_ends_a_stream_behind_the_event_that_is_being_given() {
+        on_all(async |server, version| {
+            let registry = Registry::new();
+            let (sender, mut frames) = mpsc::unbounded_channel();
+            let layer = quiet(&registry).max_age(SECOND).farewell(|_, _| Some(Event::data("bye")));
+            let house = House::open(server, own_bodies(&layer, sender)).await;
+            let mut response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+            let (client, frames) = frames.recv().await.unwrap();
+            let write = async |text: &'static str| frames.send(Ok(Frame::data(text.into()))).await;
+            write("data: half").await.unwrap();
+            assert_eq!(response.frame().await.unwrap().unwrap().into_data().unwrap(), "data: half");
+            let _ = timeout(SECOND * 5 / 4, client.closed()).await.unwrap_err();
+            write(" and half\n\n").await.unwrap();
+            assert_eq!(text(response).await, " and half\n\ndata: bye\n\n");
+            assert_eq!(within(client.closed()).await, CloseReason::Aged);
+            within(house.stop()).await.unwrap();
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_expiry_that_is_refreshed_while_the_stream_is_open_is_put_off() {
+        on_all(async |server, version| {
+            let registry = Registry::new();
+            let layer = quiet(&registry).farewell(|_, reason| Some(Event::data(reason.as_str())));
+            let house = House::open(server, streaming(&layer, |client| client.expire_after(SECOND))).await;
+            let open = async |target: &str| {
+                let mut peer = Client::connect(house.address, version).await;
+                let response = peer.send(get(target)).await.unwrap();
+                (peer, response)
+            };
+            let (_peer, refreshed) = open("/").await;
+            let client = registry.clients().pop().unwrap();
+            client.expire_at(SystemTime::now() + 1000 * SECOND);
+            // It began later.
+            let (_other_peer, expired) = open("/").await;
+            assert_eq!(text(expired).await, "data: expired\n\n");
+            publish(&registry, "still here");
+            client.expire_after(Duration::ZERO);
+            let told = text(refreshed).await;
+            assert!(told.starts_with("data: still here\n") && told.ends_with("\n\ndata: expired\n\n"), "{told:?}");
+            assert_eq!(within(client.closed()).await, CloseReason::Expired);
+            within(house.stop()).await.unwrap();
+        })
+        .await;
+    }
+}
+
+mod reasons {
+    use super::*;
+
+    /// Opens a stream, lets `cause` end it, and checks that all who wait are told why.
+    async fn ends_with(
+        server: Server,
+        version: Version,
+        layer: impl Fn(&Registry) -> SseLayer,
+        config: RegistryConfig,
+        expected: CloseReason,
+        cause: impl AsyncFn(&Registry, &ClientHandle, Frames, &mut Option<Response<hyper::body::Incoming>>),
+    ) {
+        let registry = Registry::with_config(config);
+        let (sender, mut frames) = mpsc::unbounded_channel();
+        let (told, mut reasons) = mpsc::unbounded_channel();
+        let app = app(&layer(&registry), move |request| {
+            let client = handle_of(&request);
+            client.subscribe("news").unwrap();
+            let (writer, body) = channel();
+            for _ in 0..3 {
+                let (client, told) = (client.clone(), told.clone());
+                tokio::spawn(async move { told.send(client.closed().await) });
+            }
+            sender.send((client, writer)).unwrap();
+            std::future::ready(event_stream(body))
+        });
+        let house = House::open(server, app).await;
+        let mut peer = Client::connect(house.address, version).await;
+        let mut response = Some(peer.send(get("/")).await.unwrap());
+        let (client, frames) = frames.recv().await.unwrap();
+        let late = tokio::spawn({
+            let client = client.clone();
+            async move { client.closed().await }
+        });
+        within(cause(&registry, &client, frames, &mut response)).await;
+        for _ in 0..3 {
+            assert_eq!(within(reasons.recv()).await, Some(expected));
+        }
+        assert_eq!(within(late).await.unwrap(), expected);
+        assert_eq!(within(client.closed()).await, expected, "whoever asks afterwards is told too");
+        assert_eq!(registry.stats().closed, [(expected, 1)].into());
+        drop((response, peer));
+        within(house.stop()).await.unwrap();
+    }
+
+    async fn on_all_ends_with(
+        layer: impl Fn(&Registry) -> SseLayer,
+        config: RegistryConfig,
+        expected: CloseReason,
+        cause: impl AsyncFn(&Registry, &ClientHandle, Frames, &mut Option<Response<hyper::body::Incoming>>),
+    ) {
+        on_all(async |server, version| ends_with(server, version, &layer, config.clone(), expected, &cause).await)
+            .await;
+    }
+
+    fn plain() -> RegistryConfig {
+        RegistryConfig::default()
+    }
+
+    #[tokio::test]
+    async fn the_client_has_left() {
+        on_all_ends_with(quiet, plain(), CloseReason::Gone, async |_, _, _, response| drop(response.take())).await;
+    }
+
+    #[tokio::test]
+    async fn the_handlers_own_body_has_ended() {
+        on_all_ends_with(quiet, plain(), CloseReason::Ended, async |_, client, frames, response| {
+            client.unsubscribe("news");
+            drop(frames);
+            assert_eq!(text(response.take().unwrap()).await, "");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_program_closed_it() {
+        on_all_ends_with(quiet, plain(), CloseReason::Closed, async |_, client, _frames, response| {
+            client.close();
+            assert_eq!(text(response.take().unwrap()).await, "");
+        })
+        .await;
+        on_all_ends_with(quiet, plain(), CloseReason::Other("enough"), async |_, client, _frames, response| {
+            client.close_with("enough");
+            client.close();
+            assert_eq!(text(response.take().unwrap()).await, "");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn its_topics_have_ended() {
+        on_all_ends_with(quiet, plain(), CloseReason::Completed, async |registry, _, frames, response| {
+            let producer = registry.produce("news").unwrap();
+            producer.publish(Event::data("last")).unwrap();
+            producer.end();
+            drop(frames);
+            assert!(text(response.take().unwrap()).await.starts_with("data: last\n"));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn one_of_its_topics_has_failed() {
+        on_all_ends_with(quiet, plain(), CloseReason::Failed, async |registry, _, frames, response| {
+            let producer = registry.produce("news").unwrap();
+            producer.publish(Event::data("half")).unwrap();
+            drop(producer);
+            drop(frames);
+            let text = text(response.take().unwrap()).await;
+            assert!(
+                text.starts_with("data: half\n") && text.contains("\n\nevent: failed\ndata: {\"topic\":\"news\"}\n")
+            );
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn one_of_its_topics_was_cancelled() {
+        on_all_ends_with(quiet, plain(), CloseReason::Cancelled, async |registry, _, frames, response| {
+            let producer = registry.produce("news").unwrap();
+            producer.publish(Event::data("half")).unwrap();
+            assert!(registry.cancel_with("news", Event::data("enough")).unwrap());
+            drop(frames);
+            let text = text(response.take().unwrap()).await;
+            assert!(text.starts_with("data: half\n") && text.contains("\n\ndata: enough\n"));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn it_fell_behind() {
+        let retention = Retention::default().events(2).on_lag(Lag::End { retry: SECOND });
+        let config = plain().topic_retention(retention);
+        on_all_ends_with(quiet, config, CloseReason::Lagged, async |registry, _, _frames, response| {
+            // All at once, for a server that has only this thread.
+            (0..10).for_each(|_| publish(registry, "news"));
+            let text = text(response.take().unwrap()).await;
+            let retry: u64 = text.strip_prefix("retry: ").unwrap().trim_end().parse().unwrap();
+            assert!((500..=1500).contains(&retry), "{text:?}");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn its_time_is_over() {
+        let aging = |registry: &Registry| quiet(registry).max_age(SECOND / 20);
+        on_all_ends_with(aging, plain(), CloseReason::Aged, async |_, _, _frames, response| {
+            assert_eq!(text(response.take().unwrap()).await, "");
+        })
+        .await;
+        on_all_ends_with(quiet, plain(), CloseReason::Expired, async |_, client, _frames, response| {
+            client.expire_after(SECOND / 20);
+            assert_eq!(text(response.take().unwrap()).await, "");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_server_ends_its_streams() {
+        on_all_ends_with(quiet, plain(), CloseReason::Drained, async |registry, _, _frames, response| {
+            let drained = registry.drain(Drain::within(SECOND)).await;
+            assert_eq!((drained.ended, drained.stuck), (1, 0));
+            assert_eq!(text(response.take().unwrap()).await, "");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_handlers_own_body_failed() {
+        on_all_ends_with(quiet, plain(), CloseReason::BodyError, async |_, _, frames, response| {
+            frames.send(Err("the handler's".into())).await.unwrap();
+            response.take().unwrap().into_body().collect().await.expect_err("no clean end");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn it_reads_nothing_any_more() {
+        let config = plain().stuck_after(Duration::from_millis(50));
+        on_all_ends_with(quiet, config, CloseReason::Stuck, async |registry, client, _frames, _response| {
+            let event = Event::data("x".repeat(100 << 10));
+            (0..300).for_each(|_| _ = registry.publish("news", &event).unwrap());
+            let mut ticks = interval(Duration::from_millis(5));
+            let others = async {
+                loop {
+                    ticks.tick().await;
+                    registry.publish("elsewhere", Event::data("")).unwrap();
+                }
+            };
+            tokio::select! {
+                _ = client.closed() => {}
+                () = others => {}
+            }
+        })
+        .await;
+    }
+}
+
+mod failures {
+    use super::*;
+
+    fn saying_why(registry: &Registry) -> SseLayer {
+        quiet(registry).farewell(|_, reason| Event::data(reason.as_str()).event("farewell").ok())
+    }
+
+    /// What comes of an own body that fails after this, and whether the end is clean.
+    async fn failing_after(server: Server, version: Version, own: &'static str) -> (String, bool) {
+        let registry = Registry::new();
+        let (sender, mut frames) = mpsc::unbounded_channel();
+        let house = House::open(server, own_bodies(&saying_why(&registry), sender)).await;
+        let mut response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let (client, frames) = frames.recv().await.unwrap();
+        let mut text = String::new();
+        if !own.is_empty() {
+            frames.send(Ok(Frame::data(own.into()))).await.unwrap();
+            text.push_str(std::str::from_utf8(&response.frame().await.unwrap().unwrap().into_data().unwrap()).unwrap());
+        }
+        frames.send(Err("the handler's".into())).await.unwrap();
+        let mut is_clean = true;
+        while let Some(frame) = within(response.frame()).await {
+            match frame {
+                Ok(frame) => text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap()),
+                Err(_) => {
+                    is_clean = false;
+                    break;
+                }
+            }
+        }
+        assert_eq!(within(client.closed()).await, CloseReason::BodyError);
+        assert_eq!(registry.stats().closed, [(CloseReason::BodyError, 1)].into());
+        drop(response);
+        within(house.stop()).await.unwrap();
+        (text, is_clean)
+    }
+
+    async fn a_body_that_fails_is_told_of() {
+        on_all(async |server, version| {
+            let told = failing_after(server, version, "data: own\n\n").await;
+            assert_eq!(told, ("data: own\n\nevent: farewell\ndata: body_error\n\n".into(), false));
+            let told = failing_after(server, version, "").await;
+            assert_eq!(told, ("event: farewell\ndata: body_error\n\n".into(), false));
+            let told = failing_after(server, version, "data: own\n\ndata: half\n").await;
+            assert_eq!(told, ("data: own\n\ndata: half\n".into(), false), "in an event, nothing can be put in");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn of_a_body_the_client_is_told_before_the_unclean_end() {
+        a_body_that_fails_is_told_of().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn of_a_body_the_client_is_told_before_the_unclean_end_on_several_threads() {
+        a_body_that_fails_is_told_of().await;
+    }
+
+    /// A handler that streams the topic that the path names, from its beginning, if it exists.
+    fn existing(registry: &Registry) -> App {
+        app(&quiet(registry), |request| {
+            let client = handle_of(&request);
+            let topic = Subscription::to(request.uri().path().trim_start_matches('/')).from(Start::Oldest);
+            let response = match client.subscribe(topic.existing()) {
+                Ok(()) => client.into_stream().into_response::<Empty<Bytes>>().map(any),
+                Err(error) => axum::response::IntoResponse::into_response(error).map(any),
+            };
+            std::future::ready(response)
+        })
+    }
+
+    #[tokio::test]
+    async fn a_client_library_has_a_truncated_answer_once_is_told_of_it_and_stops() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        for server in SERVERS {
+            let registry = Registry::with_config(RegistryConfig::default().forget_ended_after(MINUTE));
+            let house = House::open(server, existing(&registry)).await;
+            for (topic, last, status) in
+                [("failed", "failed", 410), ("cancelled", "cancelled", 410), ("whole", "done", 204)]
+            {
+                let producer = registry.produce(topic).unwrap();
+                let mut source = EventSource::get(format!("http://{}/{topic}", house.address));
+                source.set_retry_policy(Box::new(retry::Constant::new(Duration::from_millis(5), None)));
+                assert!(matches!(within(source.next()).await, Some(Ok(reqwest_eventsource::Event::Open))));
+                producer.publish(Event::data("token")).unwrap();
+                match topic {
+                    "failed" => drop(producer),
+                    "cancelled" => assert!(registry.cancel(topic)),
+                    _ => _ = producer.finish(Event::data("").event("done").unwrap()).unwrap(),
+                }
+                let (mut types, mut statuses) = (Vec::new(), Vec::new());
+                while let Some(next) = within(source.next()).await {
+                    match next {
+                        Ok(reqwest_eventsource::Event::Message(message)) => types.push(message.event),
+                        Err(reqwest_eventsource::Error::InvalidStatusCode(status, _)) => statuses.push(status.as_u16()),
+                        Ok(reqwest_eventsource::Event::Open) | Err(reqwest_eventsource::Error::StreamEnded) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                assert_eq!((types, statuses), (vec!["message".to_owned(), last.to_owned()], vec![status]));
+            }
+            within(house.stop()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_forgotten_or_never_was_is_a_404() {
+        on_all(async |server, version| {
+            let registry = Registry::with_config(RegistryConfig::default().forget_ended_after(Duration::ZERO));
+            let house = House::open(server, existing(&registry)).await;
+            let get = async |topic: &str, last_event_id: &str| {
+                let mut request = get(topic);
+                request.headers_mut().insert("last-event-id", last_event_id.parse().unwrap());
+                let response = Client::connect(house.address, version).await.send(request).await.unwrap();
+                (response.status().as_u16(), text(response).await)
+            };
+            assert_eq!(get("/never", "1-0").await, (404, "there is no topic \"never\", or no longer".into()));
+            let producer = registry.produce("answer").unwrap();
+            let id = producer.publish(Event::data("1")).unwrap().position().to_string();
+            producer.end();
+            until(|| registry.topic_state("answer").is_none()).await;
+            assert_eq!(get("/answer", &id).await.0, 404);
+            assert_eq!((registry.stats().topics, registry.stats().clients), (0, 0));
+            within(house.stop()).await.unwrap();
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn one_stream_that_is_reset_ends_and_the_others_of_its_connection_go_on() {
+    for server in SERVERS {
+        let registry = Registry::new();
+        let (sender, mut handles) = mpsc::unbounded_channel();
+        let house =
+            House::open(server, streaming(&quiet(&registry), move |client| sender.send(client.clone()).unwrap())).await;
+        let mut connection = Http2::connect(house.address, 1 << 20).await;
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let id = connection.get("/").await;
+            connection.answered().await;
+            clients.push((id, handles.recv().await.unwrap()));
+        }
+        let (id, leaves) = clients.remove(1);
+        connection.reset(id).await;
+        assert_eq!(within(leaves.closed()).await, CloseReason::Gone);
+        assert_eq!(registry.stats().clients, 2);
+        publish(&registry, "for those who stay");
+        for (id, client) in clients {
+            within(connection.has_had(id, "data: for those who stay\n")).await;
+            client.close();
+            assert_eq!(within(connection.over(id)).await.end, End::Clean);
+            assert_eq!(within(client.closed()).await, CloseReason::Closed);
+        }
+        drop(connection);
+        within(house.stop()).await.unwrap();
+    }
+}
+
+/// Says when it is dropped.
+struct Dropped(Arc<AtomicU32>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A handler that does not answer.
+fn pondering(layer: &SseLayer, handles: mpsc::UnboundedSender<ClientHandle>, dropped: &Arc<AtomicU32>) -> App {
+    let dropped = Arc::clone(dropped);
+    app(layer, move |request| {
+        let client = handle_of(&request);
+        client.subscribe("news").unwrap();
+        handles.send(client).unwrap();
+        let dropped = Dropped(Arc::clone(&dropped));
+        async move {
+            let _dropped = dropped;
+            std::future::pending::<Response<AnyBody>>().await
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_request_that_is_cancelled_before_it_is_answered_was_no_stream() {
+    on_all(async |server, version| {
+        let registry = Registry::new();
+        let (sender, mut handles) = mpsc::unbounded_channel();
+        let dropped = Arc::new(AtomicU32::new(0));
+        let house = House::open(server, pondering(&quiet(&registry), sender, &dropped)).await;
+        let client = match version {
+            Version::HTTP_2 => {
+                let mut connection = Http2::connect(house.address, 1 << 10).await;
+                let [gone, _] = [connection.get("/").await, connection.get("/").await];
+                let [client, other] = [handles.recv().await.unwrap(), handles.recv().await.unwrap()];
+                connection.reset(gone).await;
+                let reason = within(client.closed()).await;
+                assert_eq!(reason, CloseReason::NoStream);
+                assert!(registry.client(&other.id()).is_some(), "the other is still being answered");
+                drop(connection);
+                other
+            }
+            _ => {
+                let connection = Http1::get(house.address, "/").await;
+                let client = handles.recv().await.unwrap();
+                drop(connection);
+                client
+            }
+        };
+        assert_eq!(within(client.closed()).await, CloseReason::NoStream);
+        let stats = registry.stats();
+        assert_eq!((stats.clients, stats.subscriptions, stats.closed.len()), (0, 0, 0), "no stream has been");
+        let requests = if version == Version::HTTP_2 { 2 } else { 1 };
+        until(|| dropped.load(Ordering::Relaxed) == requests).await;
+        within(house.stop()).await.unwrap();
+    })
+    .await;
+}
+
+/// As `TimeoutLayer` does: what counts is the time to the head of an answer.
+fn in_time(app: App, time: Duration) -> App {
+    BoxCloneSyncService::new(service_fn(move |request: Request<()>| {
+        let answer = app.clone().oneshot(request);
+        async move {
+            let timed_out = || Response::builder().status(408).body(SseBody::default()).unwrap();
+            timeout(time, answer).await.unwrap_or_else(|_| Ok(timed_out()))
+        }
+    }))
+}
+
+#[tokio::test]
+async fn a_timeout_further_out_cuts_no_stream() {
+    on_all(async |server, version| {
+        let registry = Registry::new();
+        let time = SECOND / 10;
+        let house = House::open(server, in_time(streaming(&quiet(&registry), |_| {}), time)).await;
+        let response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let client = registry.clients().pop().unwrap();
+        let _ = timeout(3 * time, client.closed()).await.unwrap_err();
+        publish(&registry, "later");
+        client.close();
+        assert!(text(response).await.starts_with("data: later\n"));
+        within(house.stop()).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_in_time_was_no_stream() {
+    on_all(async |server, version| {
+        let registry = Registry::new();
+        let (sender, mut handles) = mpsc::unbounded_channel();
+        let dropped = Arc::new(AtomicU32::new(0));
+        let app = pondering(&quiet(&registry), sender, &dropped);
+        let house = House::open(server, in_time(app, SECOND / 20)).await;
+        let response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        assert_eq!((response.status().as_u16(), dropped.load(Ordering::Relaxed)), (408, 1));
+        assert_eq!(within(handles.recv().await.unwrap().closed()).await, CloseReason::NoStream);
+        assert_eq!(registry.stats().clients, 0);
+        drop(response);
+        within(house.stop()).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_clients_that_leave_at_once_are_all_told_of() {
+    on_all(async |server, version| {
+        let registry = Registry::new();
+        let waiting = Arc::new(std::sync::Mutex::new(JoinSet::new()));
+        let tasks = Arc::clone(&waiting);
+        let house = House::open(
+            server,
+            streaming(&quiet(&registry), move |client| {
+                let client = client.clone();
+                tasks.lock().unwrap().spawn(async move { client.closed().await });
+            }),
+        )
+        .await;
+        let mut peers = Vec::new();
+        for _ in 0..100 {
+            let mut peer = Client::connect(house.address, version).await;
+            peers.push((peer.send(get("/")).await.unwrap(), peer));
+        }
+        drop(peers);
+        let tasks = std::mem::take(&mut *waiting.lock().unwrap());
+        assert_eq!(within(tasks.join_all()).await, [CloseReason::Gone; 100]);
+        assert_eq!(registry.stats().clients, 0);
+        within(house.stop()).await.unwrap();
+    })
+    .await;
+}
+
+fn publish(registry: &Registry, data: &str) {
+    registry.publish("news", Event::data(data)).unwrap();
+}
+
+/// A handler that streams a topic, after it did something with its client.
+fn streaming(layer: &SseLayer, handle: impl Fn(&ClientHandle) + Clone + Send + Sync + 'static) -> App {
+    app(layer, move |request| {
+        let client = handle_of(&request);
+        client.subscribe("news").unwrap();
+        handle(&client);
+        std::future::ready(client.into_stream().into_response::<Empty<Bytes>>().map(any))
+    })
+}

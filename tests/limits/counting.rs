@@ -1,0 +1,1865 @@
+//! How many streams there may be and what becomes of the others, poll by poll: who is counted and until when, who is refused
+//! and with what, and that nothing is ever left counted.
+
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    future::{Future, pending, ready},
+    net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    Method, Request, Response, StatusCode,
+    header::{ACCEPT, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, ORIGIN, RETRY_AFTER},
+    request::Parts,
+};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Empty};
+use proptest::prelude::*;
+use tokio::time::advance;
+use tokio_stream::StreamExt;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, retry, service_fn, util::MapRequestLayer};
+use tower_http::cors::{Any, CorsLayer};
+use tower_sse::{
+    ClientAddress, ClientHandle, CloseReason, Drain, Events, Limit, LimitKey, Refusal, Refused, Registry,
+    RegistryConfig, SseBody, SseFuture, SseLayer, SseService,
+};
+
+use crate::{
+    answer::answer,
+    bodies::event_stream,
+    observer::{Observed, Recorder},
+    polling::{Polled, bounded, poll, publish, quiet, rest},
+    process::{allocated, is_alone},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const STREAM: &str = "text/event-stream";
+
+#[derive(Debug, PartialEq)]
+struct Broken;
+
+type Own = Empty<Bytes>;
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Own>, Broken>> + Send>>;
+
+/// A handler that answers as the path says, and how often it has run.
+#[derive(Debug, Clone, Default)]
+struct Handler(Arc<AtomicUsize>);
+
+impl Handler {
+    fn runs(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Service<Request<()>> for Handler {
+    type Response = Response<Own>;
+    type Error = Broken;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<()>) -> Answer {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let client = request.extensions().get::<ClientHandle>().cloned();
+        let mut response = Response::new(Own::new());
+        match request.uri().path() {
+            "/no-content" => *response.status_mut() = StatusCode::NO_CONTENT,
+            "/stream" => {
+                client.expect("the layer is around").subscribe("topic").unwrap();
+                response = event_stream(Own::new());
+            }
+            "/failing-stream" => {
+                response = event_stream(Own::new());
+                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            }
+            "/never" => return Box::pin(pending()),
+            "/broken" => return Box::pin(ready(Err(Broken))),
+            "/panic" => panic!("the handler's"),
+            _ => _ = response.headers_mut().insert(CONTENT_TYPE, "application/json".parse().unwrap()),
+        }
+        Box::pin(ready(Ok(response)))
+    }
+}
+
+/// A request that asks for an event stream, as `EventSource` does.
+fn asking(path: &str) -> Request<()> {
+    Request::builder().uri(path).header(ACCEPT, STREAM).body(()).unwrap()
+}
+
+/// One that does not.
+fn plain(path: &str) -> Request<()> {
+    Request::builder().uri(path).body(()).unwrap()
+}
+
+fn of(key: &str, path: &str) -> Request<()> {
+    let mut request = asking(path);
+    request.headers_mut().insert("x-key", key.parse().unwrap());
+    request
+}
+
+fn by_key(request: &Parts) -> Option<String> {
+    Some(request.headers.get("x-key")?.to_str().ok()?.to_owned())
+}
+
+/// What is there without waiting.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => unreachable!("nothing waits"),
+    }
+}
+
+fn ask<S, B>(service: &S, request: Request<()>) -> Response<B>
+where
+    S: Service<Request<()>, Response = Response<B>, Error: Debug> + Clone,
+{
+    now(service.clone().oneshot(request)).unwrap()
+}
+
+/// A stream that one layer has room for, or the answer in its place.
+fn stream(layer: &SseLayer) -> Response<SseBody<Own>> {
+    ask(&layer.layer(Handler::default()), asking("/stream"))
+}
+
+fn stream_of(layer: &SseLayer, key: &str) -> Response<SseBody<Own>> {
+    ask(&layer.layer(Handler::default()), of(key, "/stream"))
+}
+
+fn why<B>(response: &Response<B>) -> Option<Refused> {
+    response.extensions().get().cloned()
+}
+
+#[track_caller]
+fn let_in<B>(response: Response<B>) -> Response<B> {
+    assert_eq!(why(&response), None);
+    assert_eq!(response.headers()[CONTENT_TYPE], STREAM);
+    response
+}
+
+#[track_caller]
+fn assert_full<B>(response: &Response<B>, limit: u32) {
+    assert_eq!(why(response), Some(Refused::Full { key: None, limit }));
+}
+
+#[track_caller]
+fn assert_full_of<B>(response: &Response<B>, key: &str, limit: u32) {
+    assert_eq!(why(response), Some(Refused::Full { key: Some(key.into()), limit }));
+}
+
+/// How long until there is room, by a rate.
+#[track_caller]
+fn retry_in<B>(response: &Response<B>) -> Duration {
+    match why(response) {
+        Some(Refused::TooFast { retry_in: Some(time), .. }) => time,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn limited(limit: &Limit) -> SseLayer {
+    quiet(&Registry::new()).limit(limit.clone())
+}
+
+fn body_text<B: Body<Data = Bytes, Error: Debug> + Unpin>(body: B) -> String {
+    String::from_utf8(now(body.collect()).unwrap().to_bytes().to_vec()).unwrap()
+}
+
+mod a_place {
+    use super::*;
+
+    #[test]
+    fn is_there_for_as_many_streams_as_the_limit_says() {
+        for number in [0, 1, 2, 100] {
+            let limit = Limit::streams(number);
+            let layer = limited(&limit);
+            let open: Vec<_> = (0..number).map(|_| let_in(stream(&layer))).collect();
+            assert_eq!(limit.open(), u64::from(number));
+            assert_full(&stream(&layer), number);
+            assert_eq!(limit.open(), u64::from(number), "who is refused is not counted");
+            drop(open);
+            assert_eq!((limit.open(), limit.entries()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn is_kept_until_the_body_is_dropped_however_it_ends() {
+        let (limit, registry) = (Limit::streams(1), Registry::new());
+        let layer = quiet(&registry).limit(limit.clone());
+        let (client, response) = answer(&layer, asking("/"), |_| event_stream(Own::new()));
+        let mut body = response.into_body();
+        assert_eq!(poll(&mut body), Polled::End, "nothing holds it open");
+        assert_eq!(now(client.closed()), CloseReason::Ended);
+        assert_eq!(limit.open(), 1);
+        assert_full(&stream(&layer), 1);
+        drop(body);
+        assert_eq!(limit.open(), 0);
+        let unread = let_in(stream(&layer));
+        assert_full(&stream(&layer), 1);
+        drop(unread);
+        let_in(stream(&layer));
+    }
+
+    #[test]
+    fn is_free_when_observers_are_told_that_a_client_has_gone() {
+        let (limit, seen) = (Limit::streams(1), Arc::new(Mutex::new(Vec::new())));
+        let observer = {
+            let (limit, seen) = (limit.clone(), Arc::clone(&seen));
+            move |observation: &tower_sse::Observation<'_>| {
+                if matches!(observation, tower_sse::Observation::Closed { .. }) {
+                    seen.lock().unwrap().push(limit.open());
+                }
+            }
+        };
+        let registry = Registry::with_config(RegistryConfig::default().observer(observer));
+        drop(let_in(stream(&quiet(&registry).limit(limit))));
+        assert_eq!(*seen.lock().unwrap(), [0], "a gauge that is set then would stay wrong");
+    }
+
+    #[test]
+    fn is_that_of_a_stream_with_any_status_of_success() {
+        let limit = Limit::streams(1);
+        let created = || {
+            answer(&limited(&limit), plain("/"), |_| {
+                let mut response = event_stream(Own::new());
+                *response.status_mut() = StatusCode::CREATED;
+                response
+            })
+        };
+        let (_, open) = created();
+        assert_eq!((limit.open(), open.status()), (1, StatusCode::CREATED));
+        assert_full(&created().1, 1);
+    }
+
+    #[test]
+    fn is_given_back_when_the_answer_is_no_stream() {
+        let (limit, handler) = (Limit::streams(1), Handler::default());
+        let service = limited(&limit).layer(handler.clone());
+        for path in ["/json", "/no-content", "/failing-stream"] {
+            let response = ask(&service, asking(path));
+            assert_eq!((why(&response), limit.open()), (None, 0), "{path}, with its body still there");
+        }
+        assert_eq!(handler.runs(), 3);
+    }
+
+    #[test]
+    fn is_given_back_when_the_service_fails_though_the_future_is_still_there() {
+        let limit = Limit::streams(1);
+        let mut answer = pin!(limited(&limit).layer(Handler::default()).oneshot(asking("/broken")));
+        assert_eq!(now(answer.as_mut()).unwrap_err(), Broken);
+        let mut service = limited(&limit).layer(Handler::default());
+        let mut answer = pin!(service.call(asking("/broken")));
+        assert_eq!(now(answer.as_mut()).unwrap_err(), Broken);
+        assert_eq!(limit.open(), 0);
+    }
+
+    #[test]
+    fn is_given_back_when_the_request_is_given_up() {
+        let limit = Limit::streams(1);
+        let mut service = limited(&limit).layer(Handler::default());
+        let unpolled = service.call(asking("/never"));
+        assert_eq!(limit.open(), 1);
+        drop(unpolled);
+        assert_eq!(limit.open(), 0);
+        let mut waiting = Box::pin(service.call(asking("/never")));
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_full(&ask(&service, asking("/stream")), 1);
+        drop(waiting);
+        assert_eq!(limit.open(), 0);
+        drop(service.call(asking("/stream")));
+        assert_eq!((limit.open(), limit.entries()), (0, 0), "answered, and not asked for it");
+    }
+
+    #[test]
+    fn is_given_back_when_the_handler_panics() {
+        let limit = Limit::streams(1);
+        let mut service = limited(&limit).layer(Handler::default());
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(service.call(asking("/panic"))))).is_err());
+        let mut service = limited(&limit).layer(service_fn(|_: Request<()>| async {
+            let panics = || -> Result<Response<Own>, Broken> { panic!("the handler's, later") };
+            panics()
+        }));
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(now(service.call(asking("/")))))).is_err());
+        assert_eq!((limit.open(), limit.entries()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_free_when_its_client_is_counted_out_though_its_body_is_there_for_long() {
+        let limit = Limit::streams(1);
+        let registry = Registry::with_config(RegistryConfig::default().stuck_after(SECOND).limit(limit.clone()));
+        let layer = quiet(&registry);
+        let (client, response) = answer(&layer, asking("/"), |client| {
+            client.subscribe("topic").unwrap();
+            event_stream(Own::new())
+        });
+        for _ in 0..8 {
+            publish(&registry, "topic", "unread");
+            advance(SECOND / 2).await;
+        }
+        assert_eq!(client.closed().await, CloseReason::Stuck);
+        assert_eq!((registry.stats().clients, limit.open()), (0, 0));
+        assert_eq!((client.admit(), limit.open()), (Ok(()), 0), "there is nobody to take one for");
+        let next = let_in(stream(&layer));
+        drop(response);
+        assert_eq!(limit.open(), 1, "it is given back once");
+        assert_full(&stream(&layer), 1);
+        drop(next);
+        assert_eq!((limit.open(), limit.entries()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_free_when_a_client_was_closed_and_takes_not_even_its_end() {
+        let limit = Limit::streams(1);
+        let registry = Registry::with_config(RegistryConfig::default().stuck_after(SECOND).limit(limit.clone()));
+        let (client, _unread) = answer(&quiet(&registry), asking("/"), |client| {
+            client.subscribe("topic").unwrap();
+            event_stream(Own::new())
+        });
+        client.close();
+        for _ in 0..8 {
+            publish(&registry, "other", "for somebody else");
+            advance(SECOND / 2).await;
+        }
+        assert_eq!(client.closed().await, CloseReason::Closed);
+        assert_eq!(limit.open(), 0);
+    }
+
+    #[test]
+    fn is_nothing_that_a_client_without_a_request_takes() {
+        let limit = Limit::streams(0);
+        let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
+        let client = registry.connect();
+        assert_eq!(client.admit(), Ok(()));
+        let events = client.clone().into_events();
+        assert_eq!((limit.open(), client.stats().age.is_some()), (0, true));
+        drop(events);
+        assert_eq!(now(client.closed()), CloseReason::Gone);
+    }
+}
+
+mod a_request_that_is_refused {
+    use super::*;
+
+    #[test]
+    fn runs_no_handler_and_takes_nothing_of_the_registry() {
+        let (limit, handler, registry) = (Limit::streams(0), Handler::default(), Registry::new());
+        let service = quiet(&registry).limit(limit.clone()).layer(handler.clone());
+        let response = ask(&service, asking("/stream"));
+        assert_full(&response, 0);
+        assert_eq!(handler.runs(), 0);
+        let stats = registry.stats();
+        assert_eq!((stats.clients, stats.subscriptions, stats.topics, stats.refused_streams), (0, 0, 0, 1));
+        assert_eq!((limit.open(), limit.entries()), (0, 0));
+        assert!(stats.closed.is_empty(), "it never was one");
+    }
+
+    #[test]
+    fn asks_by_its_accept_header_unless_it_is_a_head_or_a_preflight() {
+        let handler = Handler::default();
+        let service = limited(&Limit::streams(0)).layer(handler.clone());
+        for accept in ["text/event-stream", "application/json, Text/Event-Stream;q=0.1"] {
+            let request = Request::builder().method(Method::POST).header(ACCEPT, accept).body(()).unwrap();
+            assert!(why(&ask(&service, request)).is_some(), "{accept}");
+        }
+        assert_eq!(handler.runs(), 0);
+        for method in [Method::HEAD, Method::OPTIONS] {
+            let request = Request::builder().method(method).header(ACCEPT, STREAM).body(()).unwrap();
+            assert_eq!(why(&ask(&service, request)), None);
+        }
+        let quoted = "application/json;profile=\"a, text/event-stream, b\"";
+        for accept in ["*/*", "application/json", "text/event-stream;q=0", quoted] {
+            assert_eq!(why(&ask(&service, Request::builder().header(ACCEPT, accept).body(()).unwrap())), None);
+        }
+        assert_eq!(handler.runs(), 6);
+    }
+
+    /// A body that says whether it was asked for anything, and when it goes.
+    struct Told {
+        was_polled: Arc<AtomicBool>,
+        was_dropped: Arc<AtomicBool>,
+    }
+
+    impl Body for Told {
+        type Data = Bytes;
+        type Error = Broken;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+            self.was_polled.store(true, Ordering::Relaxed);
+            Poll::Pending
+        }
+    }
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.was_dropped.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn only_after_its_answer_turned_out_to_be_a_stream_has_that_answers_body_dropped_unread() {
+        let (limit, registry) = (Limit::streams(1), Registry::new());
+        let layer = quiet(&registry).limit(limit.clone());
+        let open = let_in(ask(&layer.layer(Handler::default()), plain("/stream")));
+        assert_eq!(limit.open(), 1, "it is counted then");
+
+        let (was_polled, was_dropped) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let told = Told { was_polled: Arc::clone(&was_polled), was_dropped: Arc::clone(&was_dropped) };
+        let (client, response) = answer(&layer, plain("/"), |client| {
+            client.subscribe("topic").unwrap();
+            let mut response = event_stream(told);
+            response.headers_mut().insert("x-own", "1".parse().unwrap());
+            response
+        });
+        assert_full(&response, 1);
+        assert!(!response.headers().contains_key("x-own"), "nothing of that answer is left");
+        assert!(was_dropped.load(Ordering::Relaxed) && !was_polled.load(Ordering::Relaxed));
+        assert_eq!(now(client.closed()), CloseReason::NoStream);
+        assert_eq!((registry.stats().clients, registry.stats().subscriptions, limit.open()), (1, 1, 1));
+        drop(open);
+        assert_eq!((limit.open(), limit.entries()), (0, 0));
+    }
+
+    #[test]
+    fn is_told_to_observers_and_counted_once_for_each_try() {
+        let (recorder, config) = Recorder::new();
+        let registry = Registry::with_config(config.limit(Limit::streams(0)));
+        let layer = quiet(&registry);
+        // Nested, it is one request still.
+        assert_full(&ask(&layer.layer(layer.layer(Handler::default())), asking("/stream")), 0);
+        assert_full(&ask(&layer.layer(layer.layer(Handler::default())), plain("/stream")), 0);
+        let told = recorder.take();
+        let refused: Vec<_> = told.iter().filter(|told| matches!(told, Observed::StreamRefused(..))).collect();
+        let is_full = |told: &&&Observed| matches!(told, Observed::StreamRefused(_, Refused::Full { limit: 0, .. }));
+        assert_eq!((refused.len(), refused.iter().filter(is_full).count()), (2, 2), "{told:?}");
+        assert_eq!(registry.stats().refused_streams, 2);
+        assert!(!told.iter().any(|told| matches!(told, Observed::Opened(_) | Observed::Closed(..))));
+    }
+}
+
+mod limits {
+    use super::*;
+
+    #[test]
+    fn of_one_layer_are_shared_by_its_clones_and_services_and_no_other_layer() {
+        let registry = Registry::new();
+        let layer = quiet(&registry).limit(Limit::streams(1));
+        let other = quiet(&registry).limit(Limit::streams(1));
+        let _open = let_in(stream(&layer));
+        let changed = layer.clone().retry(SECOND);
+        [&layer, &changed].into_iter().for_each(|layer| assert_full(&stream(layer), 1));
+        let_in(stream(&other));
+        let_in(stream(&quiet(&registry)));
+    }
+
+    #[test]
+    fn of_several_layers_count_together_by_their_clones_and_over_registries() {
+        let limit = Limit::streams(2);
+        let layers = [limited(&limit), limited(&limit)];
+        let open = layers.each_ref().map(|layer| let_in(stream(layer)));
+        layers.iter().for_each(|layer| assert_full(&stream(layer), 2));
+        assert_eq!(limit.open(), 2);
+        let [first, _second] = open;
+        drop(first);
+        let_in(stream(&layers[1]));
+    }
+
+    #[test]
+    fn of_a_registry_are_for_all_its_layers() {
+        let registry = Registry::with_config(RegistryConfig::default().limit(Limit::streams(1)));
+        let _open = let_in(stream(&quiet(&registry)));
+        assert_full(&stream(&SseLayer::new(&registry)), 1);
+        assert_full(&stream(&quiet(&registry).limit(Limit::streams(5))), 1);
+    }
+
+    #[test]
+    fn that_are_said_twice_count_once() {
+        let limit = Limit::streams(1);
+        let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()).limit(limit.clone()));
+        let _open = let_in(stream(&quiet(&registry).limit(limit.clone()).limit(limit.clone())));
+        assert_eq!(limit.open(), 1);
+    }
+
+    #[test]
+    fn are_all_asked_and_who_is_refused_by_one_has_taken_nothing_of_any() {
+        let (wide, tight, each) = (Limit::streams(9), Limit::streams(1), Limit::streams(1).per(by_key));
+        for order in [[&wide, &tight, &each], [&each, &tight, &wide], [&tight, &each, &wide]] {
+            let layer = order.iter().fold(quiet(&Registry::new()), |layer, limit| layer.limit(Limit::clone(limit)));
+            let open = let_in(stream_of(&layer, "a"));
+            let counted = || [&wide, &tight, &each].map(|limit| (limit.open(), limit.entries()));
+            assert_eq!(counted(), [(1, 1); 3]);
+            assert!(why(&stream_of(&layer, "a")).is_some());
+            assert_full(&stream_of(&layer, "b"), 1);
+            assert_eq!(counted(), [(1, 1); 3]);
+            drop(open);
+            assert_eq!(counted(), [(0, 0); 3]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_numbers_and_rates_give_the_token_back_that_the_number_had_no_use_for() {
+        let (rate, number) = (Limit::rate(1, SECOND, 2), Limit::streams(1));
+        let layer = limited(&rate).limit(number);
+        let open = let_in(stream(&layer));
+        (0..5).for_each(|_| assert_full(&stream(&layer), 1));
+        drop(open);
+        drop(let_in(stream(&layer)));
+        assert_eq!(retry_in(&stream(&layer)), SECOND);
+    }
+
+    #[test]
+    fn can_be_changed_at_any_time_and_by_any_clone() {
+        let limit = Limit::streams(1);
+        let layer = limited(&limit);
+        let mut open = vec![let_in(stream(&layer))];
+        assert_full(&stream(&layer), 1);
+        let clone = limit.clone();
+        clone.set(3);
+        assert_eq!([limit.get(), clone.get()], [3, 3]);
+        open.extend([let_in(stream(&layer)), let_in(stream(&layer))]);
+        assert_full(&stream(&layer), 3);
+        limit.set(1);
+        for left in [3, 2, 1] {
+            assert_eq!(limit.open(), left, "streams that are open stay");
+            assert_full(&stream(&layer), 1);
+            assert_eq!(poll(open[0].body_mut()), Polled::Pending);
+            open.pop();
+        }
+        limit.set(0);
+        assert_full(&stream(&layer), 0);
+        limit.set(u32::MAX);
+        let_in(stream(&layer));
+        assert_eq!(limit.entries(), 0);
+    }
+
+    #[test]
+    fn that_are_set_to_nothing_while_a_request_waits_let_it_through_as_it_has_its_place() {
+        let limit = Limit::streams(1);
+        let layer = limited(&limit);
+        let (_, response) = answer(&layer, asking("/"), |_| {
+            limit.set(0);
+            event_stream(Own::new())
+        });
+        let_in(response);
+    }
+
+    #[test]
+    fn and_all_that_comes_of_them_can_go_where_services_and_bodies_go() {
+        fn everywhere<T: Send + Sync + 'static>() {}
+        fn cloned<T: Clone + Debug + Send + Sync + 'static>() {}
+        cloned::<Limit>();
+        cloned::<LimitKey>();
+        cloned::<ClientAddress>();
+        cloned::<Refusal>();
+        cloned::<Refused>();
+        everywhere::<SseFuture<std::future::Ready<()>>>();
+        everywhere::<SseService<()>>();
+        everywhere::<SseBody<Own>>();
+        everywhere::<Events>();
+        assert!(!format!("{:?}", Limit::streams(1).per(by_key)).is_empty());
+    }
+}
+
+mod keys {
+    use super::*;
+
+    #[test]
+    fn have_a_number_each_and_where_they_are_optional_who_has_none_is_not_limited() {
+        let limit = Limit::streams(1).per_optional(by_key);
+        let layer = limited(&limit);
+        let open = ["a", "b", "", "A"].map(|key| let_in(stream_of(&layer, key)));
+        assert_full_of(&stream_of(&layer, "a"), "a", 1);
+        assert_full_of(&stream_of(&layer, ""), "", 1);
+        assert_eq!((limit.open(), limit.entries()), (4, 4));
+        let free = [(); 3].map(|()| let_in(stream(&layer)));
+        assert_eq!(limit.open(), 4);
+        drop(open);
+        assert_eq!((limit.open(), limit.entries()), (0, 0));
+        drop(free);
+        assert_eq!((limit.open(), limit.entries()), (0, 0));
+    }
+
+    #[test]
+    fn come_from_what_is_inserted_further_out() {
+        #[derive(Clone)]
+        struct User(u64);
+
+        let limit = Limit::streams(1).per(|request: &Parts| Some(request.extensions.get::<User>()?.0));
+        let service = limited(&limit).layer(Handler::default());
+        let of = |user| {
+            let mut request = asking("/stream");
+            request.extensions_mut().insert(User(user));
+            ask(&service, request)
+        };
+        let _open = [let_in(of(1)), let_in(of(2))];
+        assert_eq!(why(&of(2)), Some(Refused::Full { key: Some(2_u64.into()), limit: 1 }));
+    }
+
+    fn lacks_key(refused: &Option<Refused>) -> bool {
+        matches!(refused, Some(Refused::MissingKey { by }) if by.ends_with("::by_key"))
+    }
+
+    #[test]
+    fn that_are_missing_are_a_refusal_that_says_so_and_no_stream_without_a_limit() {
+        for limit in [Limit::streams(9).per(by_key), Limit::rate(9, SECOND, 9).per(by_key)] {
+            let (recorder, config) = Recorder::new();
+            let (registry, handler) = (Registry::with_config(config), Handler::default());
+            for refusal in [Refusal::status(), Refusal::reconnect()] {
+                let service = quiet(&registry).limit(limit.clone()).refusal(refusal).layer(handler.clone());
+                let response = ask(&service, asking("/stream"));
+                assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+                assert!(!response.headers().contains_key("retry-after"), "waiting does not help");
+                assert!(lacks_key(&why(&response)), "{:?}", why(&response));
+                assert_eq!(body_text(response.into_body()), "the server cannot tell whom this event stream counts for");
+            }
+            assert_eq!((handler.runs(), limit.entries(), registry.stats().refused_streams), (0, 0, 2));
+            let told = recorder.take();
+            assert_eq!(told.len(), 2, "{told:?}");
+            assert!(told.into_iter().all(|told| match told {
+                Observed::StreamRefused(_, refused) => lacks_key(&Some(refused)),
+                _ => false,
+            }));
+
+            let service = quiet(&registry).limit(limit.clone()).layer(handler);
+            assert_eq!(
+                ask(&service, asking("/json")).status(),
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "it asks for a stream"
+            );
+            assert_eq!(ask(&service, plain("/json")).status(), StatusCode::OK, "it is no stream");
+            assert!(lacks_key(&why(&ask(&service, plain("/stream")))), "it turns out to be one");
+            let mut refused = None;
+            answer(&quiet(&registry).limit(limit.clone()), plain("/"), |client| {
+                refused = client.admit().err();
+                Response::new(Own::new())
+            });
+            assert!(lacks_key(&refused));
+        }
+    }
+
+    #[test]
+    fn that_are_learnt_between_two_layers_count_at_the_inner_one() {
+        let limit = Limit::streams(1).per(by_key);
+        let learn = |mut request: Request<()>| {
+            request.headers_mut().insert("x-key", "a".parse().unwrap());
+            request
+        };
+        let layer = limited(&limit);
+        let inner = ServiceBuilder::new().map_request(learn).service(layer.layer(Handler::default()));
+        let service = layer.layer(inner);
+        let open = let_in(ask(&service, plain("/stream")));
+        assert_full_of(&ask(&service, plain("/stream")), "a", 1);
+        drop(open);
+        assert_eq!(limit.entries(), 0);
+        assert!(
+            lacks_key(&why(&ask(&service, asking("/stream")))),
+            "who asks is looked at before anybody has learnt it"
+        );
+    }
+
+    #[test]
+    fn of_different_kinds_are_different() {
+        let kinds: [LimitKey; 4] = [
+            "1".into(),
+            1_u64.into(),
+            IpAddr::from([0, 0, 0, 1]).into(),
+            IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]).into(),
+        ];
+        let next = AtomicUsize::new(0);
+        let key = {
+            let kinds = kinds.clone();
+            move |_: &Parts| Some(kinds[next.fetch_add(1, Ordering::Relaxed) % 4].clone())
+        };
+        let layer = limited(&Limit::streams(1).per(key));
+        let open: Vec<_> = kinds.iter().map(|_| let_in(stream(&layer))).collect();
+        for (key, _) in kinds.iter().zip(&open) {
+            assert_eq!(why(&stream(&layer)), Some(Refused::Full { key: Some(key.clone()), limit: 1 }));
+        }
+        assert_eq!(LimitKey::from(7_u64), LimitKey::from(7_u128));
+        assert_eq!(LimitKey::from("a"), LimitKey::from("a".to_owned()));
+    }
+
+    #[test]
+    fn by_address_count_networks_and_of_whom_none_is_known_is_refused() {
+        let address = ClientAddress::new(|request| Some(request.extensions.get::<SocketAddr>()?.ip())).proxies(1);
+        let limit = Limit::streams(1).per(address.key());
+        let service = limited(&limit).layer(Handler::default());
+        let from = |peer: Option<&str>, forwarded: Option<&str>| {
+            let mut request = asking("/stream");
+            request.extensions_mut().extend(
+                peer.map(|peer| {
+                    let mut one = http::Extensions::new();
+                    one.insert(peer.parse::<SocketAddr>().unwrap());
+                    one
+                })
+                .unwrap_or_default(),
+            );
+            if let Some(forwarded) = forwarded {
+                request.headers_mut().insert("x-forwarded-for", forwarded.parse().unwrap());
+            }
+            ask(&service, request)
+        };
+        let _open = [
+            from(Some("192.0.2.1:1000"), None),
+            from(Some("192.0.2.2:1000"), None),
+            from(Some("[2001:db8::1]:1000"), None),
+            from(Some("[2001:db8:0:1::1]:1000"), None),
+            from(Some("192.0.2.1:1000"), Some("192.0.2.1, 198.51.100.7")),
+        ]
+        .map(let_in);
+        assert_eq!((limit.open(), limit.entries()), (5, 5));
+        for (peer, forwarded) in [
+            (Some("192.0.2.1:2000"), None),
+            (Some("[::ffff:192.0.2.1]:1"), None),
+            (Some("[2001:db8::2]:1000"), None),
+            (Some("192.0.2.9:1"), Some("203.0.113.1, 198.51.100.7:80")),
+        ] {
+            let response = from(peer, forwarded);
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS, "{peer:?} {forwarded:?}");
+        }
+        for forwarded in [Some("unknown"), None] {
+            assert!(
+                matches!(why(&from(None, forwarded)), Some(Refused::MissingKey { .. })),
+                "they are not one address"
+            );
+        }
+    }
+
+    #[test]
+    fn make_a_limit_of_its_own_that_counts_anew() {
+        let in_all = Limit::streams(1);
+        let each = in_all.clone().per(by_key);
+        let layer = limited(&in_all).limit(each.clone());
+        let _open = let_in(stream_of(&layer, "a"));
+        assert_eq!((in_all.open(), each.open()), (1, 1));
+        in_all.set(5);
+        assert_eq!(each.get(), 1);
+        assert_full_of(&stream_of(&layer, "a"), "a", 1);
+        let_in(stream_of(&layer, "b"));
+    }
+
+    /// A request is what it was when it came: whom it counts for does not change on its way.
+    #[test]
+    fn are_asked_for_once_by_each_layer_before_the_handler_runs() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let handler = Handler::default();
+        let key = {
+            let (asked, handler) = (Arc::clone(&asked), handler.clone());
+            move |_: &Parts| {
+                assert_eq!(handler.runs(), asked.fetch_add(1, Ordering::Relaxed) / 2);
+                Some("key")
+            }
+        };
+        let layer = limited(&Limit::streams(9).per(key));
+        let service = layer.layer(layer.layer(handler));
+        for request in [asking("/stream"), plain("/json"), plain("/stream")] {
+            ask(&service, request);
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 6);
+    }
+}
+
+mod rates {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn let_a_burst_in_and_then_one_each_time_a_token_comes_back() {
+        let limit = Limit::rate(10, SECOND, 3);
+        let layer = limited(&limit);
+        (0..3).for_each(|_| drop(let_in(stream(&layer))));
+        assert_eq!(retry_in(&stream(&layer)), SECOND / 10);
+        advance(SECOND / 20).await;
+        assert_eq!(retry_in(&stream(&layer)), SECOND / 20);
+        for _ in 0..20 {
+            advance(SECOND / 20).await;
+            let_in(stream(&layer));
+            assert_eq!(retry_in(&stream(&layer)), SECOND / 10);
+            advance(SECOND / 20).await;
+            assert_eq!(retry_in(&stream(&layer)), SECOND / 20, "who is refused takes nothing");
+        }
+        advance(1000 * SECOND).await;
+        (0..3).for_each(|_| drop(let_in(stream(&layer))));
+        retry_in(&stream(&layer));
+        assert_eq!(limit.open(), 0, "a rate counts beginnings");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn give_the_token_back_when_the_answer_is_no_stream_and_not_when_it_was_one() {
+        let limit = Limit::rate(1, SECOND, 1);
+        let mut service = limited(&limit).layer(Handler::default());
+        for path in ["/json", "/no-content", "/failing-stream"] {
+            assert_eq!(why(&ask(&service, asking(path))), None);
+        }
+        assert!(now(service.clone().oneshot(asking("/broken"))).is_err());
+        let waiting = service.call(asking("/never"));
+        assert_eq!(retry_in(&ask(&service, asking("/stream"))), SECOND);
+        drop(waiting);
+        drop(let_in(ask(&service, asking("/stream"))));
+        assert_eq!(retry_in(&ask(&service, asking("/json"))), SECOND);
+        advance(SECOND).await;
+        assert_eq!(limit.entries(), 0);
+        drop(let_in(ask(&service, plain("/stream"))));
+        assert_eq!(retry_in(&ask(&service, plain("/stream"))), SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn are_for_each_key_by_itself_and_forget_who_has_a_full_bucket() {
+        let limit = Limit::rate(1, SECOND, 2).per_optional(by_key);
+        let layer = limited(&limit);
+        let_in(stream_of(&layer, "a"));
+        let_in(stream_of(&layer, "a"));
+        let_in(stream_of(&layer, "b"));
+        let refused = stream_of(&layer, "a");
+        assert_eq!(why(&refused), Some(Refused::TooFast { key: Some("a".into()), retry_in: Some(SECOND) }));
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(limit.entries(), 2);
+        advance(SECOND).await;
+        assert_eq!(limit.entries(), 1);
+        advance(SECOND).await;
+        assert_eq!(limit.entries(), 0);
+        let_in(stream(&layer));
+        assert_eq!(limit.entries(), 0, "it has no key");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_a_burst_of_none_let_one_in_at_a_time() {
+        let layer = limited(&Limit::rate(2, SECOND, 0));
+        let_in(stream(&layer));
+        assert_eq!(retry_in(&stream(&layer)), SECOND / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_none_let_none_in_and_say_that_there_never_is_room() {
+        for limit in [Limit::rate(0, SECOND, 5), Limit::rate(0, Duration::ZERO, 5), Limit::rate(0, Duration::MAX, 0)] {
+            let refused = stream(&limited(&limit));
+            assert_eq!(why(&refused), Some(Refused::TooFast { key: None, retry_in: None }));
+            assert!((3..=8).contains(&seconds(&refused)));
+            assert_eq!(limit.entries(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_no_time_let_all_in() {
+        let limit = Limit::rate(1, Duration::ZERO, 1);
+        let layer = limited(&limit);
+        (0..100).for_each(|_| drop(let_in(stream(&layer))));
+        assert_eq!(limit.entries(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_times_beyond_all_bounds_let_the_burst_in_and_no_more() {
+        for (number, per, burst) in
+            [(1, Duration::MAX, 1), (5, Duration::MAX, 5), (1, Duration::from_secs(u64::MAX / 1_000_000_000), 3)]
+        {
+            let limit = Limit::rate(number, per, burst);
+            let layer = limited(&limit);
+            (0..burst).for_each(|_| drop(let_in(stream(&layer))));
+            for _ in 0..3 {
+                assert!(retry_in(&stream(&layer)) > 1_000_000 * SECOND, "{limit:?}");
+                advance(SECOND).await;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_are_raised_take_effect_at_once() {
+        let limit = Limit::rate(1, 3600 * SECOND, 10);
+        let layer = limited(&limit);
+        (0..10).for_each(|_| drop(let_in(stream(&layer))));
+        assert_eq!(retry_in(&stream(&layer)), 3600 * SECOND);
+        limit.set(3600);
+        assert_eq!(
+            retry_in(&stream(&layer)),
+            SECOND,
+            "what is missing in the bucket is tokens, whatever time they take"
+        );
+        advance(SECOND).await;
+        let_in(stream(&layer));
+        retry_in(&stream(&layer));
+        advance(10 * SECOND).await;
+        assert_eq!(limit.entries(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_are_lowered_do_not_let_a_burst_in_for_it() {
+        let limit = Limit::rate(10, SECOND, 10);
+        let layer = limited(&limit);
+        (0..10).for_each(|_| drop(let_in(stream(&layer))));
+        limit.set(1);
+        assert_eq!(retry_in(&stream(&layer)), SECOND);
+        limit.set(0);
+        assert_eq!(why(&stream(&layer)), Some(Refused::TooFast { key: None, retry_in: None }));
+        limit.set(1);
+        assert_eq!(retry_in(&stream(&layer)), SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_change_while_a_request_waits_give_back_just_its_token() {
+        let limit = Limit::rate(1, 100 * SECOND, 2);
+        let mut service = limited(&limit).layer(Handler::default());
+        drop(let_in(ask(&service, asking("/stream"))));
+        let waiting = service.call(asking("/never"));
+        limit.set(100);
+        drop(waiting);
+        drop(let_in(ask(&service, asking("/stream"))));
+        assert_eq!(retry_in(&ask(&service, asking("/stream"))), SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn give_nothing_back_that_has_come_back_by_itself() {
+        let limit = Limit::rate(1, SECOND, 5);
+        let mut service = limited(&limit).layer(Handler::default());
+        let mut slow = Vec::new();
+        for _ in 0..60 {
+            slow.push(service.call(asking("/never")));
+            advance(SECOND).await;
+        }
+        let mut open = Vec::new();
+        for request in slow {
+            drop(request);
+            let response = ask(&service, asking("/stream"));
+            if why(&response).is_none() {
+                open.push(response);
+            }
+        }
+        assert_eq!(open.len(), 5, "the burst, and not a stream for each request that was given up");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn give_back_what_has_not_come_back_by_itself() {
+        let limit = Limit::rate(1, SECOND, 1);
+        let mut service = limited(&limit).layer(Handler::default());
+        let slow = service.call(asking("/never"));
+        advance(SECOND / 4).await;
+        drop(slow);
+        assert_eq!(limit.entries(), 0, "a quarter came back by itself, three were given back");
+        drop(let_in(ask(&service, asking("/stream"))));
+        assert_eq!(retry_in(&ask(&service, asking("/stream"))), SECOND);
+    }
+
+    /// What was opened in one layer and wrapped by it goes through another, which has counted it too.
+    #[tokio::test(start_paused = true)]
+    async fn of_an_outer_layer_count_a_stream_that_began_where_nothing_was_known_of_it() {
+        let limit = Limit::rate(1, SECOND, 1);
+        let (outer, inner) = (limited(&limit), quiet(&Registry::new()));
+        let stripping = MapRequestLayer::new(|mut request: Request<()>| {
+            request.extensions_mut().clear();
+            request
+        });
+        for request in [asking, plain] {
+            let service = outer.layer(stripping.layer(inner.layer(Handler::default())));
+            drop(let_in(ask(&service, request("/stream"))));
+            assert_eq!(retry_in(&ask(&service, request("/stream"))), SECOND);
+            advance(SECOND).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn are_not_spent_by_asking_after_the_end() {
+        let limit = Limit::rate(1, SECOND, 1);
+        let layer = limited(&limit);
+        let (client, response) = answer(&layer, asking("/"), |_| event_stream(Own::new()));
+        drop(let_in(response));
+        advance(SECOND).await;
+        for _ in 0..3 {
+            assert_eq!(client.admit(), Ok(()), "there is room, and it takes nothing");
+        }
+        let_in(stream(&layer));
+    }
+}
+
+mod nested_layers {
+    use super::*;
+
+    #[test]
+    fn count_a_stream_once_by_each_limit() {
+        let (shared, outer_own, inner_own) = (Limit::streams(1), Limit::streams(1), Limit::streams(1));
+        let registry = Registry::with_config(RegistryConfig::default().limit(shared.clone()));
+        let other = Registry::with_config(RegistryConfig::default().limit(shared.clone()));
+        let outer = quiet(&registry).limit(outer_own.clone());
+        for inner_registry in [registry, other] {
+            let inner = quiet(&inner_registry).limit(shared.clone()).limit(inner_own.clone());
+            let service = outer.layer(inner.layer(Handler::default()));
+            for request in [asking, plain] {
+                let open = let_in(ask(&service, request("/stream")));
+                let counted = || [&shared, &outer_own, &inner_own].map(Limit::open);
+                assert_eq!(counted(), [1, 1, 1]);
+                assert_full(&ask(&service, request("/stream")), 1);
+                assert_eq!(counted(), [1, 1, 1]);
+                drop(open);
+                assert_eq!(counted(), [0, 0, 0]);
+            }
+        }
+    }
+
+    #[test]
+    fn give_back_what_the_outer_one_took_when_the_inner_one_refuses() {
+        let (outer_own, inner_own) = (Limit::streams(1), Limit::streams(0));
+        let outer = limited(&outer_own).refusal(Refusal::reconnect());
+        let inner = limited(&inner_own).refusal(Refusal::with(|_, _| Response::new("the inner one's")));
+        for request in [asking, plain] {
+            let response = ask(&outer.layer(inner.layer(Handler::default())), request("/stream"));
+            assert_full(&response, 0);
+            assert_eq!((outer_own.open(), inner_own.open()), (0, 0), "though the response is still there");
+            assert_eq!(body_text(response.into_body()), "the inner one's");
+        }
+    }
+
+    #[test]
+    fn refuse_by_the_outer_one_what_is_no_stream_of_the_inner_one() {
+        let (outer_own, inner_own, handler) = (Limit::streams(0), Limit::streams(1), Handler::default());
+        let service = limited(&outer_own).layer(limited(&inner_own).layer(handler.clone()));
+        assert_full(&ask(&service, asking("/stream")), 0);
+        assert_eq!((handler.runs(), inner_own.open()), (0, 0));
+        assert_full(&ask(&service, plain("/stream")), 0);
+        assert_eq!((handler.runs(), inner_own.open()), (1, 0), "it would have been both's");
+    }
+
+    /// A refusal may be an event stream by its headers.
+    #[test]
+    fn leave_a_refusal_of_the_inner_one_as_it_is() {
+        let inner = limited(&Limit::streams(0)).refusal(Refusal::reconnect().delay(SECOND));
+        let outer = SseLayer::new(&Registry::new()).comment("of the outer one").retry(SECOND).limit(Limit::streams(1));
+        for request in [asking, plain] {
+            let response = ask(&outer.layer(inner.layer(Handler::default())), request("/stream"));
+            assert_full(&response, 0);
+            assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+            assert!(!response.headers().contains_key("connection"));
+            assert!(body_text(response.into_body()).starts_with("retry: "));
+        }
+    }
+
+    #[test]
+    fn count_a_request_that_is_tried_again_between_them_once() {
+        #[derive(Clone)]
+        struct Again(usize);
+
+        impl<B> retry::Policy<Request<()>, Response<B>, Broken> for Again {
+            type Future = std::future::Ready<()>;
+
+            fn retry(
+                &mut self,
+                request: &mut Request<()>,
+                result: &mut Result<Response<B>, Broken>,
+            ) -> Option<Self::Future> {
+                self.0 = self.0.checked_sub(1)?;
+                // Which the handler goes by.
+                *request.uri_mut() = ["/stream", "/broken", "/json"][self.0].parse().unwrap();
+                drop(std::mem::replace(result, Err(Broken)));
+                Some(ready(()))
+            }
+
+            fn clone_request(&mut self, request: &Request<()>) -> Option<Request<()>> {
+                Some(request.clone())
+            }
+        }
+
+        let (shared, inner_own) = (Limit::streams(1), Limit::streams(1).per(by_key));
+        let (outer, inner) = (limited(&shared), limited(&shared).limit(inner_own.clone()));
+        let handler = Handler::default();
+        let service = outer.layer(retry::RetryLayer::new(Again(3)).layer(inner.layer(handler.clone())));
+        for tries in [4, 8] {
+            let open = let_in(ask(&service, of("a", "/stream")));
+            assert_eq!((handler.runs(), shared.open(), inner_own.open()), (tries, 1, 1));
+            drop(open);
+            assert_eq!((shared.open(), inner_own.open()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn count_several_streams_of_one_request_once_and_until_the_last_is_over() {
+        let limit = Limit::streams(1);
+        let inner = limited(&limit).layer(Handler::default());
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let fans_out = {
+            let kept = Arc::clone(&kept);
+            service_fn(move |request: Request<()>| {
+                kept.lock().unwrap().push(let_in(ask(&inner, request.clone())));
+                ready(Ok::<_, Broken>(ask(&inner, request)))
+            })
+        };
+        let open = let_in(ask(&limited(&limit).layer(fans_out), asking("/stream")));
+        assert_eq!(limit.open(), 1);
+        drop(open);
+        assert_eq!(limit.open(), 1);
+        kept.lock().unwrap().clear();
+        assert_eq!(limit.open(), 0);
+    }
+
+    /// Nothing tells the inner one that the outer one has counted it.
+    #[test]
+    fn count_twice_where_what_is_between_them_strips_the_extensions() {
+        let (limit, number) = (Limit::streams(2), Limit::streams(1));
+        let stripping = MapRequestLayer::new(|mut request: Request<()>| {
+            request.extensions_mut().clear();
+            request
+        });
+        let layer = limited(&limit);
+        let service = layer.layer(stripping.layer(layer.layer(Handler::default())));
+        let open = let_in(ask(&service, asking("/stream")));
+        assert_eq!(limit.open(), 2);
+        assert_full(&ask(&service, asking("/stream")), 2);
+        drop(open);
+        assert_eq!(limit.open(), 0);
+        let layer = limited(&number);
+        let service = layer.layer(stripping.layer(layer.layer(Handler::default())));
+        assert_full(&ask(&service, asking("/stream")), 1);
+        assert_eq!(number.open(), 0);
+    }
+
+    #[test]
+    fn keep_the_outer_ones_place_as_long_as_the_body_that_it_passes_on() {
+        let limit = Limit::streams(1);
+        let service = limited(&limit).layer(quiet(&Registry::new()).layer(Handler::default()));
+        let mut open = let_in(ask(&service, plain("/stream")));
+        assert_eq!(poll(open.body_mut()), Polled::Pending);
+        assert_eq!(limit.open(), 1);
+        drop(open);
+        assert_eq!(limit.open(), 0);
+    }
+}
+
+mod a_handler {
+    use super::*;
+
+    #[test]
+    fn may_ask_before_it_begins_and_then_its_answer_is_not_replaced() {
+        let limit = Limit::streams(1);
+        let layer = limited(&limit);
+        let (_, response) = answer(&layer, plain("/"), |client| {
+            assert_eq!([client.admit(), client.admit()], [Ok(()), Ok(())]);
+            assert_eq!(limit.open(), 1);
+            limit.set(0);
+            event_stream(Own::new())
+        });
+        let open = let_in(response);
+        assert_eq!(limit.open(), 1);
+        drop(open);
+        assert_eq!(limit.open(), 0);
+    }
+
+    #[test]
+    fn that_is_refused_answers_as_it_likes_or_with_the_refusal() {
+        let (limit, registry) = (Limit::streams(0), Registry::new());
+        let layer = quiet(&registry).limit(limit).refusal(Refusal::reconnect());
+        let refused = |response: fn(Refused) -> Response<String>| {
+            let (_, response) = answer(&layer, plain("/"), |client| response(client.admit().unwrap_err()));
+            response
+        };
+        let own = refused(|_| Response::new("come back tomorrow".to_owned()));
+        assert_eq!((own.status(), why(&own)), (StatusCode::OK, None));
+        let response = refused(Refused::into_response);
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_full(&response, 0);
+        assert!((3..=8).contains(&seconds(&response)));
+        assert_eq!(body_text(response.into_body()), "no event stream may be open");
+        assert_eq!(registry.stats().refused_streams, 2);
+    }
+
+    #[test]
+    fn that_answers_with_something_else_after_it_asked_has_no_place_any_more() {
+        let limit = Limit::streams(1);
+        let layer = limited(&limit);
+        let (client, response) = answer(&layer, plain("/"), |client| {
+            client.admit().unwrap();
+            Response::new(Own::new())
+        });
+        assert_eq!(limit.open(), 0);
+        for _ in 0..3 {
+            assert_eq!(client.admit(), Ok(()), "there would be room");
+            assert_eq!((limit.open(), limit.entries()), (0, 0), "and nobody to keep it");
+        }
+        drop(response);
+    }
+
+    #[test]
+    fn that_reads_events_itself_is_counted_until_it_drops_them() {
+        let limit = Limit::streams(1);
+        let layer = limited(&limit);
+        for request in [asking("/"), plain("/")] {
+            let mut kept = None;
+            let (client, response) = answer(&layer, request, |client| {
+                client.subscribe("topic").unwrap();
+                kept = Some(client.clone().into_events());
+                Response::new(Own::new())
+            });
+            drop(response);
+            assert_eq!(limit.open(), 1);
+            assert_full(&stream(&layer), 1);
+            drop(kept);
+            assert_eq!(now(client.closed()), CloseReason::Gone);
+            assert_eq!(limit.open(), 0);
+        }
+    }
+
+    #[test]
+    fn that_reads_events_itself_without_room_has_none() {
+        let (recorder, config) = Recorder::new();
+        let (limit, registry) = (Limit::streams(0), Registry::with_config(config));
+        let layer = quiet(&registry).limit(limit.clone());
+        let mut kept = None;
+        let (client, response) = answer(&layer, plain("/"), |client| {
+            client.subscribe("topic").unwrap();
+            publish(&registry, "topic", "not for this one");
+            kept = Some(client.clone().into_events());
+            Response::new(Own::new())
+        });
+        assert_eq!((response.status(), why(&response)), (StatusCode::OK, None), "that is the handler's to say");
+        let mut events = kept.unwrap();
+        assert!(now(events.next()).is_none());
+        assert_eq!(now(client.closed()), CloseReason::Refused);
+        assert_eq!((limit.open(), limit.entries()), (0, 0));
+        let stats = registry.stats();
+        assert_eq!((stats.clients, stats.closed.len(), stats.delivered), (0, 0, 0), "it never began");
+        assert_eq!(stats.refused_streams, 1, "a stream was refused");
+        let told = recorder.of_clients();
+        assert!(matches!(told[..], [Observed::StreamRefused(_, Refused::Full { limit: 0, .. })]), "{told:?}");
+    }
+
+    #[test]
+    fn that_asked_for_room_and_then_reads_events_itself_has_it() {
+        let limit = Limit::streams(1);
+        let mut kept = None;
+        let (client, _response) = answer(&limited(&limit), plain("/"), |client| {
+            client.admit().unwrap();
+            limit.set(0);
+            kept = Some(client.clone().into_events());
+            Response::new(Own::new())
+        });
+        assert_eq!(limit.open(), 1);
+        drop(kept);
+        assert_eq!((now(client.closed()), limit.open()), (CloseReason::Gone, 0));
+    }
+
+    #[test]
+    fn that_reads_events_itself_only_after_the_answer_takes_nothing_as_the_client_is_over() {
+        let limit = Limit::streams(1);
+        let (client, _response) = answer(&limited(&limit), plain("/"), |_| Response::new(Own::new()));
+        assert_eq!(now(client.closed()), CloseReason::NoStream);
+        let mut events = client.into_events();
+        assert!(now(events.next()).is_none());
+        assert_eq!(limit.open(), 0, "though that is still there");
+    }
+
+    #[test]
+    fn that_reads_events_twice_is_counted_once_and_until_the_first_is_dropped_which_has_them() {
+        let limit = Limit::streams(1);
+        let mut kept = Vec::new();
+        let (_, _response) = answer(&limited(&limit), plain("/"), |client| {
+            kept.extend([client.clone().into_events(), client.clone().into_events()]);
+            Response::new(Own::new())
+        });
+        assert_eq!(limit.open(), 1);
+        assert_eq!(kept.pop().unwrap().refused(), Some(&Refused::Open));
+        assert_eq!(limit.open(), 1);
+        kept.pop();
+        assert_eq!(limit.open(), 0);
+    }
+}
+
+mod code_of_the_programs_own {
+    use super::*;
+
+    #[test]
+    fn that_panics_as_it_says_the_key_leaves_nothing_counted() {
+        let (first, registry) = (Limit::streams(1), Registry::new());
+        let panics = Limit::streams(1).per(|request: &Parts| {
+            assert!(!request.headers.contains_key("x-key"), "the key's");
+            Some("key")
+        });
+        let layer = quiet(&registry).limit(first.clone()).limit(panics.clone());
+        let (outer, inner) = (layer.layer(Handler::default()), quiet(&registry).limit(first.clone()));
+        let nested = inner.layer(layer.layer(Handler::default()));
+        assert!(catch_unwind(AssertUnwindSafe(|| ask(&outer, of("a", "/stream")))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| ask(&nested, of("a", "/stream")))).is_err());
+        assert_eq!((first.open(), panics.open(), registry.stats().clients), (0, 0, 0));
+        drop(let_in(ask(&outer, asking("/stream"))));
+        drop(let_in(ask(&nested, asking("/stream"))));
+        assert_eq!((first.entries(), panics.entries()), (0, 0));
+    }
+
+    #[test]
+    fn that_panics_as_it_refuses_leaves_nothing_counted() {
+        let (each, none) = (Limit::streams(1).per(by_key), Limit::streams(0));
+        let registry = Registry::new();
+        let refusal = Refusal::with(|_, _| -> Response<Bytes> { panic!("the refusal's") });
+        let layer = quiet(&registry).limit(each.clone()).limit(none.clone()).refusal(refusal);
+        let around = limited(&each);
+        for service in [around.layer(layer.layer(Handler::default())), around.layer(layer.layer(Handler::default()))] {
+            for request in [of("a", "/stream"), plain("/stream")] {
+                assert!(catch_unwind(AssertUnwindSafe(|| ask(&service, request))).is_err());
+                assert_eq!((each.open(), none.open(), registry.stats().clients), (0, 0, 0));
+            }
+        }
+        none.set(1);
+        drop(let_in(ask(&layer.layer(Handler::default()), of("a", "/stream"))));
+        assert_eq!((each.entries(), none.entries()), (0, 0));
+    }
+
+    #[test]
+    fn that_panics_as_it_observes_does_not_stop_a_refusal() {
+        let observer = |_: &tower_sse::Observation<'_>| panic!("the observer's");
+        let limit = Limit::streams(0);
+        let registry = Registry::with_config(RegistryConfig::default().observer(observer).limit(limit.clone()));
+        assert_full(&stream(&quiet(&registry)), 0);
+        assert_eq!((limit.open(), registry.stats().clients), (0, 0));
+    }
+
+    /// It may use anything there is: it is not called with anything locked.
+    #[test]
+    fn may_ask_the_client_of_the_layer_further_out_whether_there_is_room_as_it_says_the_key() {
+        bounded(|| {
+            let (outer_own, in_all) = (Limit::streams(1), Limit::streams(1));
+            let key = {
+                let (outer_own, in_all) = (outer_own.clone(), in_all.clone());
+                move |request: &Parts| {
+                    let further_out = request.extensions.get::<ClientHandle>()?;
+                    assert_eq!(further_out.admit(), Ok(()));
+                    assert_eq!((outer_own.open(), in_all.open(), in_all.entries()), (1, 1, 1));
+                    Some("key")
+                }
+            };
+            let inner = limited(&in_all).limit(Limit::streams(1).per(key));
+            let service = limited(&outer_own).limit(in_all).layer(inner.layer(Handler::default()));
+            let_in(ask(&service, asking("/stream")));
+        });
+    }
+
+    #[test]
+    fn may_open_and_end_streams_as_it_refuses_and_observes() {
+        bounded(|| {
+            let limit = Limit::streams(1);
+            let kept = Arc::new(Mutex::new(Vec::new()));
+            let refusal = {
+                let (limit, kept) = (limit.clone(), Arc::clone(&kept));
+                Refusal::with(move |refused, _| {
+                    kept.lock().unwrap().clear();
+                    drop(let_in(stream(&limited(&limit))));
+                    Response::new(refused.to_string())
+                })
+            };
+            let layer = limited(&limit).refusal(refusal);
+            kept.lock().unwrap().push(let_in(stream(&layer)));
+            assert_full(&stream(&layer), 1);
+            let_in(stream(&layer));
+        });
+    }
+}
+
+fn seconds<B>(response: &Response<B>) -> u64 {
+    response.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap()
+}
+
+mod a_refusal {
+    use super::*;
+
+    fn refused(limit: &Limit, refusal: Refusal) -> Response<SseBody<Own>> {
+        stream_of(&limited(limit).refusal(refusal), "a")
+    }
+
+    #[test]
+    fn is_a_503_or_a_429_if_it_is_about_this_client_with_a_sentence() {
+        let (none, one, two) = (Limit::streams(0), Limit::streams(1), Limit::streams(2));
+        let rate = Limit::rate(1, 3600 * SECOND, 1);
+        let limits = [&none, &one, &two, &rate].map(|limit| [limit.clone(), limit.clone().per(by_key)]);
+        let open: Vec<_> = limits[1..]
+            .as_flattened()
+            .iter()
+            .flat_map(|limit| (0..limit.get()).map(|_| let_in(stream_of(&limited(limit), "a"))))
+            .collect();
+        let expected = [
+            (503, "no event stream may be open"),
+            (429, "you may have no event stream open"),
+            (503, "the one event stream that may be open is open"),
+            (429, "you have an event stream open, and may have one"),
+            (503, "all 2 event streams that may be open are open"),
+            (429, "you have as many event streams open as you may have: 2"),
+            (503, "too many event streams begin at the moment"),
+            (429, "you open event streams too fast"),
+        ];
+        for (limit, (status, sentence)) in limits.as_flattened().iter().zip(expected) {
+            let response = refused(limit, Refusal::default());
+            assert_eq!(response.status(), status);
+            assert_eq!(response.status(), why(&response).unwrap().status());
+            assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
+            assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+            assert_eq!(response.headers().len(), 3, "and retry-after");
+            assert_eq!(response.body().size_hint().exact(), Some(sentence.len() as u64));
+            let text = body_text(response.into_body());
+            assert_eq!(text, sentence);
+        }
+        drop(open);
+    }
+
+    #[test]
+    fn asks_to_wait_for_five_seconds_spread_around_them() {
+        let mut waits: Vec<u64> = (0..200).map(|_| seconds(&refused(&Limit::streams(0), Refusal::status()))).collect();
+        waits.sort_unstable();
+        assert!(waits.iter().all(|wait| (3..=8).contains(wait)), "2.5 to 7.5 seconds, rounded up: {waits:?}");
+        waits.dedup();
+        assert!(waits.len() > 3, "{waits:?}");
+    }
+
+    #[test]
+    fn asks_to_wait_for_as_long_as_it_was_told() {
+        let seconds = |delay| seconds(&refused(&Limit::streams(0), Refusal::status().delay(delay)));
+        assert_eq!(seconds(Duration::ZERO), 0);
+        assert_eq!(seconds(Duration::from_nanos(2)), 1, "rounded up");
+        assert!((50..=151).contains(&seconds(100 * SECOND)));
+        // An expression of "never" that must not be an overflow.
+        (0..100).for_each(|_| assert!(seconds(Duration::MAX) > u64::MAX / 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn adds_how_long_it_is_until_a_rate_has_room() {
+        let limit = Limit::rate(1, 1000 * SECOND, 1);
+        let layer = limited(&limit);
+        let_in(stream(&layer));
+        assert!((1003..=1008).contains(&seconds(&stream(&layer))));
+        advance(600 * SECOND).await;
+        assert!((403..=408).contains(&seconds(&stream(&layer))));
+        let reconnect = layer.refusal(Refusal::reconnect().delay(2 * SECOND));
+        let text = body_text(stream(&reconnect).into_body());
+        let wait: u64 = text.strip_prefix("retry: ").unwrap().strip_suffix("\n\n").unwrap().parse().unwrap();
+        assert!((401_000..=403_000).contains(&wait), "{wait}");
+    }
+
+    #[test]
+    fn may_be_a_stream_that_says_when_to_come_back_and_ends_cleanly() {
+        let refusal = || Refusal::reconnect().delay(2 * SECOND);
+        let mut waits: Vec<u64> = (0..200)
+            .map(|_| {
+                let response = refused(&Limit::streams(0), refusal());
+                assert_eq!(response.status(), StatusCode::OK);
+                assert_eq!(response.headers()[CONTENT_TYPE], STREAM);
+                assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+                assert_eq!(response.headers()["x-accel-buffering"], "no");
+                assert_full(&response, 0);
+                let mut body = response.into_body();
+                assert!(!body.is_end_stream());
+                let (text, has_ended) = rest(&mut body);
+                assert!(has_ended && body.is_end_stream());
+                assert_eq!(poll(&mut body), Polled::End);
+                text.strip_prefix("retry: ").unwrap().strip_suffix("\n\n").unwrap().parse().unwrap()
+            })
+            .collect();
+        assert!(waits.iter().all(|wait| (1000..=3000).contains(wait)), "{waits:?}");
+        waits.sort_unstable();
+        waits.dedup();
+        assert!(waits.len() > 100, "{waits:?}");
+    }
+
+    #[test]
+    fn may_be_a_response_of_the_programs_own() {
+        let refusal = Refusal::with(|refused, _| {
+            let Refused::Full { key: Some(key), limit } = refused else { panic!("{refused:?}") };
+            let mut response = Response::new(format!("{limit}"));
+            *response.status_mut() = StatusCode::IM_A_TEAPOT;
+            response.headers_mut().insert("x-is-a", (*key == LimitKey::from("a")).to_string().parse().unwrap());
+            response
+        });
+        let response = refused(&Limit::streams(0).per(by_key), refusal);
+        assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
+        assert_eq!(response.headers()["x-is-a"], "true");
+        assert_eq!(response.headers().len(), 1, "nothing is added");
+        assert_full_of(&response, "a", 0);
+        assert_eq!(body_text(response.into_body()), "0");
+
+        let empty = refused(&Limit::streams(0), Refusal::with(|_, _| Response::new("")));
+        assert!(empty.body().is_end_stream());
+        assert_eq!(empty.body().size_hint().exact(), Some(0));
+    }
+
+    /// What it is made of a request that went this way: its path, a header, and what was put into its extensions further out.
+    fn seen(layer: &SseLayer, request: http::request::Builder) -> (StatusCode, String) {
+        let request = request.header("x-own", "1").extension(7_u8).body(()).unwrap();
+        let (_, response) = answer(layer, request, |_| event_stream(Own::new()));
+        (response.status(), body_text(response.into_body()))
+    }
+
+    #[tokio::test]
+    async fn of_the_programs_own_sees_the_request_whether_or_not_its_handler_ran() {
+        let own = || {
+            Refusal::with(|refused, request| {
+                let extension = request.extensions.get::<u8>();
+                let header = &request.headers["x-own"];
+                let mut response =
+                    Response::new(format!("{} {} {header:?} {extension:?}", request.method, request.uri));
+                *response.status_mut() = refused.status();
+                assert!(request.extensions.get::<ClientHandle>().is_none(), "it is as it came");
+                response
+            })
+        };
+        let expected = (StatusCode::SERVICE_UNAVAILABLE, "POST /a?b \"1\" Some(7)".to_owned());
+        let layer = limited(&Limit::streams(0)).refusal(own());
+        let asking = Request::post("/a?b").header(ACCEPT, STREAM);
+        let (service, handler) = (layer.clone(), Handler::default());
+        let request = asking.header("x-own", "1").extension(7_u8).body(()).unwrap();
+        let before = ask(&service.layer(handler.clone()), request);
+        assert_eq!(
+            (before.status(), body_text(before.into_body()), handler.runs()),
+            (expected.0, expected.1.clone(), 0)
+        );
+        assert_eq!(seen(&layer, Request::post("/a?b")), expected);
+
+        // Without a limit too: when the registry takes no new streams, which it may say while the handler runs.
+        let registry = Registry::new();
+        let layer = quiet(&registry).refusal(own());
+        let service = layer.layer(service_fn(|_: Request<()>| async {
+            tokio::task::yield_now().await;
+            Ok::<_, Broken>(event_stream(Own::new()))
+        }));
+        let request = Request::post("/a?b").header("x-own", "1").extension(7_u8).body(()).unwrap();
+        let answered = service.oneshot(request);
+        let mut answered = pin!(answered);
+        assert!(answered.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        registry.drain(Drain::within(Duration::ZERO)).await;
+        let response = answered.await.unwrap();
+        assert_eq!(why(&response), Some(Refused::Draining));
+        assert_eq!((response.status(), body_text(response.into_body())), expected);
+    }
+
+    #[tokio::test]
+    async fn of_a_registry_that_is_drained_goes_before_those_of_its_limits() {
+        let limit = Limit::streams(1);
+        let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
+        let layer = quiet(&registry).refusal(Refusal::reconnect());
+        registry.drain(Drain::within(Duration::ZERO)).await;
+        let response = stream(&layer);
+        assert_eq!((why(&response), limit.open()), (Some(Refused::Draining), 0));
+        assert!(body_text(response.into_body()).starts_with("retry: "));
+    }
+
+    #[test]
+    fn goes_through_a_cors_layer_as_what_is_let_in_does() {
+        for refusal in [Refusal::status(), Refusal::reconnect(), Refusal::with(|_, _| Response::new("own"))] {
+            let layer = limited(&Limit::streams(1)).refusal(refusal);
+            let cors = CorsLayer::new().allow_origin(Any).expose_headers([RETRY_AFTER]);
+            let service = ServiceBuilder::new().layer(cors).layer(layer).service(Handler::default());
+            let from_elsewhere = |method: Method| {
+                let mut request = asking("/stream");
+                *request.method_mut() = method;
+                request.headers_mut().insert(ORIGIN, "https://app.example".parse().unwrap());
+                request.headers_mut().insert("access-control-request-method", "GET".parse().unwrap());
+                ask(&service, request)
+            };
+            let first = let_in(from_elsewhere(Method::GET));
+            let second = from_elsewhere(Method::GET);
+            assert_full(&second, 1);
+            let preflight = from_elsewhere(Method::OPTIONS);
+            assert_eq!((preflight.status(), why(&preflight)), (StatusCode::OK, None), "though there is no room");
+            for response in [first, second, preflight] {
+                assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], "*", "or a page cannot read why");
+            }
+        }
+    }
+}
+
+/// What is left of 100,000 keys when their streams are over.
+mod of_100_000_keys {
+    use super::*;
+
+    const KEYS: usize = 100_000;
+
+    fn open_all(layer: &SseLayer) -> Vec<Response<SseBody<Own>>> {
+        let service = layer.layer(Handler::default());
+        (0..KEYS).map(|number| let_in(ask(&service, of(&format!("key-{number}"), "/stream")))).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_entry_is_left() {
+        let (number, rate) = (Limit::streams(1).per(by_key), Limit::rate(1, SECOND, 1).per(by_key));
+        let layer = limited(&number).limit(rate.clone());
+        let mut open = open_all(&layer);
+        assert_eq!((number.open(), number.entries()), (KEYS as u64, KEYS));
+        assert_eq!((rate.open(), rate.entries()), (0, KEYS));
+        assert_full_of(&stream_of(&layer, "key-7"), "key-7", 1);
+        open.truncate(KEYS / 2);
+        assert_eq!((number.open(), number.entries()), (KEYS as u64 / 2, KEYS / 2));
+        drop(open);
+        assert_eq!((number.open(), number.entries()), (0, 0));
+        advance(SECOND).await;
+        assert_eq!(rate.entries(), 0);
+    }
+
+    /// In a process of its own, where nobody else takes or gives back any.
+    #[tokio::test(start_paused = true)]
+    async fn no_memory_is_left() {
+        if !is_alone("counting::of_100_000_keys::no_memory_is_left") {
+            return;
+        }
+        let (number, rate) = (Limit::streams(1).per(by_key), Limit::rate(1, SECOND, 1).per(by_key));
+        let layer = limited(&number).limit(rate.clone());
+        let mut taken = Vec::new();
+        for _ in 0..3 {
+            drop(open_all(&layer));
+            advance(SECOND).await;
+            assert_eq!((number.entries(), rate.entries()), (0, 0));
+            taken.push(allocated());
+        }
+        // That is a tenth of a byte for each of 100,000 streams.
+        println!("{taken:?}");
+        assert!(taken[2].saturating_sub(taken[0]) < 10 << 10, "{taken:?}");
+    }
+}
+
+/// All of it at random, beside a model that is written down as simply as can be.
+mod at_random {
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        /// A request of this user, which the handler answers at once or later.
+        Ask {
+            user: usize,
+            asks: bool,
+            waits: bool,
+        },
+        /// The handler answers one that waits, or it is given up.
+        Answer {
+            nth: usize,
+            with: With,
+        },
+        /// A stream is over.
+        End {
+            nth: usize,
+        },
+        Set {
+            limit: usize,
+            number: u32,
+        },
+        Advance {
+            ms: u64,
+        },
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum With {
+        Stream,
+        SomethingElse,
+        Nothing,
+    }
+
+    const USERS: usize = 3;
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let ask =
+            || (0..USERS, any::<bool>(), any::<bool>()).prop_map(|(user, asks, waits)| Act::Ask { user, asks, waits });
+        let with = prop_oneof![Just(With::Stream), Just(With::SomethingElse), Just(With::Nothing)];
+        let answer = (any::<usize>(), with).prop_map(|(nth, with)| Act::Answer { nth, with });
+        let end = any::<usize>().prop_map(|nth| Act::End { nth });
+        let set_places = (0..2_usize, 0..6_u32).prop_map(|(limit, number)| Act::Set { limit, number });
+        // Those by which a second and a millisecond can be divided without a rest.
+        let set_rate = (2..4_usize, proptest::sample::select(vec![1, 2, 4, 5, 8, 10, 20]));
+        let set_rate = set_rate.prop_map(|(limit, number)| Act::Set { limit, number });
+        let advance = (0..1500_u64).prop_map(|ms| Act::Advance { ms });
+        let act = prop_oneof![6 => ask(), 3 => answer, 3 => end, 1 => set_places, 1 => set_rate, 3 => advance];
+        proptest::collection::vec(act, 1..80)
+    }
+
+    /// A limit, as its documentation has it.
+    struct Model {
+        limit: Limit,
+        per_user: bool,
+        number: u32,
+        kind: Kind,
+    }
+
+    enum Kind {
+        Places(HashMap<usize, u32>),
+        /// Thousandths of tokens in each bucket.
+        Rate {
+            burst: u64,
+            buckets: HashMap<usize, u64>,
+        },
+    }
+
+    impl Model {
+        fn key(&self, user: usize) -> usize {
+            if self.per_user { user } else { usize::MAX }
+        }
+
+        fn has_room(&self, user: usize) -> bool {
+            match &self.kind {
+                Kind::Places(taken) => taken.get(&self.key(user)).copied().unwrap_or(0) < self.number,
+                Kind::Rate { burst, buckets } => buckets.get(&self.key(user)).copied().unwrap_or(burst * 1000) >= 1000,
+            }
+        }
+
+        fn take(&mut self, user: usize) {
+            let key = self.key(user);
+            match &mut self.kind {
+                Kind::Places(taken) => *taken.entry(key).or_default() += 1,
+                Kind::Rate { burst, buckets } => *buckets.entry(key).or_insert(*burst * 1000) -= 1000,
+            }
+        }
+
+        /// `left`: how much of its token, in thousandths, has not come back by itself. Nothing of a stream's, whose beginning is counted for good.
+        fn give_back(&mut self, user: usize, left: u64) {
+            let key = self.key(user);
+            match &mut self.kind {
+                Kind::Places(taken) => *taken.get_mut(&key).unwrap() -= 1,
+                Kind::Rate { burst, buckets } => {
+                    let tokens = buckets.get_mut(&key).unwrap();
+                    *tokens = (*tokens + left).min(*burst * 1000);
+                }
+            }
+        }
+
+        fn advance(&mut self, ms: u64) {
+            if let Kind::Rate { burst, buckets } = &mut self.kind {
+                for tokens in buckets.values_mut() {
+                    *tokens = (*tokens + ms * u64::from(self.number)).min(*burst * 1000);
+                }
+            }
+        }
+
+        fn check(&self) {
+            match &self.kind {
+                Kind::Places(taken) => {
+                    assert_eq!(self.limit.open(), taken.values().map(|taken| u64::from(*taken)).sum::<u64>());
+                    assert_eq!(self.limit.entries(), taken.values().filter(|taken| **taken > 0).count());
+                }
+                Kind::Rate { burst, buckets } => {
+                    assert_eq!(self.limit.open(), 0);
+                    let not_full = buckets.values().filter(|tokens| **tokens < burst * 1000).count();
+                    assert_eq!(self.limit.entries(), not_full, "{:?} {buckets:?}", self.limit);
+                }
+            }
+        }
+    }
+
+    /// A request whose handler has not answered.
+    struct Waiting {
+        user: usize,
+        is_counted: bool,
+        /// How much is left of the token that it took of each limit, in thousandths.
+        left: [u64; 4],
+        answer: Arc<Mutex<Option<With>>>,
+        future: Pin<Box<dyn Future<Output = Response<SseBody<Own>>>>>,
+    }
+
+    fn user_of(request: &Parts) -> Option<u64> {
+        request.extensions.get::<usize>().map(|user| *user as u64)
+    }
+
+    async fn run(acts: Vec<Act>) {
+        let places = |number| Kind::Places(HashMap::from([(number, 0)]));
+        let rate = |burst| Kind::Rate { burst, buckets: HashMap::new() };
+        let limits = [
+            (Limit::streams(4), false, places(0)),
+            (Limit::streams(2).per(user_of), true, places(0)),
+            (Limit::rate(4, SECOND, 5), false, rate(5)),
+            (Limit::rate(1, SECOND, 2).per(user_of), true, rate(2)),
+        ];
+        let mut models = limits.map(|(limit, per_user, kind)| Model { number: limit.get(), limit, per_user, kind });
+        let layer = models.iter().fold(quiet(&Registry::new()), |layer, model| layer.limit(model.limit.clone()));
+        let service = layer.layer(service_fn(|request: Request<()>| async move {
+            let answer = request.extensions().get::<Arc<Mutex<Option<With>>>>().unwrap().clone();
+            let with = std::future::poll_fn(|_| match *answer.lock().unwrap() {
+                Some(with) => Poll::Ready(with),
+                None => Poll::Pending,
+            });
+            Ok::<_, Broken>(match with.await {
+                With::Stream => event_stream(Own::new()),
+                _ => Response::new(Own::new()),
+            })
+        }));
+        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut open: Vec<(usize, Response<SseBody<Own>>)> = Vec::new();
+        for act in acts {
+            let mut answered = None;
+            match act {
+                Act::Ask { user, asks, waits } => {
+                    let mut request = if asks { asking("/") } else { plain("/") };
+                    let answer = Arc::new(Mutex::new(None));
+                    request.extensions_mut().insert(user);
+                    request.extensions_mut().insert(Arc::clone(&answer));
+                    let mut service = service.clone();
+                    let mut future: Pin<Box<dyn Future<Output = Response<SseBody<Own>>>>> = {
+                        let call = service.call(request);
+                        Box::pin(async { call.await.unwrap() })
+                    };
+                    let has_room = models.iter().all(|model| model.has_room(user));
+                    if asks {
+                        let polled = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                        assert_eq!(polled.is_pending(), has_room, "{user}");
+                        if !has_room {
+                            continue;
+                        }
+                        models.iter_mut().for_each(|model| model.take(user));
+                    }
+                    waiting.push(Waiting { user, is_counted: asks, left: [1000; 4], answer, future });
+                    if !waits {
+                        answered = Some((waiting.len() - 1, With::Stream));
+                    }
+                }
+                Act::Answer { nth, with } if !waiting.is_empty() => answered = Some((nth % waiting.len(), with)),
+                Act::End { nth } if !open.is_empty() => {
+                    let (user, response) = open.swap_remove(nth % open.len());
+                    drop(response);
+                    models.iter_mut().for_each(|model| model.give_back(user, 0));
+                }
+                Act::Set { limit, number } => {
+                    models[limit].limit.set(number);
+                    models[limit].number = number;
+                }
+                Act::Advance { ms } => {
+                    advance(Duration::from_millis(ms)).await;
+                    models.iter_mut().for_each(|model| model.advance(ms));
+                    for (left, model) in waiting.iter_mut().flat_map(|it| it.left.iter_mut().zip(&models)) {
+                        *left = left.saturating_sub(ms * u64::from(model.number));
+                    }
+                }
+                Act::Answer { .. } | Act::End { .. } => {}
+            }
+            if let Some((nth, with)) = answered {
+                let Waiting { user, mut is_counted, left, answer, future } = waiting.swap_remove(nth);
+                *answer.lock().unwrap() = Some(with);
+                let is_stream = if with == With::Nothing {
+                    drop(future);
+                    false
+                } else {
+                    let has_room = is_counted || models.iter().all(|model| model.has_room(user));
+                    let response = now(future);
+                    let is_let_in = with == With::Stream && why(&response).is_none();
+                    assert_eq!(is_let_in, with == With::Stream && has_room);
+                    if is_let_in {
+                        if !is_counted {
+                            models.iter_mut().for_each(|model| model.take(user));
+                            is_counted = true;
+                        }
+                        open.push((user, response));
+                    }
+                    is_let_in
+                };
+                if is_counted && !is_stream {
+                    models.iter_mut().zip(left).for_each(|(model, left)| model.give_back(user, left));
+                }
+            }
+            models.iter().for_each(Model::check);
+        }
+        drop((waiting, open));
+        advance(100 * SECOND).await;
+        models.iter().for_each(|model| assert_eq!((model.limit.open(), model.limit.entries()), (0, 0)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn it_is_never_more_than_allowed_and_never_less_than_there_is_room_for(acts in acts()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(run(acts));
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Many clients, hostile ones, and what they take of the machine.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../support/bodies.rs"]
+mod bodies;
+#[path = "../support/client.rs"]
+mod client;
+#[path = "../support/example.rs"]
+mod example;
+#[path = "../support/listener.rs"]
+mod listener;
+#[path = "../support/open.rs"]
+mod open;
+#[path = "../support/polling.rs"]
+mod polling;
+#[path = "../support/process.rs"]
+mod process;
+#[path = "../support/random.rs"]
+mod random;
+#[path = "../../examples/support/sockets.rs"]
+mod sockets;
+
+#[cfg(target_os = "linux")]
+mod churn;
+mod hostile;
+mod leaks;
+#[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
+mod vanished;

@@ -1,0 +1,528 @@
+//! What a stream begins with, so that its client can come back before it had an event, and how far back it gets.
+//!
+//! Poll by poll; the heartbeats' time is paused.
+
+use std::time::Duration;
+
+use http::{Request, Response, header::CONTENT_ENCODING};
+use http_body::Body;
+use tower_sse::{
+    Batching, ClientHandle, Delivery, Event, GapEvent, Heartbeat, PositionEvent, Registry, RegistryConfig, Resume,
+    ResumeError, Retention, SseBody, SseLayer, Start, Subscription,
+};
+
+use crate::{
+    answer::answer,
+    bodies,
+    open::open,
+    polling::{Polled, data, fields, next, poll, position, publish, text, told},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A layer whose streams have all that they begin with, and no clock.
+fn layer(registry: &Registry) -> SseLayer {
+    SseLayer::new(registry).heartbeat(Heartbeat::off())
+}
+
+fn keeping(events: usize) -> Registry {
+    Registry::with_config(RegistryConfig::default().topic_retention(Retention::default().events(events)))
+}
+
+fn block(id: &str) -> String {
+    format!("event: position\ndata: \nid: {id}\n\n")
+}
+
+/// The next frame, which is the block that says where the stream stands: its id.
+fn stands<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> String {
+    let Polled::Frame(wire) = poll(body) else { panic!("it does not begin") };
+    let id = fields(&wire, "id").concat();
+    assert_eq!(wire, block(&id));
+    id
+}
+
+mod who_is_cut_off_before_its_first_event {
+    use super::*;
+
+    /// Opens a stream and cuts it off after the first block. What it gets when it comes back, after something was published.
+    fn returns(registry: &Registry, subscribe: impl Fn(&ClientHandle), meanwhile: impl Fn()) -> Vec<String> {
+        let (client, mut body) = open(&layer(registry), None, &subscribe);
+        assert_eq!(client.resume(), Resume::Fresh);
+        let id = stands(&mut body);
+        drop(body);
+        meanwhile();
+        let (client, mut body) = open(&layer(registry), Some(&id), &subscribe);
+        assert_eq!(client.resume(), Resume::Continued);
+        assert_eq!(stands(&mut body), id, "it misses nothing");
+        told(&mut body)
+    }
+
+    #[test]
+    fn gets_what_was_published_on_its_topic_meanwhile() {
+        let registry = Registry::new();
+        for round in ["1", "2"] {
+            let subscribe = |client: &ClientHandle| client.subscribe("a").unwrap();
+            let got = returns(&registry, subscribe, || ["x", "y"].iter().for_each(|it| publish(&registry, "a", it)));
+            assert_eq!(got, ["x", "y"], "round {round}: and nothing from before");
+        }
+    }
+
+    #[test]
+    fn gets_what_was_published_on_topics_of_its_pattern_meanwhile() {
+        let registry = Registry::new();
+        publish(&registry, "a/old", "before");
+        let got = returns(
+            &registry,
+            |client| client.subscribe(Subscription::matching("a/*")).unwrap(),
+            || {
+                [("a/born", "1"), ("b", "-"), ("a/old", "2")]
+                    .iter()
+                    .for_each(|(topic, it)| publish(&registry, topic, it));
+            },
+        );
+        assert_eq!(got, ["1", "2"]);
+    }
+
+    fn subscribe_to_all(client: &ClientHandle) {
+        client.subscribe("now").unwrap();
+        client.subscribe_from("oldest", Start::Oldest).unwrap();
+        client.subscribe_from("last", Start::Last(2)).unwrap();
+    }
+
+    fn fill(registry: &Registry) {
+        for (topic, data) in
+            [("now", "before"), ("last", "before"), ("last", "l2"), ("oldest", "o1"), ("last", "l3"), ("now", "before")]
+        {
+            publish(registry, topic, data);
+        }
+    }
+
+    const THERE: [&str; 3] = ["l2", "o1", "l3"];
+
+    #[test]
+    fn gets_all_of_several_topics_that_start_at_different_points() {
+        let registry = Registry::new();
+        fill(&registry);
+        let meanwhile = ["oldest", "now", "last"];
+        let got = returns(&registry, subscribe_to_all, || {
+            meanwhile.iter().for_each(|topic| publish(&registry, topic, topic));
+        });
+        assert_eq!(got.iter().filter(|data| *data == "before").count(), 0, "{got:?}");
+        let mut sorted = got.clone();
+        sorted.sort_unstable();
+        let mut expected = [&THERE[..], &meanwhile].concat();
+        expected.sort_unstable();
+        assert_eq!(sorted, expected, "each once: {got:?}");
+        assert_eq!(got.iter().filter(|data| THERE.contains(&&***data)).collect::<Vec<_>>(), THERE);
+    }
+
+    #[test]
+    fn or_after_any_of_the_first_ones_loses_and_repeats_nothing() {
+        let registry = Registry::new();
+        fill(&registry);
+        let (_, mut body) = open(&layer(&registry), None, subscribe_to_all);
+        let whole = text(&mut body);
+        drop(body);
+        publish(&registry, "now", "n");
+        let blocks: Vec<&str> = whole.split_inclusive("\n\n").collect();
+        assert_eq!(blocks.len(), 1 + THERE.len(), "{whole}");
+        for had in 1..=blocks.len() {
+            let begin = blocks[..had].concat();
+            let (client, mut body) = open(&layer(&registry), fields(&begin, "id").last().copied(), subscribe_to_all);
+            assert_eq!(client.resume(), Resume::Continued);
+            stands(&mut body);
+            let mut all: Vec<String> = fields(&begin, "data")[1..].iter().map(|it| (*it).to_owned()).collect();
+            all.extend(told(&mut body));
+            // Of a topic that started at what comes, it may get what came before, if it is cut off while it reads others.
+            let mut sorted: Vec<&String> = all.iter().filter(|data| *data != "before").collect();
+            sorted.sort_unstable();
+            assert_eq!(sorted, ["l2", "l3", "n", "o1"], "after {had} blocks: {all:?}");
+        }
+    }
+
+    #[test]
+    fn is_told_of_what_was_missing_before_it_began() {
+        let registry = keeping(2);
+        for from_a_position in [false, true] {
+            let before = position(&registry, "a", "seen");
+            let subscribe = |client: &ClientHandle| {
+                if from_a_position {
+                    ["lost", "1", "2"].iter().for_each(|it| publish(&registry, "a", it));
+                    client.subscribe_from("a", Start::After(before)).unwrap();
+                } else {
+                    client.subscribe("a").unwrap();
+                    ["lost", "1", "2"].iter().for_each(|it| publish(&registry, "a", it));
+                }
+            };
+            // No id says that it had this, and it can come back with none before it was told.
+            let (_, mut body) = open(&layer(&registry), None, subscribe);
+            let Polled::Frame(wire) = poll(&mut body) else { panic!("it does not begin") };
+            assert!(wire.starts_with("event: gap\n"), "{wire}");
+            assert_eq!(told(&mut body), ["1", "2"]);
+        }
+    }
+}
+
+mod who_gets_nothing_of_a_busy_topic {
+    use super::*;
+
+    async fn has_an_id_after_a_heartbeat(subscribe: impl Fn(&ClientHandle), event: impl Fn(&ClientHandle) -> Event) {
+        let registry = keeping(10);
+        let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(SECOND));
+        let (client, mut body) = open(&layer, None, &subscribe);
+        let begin = stands(&mut body);
+        for _ in 0..3 {
+            for _ in 0..50 {
+                registry.publish("busy", event(&client)).unwrap();
+                assert_eq!(text(&mut body), "");
+            }
+            tokio::time::advance(SECOND).await;
+            assert_eq!(text(&mut body), format!(":\n\n{}", block(&registry.position().to_string())));
+            tokio::time::advance(SECOND).await;
+            assert_eq!(text(&mut body), ":\n\n", "it has not moved since");
+        }
+        let id = registry.position().to_string();
+        drop(body);
+        let (client, mut body) = open(&layer, Some(&id), &subscribe);
+        assert_eq!(client.resume(), Resume::Continued);
+        assert_eq!(text(&mut body), block(&id));
+        drop(body);
+        let (client, _body) = open(&layer, Some(&begin), &subscribe);
+        assert!(matches!(client.resume(), Resume::Gap(_)), "of that, nobody knows any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn by_a_filter_has_an_id_after_a_heartbeat_and_comes_back_without_a_gap() {
+        let filter = |_: &Delivery, _: &ClientHandle| false;
+        let subscribe = |client: &ClientHandle| client.subscribe(Subscription::to("busy").filter(filter)).unwrap();
+        has_an_id_after_a_heartbeat(subscribe, |_| Event::data("not let through")).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn by_exceptions_has_an_id_after_a_heartbeat_and_comes_back_without_a_gap() {
+        let subscribe = |client: &ClientHandle| client.subscribe("busy").unwrap();
+        has_an_id_after_a_heartbeat(subscribe, |client| Event::data("for others").except(client.id())).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_told_nothing_of_it_where_that_is_turned_off() {
+        let registry = keeping(10);
+        let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(SECOND));
+        let (client, mut body) =
+            open(&layer.position_event(PositionEvent::off()), None, |client| client.subscribe("busy").unwrap());
+        assert_eq!(text(&mut body), ":\n\n", "a comment, as nothing else comes at once");
+        registry.publish("busy", Event::data("for others").except(client.id())).unwrap();
+        assert_eq!(text(&mut body), "");
+        tokio::time::advance(SECOND).await;
+        assert_eq!(text(&mut body), ":\n\n");
+    }
+}
+
+mod a_stream_begins {
+    use super::*;
+
+    fn first(layer: &SseLayer, last_event_id: Option<&str>, handle: impl Fn(&ClientHandle)) -> Polled {
+        let held = std::cell::RefCell::new(None);
+        let (_, mut body) = open(layer, last_event_id, |client| {
+            handle(client);
+            *held.borrow_mut() = Some(client.clone().into_stream());
+        });
+        poll(&mut body)
+    }
+
+    fn frame(text: &str) -> Polled {
+        Polled::Frame(text.to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_a_comment_in_the_heartbeats_form_where_it_has_no_subscriptions() {
+        let registry = Registry::new();
+        let begins = |layer: &SseLayer| first(layer, None, |_| {});
+        assert_eq!(begins(&SseLayer::new(&registry)), frame(":\n\n"));
+        for (heartbeat, expected) in [
+            (Heartbeat::every(SECOND).single_line(), ":\n"),
+            (Heartbeat::every(SECOND).comment("beat"), ": beat\n\n"),
+            (Heartbeat::every(SECOND).comment("beat").single_line(), ": beat\n"),
+            (Heartbeat::every(SECOND).event(|| Event::data("now")), ":\n\n"),
+        ] {
+            let layer = SseLayer::new(&registry).heartbeat(heartbeat);
+            assert_eq!(begins(&layer), frame(expected));
+            assert_eq!(begins(&layer.open_at_once(false)), Polled::Pending);
+        }
+        assert_eq!(begins(&layer(&registry)), Polled::Pending, "there are no heartbeats");
+        assert_eq!(begins(&SseLayer::new(&registry).position_event(PositionEvent::off())), frame(":\n\n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_what_the_layer_says_and_then_where_it_stands() {
+        let registry = Registry::new();
+        let stands = block(&position(&registry, "a", "before").to_string());
+        let layer = SseLayer::new(&registry);
+        for (layer, opening) in [
+            (layer.clone().retry(2 * SECOND), "retry: 2000\n\n"),
+            (layer.clone().comment("hello"), ": hello\n\n"),
+            (layer.clone().padding(4), ":     \n\n"),
+            (layer.open_at_once(false), ""),
+        ] {
+            let subscribed = first(&layer, None, |client| client.subscribe("a").unwrap());
+            let Polled::Frame(wire) = subscribed else { panic!("it does not begin") };
+            let wire = match opening {
+                // How long it is to wait is not what this is about.
+                "retry: 2000\n\n" => wire.split_once("\n\n").unwrap().1,
+                _ => wire.strip_prefix(opening).expect(&wire),
+            };
+            assert_eq!(wire, stands);
+            let without = first(&layer, None, |_| {});
+            assert!(without == Polled::Pending && opening.is_empty() || without != frame(":\n\n"), "{without:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_the_name_that_where_it_stands_was_given() {
+        let registry = Registry::new();
+        let layer = SseLayer::new(&registry).position_event(PositionEvent::named("$at").unwrap());
+        let Polled::Frame(wire) = first(&layer, None, |client| client.subscribe("a").unwrap()) else { panic!() };
+        assert_eq!(wire, format!("event: $at\ndata: \nid: {}\n\n", registry.position()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_the_snapshot_whose_id_it_has() {
+        let registry = Registry::new();
+        let at = position(&registry, "a", "1");
+        publish(&registry, "a", "2");
+        let held = std::cell::RefCell::new(None);
+        let (_, mut body) = open(&SseLayer::new(&registry), None, |client| {
+            client.subscribe("a").unwrap();
+            *held.borrow_mut() = Some(client.clone().into_stream().snapshot(Event::data("all"), at));
+        });
+        let wire = text(&mut body);
+        assert!(wire.starts_with(&format!("data: all\nid: {at}\n\n")), "{wire}");
+        assert_eq!(fields(&wire, "data"), ["all", "2"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_the_id_that_it_resumes_from_or_the_gap() {
+        let registry = keeping(1);
+        let [lost, seen] = ["lost", "seen"].map(|data| position(&registry, "a", data).to_string());
+        let layer = SseLayer::new(&registry);
+        let subscribe = |client: &ClientHandle| client.subscribe("a").unwrap();
+        let (_, mut body) = open(&layer, Some(&seen), subscribe);
+        assert_eq!(stands(&mut body), seen);
+        assert_eq!(text(&mut body), "");
+        publish(&registry, "a", "next");
+        let (_, mut body) = open(&layer, Some(&lost), subscribe);
+        let Polled::Frame(wire) = poll(&mut body) else { panic!("it does not begin") };
+        assert!(wire.starts_with("event: gap\n"), "{wire}");
+        // Where no gap is told, there is no id that passes over it.
+        let (client, mut body) = open(&layer.gap_event(GapEvent::off()), Some(&lost), subscribe);
+        assert!(matches!(client.resume(), Resume::Gap(_)));
+        assert_eq!(poll(&mut body), frame(":\n\n"));
+        assert_eq!(told(&mut body), ["next"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_the_handler_gave_it_where_it_is_encoded() {
+        let registry = Registry::new();
+        for topics in [&["a"][..], &[]] {
+            let (_frames, own) = bodies::channel();
+            let (_, response) = answer(&SseLayer::new(&registry).retry(SECOND), Request::new(()), |client| {
+                topics.iter().for_each(|topic| client.subscribe(*topic).unwrap());
+                let mut response: Response<_> = bodies::event_stream(own);
+                response.headers_mut().insert(CONTENT_ENCODING, "gzip".parse().unwrap());
+                response
+            });
+            let mut body = response.into_body();
+            assert_eq!(poll(&mut body), Polled::Pending);
+            tokio::time::advance(60 * SECOND).await;
+            assert_eq!(poll(&mut body), Polled::Pending);
+        }
+    }
+}
+
+mod where_it_was_cut_off {
+    use super::*;
+
+    #[test]
+    fn is_where_a_topic_starts_that_is_added_to_the_open_stream() {
+        for retained in [10, 1] {
+            let registry = keeping(retained);
+            let (_, mut body) = open(&layer(&registry), None, |client| client.subscribe("a").unwrap());
+            publish(&registry, "b", "before");
+            publish(&registry, "a", "seen");
+            let last = fields(&text(&mut body), "id").last().unwrap().to_string();
+            drop(body);
+            ["1", "2"].iter().for_each(|it| publish(&registry, "b", it));
+            let (client, mut body) = open(&layer(&registry), Some(&last), |client| client.subscribe("a").unwrap());
+            assert_eq!(client.resume(), Resume::Continued);
+            assert_eq!(text(&mut body), block(&last));
+            client.subscribe_from("b", Start::LastEventId).unwrap();
+            let wire = text(&mut body);
+            match retained {
+                10 => assert_eq!(fields(&wire, "data"), ["1", "2"]),
+                _ => {
+                    assert!(wire.starts_with("event: gap\ndata: {\"topics\":[\"b\"],"), "{wire}");
+                    assert_eq!(fields(&wire, "data")[1..], ["2"]);
+                }
+            }
+            publish(&registry, "b", "live");
+            assert_eq!(told(&mut body), ["live"]);
+        }
+    }
+
+    #[test]
+    fn is_nowhere_for_who_came_for_the_first_time() {
+        let registry = Registry::new();
+        let (client, mut body) = open(&layer(&registry), None, |client| client.subscribe("a").unwrap());
+        stands(&mut body);
+        publish(&registry, "b", "before");
+        client.subscribe_from("b", Start::LastEventId).unwrap();
+        publish(&registry, "b", "after");
+        assert_eq!(told(&mut body), ["after"]);
+    }
+
+    #[test]
+    fn can_be_said_by_who_gets_ids_elsewhere() {
+        let registry = Registry::new();
+        ["1", "2", "3"].iter().for_each(|it| publish(&registry, "late", it));
+        let client = registry.connect();
+        client.subscribe("live").unwrap();
+        let mut events = client.clone().into_events();
+        publish(&registry, "live", "seen");
+        assert_eq!(data(&mut events), ["seen"]);
+        client.subscribe_from("late", Start::Oldest).unwrap();
+        let first = next(&mut events).unwrap().unwrap();
+        assert_eq!(first.data().as_deref(), Some("1"));
+        let id = first.id().unwrap().to_owned();
+        assert!(id.contains(';'), "it says how far both are: {id}");
+        drop(events);
+        publish(&registry, "live", "missed");
+
+        let back = registry.connect();
+        assert_eq!(back.resume_from(&id), Ok(()));
+        assert_eq!(back.last_event_id(), Some(&*id));
+        let twice = ResumeError::Known { last_event_id: id.clone() };
+        assert_eq!(back.resume_from("another"), Err(twice.clone()));
+        ["live", "late"].iter().for_each(|topic| back.subscribe(*topic).unwrap());
+        assert_eq!(back.resume(), Resume::Continued);
+        let mut events = back.into_events();
+        let mut got = data(&mut events);
+        got.sort_unstable();
+        assert_eq!(got, ["2", "3", "missed"], "nothing is lost, and nothing comes twice");
+
+        let (_, _body) = open(&layer(&registry), Some(&id), |client| {
+            assert_eq!(client.resume_from("another"), Err(twice.clone()));
+        });
+        let late = registry.connect();
+        let _events = late.clone().into_events();
+        assert_eq!(late.resume_from(&id), Err(ResumeError::Late));
+        assert_eq!(late.last_event_id(), None);
+    }
+}
+
+mod a_bound_on_how_far_back_a_client_gets {
+    use super::*;
+
+    /// What a client gets that comes back with this id: the topics of a gap, and the data of the events.
+    fn back(layer: &SseLayer, id: &str, handle: impl Fn(&ClientHandle)) -> (Option<Vec<String>>, Vec<String>) {
+        let (client, mut body) = open(layer, Some(id), handle);
+        let gap = match client.resume() {
+            Resume::Gap(gap) => Some(gap.topics().to_vec()),
+            _ => None,
+        };
+        let wire = text(&mut body);
+        let first = if gap.is_some() { "event: gap\n" } else { "event: position\n" };
+        assert!(wire.starts_with(first), "{wire}");
+        (gap, fields(&wire, "data")[1..].iter().map(|it| (*it).to_owned()).collect())
+    }
+
+    fn newest(data: &[&str]) -> Vec<String> {
+        data.iter().map(|it| (*it).to_owned()).collect()
+    }
+
+    #[test]
+    fn gives_the_newest_and_a_gap_of_more() {
+        let registry = Registry::new();
+        let ids: Vec<String> = (0..6).map(|it| position(&registry, "a/1", &it.to_string()).to_string()).collect();
+        let bounded = layer(&registry).resume_at_most(2);
+        for name in ["a/1", "a/*"] {
+            let subscribe = |client: &ClientHandle| client.subscribe(Subscription::matching(name)).unwrap();
+            let gap = Some(vec![name.to_owned()]);
+            assert_eq!(back(&bounded, &ids[0], subscribe), (gap.clone(), newest(&["4", "5"])));
+            assert_eq!(back(&bounded, &ids[2], subscribe), (gap.clone(), newest(&["4", "5"])));
+            assert_eq!(back(&bounded, &ids[3], subscribe), (None, newest(&["4", "5"])), "no more than that");
+            assert_eq!(back(&bounded, &ids[5], subscribe), (None, newest(&[])));
+            for unknown in ["0-0", "nobody's", "1763612345678-4-7k3m9p2xr"] {
+                assert_eq!(back(&bounded, unknown, subscribe), (gap.clone(), newest(&["4", "5"])), "{unknown}");
+            }
+            assert_eq!(back(&layer(&registry), &ids[0], subscribe), (None, newest(&["1", "2", "3", "4", "5"])));
+        }
+    }
+
+    #[test]
+    fn is_the_handlers_before_the_layers() {
+        let registry = Registry::new();
+        let ids: Vec<String> = (0..6).map(|it| position(&registry, "a", &it.to_string()).to_string()).collect();
+        let gap = Some(vec!["a".to_owned()]);
+        for (layer, most, expected) in [
+            (layer(&registry), 1, (gap.clone(), newest(&["5"]))),
+            (layer(&registry), 0, (gap, newest(&[]))),
+            (layer(&registry).resume_at_most(1), 5, (None, newest(&["1", "2", "3", "4", "5"]))),
+        ] {
+            let got = back(&layer, &ids[0], |client| {
+                client.resume_at_most(most);
+                client.subscribe("a").unwrap();
+            });
+            assert_eq!(got, expected, "{most}");
+        }
+    }
+}
+
+mod the_id_of_a_client_is_nowhere {
+    use super::*;
+
+    fn assert_hidden(wire: &str, client: &ClientHandle) {
+        let id = client.id().to_string();
+        assert!(!wire.contains(&id) && !wire.contains("$client"), "{wire}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_an_array_of_what_was_sent_to_it_alone() {
+        let registry = Registry::new();
+        let layer = layer(&registry).batching(Batching::every(SECOND).as_array());
+        let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
+        stands(&mut body);
+        publish(&registry, "a", "1");
+        client.send(Event::data("for it alone")).unwrap();
+        client.send(Event::data("{\"n\":2}").event("note").unwrap()).unwrap();
+        let wire = text(&mut body);
+        assert_hidden(&wire, &client);
+        let expected = r#"[{"topic":"a","data":"1"},{"data":"for it alone"},{"event":"note","data":{"n":2}}]"#
+            .replace("\"1\"", "1");
+        assert_eq!(fields(&wire, "data"), [expected]);
+    }
+
+    #[test]
+    fn in_a_gap_of_what_was_sent_to_it_alone() {
+        let registry = keeping(1);
+        for subscribes in [true, false] {
+            let held = std::cell::RefCell::new(None);
+            let (client, mut body) = open(&layer(&registry), None, |client| {
+                if subscribes {
+                    client.subscribe("a").unwrap();
+                }
+                *held.borrow_mut() = Some(client.clone().into_stream());
+            });
+            let begin = text(&mut body);
+            ["1", "2", "3"].iter().for_each(|it| _ = client.send(Event::data(*it)).unwrap());
+            let wire = text(&mut body);
+            assert!(wire.starts_with("event: gap\ndata: {\"topics\":[]"), "{wire}");
+            assert_eq!(fields(&wire, "data")[1..], ["3"]);
+            assert_hidden(&(begin + &wire), &client);
+        }
+        let client = registry.connect();
+        ["1", "2"].iter().for_each(|it| _ = client.send(Event::data(*it)).unwrap());
+        let gap = next(&mut client.clone().into_events()).unwrap().unwrap_err();
+        assert_eq!((gap.topics(), gap.after()), (&[][..], ""));
+        assert_hidden(&gap.to_string(), &client);
+    }
+}

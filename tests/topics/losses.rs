@@ -1,0 +1,204 @@
+//! What a pattern loses, and what the ids say then.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http_body::Body;
+use tower_sse::{
+    Delivery, Event, Events, Gap, Lag, Position, Registry, RegistryConfig, Resume, Retention, SseBody, Start,
+    Subscription,
+};
+
+use crate::{
+    open::{Empty, open},
+    polling::{self, quiet},
+};
+
+/// What comes until there is nothing, in at most 100 looks.
+fn text(body: &mut SseBody<Empty>) -> String {
+    let mut text = String::new();
+    for _ in 0..100 {
+        if let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+        }
+    }
+    text
+}
+
+fn data(wire: &str) -> Vec<&str> {
+    wire.lines().filter_map(|line| line.strip_prefix("data: ")).map(|data| &data[..data.len().min(3)]).collect()
+}
+
+fn ids(wire: &str) -> Vec<&str> {
+    wire.lines().filter_map(|line| line.strip_prefix("id: ")).collect()
+}
+
+fn publish(registry: &Registry, topic: &str, data: &str) -> String {
+    registry.publish(topic, Event::data(data)).unwrap().position().to_string()
+}
+
+fn keeping(events: impl Fn(&str) -> usize + Send + Sync + 'static) -> Registry {
+    let by_name = move |topic: &str| Retention::default().events(events(topic));
+    Registry::with_config(RegistryConfig::default().topic_retention_by(by_name))
+}
+
+#[test]
+fn a_gap_in_a_pattern_repeats_nothing_that_was_seen() {
+    let registry = keeping(|topic| if topic == "a/1" { 1 } else { 100 });
+    publish(&registry, "a/0", "1");
+    let seen = publish(&registry, "a/0", "2");
+    for data in ["lost", "3"] {
+        publish(&registry, "a/1", data);
+    }
+    let (client, mut body) =
+        open(&quiet(&registry), Some(&seen), |client| client.subscribe(Subscription::matching("a/*")).unwrap());
+    assert!(matches!(client.resume(), Resume::Gap(_)));
+    assert_eq!(data(&text(&mut body))[1..], ["3"]);
+}
+
+#[test]
+fn what_a_pattern_loses_out_of_order_is_told() {
+    let registry = keeping(|topic| if topic == "a/0" { 1 } else { 2 });
+    let (_other, _held) =
+        open(&quiet(&registry), None, |client| client.subscribe(Subscription::matching("a/*")).unwrap());
+    for (topic, data) in [("a/1", "1"), ("a/1", "2"), ("a/0", "3"), ("a/0", "4")] {
+        publish(&registry, topic, data);
+    }
+    let (_client, mut body) = open(&quiet(&registry), None, |client| {
+        client.subscribe(Subscription::matching("a/*").from(Start::Oldest)).unwrap();
+    });
+    // 1 goes, which is older than 3, which was gone before.
+    publish(&registry, "a/1", "5");
+    let wire = text(&mut body);
+    assert!(wire.starts_with("event: gap\n"), "{wire}");
+    assert_eq!(data(&wire)[1..], ["2", "4", "5"]);
+}
+
+#[test]
+fn the_id_of_a_gap_never_moves_the_client_back() {
+    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().events(1)));
+    let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("b").unwrap());
+    let after = registry.publish("a", Event::data("1")).unwrap().position();
+    for (topic, data) in [("a", "2"), ("b", "3"), ("a", "4")] {
+        publish(&registry, topic, data);
+    }
+    let first = text(&mut body);
+    client.subscribe_from("a", Start::After(after)).unwrap();
+    let second = text(&mut body);
+    let ids: Vec<Position> =
+        [&*first, &*second].iter().flat_map(|wire| ids(wire)).map(|id| id.parse().unwrap()).collect();
+    assert!(ids.is_sorted(), "{first}{second}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn topics_whose_events_were_too_old_for_a_pattern_are_forgotten() {
+    let age = Retention::default().age(Duration::from_secs(10));
+    let registry = Registry::with_config(RegistryConfig::default().topic_retention(age));
+    for topic in 0..100 {
+        registry.publish(format!("topic/{topic}"), Event::data("x")).unwrap();
+    }
+    tokio::time::advance(Duration::from_secs(20)).await;
+    let client = registry.connect();
+    client.subscribe(Subscription::matching("topic/*").from(Start::Oldest)).unwrap();
+    drop(client);
+    let stats = registry.stats();
+    assert_eq!((stats.events, stats.topics, stats.bytes), (0, 0, 0));
+}
+
+/// Who reads on from there is not told of it again.
+#[test]
+fn a_gap_says_where_to_go_on_from() {
+    let registry = Registry::with_config(RegistryConfig::default().topic_retention(Retention::default().events(1)));
+    let client = registry.connect();
+    client.subscribe("topic").unwrap();
+    let mut events = client.into_events();
+    for data in ["1", "2", "3"] {
+        registry.publish("topic", Event::data(data)).unwrap();
+    }
+    let position = polling::next(&mut events).unwrap().unwrap_err().position().unwrap();
+    let back = registry.connect();
+    back.subscribe_from("topic", Start::After(position)).unwrap();
+    assert_eq!(polling::data(&mut back.into_events()), ["3"]);
+}
+
+/// The data of what comes, with `gap` for each gap, until the stream waits or ends.
+fn come(events: &mut Events) -> Vec<String> {
+    let name = |item: Result<Delivery, Gap>| item.map_or("gap".into(), |event| event.data().unwrap().into_owned());
+    std::iter::from_fn(|| polling::next(events)).map(name).collect()
+}
+
+#[test]
+fn what_a_pattern_gave_is_not_missing_on_a_topic_that_it_matches() {
+    for lag in [Lag::Tell, Lag::End { retry: Duration::from_secs(1) }] {
+        for (first, second) in [("a/*", "a/1"), ("**", "a/1"), ("**", "a/*"), ("a/**", "a/*")] {
+            let kept = Retention::default().events(2).on_lag(lag);
+            let registry = Registry::with_config(RegistryConfig::default().topic_retention(kept));
+            let client = registry.connect();
+            client.subscribe(Subscription::matching(first)).unwrap();
+            let mut events = client.clone().into_events();
+            ["1", "2"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
+            assert_eq!(come(&mut events), ["1", "2"]);
+            client.subscribe(Subscription::matching(second).from(Start::Oldest)).unwrap();
+            publish(&registry, "a/1", "3");
+            assert_eq!(come(&mut events), ["3"], "{first} and {second}: it has had what went");
+            ["4", "5", "6"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
+            match lag {
+                Lag::Tell => assert_eq!(come(&mut events), ["gap", "5", "6"], "{first} and {second}"),
+                _ => assert_eq!((come(&mut events), client.stats().missed > 0), (vec![], true)),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_filtered_pattern_refused_is_missing_on_a_topic_that_it_matches() {
+    let registry = keeping(|_| 2);
+    let client = registry.connect();
+    client.subscribe(Subscription::matching("a/*").filter(|_, _| false)).unwrap();
+    let mut events = client.clone().into_events();
+    ["1", "2"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
+    assert!(come(&mut events).is_empty());
+    client.subscribe_from("a/1", Start::Oldest).unwrap();
+    publish(&registry, "a/1", "3");
+    assert_eq!(come(&mut events), ["gap", "2", "3"]);
+}
+
+/// While it looks, others evict what one of its subscriptions has in its hands and another one has not looked for yet.
+#[test]
+fn nothing_is_told_as_missing_that_came_by_another_subscription() {
+    const EVENTS: u64 = 2000;
+    polling::bounded(|| {
+        for names in [["a/1", "*/1"], ["*/1", "a/1"], ["a/*", "*/1"]] {
+            let registry = keeping(|_| 3);
+            let client = registry.connect();
+            names.iter().for_each(|name| client.subscribe(Subscription::matching(*name)).unwrap());
+            let mut events = client.into_events();
+            let publisher = std::thread::spawn({
+                let registry = registry.clone();
+                move || {
+                    for number in 0..EVENTS {
+                        publish(&registry, "a/1", &number.to_string());
+                    }
+                }
+            });
+            let (mut next, mut is_told) = (0, false);
+            while next < EVENTS {
+                match polling::next(&mut events) {
+                    Some(Ok(event)) => {
+                        let number: u64 = event.data().unwrap().parse().unwrap();
+                        assert_eq!(number > next, is_told, "{names:?}: {number} after {next}");
+                        (next, is_told) = (number + 1, false);
+                    }
+                    Some(Err(_)) => {
+                        is_told = true;
+                    }
+                    None => std::hint::spin_loop(),
+                }
+            }
+            publisher.join().unwrap();
+        }
+    });
+}

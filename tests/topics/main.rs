@@ -1,0 +1,24 @@
+//! Publishing, retention, patterns, producers, and what is lost or left out.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../support/answer.rs"]
+mod answer;
+#[path = "../support/bodies.rs"]
+mod bodies;
+#[path = "../support/layers.rs"]
+mod layers;
+#[path = "../support/open.rs"]
+mod open;
+#[path = "../support/polling.rs"]
+mod polling;
+#[path = "../support/watched.rs"]
+mod watched;
+
+mod attacked;
+mod audience;
+mod crowd;
+mod drops;
+mod losses;
+mod patterns;
+mod produce;
+mod registry;
