@@ -154,8 +154,11 @@ async fn whatever_is_published_the_dashboard_goes_on_and_says_what_it_cannot_sho
     publish("demo/prices?event=price", good.to_string()).await;
     page.shows("#priceRows", "GOOD").await;
     let good = json!({ "job": "a good job", "step": "its step", "done": 1, "total": 2 });
-    publish("demo/job?event=progress", good.to_string()).await;
-    page.shows("#jobName", "a good job").await;
+    // The demo's own job may take its place before it is painted.
+    tokio::select! {
+        () = page.shows("#jobName", "a good job") => {}
+        () = async { loop { publish("demo/job?event=progress", good.to_string()).await } } => {}
+    }
     publish("state/viewers?event=viewers", json!({ "here": ["somebody good"] }).to_string()).await;
     page.shows("#viewers", "somebody good").await;
     publish("news/__proto__", "good news".to_owned()).await;
