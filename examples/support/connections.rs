@@ -51,6 +51,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto, graceful::GracefulConnection},
 };
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
@@ -64,6 +65,8 @@ use crate::sockets::Patience;
 const RESERVED_FILES: u64 = 64;
 /// A client that has connected sends its head within this time, if it means to.
 const HEAD_START: Duration = Duration::from_secs(1);
+/// How many connections may wait to be accepted, if the system allows as many.
+const BACKLOG: i32 = 4096;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The body of a request, as the service gets it.
@@ -107,6 +110,8 @@ impl Connections {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
+        // A longer queue than the 128 that it has: a client that finds it full tries again after a second.
+        let _ = SockRef::from(&listener).listen(BACKLOG);
         let mut server = auto::Builder::new(TokioExecutor::new());
         self.patience.ping(&mut server);
         for number in 0.. {
