@@ -145,6 +145,11 @@ pub mod test_util;
 mod time;
 mod topics;
 
+/// The README's program compiles.
+#[cfg(all(doctest, feature = "axum", feature = "json"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use self::layer::MissingLayer;

@@ -10,8 +10,9 @@
 //! 8. [MCP](mcp)
 //! 9. [A proxy before MCP and model servers](mcp_proxies): names, origins, addresses
 //! 10. [Testing your handlers](testing)
-//! 11. [Performance](performance): what it costs, and how that was measured
-//! 12. [Several machines](several_machines), to come
+//! 11. [Before you go live](before_you_go_live): retention, limits, the server, shutdown, what to watch
+//! 12. [Performance](performance): what it costs, and how that was measured
+//! 13. [Several machines](several_machines), to come
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
@@ -42,6 +43,9 @@ pub mod mcp_proxies {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("before_you_go_live.md")]
+pub mod before_you_go_live {}
 
 #[doc = include_str!("performance.md")]
 pub mod performance {}
