@@ -1,12 +1,7 @@
 //! What ends with a session, in whatever order: the program's own sessions, before a handler that takes as long as a test wants.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{
-    net::SocketAddr,
-    num::NonZeroU32,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -16,7 +11,6 @@ use axum::{
     routing::{get, post},
 };
 use http::{Method, StatusCode, Version};
-use http_body_util::BodyExt;
 use tokio::{
     net::TcpListener,
     sync::{Notify, Semaphore},
@@ -31,8 +25,8 @@ mod login;
 #[path = "../src/session.rs"]
 mod session;
 mod support;
-use session::{Bounds, Session, Sessions};
-use support::{Visitor, all, bodies, client::Client, client::VERSIONS, within};
+use session::{Bounds, NoSession, Session, Sessions, User};
+use support::{Visitor, all, bodies, client::VERSIONS, within};
 
 const BOUNDS: Bounds = Bounds {
     lifetime: Duration::from_secs(3600),
@@ -166,45 +160,14 @@ async fn a_stream_that_is_open_ends_with_its_session_and_gets_nothing_that_is_pu
     }
 }
 
-/// With a look at all sessions at each login, it took eleven times as long.
-#[tokio::test]
-async fn a_login_takes_no_longer_when_many_are_logged_in() {
-    let mut full = Crowd::before(Server::start(BOUNDS).await).await;
-    let mut empty = Crowd::before(Server::start(BOUNDS).await).await;
-    full.log_in(20_000).await;
-    // The fastest of several, one after the other, as other programs run on this machine.
-    let (mut with_many, mut with_few) = (Duration::MAX, Duration::MAX);
-    for _ in 0..20 {
-        with_many = with_many.min(full.log_in(100).await);
-        with_few = with_few.min(empty.log_in(100).await);
-    }
-    assert!(with_many < 3 * with_few, "100 logins take {with_many:?}, and {with_few:?} where few are logged in");
-}
-
-/// Users who log in one after the other.
-struct Crowd {
-    server: Server,
-    client: Client,
-    number: usize,
-}
-
-impl Crowd {
-    async fn before(server: Server) -> Self {
-        let client = Client::connect(server.address, Version::HTTP_11).await;
-        Self { server, client, number: 0 }
-    }
-
-    /// How long so many logins take.
-    async fn log_in(&mut self, number: usize) -> Duration {
-        let nobody = Visitor::at(self.server.address);
-        let begun = Instant::now();
-        for _ in 0..number {
-            self.number += 1;
-            let login = nobody.login(&format!("u{}", self.number));
-            let answer = within(self.client.send(login)).await.unwrap();
-            assert_eq!(answer.status(), StatusCode::OK);
-            within(answer.into_body().collect()).await.unwrap();
-        }
-        begun.elapsed()
-    }
+/// So a login costs no more, however many there are: what has expired is removed once a minute.
+#[test]
+fn a_login_looks_at_no_session_but_those_of_its_user() {
+    let sessions = Sessions::new(Bounds { lifetime: Duration::ZERO, sessions: 3, ..BOUNDS });
+    let begin = |name| sessions.begin(User::named(name).unwrap()).map(|session| session.token);
+    let expired = ["ada", "bob", "eve"].map(|name| begin(name).ok().unwrap());
+    assert!(expired.iter().all(|token| sessions.find(token).is_none()));
+    assert!(matches!(begin("dan"), Err(NoSession::TooMany)), "what has expired was removed");
+    sessions.tidy();
+    assert!(begin("dan").is_ok());
 }
