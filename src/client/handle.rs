@@ -1,36 +1,28 @@
 //! What a handler holds of a client, and what it can answer with.
 
 use std::{
-    borrow::Cow,
     collections::VecDeque,
     fmt,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
-use futures_core::Stream;
-use http::{
-    Extensions, HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
-};
+use http::Extensions;
 
 use super::{
     error::{ResumeError, SubscribeError},
+    event_stream::EventStream,
+    events::Events,
     reader::Reader,
     resuming::Resume,
     state::Client,
     stats::ClientStats,
     subscription::Subscription,
-    taking::Picked,
 };
 use crate::{
-    event::{self, ClientId, Event},
+    event::{ClientId, Event},
     limit::{Admission, Refused},
-    log::{Entry, Gap, Outcome, Position},
-    stream::headers::EVENT_STREAM,
+    log::Outcome,
     stream::{Batching, CloseReason},
     topics::{PublishError, Receipt, Start},
 };
@@ -164,7 +156,7 @@ impl ClientHandle {
     }
 
     /// Resumes from this id: for a client that says what it had last elsewhere than in a `Last-Event-ID`, in a message of gRPC or of a
-    /// WebSocket, say. It is an id as it went out, with [`Delivery::id`] for example, and counts as if the request had brought it. A blank one says nothing.
+    /// WebSocket, say. It is an id as it went out, with [`Delivery::id`](crate::Delivery::id) for example, and counts as if the request had brought it. A blank one says nothing.
     ///
     /// # Errors
     ///
@@ -177,7 +169,7 @@ impl ClientHandle {
     }
 
     /// The most events of one topic (or pattern) that the client gets of what it has missed: the newest ones, after a
-    /// [gap](Gap). It has to be said before the stream begins. Default: as the [layer](crate::SseLayer::resume_at_most) has it.
+    /// [gap](crate::Gap). It has to be said before the stream begins. Default: as the [layer](crate::SseLayer::resume_at_most) has it.
     ///
     /// Whoever may open a stream can say in a `Last-Event-ID` that they come from long ago. Without a bound they get all that
     /// is retained.
@@ -349,245 +341,4 @@ pub(crate) fn bounded(id: &str) -> Box<str> {
     }
     let shown: String = id.chars().take(64).collect();
     format!("{shown}… ({} bytes)", id.len()).into()
-}
-
-/// An event stream as an answer: a 200 with the content type and an empty body, which [`SseLayer`](crate::SseLayer) fills.
-#[derive(Debug)]
-#[must_use = "a stream does nothing unless it is answered with"]
-pub struct EventStream {
-    client: Arc<Client>,
-}
-
-impl EventStream {
-    /// Begins the stream with an event that says how everything is, and goes on with what was published after that: on
-    /// all topics that the client is subscribed to by now, whatever it has had before. Nothing is lost or doubled in between.
-    ///
-    /// `position` is where the snapshot stands: everything up to there is in it, and nothing after. The event goes out
-    /// with it as its id. It is known if the state is changed and published under one lock, or if it is kept together with
-    /// the [position](crate::Receipt::position) of the last event that changed it:
-    ///
-    /// ```
-    /// use std::sync::{Arc, Mutex};
-    /// use tower_sse::{ClientHandle, Event, EventStream, Registry, Resume, SubscribeError};
-    ///
-    /// #[derive(Clone)]
-    /// struct Score {
-    ///     goals: Arc<Mutex<u32>>,
-    /// }
-    ///
-    /// impl Score {
-    ///     fn goal(&self, registry: &Registry) -> Result<(), tower_sse::PublishError> {
-    ///         let mut goals = self.goals.lock().unwrap();
-    ///         *goals += 1;
-    ///         registry.publish("score", Event::data(goals.to_string()))?;
-    ///         Ok(())
-    ///     }
-    ///
-    ///     fn stream(&self, client: ClientHandle) -> Result<EventStream, SubscribeError> {
-    ///         client.subscribe("score")?;
-    ///         if client.resume() == Resume::Continued {
-    ///             return Ok(client.into_stream());
-    ///         }
-    ///         let goals = self.goals.lock().unwrap();
-    ///         let position = client.registry().position();
-    ///         Ok(client.into_stream().snapshot(Event::data(goals.to_string()), position))
-    ///     }
-    /// }
-    /// ```
-    ///
-    /// It goes for all topics that the client is subscribed to by now: what one of them retains from before the position
-    /// does not come. Topics that are subscribed to after this start as they say.
-    ///
-    /// An id of the event's own is replaced. If events after the position are no longer retained, the client is told of a gap, after the
-    /// snapshot. Once the stream has begun, nothing happens.
-    pub fn snapshot(self, event: Event, position: Position) -> Self {
-        let with_id = event.clone().id(position.to_string());
-        self.client.snapshot(with_id.unwrap_or(event), position);
-        self
-    }
-
-    /// The answer, with any kind of body.
-    ///
-    /// If all topics that the client is subscribed to have [ended](crate::Producer), and it has had all that there is of them, nothing is
-    /// to come. Then it is no stream, but a status that makes an `EventSource` stop for good, and that no cache keeps:
-    ///
-    /// - 204 if each of them was finished;
-    /// - 410 if one of them has failed or was cancelled, with the [`CloseReason`] in the response's extensions. The client has been told before, by the topic's last event.
-    ///
-    /// It is a 500, with a [`Refused`] in its extensions, if the client can have [no stream](ClientHandle::into_stream).
-    pub fn into_response<B: Default>(self) -> Response<B> {
-        self.answer().unwrap_or_else(|refused| {
-            let mut response = Response::new(B::default());
-            *response.status_mut() = refused.status();
-            response.extensions_mut().insert(refused);
-            response
-        })
-    }
-
-    /// The same, or why it would be none.
-    pub(crate) fn answer<B: Default>(self) -> Result<Response<B>, Refused> {
-        if let Some(refused) = self.client.refuse_answer() {
-            return Err(refused);
-        }
-        let mut response = Response::new(B::default());
-        let Some(outcome) = self.client.outcome() else {
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
-            response.extensions_mut().insert(StreamOf::new(&self.client));
-            return Ok(response);
-        };
-        *response.status_mut() = match outcome {
-            Outcome::Whole => StatusCode::NO_CONTENT,
-            Outcome::Cancelled | Outcome::Failed => {
-                response.extensions_mut().insert(CloseReason::from(outcome));
-                StatusCode::GONE
-            }
-        };
-        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        Ok(response)
-    }
-}
-
-/// In the extensions of a response that is to be the stream of a client: which one, by where it is. It is there as long as its request is not answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StreamOf(usize);
-
-impl StreamOf {
-    fn new(client: &Arc<Client>) -> Self {
-        Self(Arc::as_ptr(client).addr())
-    }
-
-    pub(crate) fn is(self, client: &Arc<Client>) -> bool {
-        self == Self::new(client)
-    }
-}
-
-/// The events of one client, as a [`Stream`].
-///
-/// It ends when the client is closed; one that is [refused](Self::refused) has none. An `Err` is a [`Gap`], after which it goes on.
-///
-/// ```
-/// use tokio_stream::StreamExt;
-/// use tower_sse::{Event, Registry};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let registry = Registry::new();
-/// let client = registry.connect();
-/// client.subscribe("orders")?;
-/// let mut events = client.into_events();
-///
-/// registry.publish("orders", Event::data("17"))?;
-/// if let Some(Ok(delivery)) = events.next().await {
-///     assert_eq!((delivery.topic(), delivery.data().as_deref()), ("orders", Some("17")));
-/// }
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-#[must_use = "a stream does nothing unless it is polled"]
-pub struct Events {
-    reader: Option<Reader>,
-    refused: Option<Box<Refused>>,
-    taken: VecDeque<Picked>,
-}
-
-impl Events {
-    /// Why there are no events, if it was refused. `None`: it was not.
-    #[must_use]
-    pub fn refused(&self) -> Option<&Refused> {
-        self.refused.as_deref()
-    }
-}
-
-impl Stream for Events {
-    type Item = Result<Delivery, Gap>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        let Some(reader) = &mut this.reader else { return Poll::Ready(None) };
-        loop {
-            if let Some(picked) = this.taken.pop_front() {
-                reader.note_read();
-                return Poll::Ready(Some(Ok(Delivery::new(&picked))));
-            }
-            match ready!(reader.poll_events(cx)) {
-                Ok(taken) => {
-                    this.taken.extend(taken.events);
-                    if let Some(missing) = taken.gap {
-                        return Poll::Ready(Some(Err(*missing)));
-                    }
-                }
-                Err(reason) => {
-                    reader.end(reason);
-                    return Poll::Ready(None);
-                }
-            }
-        }
-    }
-}
-
-/// One event, as one client gets it.
-///
-/// It shares the bytes of the event as it is retained; what it says is read from them when it is asked.
-#[derive(Clone)]
-pub struct Delivery {
-    entry: Arc<Entry>,
-    progress: Option<Arc<str>>,
-}
-
-impl Delivery {
-    pub(crate) fn new(picked: &Picked) -> Self {
-        Self { entry: Arc::clone(&picked.entry), progress: picked.progress.clone() }
-    }
-
-    /// The topic that it was published on; of what was [sent](ClientHandle::send) to this client alone, `$client`.
-    #[must_use]
-    pub fn topic(&self) -> &str {
-        self.entry.public_topic().unwrap_or("$client")
-    }
-
-    /// Where it stands in the registry's order.
-    #[must_use]
-    pub fn position(&self) -> Position {
-        self.entry.position
-    }
-
-    /// The id that it has for this client: what to resume from. None if it has no data.
-    #[must_use]
-    pub fn id(&self) -> Option<&str> {
-        let id = self.entry.id()?;
-        Some(self.progress.as_deref().unwrap_or(id))
-    }
-
-    /// Its event type, if it has one.
-    #[must_use]
-    pub fn event_type(&self) -> Option<&str> {
-        event::decode_type(&self.entry.wire)
-    }
-
-    /// Its data, with LF as line ends: without a copy if it is one line. None if it is a comment or a reconnection time only.
-    #[must_use]
-    pub fn data(&self) -> Option<Cow<'_, str>> {
-        event::decode_data(&self.entry.wire)
-    }
-
-    /// Its attribute of this type: see [`Event::attribute`].
-    #[must_use]
-    pub fn attribute<T: Send + Sync + 'static>(&self) -> Option<&T> {
-        self.entry.audience.as_ref()?.attributes.get()
-    }
-
-    /// The event as it was encoded when it was published, its own id included. Shared, not copied.
-    #[must_use]
-    pub fn encoded(&self) -> &Bytes {
-        &self.entry.wire
-    }
-}
-
-impl fmt::Debug for Delivery {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("Delivery");
-        debug.field("topic", &self.topic()).field("position", &self.position()).field("id", &self.id());
-        debug.field("encoded", self.encoded()).finish()
-    }
 }

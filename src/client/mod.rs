@@ -5,13 +5,17 @@ mod array;
 mod client_pool;
 mod cursor;
 mod cursors;
+mod delivering;
 mod draining;
 mod error;
+mod event_stream;
+mod events;
 mod handle;
 mod hooks;
 mod lifecycle;
 mod lifetime;
 mod membership;
+mod merging;
 mod missing;
 mod observer;
 mod reader;
@@ -28,7 +32,8 @@ mod taking;
 pub(crate) use self::{
     client_pool::ClientPool,
     draining::LastWords,
-    handle::{StreamOf, bounded},
+    event_stream::StreamOf,
+    handle::bounded,
     reader::{FastRead, OwnBody, Reader},
     settings::{ClientSettings, PresenceKey},
     shared::Shared,
@@ -37,7 +42,9 @@ pub(crate) use self::{
 };
 pub use self::{
     error::{ResumeError, SubscribeError},
-    handle::{ClientHandle, Delivery, EventStream, Events},
+    event_stream::EventStream,
+    events::{Delivery, Events},
+    handle::ClientHandle,
     observer::{Closed, Observation, Observer},
     resuming::Resume,
     stats::{ClientStats, Stats},

@@ -10,7 +10,6 @@ use bytes::Bytes;
 
 use super::{
     cursor::IdleMark,
-    handle::{ClientHandle, Delivery},
     hooks::TellDeferred,
     lifetime::Countdown,
     missing::Missing,
@@ -23,7 +22,6 @@ use crate::{
     log::Position,
     stream::{Batching, CloseReason},
     sync::lock,
-    time::jitter,
     topics::Deferred,
 };
 
@@ -34,22 +32,22 @@ const LOOKS: usize = 16;
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Reader {
-    client: Arc<Client>,
-    idle_mark: Option<IdleMark>,
-    waker: Option<Waker>,
+    pub(super) client: Arc<Client>,
+    pub(super) idle_mark: Option<IdleMark>,
+    pub(super) waker: Option<Waker>,
     /// The client's changes that were seen.
-    changes: u32,
+    pub(super) changes: u32,
     /// It was told of its end.
-    is_told: bool,
+    pub(super) is_told: bool,
     /// Another task reads than before.
-    has_moved: bool,
+    pub(super) has_moved: bool,
     /// It has read further than the last id says that went out.
-    is_ahead: bool,
+    pub(super) is_ahead: bool,
     /// As it was when it last looked.
-    style: Style,
-    countdown: Countdown,
+    pub(super) style: Style,
+    pub(super) countdown: Countdown,
     /// Its places among what is limited.
-    hold: Option<Hold>,
+    pub(super) hold: Option<Hold>,
 }
 
 /// What goes out in one piece.
@@ -369,65 +367,6 @@ impl Reader {
         deferred.wake([waker.clone()]);
         Poll::Pending
     }
-
-    /// What goes out of what was taken, if anything.
-    fn frame(&mut self, mut taken: Taken) -> Option<Frame> {
-        if self.sift(&mut taken).is_some() {
-            let delay = jitter::jittered(taken.ends.unwrap_or_default(), self.client.id().spread());
-            let retry = Event::empty().retry(delay).encode();
-            return Some(Frame { gap: None, wire: retry, is_live: false, has_more: true });
-        }
-        let Taken { gap, events, has_more, seen, .. } = taken;
-        // An id that says how far it is in catching up leaves open that it has.
-        let says_so = |last: &Picked| last.progress.is_none() && last.entry.has_id() && last.entry.position == seen;
-        self.is_ahead = !events.last().is_some_and(says_so);
-        if gap.is_none() && events.is_empty() {
-            return None;
-        }
-        let wire = self.written(&events);
-        let mut state = lock(&self.client.state);
-        state.sent.events += events.len() as u64;
-        state.sent.bytes += wire.len() as u64;
-        drop(state);
-        Some(Frame { gap, wire: wire.into(), is_live: false, has_more })
-    }
-
-    /// What goes out for these events.
-    pub(crate) fn written(&self, events: &[Picked]) -> Vec<u8> {
-        match self.style.batching {
-            #[cfg(feature = "json")]
-            Some(batching) if batching.is_array() => super::array::array(events),
-            _ => {
-                let mut wire = Vec::with_capacity(events.iter().map(|picked| picked.entry.wire.len()).sum());
-                events.iter().for_each(|it| it.entry.write(&mut wire, self.style.labelled, it.progress.as_deref()));
-                wire
-            }
-        }
-    }
-
-    /// Asks the filters, and tells those who watch what became of the client. Gives why it ends, if it does.
-    fn sift(&self, taken: &mut Taken) -> Option<CloseReason> {
-        let counters = &self.client.shared().counters;
-        for (topic, missed) in &taken.lags {
-            counters.lagged.fetch_add(1, Ordering::Relaxed);
-            counters.missed.fetch_add(*missed, Ordering::Relaxed);
-            lock(&self.client.state).rare().missed += missed;
-            self.client.observe(|observer, client| observer.lagged(client, topic, *missed));
-        }
-        if taken.ends.is_some() {
-            self.client.close_after(CloseReason::Lagged, 0);
-            return Some(CloseReason::Lagged);
-        }
-        if let Some(missing) = &taken.gap {
-            counters.gaps.fetch_add(1, Ordering::Relaxed);
-            self.client.observe(|observer, client| observer.gap(client, missing));
-        }
-        if taken.events.iter().any(|picked| !picked.filters.is_empty() || !picked.unless.is_empty()) {
-            let client = ClientHandle::new(Arc::clone(&self.client));
-            taken.events.retain(|picked| picked.goes_out(&client));
-        }
-        None
-    }
 }
 
 impl State {
@@ -449,14 +388,6 @@ impl State {
     fn note_sent(&mut self, events: u64, bytes: usize) {
         self.sent.events += events;
         self.sent.bytes += bytes as u64;
-    }
-}
-
-impl Picked {
-    fn goes_out(&self, client: &ClientHandle) -> bool {
-        let delivery = Delivery::new(self);
-        (self.filters.is_empty() || self.filters.iter().any(|filter| filter.passes(&delivery, client)))
-            && !self.unless.iter().any(|filter| filter.passes(&delivery, client))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::handle::{ClientHandle, Delivery};
+use super::{events::Delivery, handle::ClientHandle};
 use crate::{sync::nothing_is_locked, topics::Start};
 
 /// What a client asks for when it subscribes: a topic or a pattern, where it starts, and which events it lets through.

@@ -4,6 +4,7 @@
 mod axum;
 mod body;
 mod future;
+mod open_stream;
 mod service;
 mod sse_layer;
 

@@ -4,6 +4,7 @@ mod entry;
 mod evicted_ids;
 mod forgotten;
 mod gap;
+mod lost;
 mod outcome;
 mod position;
 mod retention;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::producer::ProduceError;
+use super::produce_error::ProduceError;
 use crate::{
     client::{ResumeError, SubscribeError},
     event::EventError,

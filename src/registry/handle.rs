@@ -2,10 +2,7 @@
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
-use super::{
-    config::RegistryConfig,
-    producer::{ProduceError, Producer, TopicState},
-};
+use super::{config::RegistryConfig, produce_error::ProduceError, producer::Producer, topic_state::TopicState};
 use crate::{
     client::{Client, ClientHandle, ClientPool, Shared, Stats},
     event::{ClientId, Event},

@@ -4,12 +4,16 @@ mod config;
 mod drain;
 mod error;
 mod handle;
+mod produce_error;
 mod producer;
+mod topic_state;
 
 pub use self::{
     config::RegistryConfig,
     drain::{Drain, Drained},
     error::Error,
     handle::Registry,
-    producer::{PipeError, ProduceError, Producer, TopicState},
+    produce_error::{PipeError, ProduceError},
+    producer::Producer,
+    topic_state::TopicState,
 };

@@ -5,10 +5,11 @@ use std::{borrow::Borrow, convert::Infallible, fmt, future::poll_fn, pin::pin, s
 use futures_core::Stream;
 use tokio::task::{JoinHandle, coop};
 
+use super::produce_error::{PipeError, ProduceError};
 use crate::{
     client::Shared,
-    event::{Event, Quoted},
-    log::{End, Outcome, TopicError},
+    event::Event,
+    log::Outcome,
     sync::lock,
     topics::{Deferred, Feed, FeedState, Kept, Over, Production, PublishError, Receipt, Writer},
 };
@@ -23,7 +24,7 @@ use crate::{
 ///
 /// A topic that is not whole never passes for one that is:
 ///
-/// | what the program does | [`TopicState`] | last event | [`CloseReason`](crate::CloseReason) of its readers | who has had all and comes back |
+/// | what the program does | [`TopicState`](crate::TopicState) | last event | [`CloseReason`](crate::CloseReason) of its readers | who has had all and comes back |
 /// |---|---|---|---|---|
 /// | [`end`](Self::end), or the end of a [piped](Self::pipe) stream | `Ended` | none | `Completed` | 204 |
 /// | [`finish`](Self::finish) | `Ended` | the program's | `Completed` | 204 |
@@ -55,52 +56,6 @@ pub struct Producer {
     shared: Arc<Shared>,
     topic: Arc<Feed>,
     production: Arc<Production>,
-}
-
-/// How a topic is filled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TopicState {
-    /// By whoever publishes on it.
-    Open,
-    /// By a [`Producer`].
-    Produced,
-    /// By nobody any more: its producer has finished it.
-    Ended,
-    /// By nobody any more: its producer has [failed](Producer::fail), or was dropped without an end.
-    Failed,
-    /// By nobody any more: its producer was [cancelled](crate::Registry::cancel).
-    Cancelled,
-}
-
-impl TopicState {
-    /// Of a topic without a producer.
-    pub(crate) fn of(end: Option<End>) -> Self {
-        match end.map(|end| end.outcome) {
-            None => Self::Open,
-            Some(Outcome::Whole) => Self::Ended,
-            Some(Outcome::Failed) => Self::Failed,
-            Some(Outcome::Cancelled) => Self::Cancelled,
-        }
-    }
-
-    /// The state in a word, for statistics.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Produced => "produced",
-            Self::Ended => "ended",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl fmt::Display for TopicState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 impl Producer {
@@ -377,70 +332,5 @@ impl Drop for Producer {
 impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Producer").field("topic", &self.topic()).finish_non_exhaustive()
-    }
-}
-
-/// Why a topic was not given to a producer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ProduceError {
-    /// The name is none that a topic can have.
-    Topic(TopicError),
-    /// Another producer fills it.
-    Busy {
-        /// The topic's name.
-        topic: String,
-    },
-}
-
-impl fmt::Display for ProduceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Topic(error) => error.fmt(f),
-            Self::Busy { topic } => write!(f, "the topic {} has a producer already", Quoted(topic)),
-        }
-    }
-}
-
-impl std::error::Error for ProduceError {}
-
-impl From<TopicError> for ProduceError {
-    fn from(error: TopicError) -> Self {
-        Self::Topic(error)
-    }
-}
-
-/// Why a stream that was [piped](Producer::try_pipe) did not come to its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PipeError<E> {
-    /// The stream gave this error.
-    Stream(E),
-    /// What it gave was not published.
-    Publish(PublishError),
-}
-
-impl<E: fmt::Display> fmt::Display for PipeError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stream(error) => error.fmt(f),
-            Self::Publish(error) => error.fmt(f),
-        }
-    }
-}
-
-impl<E: std::error::Error> std::error::Error for PipeError<E> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        // The message is the error's own, so its source is too.
-        match self {
-            Self::Stream(error) => error.source(),
-            Self::Publish(error) => error.source(),
-        }
-    }
-}
-
-impl<E> From<PublishError> for PipeError<E> {
-    fn from(error: PublishError) -> Self {
-        Self::Publish(error)
     }
 }

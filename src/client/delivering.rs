@@ -1,0 +1,80 @@
+//! What goes out of what was taken: filters are asked, and what watches is told.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{
+    events::Delivery,
+    handle::ClientHandle,
+    reader::{Frame, Reader},
+    taking::{Picked, Taken},
+};
+use crate::{event::Event, stream::CloseReason, sync::lock, time::jitter};
+
+impl Reader {
+    /// What goes out of what was taken, if anything.
+    pub(super) fn frame(&mut self, mut taken: Taken) -> Option<Frame> {
+        if self.sift(&mut taken).is_some() {
+            let delay = jitter::jittered(taken.ends.unwrap_or_default(), self.client.id().spread());
+            let retry = Event::empty().retry(delay).encode();
+            return Some(Frame { gap: None, wire: retry, is_live: false, has_more: true });
+        }
+        let Taken { gap, events, has_more, seen, .. } = taken;
+        // An id that says how far it is in catching up leaves open that it has.
+        let says_so = |last: &Picked| last.progress.is_none() && last.entry.has_id() && last.entry.position == seen;
+        self.is_ahead = !events.last().is_some_and(says_so);
+        if gap.is_none() && events.is_empty() {
+            return None;
+        }
+        let wire = self.written(&events);
+        let mut state = lock(&self.client.state);
+        state.sent.events += events.len() as u64;
+        state.sent.bytes += wire.len() as u64;
+        drop(state);
+        Some(Frame { gap, wire: wire.into(), is_live: false, has_more })
+    }
+
+    /// What goes out for these events.
+    pub(crate) fn written(&self, events: &[Picked]) -> Vec<u8> {
+        match self.style.batching {
+            #[cfg(feature = "json")]
+            Some(batching) if batching.is_array() => super::array::array(events),
+            _ => {
+                let mut wire = Vec::with_capacity(events.iter().map(|picked| picked.entry.wire.len()).sum());
+                events.iter().for_each(|it| it.entry.write(&mut wire, self.style.labelled, it.progress.as_deref()));
+                wire
+            }
+        }
+    }
+
+    /// Asks the filters, and tells those who watch what became of the client. Gives why it ends, if it does.
+    pub(super) fn sift(&self, taken: &mut Taken) -> Option<CloseReason> {
+        let counters = &self.client.shared().counters;
+        for (topic, missed) in &taken.lags {
+            counters.lagged.fetch_add(1, Ordering::Relaxed);
+            counters.missed.fetch_add(*missed, Ordering::Relaxed);
+            lock(&self.client.state).rare().missed += missed;
+            self.client.observe(|observer, client| observer.lagged(client, topic, *missed));
+        }
+        if taken.ends.is_some() {
+            self.client.close_after(CloseReason::Lagged, 0);
+            return Some(CloseReason::Lagged);
+        }
+        if let Some(missing) = &taken.gap {
+            counters.gaps.fetch_add(1, Ordering::Relaxed);
+            self.client.observe(|observer, client| observer.gap(client, missing));
+        }
+        if taken.events.iter().any(|picked| !picked.filters.is_empty() || !picked.unless.is_empty()) {
+            let client = ClientHandle::new(Arc::clone(&self.client));
+            taken.events.retain(|picked| picked.goes_out(&client));
+        }
+        None
+    }
+}
+
+impl Picked {
+    pub(super) fn goes_out(&self, client: &ClientHandle) -> bool {
+        let delivery = Delivery::new(self);
+        (self.filters.is_empty() || self.filters.iter().any(|filter| filter.passes(&delivery, client)))
+            && !self.unless.iter().any(|filter| filter.passes(&delivery, client))
+    }
+}

@@ -1,0 +1,86 @@
+//! Events of several topics in one piece, which clients that are behind by the same share.
+
+use std::sync::Arc;
+
+use super::{
+    cursors::Cursors,
+    taking::{Plain, Taker},
+};
+use crate::{
+    log::Entry,
+    sync::lock,
+    topics::{Deferred, FRAME, Merged, Of},
+};
+
+impl Cursors {
+    /// The same of several feeds, in position order. Clients that are behind on the same feeds by the same events get the
+    /// same bytes.
+    pub(super) fn take_merged(&mut self, taker: Taker<'_>, horizon: u64, deferred: &mut Deferred) -> Option<Plain> {
+        let mut of = Of { feeds: Vec::with_capacity(self.cursors.len()), labelled: taker.labelled };
+        for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
+            let state = lock(&cursor.feed.state);
+            let first = cursor.plain_from(&state.log)?;
+            if first.position <= self.seen {
+                return None;
+            }
+            of.feeds.push((cursor.feed.id(), first.number));
+        }
+        of.feeds.sort_unstable();
+        let frames = &taker.client.shared().topics.frames;
+        let merged = match frames.merged(&of, horizon) {
+            Some(merged) => merged,
+            None => frames.keep(of, self.merge(taker.labelled, horizon, deferred)?),
+        };
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_pending()) {
+            // Something came since it waited.
+            (cursor.parked, cursor.catches_up) = (None, false);
+            if cursor.next <= merged.read_to {
+                let state = lock(&cursor.feed.state);
+                // What was evicted since it was read cannot be told from what is lost: rather too many are told as lost than too few.
+                if !cursor.has_lost(&state.log) {
+                    cursor.read = state.log.ordinal_before(merged.read_to + 1);
+                }
+                drop(state);
+                cursor.next = merged.read_to + 1;
+            }
+        }
+        self.seen = merged.seen;
+        let Merged { wire, events, has_id, has_more, .. } = merged;
+        Some(Plain { wire, events, has_id, has_more, is_live: false })
+    }
+
+    /// Joins what is pending, about a frame of it.
+    pub(super) fn merge(&self, labelled: bool, mut horizon: u64, deferred: &mut Deferred) -> Option<Merged> {
+        let mut entries: Vec<Arc<Entry>> = Vec::new();
+        let mut has_more = false;
+        for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
+            let state = lock(&cursor.feed.state);
+            // Again, as it was not locked meanwhile.
+            cursor.plain_from(&state.log)?;
+            let slots = state.log.frame(cursor.next, horizon, FRAME);
+            if let Some(left_out) = state.log.number_at(slots.end).filter(|left_out| *left_out <= horizon) {
+                (horizon, has_more) = (left_out - 1, true);
+            }
+            entries.extend(state.log.range(slots).inspect(|entry| deferred.keep(entry)).cloned());
+        }
+        entries.retain(|entry| entry.number <= horizon);
+        // Each is a run of its own, in order.
+        entries.sort_by_key(|entry| entry.number);
+        entries.dedup_by_key(|entry| entry.number);
+        let mut size = 0;
+        let mut fits = |entry: &Arc<Entry>| {
+            size += entry.wire.len() as u64;
+            size <= FRAME
+        };
+        let fitting = entries.iter().take_while(|entry| fits(entry)).count().max(1);
+        if fitting < entries.len() {
+            entries.truncate(fitting);
+            (horizon, has_more) = (entries.last()?.number, true);
+        }
+        let mut wire = Vec::with_capacity(entries.iter().map(|entry| entry.wire.len()).sum());
+        entries.iter().for_each(|entry| entry.write(&mut wire, labelled, None));
+        let (events, last) = (entries.len() as u64, entries.last()?);
+        let (seen, has_id) = (last.position, last.has_id());
+        Some(Merged { wire: wire.into(), events, seen, has_id, read_to: horizon, has_more })
+    }
+}
