@@ -8,25 +8,25 @@ use crate::{event::Quoted, log::TopicError, stream::CloseReason};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// The name is none that a topic can have.
+    /// The name of the topic or the pattern is invalid.
     Topic(TopicError),
     /// The client has as many subscriptions as it may have.
     TooMany {
-        /// How many that is.
+        /// The number that it may have.
         limit: usize,
     },
     /// The client has as many subscriptions to patterns as it may have: see
     /// [`RegistryConfig::patterns_per_client`](crate::RegistryConfig::patterns_per_client).
     TooManyPatterns {
-        /// How many that is.
+        /// The number that it may have.
         limit: usize,
     },
-    /// The client is over.
+    /// The client's stream has ended.
     Over {
-        /// Why it is over.
+        /// Why the stream ended.
         reason: CloseReason,
     },
-    /// There is no such topic, and the subscription was to be to one that there is: see
+    /// The topic does not exist, and the subscription asked for one that exists: see
     /// [`Subscription::existing`](crate::Subscription::existing).
     NoTopic {
         /// The topic's name, or the pattern.
@@ -54,12 +54,12 @@ impl std::error::Error for SubscribeError {}
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResumeError {
-    /// It brought a `Last-Event-ID` already.
+    /// The client has brought a `Last-Event-ID` already.
     Known {
-        /// What it brought.
+        /// The id that it brought.
         last_event_id: String,
     },
-    /// Its stream has begun.
+    /// The client's stream has begun.
     Late,
 }
 

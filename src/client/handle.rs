@@ -69,7 +69,7 @@ impl ClientHandle {
         self.client.admission()
     }
 
-    /// The client's id, by which [`Registry::client`](crate::Registry::client) finds it. Made when it is first asked for.
+    /// The client's id, with which [`Registry::client`](crate::Registry::client) finds it. It is made when it is first asked for.
     ///
     /// # Panics
     ///
@@ -79,17 +79,19 @@ impl ClientHandle {
         self.client.id()
     }
 
-    /// What the client says it had last: its `Last-Event-ID`, from the header or from a query parameter. Of one with more than 256 bytes, the beginning.
+    /// The client's `Last-Event-ID`, from the header or from a query parameter. If it has more than 256 bytes, this is its beginning.
     #[must_use]
     pub fn last_event_id(&self) -> Option<&str> {
         self.client.last_event_id()
     }
 
-    /// Subscribes to a topic, or as a [`Subscription`] says: with a name alone, where the client was cut off if it
-    /// came with a `Last-Event-ID` and its stream has not begun, else from now on.
+    /// Subscribes to a topic, or as a [`Subscription`] says.
     ///
-    /// It may be called at any time: before the stream begins, while it is open, from the handler or from elsewhere. An event that several subscriptions
-    /// match comes once.
+    /// Before the stream begins, a client that came with a `Last-Event-ID` resumes after it. Otherwise a name alone starts
+    /// with what is published from now on.
+    ///
+    /// It can be called at any time, from the handler or from elsewhere, also while the stream is open. An event that
+    /// matches several of a client's subscriptions is delivered once.
     ///
     /// Of a name that the client is subscribed to already, what is asked for takes the place of what was asked for before, and the rest stays: a name alone
     /// changes nothing. A filter decides from now on, on all that has not been taken for the client, and no event is lost or repeated for it. Another
@@ -101,7 +103,7 @@ impl ClientHandle {
     ///
     /// # Errors
     ///
-    /// [`SubscribeError`] if the name is none, the client has as many subscriptions as it may have, or its stream is over.
+    /// [`SubscribeError`] if the name is invalid, if the client has as many subscriptions as it may have, or if its stream has ended.
     pub fn subscribe(&self, subscription: impl Into<Subscription>) -> Result<(), SubscribeError> {
         self.client.subscribe(subscription.into())
     }
@@ -121,35 +123,35 @@ impl ClientHandle {
         self.subscribe(Subscription::to(name.as_ref()).from(start))
     }
 
-    /// The names of the topics and patterns that it is subscribed to.
+    /// The names of the topics and patterns that the client is subscribed to.
     #[must_use]
     pub fn subscriptions(&self) -> Vec<String> {
         self.client.subscriptions()
     }
 
-    /// Takes a subscription back, and says whether there was one. What was not sent yet is not sent.
+    /// Ends a subscription, and returns whether there was one. Events of it that were not sent yet are not sent.
     ///
-    /// A stream that only its subscriptions held open ends with the last of them.
+    /// If only its subscriptions held the stream open, the stream ends with the last of them.
     pub fn unsubscribe(&self, topic: impl AsRef<str>) -> bool {
         self.client.unsubscribe(topic.as_ref())
     }
 
-    /// Sends an event to this client alone, in order with all others.
+    /// Sends an event to this client alone, in order with all other events.
     ///
     /// What is sent before the stream begins, a welcome say, goes out first: before all that the client's subscriptions have for it, and after a
     /// [snapshot](EventStream::snapshot). Its id on the wire then says where the client stands as its stream begins, so that a cut after it loses
     /// nothing of that; an id of its own is replaced.
     ///
-    /// It is not there for the client that comes back, which is a new one: what must survive a cut belongs on a topic.
+    /// The event is lost if the client reconnects before it has it. What must survive a reconnect belongs on a topic.
     ///
     /// # Errors
     ///
-    /// [`PublishError`] if the event is too large, the client has as many subscriptions as it may have, or its stream is over.
+    /// [`PublishError`] if the event is too large, if the client has as many subscriptions as it may have, or if its stream has ended.
     pub fn send(&self, event: impl std::borrow::Borrow<Event>) -> Result<Receipt, PublishError> {
         self.client.send(event.borrow())
     }
 
-    /// How the client's resume goes, with what it is subscribed to so far: where there is a gap, a handler may want to send a snapshot.
+    /// How the client's resume goes, with its subscriptions so far. If there is a gap, a handler may want to send a snapshot.
     #[must_use]
     pub fn resume(&self) -> Resume {
         self.client.resume()
@@ -209,7 +211,7 @@ impl ClientHandle {
         self.client.restyle(|style| style.batching = Some(batching));
     }
 
-    /// How its stream goes: for how long, how much it got, how much it lost.
+    /// Statistics of the client's stream: its age, what it got, and what it lost.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
         self.client.stats()
@@ -222,16 +224,17 @@ impl ClientHandle {
         self.client.outcome() == Some(Outcome::Whole)
     }
 
-    /// Ends the client's stream: at the next boundary, when it has what was published until now.
+    /// Ends the client's stream at the next boundary between two events, after what was published until now.
     ///
     /// A stream that has stalled in the middle of an event has no boundary to end at before its own body goes on.
     pub fn close(&self) {
         self.client.close(CloseReason::Closed);
     }
 
-    /// The same, with a reason of the program's own, which [`closed`](Self::closed) then gives as [`CloseReason::Other`].
+    /// Ends the stream as [`close`](Self::close) does, with a reason of your own: [`closed`](Self::closed) returns it as
+    /// [`CloseReason::Other`].
     ///
-    /// The first reason counts, where there are several.
+    /// If the stream is closed several times, the first reason counts.
     pub fn close_with(&self, reason: &'static str) {
         self.client.close(CloseReason::Other(reason));
     }
@@ -259,7 +262,7 @@ impl ClientHandle {
         self.client.expire(time);
     }
 
-    /// Ends its stream after so long: see [`expire_at`](Self::expire_at).
+    /// Ends the client's stream after this time: see [`expire_at`](Self::expire_at).
     pub fn expire_after(&self, time: Duration) {
         self.client.expire(Some(time));
     }
@@ -270,7 +273,7 @@ impl ClientHandle {
         self.client.let_finish(may_finish);
     }
 
-    /// Waits until the stream is over, and says why.
+    /// Waits until the stream has ended, and returns why.
     ///
     /// ```
     /// use tower_sse::{ClientHandle, EventStream, SubscribeError};

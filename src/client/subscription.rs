@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::{events::Delivery, handle::ClientHandle};
 use crate::{sync::nothing_is_locked, topics::Start};
 
-/// What a client asks for when it subscribes: a topic or a pattern, where it starts, and which events it lets through.
+/// What a client subscribes to: a topic or a pattern, where it starts, and a filter.
 ///
 /// The name of a topic alone is one: `client.subscribe("prices/AAPL")`. A pattern has to be asked for, so that no client that
 /// chooses a name chooses all of them: see [`matching`](Self::matching).
@@ -54,12 +54,12 @@ impl Subscription {
         Self { may_be_pattern: true, ..Self::to(pattern) }
     }
 
-    /// Where it starts, for a client that does not resume. Default: [`Start::Now`].
+    /// Sets where the subscription starts, for a client that does not resume. Default: [`Start::Now`].
     pub fn from(self, start: Start) -> Self {
         Self { start, ..self }
     }
 
-    /// Lets only those events through that the filter says yes to. Default: all.
+    /// Delivers only the events for which the filter returns `true`. Default: all.
     ///
     /// A client that [subscribes again](ClientHandle::subscribe) with another filter has that one from then on.
     ///

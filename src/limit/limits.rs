@@ -20,9 +20,9 @@ use super::{
 };
 use crate::time::nanoseconds;
 
-/// How many streams may be open at once, or begin in a time: in all or for each key.
+/// A bound on open streams, or on new streams in a time: in all, or for each key.
 ///
-/// It is a handle: its clones count together. So [`SseLayer::limit`](crate::SseLayer::limit) limits what is behind one layer, a clone of
+/// It is a handle: clones count together. So [`SseLayer::limit`](crate::SseLayer::limit) limits what is behind one layer, a clone of
 /// it on another layer what is behind both, and [`RegistryConfig::limit`](crate::RegistryConfig::limit) all streams of a
 /// registry. A stream that comes through nested layers is counted once by each limit, unless something in between drops the request's
 /// extensions.
@@ -47,19 +47,23 @@ use crate::time::nanoseconds;
 ///
 /// # When it counts
 ///
-/// A request that asks for an event stream (with its `Accept` header, as `EventSource` does) is counted before the handler
-/// runs, so that one that is refused costs next to nothing. If its answer is no stream, it is no longer counted, and
-/// was none. An answer that turns out to be a stream without having been asked for is counted then, and refused if there is no room: its
-/// body is dropped unread. A handler that would rather know before it begins says [`ClientHandle::admit`](crate::ClientHandle::admit).
+/// A request that asks for an event stream with its `Accept` header, as `EventSource` does, is counted before the handler
+/// runs. So a refused request costs next to nothing. If the response is not a stream, it stops counting.
 ///
-/// A stream counts until its body is dropped, or its client is [counted out](crate::RegistryConfig::stuck_after). The body of a peer that reads nothing is held
-/// by the server until the socket is given up, which may be never; it no longer counts when its client is counted out. So a limit bounds the streams that are
-/// served and not the sockets that are open: those are for `TCP_USER_TIMEOUT` and HTTP/2 keep-alive. An observer that is
-/// told of [`CloseReason::Stuck`](crate::CloseReason::Stuck) can close the connection, if the program has put a means for that into the client's
-/// [metadata](crate::SseLayer::metadata). What is read with [`into_events`](crate::ClientHandle::into_events) counts until that is
-/// dropped. Clients that came with [no request](crate::Registry::connect) are not counted.
+/// A response can be a stream although the request did not ask for one. It is counted when the handler answers. If there is
+/// no room, it is refused, and its body is dropped unread. [`ClientHandle::admit`](crate::ClientHandle::admit) takes the
+/// place before the handler begins its work.
 ///
-/// There is no queue: who finds no room is refused at once, as [`Refusal`](crate::Refusal) says.
+/// A stream counts until its body is dropped, or until its client counts as [stuck](crate::RegistryConfig::stuck_after). The
+/// server may hold the body of a peer that reads nothing until the socket is closed, which may be never. So a limit bounds
+/// the streams that are served, and not the open sockets: use `TCP_USER_TIMEOUT` and HTTP/2 keep-alive for those. An observer
+/// that is told of [`CloseReason::Stuck`](crate::CloseReason::Stuck) can close the connection, if your program has put a
+/// means for that into the client's [metadata](crate::SseLayer::metadata).
+///
+/// [`Events`](crate::Events) count until they are dropped. Clients of [`Registry::connect`](crate::Registry::connect) do not
+/// count.
+///
+/// There is no queue. If there is no room, the stream is refused at once: see [`Refusal`](crate::Refusal).
 ///
 /// Cost: a few short locks and an allocation for each request that asks for a stream, and some 80 bytes as long as it is open; with a key,
 /// some 40 to 75 more as long as there is a stream of that key, and those of the key if it is a text. `cargo bench --bench limits` measures the time.
@@ -91,14 +95,15 @@ struct KeyOf {
 type GiveKey = dyn Fn(&Parts) -> Option<LimitKey> + Send + Sync;
 
 impl Limit {
-    /// At most so many open streams. 0 lets none in.
+    /// Allows at most this many open streams. 0 allows none.
     pub fn streams(number: u32) -> Self {
         Self::with(number, None, None)
     }
 
-    /// At most so many new streams in each such time, and up to `burst` at once after a pause.
+    /// Allows at most `number` new streams in each time `per`, and up to `burst` at once after a pause.
     ///
-    /// It is a token bucket: it holds `burst` tokens (at least one), and `number` come back in a time `per`, evenly. 0 lets none in.
+    /// It is a token bucket: it holds `burst` tokens (at least one), and `number` come back evenly in a time `per`. With 0, no
+    /// stream is allowed.
     ///
     /// A request takes a token when it is counted. If no stream comes of it, what has not come back by itself meanwhile is given back: all of it
     /// at once, half of it after half the time that a token takes, and nothing later. So however many requests are given up, no more streams
@@ -116,7 +121,7 @@ impl Limit {
         Self::with(number, Some(Rate::new(per, burst)), None)
     }
 
-    /// The same for each key by itself: a user, an address, a tenant.
+    /// Counts each key by itself: a user, an address, a tenant.
     ///
     /// A stream whose request has no key is refused, with [`Refused::MissingKey`]: a limit that cannot tell whom a stream counts for
     /// would be none. Mostly the layer that inserts what the key is made of is [further in](crate::guide::layers) than

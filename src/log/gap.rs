@@ -5,7 +5,8 @@ use std::fmt;
 use super::position::Position;
 use crate::event::{Quoted, push_json_string};
 
-/// Events that a client should have had and that are no longer retained: evicted, from before a restart, or after a position that was never issued.
+/// Events that a client missed and that are no longer retained: they were evicted, or are from before a restart, or the client's
+/// id is from another registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
     pub(crate) topics: Vec<String>,
@@ -14,8 +15,8 @@ pub struct Gap {
 }
 
 impl Gap {
-    /// The topics of which events are missing, or the patterns, where the client is subscribed to a pattern. None if all that is missing
-    /// was [sent](crate::ClientHandle::send) to the client alone.
+    /// The topics or patterns of the client's subscriptions on which events are missing. Empty if all missing events were
+    /// [sent](crate::ClientHandle::send) to the client alone.
     #[must_use]
     pub fn topics(&self) -> &[String] {
         &self.topics

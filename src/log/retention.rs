@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How much is retained: the oldest events go as soon as one of the bounds is passed.
+/// How much is retained. The oldest events are evicted as soon as one of the bounds is exceeded.
 ///
 /// ```
 /// use std::time::Duration;
@@ -22,38 +22,39 @@ pub struct Retention {
     takes_large: bool,
 }
 
-/// What becomes of a client that has fallen behind what a topic retains: events that it should have had are gone.
+/// What happens to a client that falls behind what a topic retains, so that it misses events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Lag {
-    /// It is told of a [gap](crate::Gap), and goes on at the oldest retained event.
+    /// The client is told of a [gap](crate::Gap), and goes on at the oldest retained event.
     #[default]
     Tell,
-    /// Its stream ends, and [closes](crate::CloseReason::Lagged): it comes back and resumes, is then told of the gap, and has its
-    /// handler send what it needs.
+    /// The client's stream ends, with [`CloseReason::Lagged`](crate::CloseReason::Lagged). The client reconnects, is told of the gap,
+    /// and its handler can send what it needs.
     End {
         /// How long it is asked to wait before it comes back, on average: each one between half of that and one and a
         /// half, so that not all come at once.
         retry: Duration,
     },
-    /// It goes on at the oldest retained event and is told nothing: with a retention of one event, a last-value cache.
+    /// The client goes on at the oldest retained event, and is told nothing. With one retained event, the topic is a last-value
+    /// cache.
     Skip,
 }
 
 impl Retention {
-    /// At most so many events. At least one is always retained: 0 means 1.
+    /// Retains at most this many events. Default: no bound. 0 means 1, as at least one event is always retained.
     #[must_use]
     pub fn events(self, events: usize) -> Self {
         Self { events: events.max(1), ..self }
     }
 
-    /// At most so many bytes of memory, what the bookkeeping takes included. An event that does not fit in alone is refused.
+    /// Retains at most this many bytes of memory, bookkeeping included. Default: no bound. An event that is larger is refused.
     #[must_use]
     pub fn bytes(self, bytes: usize) -> Self {
         Self { bytes, ..self }
     }
 
-    /// Events only for so long, by a clock that does not jump. Millisecond resolution.
+    /// Retains events for at most this long, with a resolution of a millisecond. Default: no bound. The clock is monotonic.
     ///
     /// What is older is not delivered to a client that starts or resumes. Its memory is given back when next something
     /// is published on the topic, or anywhere if it is the registry's own age bound.
@@ -62,8 +63,8 @@ impl Retention {
         Self { age: Some(age), ..self }
     }
 
-    /// What becomes of clients that fall behind. Default: [`Lag::Tell`]. It means nothing for all topics together:
-    /// each topic's own counts.
+    /// What happens to clients that fall behind. Default: [`Lag::Tell`]. It has no effect in
+    /// [`RegistryConfig::retention`](crate::RegistryConfig::retention): each topic's own setting counts.
     #[must_use]
     pub fn on_lag(self, lag: Lag) -> Self {
         Self { lag, ..self }

@@ -61,36 +61,36 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`PublishError`] if the topic's name is none, or if the event is larger than what may be retained.
+    /// [`PublishError`] if the topic name is invalid, if the event is larger than what may be retained, or if the topic has ended.
     pub fn publish(&self, topic: impl AsRef<str>, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
         let topic = topic.as_ref();
         topic_name::check(topic)?;
         self.shared.publish(topic, event.borrow(), None)
     }
 
-    /// Gives a topic to a producer, who fills it and marks its end: see [`Producer`].
+    /// Starts a producer for a topic. The producer fills the topic and marks its end: see [`Producer`].
     ///
-    /// A topic that has ended begins anew, behind what is retained of it.
+    /// If the topic has ended, it begins anew. What is retained of it stays in front.
     ///
     /// # Errors
     ///
-    /// [`ProduceError`] if the topic's name is none, or if it has a producer already.
+    /// [`ProduceError`] if the topic name is invalid, or if the topic has a producer.
     pub fn produce(&self, topic: impl AsRef<str>) -> Result<Producer, ProduceError> {
         topic_name::check(topic.as_ref())?;
         Producer::begin(&self.shared, topic.as_ref(), false)
     }
 
-    /// The same, but if the topic has a producer already, that one is stopped: what it writes from now on is refused.
+    /// Gives a topic to a producer, and stops the producer that it has, if any: what that one writes from now on is refused.
     ///
     /// # Errors
     ///
-    /// [`ProduceError::Topic`] if the topic's name is none.
+    /// [`ProduceError::Topic`] if the topic name is invalid.
     pub fn take_over(&self, topic: impl AsRef<str>) -> Result<Producer, ProduceError> {
         topic_name::check(topic.as_ref())?;
         Producer::begin(&self.shared, topic.as_ref(), true)
     }
 
-    /// Stops the producer of a topic, and ends the topic, which is then [cancelled](TopicState::Cancelled). `false`: it has none.
+    /// Stops the producer of a topic, and ends the topic, which is then [cancelled](TopicState::Cancelled). Returns `false` if the topic has no producer.
     ///
     /// Its readers are told with the event that [`RegistryConfig::cancelled_event`] says, and get no 204: see [`Producer`].
     pub fn cancel(&self, topic: impl AsRef<str>) -> bool {
@@ -107,7 +107,7 @@ impl Registry {
         Producer::cancel_with(&self.shared, topic.as_ref(), event.borrow())
     }
 
-    /// How a topic is filled. `None`: there is no such topic, or it was forgotten.
+    /// How a topic is filled. Returns `None` if the topic does not exist, or was forgotten.
     #[must_use]
     pub fn topic_state(&self, topic: impl AsRef<str>) -> Option<TopicState> {
         let mut deferred = Deferred::default();
@@ -124,13 +124,13 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`TopicError`] if the name is none.
+    /// [`TopicError`] if the name is invalid.
     pub fn presence(&self, name: impl AsRef<str>) -> Result<Presence, TopicError> {
         topic_name::check_pattern(name.as_ref())?;
         Ok(self.shared.presence(name.as_ref()))
     }
 
-    /// All clients whose streams are open. One whose request is still being answered is not among them.
+    /// All clients whose streams are open. A client whose request is still being answered is not among them.
     ///
     /// Cost: a few nanoseconds for each.
     #[must_use]
@@ -175,7 +175,7 @@ impl Registry {
         self.shared.topics.position()
     }
 
-    /// How much there is at this moment.
+    /// Counts clients, topics and events at this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared.stats()

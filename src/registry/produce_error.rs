@@ -8,9 +8,9 @@ use crate::{event::Quoted, log::TopicError, topics::PublishError};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProduceError {
-    /// The name is none that a topic can have.
+    /// The topic name is invalid.
     Topic(TopicError),
-    /// Another producer fills it.
+    /// The topic has another producer.
     Busy {
         /// The topic's name.
         topic: String,

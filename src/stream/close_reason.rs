@@ -1,48 +1,48 @@
-//! Why a stream is over.
+//! Why a stream ended.
 
 use std::fmt;
 
 use crate::log::Outcome;
 
-/// Why a stream is over.
+/// Why a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The handler's own body ended and nothing held the stream open.
+    /// The handler's own body ended, and the client had no subscriptions that held the stream open.
     Ended,
-    /// All topics that it was subscribed to have ended, and each was finished: see [`Producer`](crate::Producer).
+    /// All topics of the client ended, and each was finished: see [`Producer`](crate::Producer).
     Completed,
-    /// All topics that it was subscribed to have ended, and one of them was cancelled: see [`Registry::cancel`](crate::Registry::cancel).
+    /// All topics of the client ended, and at least one was cancelled: see [`Registry::cancel`](crate::Registry::cancel).
     Cancelled,
-    /// All topics that it was subscribed to have ended, and one of them has failed: see [`Producer::fail`](crate::Producer::fail).
+    /// All topics of the client ended, and at least one failed: see [`Producer::fail`](crate::Producer::fail).
     Failed,
-    /// The body was dropped before its end: the peer left, or the server gave the connection up.
+    /// The body was dropped before its end: the client disconnected, or the server closed the connection.
     Gone,
     /// [`ClientHandle::close`](crate::ClientHandle::close) was called.
     Closed,
-    /// It was as old as a stream may become: see [`SseLayer::max_age`](crate::SseLayer::max_age).
+    /// The stream reached its maximum age: see [`SseLayer::max_age`](crate::SseLayer::max_age).
     Aged,
-    /// What it was open on the strength of has expired: see [`ClientHandle::expire_at`](crate::ClientHandle::expire_at).
+    /// The client's authorization expired: see [`ClientHandle::expire_at`](crate::ClientHandle::expire_at).
     Expired,
-    /// The registry ends its streams: see [`Registry::drain`](crate::Registry::drain).
+    /// The registry was drained: see [`Registry::drain`](crate::Registry::drain).
     Drained,
-    /// There was no room for it. Only for one that was read with
-    /// [`into_events`](crate::ClientHandle::into_events); where a response is a stream, it is refused before it begins.
+    /// A limit refused it. Only for a client that is read with [`into_events`](crate::ClientHandle::into_events): a response
+    /// is refused before its stream begins.
     Refused,
-    /// [`ClientHandle::close_with`](crate::ClientHandle::close_with) was called, with a reason of the program's own.
+    /// [`ClientHandle::close_with`](crate::ClientHandle::close_with) was called with this reason.
     Other(&'static str),
-    /// It fell behind what a topic retains, and that topic ends streams for it: see [`Lag::End`](crate::Lag::End).
+    /// The client fell behind what a topic retains, and the topic ends streams in that case: see [`Lag::End`](crate::Lag::End).
     Lagged,
-    /// It read nothing for a while although events waited for it: see [`RegistryConfig::stuck_after`](crate::RegistryConfig::stuck_after).
+    /// The client read nothing for a while although events waited for it: see [`RegistryConfig::stuck_after`](crate::RegistryConfig::stuck_after).
     Stuck,
     /// The handler's own body failed.
     BodyError,
-    /// The request was answered with something that is no event stream.
+    /// The response was not an event stream.
     NoStream,
 }
 
 impl CloseReason {
-    /// The reason in a word: in [`Stats`](crate::Stats) as JSON, in logs, and as the label of a metric.
+    /// The reason as one word, as it appears in [`Stats`](crate::Stats) as JSON, in logs, and as the label of a metric.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -26,15 +26,15 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The name is none that a topic can have.
+    /// The topic name is invalid.
     Topic(TopicError),
-    /// There is no event, as a value cannot be part of one.
+    /// The event could not be made, because a value cannot be part of it.
     Event(EventError),
-    /// The event takes more memory than may be retained on its topic, or in all.
+    /// The event is larger than what its topic may retain, or all topics together.
     TooLarge {
-        /// What it takes, in bytes.
+        /// The memory that the event takes, in bytes.
         size: usize,
-        /// What may be retained, in bytes.
+        /// The memory that may be retained, in bytes.
         limit: usize,
     },
     /// The event's own id is one that the registry may give to an event that is still to come: see [`Event::id`](crate::Event::id).
@@ -42,22 +42,22 @@ pub enum PublishError {
         /// The id.
         id: String,
     },
-    /// The client that it was for has as many subscriptions as it may have, and none of them is its own.
+    /// The client has as many subscriptions as it may have, so that it has no room for the topic of what is sent to it alone.
     TooManySubscriptions {
-        /// How many that is.
+        /// The number of subscriptions.
         limit: usize,
     },
-    /// The client that it was for is over.
+    /// The client's stream has ended.
     Over {
-        /// Why it is over.
+        /// Why the stream ended.
         reason: CloseReason,
     },
-    /// The topic has ended: its [`Producer`](crate::Producer) has marked the end.
+    /// The topic has ended: its [`Producer`](crate::Producer) marked the end.
     Ended {
         /// The topic's name.
         topic: String,
     },
-    /// Another producer has taken the topic over.
+    /// Another producer took the topic over.
     Replaced {
         /// The topic's name.
         topic: String,

@@ -10,15 +10,15 @@ use crate::log::Position;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Start {
-    /// With what is published from now on.
+    /// At what is published from now on.
     #[default]
     Now,
-    /// With the oldest retained event.
+    /// At the oldest retained event.
     Oldest,
-    /// With the last so many events, as far as they are retained.
+    /// At this many events before the newest, as far as they are retained.
     Last(usize),
-    /// After this position. If not everything after it is retained, or if it is one of another registry or of the time before a restart, the client
-    /// is told of a gap.
+    /// After this position. The client is told of a gap if not everything after it is retained, or if the position is from another
+    /// registry or from before a restart.
     After(Position),
     /// Where the client was cut off, by the `Last-Event-ID` that it came with, also for a subscription that is made when the stream is
     /// open: for topics that a page adds again after each reconnect. If not everything after it is retained, the client is told of a gap.
