@@ -1,4 +1,5 @@
 //! The plan of the house: which folder of `src` may know which, and that the code keeps to it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

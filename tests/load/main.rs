@@ -5,8 +5,11 @@
 mod bodies;
 #[path = "../support/client.rs"]
 mod client;
+#[allow(dead_code, reason = "not all of it is asked for here")]
 #[path = "../support/example.rs"]
 mod example;
+#[path = "../support/layers.rs"]
+mod layers;
 #[path = "../support/listener.rs"]
 mod listener;
 #[path = "../support/open.rs"]

@@ -15,10 +15,8 @@ use futures_core::Stream;
 use http_body::Body;
 use tower_sse::{ClientHandle, Delivery, Event, Events, Gap, Position, Registry, SseBody, Subscription};
 
-#[path = "layers.rs"]
-mod layers;
 #[allow(unused_imports, reason = "no test file needs all of it")]
-pub(crate) use layers::{plain, quiet};
+pub(crate) use crate::layers::{plain, quiet};
 
 /// One poll of a body.
 #[derive(Debug, PartialEq, Eq)]

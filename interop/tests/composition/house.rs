@@ -1,6 +1,6 @@
 //! A server whose handlers are behind a stack of layers, and who asks it.
 
-use std::{error::Error, net::SocketAddr, time::Duration};
+use std::{error::Error, fmt, net::SocketAddr, time::Duration};
 
 use axum::{Router, serve::ListenerExt};
 use bytes::{Buf, Bytes};
@@ -303,13 +303,25 @@ where
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let into_bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
-    let boxed = service.map_err(Into::into).map_response(move |response: Response<B>| {
+    let boxed = service.map_err(|error| Failed(error.into())).map_response(move |response: Response<B>| {
         response.map(|body| any(body.map_frame(move |frame| frame.map_data(into_bytes))))
     });
     serve_boxed(BoxCloneSyncService::new(boxed)).await
 }
 
-async fn serve_boxed(service: BoxCloneSyncService<Request<Incoming>, Response<AnyBody>, BoxError>) -> SocketAddr {
+/// What a stack's error becomes: a type of its own, as hyper cannot be sure of a box's lifetime.
+#[derive(Debug)]
+struct Failed(BoxError);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Failed {}
+
+async fn serve_boxed(service: BoxCloneSyncService<Request<Incoming>, Response<AnyBody>, Failed>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
