@@ -1,5 +1,4 @@
 //! What the dashboard shows of the registry's abilities, as a real process, over real sockets.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{process::Stdio, time::Duration};
 
@@ -12,12 +11,10 @@ use tokio::{
     time::timeout,
 };
 
-#[path = "support/example.rs"]
-mod example;
-#[path = "support/spec.rs"]
-mod spec;
-use example::{Example, Server};
-use spec::{Message, Parsed, parse};
+use crate::{
+    example::{Example, Server},
+    spec::{Message, Parsed, parse},
+};
 
 static DASHBOARD: Example = Example::named("dashboard");
 

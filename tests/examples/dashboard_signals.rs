@@ -1,6 +1,4 @@
 //! The dashboard as a real process that is told to stop: its streams end in order, and it is gone in time.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{net::SocketAddr, process::Stdio, time::Duration};
 
@@ -13,13 +11,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-#[allow(dead_code, reason = "what it prints is read here")]
-#[path = "support/example.rs"]
-mod example;
-#[path = "support/wire.rs"]
-mod wire;
-use example::Example;
-use wire::{End, Http1, Http2, Seen};
+use crate::{
+    example,
+    example::Example,
+    wire::{End, Http1, Http2, Seen},
+};
 
 static DASHBOARD: Example = Example::named("dashboard");
 

@@ -1,5 +1,4 @@
 //! The chat example as a real process, over real sockets: what its page, `curl` and a client library get from it.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     collections::BTreeSet,
@@ -19,9 +18,7 @@ use hyper_util::{
 use tokio::{task::JoinSet, time::timeout};
 use tokio_stream::{StreamExt, iter};
 
-#[path = "support/example.rs"]
-mod example;
-use example::{Example, Server};
+use crate::example::{Example, Server};
 
 static LLM: Example = Example::named("llm");
 

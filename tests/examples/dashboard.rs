@@ -1,5 +1,4 @@
 //! The dashboard as a real process, over real sockets: what a browser, `curl` and a client library get from it.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,12 +26,10 @@ use tokio::{
 };
 use tokio_stream::StreamExt;
 
-#[path = "support/example.rs"]
-mod example;
-#[path = "support/listener.rs"]
-mod listener;
-use example::{Example, Server};
-use listener::listen;
+use crate::{
+    example::{Example, Server},
+    listener::listen,
+};
 
 static DASHBOARD: Example = Example::named("dashboard");
 

@@ -1,0 +1,18 @@
+//! The dashboard and the answering example as real processes, between real clients.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[allow(dead_code, reason = "not all of it is asked for here")]
+#[path = "../support/example.rs"]
+mod example;
+#[path = "../support/listener.rs"]
+mod listener;
+#[path = "../support/spec.rs"]
+mod spec;
+#[path = "../support/wire.rs"]
+mod wire;
+
+mod dashboard;
+mod dashboard_features;
+#[cfg(unix)]
+mod dashboard_signals;
+mod llm;
