@@ -19,9 +19,12 @@
 //!   last answer. Then the connection ends gracefully, and after the same time again it is closed.
 //! - **A bound on connections**: what the process's limit on open files leaves, see [`Connections::new`].
 //! - **Room for new clients.** When the bound is reached, each new connection takes the place of one that waits for its
-//!   client: the one that has waited longest for a head, or if none has for a second, the one whose requests have been
-//!   arriving for the longest time. Those are often clients of an attack, and else clients that connect again. While all
+//!   client. First goes the one that has waited longest for a head, if that is more than a second; then for an answer to be
+//!   taken, if that is more than a second; then for a body, if that is more than five seconds. After these come those that
+//!   have just connected, then fresh bodies, then fresh answers. Those are often clients of an attack, and else clients that connect again. While all
 //!   connections are being answered, new ones are closed at once.
+//! - **Answers that nobody takes.** A client that takes nothing of any answer for the patience is gone. Over HTTP/2 it may
+//!   answer pings meanwhile, and never open its window.
 //! - **Errors** of `accept`, which are mostly a lack of file descriptors, make room in the same way, and are tried again
 //!   after 100 ms.
 //! - **Peers that are gone** are found: `examples/support/sockets.rs`.
@@ -38,19 +41,21 @@ use std::{
     error::Error,
     io::{self, ErrorKind, Write},
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto, graceful::GracefulConnection},
 };
+use pin_project_lite::pin_project;
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -63,8 +68,10 @@ use crate::sockets::Patience;
 
 /// For what is no connection: standard streams, the listener, the runtime, log files.
 const RESERVED_FILES: u64 = 64;
-/// A client that has connected sends its head within this time, if it means to.
+/// A client that has connected sends its head within this time, if it means to, and takes what it is sent.
 const HEAD_START: Duration = Duration::from_secs(1);
+/// Most bodies are there within this time.
+const BODY_START: Duration = Duration::from_secs(5);
 /// How many connections may wait to be accepted, if the system allows as many.
 const BACKLOG: i32 = 4096;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -184,6 +191,10 @@ struct State {
     requests: usize,
     /// Those of them whose bodies are not there to the end.
     arriving: usize,
+    /// Answers of which the client has not taken what there was last, and since when: a server asks for no more before that.
+    untaken: HashMap<u64, Instant>,
+    /// The next answer's.
+    number: u64,
     /// When these numbers last changed what it waits for.
     since: Instant,
     has_asked: bool,
@@ -193,13 +204,23 @@ struct State {
 impl State {
     /// In which order they make room. `None`: not at all, as it is being answered.
     fn turn(&self) -> Option<(u8, Instant)> {
-        let kind = match self.requests {
-            _ if self.is_evicted || self.arriving < self.requests => return None,
-            0 if self.since.elapsed() > HEAD_START => 0,
-            0 => 2,
-            _ => 1,
+        let for_long = |since: Instant, time| since.elapsed() > time;
+        let kind = match self.untaken_since() {
+            _ if self.is_evicted => return None,
+            Some(since) => return Some((if for_long(since, HEAD_START) { 1 } else { 5 }, since)),
+            _ if self.arriving < self.requests => return None,
+            _ if self.requests == 0 && for_long(self.since, HEAD_START) => 0,
+            _ if self.requests > 0 && for_long(self.since, BODY_START) => 2,
+            _ if self.requests == 0 => 3,
+            _ => 4,
         };
         Some((kind, self.since))
+    }
+
+    /// Since when its client takes nothing of any answer. `None`: it does, or there is none.
+    fn untaken_since(&self) -> Option<Instant> {
+        let answered = self.requests.saturating_sub(self.arriving);
+        if self.untaken.len() < answered { None } else { self.untaken.values().max().copied() }
     }
 
     fn change(&mut self, by: impl FnOnce(&mut Self)) {
@@ -215,7 +236,8 @@ impl State {
 impl Connection {
     fn new() -> Self {
         let (since, has_asked, is_evicted) = (Instant::now(), false, false);
-        let state = Mutex::new(State { requests: 0, arriving: 0, since, has_asked, is_evicted });
+        let untaken = HashMap::new();
+        let state = Mutex::new(State { requests: 0, arriving: 0, untaken, number: 0, since, has_asked, is_evicted });
         Self { state, evicted: Notify::new() }
     }
 
@@ -234,11 +256,18 @@ impl Connection {
                     is_closing = true;
                 }
                 () = sleep_until(deadline) => {
-                    let (since, has_asked) = {
+                    let (since, has_asked, untaken_since) = {
                         let state = lock(&self.state);
-                        (Some(state.since).filter(|_| state.requests == 0), state.has_asked)
+                        (Some(state.since).filter(|_| state.requests == 0), state.has_asked, state.untaken_since())
                     };
                     let now = Instant::now();
+                    if let Some(untaken_since) = untaken_since {
+                        if untaken_since + patience <= now {
+                            return;
+                        }
+                        deadline = untaken_since + patience;
+                        continue;
+                    }
                     deadline = match since {
                         Some(since) if since + patience > now => since + patience,
                         Some(_) if is_closing || !has_asked => return,
@@ -281,7 +310,59 @@ where
         false => body.boxed_unsync(),
     });
     let response = service.oneshot(request).await?;
-    Ok(response.map(|body| body.inspect_frame(move |_| _ = &being_answered)))
+    Ok(response.map(|body| Taken::new(body, being_answered)))
+}
+
+pin_project! {
+    /// The body of an answer, of which it is known whether the client takes it.
+    struct Taken<B> {
+        #[pin]
+        body: B,
+        number: u64,
+        answered: OnDrop,
+    }
+
+    impl<B> PinnedDrop for Taken<B> {
+        fn drop(this: Pin<&mut Self>) {
+            lock(&this.answered.0.state).untaken.remove(&this.number);
+        }
+    }
+}
+
+impl<B> Taken<B> {
+    fn new(body: B, answered: OnDrop) -> Self {
+        let mut state = lock(&answered.0.state);
+        state.number += 1;
+        let number = state.number;
+        state.untaken.insert(number, Instant::now());
+        drop(state);
+        Self { body, number, answered }
+    }
+}
+
+impl<B: Body> Body for Taken<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        // It is asked for more: what there was is on its way.
+        let polled = this.body.poll_frame(cx);
+        let mut state = lock(&this.answered.0.state);
+        match polled {
+            Poll::Ready(_) => state.untaken.insert(*this.number, Instant::now()),
+            Poll::Pending => state.untaken.remove(this.number),
+        };
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Held by a body, as long as there is more of it.

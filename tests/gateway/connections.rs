@@ -92,6 +92,72 @@ async fn a_thousand_connections_of_any_one_kind_keep_nobody_out_either() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_takes_keep_nobody_out() {
+    within_20_s(async {
+        let upstream = upstream(|_| async { Response::new(any(Full::from("here"))) }).await;
+        let mut command = siege::with_few_files(GATEWAY.executable());
+        command.args(["--listen", "127.0.0.1:0", "--upstream", &upstream]).stderr(Stdio::null());
+        let server = Server::start(&mut command).await;
+        let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+        // An HTTP/2 client whose streams have no window, and that never opens one: a whole GET.
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let no_window = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+        let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x01, 1, b'a'];
+        let opening = [&preface[..], &no_window, &get].concat();
+        let mut clients = Vec::new();
+        for _ in 0..siege::FILES {
+            if let Ok(mut socket) = TcpStream::connect(address).await {
+                let _ = socket.write_all(&opening).await;
+                clients.push(socket);
+            }
+        }
+        // While the last of them are being answered, there is no room.
+        while siege::try_get(address, "/").await.is_err() {
+            sleep(A_SECOND / 20).await;
+        }
+        for _ in 0..20 {
+            let (time, status) = siege::get(address, "/").await;
+            assert_eq!(status, "HTTP/1.1 200 OK");
+            assert!(time < A_SECOND, "{time:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_flood_of_silent_connections_takes_no_place_of_a_body_that_is_arriving() {
+    within_20_s(async {
+        let upstream = upstream(|request| async {
+            let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+            Response::new(any(Full::from(body)))
+        })
+        .await;
+        let mut command = siege::with_few_files(GATEWAY.executable());
+        command.args(["--listen", "127.0.0.1:0", "--upstream", &upstream]).stderr(Stdio::null());
+        let server = Server::start(&mut command).await;
+        let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+        for version in VERSIONS {
+            let (frames, body) = channel();
+            let mut client = Client::connect(address, version).await;
+            let upload = tokio::spawn(async move { client.send(request("POST", "/", body)).await });
+            frames.send(Ok(Frame::data("first, ".into()))).await.unwrap();
+            // So it has begun.
+            siege::get(address, "/").await;
+            let mut silent = Vec::new();
+            for _ in 0..siege::FILES {
+                silent.push(TcpStream::connect(address).await.unwrap());
+            }
+            assert_eq!(siege::get(address, "/").await.1, "HTTP/1.1 200 OK");
+            frames.send(Ok(Frame::data("second".into()))).await.unwrap();
+            drop(frames);
+            let response = upload.await.unwrap().unwrap();
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "first, second");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
     within_20_s(async {
         let upstream = upstream(|request| async {

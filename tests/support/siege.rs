@@ -1,7 +1,7 @@
 //! A thousand clients that mean no good, and a program that has fewer file descriptors than that.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
-use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
+use std::{io, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -45,8 +45,8 @@ impl Siege {
         rlimit::increase_nofile_limit(4 * CONNECTIONS as u64).expect("a higher limit on open files");
         let mut clients = JoinSet::new();
         for (opening, drips) in kinds.into_iter().cycle().take(CONNECTIONS) {
-            let mut socket = TcpStream::connect(address).await.expect("a connection");
-            // The server may have closed it already.
+            // The server may close it at once, while it answers all others.
+            let Ok(mut socket) = TcpStream::connect(address).await else { continue };
             let _ = socket.write_all(&opening).await;
             clients.spawn(async move {
                 let mut clock = interval(DRIP);
@@ -72,15 +72,20 @@ impl Siege {
 
 /// How long a GET takes over a connection of its own, and the status line of its answer.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> (Duration, String) {
+    try_get(address, path).await.expect("an answer")
+}
+
+/// The same, where the server may have no room.
+pub(crate) async fn try_get(address: SocketAddr, path: &str) -> io::Result<(Duration, String)> {
     let begun = Instant::now();
-    let mut socket = TcpStream::connect(address).await.expect("a connection");
+    let mut socket = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).await.expect("room for a request");
+    socket.write_all(request.as_bytes()).await?;
     let mut status = String::new();
     while !status.ends_with("\r\n") {
-        status.push(char::from(socket.read_u8().await.expect("a status line")));
+        status.push(char::from(socket.read_u8().await?));
     }
-    (begun.elapsed(), status.trim_end().to_owned())
+    Ok((begun.elapsed(), status.trim_end().to_owned()))
 }
 
 /// How each kind begins, and what it goes on with, one byte at a time. With nothing, it only holds its connection.

@@ -1,6 +1,13 @@
 //! A server whose handlers are behind a stack of layers, and who asks it.
 
-use std::{error::Error, fmt, net::SocketAddr, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{Router, serve::ListenerExt};
 use bytes::{Buf, Bytes};
@@ -8,7 +15,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
     header::{ACCEPT, AUTHORIZATION},
 };
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::{
@@ -302,11 +309,30 @@ where
     S: Clone + Send + Sync + 'static,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let into_bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
-    let boxed = service.map_err(|error| Failed(error.into())).map_response(move |response: Response<B>| {
-        response.map(|body| any(body.map_frame(move |frame| frame.map_data(into_bytes))))
-    });
+    let boxed = service.map_err(|error| Failed(error.into()));
+    let boxed = boxed.map_response(|response: Response<B>| response.map(|body| any(InBytes(Box::pin(body)))));
     serve_boxed(BoxCloneSyncService::new(boxed)).await
+}
+
+/// A stack's body as it is, but that its data is `Bytes`.
+struct InBytes<B>(Pin<Box<B>>);
+
+impl<B: Body> Body for InBytes<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let into_bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
+        self.0.as_mut().poll_frame(cx).map_ok(|frame| frame.map_data(into_bytes))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
 }
 
 /// What a stack's error becomes: a type of its own, as hyper cannot be sure of a box's lifetime.
