@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
-use crate::headers::{leave_hop_by_hop_behind, remove_claims};
+use crate::headers::clean_trailers;
 
 /// What a body has to bring, but for a time in which it may bring nothing.
 const BYTES_PER_SECOND: u32 = 500;
@@ -82,9 +82,7 @@ where
             pace.has_come(data.len());
         }
         if let Some(trailers) = frame.trailers_mut() {
-            leave_hop_by_hop_behind(trailers);
-            // Not even a proxy says them there.
-            remove_claims(trailers, false);
+            clean_trailers(trailers);
         }
         Poll::Ready(Some(Ok(frame)))
     }

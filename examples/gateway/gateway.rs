@@ -154,7 +154,7 @@ impl Gateway {
         }
         let version = response.version();
         let Some(mut response) = self.upstream.response(response) else {
-            return nonsense("The upstream gave its answer several lengths.\n");
+            return nonsense("Nobody can say where the answer of the upstream ends.\n");
         };
         headers::hide_hops(response.headers_mut());
         self.pseudonym.add_to(response.headers_mut(), version);

@@ -21,39 +21,86 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 /// What only a proxy may say: where a request came from, what it asked for, and who sent it. Servers believe these.
-const ONLY_A_PROXY: [&str; 25] = [
+const ONLY_A_PROXY: [&str; 49] = [
+    "ali-cdn-real-ip",
+    "cdn-src-ip",
     "cf-connecting-ip",
     "cf-connecting-ipv6",
-    "client-cert",
-    "client-cert-chain",
+    "cf-pseudo-ipv4",
+    "cf-visitor",
     "client-ip",
     "fastly-client-ip",
-    "forwarded",
+    "fly-client-ip",
     "front-end-https",
+    "host-override",
+    "https",
+    "incap-client-ip",
     "proxy-client-ip",
-    "remote-addr",
-    "remote-user",
+    "real-ip",
+    "script-name",
     "true-client-ip",
     "wl-proxy-client-ip",
-    "x-client-ip",
+    "x-accel-mapping",
+    "x-appengine-user-ip",
+    "x-arr-clientcert",
+    "x-auth-request-user",
+    "x-authenticated-user",
+    "x-azure-clientip",
+    "x-azure-socketip",
     "x-cluster-client-ip",
     "x-host",
+    "x-http-host",
     "x-http-host-override",
+    "x-https",
+    "x-ms-client-principal",
+    "x-nf-client-connection-ip",
+    "x-originating-ip",
+    "x-override-url",
+    "x-proto",
     "x-proxyuser-ip",
-    "x-real-ip",
-    "x-remote-addr",
-    "x-remote-ip",
-    "x-remote-user",
+    "x-realip",
+    "x-request-uri",
     "x-scheme",
+    "x-script-name",
+    "x-sendfile-type",
+    "x-source-ip",
+    "x-sucuri-clientip",
+    "x-true-client-ip",
     "x-url-scheme",
+    "x-user-ip",
+    "x-webauth-user",
+    "x-vercel-forwarded-for",
     // What CGI programs take for the address of a proxy to use.
     "proxy",
 ];
-const ONLY_A_PROXY_PREFIXES: [&str; 5] = ["x-forwarded", "x-original-", "x-rewrite-", "x-envoy-", "x-ssl-client-"];
+const ONLY_A_PROXY_PREFIXES: [&str; 22] = [
+    "client-cert",
+    "cloudfront-",
+    "forwarded",
+    "remote-",
+    "ssl-client-",
+    "x-amzn-oidc-",
+    "x-auth-request-",
+    "x-client-",
+    "x-envoy-",
+    "x-forward-",
+    "x-forwarded",
+    "x-goog-authenticated-user-",
+    "x-goog-iap-",
+    "x-ms-client-principal-",
+    "x-original-",
+    "x-real-",
+    "x-remote-",
+    "x-rewrite-",
+    "x-ssl-cert",
+    "x-ssl-client",
+    "x-tls-client-",
+    "x-webauth-",
+];
 
-/// Whether a client may not say this. Many servers read `_` as `-`.
+/// Whether a client may not say this. Many servers read `_` as `-`, and some read so whatever is neither letter nor digit.
 fn is_for_a_proxy(name: &HeaderName) -> bool {
-    let dashed = name.as_str().replace('_', "-");
+    let dashed = name.as_str().replace(|character: char| !character.is_ascii_alphanumeric(), "-");
     let is_disguised = dashed != name.as_str();
     ONLY_A_PROXY.contains(&&*dashed)
         || ONLY_A_PROXY_PREFIXES.iter().any(|prefix| dashed.starts_with(prefix))
@@ -62,7 +109,10 @@ fn is_for_a_proxy(name: &HeaderName) -> bool {
 
 /// Takes off what only a proxy may say, but for a client that is one. That one has no need of underscores either.
 pub(crate) fn remove_claims(headers: &mut HeaderMap, is_of_a_proxy: bool) {
-    let claims = |name: &&HeaderName| is_for_a_proxy(name) && (!is_of_a_proxy || name.as_str().contains('_'));
+    let claims = |name: &&HeaderName| {
+        is_for_a_proxy(name)
+            && (!is_of_a_proxy || name.as_str().contains(|it: char| !it.is_ascii_alphanumeric() && it != '-'))
+    };
     let claimed: Vec<_> = headers.keys().filter(claims).cloned().collect();
     for name in claimed {
         headers.remove(name);
@@ -99,6 +149,33 @@ pub(crate) fn leave_hop_by_hop_behind(headers: &mut HeaderMap) {
     }
     for name in HOP_BY_HOP {
         headers.remove(name);
+    }
+}
+
+/// What is about the whole message, and means nothing behind it but to who believes it (RFC 9110, 6.5.1).
+const NOT_IN_TRAILERS: [&str; 14] = [
+    "alt-svc",
+    "authorization",
+    "content-encoding",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "cookie",
+    "host",
+    "location",
+    "refresh",
+    "set-cookie",
+    "via",
+    "www-authenticate",
+];
+
+/// Takes off what nobody may say in trailers, not even a proxy.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    leave_hop_by_hop_behind(trailers);
+    remove_claims(trailers, false);
+    for name in NOT_IN_TRAILERS {
+        trailers.remove(name);
     }
 }
 

@@ -76,6 +76,12 @@ impl Upstream {
 
     /// The answer as the client gets it. `None`: nobody can say where it ends.
     pub(crate) fn response<B: Body>(&self, mut response: Response<B>) -> Option<Response<B>> {
+        // Chunks end a body, and hyper reads those. Any other coding would go on without its name.
+        let codings = response.headers().get_all(TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes);
+        let is_known = codings.map(<[u8]>::to_ascii_lowercase).collect::<Vec<_>>().join(&b',');
+        if !matches!(is_known.trim_ascii(), b"" | b"chunked") {
+            return None;
+        }
         leave_hop_by_hop_behind(response.headers_mut());
         if !has_one_length(response.headers_mut()) {
             return None;

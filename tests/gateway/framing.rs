@@ -208,7 +208,7 @@ async fn an_answer_that_trickles_or_does_not_begin_has_an_end_and_an_event_strea
 }
 
 #[tokio::test]
-async fn several_lengths_of_an_upstream_are_one_or_an_error() {
+async fn several_lengths_of_an_upstream_are_one_or_an_error_and_so_are_codings_that_nobody_undoes() {
     within_20_s(async {
         for (lengths, expected) in [
             ("content-length: 2\r\ncontent-length: 2\r\n", Some("2")),
@@ -216,6 +216,10 @@ async fn several_lengths_of_an_upstream_are_one_or_an_error() {
             ("content-length: 2\r\ncontent-length: 3\r\n", None),
             ("content-length: 2, 3\r\n", None),
             ("content-length: +2\r\n", None),
+            ("transfer-encoding: gzip, chunked\r\n", None),
+            ("transfer-encoding: chunked, gzip\r\n", None),
+            ("transfer-encoding: gzip\r\n", None),
+            ("transfer-encoding: identity\r\ncontent-length: 2\r\n", None),
         ] {
             for method in ["GET", "HEAD"] {
                 let answer = format!("HTTP/1.1 200 OK\r\n{lengths}\r\n{}", if method == "GET" { "xx" } else { "" });

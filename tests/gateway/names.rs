@@ -181,7 +181,7 @@ async fn nobody_outside_learns_where_the_upstream_is() {
 }
 
 /// One of each kind. The list is the gateway's.
-const CLAIMS: [&str; 24] = [
+const CLAIMS: [&str; 37] = [
     "forwarded",
     "x-forwarded-port",
     "x-forwarded-prefix",
@@ -189,6 +189,19 @@ const CLAIMS: [&str; 24] = [
     "x-forwarded-client-cert",
     "x-forwarded-user",
     "x_forwarded_for",
+    "x.forwarded.for",
+    "x~real~ip",
+    "x-auth-request-user",
+    "x-goog-authenticated-user-email",
+    "x-amzn-oidc-identity",
+    "remote-email",
+    "x-client-cert",
+    "ssl-client-cert",
+    "fly-client-ip",
+    "cloudfront-viewer-address",
+    "x-forward-for",
+    "https",
+    "x-script-name",
     "x-forwarded_for",
     "x_forwarded-host",
     "x_real_ip",
@@ -277,7 +290,7 @@ async fn trailers_do_not_say_what_only_a_proxy_may() {
         })
         .await;
         let gateway = Gateway::start(&upstream, &[]).await;
-        let names = ["x-sum", "x-forwarded-for", "x_forwarded_for", "forwarded", "x-real-ip", "x-forwarded-proto"];
+        let names = ["x-sum", "x-forwarded-for", "x_forwarded_for", "forwarded", "x-real-ip", "via", "location", "cookie"];
         for version in VERSIONS {
             let said: HeaderMap = names.map(|name| header((name, "192.0.2.1"))).into_iter().collect();
             let frames = [Frame::data("some".into()), Frame::trailers(said)].map(Ok::<_, Infallible>);

@@ -62,8 +62,8 @@ fn read(folder: &Path) -> Results {
 /// From run to run: addresses, times, session ids, and which of the requests that are sent at once came first. And the one
 /// header that the layer adds to what rmcp sends.
 fn leave_out_what_differs(details: &mut Value) {
-    const NAMES: [&str; 8] =
-        ["connection", "date", "hostHeader", "mcp-session-id", "originHeader", "results", "serverUrl", "url"];
+    const NAMES: [&str; 9] =
+        ["connection", "date", "hostHeader", "mcp-session-id", "originHeader", "results", "serverUrl", "url", "via"];
     match details {
         Value::Object(fields) => {
             fields.retain(|name, _| !NAMES.contains(&name.as_str()));
