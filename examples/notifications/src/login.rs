@@ -1,11 +1,15 @@
 //! How users log in and out, and what they may not do before.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, str};
 
 use axum::{
     Extension, Form, Json,
     extract::{ConnectInfo, Request, State},
-    http::{StatusCode, header::RETRY_AFTER, request::Parts},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{COOKIE, ORIGIN, RETRY_AFTER},
+        request::Parts,
+    },
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -22,15 +26,43 @@ use crate::{
     session::{NoSession, Session, User},
 };
 
-const COOKIE: &str = "session";
+const SESSION: &str = "session";
 
-/// Lets nobody through without a session.
-pub(crate) async fn require(State(app): State<App>, jar: CookieJar, mut request: Request, next: Next) -> Response {
-    let Some(session) = jar.get(COOKIE).and_then(|cookie| app.sessions.find(cookie.value())) else {
-        return (StatusCode::UNAUTHORIZED, Json(json!({ "error": "log in first" }))).into_response();
+/// The values of all session cookies. They are read as bytes, because another cookie may have any. A cookie jar ignores a
+/// header that is not ASCII, and keeps only one cookie of each name.
+fn tokens(headers: &HeaderMap) -> Vec<&str> {
+    let cookies = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let values = cookies.filter_map(|it| it.trim_ascii().strip_prefix(SESSION.as_bytes())?.strip_prefix(b"="));
+    // What is no text is no session, and counts.
+    values.map(|value| str::from_utf8(value).unwrap_or_default()).collect()
+}
+
+/// Lets nobody through without a session. Of two session cookies, one may be from somebody who controls a sub-domain, and
+/// wants the user to act in their name.
+pub(crate) async fn require(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let session = match tokens(request.headers())[..] {
+        [] => None,
+        [token] => app.sessions.find(token),
+        _ => return refused(StatusCode::BAD_REQUEST, "there are several session cookies: delete this site's cookies"),
     };
+    let Some(session) = session else { return refused(StatusCode::UNAUTHORIZED, "log in first") };
     request.extensions_mut().insert(session);
     next.run(request).await
+}
+
+/// Refuses what other sites' pages make a browser ask for. They could read nothing of a stream, but it would take a place of
+/// the user's. Pages of the trusted origin may have streams.
+pub(crate) async fn own_pages(State(trusted): State<HeaderValue>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let is_own = headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin" || site == "none");
+    if !is_own && headers.get(ORIGIN) != Some(&trusted) {
+        return refused(StatusCode::FORBIDDEN, "this is not for pages of other sites");
+    }
+    next.run(request).await
+}
+
+fn refused(status: StatusCode, error: &str) -> Response {
+    (status, Json(json!({ "error": error }))).into_response()
 }
 
 /// Whose request it is, for limits.
@@ -53,7 +85,6 @@ pub(crate) struct Login {
 pub(crate) async fn log_in(
     State(app): State<App>,
     request: Parts,
-    jar: CookieJar,
     Form(Login { name }): Form<Login>,
 ) -> Result<(CookieJar, Json<Value>), Problem> {
     let address = app.address.of(&request).ok_or(Problem::NoAddress)?;
@@ -62,20 +93,21 @@ pub(crate) async fn log_in(
     }
     let user = User::named(&name).ok_or(Problem::NoName)?;
     // Who logs in again shall not leave a session behind that nobody can log out of any more.
-    jar.get(COOKIE).inspect(|cookie| app.sessions.end(cookie.value()));
+    end_all(&app, &request.headers);
     let session = app.sessions.begin(user).map_err(Problem::NoSession)?;
-    // Behind TLS, it is `secure` too.
-    let cookie = Cookie::build((COOKIE, session.token.to_string())).path("/").http_only(true).same_site(SameSite::Lax);
-    Ok((jar.add(cookie), Json(json!({ "user": session.user.name() }))))
+    // Behind TLS, it is `secure` too, and its name is `__Host-session`: no sub-domain can set a cookie of such a name.
+    let cookie = Cookie::build((SESSION, session.token.to_string())).path("/").http_only(true).same_site(SameSite::Lax);
+    Ok((CookieJar::new().add(cookie), Json(json!({ "user": session.user.name() }))))
 }
 
-pub(crate) async fn log_out(
-    State(app): State<App>,
-    Extension(session): Extension<Session>,
-    jar: CookieJar,
-) -> (CookieJar, StatusCode) {
-    app.sessions.end(&session.token);
-    (jar.remove(Cookie::build(COOKIE).path("/")), StatusCode::NO_CONTENT)
+/// Needs no session: who has several cookies, or one that has expired, gets rid of them too.
+pub(crate) async fn log_out(State(app): State<App>, headers: HeaderMap) -> (CookieJar, StatusCode) {
+    end_all(&app, &headers);
+    (CookieJar::new().add(Cookie::build(SESSION).path("/").removal()), StatusCode::NO_CONTENT)
+}
+
+fn end_all(app: &App, headers: &HeaderMap) {
+    tokens(headers).into_iter().for_each(|token| app.sessions.end(token));
 }
 
 pub(crate) async fn me(Extension(session): Extension<Session>) -> Json<Value> {

@@ -13,6 +13,8 @@
 //!   those of users. Who is refused a place is told to come back, as an `EventSource` would give up for good.
 //! - The session layer is outside of the users' one. So what it puts into a request's extensions is there for `Limit::per` and for
 //!   `SseLayer::metadata`.
+//! - Users' streams are refused to pages of other sites, as those could use up a user's places.
+//! - A request with several session cookies is refused, as one of them may be a stranger's.
 //! - A stream ends with its session: when it expires, when its user logs out, and when they log in again. An `EventSource` that
 //!   comes back then gets a 401, and stops.
 //! - tower-http's layers go around all: what each is for, and why in this order, is said at the place.
@@ -139,10 +141,12 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
         .farewell(move |_, reason| (reason == CloseReason::Expired).then(|| log_in_again.clone()))
         .no_store();
 
+    let origin = setting("ORIGIN", "http://localhost:5173".to_owned())?;
+    let trusted: HeaderValue = origin.parse()?;
+    let for_own_pages = middleware::from_fn_with_state(trusted.clone(), login::own_pages);
     let for_the_signed_in = Router::new()
         .route("/me", get(login::me))
-        .route("/logout", post(login::log_out))
-        .route("/notifications", get(api::notifications).layer(for_users))
+        .route("/notifications", get(api::notifications).layer(for_users).layer(for_own_pages))
         .route("/users/{user}/notifications", post(api::notify))
         .route("/announcements", post(api::announce))
         // Not for paths that do not exist: those are a 404 for everybody.
@@ -150,16 +154,16 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
     let for_everybody = Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))
         .route("/login", post(login::log_in))
+        .route("/api/logout", post(login::log_out))
         .route("/announcements", get(api::announcements).layer(for_strangers));
     let for_operators = Router::new().route("/health", get(|| async { "ok" })).route("/stats", get(api::stats));
 
-    let origin = setting("ORIGIN", "http://localhost:5173".to_owned())?;
     // From the outside to the inside.
     let layers = ServiceBuilder::new()
         // Sees every request, refused ones too.
         .layer(TraceLayer::new_for_http())
         // Answers preflights itself, and gives its headers to everything, so that a page can read why it was refused.
-        .layer(cors(origin.parse()?))
+        .layer(cors(trusted))
         // Of what changes something, logging in included, takes nothing that pages of other origins make a browser send.
         .layer(CsrfLayer::new().add_trusted_origin(origin)?)
         // Leaves event streams alone. Inside of an SseLayer it could be made not to, and then nothing could be put in.

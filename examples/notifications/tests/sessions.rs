@@ -66,9 +66,9 @@ impl Server {
         let router = Router::new()
             .route("/stream", get(stream).layer(layer))
             .route("/me", get(login::me))
-            .route("/logout", post(login::log_out))
             .route_layer(middleware::from_fn_with_state(app.clone(), login::require))
             .route("/login", post(login::log_in))
+            .route("/logout", post(login::log_out))
             .with_state(app);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

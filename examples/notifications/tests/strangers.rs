@@ -1,11 +1,11 @@
 //! What strangers, other people's pages, and somebody who cannot stop logging in can do to users: the program as a process.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use http::{Method, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 mod support;
-use support::{STREAM, Visitor, all, bodies, client::VERSIONS, expect, start, until, within};
+use support::{STREAM, Visitor, all, bodies, bodies::AnyBody, client::VERSIONS, expect, start, until, within};
 
 const ASKS: [(&str, &str); 1] = [("accept", "text/event-stream")];
 const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
@@ -124,6 +124,94 @@ async fn who_logs_in_again_has_one_session_and_the_streams_of_the_one_before_end
         all(stream).await;
         assert_eq!(before.get("/api/me").await.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(all(after.get("/api/me").await).await, r#"{"user":"bob"}"#);
+    }
+}
+
+/// As a browser sends them when a sub-domain has set one too, or a client that sends a line for each.
+fn with_cookies(mut request: Request<AnyBody>, lines: &[&str]) -> Request<AnyBody> {
+    for line in lines {
+        request.headers_mut().append("cookie", HeaderValue::from_bytes(line.as_bytes()).unwrap());
+    }
+    request
+}
+
+#[tokio::test]
+async fn of_two_session_cookies_neither_is_used_and_a_login_or_logout_ends_both_sessions() {
+    for (version, two_lines) in VERSIONS.into_iter().flat_map(|version| [(version, false), (version, true)]) {
+        for target in ["/login", "/api/logout"] {
+            let server = start(&[]).await;
+            let ada = Visitor { version, ..Visitor::named(&server, "ada").await };
+            let mallory = Visitor { version, ..Visitor::named(&server, "mallory").await };
+            let (adas, mallorys) = (ada.cookie.clone().unwrap(), mallory.cookie.clone().unwrap());
+            let joined = format!("{adas}; {mallorys}");
+            let both = if two_lines { vec![adas.as_str(), &mallorys] } else { vec![joined.as_str()] };
+            let nobody = Visitor { version, ..Visitor::of(&server) };
+
+            let asked = [(Method::GET, "/api/me"), (Method::GET, STREAM), (Method::POST, "/api/announcements")];
+            for (method, needs_a_session) in asked {
+                let request = with_cookies(nobody.request(&method, needs_a_session, "whose?"), &both);
+                let refused = nobody.send(request).await;
+                assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{needs_a_session} over {version:?}: {both:?}");
+            }
+            for visitor in [&ada, &mallory] {
+                assert_eq!(visitor.get("/api/me").await.status(), StatusCode::OK, "both go on");
+            }
+            let ends = if target == "/login" { nobody.login("ada") } else { nobody.request(&Method::POST, target, "") };
+            let answer = nobody.send(with_cookies(ends, &both)).await;
+            assert!(answer.status().is_success() && answer.headers().contains_key("set-cookie"), "{target}");
+            for visitor in [&ada, &mallory] {
+                let status = visitor.get("/api/me").await.status();
+                assert_eq!(status, StatusCode::UNAUTHORIZED, "{target} over {version:?}: {both:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_found_and_ended_whatever_other_cookies_there_are() {
+    for version in VERSIONS {
+        let server = start(&[]).await;
+        let ada = Visitor { version, ..Visitor::named(&server, "ada").await };
+        let nobody = Visitor { version, ..Visitor::of(&server) };
+        let session = ada.cookie.clone().unwrap();
+        let line = format!("theme=é; mysession=1; session2=2;{session}; broken");
+        for lines in [&[line.as_str()][..], &["theme=é", &session, "a=b"]] {
+            let me = nobody.send(with_cookies(nobody.request(&Method::GET, "/api/me", ""), lines)).await;
+            assert_eq!(me.status(), StatusCode::OK, "{lines:?} over {version:?}");
+        }
+        let out = nobody.send(with_cookies(nobody.request(&Method::POST, "/api/logout", ""), &[&line])).await;
+        assert!(out.headers()["set-cookie"].to_str().unwrap().starts_with("session=; "));
+        assert_eq!(ada.get("/api/me").await.status(), StatusCode::UNAUTHORIZED);
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_take_no_place_of_a_user_and_the_trusted_origin_and_programs_may() {
+    for version in VERSIONS {
+        let server = start(&[("ORIGIN", "https://app.test"), ("MAX_STREAMS_PER_USER", "1")]).await;
+        let ada = Visitor { version, ..Visitor::named(&server, "ada").await };
+        for headers in [
+            &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "no-cors")][..],
+            &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")],
+            &[("sec-fetch-site", "cross-site"), ("origin", "https://evil.test")],
+            &[("sec-fetch-site", "same-site"), ("origin", "null")],
+            &[("sec-fetch-site", "?"), ("origin", "https://app.test.evil.test")],
+        ] {
+            let refused = ada.get_with(STREAM, headers).await;
+            assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{headers:?} over {version:?}");
+        }
+        for (user, headers) in [
+            ("ada", &[("sec-fetch-site", "same-origin")][..]),
+            ("bob", &[("sec-fetch-site", "none")]),
+            ("carol", &[("sec-fetch-site", "cross-site"), ("origin", "https://app.test")]),
+            ("dan", &[]),
+        ] {
+            let user = Visitor { version, ..Visitor::named(&server, user).await };
+            let mut stream = user.get_with(STREAM, headers).await;
+            assert_eq!(stream.status(), StatusCode::OK, "{headers:?} over {version:?}");
+            let text = until(&mut stream, |text| text.contains("event: position")).await;
+            assert!(text.contains("id: "), "{text:?}");
+        }
     }
 }
 
