@@ -33,7 +33,8 @@
 //!
 //! Environment: `PORT` (3000; 0 picks one), `HEARTBEAT_MS` (15000), `RETENTION_EVENTS` (per topic, 1000),
 //! `RETENTION_BYTES` (in all, 67108864), `STUCK_AFTER_MS` (60000), `GRACE_MS` (how long who is gone is still shown, 5000),
-//! `MAX_STREAMS` (10000), `MAX_STREAMS_PER_ADDRESS` (2000), `PROXIES` (how many add to `x-forwarded-for`, 0), `DRAIN_MS` (how long
+//! `MAX_STREAMS` (10000), `MAX_STREAMS_PER_ADDRESS` (a quarter of the connections that the limit on open files
+//! allows, at most 2000), `PROXIES` (how many add to `x-forwarded-for`, 0), `DRAIN_MS` (how long
 //! the graceful end may take, 5000), `GONE_AFTER_MS` (how long a peer may send no request, or answer nothing, before its connection
 //! is closed, 30000, at least 1000), `PRICES_MS` (between two prices, 250), `LOG=1` (a line on stderr for each stream that is over or lost events).
 
@@ -90,9 +91,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // From here on, it ends in order when it is told to.
     let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
-    let app = app(App { registry: registry.clone(), market, counts }, limits()?, heartbeat);
-    let window = Duration::from_millis(setting("DRAIN_MS", 5000)?);
     let connections = Connections::new(patience, 1);
+    let app = app(App { registry: registry.clone(), market, counts }, limits(&connections)?, heartbeat);
+    let window = Duration::from_millis(setting("DRAIN_MS", 5000)?);
     tokio::select! {
         () = connections.serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()) => {}
         _ = signals.next() => {}
@@ -119,13 +120,14 @@ fn config(counts: &Arc<Counts>) -> Result<RegistryConfig, io::Error> {
     })
 }
 
-/// How many streams there may be, over all routes: in all, and from one address.
-fn limits() -> Result<[Limit; 2], io::Error> {
+/// How many streams there may be, over all routes: in all, and from one address, which shall not take all connections.
+fn limits(connections: &Connections) -> Result<[Limit; 2], io::Error> {
     let peer = |request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip());
     let address = ClientAddress::new(peer).proxies(setting("PROXIES", 0)?);
+    let a_quarter = (connections.most() / 4).clamp(1, 2000);
     Ok([
         Limit::streams(setting("MAX_STREAMS", 10_000)?),
-        Limit::streams(setting("MAX_STREAMS_PER_ADDRESS", 2000)?).per(address.key()),
+        Limit::streams(setting("MAX_STREAMS_PER_ADDRESS", a_quarter)?).per(address.key()),
     ])
 }
 
