@@ -55,7 +55,6 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto, graceful::GracefulConnection},
 };
-use pin_project_lite::pin_project;
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -313,19 +312,16 @@ where
     Ok(response.map(|body| Taken::new(body, being_answered)))
 }
 
-pin_project! {
-    /// The body of an answer, of which it is known whether the client takes it.
-    struct Taken<B> {
-        #[pin]
-        body: B,
-        number: u64,
-        answered: OnDrop,
-    }
+/// The body of an answer, of which it is known whether the client takes it.
+struct Taken<B> {
+    body: Pin<Box<B>>,
+    number: u64,
+    answered: OnDrop,
+}
 
-    impl<B> PinnedDrop for Taken<B> {
-        fn drop(this: Pin<&mut Self>) {
-            lock(&this.answered.0.state).untaken.remove(&this.number);
-        }
+impl<B> Drop for Taken<B> {
+    fn drop(&mut self) {
+        lock(&self.answered.0.state).untaken.remove(&self.number);
     }
 }
 
@@ -336,7 +332,7 @@ impl<B> Taken<B> {
         let number = state.number;
         state.untaken.insert(number, Instant::now());
         drop(state);
-        Self { body, number, answered }
+        Self { body: Box::pin(body), number, answered }
     }
 }
 
@@ -344,15 +340,15 @@ impl<B: Body> Body for Taken<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let this = self.project();
-        // It is asked for more: what there was is on its way.
-        let polled = this.body.poll_frame(cx);
-        let mut state = lock(&this.answered.0.state);
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let polled = self.body.as_mut().poll_frame(cx);
+        let mut state = lock(&self.answered.0.state);
         match polled {
-            Poll::Ready(_) => state.untaken.insert(*this.number, Instant::now()),
-            Poll::Pending => state.untaken.remove(this.number),
+            // Whoever asks for more after this has taken it.
+            Poll::Ready(_) => state.untaken.insert(self.number, Instant::now()),
+            Poll::Pending => state.untaken.remove(&self.number),
         };
+        drop(state);
         polled
     }
 

@@ -290,7 +290,8 @@ async fn trailers_do_not_say_what_only_a_proxy_may() {
         })
         .await;
         let gateway = Gateway::start(&upstream, &[]).await;
-        let names = ["x-sum", "x-forwarded-for", "x_forwarded_for", "forwarded", "x-real-ip", "via", "location", "cookie"];
+        let names =
+            ["x-sum", "x-forwarded-for", "x_forwarded_for", "forwarded", "x-real-ip", "via", "location", "cookie"];
         for version in VERSIONS {
             let said: HeaderMap = names.map(|name| header((name, "192.0.2.1"))).into_iter().collect();
             let frames = [Frame::data("some".into()), Frame::trailers(said)].map(Ok::<_, Infallible>);

@@ -89,8 +89,15 @@ async fn run(stage: &Arc<Stage>, what: impl Iterator<Item = (&'static Scenario, 
                 Driver::Firefox(_) => 2,
                 _ => 1,
             };
-            let _turn = turns.acquire_many(turn).await.expect("it is open");
-            let found = timeout(BOUND, scenario(&stage, client)).await;
+            let turn = turns.acquire_many(turn).await.expect("it is open");
+            let mut found = timeout(BOUND, scenario(&stage, client)).await;
+            if found.is_err() {
+                // A browser may hang on a machine that is busy: it is tried once more, alone.
+                eprintln!("{} was stuck at {rows:?}", client.name);
+                drop(turn);
+                let _alone = turns.acquire_many(TURNS).await.expect("it is open");
+                found = timeout(BOUND, scenario(&stage, client)).await;
+            }
             let found = found.unwrap_or_else(|_| rows.iter().map(|row| (*row, "stuck".to_owned())).collect());
             found.into_iter().map(|(row, found)| ((client.name, row), found))
         });
