@@ -39,13 +39,17 @@ server.listen(0, "127.0.0.1", async () => {
   process.stdout.write(JSON.stringify({ port: server.address().port, version }) + "\n");
 });
 
+// Firefox now and then loses a page that is opened while another one is closed: so it is one after the other.
+let last = Promise.resolve();
+const inTurn = (act) => (last = last.then(act, act));
+
 async function show(wanted, socket) {
   // Its own cookies, caches and connections.
-  const context = await browser.createBrowserContext();
-  const close = () => context.close().catch(() => {});
+  const context = await inTurn(() => browser.createBrowserContext());
+  const close = () => inTurn(() => context.close()).catch(() => {});
   if (socket.destroyed) return close();
   socket.on("close", close);
-  const page = await context.newPage();
+  const page = await inTurn(() => context.newPage());
   page.on("request", (request) => answer(request).catch(() => {}));
   page.on("pageerror", (error) => complain(error, socket));
   // A function that is exposed costs several turns for each call.
