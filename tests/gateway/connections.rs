@@ -24,7 +24,7 @@ use crate::{
     client::{Client, VERSIONS, get, request},
     example::Server,
     next_data, raw, read_until,
-    siege::{self, Siege},
+    siege::{self, Siege, Times},
     upstream, within_20_s,
 };
 
@@ -52,17 +52,19 @@ async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_
         let mut stream = Client::connect(address, Version::HTTP_11).await.send(get("/stream")).await.unwrap();
 
         let mut siege = Siege::lay(address, "/").await;
+        let mut times = Times::default();
         for _ in 0..20 {
             let (time, status) = siege::get(address, "/").await;
             assert_eq!(status, "HTTP/1.1 200 OK");
-            assert!(time < A_SECOND, "{time:?}");
+            times.note(time);
             for version in VERSIONS {
                 let begun = Instant::now();
                 let response = Client::connect(address, version).await.send(get("/")).await.unwrap();
                 assert_eq!(response.status(), StatusCode::OK);
-                assert!(begun.elapsed() < A_SECOND, "{:?}", begun.elapsed());
+                times.note(begun.elapsed());
             }
         }
+        times.are_within_a_second();
         assert!(siege.left() > 100, "{} are left", siege.left());
         // Whoever is being answered makes room for nobody.
         frames.send(Ok(Frame::data("data: still here\n\n".into()))).await.unwrap();
@@ -80,11 +82,13 @@ async fn a_thousand_connections_of_any_one_kind_keep_nobody_out_either() {
         let server = Server::start(&mut command).await;
         let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
         Siege::lay_each(address, "/", async |_siege| {
+            let mut times = Times::default();
             for _ in 0..5 {
                 let (time, status) = siege::get(address, "/").await;
                 assert_eq!(status, "HTTP/1.1 200 OK");
-                assert!(time < A_SECOND, "{time:?}");
+                times.note(time);
             }
+            times.are_within_a_second();
         })
         .await;
     })
@@ -115,11 +119,13 @@ async fn answers_that_nobody_takes_keep_nobody_out() {
         while siege::try_get(address, "/").await.is_err() {
             sleep(A_SECOND / 20).await;
         }
+        let mut times = Times::default();
         for _ in 0..20 {
             let (time, status) = siege::get(address, "/").await;
             assert_eq!(status, "HTTP/1.1 200 OK");
-            assert!(time < A_SECOND, "{time:?}");
+            times.note(time);
         }
+        times.are_within_a_second();
     })
     .await;
 }
@@ -183,6 +189,7 @@ async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
         // Each takes a connection to the upstream, and there are no more than 224.
         let (_frames, first) = uploads.remove(0);
         assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::REQUEST_TIMEOUT);
+        let mut times = Times::default();
         for version in VERSIONS {
             for _ in 0..20 {
                 let begun = Instant::now();
@@ -190,9 +197,10 @@ async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
                 let response = Client::connect(address, version).await.send(post).await.unwrap();
                 assert_eq!(response.status(), StatusCode::OK);
                 assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "whole");
-                assert!(begun.elapsed() < A_SECOND, "{:?}", begun.elapsed());
+                times.note(begun.elapsed());
             }
         }
+        times.are_within_a_second();
     })
     .await;
 }
@@ -217,7 +225,7 @@ async fn a_connection_on_which_no_request_arrives_is_closed() {
             socket.write_all(&opening).await.unwrap();
             let _ = socket.read_to_end(&mut Vec::new()).await;
             let time = begun.elapsed();
-            assert!(time > A_SECOND * 9 / 10 && time < A_SECOND * 2, "{time:?} after {opening:?}");
+            assert!(time > A_SECOND * 9 / 10 && time < A_SECOND * 10, "{time:?} after {opening:?}");
         }
     })
     .await;
@@ -233,7 +241,7 @@ async fn a_head_that_trickles_is_given_up_as_well() {
         while socket.write_all(b"x").await.is_ok() {
             sleep(Duration::from_millis(20)).await;
         }
-        assert!(begun.elapsed() < A_SECOND * 3, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < A_SECOND * 10, "{:?}", begun.elapsed());
     })
     .await;
 }
@@ -252,7 +260,7 @@ async fn an_answer_may_take_longer_than_a_head_and_an_idle_connection_is_closed_
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         let begun = Instant::now();
         assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
-        assert!(begun.elapsed() < A_SECOND * 3, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < A_SECOND * 10, "{:?}", begun.elapsed());
 
         let socket = TokioIo::new(TcpStream::connect(gateway.address).await.unwrap());
         let (mut client, connection) = http2::handshake(TokioExecutor::new(), socket).await.unwrap();
@@ -261,7 +269,7 @@ async fn an_answer_may_take_longer_than_a_head_and_an_idle_connection_is_closed_
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "late");
         let begun = Instant::now();
         connection.await.unwrap().expect("it is told of the end");
-        assert!(begun.elapsed() < A_SECOND * 3, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < A_SECOND * 10, "{:?}", begun.elapsed());
     })
     .await;
 }

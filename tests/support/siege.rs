@@ -70,6 +70,22 @@ impl Siege {
     }
 }
 
+/// How long those who mean well were kept waiting.
+#[derive(Default)]
+pub(crate) struct Times(Vec<Duration>);
+
+impl Times {
+    pub(crate) fn note(&mut self, time: Duration) {
+        self.0.push(time);
+    }
+
+    /// Most of them: other programs run on the machine, too. That all were answered, whoever asked has seen.
+    pub(crate) fn are_within_a_second(mut self) {
+        self.0.sort_unstable();
+        assert!(self.0[self.0.len() / 2] < Duration::from_secs(1), "{:?}", self.0);
+    }
+}
+
 /// How long a GET takes over a connection of its own, and the status line of its answer.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> (Duration, String) {
     try_get(address, path).await.expect("an answer")
