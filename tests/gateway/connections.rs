@@ -225,7 +225,7 @@ async fn a_connection_on_which_no_request_arrives_is_closed() {
             socket.write_all(&opening).await.unwrap();
             let _ = socket.read_to_end(&mut Vec::new()).await;
             let time = begun.elapsed();
-            assert!(time > A_SECOND * 9 / 10 && time < A_SECOND * 10, "{time:?} after {opening:?}");
+            assert!(time > A_SECOND * 9 / 10 && time < A_SECOND * 2, "{time:?} after {opening:?}");
         }
     })
     .await;
@@ -241,7 +241,7 @@ async fn a_head_that_trickles_is_given_up_as_well() {
         while socket.write_all(b"x").await.is_ok() {
             sleep(Duration::from_millis(20)).await;
         }
-        assert!(begun.elapsed() < A_SECOND * 10, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < A_SECOND * 3, "{:?}", begun.elapsed());
     })
     .await;
 }
@@ -260,7 +260,7 @@ async fn an_answer_may_take_longer_than_a_head_and_an_idle_connection_is_closed_
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         let begun = Instant::now();
         assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
-        assert!(begun.elapsed() < A_SECOND * 10, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < A_SECOND * 3, "{:?}", begun.elapsed());
 
         let socket = TokioIo::new(TcpStream::connect(gateway.address).await.unwrap());
         let (mut client, connection) = http2::handshake(TokioExecutor::new(), socket).await.unwrap();
@@ -269,7 +269,7 @@ async fn an_answer_may_take_longer_than_a_head_and_an_idle_connection_is_closed_
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "late");
         let begun = Instant::now();
         connection.await.unwrap().expect("it is told of the end");
-        assert!(begun.elapsed() < A_SECOND * 10, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < A_SECOND * 3, "{:?}", begun.elapsed());
     })
     .await;
 }
