@@ -69,15 +69,15 @@ impl Client {
     ) -> Result<bool, SubscribeError> {
         // Outside the lock, as it may ask the user how much the topic retains.
         let mut deferred = Deferred::default();
-        let frames = self.shared.topics.join(name, start, must_exist, &mut deferred);
-        let frames = frames.ok_or_else(|| SubscribeError::NoTopic { topic: name.to_owned() })?;
+        let joining = self.shared.topics.join(name, start, must_exist, &mut deferred);
+        let joining = joining.ok_or_else(|| SubscribeError::NoTopic { topic: name.to_owned() })?;
         let mut telling = TellDeferred::of(self);
         let mut state = self.lock_with_key(State::is_open);
         let may = state.may_subscribe(name, &self.shared);
         match may {
             Ok(true) => {
                 let is_waiting = state.phase == Phase::Waiting;
-                state.cursors.subscribe(frames, filter.cloned(), resumes && is_waiting);
+                state.cursors.subscribe(joining, filter.cloned(), resumes && is_waiting);
                 if let Some(id) = self.last_event_id().filter(|_| start == Start::LastEventId && !is_waiting) {
                     let bound = state.resume_bound();
                     state.cursors.resume_newest(&self.shared.topics, id, bound, &mut deferred);
@@ -87,7 +87,7 @@ impl Client {
                     self.reads(&mut state, &mut deferred, &mut telling);
                 }
             }
-            _ => self.shared.topics.leave(&frames.feed, None, &mut deferred),
+            _ => self.shared.topics.leave(&joining.feed, None, &mut deferred),
         }
         drop(state);
         drop(deferred);

@@ -30,6 +30,15 @@ use crate::{
 
 const A_SECOND: Duration = Duration::from_secs(1);
 
+/// A gateway that has fewer file descriptors than its enemies have connections.
+async fn with_few_files(upstream: &str, flags: &[&str]) -> (Server, SocketAddr) {
+    let mut command = siege::with_few_files(GATEWAY.executable());
+    command.args(["--listen", "127.0.0.1:0", "--upstream", upstream]).args(flags);
+    let server = Server::start(command.stderr(Stdio::null())).await;
+    let address = server.url.trim_start_matches("http://").parse().unwrap();
+    (server, address)
+}
+
 #[tokio::test]
 async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_served_within_a_second() {
     within_20_s(async {
@@ -45,10 +54,7 @@ async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_
             }
         })
         .await;
-        let mut command = siege::with_few_files(GATEWAY.executable());
-        let flags = ["--listen", "127.0.0.1:0", "--upstream", &upstream, "--heartbeat-ms", "0"];
-        let server = Server::start(command.args(flags).stderr(Stdio::null())).await;
-        let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+        let (_server, address) = with_few_files(&upstream, &["--heartbeat-ms", "0"]).await;
         let mut stream = Client::connect(address, Version::HTTP_11).await.send(get("/stream")).await.unwrap();
 
         let mut siege = Siege::lay(address, "/").await;
@@ -77,10 +83,7 @@ async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_
 async fn a_thousand_connections_of_any_one_kind_keep_nobody_out_either() {
     within_20_s(async {
         let upstream = upstream(|_| async { Response::new(any(Full::from("here"))) }).await;
-        let mut command = siege::with_few_files(GATEWAY.executable());
-        command.args(["--listen", "127.0.0.1:0", "--upstream", &upstream]).stderr(Stdio::null());
-        let server = Server::start(&mut command).await;
-        let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+        let (_server, address) = with_few_files(&upstream, &[]).await;
         Siege::lay_each(address, "/", async |_siege| {
             let mut times = Times::default();
             for _ in 0..5 {
@@ -99,10 +102,7 @@ async fn a_thousand_connections_of_any_one_kind_keep_nobody_out_either() {
 async fn answers_that_nobody_takes_keep_nobody_out() {
     within_20_s(async {
         let upstream = upstream(|_| async { Response::new(any(Full::from("here"))) }).await;
-        let mut command = siege::with_few_files(GATEWAY.executable());
-        command.args(["--listen", "127.0.0.1:0", "--upstream", &upstream]).stderr(Stdio::null());
-        let server = Server::start(&mut command).await;
-        let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+        let (_server, address) = with_few_files(&upstream, &[]).await;
         // An HTTP/2 client whose streams have no window, and that never opens one: a whole GET.
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let no_window = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
@@ -138,10 +138,7 @@ async fn a_flood_of_silent_connections_takes_no_place_of_a_body_that_is_arriving
             Response::new(any(Full::from(body)))
         })
         .await;
-        let mut command = siege::with_few_files(GATEWAY.executable());
-        command.args(["--listen", "127.0.0.1:0", "--upstream", &upstream]).stderr(Stdio::null());
-        let server = Server::start(&mut command).await;
-        let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+        let (_server, address) = with_few_files(&upstream, &[]).await;
         for version in VERSIONS {
             let (frames, body) = channel();
             let mut client = Client::connect(address, version).await;
@@ -171,10 +168,7 @@ async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
             Response::new(any(Full::from(body)))
         })
         .await;
-        let mut command = siege::with_few_files(GATEWAY.executable());
-        command.args(["--listen", "127.0.0.1:0", "--upstream", &upstream]).stderr(Stdio::null());
-        let server = Server::start(&mut command).await;
-        let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+        let (_server, address) = with_few_files(&upstream, &[]).await;
         let mut uploads = Vec::new();
         for _ in 0..4 {
             let mut client = Client::connect(address, Version::HTTP_2).await;
