@@ -99,7 +99,7 @@ async fn rounds(case: Case, rounds: usize, arrived: &Arrived, mut publish: impl 
 /// And what a publish costs without clients.
 async fn ours(case: Case, number: usize) -> (Cost, f64) {
     let retention = Retention::default().bytes(8 << 30);
-    let config = RegistryConfig::default().retention(retention).topic_retention(Retention::default().events(10));
+    let config = RegistryConfig::default().total_retention(retention).topic_retention(Retention::default().events(10));
     let registry = Registry::with_config(config);
     let others: Vec<String> = (0..case.topics).map(|topic| format!("other/{topic:07}")).collect();
     let event = Event::data(payload(0, case.bytes));

@@ -140,10 +140,14 @@ fn run(keys: u64, requests: usize) {
             }
         }
     }
-    assert_eq!((number.open(), per_key.open(), per_key.entries() as u64), (keys, keys, keys), "all of them are in use");
+    assert_eq!(
+        (number.open_streams(), per_key.open_streams(), per_key.entries() as u64),
+        (keys, keys, keys),
+        "all of them are in use"
+    );
     drop(in_use);
     for limit in [&number, &per_key] {
-        assert_eq!((limit.open(), limit.entries()), (0, 0), "nothing is left of what was given back");
+        assert_eq!((limit.open_streams(), limit.entries()), (0, 0), "nothing is left of what was given back");
     }
     let times: Vec<f64> = times.into_iter().map(|times| times.into_iter().fold(f64::INFINITY, f64::min)).collect();
     let by_hand = times[1] - times[0];

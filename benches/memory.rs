@@ -87,7 +87,8 @@ fn subscriptions(many: usize) {
 }
 
 fn topics(many: usize) {
-    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().bytes(1 << 30)));
+    let registry =
+        Registry::with_config(RegistryConfig::default().total_retention(Retention::default().bytes(1 << 30)));
     let event = Event::data(PAYLOAD);
     let own = event.encode().len() + "id: 1763612345678-0-7k3m9p2xr\n".len();
     let publish = |topic: usize| _ = registry.publish(format!("prices/{topic:06}"), &event).expect("room");

@@ -98,7 +98,7 @@ fn publishing(topics: usize, number: usize) {
     let registry = |topics: usize| {
         let registry = Registry::with_config(
             RegistryConfig::default()
-                .retention(Retention::default().bytes(2 << 30).events(topics + 1_000))
+                .total_retention(Retention::default().bytes(2 << 30).events(topics + 1_000))
                 .topic_retention(Retention::default().events(1_000)),
         );
         for topic in 0..topics {

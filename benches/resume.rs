@@ -223,7 +223,8 @@ fn publish(registry: &Registry, topics: usize, events: usize) -> (Published, Vec
 /// `places`: in how many different places the clients were cut off.
 fn run(clients: usize, topics: usize, missed: usize, places: usize) {
     let retention = Retention::default().bytes(1 << 30);
-    let registry = Registry::with_config(RegistryConfig::default().retention(retention).topic_retention(retention));
+    let registry =
+        Registry::with_config(RegistryConfig::default().total_retention(retention).topic_retention(retention));
     let (published, history) = publish(&registry, topics, topics * missed + places);
     let names = published.names.clone();
     let mut ours = Ours(SseLayer::new(&registry).layer(service_fn(move |request: Request<()>| {

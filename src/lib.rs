@@ -67,7 +67,7 @@
 //! # Limits, lifetimes, and the end
 //!
 //! - [`Limit`] bounds the streams that are open, and the new ones in a time: of a registry, behind a layer, for each
-//!   user or [address](ClientAddress). Who finds no room gets a [`Refusal`] before the handler runs.
+//!   user or [address](ClientIpKey). Who finds no room gets a [`RefusedResponse`] before the handler runs.
 //! - [`SseLayer::max_age`] and [`ClientHandle::expire_at`] end streams in time, [`SseLayer::farewell`] with a last event.
 //! - [`Registry::drain`] ends all of them, spread over a window, so that a server can stop.
 //! - [`ClientHandle::closed`] waits for the end of one, and says why.
@@ -93,7 +93,7 @@
 //!   client. Send it to its owner alone, and keep it out of logs and URLs; or check besides that both are of the same
 //!   user, by [metadata](SseLayer::metadata).
 //! - **Limits.** None is set by default, as only the program knows its users. A limit per address counts for one who can
-//!   have only so many; behind proxies [say how many they are](ClientAddress::proxies), or all users are one address.
+//!   have only so many; behind proxies [say how many they are](ClientIpKey::proxies), or all users are one address.
 //!   How many requests, connections and HTTP/2 streams there are is the server's to limit.
 //! - **Patterns.** The first client of a pattern, and the last, have all topics looked at whose names begin as the pattern does up to its first wildcard,
 //!   while nobody can publish. For a pattern that begins with a wildcard, these are all topics: measured, some 10 ms with
@@ -161,15 +161,15 @@ pub use self::observe::MetricsObserver;
 pub use self::observe::TracingObserver;
 pub use self::{
     client::{
-        ClientHandle, ClientStats, Closed, Delivery, EventStream, Events, Observation, Observer, Resume, ResumeError,
-        Stats, SubscribeError, Subscription,
+        ClientHandle, ClientStats, Delivery, EventStream, Events, Observation, Observer, Resume, ResumeError, Stats,
+        StreamSummary, SubscribeError, Subscription,
     },
     event::{ClientId, Event, EventError, InvalidClientId},
     layer::{SseBody, SseFuture, SseLayer, SseService},
-    limit::{ClientAddress, Limit, LimitKey, Refusal, Refused},
-    log::{Gap, InvalidPosition, Lag, MAX_TOPIC, Position, Retention, TopicError, segment},
+    limit::{ClientIpKey, Limit, LimitKey, RefusedReason, RefusedResponse},
+    log::{Gap, InvalidPosition, MAX_TOPIC, Position, Retention, SlowClientPolicy, TopicError, segment},
     presence::{Member, Presence, PresenceChange, PresenceChanges},
-    registry::{Drain, Drained, Error, PipeError, ProduceError, Producer, Registry, RegistryConfig, TopicState},
+    registry::{Drain, Drained, Error, Producer, ProducerError, Registry, RegistryConfig, SpawnFromError, TopicState},
     stream::{Batching, CloseReason, GapEvent, Heartbeat, PositionEvent},
     topics::{PublishError, Receipt, Start},
 };

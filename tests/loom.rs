@@ -340,8 +340,8 @@ impl Reading {
 }
 
 fn registry() -> Registry {
-    // When stuck clients are looked for depends on a clock, which a model must not.
-    Registry::with_config(RegistryConfig::default().stuck_after(None))
+    // When stalled clients are looked for depends on a clock, which a model must not.
+    Registry::with_config(RegistryConfig::default().stalled_client_timeout(None))
 }
 
 fn publish(registry: &Registry, topic: &str, data: &str) -> Position {
@@ -473,7 +473,7 @@ fn a_reader_that_is_closed_gets_what_was_published_before_and_ends() -> usize {
         assert_eq!(reading.read_all(&task), ["before"]);
         closer.join().unwrap();
         drop(reading);
-        assert_eq!(registry.stats().closed, [(CloseReason::Closed, 1)].into());
+        assert_eq!(registry.stats().closed_streams, [(CloseReason::ByServer, 1)].into());
         assert_nothing_is_left(&registry, &task);
     };
     [false, true].into_iter().map(|goes_on| check_each(PREEMPTIONS, move |way| model(way, goes_on))).sum()
@@ -520,7 +520,7 @@ fn a_reader_that_waits_or_rests_gets_what_it_is_subscribed_to_from_elsewhere() -
 fn a_reader_of_a_topic_that_its_producer_ends_has_all_of_it_and_ends() -> usize {
     check_each(PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         let (_, mut reading) = Reading::open(&registry, way, &["a"]);
         let producer = with(&registry, move |_| {
             producer.publish(Event::data("1")).unwrap();
@@ -529,7 +529,7 @@ fn a_reader_of_a_topic_that_its_producer_ends_has_all_of_it_and_ends() -> usize 
         assert_eq!(reading.read_all(&task), ["1"]);
         producer.join().unwrap();
         drop(reading);
-        assert_eq!(registry.stats().closed, [(CloseReason::Completed, 1)].into());
+        assert_eq!(registry.stats().closed_streams, [(CloseReason::TopicsEnded, 1)].into());
         assert_nothing_is_left(&registry, &task);
     })
 }
@@ -537,9 +537,9 @@ fn a_reader_of_a_topic_that_its_producer_ends_has_all_of_it_and_ends() -> usize 
 fn a_reader_of_a_topic_that_is_cancelled_has_what_was_taken_and_ends() -> usize {
     check_each(FEW_PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         let (_, mut reading) = Reading::open(&registry, way, &["a"]);
-        let canceller = with(&registry, |registry| registry.cancel("a"));
+        let canceller = with(&registry, |registry| registry.cancel_producer("a"));
         let producer = with(&registry, move |_| producer.publish(Event::data("1")).map(drop));
         let read = reading.read_all(&task);
         let was_cancelled = canceller.join().unwrap();
@@ -548,8 +548,8 @@ fn a_reader_of_a_topic_that_is_cancelled_has_what_was_taken_and_ends() -> usize 
         assert!(was_taken || was_cancelled);
         assert_eq!(read.len(), usize::from(was_taken) + 1, "{read:?}");
         drop(reading);
-        let reason = if was_cancelled { CloseReason::Cancelled } else { CloseReason::Failed };
-        assert_eq!(registry.stats().closed, [(reason, 1)].into());
+        let reason = if was_cancelled { CloseReason::TopicCancelled } else { CloseReason::TopicFailed };
+        assert_eq!(registry.stats().closed_streams, [(reason, 1)].into());
         assert_nothing_is_left(&registry, &task);
     })
 }
@@ -557,7 +557,7 @@ fn a_reader_of_a_topic_that_is_cancelled_has_what_was_taken_and_ends() -> usize 
 fn a_reader_that_has_the_last_event_has_the_end() -> usize {
     check_each(PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         let (_, mut reading) = Reading::open(&registry, way, &["a"]);
         let producer = with(&registry, move |_| _ = producer.finish(Event::data("last")).unwrap());
         assert_eq!(reading.read(&task, 1), ["last"]);
@@ -565,7 +565,7 @@ fn a_reader_that_has_the_last_event_has_the_end() -> usize {
         assert_eq!(task.poll(|cx| reading.poll(cx)), Poll::Ready(None));
         producer.join().unwrap();
         drop(reading);
-        assert_eq!(registry.stats().closed, [(CloseReason::Completed, 1)].into());
+        assert_eq!(registry.stats().closed_streams, [(CloseReason::TopicsEnded, 1)].into());
         assert_nothing_is_left(&registry, &task);
     })
 }
@@ -573,11 +573,11 @@ fn a_reader_that_has_the_last_event_has_the_end() -> usize {
 fn a_topic_that_begins_anew_holds_no_reader_up() -> usize {
     check_each(FEW_PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
-        let first = registry.produce("a").unwrap();
+        let first = registry.start_producer("a").unwrap();
         let (_, mut reading) = Reading::open(&registry, way, &["a"]);
         let producer = with(&registry, move |registry| {
             first.end();
-            let second = registry.produce("a").unwrap();
+            let second = registry.start_producer("a").unwrap();
             second.publish(Event::data("1")).unwrap();
             second.end();
         });
@@ -586,7 +586,7 @@ fn a_topic_that_begins_anew_holds_no_reader_up() -> usize {
         assert!(read.is_empty() || read == ["1"], "{read:?}");
         producer.join().unwrap();
         drop(reading);
-        assert_eq!(registry.stats().closed, [(CloseReason::Completed, 1)].into());
+        assert_eq!(registry.stats().closed_streams, [(CloseReason::TopicsEnded, 1)].into());
         assert_nothing_is_left(&registry, &task);
     })
 }
@@ -620,7 +620,7 @@ fn a_reader_that_moves_while_something_is_published_is_woken_where_it_is() -> us
 fn a_reader_that_is_counted_out_while_it_reads_ends() -> usize {
     check_each(FEW_PREEMPTIONS, |way| {
         // With no patience, whoever publishes looks each time, whatever the clock says.
-        let registry = Registry::with_config(RegistryConfig::default().stuck_after(Duration::ZERO));
+        let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(Duration::ZERO));
         let task = Task::new();
         let (client, mut reading) = Reading::open(&registry, way, &["a"]);
         let publisher = with(&registry, move |registry| {
@@ -645,7 +645,7 @@ fn who_waits_for_the_end_of_a_client_is_told() -> usize {
         });
         let _ = task.poll(|cx| reading.poll(cx));
         drop(reading);
-        assert_eq!(waiter.join().unwrap(), CloseReason::Gone);
+        assert_eq!(waiter.join().unwrap(), CloseReason::ClientDisconnected);
         assert_nothing_is_left(&registry, &task);
     })
 }
@@ -680,14 +680,14 @@ fn admission(limits: &[&Limit]) -> Arc<Admission> {
 }
 
 /// As a layer does: it holds what it takes.
-fn ask(limits: &[&Limit]) -> (Hold, Result<(), Refused>) {
+fn ask(limits: &[&Limit]) -> (Hold, Result<(), RefusedReason>) {
     let admission = admission(limits);
     let hold = admission.hold();
-    (hold, admission.admit())
+    (hold, admission.acquire_slot())
 }
 
 fn assert_nothing_is_counted(limits: &[&Limit]) {
-    limits.iter().for_each(|limit| assert_eq!((limit.open(), limit.entries()), (0, 0)));
+    limits.iter().for_each(|limit| assert_eq!((limit.open_streams(), limit.entries()), (0, 0)));
 }
 
 fn of_two_requests_for_the_last_place_one_gets_it() -> usize {
@@ -721,7 +721,7 @@ fn requests_that_need_several_places_get_all_or_none() -> usize {
         let other = other.join().unwrap();
         let admitted = [&one, &other].iter().filter(|(_, result)| result.is_ok()).count();
         assert!(admitted <= 1);
-        assert_eq!([a.open(), c.open()], [admitted as u64; 2]);
+        assert_eq!([a.open_streams(), c.open_streams()], [admitted as u64; 2]);
         drop((one, other));
         assert_nothing_is_counted(&[a, b, c]);
     })
@@ -735,10 +735,10 @@ fn a_place_that_is_given_back_while_another_request_asks_for_it_is_had_by_that_o
         let leaves = loom::thread::spawn(move || drop(hold));
         let admission = admission(&[&limit]);
         let hold = admission.hold();
-        let result = admission.admit();
+        let result = admission.acquire_slot();
         leaves.join().unwrap();
-        assert_eq!(limit.open(), u64::from(result.is_ok()));
-        assert_eq!(admission.admit(), Ok(()), "now there is room");
+        assert_eq!(limit.open_streams(), u64::from(result.is_ok()));
+        assert_eq!(admission.acquire_slot(), Ok(()), "now there is room");
         drop(hold);
         assert_nothing_is_counted(&[&limit]);
     })
@@ -749,14 +749,14 @@ fn places_that_several_hold_are_given_back_by_the_last_and_not_taken_again() -> 
         let limit = Limit::streams(1);
         let admission = admission(&[&limit]);
         let [outer, inner] = [admission.hold(), admission.hold()];
-        assert_eq!(admission.admit(), Ok(()));
+        assert_eq!(admission.acquire_slot(), Ok(()));
         let drops = loom::thread::spawn(move || drop(outer));
-        let asks = loom::thread::spawn(move || admission.admit());
+        let asks = loom::thread::spawn(move || admission.acquire_slot());
         drop(inner);
         drops.join().unwrap();
         // It has its place; or nobody has it any more, and it may be just about to be given back.
         let result = asks.join().unwrap();
-        assert!(matches!(result, Ok(()) | Err(Refused::Full { .. })), "{result:?}");
+        assert!(matches!(result, Ok(()) | Err(RefusedReason::Full { .. })), "{result:?}");
         assert_nothing_is_counted(&[&limit]);
     })
 }
@@ -776,7 +776,7 @@ fn a_stream_that_opens_while_the_registry_begins_to_drain_ends() -> usize {
         assert!(reading.read_all(&task).is_empty());
         drop(reading);
         drains.join().unwrap();
-        assert_eq!(registry.stats().closed, [(CloseReason::Drained, 1)].into());
+        assert_eq!(registry.stats().closed_streams, [(CloseReason::Drained, 1)].into());
         assert_nothing_is_left(&registry, &task);
     })
 }

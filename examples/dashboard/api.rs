@@ -67,10 +67,10 @@ pub(crate) async fn publish(
         event = event.attribute(level);
     }
     if let Some(id) = query.last("except") {
-        event = event.except(id.parse::<ClientId>()?);
+        event = event.exclude_client(id.parse::<ClientId>()?);
     }
     let receipt = app.registry.publish(&topic, event)?;
-    Ok(Json(json!({ "id": receipt.position().to_string(), "clients": receipt.clients() })))
+    Ok(Json(json!({ "id": receipt.position().to_string(), "clients": receipt.subscribers() })))
 }
 
 pub(crate) async fn publish_nowhere() -> Problem {
@@ -212,7 +212,7 @@ impl Query {
             (None, Some(_)) => client.batch(batching),
             (None, None) => {}
         }
-        client.label(self.last("label").is_some());
+        client.topic_as_event_type(self.last("topic_as_event_type").is_some());
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
-use tower_sse::{ClientHandle, Closed, Observation, Observer};
+use tower_sse::{ClientHandle, Observation, Observer, StreamSummary};
 
 use crate::visitor::Visitor;
 
@@ -25,8 +25,8 @@ impl Observer for Counts {
         self.heartbeats.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn closed(&self, _: &ClientHandle, closed: &Closed) {
-        self.bytes.fetch_add(closed.bytes, Ordering::Relaxed);
+    fn closed(&self, _: &ClientHandle, summary: &StreamSummary) {
+        self.bytes.fetch_add(summary.bytes, Ordering::Relaxed);
     }
 }
 
@@ -45,9 +45,9 @@ impl Counts {
 /// long. What is printed names a stream by its number: its id is not for logs.
 pub(crate) fn print(observation: &Observation<'_>) {
     match observation {
-        Observation::Closed { client, closed } => {
-            let seconds = closed.duration.as_secs_f64();
-            let (reason, events, bytes) = (closed.reason, closed.events, closed.bytes);
+        Observation::Closed { client, summary } => {
+            let seconds = summary.duration.as_secs_f64();
+            let (reason, events, bytes) = (summary.reason, summary.events, summary.bytes);
             eprintln!("{} is over after {seconds:.1} s, {events} events, {bytes} bytes: {reason}", name(client));
         }
         Observation::Lagged { client, topic, missed } => {

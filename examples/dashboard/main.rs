@@ -11,7 +11,7 @@
 //!   Resumes with `Last-Event-ID`, as a header or as `?lastEventId=`. Further:
 //!   - `&level=warn`: of events with a level, only those that have at least this one: `info`, `warn`, `error`.
 //!   - `&batch=50`: at least so many milliseconds between two frames. `&array`: the events of a frame as one JSON array.
-//!   - `&label`: events without an event type get their topic as the type.
+//!   - `&topic_as_event_type`: events without an event type get their topic as the type.
 //!   - `&user=ada`, or the header `x-user`: whose stream it is.
 //! - `GET /prices/events`: all prices as one event, then each change.
 //! - `POST /publish/{topic}?event=type&level=warn&except=CLIENT_ID`: publishes the body, not to the client that is
@@ -32,7 +32,7 @@
 //! On SIGINT and SIGTERM it ends gracefully: its streams are told and end one after the other, and then it is gone. A second one ends it at once.
 //!
 //! Environment: `PORT` (3000; 0 picks one), `HEARTBEAT_MS` (15000), `RETENTION_EVENTS` (per topic, 1000),
-//! `RETENTION_BYTES` (in all, 67108864), `STUCK_AFTER_MS` (60000), `GRACE_MS` (how long who is gone is still shown, 5000),
+//! `RETENTION_BYTES` (in all, 67108864), `STALLED_AFTER_MS` (60000), `GRACE_MS` (how long who is gone is still shown, 5000),
 //! `MAX_STREAMS` (10000), `MAX_STREAMS_PER_ADDRESS` (a quarter of the connections that the limit on open files
 //! allows, at most 2000), `PROXIES` (how many add to `x-forwarded-for`, 0), `DRAIN_MS` (how long
 //! the graceful end may take, 5000), `GONE_AFTER_MS` (how long a peer may send no request, or answer nothing, before its connection
@@ -63,7 +63,9 @@ use axum::{
     routing::{delete, get, post},
 };
 use tokio::net::TcpListener;
-use tower_sse::{ClientAddress, Heartbeat, Lag, Limit, Refusal, Registry, RegistryConfig, Retention, SseLayer};
+use tower_sse::{
+    ClientIpKey, Heartbeat, Limit, RefusedResponse, Registry, RegistryConfig, Retention, SlowClientPolicy, SseLayer,
+};
 
 use crate::{
     connections::Connections, hooks::Counts, market::Market, signals::Signals, sockets::Patience, visitor::Visitor,
@@ -104,13 +106,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
 fn config(counts: &Arc<Counts>) -> Result<RegistryConfig, io::Error> {
     let events = setting("RETENTION_EVENTS", 1000)?;
     let config = RegistryConfig::default()
-        .retention(Retention::default().bytes(setting("RETENTION_BYTES", 64 << 20)?))
+        .total_retention(Retention::default().bytes(setting("RETENTION_BYTES", 64 << 20)?))
         .topic_retention_by(move |topic| match topic.split('/').next() {
-            Some("state") => Retention::default().events(1).on_lag(Lag::Skip),
-            Some("strict") => Retention::default().events(events).on_lag(Lag::End { retry: Duration::from_secs(1) }),
+            Some("state") => Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently),
+            Some("strict") => Retention::default()
+                .events(events)
+                .slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: Duration::from_secs(1) }),
             _ => Retention::default().events(events),
         })
-        .stuck_after(Duration::from_millis(setting("STUCK_AFTER_MS", 60_000)?))
+        .stalled_client_timeout(Duration::from_millis(setting("STALLED_AFTER_MS", 60_000)?))
         .presence_key(visitor::key)
         .presence_grace(Duration::from_millis(setting("GRACE_MS", 5000)?))
         .observer(Arc::clone(counts));
@@ -123,7 +127,7 @@ fn config(counts: &Arc<Counts>) -> Result<RegistryConfig, io::Error> {
 /// How many streams there may be, over all routes: in all, and from one address, which shall not take all connections.
 fn limits(connections: &Connections) -> Result<[Limit; 2], io::Error> {
     let peer = |request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip());
-    let address = ClientAddress::new(peer).proxies(setting("PROXIES", 0)?);
+    let address = ClientIpKey::new(peer).proxies(setting("PROXIES", 0)?);
     let a_quarter = (connections.most() / 4).clamp(1, 2000);
     Ok([
         Limit::streams(setting("MAX_STREAMS", 10_000)?),
@@ -137,8 +141,9 @@ fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat) -> Router {
     let layer = limits.into_iter().fold(layer, SseLayer::limit).max_age(Duration::from_secs(3600));
     // A layer is configured per route: a script cannot see comments, so the page's heartbeats are events; and its
     // EventSource would give up if it got a 503.
-    let for_page = layer.clone().heartbeat(heartbeat.clone().event(page::heartbeat)).retry(Duration::from_secs(1));
-    let for_page = for_page.refusal(Refusal::reconnect());
+    let for_page =
+        layer.clone().heartbeat(heartbeat.clone().event(page::heartbeat)).reconnect_delay(Duration::from_secs(1));
+    let for_page = for_page.refused_response(RefusedResponse::reconnect());
     let for_clients = layer.heartbeat(heartbeat);
     Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))

@@ -17,10 +17,10 @@ pub(crate) async fn in_order(
     mut signals: Signals,
 ) -> io::Result<()> {
     let goodbye = Event::data("The server restarts.").event("restart").map_err(io::Error::other)?;
-    let drain = Drain::within(window).farewell(goodbye).retry(Duration::from_secs(2));
+    let drain = Drain::within(window).farewell(goodbye).reconnect_delay(Duration::from_secs(2));
     tokio::select! {
         (drained, ()) = async { tokio::join!(registry.drain(drain), connections.close_within(window + PATIENCE)) } => {
-            println!("ended {} streams, {} stuck", drained.ended, drained.stuck);
+            println!("ended {} streams, {} still open", drained.ended, drained.still_open);
             Ok(())
         }
         code = signals.next() => process::exit(code),

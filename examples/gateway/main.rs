@@ -130,7 +130,7 @@ async fn run(options: Options) -> io::Result<()> {
 
     // Nothing is published here: the registry counts the streams, and the layer keeps them alive.
     let registry = Registry::new();
-    let sse = SseLayer::new(&registry).heartbeat(options.heartbeat).let_finish(true);
+    let sse = SseLayer::new(&registry).heartbeat(options.heartbeat).finish_on_drain(true);
     // Each has one to the upstream.
     let connections = Connections::new(options.patience, 2);
     let most = connections.most();

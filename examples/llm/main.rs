@@ -56,7 +56,7 @@ const KEPT: Duration = Duration::from_secs(3600);
 #[tokio::main]
 async fn main() -> std::result::Result<(), Box<dyn Error>> {
     let config = RegistryConfig::default()
-        .forget_ended_after(KEPT)
+        .ended_topic_ttl(KEPT)
         // However its writer comes to fail: an error, a panic.
         .failed_event(end("failed")?)
         .cancelled_event(end("stopped")?)
@@ -84,7 +84,7 @@ fn app(chats: Chats) -> Router {
         .route("/chats/{chat}/answers/{n}", delete(stop))
         .fallback(|| async { (StatusCode::NOT_FOUND, "there is nothing at this address; the chat page is at /") })
         .layer(DefaultBodyLimit::max(MAX_PROMPT))
-        .layer(SseLayer::new(&chats.registry).retry(Duration::from_secs(1)))
+        .layer(SseLayer::new(&chats.registry).reconnect_delay(Duration::from_secs(1)))
         .with_state(chats)
 }
 
@@ -114,11 +114,11 @@ async fn ask(
         return Err((StatusCode::BAD_REQUEST, "the prompt is empty").into());
     }
     let mut turns = turns.lock().await;
-    turns.writing.retain(|_, answer| registry.topic_state(answer.topic()) == Some(TopicState::Produced));
+    turns.writing.retain(|_, answer| registry.topic_state(answer.topic()) == Some(TopicState::Producing));
     match turns.writing.get(&chat) {
         Some(other) if how.instead => {
             // Whoever wrote it may not write on, and whoever reads it is told why it ends.
-            registry.cancel_with(other.topic(), end("replaced")?)?;
+            registry.cancel_producer_with(other.topic(), end("replaced")?)?;
         }
         Some(_) => return Err((StatusCode::CONFLICT, "an answer is being written in this chat already").into()),
         None if turns.writing.len() >= MAX_WRITING => {
@@ -130,10 +130,10 @@ async fn ask(
     turns.last += 1;
     let answer = Answer { chat: chat.clone(), n: turns.last };
     // In this order, so that whoever hears of the answer finds it.
-    let producer = registry.produce(answer.topic())?;
+    let producer = registry.start_producer(answer.topic())?;
     registry.publish(chat.topic(), Event::json(&json!({ "answer": answer.n, "text": prompt }))?.event("question")?)?;
     let tokens = generator::tokens(&prompt, token_time).map(|token| token.map(Event::data));
-    producer.try_pipe(tokens.chain(once(Ok(end("done")?))));
+    producer.try_spawn_from(tokens.chain(once(Ok(end("done")?))));
     let told = json!({ "answer": answer.n });
     turns.writing.insert(chat, answer);
     Ok((StatusCode::ACCEPTED, Json(told)))
@@ -149,7 +149,7 @@ async fn answer_events(Path(answer): Path<Answer>, client: ClientHandle) -> Resu
 
 async fn stop(State(Chats { registry, .. }): State<Chats>, Path(answer): Path<Answer>) -> Result<StatusCode> {
     // One that has ended meanwhile is as good as stopped.
-    match registry.cancel(answer.topic()) || registry.topic_state(answer.topic()).is_some() {
+    match registry.cancel_producer(answer.topic()) || registry.topic_state(answer.topic()).is_some() {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(answer.is_unknown()),
     }

@@ -2,7 +2,7 @@
 //!
 //! A body is polled when there is room for more. A peer that vanished (a cable pulled, a laptop asleep) or froze (its
 //! process is stopped, and its kernel acknowledges on) takes nothing any more. Then the body is not polled, no timer in it
-//! fires, and its end does not get out. `RegistryConfig::stuck_after` counts such a client out, but its connection stays,
+//! fires, and its end does not get out. `RegistryConfig::stalled_client_timeout` counts such a client out, but its connection stays,
 //! with the file descriptor, the memory and the permit. Only who has the socket can end that:
 //!
 //! ```text
@@ -67,8 +67,8 @@ use tokio::net::TcpStream;
 pub(crate) struct Patience(Duration);
 
 impl Default for Patience {
-    /// Twice the default interval of heartbeats, and half of what `RegistryConfig::stuck_after` is by default: the socket
-    /// goes first, and then the client is `Gone`, not `Stuck`.
+    /// Twice the default interval of heartbeats, and half of what `RegistryConfig::stalled_client_timeout` is by default: the socket
+    /// goes first, and then the client is `ClientDisconnected`, not `Stalled`.
     fn default() -> Self {
         Self(Duration::from_secs(30))
     }

@@ -154,10 +154,10 @@ impl Setup {
         let mut layer = SseLayer::new(registry).heartbeat(heartbeat).gap_event(gap_event);
         layer = layer.position_event(PositionEvent::off()).open_at_once(false);
         if let Some(comment) = &self.comment {
-            layer = layer.comment(comment);
+            layer = layer.opening_comment(comment);
         }
         if self.retries {
-            layer = layer.retry(Duration::from_millis(retry));
+            layer = layer.reconnect_delay(Duration::from_millis(retry));
         }
         self.batching.map_or(layer.clone(), |interval| layer.batching(Batching::every(interval)))
     }
@@ -585,10 +585,10 @@ impl Run<'_> {
         };
         let expected = match setup.response {
             Answer::Other => CloseReason::NoStream,
-            _ if is_closed => CloseReason::Closed,
-            _ if has_failed => CloseReason::BodyError,
-            _ if is_over => CloseReason::Ended,
-            _ => CloseReason::Gone,
+            _ if is_closed => CloseReason::ByServer,
+            _ if has_failed => CloseReason::BodyFailed,
+            _ if is_over => CloseReason::BodyEnded,
+            _ => CloseReason::ClientDisconnected,
         };
         assert_eq!(reason, expected);
     }

@@ -179,7 +179,11 @@ fn check_stream(all: &[Given], input: &mut Input<'_>) {
     let labelled = input.flag();
     let (comment, delay) = (input.text(), Duration::from_millis(input.number()));
     let registry = Registry::new();
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off()).label(labelled).comment(comment).retry(delay);
+    let layer = SseLayer::new(&registry)
+        .heartbeat(Heartbeat::off())
+        .topic_as_event_type(labelled)
+        .opening_comment(comment)
+        .reconnect_delay(delay);
     let layer = layer.position_event(PositionEvent::off());
     let (_client, response) = answer(&layer, Request::new(()), |client| {
         client.subscribe(TOPIC).unwrap();

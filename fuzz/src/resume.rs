@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, time::Duration};
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use tokio::{task::coop::unconstrained, time::advance};
 use tower_sse::{
-    ClientHandle, Event, Heartbeat, Lag, Position, Registry, RegistryConfig, Resume, Retention, SseBody, SseLayer,
-    Start, Subscription,
+    ClientHandle, Event, Heartbeat, Position, Registry, RegistryConfig, Resume, Retention, SlowClientPolicy, SseBody,
+    SseLayer, Start, Subscription,
 };
 
 use super::{answer::answer, input::Input, polled::wire, spec};
@@ -35,7 +35,7 @@ struct Published {
 #[derive(Clone, Copy)]
 struct Kept {
     events: usize,
-    lag: Lag,
+    policy: SlowClientPolicy,
 }
 
 struct World {
@@ -50,14 +50,18 @@ struct World {
 impl World {
     fn new(input: &mut Input<'_>) -> Self {
         let some = |input: &mut Input<'_>| if input.flag() { 1 + input.below(4) } else { usize::MAX };
-        let kept =
-            TOPICS.map(|_| Kept { events: some(input), lag: if input.below(4) == 1 { Lag::Skip } else { Lag::Tell } });
+        let kept = TOPICS.map(|_| Kept {
+            events: some(input),
+            policy: if input.below(4) == 1 { SlowClientPolicy::SkipSilently } else { SlowClientPolicy::NotifyGap },
+        });
         let of_all = some(input).saturating_mul(2);
         let of_topic = move |name: &str| {
             let kept = TOPICS.iter().position(|topic| *topic == name).map(|at| kept[at]);
-            kept.map_or(Retention::default(), |kept| Retention::default().events(kept.events).on_lag(kept.lag))
+            kept.map_or(Retention::default(), |kept| {
+                Retention::default().events(kept.events).slow_client_policy(kept.policy)
+            })
         };
-        let config = RegistryConfig::default().retention(Retention::default().events(of_all));
+        let config = RegistryConfig::default().total_retention(Retention::default().events(of_all));
         let registry = Registry::with_config(config.topic_retention_by(of_topic));
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
         Self { begin: registry.position(), registry, layer, kept, of_all, events: Vec::new() }
@@ -87,16 +91,16 @@ impl World {
         era(position) == era(self.begin) && position <= self.newest()
     }
 
-    fn lag(&self, topic: &str) -> Option<Lag> {
-        TOPICS.iter().position(|known| *known == topic).map(|at| self.kept[at].lag)
+    fn policy(&self, topic: &str) -> Option<SlowClientPolicy> {
+        TOPICS.iter().position(|known| *known == topic).map(|at| self.kept[at].policy)
     }
 
     /// Whether who is to have everything of this name after a position is to be told that he cannot.
     fn is_missed(&self, name: &str, after: Option<Position>) -> bool {
-        let is_lost = |it: &Published| it.is_evicted && self.lag(it.topic) != Some(Lag::Skip);
+        let is_lost = |it: &Published| it.is_evicted && self.policy(it.topic) != Some(SlowClientPolicy::SkipSilently);
         match after {
             // A topic says itself what is passed over; of a pattern, each of its topics does.
-            _ if self.lag(name) == Some(Lag::Skip) => false,
+            _ if self.policy(name) == Some(SlowClientPolicy::SkipSilently) => false,
             Some(after) if after >= self.begin && self.has_issued(after) => {
                 self.events.iter().any(|it| is_for(name, it.topic) && it.position > after && is_lost(it))
             }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tower_sse::{
-    ClientHandle, CloseReason, Event, Events, ProduceError, Producer, PublishError, Registry, RegistryConfig,
+    ClientHandle, CloseReason, Event, Events, Producer, ProducerError, PublishError, Registry, RegistryConfig,
     SubscribeError, Subscription, TopicError, TopicState,
 };
 
@@ -102,7 +102,7 @@ impl Reader {
         let handle = registry.connect();
         let events = handle.clone().into_events();
         let (names, since, awaited) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
-        Self { handle, events, names, since, awaited, is_over: false, reason: CloseReason::Completed }
+        Self { handle, events, names, since, awaited, is_over: false, reason: CloseReason::TopicsEnded }
     }
 
     /// `last_word`: the topic was not finished, and this event says so.
@@ -154,9 +154,9 @@ impl Reader {
         let before = self.names.len();
         let ends: Vec<_> = self.names.iter().filter_map(|name| ended.get(name)).collect();
         if ends.contains(&&TopicState::Failed) {
-            self.reason = CloseReason::Failed;
-        } else if ends.contains(&&TopicState::Cancelled) && self.reason == CloseReason::Completed {
-            self.reason = CloseReason::Cancelled;
+            self.reason = CloseReason::TopicFailed;
+        } else if ends.contains(&&TopicState::Cancelled) && self.reason == CloseReason::TopicsEnded {
+            self.reason = CloseReason::TopicCancelled;
         }
         self.names.retain(|name| !ended.contains_key(name));
         // With the last of its topics it ends itself.
@@ -190,7 +190,7 @@ impl World {
         match receipt {
             Ok(receipt) => {
                 assert!(is_plain(name) && !self.ended.contains_key(name), "{name:?}");
-                assert_eq!(receipt.clients(), self.note_published(name, data), "{name:?}");
+                assert_eq!(receipt.subscribers(), self.note_published(name, data), "{name:?}");
             }
             Err(PublishError::Topic(error)) => {
                 assert!(!is_plain(name), "{error}");
@@ -216,7 +216,7 @@ impl World {
     }
 
     fn produce(&mut self, name: &str, takes_over: bool) {
-        let result = if takes_over { self.registry.take_over(name) } else { self.registry.produce(name) };
+        let result = if takes_over { self.registry.replace_producer(name) } else { self.registry.start_producer(name) };
         let is_busy = self.producers.contains_key(name);
         match result {
             Ok(producer) => {
@@ -232,18 +232,18 @@ impl World {
                 self.last_words.remove(name);
                 self.has_produced = true;
             }
-            Err(ProduceError::Topic(error)) => {
+            Err(ProducerError::Topic(error)) => {
                 assert!(!is_plain(name), "{error}");
                 assert_refused(&error, name);
             }
-            Err(ProduceError::Busy { topic }) => assert!(topic == name && is_busy && !takes_over),
+            Err(ProducerError::Busy { topic }) => assert!(topic == name && is_busy && !takes_over),
             Err(error) => panic!("{error}"),
         }
     }
 
     fn end(&mut self, name: &str, how: TopicState) {
         if how == TopicState::Cancelled {
-            assert_eq!(self.registry.cancel(name), self.producers.contains_key(name), "{name:?}");
+            assert_eq!(self.registry.cancel_producer(name), self.producers.contains_key(name), "{name:?}");
         }
         let Some(producer) = self.producers.remove(name) else { return };
         match how {
@@ -263,7 +263,7 @@ impl World {
     fn expect_state(&self, name: &str) {
         let is_there = self.topics.contains_key(name) || self.readers.iter().any(|reader| reader.names.contains(name));
         let expected = match (self.producers.contains_key(name), self.ended.get(name)) {
-            (true, _) => Some(TopicState::Produced),
+            (true, _) => Some(TopicState::Producing),
             (false, Some(how)) => Some(*how),
             (false, None) => (is_there && is_plain(name)).then_some(TopicState::Open),
         };

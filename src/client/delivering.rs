@@ -40,7 +40,9 @@ impl Reader {
             Some(batching) if batching.is_array() => super::array::array(events),
             _ => {
                 let mut wire = Vec::with_capacity(events.iter().map(|picked| picked.entry.wire.len()).sum());
-                events.iter().for_each(|it| it.entry.write(&mut wire, self.style.labelled, it.progress.as_deref()));
+                events
+                    .iter()
+                    .for_each(|it| it.entry.write(&mut wire, self.style.topic_as_event_type, it.progress.as_deref()));
                 wire
             }
         }

@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LastWords {
     pub(crate) farewell: Arc<Event>,
-    pub(crate) retry: Option<Duration>,
+    pub(crate) reconnect_delay: Option<Duration>,
 }
 
 /// Whether a registry is being drained.
@@ -75,9 +75,9 @@ impl Draining {
 
     /// What a stream ends with. `spread`: a random number.
     fn last_words(&self, spread: u32) -> Bytes {
-        let LastWords { farewell, retry } = lock(&self.last_words).clone();
+        let LastWords { farewell, reconnect_delay } = lock(&self.last_words).clone();
         // In one block: some clients ignore a `retry` that comes without data, and some take it for an event.
-        let last_words = match retry {
+        let last_words = match reconnect_delay {
             Some(delay) => &Event::clone(&farewell).retry(jitter::jittered(delay, spread)),
             None => &*farewell,
         };
@@ -92,9 +92,9 @@ impl Client {
     }
 
     /// Whether it may go on for some time when the registry ends its streams. One that need not any more ends if it does.
-    pub(crate) fn let_finish(&self, may_finish: bool) {
-        let might = mem::replace(&mut lock(&self.state).style.may_finish, may_finish);
-        if might && !may_finish && self.is_open() && self.shared().draining.has_begun() {
+    pub(crate) fn finish_on_drain(&self, finish: bool) {
+        let might = mem::replace(&mut lock(&self.state).style.finish_on_drain, finish);
+        if might && !finish && self.is_open() && self.shared().draining.has_begun() {
             self.close(CloseReason::Drained);
         }
     }

@@ -10,7 +10,7 @@ use http::{
 use super::state::Client;
 use crate::{
     event::Event,
-    limit::Refused,
+    limit::RefusedReason,
     log::{Outcome, Position},
     stream::CloseReason,
     stream::headers::EVENT_STREAM,
@@ -79,7 +79,7 @@ impl EventStream {
     /// - 204 if each of them was finished;
     /// - 410 if one of them has failed or was cancelled, with the [`CloseReason`] in the response's extensions. The client has been told before, by the topic's last event.
     ///
-    /// It is a 500, with a [`Refused`] in its extensions, if the client can have [no stream](crate::ClientHandle::into_stream).
+    /// It is a 500, with a [`RefusedReason`] in its extensions, if the client can have [no stream](crate::ClientHandle::into_stream).
     pub fn into_response<B: Default>(self) -> Response<B> {
         self.answer().unwrap_or_else(|refused| {
             let mut response = Response::new(B::default());
@@ -90,7 +90,7 @@ impl EventStream {
     }
 
     /// The same, or why it would be none.
-    pub(crate) fn answer<B: Default>(self) -> Result<Response<B>, Refused> {
+    pub(crate) fn answer<B: Default>(self) -> Result<Response<B>, RefusedReason> {
         if let Some(refused) = self.client.refuse_answer() {
             return Err(refused);
         }

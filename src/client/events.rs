@@ -15,7 +15,7 @@ use futures_core::Stream;
 use super::{reader::Reader, taking::Picked};
 use crate::{
     event,
-    limit::Refused,
+    limit::RefusedReason,
     log::{Entry, Gap, Position},
 };
 
@@ -45,14 +45,14 @@ use crate::{
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Events {
     pub(super) reader: Option<Reader>,
-    pub(super) refused: Option<Box<Refused>>,
+    pub(super) refused: Option<Box<RefusedReason>>,
     pub(super) taken: VecDeque<Picked>,
 }
 
 impl Events {
     /// Why there are no events, if it was refused. `None`: it was not.
     #[must_use]
-    pub fn refused(&self) -> Option<&Refused> {
+    pub fn refused(&self) -> Option<&RefusedReason> {
         self.refused.as_deref()
     }
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     event::{ClientId, Event},
-    limit::{Admission, Refused},
+    limit::{Admission, RefusedReason},
     log::Outcome,
     stream::{Batching, CloseReason},
     topics::{PublishError, Receipt, Start},
@@ -201,8 +201,8 @@ impl ClientHandle {
     ///
     /// A page has to know the topics, as a browser drops events of a type that nobody listens to: with a pattern, an
     /// [array](Batching::as_array) says it better.
-    pub fn label(&self, labelled: bool) {
-        self.client.restyle(|style| style.labelled = labelled);
+    pub fn topic_as_event_type(&self, on: bool) {
+        self.client.restyle(|style| style.topic_as_event_type = on);
     }
 
     /// How long at least it is between two frames of this stream: see [`Batching`]. It can be said at any time: what waits for the interval of before goes out at
@@ -220,7 +220,7 @@ impl ClientHandle {
     /// Whether nothing is to come on any of its topics, as all were [finished](crate::Producer) and it had all of them: time for a
     /// 204, which [`EventStream`] is then of itself. `false` if one of them has failed or was cancelled: nobody has had all of it.
     #[must_use]
-    pub fn has_had_all(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.client.outcome() == Some(Outcome::Whole)
     }
 
@@ -228,7 +228,7 @@ impl ClientHandle {
     ///
     /// A stream that has stalled in the middle of an event has no boundary to end at before its own body goes on.
     pub fn close(&self) {
-        self.client.close(CloseReason::Closed);
+        self.client.close(CloseReason::ByServer);
     }
 
     /// Ends the stream as [`close`](Self::close) does, with a reason of your own: [`closed`](Self::closed) returns it as
@@ -239,23 +239,23 @@ impl ClientHandle {
         self.client.close(CloseReason::Other(reason));
     }
 
-    /// Takes its places among what is [limited](crate::Limit), or says why there is no room. Nothing happens if it has them.
+    /// Acquires a slot of each [limit](crate::Limit) that counts the client, or says which limit has none. Nothing happens if the client has its slots.
     ///
-    /// A request that asks for an event stream has them before the handler runs. This is for handlers of other requests, such as
-    /// a `POST` that is answered with a stream or a WebSocket, that would rather refuse before they begin than have their answer replaced. What is taken
-    /// is kept until the request is answered, and from then on by its stream, if it has one.
+    /// A request that asks for an event stream has its slots before the handler runs. This is for handlers of other requests, such as
+    /// a `POST` that is answered with a stream or a WebSocket, that would rather refuse before they begin than have their answer replaced. The slots are
+    /// kept until the request is answered, and from then on by its stream, if it has one.
     ///
     /// # Errors
     ///
-    /// [`Refused`], which is a response with a `retry-after`.
-    pub fn admit(&self) -> Result<(), Refused> {
-        self.client.admit()
+    /// [`RefusedReason`], which is a response with a `retry-after`.
+    pub fn acquire_slot(&self) -> Result<(), RefusedReason> {
+        self.client.acquire_slot()
     }
 
     /// Ends its stream at this time: when the token expires that it was opened with, say. `None`: at no time. Default: none.
     ///
     /// It can be said before the stream begins and while it is open, by whoever has just got a fresh token. The last word counts. The stream ends at a
-    /// boundary, as [`CloseReason::Expired`], when it has what was published until then; in a time that is past, at once. A clock that is set meanwhile changes
+    /// boundary, as [`CloseReason::AuthorizationExpired`], when it has what was published until then; in a time that is past, at once. A clock that is set meanwhile changes
     /// nothing: what counts is how long it is until then at this moment.
     pub fn expire_at(&self, time: impl Into<Option<SystemTime>>) {
         let time = time.into().map(|time| time.duration_since(SystemTime::now()).unwrap_or_default());
@@ -269,8 +269,8 @@ impl ClientHandle {
 
     /// Whether its stream may go on for some time when the registry ends its streams: see [`Drain::finish_within`](crate::Drain::finish_within). For an answer that is being given.
     /// It can be said at any time; while the registry ends its streams, one that need not finish any more ends. Default: as the layer has it.
-    pub fn let_finish(&self, may_finish: bool) {
-        self.client.let_finish(may_finish);
+    pub fn finish_on_drain(&self, finish: bool) {
+        self.client.finish_on_drain(finish);
     }
 
     /// Waits until the stream has ended, and returns why.
@@ -296,7 +296,7 @@ impl ClientHandle {
     /// The client's event stream, as an answer: open until the client leaves or is closed, with or without subscriptions.
     ///
     /// It is an answer to the client's own request. Any other, or one with the stream of a client that came with [no request](crate::Registry::connect), is
-    /// open already, or is over, is a 500 that says so, with a [`Refused`] in its extensions that observers are told of too.
+    /// open already, or is over, is a 500 that says so, with a [`RefusedReason`] in its extensions that observers are told of too.
     ///
     /// With the `axum` feature it is an `IntoResponse`; see [`EventStream::into_response`] for other frameworks.
     pub fn into_stream(self) -> EventStream {
@@ -311,8 +311,8 @@ impl ClientHandle {
     /// adds nothing to the response's body, whatever that is.
     ///
     /// It has to be called before the request is answered, but for a connection that goes on after the answer: where that is a 101, or a 2xx
-    /// to `CONNECT`, as it is for WebSockets, a client lives as long as any of its handles, and has the places among what is limited that
-    /// it was [admitted](Self::admit) to. So the task of an upgraded connection can call it.
+    /// to `CONNECT`, as it is for WebSockets, a client lives as long as any of its handles, and keeps the slots that
+    /// it [acquired](Self::acquire_slot). So the task of an upgraded connection can call it.
     ///
     /// Where there are no events to be had, as the client's stream is open already, is over, or is refused by a [limit](crate::Limit), this has
     /// ended before it begins, and [`Events::refused`] and observers say why. A stream that is open is not disturbed by it.

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{observer::Closed, state::Client};
+use super::{observer::StreamSummary, state::Client};
 use crate::{
     collections::spacious,
     sync::{Mutex, lock},
@@ -21,7 +21,7 @@ pub(crate) enum Hook {
     Opened,
     Subscribed(Arc<str>),
     Unsubscribed(Arc<str>),
-    Closed(Box<Closed>),
+    Closed(Box<StreamSummary>),
 }
 
 /// What is still to be told, of the clients of which somebody tells at this moment: by the address of each.
@@ -90,7 +90,7 @@ impl Hook {
             Self::Opened => observer.opened(client),
             Self::Subscribed(topic) => observer.subscribed(client, topic),
             Self::Unsubscribed(topic) => observer.unsubscribed(client, topic),
-            Self::Closed(closed) => observer.closed(client, closed),
+            Self::Closed(summary) => observer.closed(client, summary),
         });
     }
 }

@@ -1,4 +1,4 @@
-//! How a stream begins and ends: its places among what is limited, its close reason, and who waits for its end.
+//! How a stream begins and ends: its slots of the limits, its close reason, and who waits for its end.
 
 use std::{
     mem,
@@ -9,13 +9,13 @@ use tokio::sync::Notify;
 
 use super::{
     hooks::{Hook, TellDeferred},
-    observer::Closed,
+    observer::StreamSummary,
     resuming::Resume,
     state::{Client, Closing, Phase, Sent, State},
     taking::Picked,
 };
 use crate::{
-    limit::{Admission, Hold, Refused},
+    limit::{Admission, Hold, RefusedReason},
     stream::CloseReason,
     sync::lock,
     topics::{Deferred, once},
@@ -27,11 +27,11 @@ impl Client {
         self.admission.is_some() || self.shared.draining.has_begun()
     }
 
-    /// Takes its places among what is limited, if it has not got them.
-    pub(crate) fn admit(self: &Arc<Self>) -> Result<(), Refused> {
+    /// Takes its slots of the limits, if it has not got them.
+    pub(crate) fn acquire_slot(self: &Arc<Self>) -> Result<(), RefusedReason> {
         let result = match self.shared.draining.has_begun() {
-            true => Err(Refused::Draining),
-            false => self.admission.as_ref().map_or(Ok(()), |admission| admission.admit()),
+            true => Err(RefusedReason::Draining),
+            false => self.admission.as_ref().map_or(Ok(()), |admission| admission.acquire_slot()),
         };
         if let Err(refused) = &result {
             self.note_refused(refused);
@@ -39,22 +39,22 @@ impl Client {
         result
     }
 
-    pub(crate) fn note_refused(self: &Arc<Self>, refused: &Refused) {
+    pub(crate) fn note_refused(self: &Arc<Self>, refused: &RefusedReason) {
         self.shared.counters.refused_streams.fetch_add(1, Ordering::Relaxed);
         self.observe(|observer, client| observer.stream_refused(client, refused));
     }
 
     /// Why its request cannot be answered with its stream, if it cannot. Whoever watches is told.
-    pub(crate) fn refuse_answer(self: &Arc<Self>) -> Option<Refused> {
+    pub(crate) fn refuse_answer(self: &Arc<Self>) -> Option<RefusedReason> {
         let refused = match self.is_of_request {
             true => lock(&self.state).may_begin().err(),
-            false => Some(Refused::OtherClient),
+            false => Some(RefusedReason::OtherClient),
         };
         refused.inspect(|refused| self.note_refused(refused))
     }
 
-    /// Keeps the places of its request for whoever reads its events later.
-    pub(crate) fn keep_places(&self, hold: Option<Hold>) {
+    /// Keeps the slots of its request for whoever reads its events later.
+    pub(crate) fn keep_slots(&self, hold: Option<Hold>) {
         let mut state = lock(&self.state);
         // Dropped when nothing is locked.
         let _old = match state.phase {
@@ -64,8 +64,8 @@ impl Client {
         drop(state);
     }
 
-    /// The places of its request, for its reader.
-    pub(crate) fn take_places(&self) -> Option<Hold> {
+    /// The slots of its request, for its reader.
+    pub(crate) fn take_slots(&self) -> Option<Hold> {
         let kept = lock(&self.state).rare.as_mut().and_then(|rare| rare.hold.take());
         kept.or_else(|| self.admission().map(Admission::hold))
     }
@@ -87,7 +87,7 @@ impl Client {
     }
 
     /// The stream begins; unless it has begun before, or is over. Gives what goes out before all else: what was sent to the client alone until now.
-    pub(crate) fn open(self: &Arc<Self>) -> Result<Vec<Picked>, Refused> {
+    pub(crate) fn open(self: &Arc<Self>) -> Result<Vec<Picked>, RefusedReason> {
         let (spread, now) = (self.id().spread(), self.shared.clock.now());
         let mut telling = TellDeferred::of(self);
         let mut deferred = Deferred::default();
@@ -119,7 +119,7 @@ impl Client {
         drop(deferred);
         drop(telling);
         if self.shared.draining.has_begun() {
-            // It was admitted just before.
+            // It acquired its slots just before.
             self.close(CloseReason::Drained);
         }
         Ok(own)
@@ -157,7 +157,7 @@ impl Client {
         let (had_stream, opened, sent) = (state.had_stream, state.opened, self.all_of(state.sent));
         if let Some(telling) = telling.filter(|_| had_stream) {
             let (duration, Sent { events, bytes }) = (self.since(opened), sent);
-            telling.note(|| Hook::Closed(Box::new(Closed { reason, duration, events, bytes })));
+            telling.note(|| Hook::Closed(Box::new(StreamSummary { reason, duration, events, bytes })));
         }
         let over = state.waits_for_its_end();
         let places = state.rare.as_mut().and_then(|rare| rare.hold.take());
@@ -170,7 +170,7 @@ impl Client {
             self.shared.unregister(id);
         }
         if had_stream {
-            self.shared.counters.closed(reason, sent);
+            self.shared.counters.note_closed(reason, sent);
         }
         if let Some(over) = over {
             over.notify_waiters();
@@ -214,11 +214,11 @@ impl Drop for Client {
 
 impl State {
     /// Whether its stream can begin.
-    pub(super) fn may_begin(&self) -> Result<(), Refused> {
+    pub(super) fn may_begin(&self) -> Result<(), RefusedReason> {
         match (self.phase, self.over()) {
-            (_, Some(reason)) => Err(Refused::Over { reason }),
+            (_, Some(reason)) => Err(RefusedReason::Over { reason }),
             (Phase::Waiting, _) => Ok(()),
-            _ => Err(Refused::Open),
+            _ => Err(RefusedReason::Open),
         }
     }
 

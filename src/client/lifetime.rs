@@ -23,8 +23,8 @@ pub(crate) struct Lifetime {
 
 impl Lifetime {
     fn end(&self) -> Option<(u64, CloseReason)> {
-        let aged = self.aged_at.map(|at| (at, CloseReason::Aged));
-        let expired = self.expires_at.map(|at| (at, CloseReason::Expired));
+        let aged = self.aged_at.map(|at| (at, CloseReason::MaxAge));
+        let expired = self.expires_at.map(|at| (at, CloseReason::AuthorizationExpired));
         [aged, expired].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }

@@ -16,7 +16,8 @@ impl Cursors {
     /// The same of several feeds, in position order. Clients that are behind on the same feeds by the same events get the
     /// same bytes.
     pub(super) fn take_merged(&mut self, taker: Taker<'_>, horizon: u64, deferred: &mut Deferred) -> Option<Plain> {
-        let mut of = Of { feeds: Vec::with_capacity(self.cursors.len()), labelled: taker.labelled };
+        let mut of =
+            Of { feeds: Vec::with_capacity(self.cursors.len()), topic_as_event_type: taker.topic_as_event_type };
         for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
             let state = lock(&cursor.feed.state);
             let first = cursor.plain_from(&state.log)?;
@@ -29,7 +30,7 @@ impl Cursors {
         let frames = &taker.client.shared().topics.frames;
         let merged = match frames.merged(&of, horizon) {
             Some(merged) => merged,
-            None => frames.keep(of, self.merge(taker.labelled, horizon, deferred)?),
+            None => frames.keep(of, self.merge(taker.topic_as_event_type, horizon, deferred)?),
         };
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_pending()) {
             // Something came since it waited.
@@ -50,7 +51,7 @@ impl Cursors {
     }
 
     /// Joins what is pending, about a frame of it.
-    pub(super) fn merge(&self, labelled: bool, mut horizon: u64, deferred: &mut Deferred) -> Option<Merged> {
+    pub(super) fn merge(&self, topic_as_event_type: bool, mut horizon: u64, deferred: &mut Deferred) -> Option<Merged> {
         let mut entries: Vec<Arc<Entry>> = Vec::new();
         let mut has_more = false;
         for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
@@ -78,7 +79,7 @@ impl Cursors {
             (horizon, has_more) = (entries.last()?.number, true);
         }
         let mut wire = Vec::with_capacity(entries.iter().map(|entry| entry.wire.len()).sum());
-        entries.iter().for_each(|entry| entry.write(&mut wire, labelled, None));
+        entries.iter().for_each(|entry| entry.write(&mut wire, topic_as_event_type, None));
         let (events, last) = (entries.len() as u64, entries.last()?);
         let (seen, has_id) = (last.position, last.has_id());
         Some(Merged { wire: wire.into(), events, seen, has_id, read_to: horizon, has_more })

@@ -22,9 +22,9 @@ mod reader;
 mod resuming;
 mod settings;
 mod shared;
+mod stalled;
 mod state;
 mod stats;
-mod stuck;
 mod subscribing;
 mod subscription;
 mod taking;
@@ -45,7 +45,7 @@ pub use self::{
     event_stream::EventStream,
     events::{Delivery, Events},
     handle::ClientHandle,
-    observer::{Closed, Observation, Observer},
+    observer::{Observation, Observer, StreamSummary},
     resuming::Resume,
     stats::{ClientStats, Stats},
     subscription::Subscription,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{error::SubscribeError, handle::ClientHandle, stats::Stats};
-use crate::{limit::Refused, log::Gap, stream::CloseReason, sync::nothing_is_locked, topics::Receipt};
+use crate::{limit::RefusedReason, log::Gap, stream::CloseReason, sync::nothing_is_locked, topics::Receipt};
 
 /// Hooks: what a registry and its streams do, told as it happens.
 ///
@@ -42,13 +42,13 @@ use crate::{limit::Refused, log::Gap, stream::CloseReason, sync::nothing_is_lock
 /// [`observe`](Self::observe), which does nothing by default:
 ///
 /// ```
-/// use tower_sse::{ClientHandle, Closed, Observer, Registry, RegistryConfig};
+/// use tower_sse::{ClientHandle, StreamSummary, Observer, Registry, RegistryConfig};
 ///
 /// struct Audit;
 ///
 /// impl Observer for Audit {
-///     fn closed(&self, _client: &ClientHandle, closed: &Closed) {
-///         println!("a stream of {:?} and {} events: {}", closed.duration, closed.events, closed.reason);
+///     fn closed(&self, _client: &ClientHandle, summary: &StreamSummary) {
+///         println!("a stream of {:?} and {} events: {}", summary.duration, summary.events, summary.reason);
 ///     }
 /// }
 ///
@@ -100,7 +100,7 @@ use crate::{limit::Refused, log::Gap, stream::CloseReason, sync::nothing_is_lock
 ///
 /// Without observers, the check of a length. With them, one virtual call for each and what it does itself. Nothing is called for
 /// each delivered event: deliveries are counted, and told every few seconds with all else that there is
-/// ([`sampled`](Self::sampled)), and of one stream in [`Closed`]. [`published`](Self::published) is the one that can be called very often.
+/// ([`sampled`](Self::sampled)), and of one stream in [`StreamSummary`]. [`published`](Self::published) is the one that can be called very often.
 pub trait Observer: Send + Sync + 'static {
     /// Gets all that the other methods do not take over. Default: does nothing.
     fn observe(&self, observation: &Observation<'_>) {
@@ -113,8 +113,8 @@ pub trait Observer: Send + Sync + 'static {
     }
 
     /// A stream was refused, before it was opened. As often as it is tried.
-    fn stream_refused(&self, client: &ClientHandle, refused: &Refused) {
-        self.observe(&Observation::StreamRefused { client, refused });
+    fn stream_refused(&self, client: &ClientHandle, reason: &RefusedReason) {
+        self.observe(&Observation::StreamRefused { client, reason });
     }
 
     /// A subscription was not made. As often as it is tried.
@@ -154,8 +154,8 @@ pub trait Observer: Send + Sync + 'static {
     }
 
     /// A stream that was opened is over. Once for each: the last that is told of it.
-    fn closed(&self, client: &ClientHandle, closed: &Closed) {
-        self.observe(&Observation::Closed { client, closed });
+    fn closed(&self, client: &ClientHandle, summary: &StreamSummary) {
+        self.observe(&Observation::Closed { client, summary });
     }
 
     /// An event was published. Once for each, however many clients get it.
@@ -198,8 +198,8 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
         O::opened(self, client);
     }
 
-    fn stream_refused(&self, client: &ClientHandle, refused: &Refused) {
-        O::stream_refused(self, client, refused);
+    fn stream_refused(&self, client: &ClientHandle, reason: &RefusedReason) {
+        O::stream_refused(self, client, reason);
     }
 
     fn subscription_refused(&self, client: &ClientHandle, error: &SubscribeError) {
@@ -226,8 +226,8 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
         O::heartbeat(self, client);
     }
 
-    fn closed(&self, client: &ClientHandle, closed: &Closed) {
-        O::closed(self, client, closed);
+    fn closed(&self, client: &ClientHandle, summary: &StreamSummary) {
+        O::closed(self, client, summary);
     }
 
     fn published(&self, topic: &str, receipt: &Receipt) {
@@ -255,7 +255,7 @@ pub enum Observation<'a> {
         /// Whose stream it would have been.
         client: &'a ClientHandle,
         /// Why not.
-        refused: &'a Refused,
+        reason: &'a RefusedReason,
     },
     /// [`Observer::subscription_refused`].
     SubscriptionRefused {
@@ -304,7 +304,7 @@ pub enum Observation<'a> {
         /// Whose stream it was.
         client: &'a ClientHandle,
         /// What became of it.
-        closed: &'a Closed,
+        summary: &'a StreamSummary,
     },
     /// [`Observer::published`].
     Published {
@@ -325,7 +325,7 @@ pub enum Observation<'a> {
 /// What became of a stream that is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Closed {
+pub struct StreamSummary {
     /// Why it is over.
     pub reason: CloseReason,
     /// How long it was open.
@@ -388,7 +388,7 @@ pub(crate) mod samples {
         pub(crate) client: ClientHandle,
         pub(crate) error: SubscribeError,
         pub(crate) gap: Gap,
-        pub(crate) closed: Closed,
+        pub(crate) summary: StreamSummary,
         pub(crate) receipt: Receipt,
         pub(crate) before: Stats,
         pub(crate) now: Stats,
@@ -401,8 +401,8 @@ pub(crate) mod samples {
                 client: registry.connect(),
                 error: SubscribeError::TooMany { limit: 3 },
                 gap: Gap { topics: vec!["a/1".to_owned(), "b".to_owned()], after: "1-0\n".to_owned(), position: None },
-                closed: Closed {
-                    reason: CloseReason::Gone,
+                summary: StreamSummary {
+                    reason: CloseReason::ClientDisconnected,
                     duration: Duration::from_millis(1500),
                     events: 7,
                     bytes: 900,
@@ -424,14 +424,14 @@ pub(crate) mod samples {
         /// Calls each method once, in the order of [`Observation`].
         pub(crate) fn tell(&self, observer: &dyn Observer) {
             observer.opened(&self.client);
-            observer.stream_refused(&self.client, &Refused::Draining);
+            observer.stream_refused(&self.client, &RefusedReason::Draining);
             observer.subscription_refused(&self.client, &self.error);
             observer.subscribed(&self.client, "a/1");
             observer.unsubscribed(&self.client, "a/1");
             observer.lagged(&self.client, "a/1", 5);
             observer.gap(&self.client, &self.gap);
             observer.heartbeat(&self.client);
-            observer.closed(&self.client, &self.closed);
+            observer.closed(&self.client, &self.summary);
             observer.published("a/1", &self.receipt);
             observer.sampled(&self.before, &self.now);
         }
@@ -490,7 +490,7 @@ mod tests {
             lock(&self.observed).push(name(observation));
         }
 
-        fn closed(&self, _client: &ClientHandle, _closed: &Closed) {
+        fn closed(&self, _client: &ClientHandle, _summary: &StreamSummary) {
             self.closed.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -508,12 +508,12 @@ mod tests {
     fn an_observation_has_what_the_method_got() {
         let samples = Samples::new();
         let (id, gap, closed, receipt) =
-            (samples.client.id(), samples.gap.clone(), samples.closed.clone(), samples.receipt.clone());
+            (samples.client.id(), samples.gap.clone(), samples.summary.clone(), samples.receipt.clone());
         let (earlier, deferred) = (samples.before.clone(), samples.now.clone());
         samples.tell(&move |observation: &Observation<'_>| match *observation {
             Observation::Opened { client } | Observation::Heartbeat { client } => assert_eq!(client.id(), id),
-            Observation::StreamRefused { client, refused } => {
-                assert_eq!((client.id(), refused), (id, &Refused::Draining));
+            Observation::StreamRefused { client, reason } => {
+                assert_eq!((client.id(), reason), (id, &RefusedReason::Draining));
             }
             Observation::SubscriptionRefused { client, error } => {
                 assert_eq!((client.id(), error), (id, &SubscribeError::TooMany { limit: 3 }));
@@ -523,7 +523,7 @@ mod tests {
             }
             Observation::Lagged { client, topic, missed } => assert_eq!((client.id(), topic, missed), (id, "a/1", 5)),
             Observation::Gap { client, gap: got } => assert_eq!((client.id(), got), (id, &gap)),
-            Observation::Closed { client, closed: got } => assert_eq!((client.id(), got), (id, &closed)),
+            Observation::Closed { client, summary: got } => assert_eq!((client.id(), got), (id, &closed)),
             Observation::Published { topic, receipt: got } => assert_eq!((topic, got), ("a/1", &receipt)),
             Observation::Sampled { before, now } => assert_eq!((before, now), (&earlier, &deferred)),
         });
@@ -551,7 +551,7 @@ mod tests {
             lock(&self.0).push("opened");
         }
 
-        fn stream_refused(&self, _client: &ClientHandle, _refused: &Refused) {
+        fn stream_refused(&self, _client: &ClientHandle, _reason: &RefusedReason) {
             lock(&self.0).push("stream_refused");
         }
 
@@ -579,7 +579,7 @@ mod tests {
             lock(&self.0).push("heartbeat");
         }
 
-        fn closed(&self, _client: &ClientHandle, _closed: &Closed) {
+        fn closed(&self, _client: &ClientHandle, _summary: &StreamSummary) {
             lock(&self.0).push("closed");
         }
 
@@ -650,7 +650,7 @@ mod tests {
 
         impl Drop for TellsOnDrop {
             fn drop(&mut self) {
-                self.0.notify(|observer| observer.closed(&self.1.client, &self.1.closed));
+                self.0.notify(|observer| observer.closed(&self.1.client, &self.1.summary));
             }
         }
 

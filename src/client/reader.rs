@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    limit::{Hold, Refused},
+    limit::{Hold, RefusedReason},
     log::Position,
     stream::{Batching, CloseReason},
     sync::lock,
@@ -46,7 +46,7 @@ pub(crate) struct Reader {
     /// As it was when it last looked.
     pub(super) style: Style,
     pub(super) countdown: Countdown,
-    /// Its places among what is limited.
+    /// Its slots of the limits.
     pub(super) hold: Option<Hold>,
 }
 
@@ -87,10 +87,10 @@ pub(crate) enum OwnBody {
 impl Reader {
     /// The stream of this client begins; unless it has begun before or is over, or there is no room for it, which ends the client. Gives what
     /// goes out before all else, too.
-    pub(crate) fn open(client: &Arc<Client>) -> Result<(Self, Vec<Picked>), Refused> {
+    pub(crate) fn open(client: &Arc<Client>) -> Result<(Self, Vec<Picked>), RefusedReason> {
         // One that is over already takes no place.
         let hold = match client.over() {
-            None => client.take_places(),
+            None => client.take_slots(),
             Some(_) => None,
         };
         let room = match (&hold, client.admission()) {
@@ -177,7 +177,7 @@ impl Reader {
         if state.phase != Phase::Open || state.closing.is_some() {
             return FastRead::Unclear;
         }
-        let taker = Taker { client, waker: cx.waker(), labelled: style.labelled };
+        let taker = Taker { client, waker: cx.waker(), topic_as_event_type: style.topic_as_event_type };
         let Some(Plain { wire, events, has_id, .. }) =
             state.cursors.take_rested(taker, client.shared().topics.horizon(), &mut self.idle_mark)
         else {
@@ -206,13 +206,13 @@ impl Reader {
         }
         for _ in 0..LOOKS {
             let result = self.poll_take(waker, own_body, |client, state, horizon, idle_mark, deferred| {
-                let Style { batching, labelled, .. } = state.style;
+                let Style { batching, topic_as_event_type, .. } = state.style;
                 match batching.is_some_and(Batching::is_array) {
                     true => state
                         .cursors
                         .take_events(client, horizon, deferred)
                         .map(|taken| Taking::Events(Box::new(taken))),
-                    false => state.take(Taker { client, waker, labelled }, horizon, idle_mark, deferred),
+                    false => state.take(Taker { client, waker, topic_as_event_type }, horizon, idle_mark, deferred),
                 }
             });
             match ready!(result) {
@@ -285,7 +285,7 @@ impl Reader {
         }
     }
 
-    /// The same, and its places are free: before it is told that the client is over, as there is room again then.
+    /// The same, and its slots are free: before it is told that the client is over, as there is room again then.
     fn leave(&mut self, reason: CloseReason) {
         self.hold = None;
         self.end(reason);
@@ -357,7 +357,7 @@ impl Reader {
                 return Poll::Ready(Err(state.outcome().into()));
             }
             if own_body == OwnBody::Ended && !state.held && state.cursors.is_empty() {
-                return Poll::Ready(Err(CloseReason::Ended));
+                return Poll::Ready(Err(CloseReason::BodyEnded));
             }
             if state.cursors.park(waker) {
                 *idle_mark = state.cursors.idle_mark(&client.shared().topics);
@@ -393,6 +393,6 @@ impl State {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.leave(CloseReason::Gone);
+        self.leave(CloseReason::ClientDisconnected);
     }
 }

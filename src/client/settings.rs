@@ -11,7 +11,7 @@ pub(crate) struct ClientSettings {
     pub(crate) limits: Vec<Limit>,
     pub(crate) subscriptions_per_client: usize,
     pub(crate) patterns_per_client: usize,
-    pub(crate) stuck_after: Option<Duration>,
+    pub(crate) stalled_client_timeout: Option<Duration>,
     pub(crate) observers: Observers,
     pub(crate) presence_key: Option<PresenceKey>,
     pub(crate) presence_grace: Duration,
@@ -39,7 +39,7 @@ impl Default for ClientSettings {
             limits: Vec::new(),
             subscriptions_per_client: 1000,
             patterns_per_client: 16,
-            stuck_after: Some(Duration::from_secs(60)),
+            stalled_client_timeout: Some(Duration::from_secs(60)),
             observers: Observers::default(),
             presence_key: None,
             presence_grace: GRACE,
@@ -53,7 +53,7 @@ impl fmt::Debug for ClientSettings {
             .field("limits", &self.limits)
             .field("subscriptions_per_client", &self.subscriptions_per_client)
             .field("patterns_per_client", &self.patterns_per_client)
-            .field("stuck_after", &self.stuck_after)
+            .field("stalled_client_timeout", &self.stalled_client_timeout)
             .field("observers", &self.observers)
             .field("presence_key", &self.presence_key.is_some())
             .field("presence_grace", &self.presence_grace)

@@ -31,7 +31,7 @@ pub(crate) struct Shared {
     pub(crate) settings: ClientSettings,
     pub(crate) clock: Clock,
     pub(crate) timers: Timers,
-    /// When to look for stuck clients again, in nanoseconds since the clock's start.
+    /// When to look for stalled clients again, in nanoseconds since the clock's start.
     pub(crate) next_look: AtomicU64,
     /// By half of their ids.
     pub(crate) clients: Mutex<HashMap<u64, Weak<Client>>>,
@@ -64,10 +64,10 @@ impl Shared {
     pub(crate) fn publish(&self, name: &str, event: &Event, by: Option<Writer<'_>>) -> Result<Receipt, PublishError> {
         let elapsed = self.clock.elapsed();
         let mut receipt = self.topics.publish(name, event, by, elapsed)?;
-        self.count_out_stuck(elapsed);
-        let except = event.audience().and_then(|audience| self.client(&audience.except?));
-        let left_out = except.map_or(0, |client| client.having(name));
-        receipt.clients = receipt.clients.saturating_sub(left_out);
+        self.end_stalled_clients(elapsed);
+        let excluded = event.audience().and_then(|audience| self.client(&audience.excluded_client?));
+        let left_out = excluded.map_or(0, |client| client.having(name));
+        receipt.subscribers = receipt.subscribers.saturating_sub(left_out);
         self.settings.observers.notify(|observer| observer.published(name, &receipt));
         self.sample(elapsed);
         Ok(receipt)

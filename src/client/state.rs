@@ -11,8 +11,8 @@ use http::Extensions;
 use tokio::sync::Notify;
 
 use super::{
-    cursors::Cursors, handle::ClientHandle, lifetime::Lifetime, observer::Observer, shared::Shared, stats::ClientStats,
-    stuck::Suspect,
+    cursors::Cursors, handle::ClientHandle, lifetime::Lifetime, observer::Observer, shared::Shared, stalled::Suspect,
+    stats::ClientStats,
 };
 use crate::{
     event::{ClientId, Event},
@@ -102,7 +102,7 @@ pub(crate) struct Rare {
     pub(super) over: Option<Arc<Notify>>,
     /// The worst of how its topics ended, if one was not finished.
     pub(super) unfinished: Option<Outcome>,
-    /// The places of its request, until somebody reads its events.
+    /// The slots of its request, until somebody reads its events.
     pub(super) hold: Option<Hold>,
 }
 
@@ -128,9 +128,9 @@ impl Closing {
 #[repr(C)]
 pub(crate) struct Style {
     pub(crate) batching: Option<Batching>,
-    pub(crate) labelled: bool,
+    pub(crate) topic_as_event_type: bool,
     /// It may go on for some time when the registry ends its streams.
-    pub(crate) may_finish: bool,
+    pub(crate) finish_on_drain: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

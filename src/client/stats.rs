@@ -40,12 +40,12 @@ pub struct Stats {
     pub gaps: u64,
     /// Subscriptions that were refused.
     pub refused_subscriptions: u64,
-    /// Streams that were refused: see [`Refused`](crate::Refused).
+    /// Streams that were refused: see [`RefusedReason`](crate::RefusedReason).
     pub refused_streams: u64,
     /// Heartbeats that were due and not sent, as the stream had stalled in the middle of an event.
     pub withheld_heartbeats: u64,
     /// Streams that are over, by why.
-    pub closed: BTreeMap<CloseReason, u64>,
+    pub closed_streams: BTreeMap<CloseReason, u64>,
 }
 
 /// How one client's stream goes.
@@ -76,14 +76,14 @@ pub(crate) struct Counters {
     pub(crate) refused_subscriptions: AtomicU64,
     pub(crate) refused_streams: AtomicU64,
     pub(crate) withheld_heartbeats: AtomicU64,
-    closed: Mutex<BTreeMap<CloseReason, u64>>,
+    closed_streams: Mutex<BTreeMap<CloseReason, u64>>,
 }
 
 impl Counters {
-    pub(crate) fn closed(&self, reason: CloseReason, sent: Sent) {
+    pub(crate) fn note_closed(&self, reason: CloseReason, sent: Sent) {
         self.delivered.fetch_add(sent.events, Ordering::Relaxed);
         self.sent_bytes.fetch_add(sent.bytes, Ordering::Relaxed);
-        *lock(&self.closed).entry(reason).or_default() += 1;
+        *lock(&self.closed_streams).entry(reason).or_default() += 1;
     }
 }
 
@@ -116,7 +116,7 @@ impl Shared {
             refused_subscriptions: count(&counters.refused_subscriptions),
             refused_streams: count(&counters.refused_streams),
             withheld_heartbeats: count(&counters.withheld_heartbeats),
-            closed: lock(&counters.closed).clone(),
+            closed_streams: lock(&counters.closed_streams).clone(),
         }
     }
 }
@@ -201,7 +201,7 @@ impl serde::Serialize for Stats {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
         let mut closed: BTreeMap<&str, u64> = BTreeMap::new();
-        self.closed.iter().for_each(|(reason, streams)| *closed.entry(reason.as_str()).or_default() += streams);
+        self.closed_streams.iter().for_each(|(reason, streams)| *closed.entry(reason.as_str()).or_default() += streams);
         let mut fields = serializer.serialize_struct("Stats", 15)?;
         fields.serialize_field("clients", &self.clients)?;
         fields.serialize_field("subscriptions", &self.subscriptions)?;
@@ -217,7 +217,7 @@ impl serde::Serialize for Stats {
         fields.serialize_field("refused_subscriptions", &self.refused_subscriptions)?;
         fields.serialize_field("refused_streams", &self.refused_streams)?;
         fields.serialize_field("withheld_heartbeats", &self.withheld_heartbeats)?;
-        fields.serialize_field("closed", &closed)?;
+        fields.serialize_field("closed_streams", &closed)?;
         fields.end()
     }
 }

@@ -81,7 +81,7 @@ impl Subscription {
     /// stream without an end otherwise, in which nothing comes.
     ///
     /// A topic exists while it has events that are retained, while it has a [`Producer`](crate::Producer), and from the producer's end
-    /// until it is [forgotten](crate::RegistryConfig::forget_ended_after). That somebody else is subscribed to it is not enough. A pattern
+    /// until it is [forgotten](crate::RegistryConfig::ended_topic_ttl). That somebody else is subscribed to it is not enough. A pattern
     /// exists while a topic does that matches it.
     ///
     /// The question and the subscription are one step: a topic that was there is not forgotten in between.
@@ -95,7 +95,7 @@ impl Subscription {
     /// let refused = client.subscribe(answer.clone()).unwrap_err();
     /// assert_eq!(refused, SubscribeError::NoTopic { topic: "answers/42".into() });
     ///
-    /// let producer = registry.produce("answers/42")?;
+    /// let producer = registry.start_producer("answers/42")?;
     /// client.subscribe(answer)?;
     /// producer.end();
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -77,12 +77,12 @@ pub(crate) enum Taking {
 pub(crate) struct Taker<'a> {
     pub(crate) client: &'a Client,
     pub(crate) waker: &'a Waker,
-    pub(crate) labelled: bool,
+    pub(crate) topic_as_event_type: bool,
 }
 
 impl Cursors {
-    /// Takes what was sent to the client alone so far: it goes out before everything else. Of events that it left out itself, `except` is the client.
-    pub(crate) fn take_own(&mut self, except: Option<ClientId>) -> Vec<Picked> {
+    /// Takes what was sent to the client alone so far: it goes out before everything else. Of events that it left out itself, `excluded` is the client.
+    pub(crate) fn take_own(&mut self, excluded: Option<ClientId>) -> Vec<Picked> {
         let mut own = Vec::new();
         for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.is_public() && cursor.is_pending()) {
             let state = lock(&cursor.feed.state);
@@ -92,7 +92,11 @@ impl Cursors {
                 continue;
             }
             let slots = log.frame(cursor.next, u64::MAX, u64::MAX);
-            own.extend(log.range(slots).filter(|entry| except.is_none() || entry.except() != except).map(Picked::of));
+            own.extend(
+                log.range(slots)
+                    .filter(|entry| excluded.is_none() || entry.excluded_client() != excluded)
+                    .map(Picked::of),
+            );
             (cursor.next, cursor.read) = (log.newest() + 1, log.ordinal_before(log.newest() + 1));
         }
         own
@@ -162,7 +166,7 @@ impl Cursors {
             return Err(NotPlain);
         }
         let frames = &taker.client.shared().topics.frames;
-        let has_lanes = cursor.feed.has_lanes() && !taker.labelled;
+        let has_lanes = cursor.feed.has_lanes() && !taker.topic_as_event_type;
         if has_lanes {
             let latest =
                 frames.latest(cursor.feed.id(), cursor.next, |latest| cursor.take_latest(latest, seen, horizon));
@@ -176,9 +180,9 @@ impl Cursors {
         if cursor.has_lost(log) {
             return Err(NotPlain);
         }
-        let is_plain = |it: &&Arc<Entry>| it.number <= horizon && it.except().is_none() && *seen < it.position;
+        let is_plain = |it: &&Arc<Entry>| it.number <= horizon && it.excluded_client().is_none() && *seen < it.position;
         let (first, last, events, wire, end) = match log.only(cursor.next).filter(is_plain) {
-            Some(only) if !taker.labelled => (only, only, 1, only.wire.clone(), log.end()),
+            Some(only) if !taker.topic_as_event_type => (only, only, 1, only.wire.clone(), log.end()),
             _ => {
                 let slots = log.frame(cursor.next, horizon, FRAME);
                 if slots.is_empty() {
@@ -191,13 +195,13 @@ impl Cursors {
                 if first.position <= *seen {
                     return Err(NotPlain);
                 }
-                if log.has_exceptions() && log.range(slots.clone()).any(|entry| entry.except().is_some()) {
+                if log.has_exceptions() && log.range(slots.clone()).any(|entry| entry.excluded_client().is_some()) {
                     return Err(NotPlain);
                 }
                 let events = log.count(slots.clone()) as u64;
                 let wire = match events {
-                    1 if !taker.labelled => first.wire.clone(),
-                    _ => frames.frame(&cursor.feed, log, slots.clone(), taker.labelled),
+                    1 if !taker.topic_as_event_type => first.wire.clone(),
+                    _ => frames.frame(&cursor.feed, log, slots.clone(), taker.topic_as_event_type),
                 };
                 (first, last, events, wire, slots.end)
             }
@@ -353,7 +357,7 @@ impl Cursors {
         client: &Client,
         catch_up: Option<Position>,
     ) -> Option<Picked> {
-        if entry.except().is_some_and(|except| client.known_id() == Some(except)) {
+        if entry.excluded_client().is_some_and(|excluded| client.known_id() == Some(excluded)) {
             return None;
         }
         let cursors = subscriptions.iter().filter_map(|at| self.cursors.get(*at));

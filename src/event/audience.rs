@@ -8,6 +8,6 @@ use super::client_id::ClientId;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Audience {
     /// The one client that does not get it.
-    pub(crate) except: Option<ClientId>,
+    pub(crate) excluded_client: Option<ClientId>,
     pub(crate) attributes: Extensions,
 }

@@ -146,8 +146,8 @@ impl Event {
     /// A client that comes back after a cut is a new one. What must not reach a user however often it reconnects is
     /// better left out by an [attribute](Self::attribute) and a [filter](crate::Subscription::filter).
     #[must_use]
-    pub fn except(mut self, client: ClientId) -> Self {
-        self.audience.get_or_insert_default().except = Some(client);
+    pub fn exclude_client(mut self, client: ClientId) -> Self {
+        self.audience.get_or_insert_default().excluded_client = Some(client);
         self
     }
 
@@ -239,9 +239,9 @@ impl Event {
 /// Events are equal if the same goes out for both. Attributes are not compared.
 impl PartialEq for Event {
     fn eq(&self, other: &Self) -> bool {
-        let except = |event: &Self| event.audience().and_then(|audience| audience.except);
-        (&self.comment, &self.event_type, &self.data, self.retry, &self.id, except(self))
-            == (&other.comment, &other.event_type, &other.data, other.retry, &other.id, except(other))
+        let excluded = |event: &Self| event.audience().and_then(|audience| audience.excluded_client);
+        (&self.comment, &self.event_type, &self.data, self.retry, &self.id, excluded(self))
+            == (&other.comment, &other.event_type, &other.data, other.retry, &other.id, excluded(other))
     }
 }
 

@@ -12,9 +12,9 @@ use http::{StatusCode, request::Parts};
 use crate::{
     client::{ClientHandle, EventStream, SubscribeError},
     event::EventError,
-    limit::Refused,
+    limit::RefusedReason,
     log::TopicError,
-    registry::{Error, ProduceError},
+    registry::{Error, ProducerError},
     stream::CloseReason,
     topics::PublishError,
 };
@@ -58,7 +58,7 @@ impl IntoResponse for MissingLayer {
 /// As [`EventStream::into_response`]; and one that is refused says so in a sentence.
 impl IntoResponse for EventStream {
     fn into_response(self) -> Response {
-        let response = self.answer().unwrap_or_else(Refused::into_response::<Body>);
+        let response = self.answer().unwrap_or_else(RefusedReason::into_response::<Body>);
         match response.extensions().get::<CloseReason>().map(ToString::to_string) {
             Some(sentence) => response.map(|_| Body::from(sentence)),
             None => response,
@@ -67,7 +67,7 @@ impl IntoResponse for EventStream {
 }
 
 /// As a response: 429 or 503, with `retry-after` and a sentence, or 500 and a sentence; and itself in the extensions.
-impl IntoResponse for Refused {
+impl IntoResponse for RefusedReason {
     fn into_response(self) -> Response {
         Self::into_response::<Body>(self)
     }
@@ -113,7 +113,7 @@ impl IntoResponse for Error {
             Self::Topic(error) => error.into_response(),
             Self::Subscribe(error) => error.into_response(),
             Self::Publish(error) => error.into_response(),
-            Self::Produce(error) => error.into_response(),
+            Self::Producer(error) => error.into_response(),
             Self::Resume(error) => (StatusCode::CONFLICT, error.to_string()).into_response(),
             Self::Refused(refused) => refused.into_response::<Body>(),
         }
@@ -128,7 +128,7 @@ impl IntoResponse for TopicError {
 }
 
 /// As a response: 400 for a topic name that is none, 409 for a topic that has a producer; and a sentence.
-impl IntoResponse for ProduceError {
+impl IntoResponse for ProducerError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Topic(_) => StatusCode::BAD_REQUEST,
@@ -165,7 +165,7 @@ mod tests {
             (PublishError::from(event).into(), StatusCode::BAD_REQUEST),
             (PublishError::from(json).into(), StatusCode::INTERNAL_SERVER_ERROR),
             (SubscribeError::from(topic).into(), StatusCode::BAD_REQUEST),
-            (Refused::Draining.into(), StatusCode::SERVICE_UNAVAILABLE),
+            (RefusedReason::Draining.into(), StatusCode::SERVICE_UNAVAILABLE),
         ];
         for (error, status) in all {
             assert_eq!(error.clone().into_response().status(), status, "{error}");

@@ -47,7 +47,7 @@ pin_project! {
     {
         // No event stream, or one that a layer further in has wrapped.
         Plain {
-            // The places of what has been wrapped already. First, so that there is room again when it is told that its client is over.
+            // The slots of what has been wrapped already. First, so that there is room again when it is told that its client is over.
             hold: Option<Hold>,
             #[pin]
             inner: B,

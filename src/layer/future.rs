@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use super::{body::SseBody, sse_layer::Config};
 use crate::{
     client::{Client, Reader, StreamOf},
-    limit::{Hold, Refused},
+    limit::{Hold, RefusedReason},
     stream::{CloseReason, headers},
 };
 
@@ -65,7 +65,7 @@ impl Unanswered {
     /// The connection goes on after the answer, with whoever knows the client by then: it is over when nobody does.
     fn hand_over(&mut self, places: Option<Hold>) {
         if let Some(client) = self.client.take().and_then(|client| self.config.client_pool.keep(client)) {
-            client.keep_places(places);
+            client.keep_slots(places);
         }
     }
 }
@@ -130,17 +130,20 @@ impl Pending {
         let (Unanswered { client: Some(client), config }, true) = (&self.client, is_event_stream) else {
             return response.map(SseBody::plain);
         };
-        if response.extensions().get::<Refused>().is_some() && !client.is_head() {
+        if response.extensions().get::<RefusedReason>().is_some() && !client.is_head() {
             return response.map(SseBody::plain);
         }
         let is_wrapped = response.extensions().get::<Wrapped>().is_some();
         if !is_wrapped && response.extensions().get::<StreamOf>().is_some_and(|of| !of.is(client)) {
-            client.note_refused(&Refused::OtherClient);
-            return config.refusal.response(&Refused::OtherClient, self.request.as_deref()).map(SseBody::whole);
+            client.note_refused(&RefusedReason::OtherClient);
+            return config
+                .refused_response
+                .response(&RefusedReason::OtherClient, self.request.as_deref())
+                .map(SseBody::whole);
         }
         if client.is_head() {
             // What a GET would get, but for the stream.
-            if !client.is_read_by_handler() && response.extensions().get::<Refused>().is_none() {
+            if !client.is_read_by_handler() && response.extensions().get::<RefusedReason>().is_none() {
                 headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
                 response.extensions_mut().insert(Wrapped);
             }
@@ -149,11 +152,11 @@ impl Pending {
         if client.is_open() {
             return response.map(SseBody::plain);
         }
-        if let Err(refused) = client.admit() {
-            return config.refusal.response(&refused, self.request.as_deref()).map(SseBody::whole);
+        if let Err(refused) = client.acquire_slot() {
+            return config.refused_response.response(&refused, self.request.as_deref()).map(SseBody::whole);
         }
         if is_wrapped || client.over().is_some() {
-            // The client of the layer further in may know nothing of this one's places. And what was read as events counts as what it is.
+            // The client of the layer further in may know nothing of this one's slots. And what was read as events counts as what it is.
             if let Some(admission) = client.admission() {
                 let _ = admission.begin();
             }
@@ -162,7 +165,7 @@ impl Pending {
         let (reader, own) = match Reader::open(client) {
             Ok(opened) => opened,
             Err(refused) => {
-                return config.refusal.response(&refused, self.request.as_deref()).map(SseBody::whole);
+                return config.refused_response.response(&refused, self.request.as_deref()).map(SseBody::whole);
             }
         };
         headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);

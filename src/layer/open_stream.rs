@@ -212,7 +212,7 @@ impl OpenStream {
             }
         }
         if self.inner_ended && !self.may_inject() {
-            return Poll::Ready(self.finish(CloseReason::Ended).map(Ok));
+            return Poll::Ready(self.finish(CloseReason::BodyEnded).map(Ok));
         }
         self.poll_heartbeat(cx).map(|heartbeat| Some(Ok(Frame::data(heartbeat))))
     }
@@ -275,7 +275,7 @@ impl OpenStream {
             if !frame.has_more && !interval.is_zero() {
                 let until = self.reader.client().shared().clock.after(interval);
                 self.rare().window = Some(Window { end: Timer::at(until), by });
-                // Nobody may take that for being stuck.
+                // Nobody may take that for a stalled client.
                 self.reader.client().waits_until(until);
             }
             let gap = frame.gap.and_then(|missing| self.config.gap_event.encode(&missing));
@@ -436,8 +436,8 @@ impl OpenStream {
     /// The handler's own body has failed: what goes out before the error, if anything can.
     #[cold]
     pub(super) fn fail(&mut self) -> Option<Bytes> {
-        let last_words = if self.may_inject() { self.say_farewell(CloseReason::BodyError) } else { None };
-        self.end(CloseReason::BodyError);
+        let last_words = if self.may_inject() { self.say_farewell(CloseReason::BodyFailed) } else { None };
+        self.end(CloseReason::BodyFailed);
         last_words
     }
 

@@ -80,10 +80,10 @@ where
         };
         let hold = client.admission().map(Admission::hold);
         let asks = client.may_be_refused() && headers::asks_for_event_stream(request.method(), request.headers());
-        let refused = if asks { client.admit().err() } else { None };
+        let refused = if asks { client.acquire_slot().err() } else { None };
         let mut kept = None;
         if refused.is_none() {
-            kept = self.config.refusal.keep(&request);
+            kept = self.config.refused_response.keep(&request);
             request.extensions_mut().insert(ClientHandle::new(Arc::clone(&client)));
         }
         let pending = Pending {
@@ -96,7 +96,7 @@ where
         match refused {
             Some(refused) => {
                 let (request, _) = request.into_parts();
-                SseFuture::refused(self.config.refusal.response(&refused, Some(&request)))
+                SseFuture::refused(self.config.refused_response.response(&refused, Some(&request)))
             }
             None => SseFuture::new(self.inner.call(request), pending),
         }

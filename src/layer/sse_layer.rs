@@ -8,7 +8,7 @@ use super::service::SseService;
 use crate::{
     client::{ClientHandle, ClientPool, Style},
     event::Event,
-    limit::{Limit, Refusal},
+    limit::{Limit, RefusedResponse},
     registry::Registry,
     stream::{Batching, CloseReason, GapEvent, Heartbeat, PositionEvent},
     time::jitter,
@@ -25,7 +25,7 @@ use crate::{
 /// let registry = Registry::new();
 /// let layer = SseLayer::new(&registry)
 ///     .heartbeat(Heartbeat::every(Duration::from_secs(30)))
-///     .retry(Duration::from_secs(2));
+///     .reconnect_delay(Duration::from_secs(2));
 /// # let _ = layer;
 /// ```
 #[derive(Debug, Clone)]
@@ -45,12 +45,12 @@ pub(crate) struct Config {
     pub(crate) resume_at_most: Option<u32>,
     /// What every stream begins with, without its reconnection time.
     opening: Event,
-    retry: Option<Duration>,
+    reconnect_delay: Option<Duration>,
     pub(crate) resume_query: Vec<String>,
     pub(crate) metadata: Vec<Metadata>,
     pub(crate) style: Style,
     pub(crate) limits: Vec<Limit>,
-    pub(crate) refusal: Refusal,
+    pub(crate) refused_response: RefusedResponse,
     pub(crate) max_age: Option<Duration>,
     pub(crate) farewell: Option<Farewell>,
     pub(crate) is_private: bool,
@@ -60,7 +60,7 @@ pub(crate) struct Config {
 impl Config {
     /// What a stream begins with as the program wants it. `spread`: a random number.
     pub(crate) fn first_words(&self, spread: u32) -> Bytes {
-        match self.retry {
+        match self.reconnect_delay {
             Some(delay) => self.opening.clone().retry(jitter::jittered(delay, spread)).encode(),
             None => self.opening.encode(),
         }
@@ -113,12 +113,12 @@ impl SseLayer {
             opens_at_once: true,
             resume_at_most: None,
             opening: Event::empty(),
-            retry: None,
+            reconnect_delay: None,
             resume_query: ["lastEventId", "last_event_id", "evs_last_event_id"].map(str::to_owned).into(),
             metadata: Vec::new(),
             style: Style::default(),
             limits: Vec::new(),
-            refusal: Refusal::default(),
+            refused_response: RefusedResponse::default(),
             max_age: None,
             farewell: None,
             is_private: false,
@@ -163,20 +163,20 @@ impl SseLayer {
     ///
     /// Each stream is given a time of its own, between half of `delay` and one and a half, so that after a restart not all clients come
     /// back at once. It is sent in whole milliseconds, rounded down.
-    pub fn retry(self, delay: Duration) -> Self {
-        self.with(|config| config.retry = Some(delay))
+    pub fn reconnect_delay(self, delay: Duration) -> Self {
+        self.with(|config| config.reconnect_delay = Some(delay))
     }
 
     /// Begins every stream with a comment. Default: none. With more than one, each is sent.
-    pub fn comment(self, text: impl AsRef<str>) -> Self {
+    pub fn opening_comment(self, text: impl AsRef<str>) -> Self {
         self.with(|config| config.opening = std::mem::take(&mut config.opening).comment(text))
     }
 
     /// Begins every stream with a comment of so many spaces. Default: none.
     ///
     /// Old polyfills on top of `XMLHttpRequest` dispatch nothing before 2 KiB have come: 2048 is what they need.
-    pub fn padding(self, bytes: usize) -> Self {
-        self.comment(" ".repeat(bytes))
+    pub fn opening_padding(self, bytes: usize) -> Self {
+        self.opening_comment(" ".repeat(bytes))
     }
 
     /// The query parameters that a `Last-Event-ID` is taken from where there is no such header: what cannot set
@@ -219,9 +219,9 @@ impl SseLayer {
         self.with(|config| config.metadata.push(take))
     }
 
-    /// Sends events without an event type with their topic as the event type, unless a handler says otherwise: see [`ClientHandle::label`](crate::ClientHandle::label). Default: no.
-    pub fn label(self, labelled: bool) -> Self {
-        self.with(|config| config.style.labelled = labelled)
+    /// Sends events without an event type with their topic as the event type, unless a handler says otherwise: see [`ClientHandle::topic_as_event_type`](crate::ClientHandle::topic_as_event_type). Default: no.
+    pub fn topic_as_event_type(self, on: bool) -> Self {
+        self.with(|config| config.style.topic_as_event_type = on)
     }
 
     /// How long at least it is between two frames of a stream, unless a handler says otherwise: see [`Batching`]. Default: no time.
@@ -236,9 +236,9 @@ impl SseLayer {
         self.with(|config| config.limits.push(limit))
     }
 
-    /// What a request for a stream gets that is refused. Default: [`Refusal::status`].
-    pub fn refusal(self, refusal: Refusal) -> Self {
-        self.with(|config| config.refusal = refusal)
+    /// What a request for a stream gets that is refused. Default: [`RefusedResponse::status`].
+    pub fn refused_response(self, response: RefusedResponse) -> Self {
+        self.with(|config| config.refused_response = response)
     }
 
     /// Ends streams when they are as old as this: each at 80 to 100 % of it, so that those that began together do not end together.
@@ -252,7 +252,7 @@ impl SseLayer {
     /// Ends streams with an event, by why they end: at a boundary, as the last there is, and without an id if it has one. Default: none.
     ///
     /// It is asked when the server ends a stream, for whatever reason: not where the client has left, and not where
-    /// nothing can be put in any more. Where the handler's own body fails ([`CloseReason::BodyError`]) it is asked too: if
+    /// nothing can be put in any more. Where the handler's own body fails ([`CloseReason::BodyFailed`]) it is asked too: if
     /// the stream is at a boundary, the event goes out, and then the body's error, so that the response has no clean end. In the middle of an event, only the error goes out. It is asked outside all locks, by the task that the stream is polled on. What is read with
     /// [`into_events`](ClientHandle::into_events) gets none.
     ///
@@ -263,8 +263,8 @@ impl SseLayer {
     /// let log_in_again = Event::data("log in again").event("expired")?;
     /// let failed = Event::data("the answer is not complete").event("failed")?;
     /// let layer = SseLayer::new(&registry).farewell(move |_, reason| match reason {
-    ///     CloseReason::Expired => Some(log_in_again.clone()),
-    ///     CloseReason::BodyError => Some(failed.clone()),
+    ///     CloseReason::AuthorizationExpired => Some(log_in_again.clone()),
+    ///     CloseReason::BodyFailed => Some(failed.clone()),
     ///     _ => None,
     /// });
     /// # let _ = layer;
@@ -277,10 +277,10 @@ impl SseLayer {
         self.with(|config| config.farewell = Some(Farewell(Arc::new(farewell))))
     }
 
-    /// Lets streams go on for some time when the registry ends its streams, unless a handler says otherwise: see [`ClientHandle::let_finish`].
+    /// Lets streams go on for some time when the registry ends its streams, unless a handler says otherwise: see [`ClientHandle::finish_on_drain`].
     /// Default: no.
-    pub fn let_finish(self, may_finish: bool) -> Self {
-        self.with(|config| config.style.may_finish = may_finish)
+    pub fn finish_on_drain(self, finish: bool) -> Self {
+        self.with(|config| config.style.finish_on_drain = finish)
     }
 
     /// Sets `cache-control: no-store, no-transform`, where the handler did not set one: for streams of private data, which no

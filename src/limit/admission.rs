@@ -4,13 +4,13 @@ use std::{mem, sync::Arc};
 
 use http::request::Parts;
 
-use super::{count::Taken, key::LimitKey, limits::Limit, refusal::Refused};
+use super::{count::Taken, key::LimitKey, limits::Limit, refused_reason::RefusedReason};
 use crate::{
     collections::SmallList,
     sync::{Mutex, lock},
 };
 
-/// The places that one request needs and has. The layers that it passes share it.
+/// The slots that one request needs and has. The layers that it passes share it.
 ///
 /// It has them as long as somebody [holds](Hold) it: first each layer that the request is passing, then the stream.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ pub(crate) struct Claim {
     taken: Taken,
 }
 
-/// Whoever keeps a request's places.
+/// Whoever keeps a request's slots.
 #[derive(Debug)]
 pub(crate) struct Hold(Arc<Admission>);
 
@@ -76,23 +76,23 @@ impl Admission {
         Hold(Arc::clone(self))
     }
 
-    /// Takes all places that it needs and has not; or none, if there is no room for one of them.
+    /// Acquires all slots that it needs and has not; or none, if there is no room for one of them.
     ///
     /// Where nobody holds it, they are given back at once.
-    pub(crate) fn admit(&self) -> Result<(), Refused> {
-        lock(&self.0).admit()
+    pub(crate) fn acquire_slot(&self) -> Result<(), RefusedReason> {
+        lock(&self.0).acquire_slot()
     }
 
-    /// Its stream begins, if it has its places or there is room: what counts beginnings has counted it.
-    pub(crate) fn begin(&self) -> Result<(), Refused> {
+    /// Its stream begins, if it has its slots or there is room: what counts beginnings has counted it.
+    pub(crate) fn begin(&self) -> Result<(), RefusedReason> {
         let mut state = lock(&self.0);
-        state.admit()?;
+        state.acquire_slot()?;
         state.has_begun = true;
         state.claims.iter_mut().for_each(Claim::spend);
         Ok(())
     }
 
-    /// Gives back all places, and takes none any more, though somebody who is not heard of may hold it for long.
+    /// Gives back all slots, and takes none any more, though somebody who is not heard of may hold it for long.
     pub(crate) fn release(&self) {
         let mut state = lock(&self.0);
         state.is_released = true;
@@ -101,7 +101,7 @@ impl Admission {
 }
 
 impl State {
-    fn admit(&mut self) -> Result<(), Refused> {
+    fn acquire_slot(&mut self) -> Result<(), RefusedReason> {
         // It takes all or none, so what it lacks has been asked for since.
         let has = self.claims.iter().take_while(|claim| claim.taken != Taken::Nothing).count();
         let lacks = &mut self.claims[has..];
@@ -121,7 +121,7 @@ impl Claim {
         Self { limit, key, taken: Taken::Nothing }
     }
 
-    fn take(&mut self) -> Result<(), Refused> {
+    fn take(&mut self) -> Result<(), RefusedReason> {
         self.taken = self.limit.take(&self.key)?;
         Ok(())
     }

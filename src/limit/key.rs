@@ -135,7 +135,7 @@ impl From<u128> for LimitKey {
     }
 }
 
-/// The whole address: see [`ClientAddress`](crate::ClientAddress) for networks.
+/// The whole address: see [`ClientIpKey`](crate::ClientIpKey) for networks.
 impl From<IpAddr> for LimitKey {
     fn from(address: IpAddr) -> Self {
         Self(Kind::Address(short_hash(address), address))

@@ -16,7 +16,7 @@ use super::{
     admission::Claim,
     count::{Counted, Rate, Taken},
     key::LimitKey,
-    refusal::Refused,
+    refused_reason::RefusedReason,
 };
 use crate::time::nanoseconds;
 
@@ -51,19 +51,19 @@ use crate::time::nanoseconds;
 /// runs. So a refused request costs next to nothing. If the response is not a stream, it stops counting.
 ///
 /// A response can be a stream although the request did not ask for one. It is counted when the handler answers. If there is
-/// no room, it is refused, and its body is dropped unread. [`ClientHandle::admit`](crate::ClientHandle::admit) takes the
+/// no room, it is refused, and its body is dropped unread. [`ClientHandle::acquire_slot`](crate::ClientHandle::acquire_slot) takes the
 /// place before the handler begins its work.
 ///
-/// A stream counts until its body is dropped, or until its client counts as [stuck](crate::RegistryConfig::stuck_after). The
+/// A stream counts until its body is dropped, or until its client counts as [stalled](crate::RegistryConfig::stalled_client_timeout). The
 /// server may hold the body of a peer that reads nothing until the socket is closed, which may be never. So a limit bounds
 /// the streams that are served, and not the open sockets: use `TCP_USER_TIMEOUT` and HTTP/2 keep-alive for those. An observer
-/// that is told of [`CloseReason::Stuck`](crate::CloseReason::Stuck) can close the connection, if your program has put a
+/// that is told of [`CloseReason::Stalled`](crate::CloseReason::Stalled) can close the connection, if your program has put a
 /// means for that into the client's [metadata](crate::SseLayer::metadata).
 ///
 /// [`Events`](crate::Events) count until they are dropped. Clients of [`Registry::connect`](crate::Registry::connect) do not
 /// count.
 ///
-/// There is no queue. If there is no room, the stream is refused at once: see [`Refusal`](crate::Refusal).
+/// There is no queue. If there is no room, the stream is refused at once: see [`RefusedResponse`](crate::RefusedResponse).
 ///
 /// Cost: a few short locks and an allocation for each request that asks for a stream, and some 80 bytes as long as it is open; with a key,
 /// some 40 to 75 more as long as there is a stream of that key, and those of the key if it is a text. `cargo bench --bench limits` measures the time.
@@ -123,13 +123,13 @@ impl Limit {
 
     /// Counts each key by itself: a user, an address, a tenant.
     ///
-    /// A stream whose request has no key is refused, with [`Refused::MissingKey`]: a limit that cannot tell whom a stream counts for
+    /// A stream whose request has no key is refused, with [`RefusedReason::MissingKey`]: a limit that cannot tell whom a stream counts for
     /// would be none. Mostly the layer that inserts what the key is made of is [further in](crate::guide::layers) than
     /// [`SseLayer`](crate::SseLayer), or is not there. Other requests without a key pass. Where streams without a key are welcome, give them one key in
     /// common, or say [`per_optional`](Self::per_optional).
     ///
     /// It is a new limit, which counts anew. The key is asked for with each request that comes through a layer that has the limit, before its handler runs, and
-    /// what is inserted into the extensions further out is there. [`ClientAddress::key`](crate::ClientAddress::key) is one for addresses.
+    /// what is inserted into the extensions further out is there. [`ClientIpKey::key`](crate::ClientIpKey::key) is one for addresses.
     ///
     /// Keys may be chosen by whoever sends the request: there are never more entries than streams and, with a rate, than requests in the
     /// time that a bucket takes to be full again.
@@ -167,7 +167,7 @@ impl Limit {
         F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,
     {
         let of = Box::new(move |request: &Parts| key(request).map(Into::into));
-        Self::with(self.get(), self.inner.rate, Some(KeyOf { of, by: std::any::type_name::<F>(), is_optional }))
+        Self::with(self.limit(), self.inner.rate, Some(KeyOf { of, by: std::any::type_name::<F>(), is_optional }))
     }
 
     fn with(number: u32, rate: Option<Rate>, key: Option<KeyOf>) -> Self {
@@ -176,7 +176,7 @@ impl Limit {
     }
 
     /// Changes the number, from now on and for all clones. Streams that are open stay, if they are more.
-    pub fn set(&self, number: u32) {
+    pub fn set_limit(&self, number: u32) {
         self.inner.number.store(number, Ordering::Relaxed);
         if let Some(rate) = self.inner.rate {
             rate.set(&self.inner.counted, number, self.inner.now());
@@ -185,14 +185,14 @@ impl Limit {
 
     /// The number.
     #[must_use]
-    pub fn get(&self) -> u32 {
+    pub fn limit(&self) -> u32 {
         self.inner.number.load(Ordering::Relaxed)
     }
 
     /// How many streams it counts at this moment, over all keys. Of a rate, always 0. Cost: a few nanoseconds for each key, in which no
     /// stream begins or ends.
     #[must_use]
-    pub fn open(&self) -> u64 {
+    pub fn open_streams(&self) -> u64 {
         match self.inner.rate {
             None => self.inner.counted.open(),
             Some(_) => 0,
@@ -217,19 +217,19 @@ impl Limit {
     }
 
     /// A place, or why there is none.
-    pub(super) fn take(&self, key: &LimitKey) -> Result<Taken, Refused> {
+    pub(super) fn take(&self, key: &LimitKey) -> Result<Taken, RefusedReason> {
         if let Some(KeyOf { by, .. }) = self.inner.key.as_ref().filter(|_| key.is_missing()) {
-            return Err(Refused::MissingKey { by });
+            return Err(RefusedReason::MissingKey { by });
         }
-        let (number, counted) = (self.get(), &self.inner.counted);
+        let (number, counted) = (self.limit(), &self.inner.counted);
         match self.inner.rate {
             None if counted.add(key, number) => Ok(Taken::Place),
-            None => Err(Refused::Full { key: key.clone().somebody(), limit: number }),
+            None => Err(RefusedReason::Full { key: key.clone().somebody(), limit: number }),
             Some(rate) => {
                 let now = self.inner.now();
                 match rate.take(counted, key, number, now) {
                     Ok(()) => Ok(Taken::Token(now)),
-                    Err(retry_in) => Err(Refused::TooFast { key: key.clone().somebody(), retry_in }),
+                    Err(retry_in) => Err(RefusedReason::RateLimited { key: key.clone().somebody(), retry_in }),
                 }
             }
         }
@@ -263,7 +263,10 @@ impl Inner {
 impl fmt::Debug for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Limit");
-        debug.field("number", &self.get()).field("rate", &self.inner.rate).field("per_key", &self.inner.key.is_some());
+        debug
+            .field("number", &self.limit())
+            .field("rate", &self.inner.rate)
+            .field("per_key", &self.inner.key.is_some());
         debug.field("entries", &self.entries()).finish()
     }
 }

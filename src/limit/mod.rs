@@ -1,16 +1,15 @@
 //! How many streams there may be, and what a request gets when there are as many.
 
-mod address;
 mod admission;
+mod client_ip_key;
 mod count;
 mod key;
 mod limits;
-mod refusal;
+mod refused_reason;
+mod refused_response;
 
 pub(crate) use self::admission::{Admission, Hold};
 pub use self::{
-    address::ClientAddress,
-    key::LimitKey,
-    limits::Limit,
-    refusal::{Refusal, Refused},
+    client_ip_key::ClientIpKey, key::LimitKey, limits::Limit, refused_reason::RefusedReason,
+    refused_response::RefusedResponse,
 };

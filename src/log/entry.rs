@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{position::Position, retention::Lag, topic_log::Row};
+use super::{position::Position, retention::SlowClientPolicy, topic_log::Row};
 use crate::{
     collections::Ticket,
     event::{self, Audience, ClientId},
@@ -27,7 +27,7 @@ pub(crate) struct Entry {
     /// Whether it has an event type.
     pub(crate) is_typed: bool,
     /// What becomes of a client that should have had it, when it is evicted.
-    pub(crate) lag: Lag,
+    pub(crate) slow_client_policy: SlowClientPolicy,
     /// What only few events have.
     pub(crate) audience: Option<Box<Audience>>,
     /// Its place in the ledger.
@@ -90,10 +90,10 @@ impl Entry {
         topic_name::is_public(&self.topic).then_some(&*self.topic)
     }
 
-    /// Appends what goes out for it. `labelled`: with its topic as the event type, if it has none. `id`: instead of its own.
-    pub(crate) fn write(&self, wire: &mut Vec<u8>, labelled: bool, id: Option<&str>) {
+    /// Appends what goes out for it. `topic_as_event_type`: with its topic as the event type, if it has none. `id`: instead of its own.
+    pub(crate) fn write(&self, wire: &mut Vec<u8>, topic_as_event_type: bool, id: Option<&str>) {
         let own_id = self.id();
-        if let Some(topic) = self.public_topic().filter(|_| labelled && !self.is_typed && own_id.is_some()) {
+        if let Some(topic) = self.public_topic().filter(|_| topic_as_event_type && !self.is_typed && own_id.is_some()) {
             event::push_field(wire, "event", topic);
         }
         match id.filter(|_| own_id.is_some()) {
@@ -107,7 +107,7 @@ impl Entry {
     }
 
     /// The client that it is not for.
-    pub(crate) fn except(&self) -> Option<ClientId> {
-        self.audience.as_ref()?.except
+    pub(crate) fn excluded_client(&self) -> Option<ClientId> {
+        self.audience.as_ref()?.excluded_client
     }
 }

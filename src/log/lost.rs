@@ -12,7 +12,7 @@ pub(super) struct Lost {
     pub(super) newest: Newest,
     /// The same of those that end streams.
     pub(super) ends: Newest,
-    pub(super) retry: Duration,
+    pub(super) reconnect_delay: Duration,
 }
 
 /// Numbers that get smaller, each with the count at which it went.

@@ -23,6 +23,6 @@ pub(crate) use self::{
 pub use self::{
     gap::Gap,
     position::{InvalidPosition, Position},
-    retention::{Lag, Retention},
+    retention::{Retention, SlowClientPolicy},
     topic_name::{MAX_TOPIC, TopicError, segment},
 };

@@ -6,9 +6,9 @@ use std::time::Duration;
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_sse::{Lag, Retention};
+/// use tower_sse::{SlowClientPolicy, Retention};
 ///
-/// let last_value = Retention::default().events(1).on_lag(Lag::Skip);
+/// let last_value = Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently);
 /// let an_hour = Retention::default().age(Duration::from_secs(3600)).bytes(8 << 20);
 /// # let _ = (last_value, an_hour);
 /// ```
@@ -17,7 +17,7 @@ pub struct Retention {
     pub(crate) events: usize,
     pub(crate) bytes: usize,
     pub(crate) age: Option<Duration>,
-    pub(crate) lag: Lag,
+    pub(crate) slow_client_policy: SlowClientPolicy,
     /// An event that does not fit in alone is retained alone.
     takes_large: bool,
 }
@@ -25,20 +25,20 @@ pub struct Retention {
 /// What happens to a client that falls behind what a topic retains, so that it misses events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Lag {
+pub enum SlowClientPolicy {
     /// The client is told of a [gap](crate::Gap), and goes on at the oldest retained event.
     #[default]
-    Tell,
+    NotifyGap,
     /// The client's stream ends, with [`CloseReason::Lagged`](crate::CloseReason::Lagged). The client reconnects, is told of the gap,
     /// and its handler can send what it needs.
-    End {
+    Disconnect {
         /// How long it is asked to wait before it comes back, on average: each one between half of that and one and a
         /// half, so that not all come at once.
-        retry: Duration,
+        reconnect_delay: Duration,
     },
     /// The client goes on at the oldest retained event, and is told nothing. With one retained event, the topic is a last-value
     /// cache.
-    Skip,
+    SkipSilently,
 }
 
 impl Retention {
@@ -63,11 +63,11 @@ impl Retention {
         Self { age: Some(age), ..self }
     }
 
-    /// What happens to clients that fall behind. Default: [`Lag::Tell`]. It has no effect in
+    /// What happens to clients that fall behind. Default: [`SlowClientPolicy::NotifyGap`]. It has no effect in
     /// [`RegistryConfig::retention`](crate::RegistryConfig::retention): each topic's own setting counts.
     #[must_use]
-    pub fn on_lag(self, lag: Lag) -> Self {
-        Self { lag, ..self }
+    pub fn slow_client_policy(self, policy: SlowClientPolicy) -> Self {
+        Self { slow_client_policy: policy, ..self }
     }
 
     /// What a topic retains if nothing is said, of so much in all.
@@ -90,6 +90,12 @@ impl Retention {
 impl Default for Retention {
     /// No bound on events, bytes or age.
     fn default() -> Self {
-        Self { events: usize::MAX, bytes: usize::MAX, age: None, lag: Lag::Tell, takes_large: false }
+        Self {
+            events: usize::MAX,
+            bytes: usize::MAX,
+            age: None,
+            slow_client_policy: SlowClientPolicy::NotifyGap,
+            takes_large: false,
+        }
     }
 }

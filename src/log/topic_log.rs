@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{entry::Entry, lost::Lost, position::Position, retention::Lag};
+use super::{entry::Entry, lost::Lost, position::Position, retention::SlowClientPolicy};
 use crate::collections::spacious;
 
 /// The retained events of one topic, or of all topics that match a pattern, in the order they were published.
@@ -99,7 +99,7 @@ impl Log {
     /// The same of events that end the streams of clients that should have had them, and about how long those are to
     /// wait before they come back.
     pub(crate) fn ends(&self, number: u64, after: u64) -> Option<Duration> {
-        (self.lost.ends.since(after) >= number).then_some(self.lost.retry)
+        (self.lost.ends.since(after) >= number).then_some(self.lost.reconnect_delay)
     }
 
     /// The least count of lost events after which none with this number or a greater one was lost.
@@ -201,7 +201,7 @@ impl Log {
                 None => _ = own_ids.insert(id.into(), Uses { first: entry.number, count: 1 }),
             }
         }
-        self.exceptions += usize::from(entry.except().is_some());
+        self.exceptions += usize::from(entry.excluded_client().is_some());
         self.cost += cost;
         self.pushed += 1;
         self.newest = entry.number;
@@ -270,16 +270,16 @@ impl Log {
                 ids.shrink_to(enough);
             }
         }
-        self.exceptions -= usize::from(entry.except().is_some());
+        self.exceptions -= usize::from(entry.excluded_client().is_some());
         self.cost -= cost;
-        if entry.lag != Lag::Skip {
+        if entry.slow_client_policy != SlowClientPolicy::SkipSilently {
             self.floor = self.floor.max(entry.position);
             self.lost.count += 1;
             self.lost.newest.push(self.lost.count, entry.number);
         }
-        if let Lag::End { retry } = entry.lag {
+        if let SlowClientPolicy::Disconnect { reconnect_delay } = entry.slow_client_policy {
             self.lost.ends.push(self.lost.count, entry.number);
-            self.lost.retry = retry;
+            self.lost.reconnect_delay = reconnect_delay;
         }
         if self.rows.is_empty() {
             // With nothing left, the next end is counted from zero: no reader has a range that spans both.
@@ -371,7 +371,7 @@ mod tests {
     use super::*;
     use crate::collections::Ticket;
 
-    fn entry(number: u64, wire: &[u8], lag: Lag) -> Arc<Entry> {
+    fn entry(number: u64, wire: &[u8], policy: SlowClientPolicy) -> Arc<Entry> {
         Arc::new(Entry {
             number,
             position: Position::at(number, 0),
@@ -380,7 +380,7 @@ mod tests {
             own_id: wire.ends_with(b"\n\n"),
             is_typed: false,
             wire: Bytes::copy_from_slice(wire),
-            lag,
+            slow_client_policy: policy,
             audience: None,
             ticket: Ticket::default(),
         })
@@ -394,7 +394,8 @@ mod tests {
     fn log(sizes: &[usize]) -> Log {
         let mut log = Log::new(Position::default());
         let numbers = sizes.iter().zip(1..);
-        numbers.for_each(|(size, number)| push(&mut log, entry(number, &vec![b'x'; *size], Lag::Tell)));
+        numbers
+            .for_each(|(size, number)| push(&mut log, entry(number, &vec![b'x'; *size], SlowClientPolicy::NotifyGap)));
         log
     }
 
@@ -431,8 +432,8 @@ mod tests {
     #[test]
     fn what_is_skipped_silently_leaves_no_floor() {
         let mut log = Log::new(Position::default());
-        push(&mut log, entry(1, b"x", Lag::Skip));
-        push(&mut log, entry(2, b"x", Lag::End { retry: Duration::from_secs(1) }));
+        push(&mut log, entry(1, b"x", SlowClientPolicy::SkipSilently));
+        push(&mut log, entry(2, b"x", SlowClientPolicy::Disconnect { reconnect_delay: Duration::from_secs(1) }));
         log.pop();
         assert_eq!((log.floor(), log.lost()), (Position::default(), 0));
         log.pop();
@@ -443,7 +444,7 @@ mod tests {
     #[test]
     fn events_that_went_from_between_leave_the_others_in_place() {
         let mut log = Log::new(Position::default());
-        let entries: Vec<_> = (1..=1000).map(|number| entry(number, b"xx", Lag::Tell)).collect();
+        let entries: Vec<_> = (1..=1000).map(|number| entry(number, b"xx", SlowClientPolicy::NotifyGap)).collect();
         entries.iter().for_each(|entry| log.push(Arc::clone(entry), entry.cost_of_row()));
         let numbers = |log: &Log| log.entries().map(|entry| entry.number).collect::<Vec<_>>();
         for gone in entries[1..].iter().filter(|entry| entry.number % 5 > 0) {
@@ -464,9 +465,12 @@ mod tests {
     #[test]
     fn what_was_there_before_goes_in_front() {
         let mut log = Log::new(Position::at(2, 0));
-        let late = entry(3, b"x", Lag::Tell);
+        let late = entry(3, b"x", SlowClientPolicy::NotifyGap);
         log.push(Arc::clone(&late), late.cost_of_row());
-        log.prepend(vec![entry(1, b"x", Lag::Tell), entry(2, b"x", Lag::Tell)], Position::default());
+        log.prepend(
+            vec![entry(1, b"x", SlowClientPolicy::NotifyGap), entry(2, b"x", SlowClientPolicy::NotifyGap)],
+            Position::default(),
+        );
         assert_eq!(log.entries().map(|entry| entry.number).collect::<Vec<_>>(), [1, 2, 3]);
         assert!(log.covers(Position::default()));
         assert_eq!((log.newest(), log.cost()), (3, 3 * late.cost_of_row()));
@@ -474,7 +478,7 @@ mod tests {
 
     #[test]
     fn an_own_id_is_found_while_its_event_is_retained() {
-        let own = |number| entry(number, b"data: \nid: order-7\n\n", Lag::Tell);
+        let own = |number| entry(number, b"data: \nid: order-7\n\n", SlowClientPolicy::NotifyGap);
         let mut log = Log::new(Position::default());
         (1..=3).for_each(|number| push(&mut log, own(number)));
         assert_eq!(log.find("order-7"), Some(Position::at(1, 0)), "the oldest of those with the same id");

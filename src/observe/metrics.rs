@@ -3,8 +3,8 @@
 use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::{
-    client::{ClientHandle, Closed, Observer, Stats, SubscribeError},
-    limit::Refused,
+    client::{ClientHandle, Observer, Stats, StreamSummary, SubscribeError},
+    limit::RefusedReason,
     log::Gap,
     topics::Receipt,
 };
@@ -13,8 +13,8 @@ use crate::{
 ///
 /// | name | kind | what it counts |
 /// |---|---|---|
-/// | `sse_opened_total` | counter | streams that were opened |
-/// | `sse_closed_total{reason}` | counter | streams that are over, by why |
+/// | `sse_opened_streams_total` | counter | streams that were opened |
+/// | `sse_closed_streams_total{reason}` | counter | streams that are over, by why |
 /// | `sse_open_streams` | gauge | open streams |
 /// | `sse_stream_seconds` | histogram | how long a stream was open, when it is over |
 /// | `sse_refused_streams_total{reason}` | counter | streams that were refused, by why |
@@ -31,10 +31,11 @@ use crate::{
 /// | `sse_gaps_total` | counter | gaps in what clients should have had, on resuming or by lag |
 /// | `sse_heartbeats_total` | counter | heartbeats that were sent |
 ///
-/// There is no label but `reason`, and its values are those of the logs. Of `sse_closed_total`, it is the word of
-/// [`CloseReason::as_str`](crate::CloseReason::as_str): `ended`, `completed`, `cancelled`, `failed`, `gone`, `closed`, `aged`, `expired`, `drained`, `refused`, `lagged`, `stuck`, `body_error`,
-/// or the text that [`close_with`](ClientHandle::close_with) was called with. Of `sse_refused_streams_total`, it is that of [`Refused::as_str`]: `full`, `full_for_key`,
-/// `too_fast`, `too_fast_for_key`, `missing_key`, `draining`, `other_client`, `open`, `over`. So the number of series depends on the program alone, and on nothing that clients send.
+/// There is no label but `reason`, and its values are those of the logs. Of `sse_closed_streams_total`, it is the word of
+/// [`CloseReason::as_str`](crate::CloseReason::as_str): `body_ended`, `topics_ended`, `topic_cancelled`, `topic_failed`, `client_disconnected`, `by_server`,
+/// `max_age`, `authorization_expired`, `drained`, `refused`, `lagged`, `stalled`, `body_failed`,
+/// or the text that [`close_with`](ClientHandle::close_with) was called with. Of `sse_refused_streams_total`, it is that of [`RefusedReason::as_str`]: `full`, `full_for_key`,
+/// `rate_limited`, `rate_limited_for_key`, `missing_key`, `draining`, `other_client`, `open`, `over`. So the number of series depends on the program alone, and on nothing that clients send.
 ///
 /// What is added every few seconds, and the gauges but for `sse_open_streams`, comes of [`Observer::sampled`], which says when that is. Clones, and the
 /// observers of several registries, count together.
@@ -57,8 +58,8 @@ impl MetricsObserver {
     /// One that counts, and that has described its metrics to the recorder that is installed now.
     #[must_use]
     pub fn new() -> Self {
-        describe_counter!("sse_opened_total", Unit::Count, "Event streams that were opened");
-        describe_counter!("sse_closed_total", Unit::Count, "Event streams that are over, by reason");
+        describe_counter!("sse_opened_streams_total", Unit::Count, "Event streams that were opened");
+        describe_counter!("sse_closed_streams_total", Unit::Count, "Event streams that are over, by reason");
         describe_gauge!("sse_open_streams", Unit::Count, "Open event streams");
         describe_histogram!("sse_stream_seconds", Unit::Seconds, "How long an event stream was open");
         describe_counter!("sse_refused_streams_total", Unit::Count, "Streams that were refused, by reason");
@@ -86,12 +87,12 @@ impl Default for MetricsObserver {
 
 impl Observer for MetricsObserver {
     fn opened(&self, _client: &ClientHandle) {
-        counter!("sse_opened_total").increment(1);
+        counter!("sse_opened_streams_total").increment(1);
         gauge!("sse_open_streams").increment(1);
     }
 
-    fn stream_refused(&self, _client: &ClientHandle, refused: &Refused) {
-        counter!("sse_refused_streams_total", "reason" => refused.as_str()).increment(1);
+    fn stream_refused(&self, _client: &ClientHandle, reason: &RefusedReason) {
+        counter!("sse_refused_streams_total", "reason" => reason.as_str()).increment(1);
     }
 
     fn subscription_refused(&self, _client: &ClientHandle, _error: &SubscribeError) {
@@ -111,10 +112,10 @@ impl Observer for MetricsObserver {
         counter!("sse_heartbeats_total").increment(1);
     }
 
-    fn closed(&self, _client: &ClientHandle, closed: &Closed) {
-        counter!("sse_closed_total", "reason" => closed.reason.as_str()).increment(1);
+    fn closed(&self, _client: &ClientHandle, summary: &StreamSummary) {
+        counter!("sse_closed_streams_total", "reason" => summary.reason.as_str()).increment(1);
         gauge!("sse_open_streams").decrement(1);
-        histogram!("sse_stream_seconds").record(closed.duration);
+        histogram!("sse_stream_seconds").record(summary.duration);
     }
 
     fn published(&self, _topic: &str, _receipt: &Receipt) {
@@ -245,13 +246,13 @@ mod tests {
         let recorded = Recorded::default();
         with_local_recorder(&recorded, || Samples::new().tell(&MetricsObserver::new()));
         let expected = [
-            ("counter sse_closed_total{reason=gone}", 1.0),
+            ("counter sse_closed_streams_total{reason=client_disconnected}", 1.0),
             ("counter sse_delivered_total", 7.0),
             ("counter sse_gaps_total", 1.0),
             ("counter sse_heartbeats_total", 1.0),
             ("counter sse_lagged_total", 1.0),
             ("counter sse_missed_total", 5.0),
-            ("counter sse_opened_total", 1.0),
+            ("counter sse_opened_streams_total", 1.0),
             ("counter sse_published_total", 1.0),
             ("counter sse_refused_streams_total{reason=draining}", 1.0),
             ("counter sse_refused_subscriptions_total", 1.0),
@@ -302,7 +303,7 @@ mod tests {
         let docs = docs();
         // What is told to have closed had a stream, and an own reason has its own text.
         let reasons = CloseReason::all().filter(|it| !matches!(it, CloseReason::NoStream | CloseReason::Other(_)));
-        let refused: Vec<&str> = Refused::all().map(|refused| refused.as_str()).collect();
+        let refused: Vec<&str> = RefusedReason::all().map(|refused| refused.as_str()).collect();
         for word in reasons.map(|reason| reason.as_str()).chain(refused) {
             assert!(docs.contains(&format!("`{word}`")), "{word} is not there");
         }
@@ -349,7 +350,7 @@ mod tests {
             observer.opened(&samples.client);
             observer.opened(&samples.client);
             assert_eq!(recorded.number("gauge sse_open_streams"), Some(2.0));
-            observer.closed(&samples.client, &samples.closed);
+            observer.closed(&samples.client, &samples.summary);
             assert_eq!(recorded.number("gauge sse_open_streams"), Some(1.0));
         });
     }
@@ -359,9 +360,9 @@ mod tests {
         let recorded = Recorded::default();
         with_local_recorder(&recorded, || {
             let samples = Samples::new();
-            let closed = Closed { reason: crate::CloseReason::Other("logged_out"), ..samples.closed };
-            MetricsObserver::new().closed(&samples.client, &closed);
+            let summary = StreamSummary { reason: crate::CloseReason::Other("logged_out"), ..samples.summary };
+            MetricsObserver::new().closed(&samples.client, &summary);
         });
-        assert_eq!(recorded.number("counter sse_closed_total{reason=logged_out}"), Some(1.0));
+        assert_eq!(recorded.number("counter sse_closed_streams_total{reason=logged_out}"), Some(1.0));
     }
 }

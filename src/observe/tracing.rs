@@ -5,9 +5,9 @@ use std::fmt;
 use tracing::{debug, info, trace, warn};
 
 use crate::{
-    client::{ClientHandle, Closed, Observer, SubscribeError},
+    client::{ClientHandle, Observer, StreamSummary, SubscribeError},
     event::{ClientId, Quoted},
-    limit::Refused,
+    limit::RefusedReason,
     log::Gap,
     topics::Receipt,
 };
@@ -21,16 +21,16 @@ use crate::{
 /// | WARN | `client lagged` | `client`, `topic`, `missed` |
 /// | INFO | `gap` | `client`, `topic` (the first), `topics` (how many), `after` |
 /// | INFO | `stream refused` | `client`, `reason` (a word), `error` (a sentence) |
-/// | WARN | the same, as a limit [has no key](crate::Refused::MissingKey) for the request | and `key` |
+/// | WARN | the same, as a limit [has no key](crate::RefusedReason::MissingKey) for the request | and `key` |
 /// | INFO | `subscription refused` | `client`, `error` |
 /// | DEBUG | `stream opened` | `client` |
 /// | DEBUG | `stream closed` | `client`, `reason` (a word), `duration_ms`, `events`, `bytes` |
 /// | DEBUG | `subscribed` | `client`, `topic` |
 /// | DEBUG | `unsubscribed` | `client`, `topic` |
 /// | TRACE | `heartbeat` | `client` |
-/// | TRACE | `published` | `topic`, `position`, `clients` |
+/// | TRACE | `published` | `topic`, `position`, `subscribers` |
 ///
-/// The words for `reason` are those of [`CloseReason::as_str`](crate::CloseReason::as_str) and [`Refused::as_str`], as in metrics.
+/// The words for `reason` are those of [`CloseReason::as_str`](crate::CloseReason::as_str) and [`RefusedReason::as_str`], as in metrics.
 ///
 /// `client` is the first eight digits of the client's id: enough to tell clients apart, and not the whole, with which
 /// whoever reads the log might act for the client. A `topic` that is one client's own is cut in the
@@ -64,10 +64,10 @@ impl Observer for TracingObserver {
         debug!(target: TARGET, client = %Short(client.id()), "stream opened");
     }
 
-    fn stream_refused(&self, client: &ClientHandle, refused: &Refused) {
+    fn stream_refused(&self, client: &ClientHandle, refused: &RefusedReason) {
         let (client, reason) = (Short(client.id()), refused.as_str());
         match refused {
-            Refused::MissingKey { by } => {
+            RefusedReason::MissingKey { by } => {
                 warn!(target: TARGET, %client, reason, error = %refused, key = by, "stream refused");
             }
             _ => info!(target: TARGET, %client, reason, error = %refused, "stream refused"),
@@ -105,14 +105,14 @@ impl Observer for TracingObserver {
         trace!(target: TARGET, client = %Short(client.id()), "heartbeat");
     }
 
-    fn closed(&self, client: &ClientHandle, closed: &Closed) {
+    fn closed(&self, client: &ClientHandle, summary: &StreamSummary) {
         debug!(
             target: TARGET,
             client = %Short(client.id()),
-            reason = closed.reason.as_str(),
-            duration_ms = u64::try_from(closed.duration.as_millis()).unwrap_or(u64::MAX),
-            events = closed.events,
-            bytes = closed.bytes,
+            reason = summary.reason.as_str(),
+            duration_ms = u64::try_from(summary.duration.as_millis()).unwrap_or(u64::MAX),
+            events = summary.events,
+            bytes = summary.bytes,
             "stream closed"
         );
     }
@@ -122,7 +122,7 @@ impl Observer for TracingObserver {
             target: TARGET,
             topic = shown(topic),
             position = %receipt.position(),
-            clients = receipt.clients(),
+            subscribers = receipt.subscribers(),
             "published"
         );
     }
@@ -238,10 +238,10 @@ mod tests {
             format!("INFO tower_sse message=gap client={id} topic=\"a/1\" topics=2 after=\"1-0\\n\""),
             format!("TRACE tower_sse message=heartbeat client={id}"),
             format!(
-                "DEBUG tower_sse message=stream closed client={id} reason=\"gone\" \
+                "DEBUG tower_sse message=stream closed client={id} reason=\"client_disconnected\" \
                  duration_ms=1500 events=7 bytes=900"
             ),
-            format!("TRACE tower_sse message=published topic=\"a/1\" position={position} clients=0"),
+            format!("TRACE tower_sse message=published topic=\"a/1\" position={position} subscribers=0"),
         ];
         assert_eq!(log, expected);
     }

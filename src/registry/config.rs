@@ -18,7 +18,7 @@ use crate::{
 ///
 /// let registry = Registry::with_config(
 ///     RegistryConfig::default()
-///         .retention(Retention::default().bytes(256 << 20))
+///         .total_retention(Retention::default().bytes(256 << 20))
 ///         .topic_retention_by(|topic| match topic.starts_with("state/") {
 ///             true => Retention::default().events(1),
 ///             false => Retention::default().events(10_000).age(Duration::from_secs(3600)),
@@ -42,12 +42,12 @@ impl RegistryConfig {
     /// The oldest goes first, be it an event, or a topic of which nothing is left but that its producer has ended it. The logs of
     /// patterns take at most about a quarter of it: see [`patterns_per_client`](Self::patterns_per_client).
     #[must_use]
-    pub fn retention(mut self, retention: Retention) -> Self {
-        self.topics.retention = retention;
+    pub fn total_retention(mut self, retention: Retention) -> Self {
+        self.topics.total_retention = retention;
         self
     }
 
-    /// How much each topic retains. Default: 16 MiB, or a quarter of what [all topics together](Self::retention) retain if
+    /// How much each topic retains. Default: 16 MiB, or a quarter of what [all topics together](Self::total_retention) retain if
     /// that is less; no bound on events or age.
     ///
     /// With the default, 20,000 tokens of an answer stay whole if their events have 450 bytes each, and a topic
@@ -88,7 +88,7 @@ impl RegistryConfig {
     ///
     /// Each event costs its publisher some time for every pattern that matches its topic and has subscribers, and a row of about
     /// 60 bytes in the log of that pattern, which those with the same pattern share. All those logs together take at most a quarter of
-    /// what is [retained](Self::retention). Where that is not enough, those that have more than an equal share lose their oldest rows:
+    /// what is [retained](Self::total_retention). Where that is not enough, those that have more than an equal share lose their oldest rows:
     /// the events stay in their topics, and whoever reads the pattern from there is told of a gap.
     #[must_use]
     pub fn patterns_per_client(mut self, limit: usize) -> Self {
@@ -99,15 +99,15 @@ impl RegistryConfig {
     /// Ends streams that read nothing for so long although events wait for them, as the peer takes no bytes. `None`:
     /// never. Default: one minute.
     ///
-    /// Such a client leaves its topics and is over, as [`CloseReason::Stuck`](crate::CloseReason::Stuck); its stream ends when its body is next polled.
-    /// Its places in [limits](crate::Limit) are free for others. A client that was closed, and does not take its end, is found in the same way.
+    /// Such a client leaves its topics and is over, as [`CloseReason::Stalled`](crate::CloseReason::Stalled); its stream ends when its body is next polled.
+    /// Its slots of [limits](crate::Limit) are free for others. A client that was closed, and does not take its end, is found in the same way.
     /// It is found within one and a half of that time, as long as anything is published or any stream has a heartbeat. Its socket is
     /// the server's to close: `TCP_USER_TIMEOUT`, or HTTP/2 keep-alive, as in `examples/support/sockets.rs`.
     ///
     /// Cost: a look at each client four times in that time, some 50 ns each, by whoever publishes then.
     #[must_use]
-    pub fn stuck_after(mut self, patience: impl Into<Option<Duration>>) -> Self {
-        self.clients.stuck_after = patience.into();
+    pub fn stalled_client_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.clients.stalled_client_timeout = timeout.into();
         self
     }
 
@@ -115,10 +115,10 @@ impl RegistryConfig {
     ///
     /// After that, the topic is forgotten when next something is published or subscribed to: a bounded piece of that work with
     /// each call. Whoever is subscribed to it then still comes to its end. It goes earlier if it is the oldest of all that
-    /// is [retained](Self::retention), and that is more than may be.
+    /// is [retained](Self::total_retention), and that is more than may be.
     #[must_use]
-    pub fn forget_ended_after(mut self, time: Duration) -> Self {
-        self.topics.forget_ended_after = time;
+    pub fn ended_topic_ttl(mut self, time: Duration) -> Self {
+        self.topics.ended_topic_ttl = time;
         self
     }
 
@@ -147,7 +147,7 @@ impl RegistryConfig {
         self
     }
 
-    /// The last event of a topic whose producer is [cancelled](crate::Registry::cancel) without one of the program's: as [`failed_event`](Self::failed_event).
+    /// The last event of a topic whose producer is [cancelled](crate::Registry::cancel_producer) without one of the program's: as [`failed_event`](Self::failed_event).
     /// Default: an event of the type `cancelled` with JSON data that names the topic.
     #[must_use]
     pub fn cancelled_event(mut self, event: impl Into<Option<Event>>) -> Self {

@@ -27,7 +27,7 @@ use crate::{
 /// let drain = Drain::within(Duration::from_secs(10))
 ///     .finish_within(Duration::from_secs(25)) // for answers that are being given
 ///     .farewell(Event::data("We are back in a minute.").event("restart")?)
-///     .retry(Duration::from_secs(5));
+///     .reconnect_delay(Duration::from_secs(5));
 /// # let _ = drain;
 /// # Ok::<(), tower_sse::EventError>(())
 /// ```
@@ -49,7 +49,7 @@ impl Drain {
         Self { window, finish_within: window, last_words: LastWords::default() }
     }
 
-    /// Lets streams that [may finish](crate::ClientHandle::let_finish) go on for so long (at most a day). Default: the window.
+    /// Lets streams that [may finish](crate::ClientHandle::finish_on_drain) go on for so long (at most a day). Default: the window.
     /// Those that have not by then end together, in the last quarter of a window.
     pub fn finish_within(self, time: Duration) -> Self {
         Self { finish_within: time.clamp(self.window, A_DAY), ..self }
@@ -64,8 +64,8 @@ impl Drain {
     /// Ends each stream with a `retry:` field: how long its client waits before it reconnects, on average. Each gets between half of that and one and a
     /// half, so that not all come back at once. It is part of the [farewell](Self::farewell), as some client libraries overlook one that has no data with it.
     /// Default: none, which leaves it to the client; browsers wait for three to five seconds.
-    pub fn retry(mut self, delay: Duration) -> Self {
-        self.last_words.retry = Some(delay);
+    pub fn reconnect_delay(mut self, delay: Duration) -> Self {
+        self.last_words.reconnect_delay = Some(delay);
         self
     }
 }
@@ -76,23 +76,23 @@ impl Drain {
 pub struct Drained {
     /// Streams that have ended since it began: with a clean end, or because their clients left.
     pub ended: u64,
-    /// Streams that could not be told of their end, as their peers read nothing, those among them that were
-    /// [counted out](crate::RegistryConfig::stuck_after). Only the end of their connections ends them.
+    /// Streams that could not be told of their end, as their peers read nothing, those among them whose clients
+    /// [stalled](crate::RegistryConfig::stalled_client_timeout) before. Only the end of their connections ends them.
     ///
     /// One whose last bytes the server has taken has ended, though they may wait in the server's buffers for a peer that reads nothing.
-    pub stuck: u64,
+    pub still_open: u64,
 }
 
 impl Registry {
     /// Ends all streams, each at a boundary between two events and when it has what was published until then, spread over a window.
-    /// From now on, requests for new ones are [refused](crate::Refused::Draining); what is published still goes to those that are open.
+    /// From now on, requests for new ones are [refused](crate::RefusedReason::Draining); what is published still goes to those that are open.
     ///
-    /// Awaiting it ends them, and says how many have ended and how many are stuck. It takes as long as the window at most, or
+    /// Awaiting it ends them, and says how many have ended and how many are still open. It takes as long as the window at most, or
     /// as [`Drain::finish_within`] says if there are streams that may finish; it is done as soon as all have ended. What has not got to
     /// its end when seven eighths of the time are over is cut off there, with its farewell if it is at a boundary: a stream that has stalled in the
     /// middle of an event, which clients drop, or one whose client is slow to read. A request that is being answered
     /// is refused when it is. If it is dropped before it is done, the rest stay open, and new ones are refused still; it can be called again.
-    /// With streams in several runtimes, await it in one that does not stand still: streams of a runtime that does are stuck, and keep no others open.
+    /// With streams in several runtimes, await it in one that does not stand still: streams of a runtime that does stay open, and hold up no others.
     ///
     /// It goes beside the server's own graceful end, which waits for open streams and ends none:
     ///
@@ -121,7 +121,7 @@ impl Registry {
         shared.draining.begin(&drain.last_words);
         async move {
             shared.end_all(&drain, Instant::now()).await;
-            Drained { ended: shared.draining.told() - told, stuck: shared.draining.streams() }
+            Drained { ended: shared.draining.told() - told, still_open: shared.draining.streams() }
         }
     }
 
@@ -135,7 +135,7 @@ impl Registry {
 impl Shared {
     async fn end_all(&self, drain: &Drain, begun: Instant) {
         let open = self.known_clients().into_iter().filter(|client| client.is_open());
-        let (mut finishing, others): (Vec<_>, Vec<_>) = open.partition(|client| client.style().may_finish);
+        let (mut finishing, others): (Vec<_>, Vec<_>) = open.partition(|client| client.style().finish_on_drain);
         let window = drain.window;
         let number = others.len() as f64;
         let mut ending = Vec::with_capacity(others.len());
@@ -144,7 +144,7 @@ impl Shared {
             if due > Instant::now() {
                 sleep_until(due).await;
             }
-            match client.style().may_finish {
+            match client.style().finish_on_drain {
                 // It was said meanwhile.
                 true => finishing.push(client),
                 false => {

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use super::produce_error::ProduceError;
+use super::producer_error::ProducerError;
 use crate::{
     client::{ResumeError, SubscribeError},
     event::EventError,
-    limit::Refused,
+    limit::RefusedReason,
     log::TopicError,
     topics::PublishError,
 };
@@ -42,11 +42,11 @@ pub enum Error {
     /// An event was not published.
     Publish(PublishError),
     /// A topic was not given to a producer.
-    Produce(ProduceError),
+    Producer(ProducerError),
     /// A client does not resume.
     Resume(ResumeError),
     /// There is no room for a stream.
-    Refused(Refused),
+    Refused(RefusedReason),
 }
 
 impl Error {
@@ -56,7 +56,7 @@ impl Error {
             Self::Topic(error) => error,
             Self::Subscribe(error) => error,
             Self::Publish(error) => error,
-            Self::Produce(error) => error,
+            Self::Producer(error) => error,
             Self::Resume(error) => error,
             Self::Refused(error) => error,
         }
@@ -100,9 +100,9 @@ impl From<PublishError> for Error {
     }
 }
 
-impl From<ProduceError> for Error {
-    fn from(error: ProduceError) -> Self {
-        Self::Produce(error)
+impl From<ProducerError> for Error {
+    fn from(error: ProducerError) -> Self {
+        Self::Producer(error)
     }
 }
 
@@ -112,8 +112,8 @@ impl From<ResumeError> for Error {
     }
 }
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
+impl From<RefusedReason> for Error {
+    fn from(refused: RefusedReason) -> Self {
         Self::Refused(refused)
     }
 }

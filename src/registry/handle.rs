@@ -2,7 +2,7 @@
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
-use super::{config::RegistryConfig, produce_error::ProduceError, producer::Producer, topic_state::TopicState};
+use super::{config::RegistryConfig, producer::Producer, producer_error::ProducerError, topic_state::TopicState};
 use crate::{
     client::{Client, ClientHandle, ClientPool, Shared, Stats},
     event::{ClientId, Event},
@@ -29,7 +29,7 @@ use crate::{
 ///
 /// let registry = Registry::new();
 /// let receipt = registry.publish("prices/AAPL", Event::data("187.42").event("tick")?)?;
-/// assert_eq!(receipt.clients(), 0);
+/// assert_eq!(receipt.subscribers(), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
@@ -74,8 +74,8 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`ProduceError`] if the topic name is invalid, or if the topic has a producer.
-    pub fn produce(&self, topic: impl AsRef<str>) -> Result<Producer, ProduceError> {
+    /// [`ProducerError`] if the topic name is invalid, or if the topic has a producer.
+    pub fn start_producer(&self, topic: impl AsRef<str>) -> Result<Producer, ProducerError> {
         topic_name::check(topic.as_ref())?;
         Producer::begin(&self.shared, topic.as_ref(), false)
     }
@@ -84,8 +84,8 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`ProduceError::Topic`] if the topic name is invalid.
-    pub fn take_over(&self, topic: impl AsRef<str>) -> Result<Producer, ProduceError> {
+    /// [`ProducerError::Topic`] if the topic name is invalid.
+    pub fn replace_producer(&self, topic: impl AsRef<str>) -> Result<Producer, ProducerError> {
         topic_name::check(topic.as_ref())?;
         Producer::begin(&self.shared, topic.as_ref(), true)
     }
@@ -93,7 +93,7 @@ impl Registry {
     /// Stops the producer of a topic, and ends the topic, which is then [cancelled](TopicState::Cancelled). Returns `false` if the topic has no producer.
     ///
     /// Its readers are told with the event that [`RegistryConfig::cancelled_event`] says, and get no 204: see [`Producer`].
-    pub fn cancel(&self, topic: impl AsRef<str>) -> bool {
+    pub fn cancel_producer(&self, topic: impl AsRef<str>) -> bool {
         Producer::cancel(&self.shared, topic.as_ref())
     }
 
@@ -103,8 +103,12 @@ impl Registry {
     /// # Errors
     ///
     /// [`PublishError::TooLarge`]: the producer goes on.
-    pub fn cancel_with(&self, topic: impl AsRef<str>, event: impl Borrow<Event>) -> Result<bool, PublishError> {
-        Producer::cancel_with(&self.shared, topic.as_ref(), event.borrow())
+    pub fn cancel_producer_with(
+        &self,
+        topic: impl AsRef<str>,
+        event: impl Borrow<Event>,
+    ) -> Result<bool, PublishError> {
+        Producer::cancel_producer_with(&self.shared, topic.as_ref(), event.borrow())
     }
 
     /// How a topic is filled. Returns `None` if the topic does not exist, or was forgotten.
@@ -115,7 +119,7 @@ impl Registry {
         let topic = order.topic(topic.as_ref())?;
         let state = lock(&topic.state);
         Some(match state.production {
-            Some(_) => TopicState::Produced,
+            Some(_) => TopicState::Producing,
             None => TopicState::of(topic.end()),
         })
     }

@@ -4,8 +4,8 @@ mod config;
 mod drain;
 mod error;
 mod handle;
-mod produce_error;
 mod producer;
+mod producer_error;
 mod topic_state;
 
 pub use self::{
@@ -13,7 +13,7 @@ pub use self::{
     drain::{Drain, Drained},
     error::Error,
     handle::Registry,
-    produce_error::{PipeError, ProduceError},
     producer::Producer,
+    producer_error::{ProducerError, SpawnFromError},
     topic_state::TopicState,
 };

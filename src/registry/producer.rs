@@ -5,7 +5,7 @@ use std::{borrow::Borrow, convert::Infallible, fmt, future::poll_fn, pin::pin, s
 use futures_core::Stream;
 use tokio::task::{JoinHandle, coop};
 
-use super::produce_error::{PipeError, ProduceError};
+use super::producer_error::{ProducerError, SpawnFromError};
 use crate::{
     client::Shared,
     event::Event,
@@ -18,7 +18,7 @@ use crate::{
 ///
 /// Its readers come, go and resume as on any topic. Whoever has read up to the end is through with the topic, and a
 /// stream that is through with all of its topics ends. A reader that comes after the end gets what is retained, and the end.
-/// Some time later the topic is forgotten: [`RegistryConfig::forget_ended_after`](crate::RegistryConfig::forget_ended_after).
+/// Some time later the topic is forgotten: [`RegistryConfig::ended_topic_ttl`](crate::RegistryConfig::ended_topic_ttl).
 ///
 /// # How it ends
 ///
@@ -26,12 +26,12 @@ use crate::{
 ///
 /// | what the program does | [`TopicState`](crate::TopicState) | last event | [`CloseReason`](crate::CloseReason) of its readers | who has had all and comes back |
 /// |---|---|---|---|---|
-/// | [`end`](Self::end), or the end of a [piped](Self::pipe) stream | `Ended` | none | `Completed` | 204 |
-/// | [`finish`](Self::finish) | `Ended` | the program's | `Completed` | 204 |
-/// | [`fail_with`](Self::fail_with) | `Failed` | the program's | `Failed` | 410 |
-/// | [`fail`](Self::fail), a drop without an end, a panic, a task that is aborted, an `Err` of a [piped](Self::try_pipe) stream | `Failed` | [`failed_event`](crate::RegistryConfig::failed_event) | `Failed` | 410 |
-/// | [`Registry::cancel_with`](crate::Registry::cancel_with) | `Cancelled` | the program's | `Cancelled` | 410 |
-/// | [`Registry::cancel`](crate::Registry::cancel) | `Cancelled` | [`cancelled_event`](crate::RegistryConfig::cancelled_event) | `Cancelled` | 410 |
+/// | [`end`](Self::end), or the end of the stream of [`spawn_from`](Self::spawn_from) | `Ended` | none | `TopicsEnded` | 204 |
+/// | [`finish`](Self::finish) | `Ended` | the program's | `TopicsEnded` | 204 |
+/// | [`fail_with`](Self::fail_with) | `Failed` | the program's | `TopicFailed` | 410 |
+/// | [`fail`](Self::fail), a drop without an end, a panic, a task that is aborted, an `Err` of the stream of [`try_spawn_from`](Self::try_spawn_from) | `Failed` | [`failed_event`](crate::RegistryConfig::failed_event) | `TopicFailed` | 410 |
+/// | [`Registry::cancel_producer_with`](crate::Registry::cancel_producer_with) | `Cancelled` | the program's | `TopicCancelled` | 410 |
+/// | [`Registry::cancel_producer`](crate::Registry::cancel_producer) | `Cancelled` | [`cancelled_event`](crate::RegistryConfig::cancelled_event) | `TopicCancelled` | 410 |
 ///
 /// The last event and the end are one step: no reader gets the one without the other. The last event of a topic that failed or was cancelled
 /// is for whoever has not had it, those included who subscribe with [`Start::Now`](crate::Start::Now) when it is over. It is an event
@@ -47,7 +47,7 @@ use crate::{
 /// let registry = Registry::new();
 /// let tokens = tokio_stream::iter(["Once", " upon", " a", " time"].map(Event::data));
 /// // It goes on whether or not anybody reads.
-/// registry.produce("answers/42")?.pipe(tokens).await??;
+/// registry.start_producer("answers/42")?.spawn_from(tokens).await??;
 /// # Ok(())
 /// # }
 /// ```
@@ -59,13 +59,13 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Fills a topic, and ends one that was there as far as its former producer goes. `takes_over`: if there is another producer, that one may not write on.
-    pub(crate) fn begin(shared: &Arc<Shared>, name: &str, takes_over: bool) -> Result<Self, ProduceError> {
+    /// Fills a topic, and ends one that was there as far as its former producer goes. `replaces`: if there is another producer, that one may not write on.
+    pub(crate) fn begin(shared: &Arc<Shared>, name: &str, replaces: bool) -> Result<Self, ProducerError> {
         let mut deferred = Deferred::default();
         let (mut order, topic) = shared.topics.topic(name, &mut deferred);
         let mut state = lock(&topic.state);
-        if state.production.is_some() && !takes_over {
-            return Err(ProduceError::Busy { topic: name.to_owned() });
+        if state.production.is_some() && !replaces {
+            return Err(ProducerError::Busy { topic: name.to_owned() });
         }
         let production = Arc::new(Production::default());
         let mut other = None;
@@ -91,7 +91,7 @@ impl Producer {
     /// Stops whoever produces a topic, and ends it. `false`: nobody did.
     pub(crate) fn cancel(shared: &Shared, name: &str) -> bool {
         if let Some(event) = shared.topics.settings.cancelled_event.of(name) {
-            if let Ok(was_produced) = Self::cancel_with(shared, name, &event) {
+            if let Ok(was_produced) = Self::cancel_producer_with(shared, name, &event) {
                 return was_produced;
             }
         }
@@ -108,7 +108,7 @@ impl Producer {
     }
 
     /// The same with a last event.
-    pub(crate) fn cancel_with(shared: &Shared, name: &str, event: &Event) -> Result<bool, PublishError> {
+    pub(crate) fn cancel_producer_with(shared: &Shared, name: &str, event: &Event) -> Result<bool, PublishError> {
         // Published as to any topic, which makes one where there is none.
         let mut deferred = Deferred::default();
         if shared.topics.order(&mut deferred).topic(name).is_none_or(|topic| lock(&topic.state).production.is_none()) {
@@ -166,7 +166,7 @@ impl Producer {
     /// use tower_sse::{Event, Registry, TopicState};
     ///
     /// let registry = Registry::new();
-    /// let answer = registry.produce("answers/42")?;
+    /// let answer = registry.start_producer("answers/42")?;
     /// answer.publish(Event::data("Once"))?;
     /// answer.fail_with(Event::data("the model is overloaded").event("failed")?)?;
     /// assert_eq!(registry.topic_state("answers/42"), Some(TopicState::Failed));
@@ -194,7 +194,7 @@ impl Producer {
         state.production.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.production))
     }
 
-    /// Waits until the producer may not write on, as another one took over or it was cancelled, and says which.
+    /// Waits until the producer may not write on, as it was [replaced](crate::Registry::replace_producer) or [cancelled](crate::Registry::cancel_producer), and says which.
     pub async fn stopped(&self) -> PublishError {
         loop {
             let mut changed = pin!(self.production.changed.notified());
@@ -218,15 +218,15 @@ impl Producer {
     /// # Panics
     ///
     /// Outside of a tokio runtime, as [`tokio::spawn`].
-    pub fn pipe<S>(self, stream: S) -> JoinHandle<Result<(), PublishError>>
+    pub fn spawn_from<S>(self, stream: S) -> JoinHandle<Result<(), PublishError>>
     where
         S: Stream<Item = Event> + Send + 'static,
     {
         tokio::spawn(async move {
             match self.write(stream, Ok::<_, Infallible>).await {
                 Ok(()) => self.end(),
-                Err(PipeError::Publish(error)) => return Err(error),
-                Err(PipeError::Stream(never)) => match never {},
+                Err(SpawnFromError::Publish(error)) => return Err(error),
+                Err(SpawnFromError::Stream(never)) => match never {},
             }
             Ok(())
         })
@@ -235,14 +235,14 @@ impl Producer {
     /// The same for a stream that can fail: with its first `Err`, the topic has [failed](Self::fail).
     ///
     /// ```
-    /// use tower_sse::{Event, PipeError, Registry, TopicState};
+    /// use tower_sse::{Event, SpawnFromError, Registry, TopicState};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let registry = Registry::new();
     /// let tokens = tokio_stream::iter([Ok(Event::data("Once")), Err("the model is overloaded")]);
-    /// let result = registry.produce("answers/42")?.try_pipe(tokens).await?;
-    /// assert_eq!(result, Err(PipeError::Stream("the model is overloaded")));
+    /// let result = registry.start_producer("answers/42")?.try_spawn_from(tokens).await?;
+    /// assert_eq!(result, Err(SpawnFromError::Stream("the model is overloaded")));
     /// assert_eq!(registry.topic_state("answers/42"), Some(TopicState::Failed));
     /// # Ok(())
     /// # }
@@ -254,25 +254,25 @@ impl Producer {
     ///
     /// # Panics
     ///
-    /// As [`pipe`](Self::pipe).
-    pub fn try_pipe<S, E>(self, stream: S) -> JoinHandle<Result<(), PipeError<E>>>
+    /// As [`pipe`](Self::spawn_from).
+    pub fn try_spawn_from<S, E>(self, stream: S) -> JoinHandle<Result<(), SpawnFromError<E>>>
     where
         S: Stream<Item = Result<Event, E>> + Send + 'static,
         E: Send + 'static,
     {
-        self.try_pipe_with(stream, |_| None)
+        self.try_spawn_from_with(stream, |_| None)
     }
 
     /// The same, where the program says what the last event is that an `Err` ends the topic with. `None`: as with [`fail`](Self::fail).
     ///
     /// # Errors
     ///
-    /// As [`try_pipe`](Self::try_pipe).
+    /// As [`try_spawn_from`](Self::try_spawn_from).
     ///
     /// # Panics
     ///
-    /// As [`pipe`](Self::pipe).
-    pub fn try_pipe_with<S, E, F>(self, stream: S, last_event: F) -> JoinHandle<Result<(), PipeError<E>>>
+    /// As [`pipe`](Self::spawn_from).
+    pub fn try_spawn_from_with<S, E, F>(self, stream: S, last_event: F) -> JoinHandle<Result<(), SpawnFromError<E>>>
     where
         S: Stream<Item = Result<Event, E>> + Send + 'static,
         E: Send + 'static,
@@ -282,20 +282,20 @@ impl Producer {
             let result = self.write(stream, |item| item).await;
             match &result {
                 Ok(()) => self.end(),
-                Err(PipeError::Stream(error)) => {
+                Err(SpawnFromError::Stream(error)) => {
                     if let Some(event) = last_event(error) {
                         // If it may not write on, or there is no room for that event, what stopped it is still the stream's error.
                         let _ = self.fail_with(event);
                     }
                 }
-                Err(PipeError::Publish(_)) => {}
+                Err(SpawnFromError::Publish(_)) => {}
             }
             result
         })
     }
 
     /// Publishes what comes from a stream, up to its end.
-    async fn write<S, E>(&self, stream: S, event: impl Fn(S::Item) -> Result<Event, E>) -> Result<(), PipeError<E>>
+    async fn write<S, E>(&self, stream: S, event: impl Fn(S::Item) -> Result<Event, E>) -> Result<(), SpawnFromError<E>>
     where
         S: Stream,
     {
@@ -307,7 +307,7 @@ impl Producer {
                 Poll::Pending => stream.as_mut().poll_next(cx).map(Ok),
             });
             match next.await? {
-                Some(item) => self.publish(event(item).map_err(PipeError::Stream)?)?,
+                Some(item) => self.publish(event(item).map_err(SpawnFromError::Stream)?)?,
                 None => return Ok(()),
             };
             coop::consume_budget().await;

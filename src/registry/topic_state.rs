@@ -11,12 +11,12 @@ pub enum TopicState {
     /// By whoever publishes on it.
     Open,
     /// By a [`Producer`](crate::Producer).
-    Produced,
+    Producing,
     /// By nobody any more: its producer has finished it.
     Ended,
     /// By nobody any more: its producer has [failed](crate::Producer::fail), or was dropped without an end.
     Failed,
-    /// By nobody any more: its producer was [cancelled](crate::Registry::cancel).
+    /// By nobody any more: its producer was [cancelled](crate::Registry::cancel_producer).
     Cancelled,
 }
 
@@ -36,7 +36,7 @@ impl TopicState {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Open => "open",
-            Self::Produced => "produced",
+            Self::Producing => "producing",
             Self::Ended => "ended",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",

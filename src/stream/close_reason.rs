@@ -9,21 +9,21 @@ use crate::log::Outcome;
 #[non_exhaustive]
 pub enum CloseReason {
     /// The handler's own body ended, and the client had no subscriptions that held the stream open.
-    Ended,
+    BodyEnded,
     /// All topics of the client ended, and each was finished: see [`Producer`](crate::Producer).
-    Completed,
-    /// All topics of the client ended, and at least one was cancelled: see [`Registry::cancel`](crate::Registry::cancel).
-    Cancelled,
+    TopicsEnded,
+    /// All topics of the client ended, and at least one was cancelled: see [`Registry::cancel_producer`](crate::Registry::cancel_producer).
+    TopicCancelled,
     /// All topics of the client ended, and at least one failed: see [`Producer::fail`](crate::Producer::fail).
-    Failed,
-    /// The body was dropped before its end: the client disconnected, or the server closed the connection.
-    Gone,
-    /// [`ClientHandle::close`](crate::ClientHandle::close) was called.
-    Closed,
+    TopicFailed,
+    /// The response body was dropped before its end: the client disconnected, or the HTTP server closed the connection.
+    ClientDisconnected,
+    /// The program closed the stream: [`ClientHandle::close`](crate::ClientHandle::close) was called.
+    ByServer,
     /// The stream reached its maximum age: see [`SseLayer::max_age`](crate::SseLayer::max_age).
-    Aged,
+    MaxAge,
     /// The client's authorization expired: see [`ClientHandle::expire_at`](crate::ClientHandle::expire_at).
-    Expired,
+    AuthorizationExpired,
     /// The registry was drained: see [`Registry::drain`](crate::Registry::drain).
     Drained,
     /// A limit refused it. Only for a client that is read with [`into_events`](crate::ClientHandle::into_events): a response
@@ -31,35 +31,35 @@ pub enum CloseReason {
     Refused,
     /// [`ClientHandle::close_with`](crate::ClientHandle::close_with) was called with this reason.
     Other(&'static str),
-    /// The client fell behind what a topic retains, and the topic ends streams in that case: see [`Lag::End`](crate::Lag::End).
+    /// The client fell behind what a topic retains, and the topic ends streams in that case: see [`SlowClientPolicy::Disconnect`](crate::SlowClientPolicy::Disconnect).
     Lagged,
-    /// The client read nothing for a while although events waited for it: see [`RegistryConfig::stuck_after`](crate::RegistryConfig::stuck_after).
-    Stuck,
+    /// The client read nothing for a while although events waited for it: see [`RegistryConfig::stalled_client_timeout`](crate::RegistryConfig::stalled_client_timeout).
+    Stalled,
     /// The handler's own body failed.
-    BodyError,
+    BodyFailed,
     /// The response was not an event stream.
     NoStream,
 }
 
 impl CloseReason {
-    /// The reason as one word, as it appears in [`Stats`](crate::Stats) as JSON, in logs, and as the label of a metric.
+    /// The variant in snake_case, as it appears in [`Stats`](crate::Stats) as JSON, in logs, and as the label of a metric.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Ended => "ended",
-            Self::Completed => "completed",
-            Self::Cancelled => "cancelled",
-            Self::Failed => "failed",
-            Self::Gone => "gone",
-            Self::Closed => "closed",
-            Self::Aged => "aged",
-            Self::Expired => "expired",
+            Self::BodyEnded => "body_ended",
+            Self::TopicsEnded => "topics_ended",
+            Self::TopicCancelled => "topic_cancelled",
+            Self::TopicFailed => "topic_failed",
+            Self::ClientDisconnected => "client_disconnected",
+            Self::ByServer => "by_server",
+            Self::MaxAge => "max_age",
+            Self::AuthorizationExpired => "authorization_expired",
             Self::Drained => "drained",
             Self::Refused => "refused",
             Self::Other(reason) => reason,
             Self::Lagged => "lagged",
-            Self::Stuck => "stuck",
-            Self::BodyError => "body_error",
+            Self::Stalled => "stalled",
+            Self::BodyFailed => "body_failed",
             Self::NoStream => "no_stream",
         }
     }
@@ -69,19 +69,19 @@ impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Other(reason) => reason,
-            Self::Ended => "the handler's stream ended",
-            Self::Completed => "all of its topics have ended",
-            Self::Cancelled => "one of its topics was cancelled",
-            Self::Failed => "one of its topics has failed",
-            Self::Gone => "the client is gone",
-            Self::Closed => "the client was closed",
-            Self::Aged => "the stream was as old as it may become",
-            Self::Expired => "what the stream was open for has expired",
+            Self::BodyEnded => "the handler's stream ended",
+            Self::TopicsEnded => "all of its topics have ended",
+            Self::TopicCancelled => "one of its topics was cancelled",
+            Self::TopicFailed => "one of its topics has failed",
+            Self::ClientDisconnected => "the client disconnected",
+            Self::ByServer => "the server closed the stream",
+            Self::MaxAge => "the stream reached its maximum age",
+            Self::AuthorizationExpired => "the authorization of the client expired",
             Self::Drained => "the server ends its streams",
             Self::Refused => "there was no room for the stream",
             Self::Lagged => "the client fell behind",
-            Self::Stuck => "the client read nothing any more",
-            Self::BodyError => "the handler's stream failed",
+            Self::Stalled => "the client stalled: it read nothing any more",
+            Self::BodyFailed => "the handler's stream failed",
             Self::NoStream => "the answer was no event stream",
         })
     }
@@ -91,21 +91,21 @@ impl fmt::Display for CloseReason {
 impl CloseReason {
     /// One of each. Whoever adds one is told by the compiler.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        std::iter::successors(Some(Self::Ended), |reason| match reason {
-            Self::Ended => Some(Self::Completed),
-            Self::Completed => Some(Self::Cancelled),
-            Self::Cancelled => Some(Self::Failed),
-            Self::Failed => Some(Self::Gone),
-            Self::Gone => Some(Self::Closed),
-            Self::Closed => Some(Self::Aged),
-            Self::Aged => Some(Self::Expired),
-            Self::Expired => Some(Self::Drained),
+        std::iter::successors(Some(Self::BodyEnded), |reason| match reason {
+            Self::BodyEnded => Some(Self::TopicsEnded),
+            Self::TopicsEnded => Some(Self::TopicCancelled),
+            Self::TopicCancelled => Some(Self::TopicFailed),
+            Self::TopicFailed => Some(Self::ClientDisconnected),
+            Self::ClientDisconnected => Some(Self::ByServer),
+            Self::ByServer => Some(Self::MaxAge),
+            Self::MaxAge => Some(Self::AuthorizationExpired),
+            Self::AuthorizationExpired => Some(Self::Drained),
             Self::Drained => Some(Self::Refused),
             Self::Refused => Some(Self::Other("of the program's own")),
             Self::Other(_) => Some(Self::Lagged),
-            Self::Lagged => Some(Self::Stuck),
-            Self::Stuck => Some(Self::BodyError),
-            Self::BodyError => Some(Self::NoStream),
+            Self::Lagged => Some(Self::Stalled),
+            Self::Stalled => Some(Self::BodyFailed),
+            Self::BodyFailed => Some(Self::NoStream),
             Self::NoStream => None,
         })
     }
@@ -114,9 +114,27 @@ impl CloseReason {
 impl From<Outcome> for CloseReason {
     fn from(outcome: Outcome) -> Self {
         match outcome {
-            Outcome::Whole => Self::Completed,
-            Outcome::Cancelled => Self::Cancelled,
-            Outcome::Failed => Self::Failed,
+            Outcome::Whole => Self::TopicsEnded,
+            Outcome::Cancelled => Self::TopicCancelled,
+            Outcome::Failed => Self::TopicFailed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_is_the_variant_in_snake_case() {
+        for reason in CloseReason::all().filter(|reason| !matches!(reason, CloseReason::Other(_))) {
+            let variant = format!("{reason:?}");
+            let word = variant.char_indices().fold(String::new(), |word, (at, letter)| match letter.is_uppercase() {
+                true if at > 0 => format!("{word}_{}", letter.to_ascii_lowercase()),
+                _ => format!("{word}{}", letter.to_ascii_lowercase()),
+            });
+            assert_eq!(reason.as_str(), word);
+        }
+        assert_eq!(CloseReason::Other("logged_out").as_str(), "logged_out");
     }
 }

@@ -8,7 +8,7 @@ use crate::event::{EventError, OwnEvent};
 ///
 /// A stream with subscriptions begins with such an event, and a heartbeat comes with one where the client has read on
 /// since the last id that went out, as all of it was for others ([filters](crate::Subscription::filter),
-/// [exceptions](crate::Event::except)). It has a type of its own, which no page listens to, empty data, and the id:
+/// [exclusions](crate::Event::exclude_client)). It has a type of its own, which no page listens to, empty data, and the id:
 ///
 /// ```text
 /// event: position

@@ -88,7 +88,7 @@ impl fmt::Display for PublishError {
             }
             Self::Over { reason } => write!(f, "the stream is over: {reason}"),
             Self::Ended { topic } => write!(f, "the topic {} has ended", Quoted(topic)),
-            Self::Replaced { topic } => write!(f, "another producer has taken over the topic {}", Quoted(topic)),
+            Self::Replaced { topic } => write!(f, "another producer has replaced that of the topic {}", Quoted(topic)),
             Self::Cancelled { topic } => write!(f, "the producer of the topic {} was cancelled", Quoted(topic)),
         }
     }

@@ -50,20 +50,20 @@ struct Frame {
     wire: Bytes,
 }
 
-/// What was joined: the feed, the numbers of the first and the last event, and whether they are labelled.
+/// What was joined: the feed, the numbers of the first and the last event, and whether they are topic_as_event_type.
 #[derive(Debug, PartialEq, Eq)]
 struct Piece {
     feed: u64,
     first: u64,
     last: u64,
-    labelled: bool,
+    topic_as_event_type: bool,
 }
 
-/// What is merged: the feeds with the number of the first event of each, and whether they are labelled.
+/// What is merged: the feeds with the number of the first event of each, and whether they are topic_as_event_type.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Of {
     pub(crate) feeds: Vec<(u64, u64)>,
-    pub(crate) labelled: bool,
+    pub(crate) topic_as_event_type: bool,
 }
 
 /// The events of several feeds in one piece, in the order of their numbers.
@@ -137,18 +137,18 @@ impl FrameCache {
 
     /// The bytes of a piece of a feed's log, in one piece.
     #[inline]
-    pub(crate) fn frame(&self, feed: &Feed, log: &Log, slots: Slots, labelled: bool) -> Bytes {
+    pub(crate) fn frame(&self, feed: &Feed, log: &Log, slots: Slots, topic_as_event_type: bool) -> Bytes {
         let (Some(first), Some(last)) = (log.number_at(slots.start), log.number_at(slots.end.saturating_sub(1))) else {
             return Bytes::new();
         };
-        let of = Piece { feed: feed.id(), first, last, labelled };
+        let of = Piece { feed: feed.id(), first, last, topic_as_event_type };
         let place = (of.feed ^ of.first).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
         let mut slot = lock(&self.slots[place as usize]);
         match &*slot {
             Some(frame) if frame.of == of => frame.wire.clone(),
             _ => {
                 let mut wire = Vec::with_capacity(log.range(slots.clone()).map(|entry| entry.wire.len()).sum());
-                log.range(slots).for_each(|entry| entry.write(&mut wire, labelled, None));
+                log.range(slots).for_each(|entry| entry.write(&mut wire, topic_as_event_type, None));
                 let wire = Bytes::from(wire);
                 *slot = Some(Frame { of, wire: wire.clone() });
                 wire

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     collections::{EvictionQueue, SmallList, Ticket},
-    log::{Entry, EvictedIds, Forgotten, Lag, Log, Patterns, Position, topic_name},
+    log::{Entry, EvictedIds, Forgotten, Log, Patterns, Position, SlowClientPolicy, topic_name},
     sync::{MutexGuard, lock},
 };
 
@@ -201,7 +201,7 @@ impl Order {
 
     /// The log of a topic or a pattern does not have an event any more. Gives where that is, unless its loss is passed over.
     pub(super) fn left_out(&mut self, entry: &Entry, by: &Arc<str>) -> Option<Position> {
-        if entry.lag == Lag::Skip {
+        if entry.slow_client_policy == SlowClientPolicy::SkipSilently {
             return None;
         }
         if let Some(id) = entry.own_id() {

@@ -106,7 +106,7 @@ impl Topics {
         let mut to_wake = ToWake::default();
         topic.take_waiters(&mut state, &mut to_wake);
         drop(state);
-        if order.cost > self.settings.retention.bytes {
+        if order.cost > self.settings.total_retention.bytes {
             self.evict(&mut order, self.clock.now_ms(), 0);
         }
         drop(order);
@@ -132,7 +132,7 @@ impl Topics {
         topic.set_end(Some(End { number, outcome, has_last_word }));
         topic.reach(number);
         self.set_horizon(number);
-        let after = u64::try_from(self.settings.forget_ended_after.as_millis()).unwrap_or(u64::MAX);
+        let after = u64::try_from(self.settings.ended_topic_ttl.as_millis()).unwrap_or(u64::MAX);
         // At the earliest when the clock has gone on.
         let forget_at = self.clock.now_ms().saturating_add(after.max(1));
         let ending = Ending { topic: Arc::clone(topic), number, forget_at };

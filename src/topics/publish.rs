@@ -35,7 +35,7 @@ impl Topics {
         let id = event.own_id().map_or(Position::MAX_LENGTH, str::len);
         let size = fields.len() + event::ROOM_FOR_ID + id;
         let size = Entry::cost_of(size, event.own_id(), event.audience().is_some());
-        let limit = self.settings.retention.bytes.saturating_sub(name.len() + Feed::OVERHEAD);
+        let limit = self.settings.total_retention.bytes.saturating_sub(name.len() + Feed::OVERHEAD);
         if size > limit {
             return Err(PublishError::TooLarge { size, limit });
         }
@@ -77,14 +77,14 @@ impl Topics {
             id_at,
             own_id: event.own_id().is_some(),
             is_typed: event.is_typed(),
-            lag: topic.retention.lag,
+            slow_client_policy: topic.retention.slow_client_policy,
             audience,
             ticket: order.eviction_queue.push(Arc::clone(&topic)),
         };
         order.last = position;
         order.number = entry.number;
         order.published += 1;
-        let (clients, to_wake) = self.append(&mut order, &topic, &mut state, &Arc::new(entry));
+        let (subscribers, to_wake) = self.append(&mut order, &topic, &mut state, &Arc::new(entry));
         // Before the topic is unlocked: nobody gets the event without the end.
         let outcome = by.and_then(Writer::outcome);
         let stopped = outcome.and_then(|outcome| self.mark_end(&mut order, &topic, &mut state, outcome, true));
@@ -98,10 +98,10 @@ impl Topics {
         if let Some(stopped) = stopped {
             stopped.tell();
         }
-        Ok(Receipt { position, clients })
+        Ok(Receipt { position, subscribers })
     }
 
-    /// Puts an event into its topic's log, and into those of the patterns that match. Gives how many clients it is
+    /// Puts an event into its topic's log, and into those of the patterns that match. Gives how many subscribers it is
     /// for, and whom to wake.
     pub(super) fn append(
         &self,
@@ -127,13 +127,13 @@ impl Topics {
             at.reach(number);
         }
         self.set_horizon(number);
-        let clients = topic.readers() + state.patterns.iter().map(|pattern| pattern.readers()).sum::<usize>();
+        let subscribers = topic.readers() + state.patterns.iter().map(|pattern| pattern.readers()).sum::<usize>();
         let mut to_wake = ToWake::default();
         for (pattern, at) in patterns.iter_mut().zip(&state.patterns) {
             at.take_waiters(pattern, &mut to_wake);
         }
         drop(patterns);
         topic.take_waiters(state, &mut to_wake);
-        (clients, to_wake)
+        (subscribers, to_wake)
     }
 }

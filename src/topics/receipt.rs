@@ -6,7 +6,7 @@ use crate::log::Position;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     pub(crate) position: Position,
-    pub(crate) clients: usize,
+    pub(crate) subscribers: usize,
 }
 
 impl Receipt {
@@ -23,7 +23,7 @@ impl Receipt {
     /// client whose request is still being answered is not counted, as its answer may turn out to be no stream. If it is one,
     /// the client gets the event all the same.
     #[must_use]
-    pub fn clients(&self) -> usize {
-        self.clients
+    pub fn subscribers(&self) -> usize {
+        self.subscribers
     }
 }

@@ -10,7 +10,7 @@ use super::{
     store::Topics,
 };
 use crate::{
-    log::{Lag, Position, Progress},
+    log::{Position, Progress, SlowClientPolicy},
     sync::lock,
 };
 
@@ -53,7 +53,7 @@ impl Topics {
         let place = self.place(&mut order, feed, Start::After(after));
         match bound.events().filter(|events| lock(&feed.state).log.count_from(place.next) > *events) {
             Some(events) => {
-                let missed = (feed.retention.lag != Lag::Skip).then_some(after);
+                let missed = (feed.retention.slow_client_policy != SlowClientPolicy::SkipSilently).then_some(after);
                 Place { missed, ..self.place(&mut order, feed, Start::Last(events)) }
             }
             None => place,
@@ -134,7 +134,8 @@ impl Topics {
             Start::Last(events) => (log.last(events), None),
             Start::After(position) => {
                 let is_known = order.has_issued(position);
-                let missed = !(is_known && log.covers(position)) && feed.retention.lag != Lag::Skip;
+                let missed = !(is_known && log.covers(position))
+                    && feed.retention.slow_client_policy != SlowClientPolicy::SkipSilently;
                 // A pattern may retain events from before the position though some from after it are gone.
                 (if is_known { log.after(position) } else { oldest }, missed.then_some(position))
             }

@@ -13,7 +13,7 @@ impl Topics {
     /// Evicts from one topic what its own retention does not allow.
     pub(super) fn evict_from(&self, order: &mut Order, topic: &Feed, state: &mut FeedState, now_ms: u64) {
         let Retention { events, bytes, .. } = topic.retention;
-        let horizon = topic.retention.horizon(now_ms).max(self.settings.retention.horizon(now_ms)).unwrap_or(0);
+        let horizon = topic.retention.horizon(now_ms).max(self.settings.total_retention.horizon(now_ms)).unwrap_or(0);
         while state.log.len() > events
             || state.log.cost() > bytes && state.log.len() > 1
             || state.log.oldest().is_some_and(|entry| entry.position.ms() < horizon)
@@ -29,8 +29,8 @@ impl Topics {
     /// Each turn takes something out that does not come back, and gives back what it took, but for a bounded number of them: so there
     /// are no more turns than make room for what has come in.
     pub(crate) fn evict(&self, order: &mut Order, now_ms: u64, keep: usize) {
-        let Retention { events, bytes, .. } = self.settings.retention;
-        let horizon = self.settings.retention.horizon(now_ms);
+        let Retention { events, bytes, .. } = self.settings.total_retention;
+        let horizon = self.settings.total_retention.horizon(now_ms);
         let mut for_nothing = 0;
         loop {
             let too_many = order.eviction_queue.len() > events || order.eviction_queue.is_full();
@@ -82,7 +82,7 @@ impl Topics {
     /// How much of what is retained the logs of all patterns together may take, however many there are, so that they do not push out
     /// the events.
     pub(super) fn share_of_patterns(&self) -> usize {
-        self.settings.retention.bytes / 4
+        self.settings.total_retention.bytes / 4
     }
 
     pub(crate) fn forget_if_unused(&self, order: &mut Order, topic: &Feed, state: &FeedState) {

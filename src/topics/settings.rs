@@ -10,10 +10,10 @@ use crate::{
 /// How the topics of a registry are set up.
 #[derive(Clone)]
 pub(crate) struct TopicSettings {
-    pub(crate) retention: Retention,
+    pub(crate) total_retention: Retention,
     pub(crate) topic_retention: Option<Retention>,
     pub(crate) topic_retention_by: Option<RetentionBy>,
-    pub(crate) forget_ended_after: Duration,
+    pub(crate) ended_topic_ttl: Duration,
     pub(crate) failed_event: LastWord,
     pub(crate) cancelled_event: LastWord,
 }
@@ -24,7 +24,7 @@ impl TopicSettings {
     pub(crate) fn topic_retention_of(&self, topic: &str) -> Retention {
         match &self.topic_retention_by {
             Some(by) => by(topic),
-            None => self.topic_retention.unwrap_or_else(|| Retention::of_a_topic(self.retention)),
+            None => self.topic_retention.unwrap_or_else(|| Retention::of_a_topic(self.total_retention)),
         }
     }
 }
@@ -32,10 +32,10 @@ impl TopicSettings {
 impl Default for TopicSettings {
     fn default() -> Self {
         Self {
-            retention: Retention::default().bytes(64 << 20),
+            total_retention: Retention::default().bytes(64 << 20),
             topic_retention: None,
             topic_retention_by: None,
-            forget_ended_after: Duration::from_secs(300),
+            ended_topic_ttl: Duration::from_secs(300),
             failed_event: LastWord::FAILED,
             cancelled_event: LastWord::CANCELLED,
         }
@@ -45,10 +45,10 @@ impl Default for TopicSettings {
 impl fmt::Debug for TopicSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TopicSettings")
-            .field("retention", &self.retention)
+            .field("total_retention", &self.total_retention)
             .field("topic_retention", &self.topic_retention)
             .field("topic_retention_by", &self.topic_retention_by.is_some())
-            .field("forget_ended_after", &self.forget_ended_after)
+            .field("ended_topic_ttl", &self.ended_topic_ttl)
             .field("failed_event", &self.failed_event)
             .field("cancelled_event", &self.cancelled_event)
             .finish()

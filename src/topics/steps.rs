@@ -51,7 +51,7 @@ mod tests {
 
     fn with(budget: usize) -> RegistryConfig {
         let bytes = Retention::default().bytes(budget);
-        RegistryConfig::default().retention(bytes).topic_retention(bytes).subscriptions_per_client(usize::MAX)
+        RegistryConfig::default().total_retention(bytes).topic_retention(bytes).subscriptions_per_client(usize::MAX)
     }
 
     /// How many events of a topic are retained.
@@ -62,7 +62,7 @@ mod tests {
     }
 
     fn produced(registry: &Registry, number: usize) -> Vec<Producer> {
-        (0..number).map(|number| registry.produce(format!("answer/{number}")).unwrap()).collect()
+        (0..number).map(|number| registry.start_producer(format!("answer/{number}")).unwrap()).collect()
     }
 
     /// A client that is subscribed to the topics of so many producers, and does not read.
@@ -75,7 +75,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn topics_that_have_ended_and_still_have_readers_are_looked_at_once() {
         const TOPICS: usize = 4000;
-        let config = with(64 << 20).forget_ended_after(Duration::ZERO);
+        let config = with(64 << 20).ended_topic_ttl(Duration::ZERO);
         let registry = Registry::with_config(config);
         let producers = produced(&registry, TOPICS);
         let reader = reader(&registry, TOPICS);
@@ -111,7 +111,7 @@ mod tests {
         let registry = Registry::with_config(with(BUDGET));
         let mut topics = 0;
         for number in 0..20_000 {
-            let (producer, few) = steps(|| registry.produce(format!("answer/{number}")).unwrap());
+            let (producer, few) = steps(|| registry.start_producer(format!("answer/{number}")).unwrap());
             let (_, some) = steps(|| _ = producer.publish(Event::data("x")).unwrap());
             let (_, more) = steps(|| producer.end());
             assert!(few + some + more <= 3 * MOST, "{few}, {some}, {more}");
@@ -178,15 +178,15 @@ mod tests {
     async fn a_topic_that_begins_anew_ends_anew() {
         let registry = Registry::with_config(with(1 << 20));
         for _ in 0..3 {
-            registry.produce("a").unwrap().end();
+            registry.start_producer("a").unwrap().end();
             advance(Duration::from_secs(299)).await;
             publish(&registry, "t", MOST);
             assert_eq!(registry.topic_state("a"), Some(TopicState::Ended));
         }
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         advance(Duration::from_secs(400)).await;
         publish(&registry, "t", MOST);
-        assert_eq!(registry.topic_state("a"), Some(TopicState::Produced));
+        assert_eq!(registry.topic_state("a"), Some(TopicState::Producing));
         producer.end();
         advance(Duration::from_secs(400)).await;
         assert_eq!(registry.topic_state("a"), None);
@@ -202,7 +202,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn clients_with_as_many_patterns_as_they_may_have_neither_hold_up_nor_push_out_anybody() {
-        let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().bytes(8 << 20)));
+        let registry =
+            Registry::with_config(RegistryConfig::default().total_retention(Retention::default().bytes(8 << 20)));
         let topic = ["s"; 14].join("/");
         let mut all = patterns(14, 160);
         let clients: Vec<ClientHandle> = (0..10).map(|_| registry.connect()).collect();
@@ -263,10 +264,10 @@ mod tests {
         }
         let rows: usize = patterns.values().map(|pattern| lock(&pattern.state).log.cost()).sum();
         let few = patterns.len() * 64 * 80;
-        assert!(rows == order.rows && rows <= registry.shared.topics.settings.retention.bytes / 4 + few);
+        assert!(rows == order.rows && rows <= registry.shared.topics.settings.total_retention.bytes / 4 + few);
         cost += rows;
         assert_eq!((order.cost, order.eviction_queue.len(), order.ended.len()), (cost, events, ended));
-        assert!(order.cost <= registry.shared.topics.settings.retention.bytes);
+        assert!(order.cost <= registry.shared.topics.settings.total_retention.bytes);
     }
 
     /// Everybody at once: short answers and long ones, readers that stay and such that go, patterns, floods. It goes on for
@@ -285,8 +286,8 @@ mod tests {
             (seed >> 33) % below
         };
         let retention = Retention::default().bytes(BUDGET);
-        let config = RegistryConfig::default().retention(retention).forget_ended_after(Duration::from_secs(20));
-        let registry = Registry::with_config(config.stuck_after(None));
+        let config = RegistryConfig::default().total_retention(retention).ended_topic_ttl(Duration::from_secs(20));
+        let registry = Registry::with_config(config.stalled_client_timeout(None));
         let mut producers = VecDeque::new();
         let mut clients: Vec<ClientHandle> = Vec::new();
         let mut readers: Vec<Events> = Vec::new();
@@ -296,7 +297,7 @@ mod tests {
             turns += 1;
             match random(12) {
                 0..=2 => {
-                    let producer = registry.produce(format!("answer/{turns}")).unwrap();
+                    let producer = registry.start_producer(format!("answer/{turns}")).unwrap();
                     producer.publish(Event::data("token")).unwrap();
                     producers.push_back(producer);
                     let live = 1 + random(500) as usize;

@@ -117,7 +117,7 @@ impl Topics {
     ) -> Option<(OrderGuard<'a>, Arc<Feed>)> {
         let now_ms = self.clock.now_ms();
         let exists = |topic: &Feed| {
-            let horizon = topic.retention.horizon(now_ms).max(self.settings.retention.horizon(now_ms));
+            let horizon = topic.retention.horizon(now_ms).max(self.settings.total_retention.horizon(now_ms));
             topic.exists(horizon.unwrap_or(0))
         };
         let order = self.lock_order();
@@ -164,7 +164,7 @@ impl Topics {
                     self.forget_if_unused(&mut order, feed, &state);
                 }
                 drop(state);
-                if order.cost > self.settings.retention.bytes {
+                if order.cost > self.settings.total_retention.bytes {
                     self.evict(&mut order, self.clock.now_ms(), 0);
                 }
             } else {

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_stream::StreamExt;
 use tower_sse::{
-    ClientHandle, CloseReason, EventStream, Limit, Refused, Registry, RegistryConfig, SseLayer, Subscription,
+    ClientHandle, CloseReason, EventStream, Limit, RefusedReason, Registry, RegistryConfig, SseLayer, Subscription,
 };
 
 use crate::{
@@ -37,12 +37,12 @@ fn request() -> http::Request<()> {
     http::Request::new(())
 }
 
-fn refused<B>(response: &Response<B>) -> Option<Refused> {
+fn refused<B>(response: &Response<B>) -> Option<RefusedReason> {
     response.extensions().get().cloned()
 }
 
 /// What was refused, as whoever watches is told.
-fn told_refused(recorder: &Recorder) -> Vec<Refused> {
+fn told_refused(recorder: &Recorder) -> Vec<RefusedReason> {
     let refused = |observed| match observed {
         Observed::StreamRefused(_, refused) => Some(refused),
         _ => None,
@@ -54,7 +54,9 @@ mod a_stream_that_would_be_dead {
     use super::*;
 
     /// What a client gets whose request is answered with that stream.
-    fn answered_with(stream: impl FnOnce(&Registry, &ClientHandle) -> EventStream) -> (Refused, Vec<Refused>) {
+    fn answered_with(
+        stream: impl FnOnce(&Registry, &ClientHandle) -> EventStream,
+    ) -> (RefusedReason, Vec<RefusedReason>) {
         let (recorder, config) = Recorder::new();
         let registry = Registry::with_config(config);
         let (_, response) =
@@ -68,7 +70,7 @@ mod a_stream_that_would_be_dead {
     #[test]
     fn is_refused_where_the_client_came_with_no_request() {
         let all = answered_with(|registry, _| subscribed(registry, ["topic"]).into_stream());
-        assert_eq!(all, (Refused::OtherClient, vec![Refused::OtherClient]));
+        assert_eq!(all, (RefusedReason::OtherClient, vec![RefusedReason::OtherClient]));
     }
 
     #[test]
@@ -77,7 +79,7 @@ mod a_stream_that_would_be_dead {
             drop(client.clone().into_events());
             client.clone().into_stream()
         });
-        let over = Refused::Over { reason: CloseReason::Gone };
+        let over = RefusedReason::Over { reason: CloseReason::ClientDisconnected };
         assert_eq!(all, (over.clone(), vec![over]));
     }
 
@@ -88,7 +90,7 @@ mod a_stream_that_would_be_dead {
             events = Some(client.clone().into_events());
             client.clone().into_stream()
         });
-        assert_eq!(all, (Refused::Open, vec![Refused::Open]));
+        assert_eq!(all, (RefusedReason::Open, vec![RefusedReason::Open]));
     }
 
     #[test]
@@ -104,9 +106,12 @@ mod a_stream_that_would_be_dead {
             other.clone().into_stream().into_response::<Empty<Bytes>>()
         });
         let other = waiting.unwrap();
-        assert_eq!((other.status(), refused(&other)), (StatusCode::INTERNAL_SERVER_ERROR, Some(Refused::OtherClient)));
+        assert_eq!(
+            (other.status(), refused(&other)),
+            (StatusCode::INTERNAL_SERVER_ERROR, Some(RefusedReason::OtherClient))
+        );
         assert_eq!((response.status(), refused(&response)), (StatusCode::OK, None), "its own is as it was");
-        assert_eq!(told_refused(&recorder), [Refused::OtherClient]);
+        assert_eq!(told_refused(&recorder), [RefusedReason::OtherClient]);
     }
 
     #[tokio::test]
@@ -139,11 +144,11 @@ mod a_stream_that_would_be_dead {
             event_stream(bodies::with_trailers("data: own\n\n"))
         });
         assert_eq!(refused(&response), None);
-        assert_eq!(limit.open(), 1);
+        assert_eq!(limit.open_streams(), 1);
         let mut body = response.into_body();
         assert_eq!(fields(&polling::rest(&mut body).0, "data"), ["own"]);
         drop(body);
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
     }
 }
 
@@ -156,8 +161,8 @@ mod events {
         let registry = Registry::with_config(config);
         let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("topic").unwrap());
         let mut thief = registry.client(&client.id()).unwrap().into_events();
-        assert_eq!(thief.refused(), Some(&Refused::Open));
-        assert_eq!(told_refused(&recorder), [Refused::Open]);
+        assert_eq!(thief.refused(), Some(&RefusedReason::Open));
+        assert_eq!(told_refused(&recorder), [RefusedReason::Open]);
         publish(&registry, "topic", "1");
         assert_eq!((data(&mut thief), told(&mut body)), (vec![], vec!["1".to_owned()]));
         drop(thief);
@@ -172,11 +177,14 @@ mod events {
         let client = subscribed(&registry, ["topic"]);
         let mut events = client.clone().into_events();
         assert_eq!(events.refused(), None);
-        assert_eq!(client.clone().into_events().refused(), Some(&Refused::Open));
+        assert_eq!(client.clone().into_events().refused(), Some(&RefusedReason::Open));
         publish(&registry, "topic", "1");
         assert_eq!(data(&mut events), ["1"]);
         drop(events);
-        assert_eq!(client.into_events().refused(), Some(&Refused::Over { reason: CloseReason::Gone }));
+        assert_eq!(
+            client.into_events().refused(),
+            Some(&RefusedReason::Over { reason: CloseReason::ClientDisconnected })
+        );
     }
 
     #[test]
@@ -190,7 +198,7 @@ mod events {
                     let asked = [0, 1].map(|_| scope.spawn(|| client.clone().into_events()));
                     asked.map(|asked| asked.join().unwrap())
                 });
-                assert_eq!(all.iter().filter(|events| events.refused() == Some(&Refused::Open)).count(), 1);
+                assert_eq!(all.iter().filter(|events| events.refused() == Some(&RefusedReason::Open)).count(), 1);
                 assert_eq!(all.iter_mut().flat_map(data).collect::<Vec<_>>(), ["1"]);
             }
         });
@@ -204,7 +212,7 @@ mod events {
             client.subscribe("topic").unwrap();
             Response::new(Empty::<Bytes>::new())
         });
-        let over = Refused::Over { reason: CloseReason::NoStream };
+        let over = RefusedReason::Over { reason: CloseReason::NoStream };
         assert_eq!(client.into_events().refused(), Some(&over));
         assert_eq!(told_refused(&recorder), [over]);
     }
@@ -214,7 +222,7 @@ mod events {
         let registry = Registry::with_config(RegistryConfig::default().limit(Limit::streams(0)));
         answer(&quiet(&registry), request(), |client| {
             let events = client.clone().into_events();
-            assert_eq!(events.refused(), Some(&Refused::Full { key: None, limit: 0 }));
+            assert_eq!(events.refused(), Some(&RefusedReason::Full { key: None, limit: 0 }));
             Response::new(Empty::<Bytes>::new())
         });
     }
@@ -263,15 +271,15 @@ mod an_upgraded_connection {
             let limit = Limit::streams(1);
             let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
             let (client, _response) = answer(&quiet(&registry), request, |client| {
-                client.admit().unwrap();
+                client.acquire_slot().unwrap();
                 client.subscribe("topic").unwrap();
                 response
             });
-            assert_eq!((registry.client(&client.id()).is_some(), limit.open()), (true, 1));
+            assert_eq!((registry.client(&client.id()).is_some(), limit.open_streams()), (true, 1));
             let id = client.id();
             drop(client);
             assert!(registry.client(&id).is_none());
-            assert_eq!((registry.stats().topics, limit.open()), (0, 0), "nor is its subscription there");
+            assert_eq!((registry.stats().topics, limit.open_streams()), (0, 0), "nor is its subscription there");
         }
     }
 
@@ -282,15 +290,15 @@ mod an_upgraded_connection {
             let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
             let layer = quiet(&registry);
             let (client, _response) = answer(&layer, request, |client| {
-                client.admit().unwrap();
+                client.acquire_slot().unwrap();
                 response
             });
-            limit.set(0);
-            assert_eq!(limit.open(), 1);
+            limit.set_limit(0);
+            assert_eq!(limit.open_streams(), 1);
             let events = client.into_events();
-            assert_eq!((events.refused(), limit.open()), (None, 1));
+            assert_eq!((events.refused(), limit.open_streams()), (None, 1));
             drop(events);
-            assert_eq!((limit.open(), limit.entries()), (0, 0));
+            assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
         }
     }
 
@@ -300,17 +308,17 @@ mod an_upgraded_connection {
             let limit = Limit::streams(1);
             let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
             let (client, _response) = answer(&quiet(&registry), request, |_| response);
-            assert_eq!(limit.open(), 0);
+            assert_eq!(limit.open_streams(), 0);
             let events = client.into_events();
-            assert_eq!((events.refused(), limit.open()), (None, 1));
+            assert_eq!((events.refused(), limit.open_streams()), (None, 1));
             drop(events);
-            assert_eq!(limit.open(), 0);
+            assert_eq!(limit.open_streams(), 0);
         }
     }
 
     /// As a WebSocket's handler does: answers with a 101, and reads its events in a task of the upgraded connection.
-    async fn upgrade(client: ClientHandle, mut request: Request) -> Result<Response<axum::body::Body>, Refused> {
-        client.admit()?;
+    async fn upgrade(client: ClientHandle, mut request: Request) -> Result<Response<axum::body::Body>, RefusedReason> {
+        client.acquire_slot()?;
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let mut io = TokioIo::new(upgraded.await.unwrap());
@@ -369,7 +377,7 @@ mod an_upgraded_connection {
         assert_eq!(ask(address).await.1, "503", "it has its place");
         drop(socket);
         timeout(BOUND, async {
-            while limit.open() > 0 || registry.stats().clients > 0 {
+            while limit.open_streams() > 0 || registry.stats().clients > 0 {
                 tokio::task::yield_now().await;
             }
         })

@@ -39,7 +39,7 @@ async fn streams_that_began_together_end_at_80_to_100_percent_of_the_age() {
     for _ in 0..50 {
         let (client, body) = open(&layer, None, subscribe);
         let (told, age) = end(body).await;
-        assert_eq!((told.as_str(), client.closed().await), ("", CloseReason::Aged));
+        assert_eq!((told.as_str(), client.closed().await), ("", CloseReason::MaxAge));
         assert!((79 * SECOND..102 * SECOND).contains(&age), "{age:?}");
         ages.push(age);
     }
@@ -57,7 +57,7 @@ async fn an_age_is_counted_from_the_begin_of_the_stream() {
     assert_eq!(poll(&mut body), Polled::Pending);
     advance(22 * SECOND).await;
     assert_eq!(rest(&mut body), (String::new(), true));
-    assert_eq!(client.closed().await, CloseReason::Aged);
+    assert_eq!(client.closed().await, CloseReason::MaxAge);
 }
 
 #[tokio::test(start_paused = true)]
@@ -71,7 +71,7 @@ async fn an_expiry_ends_a_stream_when_it_has_what_was_published_until_then() {
     advance(11 * SECOND).await;
     let (told, has_ended) = rest(&mut body);
     assert!(told.starts_with("data: in time\n") && has_ended, "{told:?}");
-    assert_eq!(client.closed().await, CloseReason::Expired);
+    assert_eq!(client.closed().await, CloseReason::AuthorizationExpired);
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,7 +94,7 @@ async fn an_expiry_can_be_put_off_brought_forward_and_taken_back_while_the_strea
     client.expire_after(2 * SECOND);
     let (_, age) = task.await.unwrap();
     assert!((1020 * SECOND..1021 * SECOND).contains(&age), "{age:?}");
-    assert_eq!(client.closed().await, CloseReason::Expired);
+    assert_eq!(client.closed().await, CloseReason::AuthorizationExpired);
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,7 +104,7 @@ async fn a_token_that_has_expired_already_ends_the_stream_at_once() {
         client.expire_at(SystemTime::UNIX_EPOCH);
     });
     assert!(end(body).await.1 < SECOND);
-    assert_eq!(client.closed().await, CloseReason::Expired);
+    assert_eq!(client.closed().await, CloseReason::AuthorizationExpired);
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,7 +128,7 @@ async fn a_stream_ends_at_a_boundary() {
     assert_eq!(poll(&mut body), Polled::Pending);
     send(" and half\n\n").unwrap();
     assert_eq!(rest(&mut body), (" and half\n\n".to_owned(), true));
-    assert_eq!(client.closed().await, CloseReason::Aged);
+    assert_eq!(client.closed().await, CloseReason::MaxAge);
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +139,7 @@ async fn an_encoded_stream_has_an_age_too() {
     let layer = quiet(&Registry::new()).max_age(10 * SECOND).farewell(|_, _| Some(Event::data("bye")));
     let (client, response) = answer(&layer, Request::new(()), |_| response().body(own).unwrap());
     let (told, age) = end(response.into_body()).await;
-    assert_eq!((told.as_str(), client.closed().await), ("", CloseReason::Aged));
+    assert_eq!((told.as_str(), client.closed().await), ("", CloseReason::MaxAge));
     assert!(age <= 11 * SECOND, "{age:?}");
     drop(frames);
 }
@@ -155,7 +155,7 @@ async fn what_is_read_as_events_has_an_age_and_an_expiry_too() {
             Response::new(Empty::<Bytes>::new())
         });
         assert!(timeout(21 * SECOND, events.unwrap().next()).await.unwrap().is_none());
-        let reason = if expires_after == 10 * SECOND { CloseReason::Expired } else { CloseReason::Aged };
+        let reason = if expires_after == 10 * SECOND { CloseReason::AuthorizationExpired } else { CloseReason::MaxAge };
         assert_eq!(client.closed().await, reason);
     }
 }
@@ -167,7 +167,7 @@ async fn a_busy_stream_ends_in_time_and_a_silent_one_with_heartbeats_too() {
     let (client, body) = open(&layer, None, subscribe);
     let (told, age) = end(body).await;
     assert!(told.len() >= 7 * 3 && age <= 11 * SECOND, "{told:?} {age:?}");
-    assert_eq!(client.closed().await, CloseReason::Aged);
+    assert_eq!(client.closed().await, CloseReason::MaxAge);
 
     let (client, body) = open(&layer, None, subscribe);
     let task = tokio::spawn(end(body));
@@ -176,7 +176,7 @@ async fn a_busy_stream_ends_in_time_and_a_silent_one_with_heartbeats_too() {
         advance(Duration::from_millis(100)).await;
     }
     assert!(task.await.unwrap().1 <= 11 * SECOND);
-    assert_eq!(client.closed().await, CloseReason::Aged);
+    assert_eq!(client.closed().await, CloseReason::MaxAge);
 }
 
 mod farewells {
@@ -234,7 +234,7 @@ mod farewells {
     #[test]
     fn none_is_none() {
         let layer = quiet(&Registry::new()).farewell(|_, reason| match reason {
-            CloseReason::Closed => None,
+            CloseReason::ByServer => None,
             _ => Some(Event::data("bye")),
         });
         let (client, mut body) = open(&layer, None, subscribe);

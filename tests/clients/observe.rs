@@ -75,7 +75,7 @@ async fn the_life_of_a_stream_is_told_in_order_and_once() {
         panic!("it is not closed once: {told:?}")
     };
     assert_eq!((*gone_id, gone.as_str()), (id, "a"));
-    assert_eq!((*closed_id, closed.reason, closed.duration), (id, CloseReason::Closed, 30 * SECOND));
+    assert_eq!((*closed_id, closed.reason, closed.duration), (id, CloseReason::ByServer, 30 * SECOND));
     assert_eq!((closed.events, closed.bytes), (1, bytes as u64));
     assert!(matches!(client.subscribe("late"), Err(SubscribeError::Over { .. })));
     assert!(
@@ -88,7 +88,7 @@ fn bytes_are_those_of_the_whole_body_and_events_those_of_the_registry() {
     let (recorder, config) = Recorder::new();
     let registry = Registry::with_config(config);
     let (frames, own) = bodies::channel();
-    let layer = quiet(&registry).comment("welcome").retry(SECOND);
+    let layer = quiet(&registry).opening_comment("welcome").reconnect_delay(SECOND);
     let (_, response) = answer(&layer, Request::new(()), |client| {
         client.subscribe("a").unwrap();
         bodies::event_stream(own)
@@ -99,7 +99,7 @@ fn bytes_are_those_of_the_whole_body_and_events_those_of_the_registry() {
     let all = text(&mut body);
     drop(body);
     let [closed] = &recorder.closed()[..] else { panic!("it is not closed once") };
-    assert_eq!((closed.reason, closed.events, closed.bytes), (CloseReason::Gone, 2, all.len() as u64));
+    assert_eq!((closed.reason, closed.events, closed.bytes), (CloseReason::ClientDisconnected, 2, all.len() as u64));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn of_a_request_that_becomes_no_stream_nothing_is_told() {
     }
     drop(subscribed(&registry, ["a"]));
     assert_eq!(recorder.take(), []);
-    assert_eq!(registry.stats().closed, Default::default());
+    assert_eq!(registry.stats().closed_streams, Default::default());
 }
 
 /// What is told of one client, in order: its hooks come in pairs, each in its place.
@@ -145,7 +145,7 @@ fn assert_paired(told: &[Observed]) {
 fn each_subscription_is_told_with_its_end_however_it_ends() {
     let (recorder, config) = Recorder::new();
     let registry = Registry::with_config(config);
-    let producer = registry.produce("answer").unwrap();
+    let producer = registry.start_producer("answer").unwrap();
     let layer = quiet(&registry);
     let (client, mut body) = open(&layer, None, |client| {
         client.send(Event::data("welcome")).unwrap();
@@ -243,7 +243,7 @@ fn whatever_is_published_is_told_once() {
     recorder.take();
     let plain = registry.publish("a", Event::data("")).unwrap();
     let sent = client.send(Event::data("")).unwrap();
-    let producer = registry.produce("p").unwrap();
+    let producer = registry.start_producer("p").unwrap();
     let produced = producer.publish(Event::data("")).unwrap();
     producer.end();
     registry.publish("p", Event::data("refused")).unwrap_err();
@@ -295,7 +295,7 @@ fn an_observer_may_call_whatever_it_likes() {
                 let _ = client.send(Event::data("from a hook"));
             }
             registry.publish("hook", Event::data("")).unwrap();
-            registry.produce("made by a hook").unwrap().end();
+            registry.start_producer("made by a hook").unwrap().end();
         };
         let config = RegistryConfig::default().topic_retention(Retention::default().events(2)).observer(observer);
         let registry = shared.get_or_init(|| Registry::with_config(config));
@@ -322,7 +322,7 @@ fn an_observer_may_close_clients() {
         let registry = Registry::with_config(RegistryConfig::default().observer(observer));
         let (_, mut body) = open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
         assert_eq!(rest(&mut body), (String::new(), true));
-        assert_eq!(registry.stats().closed, [(CloseReason::Other("by a hook"), 1)].into());
+        assert_eq!(registry.stats().closed_streams, [(CloseReason::Other("by a hook"), 1)].into());
     });
 }
 
@@ -433,11 +433,14 @@ fn the_numbers_add_up() {
     assert_eq!((stats.clients, stats.subscriptions, stats.topics, stats.events), (1, 2, 2, 3));
     assert_eq!((stats.published, stats.delivered), (7, 3 + 2 + 1));
     assert_eq!((stats.lagged, stats.missed, stats.gaps, stats.refused_subscriptions), (1, 3, 1, 1));
-    assert_eq!(stats.closed, [(CloseReason::Gone, 2), (CloseReason::Other("maintenance"), 1)].into());
+    assert_eq!(
+        stats.closed_streams,
+        [(CloseReason::ClientDisconnected, 2), (CloseReason::Other("maintenance"), 1)].into()
+    );
     let expected = json!({
         "clients": 1, "subscriptions": 2, "topics": 2, "events": 3, "bytes": stats.bytes, "published": 7,
         "delivered": 6, "sent_bytes": stats.sent_bytes, "lagged": 1, "missed": 3, "gaps": 1, "refused_subscriptions": 1, "refused_streams": 0, "withheld_heartbeats": 0,
-        "closed": { "gone": 2, "maintenance": 1 },
+        "closed_streams": { "client_disconnected": 2, "maintenance": 1 },
     });
     assert_eq!(serde_json::to_value(&stats).unwrap(), expected);
 }
@@ -471,14 +474,15 @@ async fn all_clients_are_listed_with_what_is_known_of_them() {
     assert!(rest(&mut body).1);
     assert_eq!(kicked.closed().await, CloseReason::Other("kicked"));
     drop((waiting, clients));
-    assert_eq!((registry.clients().len(), registry.stats().closed.len()), (2, 1));
+    assert_eq!((registry.clients().len(), registry.stats().closed_streams.len()), (2, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_stats_of_a_client_are_those_of_its_stream() {
     let config = RegistryConfig::default().topic_retention(Retention::default().events(2));
     let registry = Registry::with_config(config);
-    let (client, mut body) = open(&quiet(&registry).comment("welcome"), None, |client| client.subscribe("a").unwrap());
+    let (client, mut body) =
+        open(&quiet(&registry).opening_comment("welcome"), None, |client| client.subscribe("a").unwrap());
     (0..5).for_each(|number| publish(&registry, "a", &number.to_string()));
     let all = text(&mut body);
     tokio::time::advance(SECOND).await;

@@ -174,7 +174,7 @@ async fn who_has_read_a_topic_to_its_end_leaves_it() {
     let registry = registry(Duration::ZERO);
     let answer = registry.presence("answer").unwrap();
     let mut changes = spawn(answer.changes());
-    let producer = registry.produce("answer").unwrap();
+    let producer = registry.start_producer("answer").unwrap();
     let mut events = spawn(client(&registry, "ada", "answer").into_events());
     assert_eq!(told(&mut changes), ["+ada"]);
     producer.publish(Event::data("1")).unwrap();

@@ -7,8 +7,8 @@ use http::{Request, header::CONTENT_ENCODING};
 use http_body::Frame;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_sse::{
-    Batching, ClientHandle, CloseReason, Event, Heartbeat, Lag, Registry, RegistryConfig, Resume, Retention, SseBody,
-    Start, Subscription,
+    Batching, ClientHandle, CloseReason, Event, Heartbeat, Registry, RegistryConfig, Resume, Retention,
+    SlowClientPolicy, SseBody, Start, Subscription,
 };
 
 use crate::{
@@ -40,7 +40,7 @@ fn reading(registry: &Registry, topics: &[&str]) -> (ClientHandle, SseBody<Empty
 
 #[test]
 fn a_client_that_is_told_goes_on_at_the_oldest() {
-    let (recorder, registry) = keeping(Retention::default().events(3).on_lag(Lag::Tell));
+    let (recorder, registry) = keeping(Retention::default().events(3).slow_client_policy(SlowClientPolicy::NotifyGap));
     let (client, mut body) = reading(&registry, &["a", "b"]);
     flood(&registry, "a", 0..1);
     let seen = fields(&text(&mut body), "id")[0].to_owned();
@@ -98,7 +98,9 @@ fn a_fall_on_each_of_two_topics_is_two_lags_and_one_gap() {
 
 #[test]
 fn a_stream_that_ends_for_lag_asks_for_a_retry_and_closes() {
-    let (recorder, registry) = keeping(Retention::default().events(2).on_lag(Lag::End { retry: RETRY }));
+    let (recorder, registry) = keeping(
+        Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: RETRY }),
+    );
     for _ in 0..50 {
         let (client, mut body) = reading(&registry, &["a"]);
         flood(&registry, "a", 0..5);
@@ -113,13 +115,15 @@ fn a_stream_that_ends_for_lag_asks_for_a_retry_and_closes() {
         );
     }
     let stats = registry.stats();
-    assert_eq!((stats.closed[&CloseReason::Lagged], stats.lagged, stats.missed, stats.gaps), (50, 50, 150, 0));
+    assert_eq!((stats.closed_streams[&CloseReason::Lagged], stats.lagged, stats.missed, stats.gaps), (50, 50, 150, 0));
     assert_eq!((stats.clients, stats.subscriptions), (0, 0));
 }
 
 #[test]
 fn a_client_that_was_ended_for_lag_resumes_is_told_of_the_gap_and_goes_on() {
-    let (_, registry) = keeping(Retention::default().events(2).on_lag(Lag::End { retry: RETRY }));
+    let (_, registry) = keeping(
+        Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: RETRY }),
+    );
     let (_, mut body) = reading(&registry, &["a"]);
     flood(&registry, "a", 0..1);
     let seen = fields(&text(&mut body), "id")[0].to_owned();
@@ -134,12 +138,14 @@ fn a_client_that_was_ended_for_lag_resumes_is_told_of_the_gap_and_goes_on() {
         assert_eq!(told(&mut body), ["live"]);
         flood(&registry, "a", 4..6);
     }
-    assert_eq!(registry.stats().closed[&CloseReason::Lagged], 1);
+    assert_eq!(registry.stats().closed_streams[&CloseReason::Lagged], 1);
 }
 
 #[test]
 fn events_of_a_client_that_is_ended_for_lag_end() {
-    let (_, registry) = keeping(Retention::default().events(2).on_lag(Lag::End { retry: RETRY }));
+    let (_, registry) = keeping(
+        Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: RETRY }),
+    );
     let client = subscribed(&registry, ["a"]);
     let mut events = task::spawn(client.clone().into_events());
     flood(&registry, "a", 0..5);
@@ -150,7 +156,9 @@ fn events_of_a_client_that_is_ended_for_lag_end() {
 #[test]
 fn a_retry_of_any_length_is_one() {
     for retry in [Duration::ZERO, Duration::MAX] {
-        let (_, registry) = keeping(Retention::default().events(1).on_lag(Lag::End { retry }));
+        let (_, registry) = keeping(
+            Retention::default().events(1).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: retry }),
+        );
         for _ in 0..20 {
             let (_, mut body) = reading(&registry, &["a"]);
             flood(&registry, "a", 0..2);
@@ -162,7 +170,8 @@ fn a_retry_of_any_length_is_one() {
 
 #[test]
 fn a_topic_that_skips_says_nothing_and_gives_the_current_value() {
-    let (recorder, registry) = keeping(Retention::default().events(1).on_lag(Lag::Skip));
+    let (recorder, registry) =
+        keeping(Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently));
     let (_, mut body) = reading(&registry, &["a", "b"]);
     flood(&registry, "a", 0..10);
     flood(&registry, "b", 0..3);
@@ -181,8 +190,10 @@ fn a_topic_that_skips_says_nothing_and_gives_the_current_value() {
 #[test]
 fn a_topic_that_skips_may_lose_all_that_it_had() {
     bounded(|| {
-        let config = RegistryConfig::default().retention(Retention::default().events(1));
-        let registry = Registry::with_config(config.topic_retention(Retention::default().on_lag(Lag::Skip)));
+        let config = RegistryConfig::default().total_retention(Retention::default().events(1));
+        let registry = Registry::with_config(
+            config.topic_retention(Retention::default().slow_client_policy(SlowClientPolicy::SkipSilently)),
+        );
         let (_, mut body) = reading(&registry, &["a"]);
         assert_eq!(poll(&mut body), Polled::Pending);
         ["a", "b"].iter().for_each(|topic| publish(&registry, topic, "what the next one makes go"));
@@ -192,10 +203,10 @@ fn a_topic_that_skips_may_lose_all_that_it_had() {
     });
 }
 
-/// A registry that counts clients out after ten seconds, told of by heartbeats or by what is published.
+/// A registry that drops stalled clients after ten seconds, told of by heartbeats or by what is published.
 fn impatient() -> (Recorder, Registry) {
     let (recorder, config) = Recorder::new();
-    (recorder, Registry::with_config(config.stuck_after(10 * SECOND)))
+    (recorder, Registry::with_config(config.stalled_client_timeout(10 * SECOND)))
 }
 
 /// Time passes while others publish.
@@ -225,14 +236,14 @@ async fn a_client_that_reads_nothing_of_what_waits_is_counted_out() {
     pass(&registry, 9).await;
     assert_eq!((is_over(&client), registry.stats().subscriptions), (None, 2));
     pass(&registry, 6).await;
-    assert_eq!((is_over(&client), registry.stats().subscriptions), (Some(CloseReason::Stuck), 0));
+    assert_eq!((is_over(&client), registry.stats().subscriptions), (Some(CloseReason::Stalled), 0));
     assert!(registry.client(&client.id()).is_none());
     assert!(body.is_woken());
     assert!(assert_ready!(body.enter(|cx, body| http_body::Body::poll_frame(body, cx))).is_none());
     drop(body);
     let closed = recorder.closed();
-    assert_eq!(closed.iter().map(|closed| closed.reason).collect::<Vec<_>>(), [CloseReason::Stuck]);
-    assert_eq!(registry.stats().closed, [(CloseReason::Stuck, 1)].into());
+    assert_eq!(closed.iter().map(|closed| closed.reason).collect::<Vec<_>>(), [CloseReason::Stalled]);
+    assert_eq!(registry.stats().closed_streams, [(CloseReason::Stalled, 1)].into());
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,7 +258,7 @@ async fn another_streams_heartbeat_counts_it_out() {
         tokio::time::advance(SECOND).await;
         assert_eq!(text(&mut other), ":\n\n");
     }
-    assert_eq!(is_over(&client), Some(CloseReason::Stuck));
+    assert_eq!(is_over(&client), Some(CloseReason::Stalled));
 }
 
 #[tokio::test(start_paused = true)]
@@ -330,7 +341,7 @@ async fn a_stream_that_cannot_take_anything_is_not_counted_out() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_is_counted_out_where_that_is_off() {
-    let registry = Registry::with_config(RegistryConfig::default().stuck_after(None));
+    let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(None));
     let (client, mut body) = reading(&registry, &["a"]);
     publish(&registry, "a", "waits");
     pass(&registry, 600).await;
@@ -345,7 +356,7 @@ async fn a_minute_is_what_a_client_has_by_default() {
     pass(&registry, 59).await;
     assert_eq!(is_over(&client), None);
     pass(&registry, 31).await;
-    assert_eq!(is_over(&client), Some(CloseReason::Stuck));
+    assert_eq!(is_over(&client), Some(CloseReason::Stalled));
     assert!(client.send(Event::data("")).is_err());
 }
 
@@ -362,5 +373,5 @@ async fn a_process_that_stood_still_counts_nobody_out_who_is_about_to_read() {
     }
     publish(&registry, "a", "waits");
     pass(&registry, 15).await;
-    assert_eq!(is_over(&client), Some(CloseReason::Stuck));
+    assert_eq!(is_over(&client), Some(CloseReason::Stalled));
 }

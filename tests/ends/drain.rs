@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, advance, timeout},
 };
 use tokio_stream::StreamExt;
-use tower_sse::{CloseReason, Drain, Drained, Event, Observation, Refused, Registry, RegistryConfig, SseBody};
+use tower_sse::{CloseReason, Drain, Drained, Event, Observation, RefusedReason, Registry, RegistryConfig, SseBody};
 
 use crate::{
     answer::answer,
@@ -39,8 +39,8 @@ where
     })
 }
 
-fn drained(ended: u64, stuck: u64) -> impl Fn(&Drained) -> bool {
-    move |drained| (drained.ended, drained.stuck) == (ended, stuck)
+fn drained(ended: u64, still_open: u64) -> impl Fn(&Drained) -> bool {
+    move |drained| (drained.ended, drained.still_open) == (ended, still_open)
 }
 
 #[tokio::test(start_paused = true)]
@@ -53,7 +53,7 @@ async fn streams_end_spread_over_three_quarters_of_the_window_with_all_that_was_
     let start = Instant::now();
     publish(&registry, "topic", "last news");
     let farewell = Event::data("bye").event("restart").unwrap();
-    let result = registry.drain(Drain::within(8 * SECOND).farewell(&farewell).retry(10 * SECOND)).await;
+    let result = registry.drain(Drain::within(8 * SECOND).farewell(&farewell).reconnect_delay(10 * SECOND)).await;
     assert!(drained(100, 0)(&result), "{result:?}");
     assert!(start.elapsed() <= 6 * SECOND, "{:?}", start.elapsed());
 
@@ -75,7 +75,7 @@ async fn streams_end_spread_over_three_quarters_of_the_window_with_all_that_was_
     retries.sort_unstable();
     retries.dedup();
     assert!(retries.len() > 90);
-    assert_eq!(registry.stats().closed[&CloseReason::Drained], 100);
+    assert_eq!(registry.stats().closed_streams[&CloseReason::Drained], 100);
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +88,7 @@ async fn new_streams_are_refused_from_the_call_on_and_requests_for_anything_else
 
     let (_, response) = answer(&layer, Request::new(()), |_| event_stream(Empty::<Bytes>::new()));
     assert_eq!(response.status(), 503);
-    assert_eq!(response.extensions().get(), Some(&Refused::Draining));
+    assert_eq!(response.extensions().get(), Some(&RefusedReason::Draining));
     let seconds: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((3..=8).contains(&seconds), "{seconds}");
 
@@ -104,7 +104,7 @@ async fn new_streams_are_refused_from_the_call_on_and_requests_for_anything_else
 
     let (client, response) = answer(&layer, Request::new(()), |_| Response::new(Empty::<Bytes>::new()));
     assert_eq!(response.status(), 200);
-    assert_eq!(client.admit(), Err(Refused::Draining));
+    assert_eq!(client.acquire_slot(), Err(RefusedReason::Draining));
     assert_eq!(registry.stats().refused_streams, 3);
     assert!(drained(0, 0)(&draining.await));
 }
@@ -117,10 +117,10 @@ async fn it_is_done_at_once_when_nothing_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_meanwhile_has_ended_and_who_is_never_polled_is_stuck() {
+async fn who_leaves_meanwhile_has_ended_and_who_is_never_polled_is_still_open() {
     let registry = Registry::new();
     let layer = quiet(&registry);
-    let stuck = open(&layer, None, |client| client.subscribe("topic").unwrap());
+    let stalled = open(&layer, None, |client| client.subscribe("topic").unwrap());
     let leaves = open(&layer, None, |client| client.subscribe("topic").unwrap());
     let start = Instant::now();
     let draining = tokio::spawn(registry.drain(Drain::within(8 * SECOND)));
@@ -129,7 +129,7 @@ async fn who_leaves_meanwhile_has_ended_and_who_is_never_polled_is_stuck() {
     let result = draining.await.unwrap();
     assert!(drained(1, 1)(&result), "{result:?}");
     assert_eq!(start.elapsed(), 8 * SECOND);
-    assert!(registry.client(&stuck.0.id()).is_some());
+    assert!(registry.client(&stalled.0.id()).is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,10 +151,10 @@ async fn a_stream_that_is_in_the_middle_of_an_event_is_cut_after_seven_eighths_o
 #[tokio::test(start_paused = true)]
 async fn streams_that_may_finish_do_so_or_end_at_the_deadline() {
     let registry = Registry::new();
-    let layer = quiet(&registry).let_finish(true);
+    let layer = quiet(&registry).finish_on_drain(true);
     let open = |topic: &'static str| open(&layer, None, |client| client.subscribe(topic).unwrap());
     let (finishes, goes_on, ordinary) = (open("finishes"), open("goes on"), open("ordinary"));
-    ordinary.0.let_finish(false);
+    ordinary.0.finish_on_drain(false);
     let [finishes_task, goes_on_task, ordinary_task] = [finishes.1, goes_on.1, ordinary.1].map(serve);
     settle().await;
     let start = Instant::now();
@@ -166,7 +166,7 @@ async fn streams_that_may_finish_do_so_or_end_at_the_deadline() {
     finishes.0.close();
     let (told, end) = finishes_task.await.unwrap();
     assert_eq!((fields(&told, "data"), end - start), (vec!["the rest"], 20 * SECOND));
-    assert_eq!(finishes.0.closed().await, CloseReason::Closed);
+    assert_eq!(finishes.0.closed().await, CloseReason::ByServer);
     assert_eq!(goes_on_task.await.unwrap().1 - start, 38 * SECOND);
     assert_eq!(goes_on.0.closed().await, CloseReason::Drained);
     assert!(drained(3, 0)(&draining.await.unwrap()));
@@ -230,11 +230,11 @@ async fn a_stream_without_last_words_just_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_stuck_costs_those_that_may_finish_nothing() {
+async fn one_that_has_stalled_costs_those_that_may_finish_nothing() {
     let registry = Registry::new();
     let layer = quiet(&registry);
-    let _stuck = open(&layer, None, |client| client.subscribe("topic").unwrap());
-    let stream = serve(open(&layer.let_finish(true), None, |client| client.subscribe("topic").unwrap()).1);
+    let _stalled = open(&layer, None, |client| client.subscribe("topic").unwrap());
+    let stream = serve(open(&layer.finish_on_drain(true), None, |client| client.subscribe("topic").unwrap()).1);
     settle().await;
     let start = Instant::now();
     let result = registry.drain(Drain::within(8 * SECOND).farewell(Event::data("bye"))).await;
@@ -244,8 +244,8 @@ async fn one_that_is_stuck_costs_those_that_may_finish_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_counted_out_meanwhile_is_stuck_and_has_not_ended() {
-    let registry = Registry::with_config(RegistryConfig::default().stuck_after(SECOND));
+async fn who_stalls_meanwhile_is_still_open_and_has_not_ended() {
+    let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(SECOND));
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("topic").unwrap());
     assert_eq!(poll(&mut body), Polled::Pending);
     publish(&registry, "topic", "waits");
@@ -254,13 +254,13 @@ async fn who_is_counted_out_meanwhile_is_stuck_and_has_not_ended() {
         advance(SECOND).await;
         publish(&registry, "elsewhere", "");
     }
-    assert!(registry.client(&client.id()).is_none(), "it is counted out");
+    assert!(registry.client(&client.id()).is_none(), "it has stalled");
     let result = draining.await.unwrap();
     assert!(drained(0, 1)(&result), "{result:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_about_to_be_told_is_not_stuck() {
+async fn who_is_about_to_be_told_has_not_stalled() {
     let (told, is_told) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel();
     let may_go_on = Mutex::new(may_go_on);
@@ -271,7 +271,7 @@ async fn who_is_about_to_be_told_is_not_stuck() {
         }
     };
     let registry = Registry::with_config(RegistryConfig::default().observer(slow));
-    let layer = quiet(&registry).let_finish(true);
+    let layer = quiet(&registry).finish_on_drain(true);
     let (client, body) = open(&layer, None, |client| client.subscribe("topic").unwrap());
     let window = Duration::from_millis(10);
     let mut draining = Box::pin(registry.drain(Drain::within(window).finish_within(100 * SECOND)));
@@ -317,17 +317,17 @@ async fn whether_it_may_finish_can_be_said_while_the_streams_end() {
     let layer = quiet(&registry);
     let open = || open(&layer, None, |client| client.subscribe("topic").unwrap());
     let (clients, bodies): (Vec<_>, Vec<_>) = (0..3).map(|_| open()).unzip();
-    clients[0].let_finish(true);
+    clients[0].finish_on_drain(true);
     let mut streams: Vec<_> = bodies.into_iter().map(serve).collect();
     settle().await;
     let start = Instant::now();
     let draining = tokio::spawn(registry.drain(Drain::within(8 * SECOND).finish_within(40 * SECOND)));
     settle().await;
     // Of the other two, one ends at once and one has three seconds until then: now it has an answer to give.
-    clients[1..].iter().for_each(|client| client.let_finish(true));
+    clients[1..].iter().for_each(|client| client.finish_on_drain(true));
     advance(20 * SECOND).await;
     // This one has given its answer.
-    clients[0].let_finish(false);
+    clients[0].finish_on_drain(false);
     assert_eq!(streams.remove(0).await.unwrap().1 - start, 20 * SECOND);
     let mut ends = Vec::new();
     for stream in streams {

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, interval, timeout},
 };
 use tower_sse::{
-    ClientHandle, CloseReason, Drain, Drained, Event, EventStream, Refusal, Registry, RegistryConfig, SseLayer,
+    ClientHandle, CloseReason, Drain, Drained, Event, EventStream, RefusedResponse, Registry, RegistryConfig, SseLayer,
 };
 
 use crate::{
@@ -62,7 +62,7 @@ async fn two_thousand_streams_end(server: Server) {
     twos.into_iter().for_each(|two| _ = peers.spawn(two.all()));
     let served = house.stop();
     let farewell = Event::data("bye").event("restart").unwrap();
-    let draining = tokio::spawn(registry.drain(Drain::within(window).farewell(farewell).retry(10 * SECOND)));
+    let draining = tokio::spawn(registry.drain(Drain::within(window).farewell(farewell).reconnect_delay(10 * SECOND)));
     let publisher = tokio::spawn(async move {
         let mut ticks = interval(Duration::from_millis(25));
         for number in BEFORE.. {
@@ -77,7 +77,7 @@ async fn two_thousand_streams_end(server: Server) {
     publisher.abort();
     let seen: Vec<Seen> = within(peers.join_all()).await.into_iter().flatten().collect();
 
-    assert_eq!((drained.ended, drained.stuck), (2 * STREAMS as u64, 0));
+    assert_eq!((drained.ended, drained.still_open), (2 * STREAMS as u64, 0));
     assert!(drained_in < window + SECOND / 4, "its own time is over: {drained_in:?}");
     assert!(served_in < window + 10 * SECOND, "a server that has nothing to do is over: {served_in:?}");
     let mut retries: Vec<u64> = seen.iter().map(|seen| last_words(seen, BEFORE)).collect();
@@ -131,11 +131,12 @@ async fn a_thousand_streams_of_each_version_end_in_two_seconds_on_plain_hyper() 
 #[tokio::test]
 async fn meanwhile_new_streams_are_refused_and_other_requests_are_answered() {
     on_all(async |server, version| {
-        for refusal in [Refusal::status(), Refusal::reconnect()] {
+        for refusal in [RefusedResponse::status(), RefusedResponse::reconnect()] {
             let reconnects = format!("{refusal:?}").contains("reconnect");
             let registry = Registry::new();
             // The first stream may go on, so that the drain does.
-            let house = House::open(server, news(&quiet(&registry).refusal(refusal).let_finish(true))).await;
+            let house =
+                House::open(server, news(&quiet(&registry).refused_response(refusal).finish_on_drain(true))).await;
             let stream = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
             let mut other = Client::connect(house.address, version).await;
             let draining = tokio::spawn(registry.drain(Drain::within(SECOND).finish_within(BOUND)));
@@ -169,7 +170,7 @@ async fn meanwhile_new_streams_are_refused_and_other_requests_are_answered() {
             registry.clients().iter().for_each(ClientHandle::close);
             assert!(text(stream).await.starts_with("data: 0\n"));
             let drained = within(draining).await.unwrap();
-            assert_eq!((drained.ended, drained.stuck), (1, 0), "who is refused is not counted");
+            assert_eq!((drained.ended, drained.still_open), (1, 0), "who is refused is not counted");
             drop(other);
             within(house.stop()).await.unwrap();
         }
@@ -186,7 +187,7 @@ async fn a_client_that_comes_back_at_once_on_its_connection_is_refused_there() {
         let mut client = Client::connect(house.address, version).await;
         let stream = client.send(asking("/")).await.unwrap();
         let drained = within(registry.drain(Drain::within(SECOND))).await;
-        assert_eq!((drained.ended, drained.stuck), (1, 0));
+        assert_eq!((drained.ended, drained.still_open), (1, 0));
         assert_eq!(text(stream).await, "");
         assert_eq!(client.send(asking("/")).await.unwrap().status(), 503);
         assert_eq!(text(client.send(get("/plain")).await.unwrap()).await, "plain");
@@ -206,7 +207,7 @@ async fn a_request_that_was_sent_behind_a_stream_is_answered_after_its_end() {
         connection.send("GET", "/plain").await;
         assert!(connection.head().await.starts_with("http/1.1 200"));
         let drained = within(registry.drain(Drain::within(SECOND).farewell(Event::data("bye")))).await;
-        assert_eq!((drained.ended, drained.stuck), (1, 0));
+        assert_eq!((drained.ended, drained.still_open), (1, 0));
         let seen = within(connection.body()).await;
         assert_eq!((seen.text.as_str(), seen.end), ("data: bye\n\n", End::Clean));
         assert!(within(connection.head()).await.starts_with("http/1.1 503"));
@@ -226,7 +227,7 @@ async fn a_stream_with_a_request_behind_it_ends_cleanly_when_the_server_stops() 
             connection.send("GET", "/plain").await;
             let served = house.stop();
             let drained = within(registry.drain(Drain::within(SECOND).farewell(Event::data("bye")))).await;
-            assert_eq!((drained.ended, drained.stuck), (1, 0));
+            assert_eq!((drained.ended, drained.still_open), (1, 0));
             within(served).await.unwrap();
             let seen = within(connection.body()).await;
             assert_eq!((seen.text.as_str(), seen.end), ("data: bye\n\n", End::Clean));
@@ -237,7 +238,7 @@ async fn a_stream_with_a_request_behind_it_ends_cleanly_when_the_server_stops() 
 }
 
 /// A peer whose bytes wait in the server's buffers for ever.
-mod stuck {
+mod stalled {
     use super::*;
 
     /// More than the kernel and a server hold.
@@ -279,14 +280,14 @@ mod stuck {
                 assert!(text.starts_with("data: 0\n") && text.ends_with("\n\ndata: bye\n\n"), "{text:?}");
             }
             let drained = within(draining).await.unwrap();
-            assert_eq!((drained.ended, drained.stuck), (20, 1));
+            assert_eq!((drained.ended, drained.still_open), (20, 1));
             assert!(start.elapsed() >= SECOND, "it had all of the window");
             // As the documentation of `Registry::drain` has it, the server is not waited for.
             let mut served = served;
             assert!(timeout(SECOND / 10, &mut served).await.is_err());
             drop(peer);
             within(served).await.unwrap();
-            assert_eq!(registry.stats().closed[&CloseReason::Drained], 21);
+            assert_eq!(registry.stats().closed_streams[&CloseReason::Drained], 21);
         })
         .await;
     }
@@ -308,33 +309,33 @@ mod stuck {
             // It reads on, but gives the other stream no room.
             let (drained, _) = tokio::join!(within(draining), timeout(2 * SECOND, connection.all()));
             let drained = drained.unwrap();
-            assert_eq!((drained.ended, drained.stuck), (1, 1));
+            assert_eq!((drained.ended, drained.still_open), (1, 1));
             within(served).await.unwrap();
         }
     }
 
     #[tokio::test]
-    async fn who_was_counted_out_before_is_stuck_too() {
+    async fn who_stalled_before_is_still_open_too() {
         on_all(async |server, version| {
-            let registry = Registry::with_config(RegistryConfig::default().stuck_after(SECOND));
+            let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(SECOND));
             let house = House::open(server, news(&quiet(&registry))).await;
             let peer = who_reads_nothing(house.address, version).await;
             let client = registry.clients().pop().unwrap();
             flood(&registry, "flood");
             let mut ticks = interval(Duration::from_millis(5));
-            let counted_out = async {
+            let ticking = async {
                 loop {
                     ticks.tick().await;
                     publish(&registry, 0);
                 }
             };
             tokio::select! {
-                reason = within(client.closed()) => assert_eq!(reason, CloseReason::Stuck),
-                () = counted_out => {}
+                reason = within(client.closed()) => assert_eq!(reason, CloseReason::Stalled),
+                () = ticking => {}
             }
             assert_eq!(registry.stats().clients, 0);
             let drained = within(registry.drain(Drain::within(SECOND / 5))).await;
-            assert_eq!((drained.ended, drained.stuck), (0, 1));
+            assert_eq!((drained.ended, drained.still_open), (0, 1));
             drop(peer);
             within(house.stop()).await.unwrap();
         })
@@ -360,7 +361,7 @@ mod stuck {
         until(|| registry.stats().clients == 1).await;
         registry.publish("news", Event::data("x".repeat(10 << 10))).unwrap();
         let drained = within(registry.drain(Drain::within(10 * SECOND))).await;
-        assert_eq!((drained.ended, drained.stuck), (1, 0));
+        assert_eq!((drained.ended, drained.still_open), (1, 0));
         assert!(timeout(SECOND / 10, &mut connection).await.is_err());
         drop(peer);
         let _ = within(connection).await.unwrap();
@@ -379,7 +380,7 @@ mod stuck {
             let stream = Client::connect(house.address, Version::HTTP_11).await.send(get("/")).await.unwrap();
             let served = house.stop();
             let drained = within(registry.drain(Drain::within(SECOND))).await;
-            assert_eq!((drained.ended, drained.stuck), (1, 0));
+            assert_eq!((drained.ended, drained.still_open), (1, 0));
             assert_eq!(text(stream).await, "");
             drop(half);
             within(served).await.unwrap();
@@ -400,7 +401,7 @@ async fn a_stream_that_stalls_in_the_middle_of_an_event_is_cut() {
         assert_eq!(first, "data: whole\n\ndata: half");
         let served = house.stop();
         let drained = within(registry.drain(Drain::within(SECOND).farewell(Event::data("bye")))).await;
-        assert_eq!((drained.ended, drained.stuck), (1, 0));
+        assert_eq!((drained.ended, drained.still_open), (1, 0));
         // The end is a clean one: clients drop the half, and come back.
         assert_eq!(text(response).await, "");
         within(served).await.unwrap();
@@ -417,15 +418,15 @@ async fn answers_that_are_being_given_are_finished() {
         let own = own_bodies(&layer, sender);
         let produced = app(&layer, async |request: Request<()>| {
             let client = handle_of(&request);
-            client.let_finish(request.uri().path() == "/produced");
+            client.finish_on_drain(request.uri().path() == "/produced");
             client.subscribe("answer").unwrap();
             any_response(client.into_stream())
         });
         let (own, produced) = (House::open(server, own).await, House::open(server, produced).await);
-        let producer = registry.produce("answer").unwrap();
+        let producer = registry.start_producer("answer").unwrap();
         let own_response = Client::connect(own.address, version).await.send(get("/")).await.unwrap();
         let (client, frames) = frames.recv().await.unwrap();
-        client.let_finish(true);
+        client.finish_on_drain(true);
         let produced_response = Client::connect(produced.address, version).await.send(get("/produced")).await.unwrap();
         let ordinary = Client::connect(produced.address, version).await.send(get("/ordinary")).await.unwrap();
         let tell = async |token: &'static str| {
@@ -450,10 +451,10 @@ async fn answers_that_are_being_given_are_finished() {
             assert_eq!(data, ["one", "two"], "and no farewell: it had all");
         }
         let drained = within(draining).await.unwrap();
-        assert_eq!((drained.ended, drained.stuck), (3, 0));
-        let closed = registry.stats().closed;
+        assert_eq!((drained.ended, drained.still_open), (3, 0));
+        let closed = registry.stats().closed_streams;
         assert_eq!(
-            [CloseReason::Ended, CloseReason::Completed, CloseReason::Drained].map(|reason| closed[&reason]),
+            [CloseReason::BodyEnded, CloseReason::TopicsEnded, CloseReason::Drained].map(|reason| closed[&reason]),
             [1; 3]
         );
         within(served.0).await.unwrap();
@@ -467,7 +468,7 @@ async fn an_answer_that_is_not_finished_in_time_ends_at_a_boundary() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let (sender, mut frames) = mpsc::unbounded_channel();
-        let house = House::open(server, own_bodies(&quiet(&registry).let_finish(true), sender)).await;
+        let house = House::open(server, own_bodies(&quiet(&registry).finish_on_drain(true), sender)).await;
         let response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
         let (client, frames) = frames.recv().await.unwrap();
         let writer = tokio::spawn(async move {
@@ -482,7 +483,7 @@ async fn an_answer_that_is_not_finished_in_time_ends_at_a_boundary() {
         let text = text(response).await;
         assert!(text.strip_suffix("data: bye\n\n").unwrap().replace("data: on\n\n", "").is_empty());
         let drained = within(draining).await.unwrap();
-        assert_eq!((drained.ended, drained.stuck), (1, 0));
+        assert_eq!((drained.ended, drained.still_open), (1, 0));
         assert_eq!(client.closed().await, CloseReason::Drained);
         within(writer).await.unwrap();
         within(served).await.unwrap();
@@ -505,8 +506,8 @@ async fn it_can_be_called_from_a_handler_and_twice_at_once() {
                         let answer = tower::ServiceExt::oneshot(news, request).await.unwrap();
                         return answer.map(any);
                     }
-                    let Drained { ended, stuck, .. } = registry.drain(Drain::within(SECOND)).await;
-                    Response::new(any(Full::new(Bytes::from(format!("{ended} {stuck}")))))
+                    let Drained { ended, still_open, .. } = registry.drain(Drain::within(SECOND)).await;
+                    Response::new(any(Full::new(Bytes::from(format!("{ended} {still_open}")))))
                 }
             }),
         )
@@ -534,7 +535,7 @@ async fn it_can_be_called_from_a_handler_and_twice_at_once() {
 async fn clients_that_leave_meanwhile_have_ended() {
     on_all(async |server, version| {
         let registry = Registry::new();
-        let house = House::open(server, news(&quiet(&registry).let_finish(true))).await;
+        let house = House::open(server, news(&quiet(&registry).finish_on_drain(true))).await;
         let mut streams = Vec::new();
         for _ in 0..10 {
             let mut client = Client::connect(house.address, version).await;
@@ -545,8 +546,8 @@ async fn clients_that_leave_meanwhile_have_ended() {
         until(|| registry.is_draining()).await;
         drop(streams);
         let drained = within(draining).await.unwrap();
-        assert_eq!((drained.ended, drained.stuck), (10, 0));
-        assert_eq!(registry.stats().closed[&CloseReason::Gone], 10);
+        assert_eq!((drained.ended, drained.still_open), (10, 0));
+        assert_eq!(registry.stats().closed_streams[&CloseReason::ClientDisconnected], 10);
         within(served).await.unwrap();
     })
     .await;

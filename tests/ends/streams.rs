@@ -21,8 +21,8 @@ use tokio::{
 use tokio_stream::StreamExt;
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_sse::{
-    ClientHandle, CloseReason, Drain, Event, Lag, Registry, RegistryConfig, Retention, SseBody, SseLayer, Start,
-    Subscription,
+    ClientHandle, CloseReason, Drain, Event, Registry, RegistryConfig, Retention, SlowClientPolicy, SseBody, SseLayer,
+    Start, Subscription,
 };
 
 use crate::{
@@ -87,7 +87,7 @@ mod lifetimes {
             source.close();
             let published = publisher.await.unwrap();
             assert_eq!(arrived, Vec::from_iter((0..published).map(|number| number.to_string())));
-            assert!(registry.stats().closed[&CloseReason::Aged] >= 5);
+            assert!(registry.stats().closed_streams[&CloseReason::MaxAge] >= 5);
             within(house.stop()).await.unwrap();
         }
     }
@@ -107,7 +107,7 @@ mod lifetimes {
             let _ = timeout(SECOND * 5 / 4, client.closed()).await.unwrap_err();
             write(" and half\n\n").await.unwrap();
             assert_eq!(text(response).await, " and half\n\ndata: bye\n\n");
-            assert_eq!(within(client.closed()).await, CloseReason::Aged);
+            assert_eq!(within(client.closed()).await, CloseReason::MaxAge);
             within(house.stop()).await.unwrap();
         })
         .await;
@@ -134,7 +134,7 @@ mod lifetimes {
             client.expire_after(Duration::ZERO);
             let told = text(refreshed).await;
             assert!(told.starts_with("data: still here\n") && told.ends_with("\n\ndata: expired\n\n"), "{told:?}");
-            assert_eq!(within(client.closed()).await, CloseReason::Expired);
+            assert_eq!(within(client.closed()).await, CloseReason::AuthorizationExpired);
             within(house.stop()).await.unwrap();
         })
         .await;
@@ -181,7 +181,7 @@ mod reasons {
         }
         assert_eq!(within(late).await.unwrap(), expected);
         assert_eq!(within(client.closed()).await, expected, "whoever asks afterwards is told too");
-        assert_eq!(registry.stats().closed, [(expected, 1)].into());
+        assert_eq!(registry.stats().closed_streams, [(expected, 1)].into());
         drop((response, peer));
         within(house.stop()).await.unwrap();
     }
@@ -202,12 +202,15 @@ mod reasons {
 
     #[tokio::test]
     async fn the_client_has_left() {
-        on_all_ends_with(quiet, plain(), CloseReason::Gone, async |_, _, _, response| drop(response.take())).await;
+        on_all_ends_with(quiet, plain(), CloseReason::ClientDisconnected, async |_, _, _, response| {
+            drop(response.take());
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn the_handlers_own_body_has_ended() {
-        on_all_ends_with(quiet, plain(), CloseReason::Ended, async |_, client, frames, response| {
+        on_all_ends_with(quiet, plain(), CloseReason::BodyEnded, async |_, client, frames, response| {
             client.unsubscribe("news");
             drop(frames);
             assert_eq!(text(response.take().unwrap()).await, "");
@@ -217,7 +220,7 @@ mod reasons {
 
     #[tokio::test]
     async fn the_program_closed_it() {
-        on_all_ends_with(quiet, plain(), CloseReason::Closed, async |_, client, _frames, response| {
+        on_all_ends_with(quiet, plain(), CloseReason::ByServer, async |_, client, _frames, response| {
             client.close();
             assert_eq!(text(response.take().unwrap()).await, "");
         })
@@ -232,8 +235,8 @@ mod reasons {
 
     #[tokio::test]
     async fn its_topics_have_ended() {
-        on_all_ends_with(quiet, plain(), CloseReason::Completed, async |registry, _, frames, response| {
-            let producer = registry.produce("news").unwrap();
+        on_all_ends_with(quiet, plain(), CloseReason::TopicsEnded, async |registry, _, frames, response| {
+            let producer = registry.start_producer("news").unwrap();
             producer.publish(Event::data("last")).unwrap();
             producer.end();
             drop(frames);
@@ -244,8 +247,8 @@ mod reasons {
 
     #[tokio::test]
     async fn one_of_its_topics_has_failed() {
-        on_all_ends_with(quiet, plain(), CloseReason::Failed, async |registry, _, frames, response| {
-            let producer = registry.produce("news").unwrap();
+        on_all_ends_with(quiet, plain(), CloseReason::TopicFailed, async |registry, _, frames, response| {
+            let producer = registry.start_producer("news").unwrap();
             producer.publish(Event::data("half")).unwrap();
             drop(producer);
             drop(frames);
@@ -259,10 +262,10 @@ mod reasons {
 
     #[tokio::test]
     async fn one_of_its_topics_was_cancelled() {
-        on_all_ends_with(quiet, plain(), CloseReason::Cancelled, async |registry, _, frames, response| {
-            let producer = registry.produce("news").unwrap();
+        on_all_ends_with(quiet, plain(), CloseReason::TopicCancelled, async |registry, _, frames, response| {
+            let producer = registry.start_producer("news").unwrap();
             producer.publish(Event::data("half")).unwrap();
-            assert!(registry.cancel_with("news", Event::data("enough")).unwrap());
+            assert!(registry.cancel_producer_with("news", Event::data("enough")).unwrap());
             drop(frames);
             let text = text(response.take().unwrap()).await;
             assert!(text.starts_with("data: half\n") && text.contains("\n\ndata: enough\n"));
@@ -272,7 +275,8 @@ mod reasons {
 
     #[tokio::test]
     async fn it_fell_behind() {
-        let retention = Retention::default().events(2).on_lag(Lag::End { retry: SECOND });
+        let retention =
+            Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: SECOND });
         let config = plain().topic_retention(retention);
         on_all_ends_with(quiet, config, CloseReason::Lagged, async |registry, _, _frames, response| {
             // All at once, for a server that has only this thread.
@@ -287,11 +291,11 @@ mod reasons {
     #[tokio::test]
     async fn its_time_is_over() {
         let aging = |registry: &Registry| quiet(registry).max_age(SECOND / 20);
-        on_all_ends_with(aging, plain(), CloseReason::Aged, async |_, _, _frames, response| {
+        on_all_ends_with(aging, plain(), CloseReason::MaxAge, async |_, _, _frames, response| {
             assert_eq!(text(response.take().unwrap()).await, "");
         })
         .await;
-        on_all_ends_with(quiet, plain(), CloseReason::Expired, async |_, client, _frames, response| {
+        on_all_ends_with(quiet, plain(), CloseReason::AuthorizationExpired, async |_, client, _frames, response| {
             client.expire_after(SECOND / 20);
             assert_eq!(text(response.take().unwrap()).await, "");
         })
@@ -302,7 +306,7 @@ mod reasons {
     async fn the_server_ends_its_streams() {
         on_all_ends_with(quiet, plain(), CloseReason::Drained, async |registry, _, _frames, response| {
             let drained = registry.drain(Drain::within(SECOND)).await;
-            assert_eq!((drained.ended, drained.stuck), (1, 0));
+            assert_eq!((drained.ended, drained.still_open), (1, 0));
             assert_eq!(text(response.take().unwrap()).await, "");
         })
         .await;
@@ -310,7 +314,7 @@ mod reasons {
 
     #[tokio::test]
     async fn the_handlers_own_body_failed() {
-        on_all_ends_with(quiet, plain(), CloseReason::BodyError, async |_, _, frames, response| {
+        on_all_ends_with(quiet, plain(), CloseReason::BodyFailed, async |_, _, frames, response| {
             frames.send(Err("the handler's".into())).await.unwrap();
             response.take().unwrap().into_body().collect().await.expect_err("no clean end");
         })
@@ -319,8 +323,8 @@ mod reasons {
 
     #[tokio::test]
     async fn it_reads_nothing_any_more() {
-        let config = plain().stuck_after(Duration::from_millis(50));
-        on_all_ends_with(quiet, config, CloseReason::Stuck, async |registry, client, _frames, _response| {
+        let config = plain().stalled_client_timeout(Duration::from_millis(50));
+        on_all_ends_with(quiet, config, CloseReason::Stalled, async |registry, client, _frames, _response| {
             let event = Event::data("x".repeat(100 << 10));
             (0..300).for_each(|_| _ = registry.publish("news", &event).unwrap());
             let mut ticks = interval(Duration::from_millis(5));
@@ -369,8 +373,8 @@ mod failures {
                 }
             }
         }
-        assert_eq!(within(client.closed()).await, CloseReason::BodyError);
-        assert_eq!(registry.stats().closed, [(CloseReason::BodyError, 1)].into());
+        assert_eq!(within(client.closed()).await, CloseReason::BodyFailed);
+        assert_eq!(registry.stats().closed_streams, [(CloseReason::BodyFailed, 1)].into());
         drop(response);
         within(house.stop()).await.unwrap();
         (text, is_clean)
@@ -415,19 +419,19 @@ mod failures {
     async fn a_client_library_has_a_truncated_answer_once_is_told_of_it_and_stops() {
         const MINUTE: Duration = Duration::from_secs(60);
         for server in SERVERS {
-            let registry = Registry::with_config(RegistryConfig::default().forget_ended_after(MINUTE));
+            let registry = Registry::with_config(RegistryConfig::default().ended_topic_ttl(MINUTE));
             let house = House::open(server, existing(&registry)).await;
             for (topic, last, status) in
                 [("failed", "failed", 410), ("cancelled", "cancelled", 410), ("whole", "done", 204)]
             {
-                let producer = registry.produce(topic).unwrap();
+                let producer = registry.start_producer(topic).unwrap();
                 let mut source = EventSource::get(format!("http://{}/{topic}", house.address));
                 source.set_retry_policy(Box::new(retry::Constant::new(Duration::from_millis(5), None)));
                 assert!(matches!(within(source.next()).await, Some(Ok(reqwest_eventsource::Event::Open))));
                 producer.publish(Event::data("token")).unwrap();
                 match topic {
                     "failed" => drop(producer),
-                    "cancelled" => assert!(registry.cancel(topic)),
+                    "cancelled" => assert!(registry.cancel_producer(topic)),
                     _ => _ = producer.finish(Event::data("").event("done").unwrap()).unwrap(),
                 }
                 let (mut types, mut statuses) = (Vec::new(), Vec::new());
@@ -448,7 +452,7 @@ mod failures {
     #[tokio::test]
     async fn what_was_forgotten_or_never_was_is_a_404() {
         on_all(async |server, version| {
-            let registry = Registry::with_config(RegistryConfig::default().forget_ended_after(Duration::ZERO));
+            let registry = Registry::with_config(RegistryConfig::default().ended_topic_ttl(Duration::ZERO));
             let house = House::open(server, existing(&registry)).await;
             let get = async |topic: &str, last_event_id: &str| {
                 let mut request = get(topic);
@@ -457,7 +461,7 @@ mod failures {
                 (response.status().as_u16(), text(response).await)
             };
             assert_eq!(get("/never", "1-0").await, (404, "there is no topic \"never\", or no longer".into()));
-            let producer = registry.produce("answer").unwrap();
+            let producer = registry.start_producer("answer").unwrap();
             let id = producer.publish(Event::data("1")).unwrap().position().to_string();
             producer.end();
             until(|| registry.topic_state("answer").is_none()).await;
@@ -485,14 +489,14 @@ async fn one_stream_that_is_reset_ends_and_the_others_of_its_connection_go_on() 
         }
         let (id, leaves) = clients.remove(1);
         connection.reset(id).await;
-        assert_eq!(within(leaves.closed()).await, CloseReason::Gone);
+        assert_eq!(within(leaves.closed()).await, CloseReason::ClientDisconnected);
         assert_eq!(registry.stats().clients, 2);
         publish(&registry, "for those who stay");
         for (id, client) in clients {
             within(connection.has_had(id, "data: for those who stay\n")).await;
             client.close();
             assert_eq!(within(connection.over(id)).await.end, End::Clean);
-            assert_eq!(within(client.closed()).await, CloseReason::Closed);
+            assert_eq!(within(client.closed()).await, CloseReason::ByServer);
         }
         drop(connection);
         within(house.stop()).await.unwrap();
@@ -551,7 +555,7 @@ async fn a_request_that_is_cancelled_before_it_is_answered_was_no_stream() {
         };
         assert_eq!(within(client.closed()).await, CloseReason::NoStream);
         let stats = registry.stats();
-        assert_eq!((stats.clients, stats.subscriptions, stats.closed.len()), (0, 0, 0), "no stream has been");
+        assert_eq!((stats.clients, stats.subscriptions, stats.closed_streams.len()), (0, 0, 0), "no stream has been");
         let requests = if version == Version::HTTP_2 { 2 } else { 1 };
         until(|| dropped.load(Ordering::Relaxed) == requests).await;
         within(house.stop()).await.unwrap();
@@ -626,7 +630,7 @@ async fn many_clients_that_leave_at_once_are_all_told_of() {
         }
         drop(peers);
         let tasks = std::mem::take(&mut *waiting.lock().unwrap());
-        assert_eq!(within(tasks.join_all()).await, [CloseReason::Gone; 100]);
+        assert_eq!(within(tasks.join_all()).await, [CloseReason::ClientDisconnected; 100]);
         assert_eq!(registry.stats().clients, 0);
         within(house.stop()).await.unwrap();
     })

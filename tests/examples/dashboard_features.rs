@@ -244,7 +244,7 @@ async fn the_list_of_streams_says_whose_they_are_and_gives_no_id_away() {
     assert_eq!(ada.next().await, None);
     assert_eq!(dashboard.delete(&format!("/streams/{}", list[1]["number"])).await, StatusCode::NOT_FOUND);
     let stats = dashboard.json("/stats").await;
-    assert_eq!(stats["closed"], json!({ "by_number": 1, "closed": 1 }));
+    assert_eq!(stats["closed_streams"], json!({ "by_number": 1, "by_server": 1 }));
     assert_eq!(dashboard.json("/clients").await.as_array().map(Vec::len), Some(2));
 }
 
@@ -351,7 +351,7 @@ async fn a_strict_topic_ends_the_stream_of_who_is_too_slow_and_it_is_told_when_i
     assert_eq!(numbers, Vec::from_iter(0..parsed.messages.len()), "nothing is left out");
     assert!(numbers.len() < BURST - 2, "it ended before the newest came");
     assert!(matches!(parsed.retries[..], [500..=1500]), "{:?}", parsed.retries);
-    assert_eq!(dashboard.json("/stats").await["closed"], json!({ "lagged": 1 }));
+    assert_eq!(dashboard.json("/stats").await["closed_streams"], json!({ "lagged": 1 }));
     let mut back = dashboard.resume("/events?topic=strict/a", &parsed.last_event_id).await;
     let (event_type, gap, _) = back.next_json().await;
     let expected = json!({ "topics": ["strict/a"], "after": parsed.last_event_id });
@@ -394,10 +394,10 @@ async fn who_comes_to_a_state_gets_its_latest_value_first() {
 
 #[tokio::test]
 async fn a_stream_that_reads_nothing_is_counted_out() {
-    let dashboard = Dashboard::start(&[("STUCK_AFTER_MS", "100")]).await;
+    let dashboard = Dashboard::start(&[("STALLED_AFTER_MS", "100")]).await;
     let mut slow = Slow::open(&dashboard, "/events?topic=slow").await;
     slow.overrun(&dashboard, "slow").await;
-    let stats = dashboard.json_until("/stats", |stats| stats["closed"]["stuck"] == 1).await;
+    let stats = dashboard.json_until("/stats", |stats| stats["closed_streams"]["stalled"] == 1).await;
     assert_eq!(stats["clients"], 0);
     // What was on its way still comes, and then the end.
     assert!(numbers(&slow.read().await).len() < BURST);
@@ -551,11 +551,11 @@ async fn a_snapshot_and_the_events_after_it_fit_together() {
 #[tokio::test]
 async fn a_label_is_the_topic_unless_the_event_has_a_type() {
     let dashboard = Dashboard::start(&[]).await;
-    let mut labelled = dashboard.open("/events?topic=a/**&label").await;
+    let mut typed = dashboard.open("/events?topic=a/**&topic_as_event_type").await;
     let mut plain = dashboard.open("/events?topic=a/**").await;
     dashboard.publish("a/b", "1").await;
     dashboard.publish("a/c?event=note", "2").await;
-    for (stream, types) in [(&mut labelled, ["a/b", "note"]), (&mut plain, ["message", "note"])] {
+    for (stream, types) in [(&mut typed, ["a/b", "note"]), (&mut plain, ["message", "note"])] {
         for (event_type, data) in types.into_iter().zip(["1", "2"]) {
             let message = stream.next().await.expect("another event");
             assert_eq!((message.event_type.as_str(), message.data.as_str()), (event_type, data));
@@ -573,7 +573,7 @@ async fn with_log_each_stream_that_is_over_is_one_line_without_its_id() {
     drop(page);
     let line = dashboard.logged(1, |line| line.contains("is over")).await.remove(0);
     assert!(line.starts_with("stream 1 of \"ada\\\"\" is over after "), "{line}");
-    assert!(line.contains(", 1 events, ") && line.ends_with(": the client is gone"), "{line}");
+    assert!(line.contains(", 1 events, ") && line.ends_with(": the client disconnected"), "{line}");
     assert!(!line.contains(&id[..8]), "{line}");
 }
 
@@ -594,7 +594,7 @@ async fn stats_are_json_and_count_what_happened() {
     let stats = dashboard.json_until("/stats", |stats| stats["clients"] == 1).await;
     let expected = json!({
         "clients": 1, "subscriptions": 2, "delivered": 6, "lagged": 0, "missed": 0, "gaps": 0, "refused_subscriptions": 1,
-        "withheld_heartbeats": 0, "closed": { "gone": 1 },
+        "withheld_heartbeats": 0, "closed_streams": { "client_disconnected": 1 },
     });
     for (name, value) in expected.as_object().unwrap() {
         assert_eq!(&stats[name], value, "{name}: {stats}");

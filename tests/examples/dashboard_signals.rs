@@ -109,7 +109,7 @@ async fn a_thousand_streams_end_on(signal: Signal) {
     dashboard.signal(signal);
     let (last, code) = dashboard.end().await;
     let gone_in = start.elapsed();
-    assert_eq!((last.as_str(), code), ("ended 1000 streams, 0 stuck", Some(0)));
+    assert_eq!((last.as_str(), code), ("ended 1000 streams, 0 still open", Some(0)));
     let seen: Vec<Seen> = within(peers.join_all()).await.into_iter().flatten().collect();
     assert_eq!(seen.len(), 1000);
     seen.iter().for_each(says_farewell);
@@ -138,7 +138,7 @@ async fn with_no_streams_it_is_gone_at_once() {
     let dashboard = Dashboard::start().await;
     let start = Instant::now();
     dashboard.signal(SIGTERM);
-    assert_eq!(dashboard.end().await, ("ended 0 streams, 0 stuck".to_owned(), Some(0)));
+    assert_eq!(dashboard.end().await, ("ended 0 streams, 0 still open".to_owned(), Some(0)));
     assert!(start.elapsed() < WINDOW, "{:?}", start.elapsed());
 }
 
@@ -146,11 +146,11 @@ async fn with_no_streams_it_is_gone_at_once() {
 async fn peers_that_read_nothing_or_ask_for_nothing_do_not_keep_it() {
     DASHBOARD.executable();
     let dashboard = Dashboard::start().await;
-    let mut stuck = Http1::get(dashboard.address, "/events?topic=flood").await;
-    within(stuck.head()).await;
-    let mut stuck_too = Http2::connect(dashboard.address, 1 << 10).await;
-    stuck_too.get("/events?topic=flood").await;
-    within(stuck_too.answered()).await;
+    let mut stalled = Http1::get(dashboard.address, "/events?topic=flood").await;
+    within(stalled.head()).await;
+    let mut stalled_too = Http2::connect(dashboard.address, 1 << 10).await;
+    stalled_too.get("/events?topic=flood").await;
+    within(stalled_too.answered()).await;
     let _silent = TcpStream::connect(dashboard.address).await.unwrap();
     let mut half = TcpStream::connect(dashboard.address).await.unwrap();
     half.write_all(b"GET /events?topic=t HTTP/1.1\r\nhost:").await.unwrap();
@@ -166,7 +166,7 @@ async fn peers_that_read_nothing_or_ask_for_nothing_do_not_keep_it() {
     says_farewell(&within(reads.last_body()).await);
     let (last, code) = dashboard.end().await;
     // The server may take the end of one that was cut without being able to write it.
-    let is_right = ["ended 1 streams, 2 stuck", "ended 2 streams, 1 stuck"].contains(&last.as_str());
+    let is_right = ["ended 1 streams, 2 still open", "ended 2 streams, 1 still open"].contains(&last.as_str());
     assert!(is_right && code == Some(0), "{last:?} {code:?}");
     let gone_in = start.elapsed();
     // About a second, on a busy machine.

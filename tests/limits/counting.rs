@@ -30,7 +30,7 @@ use tokio_stream::StreamExt;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, retry, service_fn, util::MapRequestLayer};
 use tower_http::cors::{Any, CorsLayer};
 use tower_sse::{
-    ClientAddress, ClientHandle, CloseReason, Drain, Events, Limit, LimitKey, Refusal, Refused, Registry,
+    ClientHandle, ClientIpKey, CloseReason, Drain, Events, Limit, LimitKey, RefusedReason, RefusedResponse, Registry,
     RegistryConfig, SseBody, SseFuture, SseLayer, SseService,
 };
 
@@ -137,7 +137,7 @@ fn stream_of(layer: &SseLayer, key: &str) -> Response<SseBody<Own>> {
     ask(&layer.layer(Handler::default()), of(key, "/stream"))
 }
 
-fn why<B>(response: &Response<B>) -> Option<Refused> {
+fn why<B>(response: &Response<B>) -> Option<RefusedReason> {
     response.extensions().get().cloned()
 }
 
@@ -150,19 +150,19 @@ fn let_in<B>(response: Response<B>) -> Response<B> {
 
 #[track_caller]
 fn assert_full<B>(response: &Response<B>, limit: u32) {
-    assert_eq!(why(response), Some(Refused::Full { key: None, limit }));
+    assert_eq!(why(response), Some(RefusedReason::Full { key: None, limit }));
 }
 
 #[track_caller]
 fn assert_full_of<B>(response: &Response<B>, key: &str, limit: u32) {
-    assert_eq!(why(response), Some(Refused::Full { key: Some(key.into()), limit }));
+    assert_eq!(why(response), Some(RefusedReason::Full { key: Some(key.into()), limit }));
 }
 
 /// How long until there is room, by a rate.
 #[track_caller]
 fn retry_in<B>(response: &Response<B>) -> Duration {
     match why(response) {
-        Some(Refused::TooFast { retry_in: Some(time), .. }) => time,
+        Some(RefusedReason::RateLimited { retry_in: Some(time), .. }) => time,
         other => panic!("{other:?}"),
     }
 }
@@ -184,11 +184,11 @@ mod a_place {
             let limit = Limit::streams(number);
             let layer = limited(&limit);
             let open: Vec<_> = (0..number).map(|_| let_in(stream(&layer))).collect();
-            assert_eq!(limit.open(), u64::from(number));
+            assert_eq!(limit.open_streams(), u64::from(number));
             assert_full(&stream(&layer), number);
-            assert_eq!(limit.open(), u64::from(number), "who is refused is not counted");
+            assert_eq!(limit.open_streams(), u64::from(number), "who is refused is not counted");
             drop(open);
-            assert_eq!((limit.open(), limit.entries()), (0, 0));
+            assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
         }
     }
 
@@ -199,11 +199,11 @@ mod a_place {
         let (client, response) = answer(&layer, asking("/"), |_| event_stream(Own::new()));
         let mut body = response.into_body();
         assert_eq!(poll(&mut body), Polled::End, "nothing holds it open");
-        assert_eq!(now(client.closed()), CloseReason::Ended);
-        assert_eq!(limit.open(), 1);
+        assert_eq!(now(client.closed()), CloseReason::BodyEnded);
+        assert_eq!(limit.open_streams(), 1);
         assert_full(&stream(&layer), 1);
         drop(body);
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
         let unread = let_in(stream(&layer));
         assert_full(&stream(&layer), 1);
         drop(unread);
@@ -217,7 +217,7 @@ mod a_place {
             let (limit, seen) = (limit.clone(), Arc::clone(&seen));
             move |observation: &tower_sse::Observation<'_>| {
                 if matches!(observation, tower_sse::Observation::Closed { .. }) {
-                    seen.lock().unwrap().push(limit.open());
+                    seen.lock().unwrap().push(limit.open_streams());
                 }
             }
         };
@@ -237,7 +237,7 @@ mod a_place {
             })
         };
         let (_, open) = created();
-        assert_eq!((limit.open(), open.status()), (1, StatusCode::CREATED));
+        assert_eq!((limit.open_streams(), open.status()), (1, StatusCode::CREATED));
         assert_full(&created().1, 1);
     }
 
@@ -247,7 +247,7 @@ mod a_place {
         let service = limited(&limit).layer(handler.clone());
         for path in ["/json", "/no-content", "/failing-stream"] {
             let response = ask(&service, asking(path));
-            assert_eq!((why(&response), limit.open()), (None, 0), "{path}, with its body still there");
+            assert_eq!((why(&response), limit.open_streams()), (None, 0), "{path}, with its body still there");
         }
         assert_eq!(handler.runs(), 3);
     }
@@ -260,7 +260,7 @@ mod a_place {
         let mut service = limited(&limit).layer(Handler::default());
         let mut answer = pin!(service.call(asking("/broken")));
         assert_eq!(now(answer.as_mut()).unwrap_err(), Broken);
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
     }
 
     #[test]
@@ -268,16 +268,16 @@ mod a_place {
         let limit = Limit::streams(1);
         let mut service = limited(&limit).layer(Handler::default());
         let unpolled = service.call(asking("/never"));
-        assert_eq!(limit.open(), 1);
+        assert_eq!(limit.open_streams(), 1);
         drop(unpolled);
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
         let mut waiting = Box::pin(service.call(asking("/never")));
         assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         assert_full(&ask(&service, asking("/stream")), 1);
         drop(waiting);
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
         drop(service.call(asking("/stream")));
-        assert_eq!((limit.open(), limit.entries()), (0, 0), "answered, and not asked for it");
+        assert_eq!((limit.open_streams(), limit.entries()), (0, 0), "answered, and not asked for it");
     }
 
     #[test]
@@ -290,13 +290,14 @@ mod a_place {
             panics()
         }));
         assert!(catch_unwind(AssertUnwindSafe(|| drop(now(service.call(asking("/")))))).is_err());
-        assert_eq!((limit.open(), limit.entries()), (0, 0));
+        assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn is_free_when_its_client_is_counted_out_though_its_body_is_there_for_long() {
         let limit = Limit::streams(1);
-        let registry = Registry::with_config(RegistryConfig::default().stuck_after(SECOND).limit(limit.clone()));
+        let registry =
+            Registry::with_config(RegistryConfig::default().stalled_client_timeout(SECOND).limit(limit.clone()));
         let layer = quiet(&registry);
         let (client, response) = answer(&layer, asking("/"), |client| {
             client.subscribe("topic").unwrap();
@@ -306,21 +307,22 @@ mod a_place {
             publish(&registry, "topic", "unread");
             advance(SECOND / 2).await;
         }
-        assert_eq!(client.closed().await, CloseReason::Stuck);
-        assert_eq!((registry.stats().clients, limit.open()), (0, 0));
-        assert_eq!((client.admit(), limit.open()), (Ok(()), 0), "there is nobody to take one for");
+        assert_eq!(client.closed().await, CloseReason::Stalled);
+        assert_eq!((registry.stats().clients, limit.open_streams()), (0, 0));
+        assert_eq!((client.acquire_slot(), limit.open_streams()), (Ok(()), 0), "there is nobody to take one for");
         let next = let_in(stream(&layer));
         drop(response);
-        assert_eq!(limit.open(), 1, "it is given back once");
+        assert_eq!(limit.open_streams(), 1, "it is given back once");
         assert_full(&stream(&layer), 1);
         drop(next);
-        assert_eq!((limit.open(), limit.entries()), (0, 0));
+        assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn is_free_when_a_client_was_closed_and_takes_not_even_its_end() {
         let limit = Limit::streams(1);
-        let registry = Registry::with_config(RegistryConfig::default().stuck_after(SECOND).limit(limit.clone()));
+        let registry =
+            Registry::with_config(RegistryConfig::default().stalled_client_timeout(SECOND).limit(limit.clone()));
         let (client, _unread) = answer(&quiet(&registry), asking("/"), |client| {
             client.subscribe("topic").unwrap();
             event_stream(Own::new())
@@ -330,8 +332,8 @@ mod a_place {
             publish(&registry, "other", "for somebody else");
             advance(SECOND / 2).await;
         }
-        assert_eq!(client.closed().await, CloseReason::Closed);
-        assert_eq!(limit.open(), 0);
+        assert_eq!(client.closed().await, CloseReason::ByServer);
+        assert_eq!(limit.open_streams(), 0);
     }
 
     #[test]
@@ -339,11 +341,11 @@ mod a_place {
         let limit = Limit::streams(0);
         let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
         let client = registry.connect();
-        assert_eq!(client.admit(), Ok(()));
+        assert_eq!(client.acquire_slot(), Ok(()));
         let events = client.clone().into_events();
-        assert_eq!((limit.open(), client.stats().age.is_some()), (0, true));
+        assert_eq!((limit.open_streams(), client.stats().age.is_some()), (0, true));
         drop(events);
-        assert_eq!(now(client.closed()), CloseReason::Gone);
+        assert_eq!(now(client.closed()), CloseReason::ClientDisconnected);
     }
 }
 
@@ -359,8 +361,8 @@ mod a_request_that_is_refused {
         assert_eq!(handler.runs(), 0);
         let stats = registry.stats();
         assert_eq!((stats.clients, stats.subscriptions, stats.topics, stats.refused_streams), (0, 0, 0, 1));
-        assert_eq!((limit.open(), limit.entries()), (0, 0));
-        assert!(stats.closed.is_empty(), "it never was one");
+        assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
+        assert!(stats.closed_streams.is_empty(), "it never was one");
     }
 
     #[test]
@@ -410,7 +412,7 @@ mod a_request_that_is_refused {
         let (limit, registry) = (Limit::streams(1), Registry::new());
         let layer = quiet(&registry).limit(limit.clone());
         let open = let_in(ask(&layer.layer(Handler::default()), plain("/stream")));
-        assert_eq!(limit.open(), 1, "it is counted then");
+        assert_eq!(limit.open_streams(), 1, "it is counted then");
 
         let (was_polled, was_dropped) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let told = Told { was_polled: Arc::clone(&was_polled), was_dropped: Arc::clone(&was_dropped) };
@@ -424,9 +426,9 @@ mod a_request_that_is_refused {
         assert!(!response.headers().contains_key("x-own"), "nothing of that answer is left");
         assert!(was_dropped.load(Ordering::Relaxed) && !was_polled.load(Ordering::Relaxed));
         assert_eq!(now(client.closed()), CloseReason::NoStream);
-        assert_eq!((registry.stats().clients, registry.stats().subscriptions, limit.open()), (1, 1, 1));
+        assert_eq!((registry.stats().clients, registry.stats().subscriptions, limit.open_streams()), (1, 1, 1));
         drop(open);
-        assert_eq!((limit.open(), limit.entries()), (0, 0));
+        assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
     }
 
     #[test]
@@ -439,7 +441,8 @@ mod a_request_that_is_refused {
         assert_full(&ask(&layer.layer(layer.layer(Handler::default())), plain("/stream")), 0);
         let told = recorder.take();
         let refused: Vec<_> = told.iter().filter(|told| matches!(told, Observed::StreamRefused(..))).collect();
-        let is_full = |told: &&&Observed| matches!(told, Observed::StreamRefused(_, Refused::Full { limit: 0, .. }));
+        let is_full =
+            |told: &&&Observed| matches!(told, Observed::StreamRefused(_, RefusedReason::Full { limit: 0, .. }));
         assert_eq!((refused.len(), refused.iter().filter(is_full).count()), (2, 2), "{told:?}");
         assert_eq!(registry.stats().refused_streams, 2);
         assert!(!told.iter().any(|told| matches!(told, Observed::Opened(_) | Observed::Closed(..))));
@@ -455,7 +458,7 @@ mod limits {
         let layer = quiet(&registry).limit(Limit::streams(1));
         let other = quiet(&registry).limit(Limit::streams(1));
         let _open = let_in(stream(&layer));
-        let changed = layer.clone().retry(SECOND);
+        let changed = layer.clone().reconnect_delay(SECOND);
         [&layer, &changed].into_iter().for_each(|layer| assert_full(&stream(layer), 1));
         let_in(stream(&other));
         let_in(stream(&quiet(&registry)));
@@ -467,7 +470,7 @@ mod limits {
         let layers = [limited(&limit), limited(&limit)];
         let open = layers.each_ref().map(|layer| let_in(stream(layer)));
         layers.iter().for_each(|layer| assert_full(&stream(layer), 2));
-        assert_eq!(limit.open(), 2);
+        assert_eq!(limit.open_streams(), 2);
         let [first, _second] = open;
         drop(first);
         let_in(stream(&layers[1]));
@@ -486,7 +489,7 @@ mod limits {
         let limit = Limit::streams(1);
         let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()).limit(limit.clone()));
         let _open = let_in(stream(&quiet(&registry).limit(limit.clone()).limit(limit.clone())));
-        assert_eq!(limit.open(), 1);
+        assert_eq!(limit.open_streams(), 1);
     }
 
     #[test]
@@ -495,7 +498,7 @@ mod limits {
         for order in [[&wide, &tight, &each], [&each, &tight, &wide], [&tight, &each, &wide]] {
             let layer = order.iter().fold(quiet(&Registry::new()), |layer, limit| layer.limit(Limit::clone(limit)));
             let open = let_in(stream_of(&layer, "a"));
-            let counted = || [&wide, &tight, &each].map(|limit| (limit.open(), limit.entries()));
+            let counted = || [&wide, &tight, &each].map(|limit| (limit.open_streams(), limit.entries()));
             assert_eq!(counted(), [(1, 1); 3]);
             assert!(why(&stream_of(&layer, "a")).is_some());
             assert_full(&stream_of(&layer, "b"), 1);
@@ -523,20 +526,20 @@ mod limits {
         let mut open = vec![let_in(stream(&layer))];
         assert_full(&stream(&layer), 1);
         let clone = limit.clone();
-        clone.set(3);
-        assert_eq!([limit.get(), clone.get()], [3, 3]);
+        clone.set_limit(3);
+        assert_eq!([limit.limit(), clone.limit()], [3, 3]);
         open.extend([let_in(stream(&layer)), let_in(stream(&layer))]);
         assert_full(&stream(&layer), 3);
-        limit.set(1);
+        limit.set_limit(1);
         for left in [3, 2, 1] {
-            assert_eq!(limit.open(), left, "streams that are open stay");
+            assert_eq!(limit.open_streams(), left, "streams that are open stay");
             assert_full(&stream(&layer), 1);
             assert_eq!(poll(open[0].body_mut()), Polled::Pending);
             open.pop();
         }
-        limit.set(0);
+        limit.set_limit(0);
         assert_full(&stream(&layer), 0);
-        limit.set(u32::MAX);
+        limit.set_limit(u32::MAX);
         let_in(stream(&layer));
         assert_eq!(limit.entries(), 0);
     }
@@ -546,7 +549,7 @@ mod limits {
         let limit = Limit::streams(1);
         let layer = limited(&limit);
         let (_, response) = answer(&layer, asking("/"), |_| {
-            limit.set(0);
+            limit.set_limit(0);
             event_stream(Own::new())
         });
         let_in(response);
@@ -558,9 +561,9 @@ mod limits {
         fn cloned<T: Clone + Debug + Send + Sync + 'static>() {}
         cloned::<Limit>();
         cloned::<LimitKey>();
-        cloned::<ClientAddress>();
-        cloned::<Refusal>();
-        cloned::<Refused>();
+        cloned::<ClientIpKey>();
+        cloned::<RefusedResponse>();
+        cloned::<RefusedReason>();
         everywhere::<SseFuture<std::future::Ready<()>>>();
         everywhere::<SseService<()>>();
         everywhere::<SseBody<Own>>();
@@ -579,13 +582,13 @@ mod keys {
         let open = ["a", "b", "", "A"].map(|key| let_in(stream_of(&layer, key)));
         assert_full_of(&stream_of(&layer, "a"), "a", 1);
         assert_full_of(&stream_of(&layer, ""), "", 1);
-        assert_eq!((limit.open(), limit.entries()), (4, 4));
+        assert_eq!((limit.open_streams(), limit.entries()), (4, 4));
         let free = [(); 3].map(|()| let_in(stream(&layer)));
-        assert_eq!(limit.open(), 4);
+        assert_eq!(limit.open_streams(), 4);
         drop(open);
-        assert_eq!((limit.open(), limit.entries()), (0, 0));
+        assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
         drop(free);
-        assert_eq!((limit.open(), limit.entries()), (0, 0));
+        assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
     }
 
     #[test]
@@ -601,11 +604,11 @@ mod keys {
             ask(&service, request)
         };
         let _open = [let_in(of(1)), let_in(of(2))];
-        assert_eq!(why(&of(2)), Some(Refused::Full { key: Some(2_u64.into()), limit: 1 }));
+        assert_eq!(why(&of(2)), Some(RefusedReason::Full { key: Some(2_u64.into()), limit: 1 }));
     }
 
-    fn lacks_key(refused: &Option<Refused>) -> bool {
-        matches!(refused, Some(Refused::MissingKey { by }) if by.ends_with("::by_key"))
+    fn lacks_key(refused: &Option<RefusedReason>) -> bool {
+        matches!(refused, Some(RefusedReason::MissingKey { by }) if by.ends_with("::by_key"))
     }
 
     #[test]
@@ -613,8 +616,8 @@ mod keys {
         for limit in [Limit::streams(9).per(by_key), Limit::rate(9, SECOND, 9).per(by_key)] {
             let (recorder, config) = Recorder::new();
             let (registry, handler) = (Registry::with_config(config), Handler::default());
-            for refusal in [Refusal::status(), Refusal::reconnect()] {
-                let service = quiet(&registry).limit(limit.clone()).refusal(refusal).layer(handler.clone());
+            for refusal in [RefusedResponse::status(), RefusedResponse::reconnect()] {
+                let service = quiet(&registry).limit(limit.clone()).refused_response(refusal).layer(handler.clone());
                 let response = ask(&service, asking("/stream"));
                 assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
                 assert!(!response.headers().contains_key("retry-after"), "waiting does not help");
@@ -639,7 +642,7 @@ mod keys {
             assert!(lacks_key(&why(&ask(&service, plain("/stream")))), "it turns out to be one");
             let mut refused = None;
             answer(&quiet(&registry).limit(limit.clone()), plain("/"), |client| {
-                refused = client.admit().err();
+                refused = client.acquire_slot().err();
                 Response::new(Own::new())
             });
             assert!(lacks_key(&refused));
@@ -682,7 +685,7 @@ mod keys {
         let layer = limited(&Limit::streams(1).per(key));
         let open: Vec<_> = kinds.iter().map(|_| let_in(stream(&layer))).collect();
         for (key, _) in kinds.iter().zip(&open) {
-            assert_eq!(why(&stream(&layer)), Some(Refused::Full { key: Some(key.clone()), limit: 1 }));
+            assert_eq!(why(&stream(&layer)), Some(RefusedReason::Full { key: Some(key.clone()), limit: 1 }));
         }
         assert_eq!(LimitKey::from(7_u64), LimitKey::from(7_u128));
         assert_eq!(LimitKey::from("a"), LimitKey::from("a".to_owned()));
@@ -690,7 +693,7 @@ mod keys {
 
     #[test]
     fn by_address_count_networks_and_of_whom_none_is_known_is_refused() {
-        let address = ClientAddress::new(|request| Some(request.extensions.get::<SocketAddr>()?.ip())).proxies(1);
+        let address = ClientIpKey::new(|request| Some(request.extensions.get::<SocketAddr>()?.ip())).proxies(1);
         let limit = Limit::streams(1).per(address.key());
         let service = limited(&limit).layer(Handler::default());
         let from = |peer: Option<&str>, forwarded: Option<&str>| {
@@ -716,7 +719,7 @@ mod keys {
             from(Some("192.0.2.1:1000"), Some("192.0.2.1, 198.51.100.7")),
         ]
         .map(let_in);
-        assert_eq!((limit.open(), limit.entries()), (5, 5));
+        assert_eq!((limit.open_streams(), limit.entries()), (5, 5));
         for (peer, forwarded) in [
             (Some("192.0.2.1:2000"), None),
             (Some("[::ffff:192.0.2.1]:1"), None),
@@ -728,7 +731,7 @@ mod keys {
         }
         for forwarded in [Some("unknown"), None] {
             assert!(
-                matches!(why(&from(None, forwarded)), Some(Refused::MissingKey { .. })),
+                matches!(why(&from(None, forwarded)), Some(RefusedReason::MissingKey { .. })),
                 "they are not one address"
             );
         }
@@ -740,9 +743,9 @@ mod keys {
         let each = in_all.clone().per(by_key);
         let layer = limited(&in_all).limit(each.clone());
         let _open = let_in(stream_of(&layer, "a"));
-        assert_eq!((in_all.open(), each.open()), (1, 1));
-        in_all.set(5);
-        assert_eq!(each.get(), 1);
+        assert_eq!((in_all.open_streams(), each.open_streams()), (1, 1));
+        in_all.set_limit(5);
+        assert_eq!(each.limit(), 1);
         assert_full_of(&stream_of(&layer, "a"), "a", 1);
         let_in(stream_of(&layer, "b"));
     }
@@ -789,7 +792,7 @@ mod rates {
         advance(1000 * SECOND).await;
         (0..3).for_each(|_| drop(let_in(stream(&layer))));
         retry_in(&stream(&layer));
-        assert_eq!(limit.open(), 0, "a rate counts beginnings");
+        assert_eq!(limit.open_streams(), 0, "a rate counts beginnings");
     }
 
     #[tokio::test(start_paused = true)]
@@ -819,7 +822,7 @@ mod rates {
         let_in(stream_of(&layer, "a"));
         let_in(stream_of(&layer, "b"));
         let refused = stream_of(&layer, "a");
-        assert_eq!(why(&refused), Some(Refused::TooFast { key: Some("a".into()), retry_in: Some(SECOND) }));
+        assert_eq!(why(&refused), Some(RefusedReason::RateLimited { key: Some("a".into()), retry_in: Some(SECOND) }));
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(limit.entries(), 2);
         advance(SECOND).await;
@@ -841,7 +844,7 @@ mod rates {
     async fn of_none_let_none_in_and_say_that_there_never_is_room() {
         for limit in [Limit::rate(0, SECOND, 5), Limit::rate(0, Duration::ZERO, 5), Limit::rate(0, Duration::MAX, 0)] {
             let refused = stream(&limited(&limit));
-            assert_eq!(why(&refused), Some(Refused::TooFast { key: None, retry_in: None }));
+            assert_eq!(why(&refused), Some(RefusedReason::RateLimited { key: None, retry_in: None }));
             assert!((3..=8).contains(&seconds(&refused)));
             assert_eq!(limit.entries(), 0);
         }
@@ -876,7 +879,7 @@ mod rates {
         let layer = limited(&limit);
         (0..10).for_each(|_| drop(let_in(stream(&layer))));
         assert_eq!(retry_in(&stream(&layer)), 3600 * SECOND);
-        limit.set(3600);
+        limit.set_limit(3600);
         assert_eq!(
             retry_in(&stream(&layer)),
             SECOND,
@@ -894,11 +897,11 @@ mod rates {
         let limit = Limit::rate(10, SECOND, 10);
         let layer = limited(&limit);
         (0..10).for_each(|_| drop(let_in(stream(&layer))));
-        limit.set(1);
+        limit.set_limit(1);
         assert_eq!(retry_in(&stream(&layer)), SECOND);
-        limit.set(0);
-        assert_eq!(why(&stream(&layer)), Some(Refused::TooFast { key: None, retry_in: None }));
-        limit.set(1);
+        limit.set_limit(0);
+        assert_eq!(why(&stream(&layer)), Some(RefusedReason::RateLimited { key: None, retry_in: None }));
+        limit.set_limit(1);
         assert_eq!(retry_in(&stream(&layer)), SECOND);
     }
 
@@ -908,7 +911,7 @@ mod rates {
         let mut service = limited(&limit).layer(Handler::default());
         drop(let_in(ask(&service, asking("/stream"))));
         let waiting = service.call(asking("/never"));
-        limit.set(100);
+        limit.set_limit(100);
         drop(waiting);
         drop(let_in(ask(&service, asking("/stream"))));
         assert_eq!(retry_in(&ask(&service, asking("/stream"))), SECOND);
@@ -971,7 +974,7 @@ mod rates {
         drop(let_in(response));
         advance(SECOND).await;
         for _ in 0..3 {
-            assert_eq!(client.admit(), Ok(()), "there is room, and it takes nothing");
+            assert_eq!(client.acquire_slot(), Ok(()), "there is room, and it takes nothing");
         }
         let_in(stream(&layer));
     }
@@ -991,7 +994,7 @@ mod nested_layers {
             let service = outer.layer(inner.layer(Handler::default()));
             for request in [asking, plain] {
                 let open = let_in(ask(&service, request("/stream")));
-                let counted = || [&shared, &outer_own, &inner_own].map(Limit::open);
+                let counted = || [&shared, &outer_own, &inner_own].map(Limit::open_streams);
                 assert_eq!(counted(), [1, 1, 1]);
                 assert_full(&ask(&service, request("/stream")), 1);
                 assert_eq!(counted(), [1, 1, 1]);
@@ -1004,12 +1007,17 @@ mod nested_layers {
     #[test]
     fn give_back_what_the_outer_one_took_when_the_inner_one_refuses() {
         let (outer_own, inner_own) = (Limit::streams(1), Limit::streams(0));
-        let outer = limited(&outer_own).refusal(Refusal::reconnect());
-        let inner = limited(&inner_own).refusal(Refusal::with(|_, _| Response::new("the inner one's")));
+        let outer = limited(&outer_own).refused_response(RefusedResponse::reconnect());
+        let inner =
+            limited(&inner_own).refused_response(RefusedResponse::with(|_, _| Response::new("the inner one's")));
         for request in [asking, plain] {
             let response = ask(&outer.layer(inner.layer(Handler::default())), request("/stream"));
             assert_full(&response, 0);
-            assert_eq!((outer_own.open(), inner_own.open()), (0, 0), "though the response is still there");
+            assert_eq!(
+                (outer_own.open_streams(), inner_own.open_streams()),
+                (0, 0),
+                "though the response is still there"
+            );
             assert_eq!(body_text(response.into_body()), "the inner one's");
         }
     }
@@ -1019,16 +1027,19 @@ mod nested_layers {
         let (outer_own, inner_own, handler) = (Limit::streams(0), Limit::streams(1), Handler::default());
         let service = limited(&outer_own).layer(limited(&inner_own).layer(handler.clone()));
         assert_full(&ask(&service, asking("/stream")), 0);
-        assert_eq!((handler.runs(), inner_own.open()), (0, 0));
+        assert_eq!((handler.runs(), inner_own.open_streams()), (0, 0));
         assert_full(&ask(&service, plain("/stream")), 0);
-        assert_eq!((handler.runs(), inner_own.open()), (1, 0), "it would have been both's");
+        assert_eq!((handler.runs(), inner_own.open_streams()), (1, 0), "it would have been both's");
     }
 
     /// A refusal may be an event stream by its headers.
     #[test]
     fn leave_a_refusal_of_the_inner_one_as_it_is() {
-        let inner = limited(&Limit::streams(0)).refusal(Refusal::reconnect().delay(SECOND));
-        let outer = SseLayer::new(&Registry::new()).comment("of the outer one").retry(SECOND).limit(Limit::streams(1));
+        let inner = limited(&Limit::streams(0)).refused_response(RefusedResponse::reconnect().delay(SECOND));
+        let outer = SseLayer::new(&Registry::new())
+            .opening_comment("of the outer one")
+            .reconnect_delay(SECOND)
+            .limit(Limit::streams(1));
         for request in [asking, plain] {
             let response = ask(&outer.layer(inner.layer(Handler::default())), request("/stream"));
             assert_full(&response, 0);
@@ -1069,9 +1080,9 @@ mod nested_layers {
         let service = outer.layer(retry::RetryLayer::new(Again(3)).layer(inner.layer(handler.clone())));
         for tries in [4, 8] {
             let open = let_in(ask(&service, of("a", "/stream")));
-            assert_eq!((handler.runs(), shared.open(), inner_own.open()), (tries, 1, 1));
+            assert_eq!((handler.runs(), shared.open_streams(), inner_own.open_streams()), (tries, 1, 1));
             drop(open);
-            assert_eq!((shared.open(), inner_own.open()), (0, 0));
+            assert_eq!((shared.open_streams(), inner_own.open_streams()), (0, 0));
         }
     }
 
@@ -1088,11 +1099,11 @@ mod nested_layers {
             })
         };
         let open = let_in(ask(&limited(&limit).layer(fans_out), asking("/stream")));
-        assert_eq!(limit.open(), 1);
+        assert_eq!(limit.open_streams(), 1);
         drop(open);
-        assert_eq!(limit.open(), 1);
+        assert_eq!(limit.open_streams(), 1);
         kept.lock().unwrap().clear();
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
     }
 
     /// Nothing tells the inner one that the outer one has counted it.
@@ -1106,14 +1117,14 @@ mod nested_layers {
         let layer = limited(&limit);
         let service = layer.layer(stripping.layer(layer.layer(Handler::default())));
         let open = let_in(ask(&service, asking("/stream")));
-        assert_eq!(limit.open(), 2);
+        assert_eq!(limit.open_streams(), 2);
         assert_full(&ask(&service, asking("/stream")), 2);
         drop(open);
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
         let layer = limited(&number);
         let service = layer.layer(stripping.layer(layer.layer(Handler::default())));
         assert_full(&ask(&service, asking("/stream")), 1);
-        assert_eq!(number.open(), 0);
+        assert_eq!(number.open_streams(), 0);
     }
 
     #[test]
@@ -1122,9 +1133,9 @@ mod nested_layers {
         let service = limited(&limit).layer(quiet(&Registry::new()).layer(Handler::default()));
         let mut open = let_in(ask(&service, plain("/stream")));
         assert_eq!(poll(open.body_mut()), Polled::Pending);
-        assert_eq!(limit.open(), 1);
+        assert_eq!(limit.open_streams(), 1);
         drop(open);
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
     }
 }
 
@@ -1136,28 +1147,28 @@ mod a_handler {
         let limit = Limit::streams(1);
         let layer = limited(&limit);
         let (_, response) = answer(&layer, plain("/"), |client| {
-            assert_eq!([client.admit(), client.admit()], [Ok(()), Ok(())]);
-            assert_eq!(limit.open(), 1);
-            limit.set(0);
+            assert_eq!([client.acquire_slot(), client.acquire_slot()], [Ok(()), Ok(())]);
+            assert_eq!(limit.open_streams(), 1);
+            limit.set_limit(0);
             event_stream(Own::new())
         });
         let open = let_in(response);
-        assert_eq!(limit.open(), 1);
+        assert_eq!(limit.open_streams(), 1);
         drop(open);
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
     }
 
     #[test]
     fn that_is_refused_answers_as_it_likes_or_with_the_refusal() {
         let (limit, registry) = (Limit::streams(0), Registry::new());
-        let layer = quiet(&registry).limit(limit).refusal(Refusal::reconnect());
-        let refused = |response: fn(Refused) -> Response<String>| {
-            let (_, response) = answer(&layer, plain("/"), |client| response(client.admit().unwrap_err()));
+        let layer = quiet(&registry).limit(limit).refused_response(RefusedResponse::reconnect());
+        let refused = |response: fn(RefusedReason) -> Response<String>| {
+            let (_, response) = answer(&layer, plain("/"), |client| response(client.acquire_slot().unwrap_err()));
             response
         };
         let own = refused(|_| Response::new("come back tomorrow".to_owned()));
         assert_eq!((own.status(), why(&own)), (StatusCode::OK, None));
-        let response = refused(Refused::into_response);
+        let response = refused(RefusedReason::into_response);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_full(&response, 0);
         assert!((3..=8).contains(&seconds(&response)));
@@ -1170,13 +1181,13 @@ mod a_handler {
         let limit = Limit::streams(1);
         let layer = limited(&limit);
         let (client, response) = answer(&layer, plain("/"), |client| {
-            client.admit().unwrap();
+            client.acquire_slot().unwrap();
             Response::new(Own::new())
         });
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
         for _ in 0..3 {
-            assert_eq!(client.admit(), Ok(()), "there would be room");
-            assert_eq!((limit.open(), limit.entries()), (0, 0), "and nobody to keep it");
+            assert_eq!(client.acquire_slot(), Ok(()), "there would be room");
+            assert_eq!((limit.open_streams(), limit.entries()), (0, 0), "and nobody to keep it");
         }
         drop(response);
     }
@@ -1193,11 +1204,11 @@ mod a_handler {
                 Response::new(Own::new())
             });
             drop(response);
-            assert_eq!(limit.open(), 1);
+            assert_eq!(limit.open_streams(), 1);
             assert_full(&stream(&layer), 1);
             drop(kept);
-            assert_eq!(now(client.closed()), CloseReason::Gone);
-            assert_eq!(limit.open(), 0);
+            assert_eq!(now(client.closed()), CloseReason::ClientDisconnected);
+            assert_eq!(limit.open_streams(), 0);
         }
     }
 
@@ -1217,12 +1228,12 @@ mod a_handler {
         let mut events = kept.unwrap();
         assert!(now(events.next()).is_none());
         assert_eq!(now(client.closed()), CloseReason::Refused);
-        assert_eq!((limit.open(), limit.entries()), (0, 0));
+        assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
         let stats = registry.stats();
-        assert_eq!((stats.clients, stats.closed.len(), stats.delivered), (0, 0, 0), "it never began");
+        assert_eq!((stats.clients, stats.closed_streams.len(), stats.delivered), (0, 0, 0), "it never began");
         assert_eq!(stats.refused_streams, 1, "a stream was refused");
         let told = recorder.of_clients();
-        assert!(matches!(told[..], [Observed::StreamRefused(_, Refused::Full { limit: 0, .. })]), "{told:?}");
+        assert!(matches!(told[..], [Observed::StreamRefused(_, RefusedReason::Full { limit: 0, .. })]), "{told:?}");
     }
 
     #[test]
@@ -1230,14 +1241,14 @@ mod a_handler {
         let limit = Limit::streams(1);
         let mut kept = None;
         let (client, _response) = answer(&limited(&limit), plain("/"), |client| {
-            client.admit().unwrap();
-            limit.set(0);
+            client.acquire_slot().unwrap();
+            limit.set_limit(0);
             kept = Some(client.clone().into_events());
             Response::new(Own::new())
         });
-        assert_eq!(limit.open(), 1);
+        assert_eq!(limit.open_streams(), 1);
         drop(kept);
-        assert_eq!((now(client.closed()), limit.open()), (CloseReason::Gone, 0));
+        assert_eq!((now(client.closed()), limit.open_streams()), (CloseReason::ClientDisconnected, 0));
     }
 
     #[test]
@@ -1247,7 +1258,7 @@ mod a_handler {
         assert_eq!(now(client.closed()), CloseReason::NoStream);
         let mut events = client.into_events();
         assert!(now(events.next()).is_none());
-        assert_eq!(limit.open(), 0, "though that is still there");
+        assert_eq!(limit.open_streams(), 0, "though that is still there");
     }
 
     #[test]
@@ -1258,11 +1269,11 @@ mod a_handler {
             kept.extend([client.clone().into_events(), client.clone().into_events()]);
             Response::new(Own::new())
         });
-        assert_eq!(limit.open(), 1);
-        assert_eq!(kept.pop().unwrap().refused(), Some(&Refused::Open));
-        assert_eq!(limit.open(), 1);
+        assert_eq!(limit.open_streams(), 1);
+        assert_eq!(kept.pop().unwrap().refused(), Some(&RefusedReason::Open));
+        assert_eq!(limit.open_streams(), 1);
         kept.pop();
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
     }
 }
 
@@ -1281,7 +1292,7 @@ mod code_of_the_programs_own {
         let nested = inner.layer(layer.layer(Handler::default()));
         assert!(catch_unwind(AssertUnwindSafe(|| ask(&outer, of("a", "/stream")))).is_err());
         assert!(catch_unwind(AssertUnwindSafe(|| ask(&nested, of("a", "/stream")))).is_err());
-        assert_eq!((first.open(), panics.open(), registry.stats().clients), (0, 0, 0));
+        assert_eq!((first.open_streams(), panics.open_streams(), registry.stats().clients), (0, 0, 0));
         drop(let_in(ask(&outer, asking("/stream"))));
         drop(let_in(ask(&nested, asking("/stream"))));
         assert_eq!((first.entries(), panics.entries()), (0, 0));
@@ -1291,16 +1302,16 @@ mod code_of_the_programs_own {
     fn that_panics_as_it_refuses_leaves_nothing_counted() {
         let (each, none) = (Limit::streams(1).per(by_key), Limit::streams(0));
         let registry = Registry::new();
-        let refusal = Refusal::with(|_, _| -> Response<Bytes> { panic!("the refusal's") });
-        let layer = quiet(&registry).limit(each.clone()).limit(none.clone()).refusal(refusal);
+        let refusal = RefusedResponse::with(|_, _| -> Response<Bytes> { panic!("the refusal's") });
+        let layer = quiet(&registry).limit(each.clone()).limit(none.clone()).refused_response(refusal);
         let around = limited(&each);
         for service in [around.layer(layer.layer(Handler::default())), around.layer(layer.layer(Handler::default()))] {
             for request in [of("a", "/stream"), plain("/stream")] {
                 assert!(catch_unwind(AssertUnwindSafe(|| ask(&service, request))).is_err());
-                assert_eq!((each.open(), none.open(), registry.stats().clients), (0, 0, 0));
+                assert_eq!((each.open_streams(), none.open_streams(), registry.stats().clients), (0, 0, 0));
             }
         }
-        none.set(1);
+        none.set_limit(1);
         drop(let_in(ask(&layer.layer(Handler::default()), of("a", "/stream"))));
         assert_eq!((each.entries(), none.entries()), (0, 0));
     }
@@ -1311,7 +1322,7 @@ mod code_of_the_programs_own {
         let limit = Limit::streams(0);
         let registry = Registry::with_config(RegistryConfig::default().observer(observer).limit(limit.clone()));
         assert_full(&stream(&quiet(&registry)), 0);
-        assert_eq!((limit.open(), registry.stats().clients), (0, 0));
+        assert_eq!((limit.open_streams(), registry.stats().clients), (0, 0));
     }
 
     /// It may use anything there is: it is not called with anything locked.
@@ -1323,8 +1334,8 @@ mod code_of_the_programs_own {
                 let (outer_own, in_all) = (outer_own.clone(), in_all.clone());
                 move |request: &Parts| {
                     let further_out = request.extensions.get::<ClientHandle>()?;
-                    assert_eq!(further_out.admit(), Ok(()));
-                    assert_eq!((outer_own.open(), in_all.open(), in_all.entries()), (1, 1, 1));
+                    assert_eq!(further_out.acquire_slot(), Ok(()));
+                    assert_eq!((outer_own.open_streams(), in_all.open_streams(), in_all.entries()), (1, 1, 1));
                     Some("key")
                 }
             };
@@ -1341,13 +1352,13 @@ mod code_of_the_programs_own {
             let kept = Arc::new(Mutex::new(Vec::new()));
             let refusal = {
                 let (limit, kept) = (limit.clone(), Arc::clone(&kept));
-                Refusal::with(move |refused, _| {
+                RefusedResponse::with(move |refused, _| {
                     kept.lock().unwrap().clear();
                     drop(let_in(stream(&limited(&limit))));
                     Response::new(refused.to_string())
                 })
             };
-            let layer = limited(&limit).refusal(refusal);
+            let layer = limited(&limit).refused_response(refusal);
             kept.lock().unwrap().push(let_in(stream(&layer)));
             assert_full(&stream(&layer), 1);
             let_in(stream(&layer));
@@ -1362,8 +1373,8 @@ fn seconds<B>(response: &Response<B>) -> u64 {
 mod a_refusal {
     use super::*;
 
-    fn refused(limit: &Limit, refusal: Refusal) -> Response<SseBody<Own>> {
-        stream_of(&limited(limit).refusal(refusal), "a")
+    fn refused(limit: &Limit, refusal: RefusedResponse) -> Response<SseBody<Own>> {
+        stream_of(&limited(limit).refused_response(refusal), "a")
     }
 
     #[test]
@@ -1374,7 +1385,7 @@ mod a_refusal {
         let open: Vec<_> = limits[1..]
             .as_flattened()
             .iter()
-            .flat_map(|limit| (0..limit.get()).map(|_| let_in(stream_of(&limited(limit), "a"))))
+            .flat_map(|limit| (0..limit.limit()).map(|_| let_in(stream_of(&limited(limit), "a"))))
             .collect();
         let expected = [
             (503, "no event stream may be open"),
@@ -1387,7 +1398,7 @@ mod a_refusal {
             (429, "you open event streams too fast"),
         ];
         for (limit, (status, sentence)) in limits.as_flattened().iter().zip(expected) {
-            let response = refused(limit, Refusal::default());
+            let response = refused(limit, RefusedResponse::default());
             assert_eq!(response.status(), status);
             assert_eq!(response.status(), why(&response).unwrap().status());
             assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
@@ -1402,7 +1413,8 @@ mod a_refusal {
 
     #[test]
     fn asks_to_wait_for_five_seconds_spread_around_them() {
-        let mut waits: Vec<u64> = (0..200).map(|_| seconds(&refused(&Limit::streams(0), Refusal::status()))).collect();
+        let mut waits: Vec<u64> =
+            (0..200).map(|_| seconds(&refused(&Limit::streams(0), RefusedResponse::status()))).collect();
         waits.sort_unstable();
         assert!(waits.iter().all(|wait| (3..=8).contains(wait)), "2.5 to 7.5 seconds, rounded up: {waits:?}");
         waits.dedup();
@@ -1411,7 +1423,7 @@ mod a_refusal {
 
     #[test]
     fn asks_to_wait_for_as_long_as_it_was_told() {
-        let seconds = |delay| seconds(&refused(&Limit::streams(0), Refusal::status().delay(delay)));
+        let seconds = |delay| seconds(&refused(&Limit::streams(0), RefusedResponse::status().delay(delay)));
         assert_eq!(seconds(Duration::ZERO), 0);
         assert_eq!(seconds(Duration::from_nanos(2)), 1, "rounded up");
         assert!((50..=151).contains(&seconds(100 * SECOND)));
@@ -1427,7 +1439,7 @@ mod a_refusal {
         assert!((1003..=1008).contains(&seconds(&stream(&layer))));
         advance(600 * SECOND).await;
         assert!((403..=408).contains(&seconds(&stream(&layer))));
-        let reconnect = layer.refusal(Refusal::reconnect().delay(2 * SECOND));
+        let reconnect = layer.refused_response(RefusedResponse::reconnect().delay(2 * SECOND));
         let text = body_text(stream(&reconnect).into_body());
         let wait: u64 = text.strip_prefix("retry: ").unwrap().strip_suffix("\n\n").unwrap().parse().unwrap();
         assert!((401_000..=403_000).contains(&wait), "{wait}");
@@ -1435,7 +1447,7 @@ mod a_refusal {
 
     #[test]
     fn may_be_a_stream_that_says_when_to_come_back_and_ends_cleanly() {
-        let refusal = || Refusal::reconnect().delay(2 * SECOND);
+        let refusal = || RefusedResponse::reconnect().delay(2 * SECOND);
         let mut waits: Vec<u64> = (0..200)
             .map(|_| {
                 let response = refused(&Limit::streams(0), refusal());
@@ -1460,8 +1472,8 @@ mod a_refusal {
 
     #[test]
     fn may_be_a_response_of_the_programs_own() {
-        let refusal = Refusal::with(|refused, _| {
-            let Refused::Full { key: Some(key), limit } = refused else { panic!("{refused:?}") };
+        let refusal = RefusedResponse::with(|refused, _| {
+            let RefusedReason::Full { key: Some(key), limit } = refused else { panic!("{refused:?}") };
             let mut response = Response::new(format!("{limit}"));
             *response.status_mut() = StatusCode::IM_A_TEAPOT;
             response.headers_mut().insert("x-is-a", (*key == LimitKey::from("a")).to_string().parse().unwrap());
@@ -1474,7 +1486,7 @@ mod a_refusal {
         assert_full_of(&response, "a", 0);
         assert_eq!(body_text(response.into_body()), "0");
 
-        let empty = refused(&Limit::streams(0), Refusal::with(|_, _| Response::new("")));
+        let empty = refused(&Limit::streams(0), RefusedResponse::with(|_, _| Response::new("")));
         assert!(empty.body().is_end_stream());
         assert_eq!(empty.body().size_hint().exact(), Some(0));
     }
@@ -1489,7 +1501,7 @@ mod a_refusal {
     #[tokio::test]
     async fn of_the_programs_own_sees_the_request_whether_or_not_its_handler_ran() {
         let own = || {
-            Refusal::with(|refused, request| {
+            RefusedResponse::with(|refused, request| {
                 let extension = request.extensions.get::<u8>();
                 let header = &request.headers["x-own"];
                 let mut response =
@@ -1500,7 +1512,7 @@ mod a_refusal {
             })
         };
         let expected = (StatusCode::SERVICE_UNAVAILABLE, "POST /a?b \"1\" Some(7)".to_owned());
-        let layer = limited(&Limit::streams(0)).refusal(own());
+        let layer = limited(&Limit::streams(0)).refused_response(own());
         let asking = Request::post("/a?b").header(ACCEPT, STREAM);
         let (service, handler) = (layer.clone(), Handler::default());
         let request = asking.header("x-own", "1").extension(7_u8).body(()).unwrap();
@@ -1513,7 +1525,7 @@ mod a_refusal {
 
         // Without a limit too: when the registry takes no new streams, which it may say while the handler runs.
         let registry = Registry::new();
-        let layer = quiet(&registry).refusal(own());
+        let layer = quiet(&registry).refused_response(own());
         let service = layer.layer(service_fn(|_: Request<()>| async {
             tokio::task::yield_now().await;
             Ok::<_, Broken>(event_stream(Own::new()))
@@ -1524,7 +1536,7 @@ mod a_refusal {
         assert!(answered.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         registry.drain(Drain::within(Duration::ZERO)).await;
         let response = answered.await.unwrap();
-        assert_eq!(why(&response), Some(Refused::Draining));
+        assert_eq!(why(&response), Some(RefusedReason::Draining));
         assert_eq!((response.status(), body_text(response.into_body())), expected);
     }
 
@@ -1532,17 +1544,21 @@ mod a_refusal {
     async fn of_a_registry_that_is_drained_goes_before_those_of_its_limits() {
         let limit = Limit::streams(1);
         let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
-        let layer = quiet(&registry).refusal(Refusal::reconnect());
+        let layer = quiet(&registry).refused_response(RefusedResponse::reconnect());
         registry.drain(Drain::within(Duration::ZERO)).await;
         let response = stream(&layer);
-        assert_eq!((why(&response), limit.open()), (Some(Refused::Draining), 0));
+        assert_eq!((why(&response), limit.open_streams()), (Some(RefusedReason::Draining), 0));
         assert!(body_text(response.into_body()).starts_with("retry: "));
     }
 
     #[test]
     fn goes_through_a_cors_layer_as_what_is_let_in_does() {
-        for refusal in [Refusal::status(), Refusal::reconnect(), Refusal::with(|_, _| Response::new("own"))] {
-            let layer = limited(&Limit::streams(1)).refusal(refusal);
+        for refusal in [
+            RefusedResponse::status(),
+            RefusedResponse::reconnect(),
+            RefusedResponse::with(|_, _| Response::new("own")),
+        ] {
+            let layer = limited(&Limit::streams(1)).refused_response(refusal);
             let cors = CorsLayer::new().allow_origin(Any).expose_headers([RETRY_AFTER]);
             let service = ServiceBuilder::new().layer(cors).layer(layer).service(Handler::default());
             let from_elsewhere = |method: Method| {
@@ -1580,13 +1596,13 @@ mod of_100_000_keys {
         let (number, rate) = (Limit::streams(1).per(by_key), Limit::rate(1, SECOND, 1).per(by_key));
         let layer = limited(&number).limit(rate.clone());
         let mut open = open_all(&layer);
-        assert_eq!((number.open(), number.entries()), (KEYS as u64, KEYS));
-        assert_eq!((rate.open(), rate.entries()), (0, KEYS));
+        assert_eq!((number.open_streams(), number.entries()), (KEYS as u64, KEYS));
+        assert_eq!((rate.open_streams(), rate.entries()), (0, KEYS));
         assert_full_of(&stream_of(&layer, "key-7"), "key-7", 1);
         open.truncate(KEYS / 2);
-        assert_eq!((number.open(), number.entries()), (KEYS as u64 / 2, KEYS / 2));
+        assert_eq!((number.open_streams(), number.entries()), (KEYS as u64 / 2, KEYS / 2));
         drop(open);
-        assert_eq!((number.open(), number.entries()), (0, 0));
+        assert_eq!((number.open_streams(), number.entries()), (0, 0));
         advance(SECOND).await;
         assert_eq!(rate.entries(), 0);
     }
@@ -1726,11 +1742,11 @@ mod at_random {
         fn check(&self) {
             match &self.kind {
                 Kind::Places(taken) => {
-                    assert_eq!(self.limit.open(), taken.values().map(|taken| u64::from(*taken)).sum::<u64>());
+                    assert_eq!(self.limit.open_streams(), taken.values().map(|taken| u64::from(*taken)).sum::<u64>());
                     assert_eq!(self.limit.entries(), taken.values().filter(|taken| **taken > 0).count());
                 }
                 Kind::Rate { burst, buckets } => {
-                    assert_eq!(self.limit.open(), 0);
+                    assert_eq!(self.limit.open_streams(), 0);
                     let not_full = buckets.values().filter(|tokens| **tokens < burst * 1000).count();
                     assert_eq!(self.limit.entries(), not_full, "{:?} {buckets:?}", self.limit);
                 }
@@ -1761,7 +1777,7 @@ mod at_random {
             (Limit::rate(4, SECOND, 5), false, rate(5)),
             (Limit::rate(1, SECOND, 2).per(user_of), true, rate(2)),
         ];
-        let mut models = limits.map(|(limit, per_user, kind)| Model { number: limit.get(), limit, per_user, kind });
+        let mut models = limits.map(|(limit, per_user, kind)| Model { number: limit.limit(), limit, per_user, kind });
         let layer = models.iter().fold(quiet(&Registry::new()), |layer, model| layer.limit(model.limit.clone()));
         let service = layer.layer(service_fn(|request: Request<()>| async move {
             let answer = request.extensions().get::<Arc<Mutex<Option<With>>>>().unwrap().clone();
@@ -1810,7 +1826,7 @@ mod at_random {
                     models.iter_mut().for_each(|model| model.give_back(user, 0));
                 }
                 Act::Set { limit, number } => {
-                    models[limit].limit.set(number);
+                    models[limit].limit.set_limit(number);
                     models[limit].number = number;
                 }
                 Act::Advance { ms } => {
@@ -1850,7 +1866,7 @@ mod at_random {
         }
         drop((waiting, open));
         advance(100 * SECOND).await;
-        models.iter().for_each(|model| assert_eq!((model.limit.open(), model.limit.entries()), (0, 0)));
+        models.iter().for_each(|model| assert_eq!((model.limit.open_streams(), model.limit.entries()), (0, 0)));
     }
 
     proptest! {

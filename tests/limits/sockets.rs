@@ -24,7 +24,7 @@ use reqwest_eventsource::{Error, Event as Received, EventSource, retry};
 use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tokio_stream::StreamExt;
 use tower::{Layer, Service, limit::GlobalConcurrencyLimitLayer, service_fn};
-use tower_sse::{ClientAddress, ClientHandle, CloseReason, Event, Limit, Refusal, Registry, SseBody, SseLayer};
+use tower_sse::{ClientHandle, ClientIpKey, CloseReason, Event, Limit, RefusedResponse, Registry, SseBody, SseLayer};
 
 use crate::{
     bodies,
@@ -118,7 +118,7 @@ async fn one_stream_is_one_where_a_concurrency_limit_of_towers_lets_two_in() {
         let tower = tower.await;
         let mut two = [open(tower, version, asking()).await, open(tower, version, asking()).await];
         two.iter().for_each(assert_open);
-        assert_eq!(registry.publish("news", Event::data("for both")).unwrap().clients(), 2);
+        assert_eq!(registry.publish("news", Event::data("for both")).unwrap().subscribers(), 2);
         for open in &mut two {
             assert!(first_frame(open).await.starts_with(b"data: for both\n"));
         }
@@ -137,7 +137,7 @@ async fn one_stream_is_one_where_a_concurrency_limit_of_towers_lets_two_in() {
         assert_eq!(refused.into_body().collect().await.unwrap().to_bytes(), sentence);
         handles.recv().await.unwrap();
         assert!(handles.try_recv().is_err(), "the handler did not run");
-        assert_eq!(registry.publish("news", Event::data("for one")).unwrap().clients(), 1);
+        assert_eq!(registry.publish("news", Event::data("for one")).unwrap().subscribers(), 1);
         assert!(first_frame(&mut one).await.starts_with(b"data: for one\n"));
     })
     .await;
@@ -156,9 +156,9 @@ async fn a_place_comes_back_when_its_client_goes_away() {
             assert_eq!(open(address, version, asking()).await.0.status(), StatusCode::SERVICE_UNAVAILABLE);
             let handle = handles.recv().await.unwrap();
             drop(one);
-            assert_eq!(handle.closed().await, CloseReason::Gone);
+            assert_eq!(handle.closed().await, CloseReason::ClientDisconnected);
         }
-        assert_eq!(limit.open(), 0);
+        assert_eq!(limit.open_streams(), 0);
         assert_eq!(registry.stats().refused_streams, 10);
     })
     .await;
@@ -170,18 +170,18 @@ async fn a_connection_goes_on_after_a_refusal() {
         let limit = Limit::streams(0);
         let registry = Registry::new();
         let (handler, _handles) = handler();
-        for refusal in [Refusal::status(), Refusal::reconnect()] {
-            let layer = SseLayer::new(&registry).limit(limit.clone()).refusal(refusal);
+        for refusal in [RefusedResponse::status(), RefusedResponse::reconnect()] {
+            let layer = SseLayer::new(&registry).limit(limit.clone()).refused_response(refusal);
             let address = serve(version, layer.layer(handler.clone())).await;
             let mut client = Client::connect(address, version).await;
-            limit.set(0);
+            limit.set_limit(0);
             for _ in 0..3 {
                 let refused = client.send(asking()).await.unwrap();
                 assert!(!refused.into_body().collect().await.unwrap().to_bytes().is_empty());
             }
-            limit.set(1);
+            limit.set_limit(1);
             let response = client.send(asking()).await.unwrap();
-            assert_eq!((response.status(), limit.open()), (StatusCode::OK, 1));
+            assert_eq!((response.status(), limit.open_streams()), (StatusCode::OK, 1));
         }
     })
     .await;
@@ -191,7 +191,7 @@ async fn a_connection_goes_on_after_a_refusal() {
 async fn streams_are_counted_by_the_peers_address() {
     within_20_s(async {
         let address =
-            ClientAddress::new(|request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.ip()));
+            ClientIpKey::new(|request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.ip()));
         let limit = Limit::streams(2).per(address.key());
         let layer = SseLayer::new(&Registry::new()).limit(limit.clone());
         let address = serve_axum(Router::new().route("/", get(news)).layer(layer)).await;
@@ -203,7 +203,7 @@ async fn streams_are_counted_by_the_peers_address() {
             let refused = open(address, Version::HTTP_11, request).await.0;
             assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
         }
-        assert_eq!((limit.open(), limit.entries()), (2, 1));
+        assert_eq!((limit.open_streams(), limit.entries()), (2, 1));
     })
     .await;
 }
@@ -212,7 +212,7 @@ async fn streams_are_counted_by_the_peers_address() {
 async fn streams_are_counted_by_the_address_that_the_last_proxy_saw() {
     within_20_s(async {
         let address =
-            ClientAddress::new(|request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.ip()));
+            ClientIpKey::new(|request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.ip()));
         let limit = Limit::streams(1).per(address.proxies(1).key());
         let layer = SseLayer::new(&Registry::new()).limit(limit.clone());
         let address = serve_axum(Router::new().route("/", get(news)).layer(layer)).await;
@@ -231,7 +231,7 @@ async fn streams_are_counted_by_the_address_that_the_last_proxy_saw() {
         for again in ["192.0.2.1:8080", "192.0.2.9,192.0.2.2", "2001:db8::2", "192.0.2.9, "] {
             assert_eq!(from(again).await.0.status(), StatusCode::TOO_MANY_REQUESTS, "{again}");
         }
-        assert_eq!((limit.open(), limit.entries()), (4, 4));
+        assert_eq!((limit.open_streams(), limit.entries()), (4, 4));
     })
     .await;
 }
@@ -271,8 +271,9 @@ async fn a_rate_lets_a_burst_of_streams_in_and_any_number_of_other_requests() {
 async fn a_client_that_reconnects_gets_in_when_there_is_room() {
     within_20_s(async {
         let registry = Registry::new();
-        let layer =
-            plain(&registry).limit(Limit::streams(1)).refusal(Refusal::reconnect().delay(Duration::from_millis(10)));
+        let layer = plain(&registry)
+            .limit(Limit::streams(1))
+            .refused_response(RefusedResponse::reconnect().delay(Duration::from_millis(10)));
         let address = serve_axum(Router::new().route("/", get(news)).layer(layer)).await;
         let one = open(address, Version::HTTP_11, asking()).await;
         assert_open(&one);

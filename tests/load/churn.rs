@@ -31,8 +31,8 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, wrappers::IntervalStream};
 use tower_sse::{
-    ClientHandle, CloseReason, Event, Heartbeat, Lag, Limit, Observation, Presence, PresenceChange, PublishError,
-    Refused, Registry, RegistryConfig, Retention, SseLayer, Start, Subscription,
+    ClientHandle, CloseReason, Event, Heartbeat, Limit, Observation, Presence, PresenceChange, PublishError,
+    RefusedReason, Registry, RegistryConfig, Retention, SlowClientPolicy, SseLayer, Start, Subscription,
 };
 
 use crate::{
@@ -135,13 +135,13 @@ impl Counts {
         *self.did.lock().unwrap().entry(what).or_default() += 1;
     }
 
-    fn refused(&self, refused: &Refused) {
+    fn refused(&self, refused: &RefusedReason) {
         let why = match refused {
-            Refused::Full { key: None, .. } => "full",
-            Refused::Full { limit: 0, .. } => "banned",
-            Refused::Full { .. } => "full for one",
-            Refused::TooFast { key: None, .. } => "too fast",
-            Refused::TooFast { .. } => "too fast for one",
+            RefusedReason::Full { key: None, .. } => "full",
+            RefusedReason::Full { limit: 0, .. } => "banned",
+            RefusedReason::Full { .. } => "full for one",
+            RefusedReason::RateLimited { key: None, .. } => "too fast",
+            RefusedReason::RateLimited { .. } => "too fast for one",
             _ => "else",
         };
         *self.refused.lock().unwrap().entry(why).or_default() += 1;
@@ -161,8 +161,10 @@ fn retention(topic: &str) -> Retention {
     match topic.split_once('/') {
         Some(("flood", number)) => match number.len() + usize::from(number.ends_with(['0', '5'])) {
             1 => kept.events(50),
-            2 => kept.events(1).on_lag(Lag::Skip),
-            _ => kept.events(20).on_lag(Lag::End { retry: Duration::from_millis(10) }),
+            2 => kept.events(1).slow_client_policy(SlowClientPolicy::SkipSilently),
+            _ => kept
+                .events(20)
+                .slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: Duration::from_millis(10) }),
         },
         Some(("answer", _)) => kept.bytes(100_000),
         _ => kept,
@@ -175,20 +177,20 @@ impl House {
         let counted = Arc::clone(&counts);
         let registry = Registry::with_config(
             RegistryConfig::default()
-                .retention(Retention::default().bytes(BUDGET))
+                .total_retention(Retention::default().bytes(BUDGET))
                 .topic_retention_by(retention)
                 .subscriptions_per_client(50)
-                .stuck_after(Duration::from_secs(1))
-                .forget_ended_after(Duration::from_millis(500))
+                .stalled_client_timeout(Duration::from_secs(1))
+                .ended_topic_ttl(Duration::from_millis(500))
                 .presence_key(|client| client.metadata().get::<User>().map(|user| user.0.clone()))
                 .presence_grace(Duration::from_millis(300))
                 .observer(move |observation: &Observation<'_>| match observation {
                     Observation::Opened { .. } => _ = counted.opened.fetch_add(1, Ordering::Relaxed),
-                    Observation::StreamRefused { refused, .. } => counted.refused(refused),
+                    Observation::StreamRefused { reason, .. } => counted.refused(reason),
                     Observation::Heartbeat { .. } => _ = counted.heartbeats.fetch_add(1, Ordering::Relaxed),
-                    Observation::Closed { closed, .. } => {
+                    Observation::Closed { summary, .. } => {
                         counted.closed.fetch_add(1, Ordering::Relaxed);
-                        counted.bytes.fetch_add(closed.bytes, Ordering::Relaxed);
+                        counted.bytes.fetch_add(summary.bytes, Ordering::Relaxed);
                     }
                     _ => {}
                 }),
@@ -259,7 +261,7 @@ impl House {
             subscriptions: stats.subscriptions,
             topics: stats.topics,
             events: stats.events,
-            limited: self.limits.iter().map(|limit| (limit.open(), limit.entries())).collect(),
+            limited: self.limits.iter().map(|limit| (limit.open_streams(), limit.entries())).collect(),
             present: self.presences.iter().map(|(it, known)| (it.count(), known.load(Ordering::Relaxed))).collect(),
             open: count(&self.counts.opened) - count(&self.counts.closed),
             tasks: Handle::current().metrics().num_alive_tasks(),
@@ -336,7 +338,7 @@ impl House {
             count(&self.counts.opened),
             stats.refused_streams,
             self.counts.refused.lock().unwrap(),
-            stats.closed
+            stats.closed_streams
         );
         println!(
             "  events: {} published, {} delivered; in all {} MiB, {} gaps, {} lags with {} lost, {} heartbeats, {} subscriptions refused",
@@ -359,11 +361,11 @@ impl House {
     /// Whether it was all there, however busy the machine is: otherwise this shows nothing.
     fn is_enough(&self) -> bool {
         let stats = self.registry.stats();
-        let closed = |reason| stats.closed.get(&reason).copied().unwrap_or_default();
+        let closed = |reason| stats.closed_streams.get(&reason).copied().unwrap_or_default();
         let is_refused = stats.refused_streams > 20 && stats.refused_subscriptions > 20;
         is_refused
-            && closed(CloseReason::Gone) > 50
-            && closed(CloseReason::Stuck) > 0
+            && closed(CloseReason::ClientDisconnected) > 50
+            && closed(CloseReason::Stalled) > 0
             && stats.gaps > 20
             && stats.lagged > 0
     }
@@ -450,12 +452,13 @@ impl House {
             pace.tick().await;
             let topic = format!("answer/{}", random.below(20));
             match random.below(6) {
-                0 => producers.extend(self.registry.produce(topic)),
+                0 => producers.extend(self.registry.start_producer(topic)),
                 1 => {
                     let events = IntervalStream::new(interval(Duration::from_millis(10))).map(|_| Event::data("token"));
-                    pipes.push(self.registry.take_over(topic).unwrap().pipe(events.take(random.index(50))));
+                    pipes
+                        .push(self.registry.replace_producer(topic).unwrap().spawn_from(events.take(random.index(50))));
                 }
-                2 => _ = self.registry.cancel(topic),
+                2 => _ = self.registry.cancel_producer(topic),
                 3 if !producers.is_empty() => drop(producers.swap_remove(random.index(producers.len()))),
                 _ => producers.iter().for_each(|producer| drop(producer.publish(Event::data("token")))),
             }
@@ -487,8 +490,11 @@ impl House {
                 3 => drop(client.subscribe(Subscription::matching("flood/**").from(Start::Oldest))),
                 4 => _ = client.subscriptions().first().map(|name| client.unsubscribe(name)),
                 5 => client.insert_metadata(User("somebody else".into())),
-                6 => _ = self.registry.publish("flood/1", Event::data("not for one").except(client.id())).unwrap(),
-                7 => _ = (client.stats(), client.resume(), client.has_had_all()),
+                6 => {
+                    let event = Event::data("not for one").exclude_client(client.id());
+                    self.registry.publish("flood/1", event).unwrap();
+                }
+                7 => _ = (client.stats(), client.resume(), client.is_complete()),
                 _ => drop(client.send(Event::data("for you alone"))),
             }
             kept.push_back(client);

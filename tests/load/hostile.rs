@@ -29,7 +29,8 @@ use tokio::{
 use tower::{Layer, Service, service_fn};
 use tower_sse::{
     Batching, ClientHandle, ClientId, CloseReason, Drain, Event, EventStream, Heartbeat, Limit, Producer, PublishError,
-    Refusal, Refused, Registry, RegistryConfig, Resume, Retention, SseLayer, Start, SubscribeError, Subscription,
+    RefusedReason, RefusedResponse, Registry, RegistryConfig, Resume, Retention, SseLayer, Start, SubscribeError,
+    Subscription,
 };
 
 #[cfg(target_os = "linux")]
@@ -82,14 +83,14 @@ fn names_of_any_bytes_and_length_are_topics_or_errors_that_fit_a_line() {
             bad += 1;
         }
         assert_eq!(registry.presence(&name).is_ok(), as_pattern.is_ok(), "{name:?}");
-        assert_eq!(registry.produce(&name).map(Producer::end).is_ok(), as_topic.is_ok(), "{name:?}");
+        assert_eq!(registry.start_producer(&name).map(Producer::end).is_ok(), as_topic.is_ok(), "{name:?}");
         if as_topic.is_err() {
             let refused = registry.publish(&name, Event::data("x")).unwrap_err();
             assert!(matches!(&refused, PublishError::Topic(error) if error.name() == name), "{refused}");
             assert!(refused.to_string().len() < LINE, "{refused}");
         }
         if as_pattern.is_err() {
-            assert_eq!((registry.topic_state(&name), registry.cancel(&name)), (None, false));
+            assert_eq!((registry.topic_state(&name), registry.cancel_producer(&name)), (None, false));
             assert!(!client.unsubscribe(&name));
         } else {
             assert!(client.unsubscribe(&name));
@@ -111,7 +112,7 @@ fn an_id_that_was_guessed_finds_nobody_and_leaves_nobody_out() {
     for _ in 0..1000 {
         let guess: ClientId = format!("{:016x}{:016x}", random.next(), random.next()).parse().unwrap();
         assert!(registry.client(&guess).is_none());
-        registry.publish("a", Event::data("x").except(guess)).unwrap();
+        registry.publish("a", Event::data("x").exclude_client(guess)).unwrap();
     }
     assert_eq!(polling::data(&mut client.into_events()).len(), 1000);
     let long = "0".repeat(1_000_000);
@@ -130,17 +131,17 @@ fn extreme(time: Duration) -> (Registry, SseLayer) {
     let retention = Retention::default().age(time.max(SECOND));
     let registry = Registry::with_config(
         RegistryConfig::default()
-            .retention(retention)
+            .total_retention(retention)
             .topic_retention(retention)
-            .stuck_after(time)
-            .forget_ended_after(time)
+            .stalled_client_timeout(time)
+            .ended_topic_ttl(time)
             .presence_key(|_| Some("one".into()))
             .presence_grace(time),
     );
-    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(time)).retry(time).max_age(time);
+    let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(time)).reconnect_delay(time).max_age(time);
     let limit = Limit::streams(u32::MAX);
     let rate = Limit::rate(u32::MAX, time, u32::MAX);
-    (registry, layer.limit(limit).limit(rate).refusal(Refusal::reconnect().delay(time)))
+    (registry, layer.limit(limit).limit(rate).refused_response(RefusedResponse::reconnect().delay(time)))
 }
 
 #[test]
@@ -165,15 +166,16 @@ fn durations_without_bound_are_for_ever() {
         }
         client.expire_at(SystemTime::now().checked_add(Duration::from_secs(1 << 40)));
         assert_eq!(text(&mut body), "");
-        registry.produce("answer").unwrap().end();
+        registry.start_producer("answer").unwrap().end();
         client.close();
         let (wire, has_ended) = rest(&mut body);
         assert!(wire.contains("data: 2\n") && has_ended, "{wire}");
         drop(body);
         assert_eq!((registry.stats().clients, presence.count()), (0, 1), "it may come back at any time");
-        let drained = registry.drain(Drain::within(Duration::MAX).finish_within(Duration::MAX).retry(Duration::MAX));
+        let drained =
+            registry.drain(Drain::within(Duration::MAX).finish_within(Duration::MAX).reconnect_delay(Duration::MAX));
         let drained = timeout(2 * 24 * 3600 * SECOND, drained).await.unwrap();
-        assert_eq!((drained.ended, drained.stuck), (0, 0));
+        assert_eq!((drained.ended, drained.still_open), (0, 0));
     });
 }
 
@@ -183,8 +185,8 @@ fn whoever_is_refused_for_ever_is_told_a_number() {
         let long_time = [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(100 * 365 * 24 * 3600)];
         for (time, burst) in long_time.into_iter().flat_map(|time| [1, 10, u32::MAX - 1].map(|burst| (time, burst))) {
             let rate = Limit::rate(1, time, burst);
-            for refusal in [Refusal::status(), Refusal::reconnect()] {
-                let layer = quiet(&Registry::new()).limit(rate.clone()).refusal(refusal.delay(time));
+            for refusal in [RefusedResponse::status(), RefusedResponse::reconnect()] {
+                let layer = quiet(&Registry::new()).limit(rate.clone()).refused_response(refusal.delay(time));
                 let mut service = layer.layer(service_fn(|_: http::Request<()>| {
                     std::future::ready(Ok::<_, Infallible>(http::Response::new(Empty::<bytes::Bytes>::new())))
                 }));
@@ -196,7 +198,7 @@ fn whoever_is_refused_for_ever_is_told_a_number() {
                 let kept: Vec<_> = (0..burst.min(20)).map(|_| ask()).collect();
                 let response = ask().await.unwrap();
                 if burst < 20 {
-                    assert!(response.extensions().get::<Refused>().is_some(), "{time:?} {burst}");
+                    assert!(response.extensions().get::<RefusedReason>().is_some(), "{time:?} {burst}");
                     if response.status() == StatusCode::SERVICE_UNAVAILABLE {
                         let seconds: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
                         assert!(seconds > 1_000_000, "{seconds}");
@@ -216,16 +218,16 @@ fn durations_of_nothing_are_over_at_once() {
         publish(&registry, "a", "1");
         let (wire, has_ended) = rest(&mut body);
         assert!(wire.starts_with("retry: 0\n\n") && has_ended, "{wire}");
-        assert_eq!(client.closed().await, CloseReason::Aged);
+        assert_eq!(client.closed().await, CloseReason::MaxAge);
         drop(body);
-        registry.produce("answer").unwrap().end();
+        registry.start_producer("answer").unwrap().end();
         tokio::time::advance(SECOND * 2).await;
         publish(&registry, "last", "x");
         let stats = registry.stats();
         assert_eq!((stats.clients, stats.subscriptions, stats.topics, stats.events), (0, 0, 1, 1));
         assert_eq!(registry.presence("a").unwrap().count(), 0);
-        let drained = registry.drain(Drain::within(Duration::ZERO).retry(Duration::ZERO)).await;
-        assert_eq!((drained.ended, drained.stuck), (0, 0));
+        let drained = registry.drain(Drain::within(Duration::ZERO).reconnect_delay(Duration::ZERO)).await;
+        assert_eq!((drained.ended, drained.still_open), (0, 0));
     });
 }
 
@@ -254,9 +256,9 @@ fn positions_out_of_all_bounds_are_gaps() {
 /// The program's clock is tokio's, which a test can move on. The system's clock is looked at once, when a registry is made, and for
 /// [`ClientHandle::expire_at`]: no test can set it.
 #[test]
-fn a_clock_that_jumps_ahead_is_one_heartbeat_and_nobody_is_stuck() {
+fn a_clock_that_jumps_ahead_is_one_heartbeat_and_nobody_has_stalled() {
     bounded_in_time(async || {
-        let registry = Registry::with_config(RegistryConfig::default().stuck_after(10 * SECOND));
+        let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(10 * SECOND));
         let layer = plain(&registry).heartbeat(Heartbeat::every(15 * SECOND));
         let (_, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
         let (_, mut late) = open(&layer, None, |client| client.subscribe("a").unwrap());
@@ -512,7 +514,7 @@ fn fragile(registry: &Registry, limits: &[Limit]) -> Router {
             fail("farewell", client.metadata().get());
             None
         })
-        .refusal(Refusal::with(|refused, _| {
+        .refused_response(RefusedResponse::with(|refused, _| {
             // Only who is to fail is refused.
             std::panic::resume_unwind(Box::new(refused.to_string()));
             #[allow(unreachable_code, reason = "its type")]
@@ -613,7 +615,7 @@ async fn a_panic_in_what_the_program_gives_is_the_end_of_that_stream_alone() {
                 seen.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
             }
             until(what, || registry.stats().clients == 1).await;
-            let counted: Vec<u64> = limits.iter().map(Limit::open).collect();
+            let counted: Vec<u64> = limits.iter().map(Limit::open_streams).collect();
             assert_eq!(counted, [1, 1, 0, 0], "{what} over {version:?}");
             assert_eq!(registry.stats().subscriptions, 1, "{what} over {version:?}");
             let present = presence.members();
@@ -626,7 +628,7 @@ async fn a_panic_in_what_the_program_gives_is_the_end_of_that_stream_alone() {
         publish(&registry, "other", "x");
         drop(bystander);
         until("all are gone", || registry.stats().clients == 0).await;
-        assert_eq!((registry.stats().subscriptions, limits[0].open(), limits[1].entries()), (0, 0, 0));
+        assert_eq!((registry.stats().subscriptions, limits[0].open_streams(), limits[1].entries()), (0, 0, 0));
     }
 }
 
@@ -709,13 +711,13 @@ mod memory {
         }
         let stats = registry.stats();
         assert_eq!((stats.clients, stats.topics, lobby.count()), (clients, clients + 1, clients));
-        assert_eq!((limits[0].open(), limits[0].entries()), (clients as u64, clients));
+        assert_eq!((limits[0].open_streams(), limits[0].entries()), (clients as u64, clients));
         let most = allocated();
         assert!(most / clients < 8192, "{} bytes each", most / clients);
         drop(bodies);
         let stats = registry.stats();
         assert_eq!((stats.clients, stats.topics, stats.subscriptions, lobby.count()), (0, 0, 0, 0));
-        assert_eq!((limits[0].open(), limits[0].entries()), (0, 0));
+        assert_eq!((limits[0].open_streams(), limits[0].entries()), (0, 0));
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(limits[1].entries(), 0, "all buckets are full again");
         println!("{clients} clients: {} KiB at most, {} KiB when they are gone", kib(most), kib(allocated()));
@@ -737,7 +739,7 @@ mod memory {
             return;
         }
         const BUDGET: usize = 64 << 20;
-        let config = RegistryConfig::default().retention(Retention::default().bytes(BUDGET));
+        let config = RegistryConfig::default().total_retention(Retention::default().bytes(BUDGET));
         let registry = Registry::with_config(config.topic_retention(Retention::default()));
         let huge = "x".repeat(10 << 20);
         let before = allocated();
@@ -775,8 +777,8 @@ mod memory {
         assert!(rlimit::increase_nofile_limit(3 * SILENT as u64).unwrap() > 2 * SILENT as u64 + 100);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let config = RegistryConfig::default().stuck_after(None).topic_retention(Retention::default());
-            let registry = Registry::with_config(config.retention(Retention::default().bytes(BUDGET)));
+            let config = RegistryConfig::default().stalled_client_timeout(None).topic_retention(Retention::default());
+            let registry = Registry::with_config(config.total_retention(Retention::default().bytes(BUDGET)));
             let address = serve(Router::new().route("/", get(stream)).layer(quiet(&registry))).await;
             let mut silent = Vec::new();
             for _ in 0..SILENT {
@@ -792,7 +794,7 @@ mod memory {
             let data = "x".repeat(1000);
             for number in 0..EVENTS {
                 let receipt = registry.publish("a", Event::data(format!("{number} {data}"))).unwrap();
-                assert_eq!(receipt.clients(), SILENT + 1);
+                assert_eq!(receipt.subscribers(), SILENT + 1);
                 if number % 500 != 499 {
                     continue;
                 }

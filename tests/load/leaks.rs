@@ -22,8 +22,8 @@ use tokio::{
 use tokio_stream::{StreamExt, iter};
 use tower::{Layer, Service, service_fn};
 use tower_sse::{
-    Batching, ClientHandle, Event, Events, Heartbeat, Lag, Observation, Presence, PresenceChanges, Producer,
-    PublishError, Registry, RegistryConfig, Retention, SseBody, SseLayer, Start, Stats, Subscription,
+    Batching, ClientHandle, Event, Events, Heartbeat, Observation, Presence, PresenceChanges, Producer, PublishError,
+    Registry, RegistryConfig, Retention, SlowClientPolicy, SseBody, SseLayer, Start, Stats, Subscription,
 };
 
 use crate::{
@@ -119,17 +119,19 @@ impl Program {
         let by_name = move |topic: &str| {
             let _ = &by_name;
             match topic.len() % 4 {
-                0 => Retention::default().events(2).on_lag(Lag::Skip),
-                1 => Retention::default().events(3).on_lag(Lag::End { retry: Duration::from_secs(1) }),
+                0 => Retention::default().events(2).slow_client_policy(SlowClientPolicy::SkipSilently),
+                1 => Retention::default()
+                    .events(3)
+                    .slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: Duration::from_secs(1) }),
                 _ => Retention::default().events(50),
             }
         };
         let (has_opened, has_closed) = (Arc::clone(&opened), Arc::clone(&closed));
         let config = RegistryConfig::default()
-            .retention(Retention::default().age(AGE))
+            .total_retention(Retention::default().age(AGE))
             .topic_retention_by(by_name)
-            .forget_ended_after(AGE)
-            .stuck_after(Duration::from_secs(20))
+            .ended_topic_ttl(AGE)
+            .stalled_client_timeout(Duration::from_secs(20))
             .presence_grace(Duration::from_secs(5))
             .observer(move |observation: &Observation<'_>| match observation {
                 Observation::Opened { .. } => drop(has_opened.fetch_add(1, Ordering::Relaxed)),
@@ -140,7 +142,8 @@ impl Program {
         let known = Arc::clone(&token);
         let layer = SseLayer::new(&registry).metadata(move |_| Some(Arc::clone(&known)));
         let often = Heartbeat::every(Duration::from_secs(1));
-        let layers = [layer.clone().heartbeat(often).retry(Duration::from_secs(1)), layer.heartbeat(Heartbeat::off())];
+        let layers =
+            [layer.clone().heartbeat(often).reconnect_delay(Duration::from_secs(1)), layer.heartbeat(Heartbeat::off())];
         Self {
             random: Random(seed),
             registry,
@@ -208,7 +211,7 @@ impl Program {
         }
         if self.random.one_in(10) && !self.streams.is_empty() {
             let at = self.random.index(self.streams.len());
-            event = event.except(self.streams[at].client.id());
+            event = event.exclude_client(self.streams[at].client.id());
         }
         event
     }
@@ -226,7 +229,7 @@ impl Program {
         let (welcome, snapshot) = (self.random.one_in(4), self.random.one_in(8));
         let handle = |client: &ClientHandle| {
             subscriptions.iter().for_each(|subscription| drop(client.subscribe(subscription.clone())));
-            client.label(is_labelled);
+            client.topic_as_event_type(is_labelled);
             if batches {
                 client.batch(Batching::every(Duration::from_secs(1)));
             }
@@ -329,16 +332,16 @@ impl Program {
             }
         };
         let producer = match self.random.one_in(2) {
-            true => self.registry.take_over(&topic),
-            false => self.registry.produce(&topic),
+            true => self.registry.replace_producer(&topic),
+            false => self.registry.start_producer(&topic),
         };
         let Ok(producer) = producer else { return };
         let (event, token) = (self.event(), Arc::clone(&self.token));
         let events = iter([event.clone(), event]).map(move |event| event.attribute(Arc::clone(&token)));
         match self.random.below(3) {
-            0 => self.pipes.push(producer.pipe(events)),
+            0 => self.pipes.push(producer.spawn_from(events)),
             // One that does not end by itself.
-            1 => self.pipes.push(producer.pipe(events.chain(tokio_stream::pending()))),
+            1 => self.pipes.push(producer.spawn_from(events.chain(tokio_stream::pending()))),
             _ => self.producers.push(producer),
         }
     }
@@ -346,14 +349,14 @@ impl Program {
     fn step_producers(&mut self) {
         let topic = format!("answer/{}", self.random.below(self.answers + 1));
         if self.producers.is_empty() {
-            self.registry.cancel(topic);
+            self.registry.cancel_producer(topic);
             return;
         }
         let at = self.random.index(self.producers.len());
         match self.random.below(5) {
             0 => drop(self.producers.swap_remove(at)),
-            1 => drop(self.registry.cancel(topic)),
-            2 => drop(self.registry.cancel(self.producers[at].topic())),
+            1 => drop(self.registry.cancel_producer(topic)),
+            2 => drop(self.registry.cancel_producer(self.producers[at].topic())),
             _ => {
                 let event = self.event();
                 drop(self.producers[at].publish(event));
@@ -411,8 +414,8 @@ impl Program {
         self.producers.clear();
         self.presences.clear();
         for topic in 0..self.answers.max(30) + 1 {
-            self.registry.cancel(format!("answer/{topic}"));
-            self.registry.cancel(format!("topic/{topic}"));
+            self.registry.cancel_producer(format!("answer/{topic}"));
+            self.registry.cancel_producer(format!("topic/{topic}"));
         }
         for pipe in self.pipes.drain(..) {
             drop(timeout(AGE, pipe).await.expect("a stream that is piped goes with its topic"));
@@ -448,10 +451,10 @@ async fn nothing_is_left_of_streams_however_they_ended() {
     assert_eq!(kept, 0, "wakers of {} are kept", program.alarms.len());
     let (opened, closed) = (program.opened.load(Ordering::Relaxed), program.closed.load(Ordering::Relaxed));
     assert_eq!(opened, closed);
-    assert_eq!(stats.closed.values().sum::<u64>(), closed);
+    assert_eq!(stats.closed_streams.values().sum::<u64>(), closed);
     // It was all there: otherwise this shows nothing.
     assert!(opened > STREAMS / 2 && stats.published > STREAMS && stats.topics > 100, "{stats:?}");
-    assert!(stats.gaps > 100 && stats.lagged > 100 && stats.closed.len() >= 6, "{stats:?}");
+    assert!(stats.gaps > 100 && stats.lagged > 100 && stats.closed_streams.len() >= 6, "{stats:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -480,7 +483,7 @@ fn a_pattern_that_nobody_is_subscribed_to_any_more_costs_nothing() {
             drop(clients);
         }
         let receipt = registry.publish("topic/1", Event::data("after")).unwrap();
-        assert_eq!(receipt.clients(), 0);
+        assert_eq!(receipt.subscribers(), 0);
         registry.stats().bytes
     };
     assert_eq!(bytes(&["*/*", "topic/*", "*/1", "topic/**", "**"]), bytes(&[]));

@@ -14,7 +14,7 @@ fn resident() -> usize {
 /// Publishes so many events on so many topics, with ids of their own or without, with so many patterns that match all
 /// of them, and says how much memory that took at most.
 fn flood(budget: usize, [topics, events, size, own_ids, patterns]: [usize; 5]) -> usize {
-    let config = RegistryConfig::default().retention(Retention::default().bytes(budget));
+    let config = RegistryConfig::default().total_retention(Retention::default().bytes(budget));
     let registry = Registry::with_config(config.topic_retention(Retention::default()));
     let data = "x".repeat(size);
     // Nobody reads what they match.

@@ -5,7 +5,7 @@
 use std::{fmt, time::Duration};
 
 use proptest::{prelude::*, test_runner::TestCaseError};
-use tower_sse::{Event, Lag, Registry};
+use tower_sse::{Event, Registry, SlowClientPolicy};
 
 mod histories;
 #[path = "../support/open.rs"]
@@ -26,7 +26,7 @@ enum Step {
         level: u8,
         size: usize,
         own_id: bool,
-        except: Option<usize>,
+        excluded: Option<usize>,
     },
     Read {
         client: usize,
@@ -76,13 +76,13 @@ fn step(own_ids: bool) -> impl Strategy<Value = Line<Step>> {
         2 => (0usize..20).prop_map(From::Back),
     ];
     let filter = prop_oneof![4 => Just(None), 2 => (1u8..3).prop_map(|least| Some(Filter::Level(least))), 1 => Just(Some(Filter::Even))];
-    let except = prop_oneof![9 => Just(None), 1 => (0..CLIENTS).prop_map(Some)];
+    let excluded = prop_oneof![9 => Just(None), 1 => (0..CLIENTS).prop_map(Some)];
     // Some topics come into being only later.
     let topic = prop_oneof![15 => 0..4usize, 1 => 4..TOPICS.len()];
     let (client, name) = (0..CLIENTS, prop::sample::select(&NAMES[..]));
     prop_oneof![
-        24 => (topic, 0u8..3, size, any::<bool>(), except).prop_map(move |(topic, level, size, own, except)| {
-            Step::Publish { topic, level, size, own_id: own && own_ids, except }
+        24 => (topic, 0u8..3, size, any::<bool>(), excluded).prop_map(move |(topic, level, size, own, excluded)| {
+            Step::Publish { topic, level, size, own_id: own && own_ids, excluded }
         }),
         12 => (client.clone(), prop::bool::weighted(0.1)).prop_map(|(client, moves)| Step::Read { client, moves }),
         6 => (client.clone(), 0usize..4, any::<bool>()).prop_map(|(client, lost, is_noticed)| Step::Cut { client, lost, is_noticed }),
@@ -95,10 +95,11 @@ fn step(own_ids: bool) -> impl Strategy<Value = Line<Step>> {
 
 fn kept() -> impl Strategy<Value = Line<Kept>> {
     let events = || prop_oneof![1 => Just(usize::MAX), 2 => 1usize..5];
-    let end = Lag::End { retry: Duration::from_millis(1000) };
-    let lag = prop_oneof![3 => Just(Lag::Tell), 1 => Just(Lag::Skip), 1 => Just(end)];
+    let end = SlowClientPolicy::Disconnect { reconnect_delay: Duration::from_millis(1000) };
+    let policy =
+        prop_oneof![3 => Just(SlowClientPolicy::NotifyGap), 1 => Just(SlowClientPolicy::SkipSilently), 1 => Just(end)];
     let of_all = prop_oneof![2 => Just(usize::MAX), 2 => 1usize..4, 2 => 4usize..20];
-    (prop::collection::vec((events(), lag), TOPICS.len()), of_all)
+    (prop::collection::vec((events(), policy), TOPICS.len()), of_all)
         .prop_map(|(of_topics, of_all)| Line(Kept { of_topics, of_all }))
 }
 
@@ -108,14 +109,14 @@ fn run(steps: &[Line<Step>], kept: Kept) -> Result<World, TestCaseError> {
     for (now, Line(step)) in steps.iter().enumerate() {
         world.now = now;
         match step {
-            Step::Publish { topic, level, size, own_id, except } => {
+            Step::Publish { topic, level, size, own_id, excluded } => {
                 let at = *topic;
-                let except = except.and_then(|client| readers[client].id());
+                let excluded = excluded.and_then(|client| readers[client].id());
                 let sleeping: Vec<bool> = readers.iter().map(Reader::sleeps).collect();
-                let receipt = world.publish(at, Level(*level), *size, *own_id, except);
-                let others = readers.iter().filter(|reader| except.is_none() || reader.id() != except);
+                let receipt = world.publish(at, Level(*level), *size, *own_id, excluded);
+                let others = readers.iter().filter(|reader| excluded.is_none() || reader.id() != excluded);
                 let all: usize = others.map(|reader| reader.subscriptions(TOPICS[at])).sum();
-                prop_assert_eq!(receipt.clients(), all, "event {} is for so many", world.events.len() - 1);
+                prop_assert_eq!(receipt.subscribers(), all, "event {} is for so many", world.events.len() - 1);
                 for (reader, slept) in readers.iter().zip(sleeping) {
                     let is_for_it = reader.subscriptions(TOPICS[at]) > 0;
                     prop_assert!(

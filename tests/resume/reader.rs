@@ -14,7 +14,7 @@ use std::{
 
 use http_body::Body;
 use proptest::{prelude::*, test_runner::TestCaseError};
-use tower_sse::{ClientHandle, ClientId, CloseReason, Lag, Resume, SseBody, Subscription};
+use tower_sse::{ClientHandle, ClientId, CloseReason, Resume, SlowClientPolicy, SseBody, Subscription};
 
 use crate::{
     open::{Empty, open},
@@ -215,7 +215,9 @@ impl Reader {
             return self.end(delay, world);
         }
         let ends = self.stream.iter().flat_map(|stream| &stream.subscribed).flat_map(|it| self.lost(it, world));
-        let ends = ends.map(|event| (event.number, event.lag)).find(|(_, lag)| matches!(lag, Lag::End { .. }));
+        let ends = ends
+            .map(|event| (event.number, event.policy))
+            .find(|(_, policy)| matches!(policy, SlowClientPolicy::Disconnect { .. }));
         prop_assert_eq!(ends, None, "{} lost this and goes on", self);
         let had_all = if let [Block::Gap { .. }] = blocks[..] {
             // What came with the gap goes out now.
@@ -320,7 +322,9 @@ impl Reader {
     /// The stream ends, as the client fell behind. It comes back when it next reads.
     fn end(&mut self, delay: u64, world: &World) -> Checked<bool> {
         let stream = self.stream.as_ref().unwrap();
-        let Some(Lag::End { retry }) = stream.subscribed.iter().find_map(|it| it.may_end(world)) else {
+        let Some(SlowClientPolicy::Disconnect { reconnect_delay: retry }) =
+            stream.subscribed.iter().find_map(|it| it.may_end(world))
+        else {
             return Err(TestCaseError::fail(format!("{self} is ended and missed nothing for that")));
         };
         let retry = retry.as_millis() as u64;
@@ -404,7 +408,8 @@ impl Reader {
                         .any(|other| gives(other, number) && (other.since <= *when || other.had.contains(&number)))
             });
             let had = it.had.contains(&number) || (!it.is_late && stream.had.contains(&number));
-            let gone = event.evicted.is_some() && (event.lag == Lag::Skip || it.told.contains(&number));
+            let gone = event.evicted.is_some()
+                && (event.policy == SlowClientPolicy::SkipSilently || it.told.contains(&number));
             let read = came || had || gone || !gives(it, number);
             prop_assert!(read, "{} did not get {} ({}) of {}, and {}", self, number, event.topic, it.name, why);
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use tower_sse::{ClientId, Lag, Start, Subscription};
+use tower_sse::{ClientId, SlowClientPolicy, Start, Subscription};
 
 use crate::world::{Level, Published, World, matches};
 
@@ -132,7 +132,7 @@ impl Subscribed {
     /// Whether an event is one that it lets through.
     pub(crate) fn gives(&self, event: &Published, client: ClientId) -> bool {
         let passes = self.filter.is_none_or(|filter| filter.passes(event));
-        self.is_for(event) && passes && event.except != Some(client)
+        self.is_for(event) && passes && event.excluded != Some(client)
     }
 
     fn is_for(&self, event: &Published) -> bool {
@@ -149,8 +149,8 @@ impl Subscribed {
         self.missed || self.lost(world).next().is_some()
     }
 
-    pub(crate) fn may_end(&self, world: &World) -> Option<Lag> {
-        self.lost(world).map(|event| event.lag).find(|lag| matches!(lag, Lag::End { .. }))
+    pub(crate) fn may_end(&self, world: &World) -> Option<SlowClientPolicy> {
+        self.lost(world).map(|event| event.policy).find(|policy| matches!(policy, SlowClientPolicy::Disconnect { .. }))
     }
 
     pub(crate) fn tell(&mut self, world: &World) {

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use proptest::test_runner::TestCaseError;
 use tower_sse::{
-    ClientId, Event, Heartbeat, Lag, Position, PositionEvent, Receipt, Registry, RegistryConfig, Retention, SseLayer,
+    ClientId, Event, Heartbeat, Position, PositionEvent, Receipt, Registry, RegistryConfig, Retention,
+    SlowClientPolicy, SseLayer,
 };
 
 pub(crate) const TOPICS: [&str; 8] = ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1", "d", "a/b/c"];
@@ -26,13 +27,13 @@ pub(crate) fn matches(name: &str, topic: &str) -> bool {
 /// How much is retained, and what becomes of who falls behind that: of each topic, and of all together.
 #[derive(Debug, Clone)]
 pub(crate) struct Kept {
-    pub(crate) of_topics: Vec<(usize, Lag)>,
+    pub(crate) of_topics: Vec<(usize, SlowClientPolicy)>,
     pub(crate) of_all: usize,
 }
 
 impl Kept {
     pub(crate) fn everything() -> Self {
-        Self { of_topics: vec![(usize::MAX, Lag::Tell); TOPICS.len()], of_all: usize::MAX }
+        Self { of_topics: vec![(usize::MAX, SlowClientPolicy::NotifyGap); TOPICS.len()], of_all: usize::MAX }
     }
 }
 
@@ -46,9 +47,9 @@ pub(crate) struct Published {
     pub(crate) number: usize,
     pub(crate) topic: &'static str,
     pub(crate) level: Level,
-    pub(crate) except: Option<ClientId>,
+    pub(crate) excluded: Option<ClientId>,
     pub(crate) position: Position,
-    pub(crate) lag: Lag,
+    pub(crate) policy: SlowClientPolicy,
     /// When it went, if it did.
     pub(crate) evicted: Option<usize>,
 }
@@ -56,7 +57,7 @@ pub(crate) struct Published {
 impl Published {
     /// Whether who should have had it is to be told that it is gone.
     pub(crate) fn is_missed(&self) -> bool {
-        self.evicted.is_some() && self.lag != Lag::Skip
+        self.evicted.is_some() && self.policy != SlowClientPolicy::SkipSilently
     }
 }
 
@@ -77,11 +78,11 @@ impl World {
         let of_topics = kept.of_topics.clone();
         let of_topic = move |name: &str| {
             let at = TOPICS.iter().position(|topic| *topic == name);
-            let (events, lag) = at.map_or((usize::MAX, Lag::Tell), |at| of_topics[at]);
-            Retention::default().events(events).on_lag(lag)
+            let (events, policy) = at.map_or((usize::MAX, SlowClientPolicy::NotifyGap), |at| of_topics[at]);
+            Retention::default().events(events).slow_client_policy(policy)
         };
         let config = RegistryConfig::default().topic_retention_by(of_topic);
-        let registry = Registry::with_config(config.retention(Retention::default().events(kept.of_all)));
+        let registry = Registry::with_config(config.total_retention(Retention::default().events(kept.of_all)));
         // What it is for is held by the histories.
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off()).position_event(PositionEvent::off());
         let (retained, retained_of) = Default::default();
@@ -94,7 +95,7 @@ impl World {
         level: Level,
         size: usize,
         own_id: bool,
-        except: Option<ClientId>,
+        excluded: Option<ClientId>,
     ) -> Receipt {
         let (number, topic) = (self.events.len(), TOPICS[at]);
         let padding = "x".repeat(size);
@@ -102,13 +103,13 @@ impl World {
         if own_id {
             event = event.id(format!("own-{number}")).unwrap();
         }
-        if let Some(client) = except {
-            event = event.except(client);
+        if let Some(client) = excluded {
+            event = event.exclude_client(client);
         }
         let receipt = self.registry.publish(topic, event).unwrap();
-        let (of_topic, lag) = self.kept.of_topics[at];
+        let (of_topic, policy) = self.kept.of_topics[at];
         let position = receipt.position();
-        self.events.push(Published { number, topic, level, except, position, lag, evicted: None });
+        self.events.push(Published { number, topic, level, excluded, position, policy, evicted: None });
         self.retained.push_back(number);
         self.retained_of[at].push_back(number);
         if self.retained_of[at].len() > of_topic {

@@ -87,7 +87,7 @@ async fn a_handler_has_the_last_word_on_batching_and_labels() {
     let registry = Registry::new();
     let (_, mut body) = open(&batched(&registry), None, |client| {
         client.batch(Batching::every(10 * WINDOW));
-        client.label(true);
+        client.topic_as_event_type(true);
         client.subscribe("a").unwrap();
     });
     publish(&registry, "a", "1");
@@ -111,9 +111,9 @@ async fn labels_and_batching_can_be_changed_while_the_stream_is_open() {
         fields(&wire, "event").into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(types(&mut body, "1"), [] as [&str; 0]);
-    client.label(true);
+    client.topic_as_event_type(true);
     assert_eq!(types(&mut body, "2"), ["a"]);
-    client.label(false);
+    client.topic_as_event_type(false);
     assert_eq!(types(&mut body, "3"), [] as [&str; 0]);
 
     client.batch(Batching::every(10 * WINDOW));
@@ -139,7 +139,7 @@ async fn labels_and_batching_can_be_changed_while_the_stream_is_open() {
 
 #[tokio::test(start_paused = true)]
 async fn who_lets_events_wait_for_less_time_is_looked_after_from_then_on() {
-    let registry = Registry::with_config(RegistryConfig::default().stuck_after(Duration::from_secs(30)));
+    let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(Duration::from_secs(30)));
     let (client, mut body) = reading(&quiet(&registry).batching(Batching::every(Duration::from_secs(3600))), &["a"]);
     publish(&registry, "a", "1");
     assert_eq!(told(&mut body), ["1"]);
@@ -150,7 +150,7 @@ async fn who_lets_events_wait_for_less_time_is_looked_after_from_then_on() {
         publish(&registry, "a", "unread");
         advance(Duration::from_secs(5)).await;
     }
-    assert_eq!(client.closed().await, CloseReason::Stuck);
+    assert_eq!(client.closed().await, CloseReason::Stalled);
 }
 
 #[tokio::test(start_paused = true)]
@@ -290,7 +290,7 @@ async fn what_an_array_cannot_carry_goes_out_beside_it() {
 #[test]
 fn an_event_without_a_type_gets_its_topic_as_its_type() {
     let registry = Registry::new();
-    let layer = quiet(&registry).label(true);
+    let layer = quiet(&registry).topic_as_event_type(true);
     let [(_, mut one), (_, mut same), (_, mut both)] =
         [&["a"][..], &["a"], &["a", "b/*"]].map(|names| reading(&layer, names));
     let (_, mut plain) = reading(&quiet(&registry), &["a"]);
@@ -312,7 +312,7 @@ fn an_event_without_a_type_gets_its_topic_as_its_type() {
 fn a_label_keeps_the_id_that_a_client_resumes_from() {
     let registry = Registry::new();
     (0..3).for_each(|number| publish(&registry, "late", &number.to_string()));
-    let layer = quiet(&registry).label(true);
+    let layer = quiet(&registry).topic_as_event_type(true);
     let (client, mut body) = reading(&layer, &["live"]);
     publish(&registry, "live", "seen");
     assert_eq!(told(&mut body), ["seen"]);
@@ -332,7 +332,7 @@ fn a_label_keeps_the_id_that_a_client_resumes_from() {
 #[test]
 fn what_is_sent_to_one_client_is_not_labelled_with_its_id() {
     let registry = Registry::new();
-    let (client, mut body) = reading(&quiet(&registry).label(true), &["a"]);
+    let (client, mut body) = reading(&quiet(&registry).topic_as_event_type(true), &["a"]);
     client.send(Event::data("welcome")).unwrap();
     assert!(!text(&mut body).contains(&client.id().to_string()), "its topic is nobody's to listen for");
 }

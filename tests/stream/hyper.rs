@@ -95,7 +95,7 @@ async fn published_events_arrive() {
         let mut events = subscribed(house.client().await.send(get("/")).await.unwrap()).await;
         for text in ["one", "two\nlines", "", "grüße"] {
             let receipt = house.registry.publish("news", Event::data(text).event("item").unwrap()).unwrap();
-            assert_eq!(receipt.clients(), 1);
+            assert_eq!(receipt.subscribers(), 1);
             house.registry.publish("elsewhere", Event::data("not for this one")).unwrap();
             let event = events.next().await.unwrap();
             assert_eq!((event.event.as_str(), event.data.as_str()), ("item", text));
@@ -158,9 +158,9 @@ async fn a_client_that_leaves_is_unregistered() {
         let handle = house.handles.recv().await.unwrap();
         assert_eq!(house.registry.stats().clients, 1);
         drop(response);
-        assert_eq!(handle.closed().await, CloseReason::Gone);
+        assert_eq!(handle.closed().await, CloseReason::ClientDisconnected);
         assert_eq!(house.registry.stats().clients, 0);
-        assert_eq!(house.registry.publish("news", Event::data("nobody")).unwrap().clients(), 0);
+        assert_eq!(house.registry.publish("news", Event::data("nobody")).unwrap().subscribers(), 0);
         assert!(handle.subscribe("too-late").is_err());
     })
     .await;
@@ -176,7 +176,7 @@ async fn a_client_that_pipelined_before_it_left_is_found_by_a_heartbeat() {
         let handle = house.handles.recv().await.unwrap();
         socket.read_u8().await.unwrap();
         drop(socket);
-        assert_eq!(handle.closed().await, CloseReason::Gone);
+        assert_eq!(handle.closed().await, CloseReason::ClientDisconnected);
         assert_eq!(house.registry.stats().clients, 0);
     })
     .await;
@@ -199,7 +199,7 @@ async fn closing_the_client_ends_the_response_cleanly() {
             let body = after_the_position(&body);
             assert!(body.starts_with("data: the last\n") && body.ends_with("\n\n"), "{body:?}");
             assert_eq!(body.matches("data:").count(), 1, "{body:?}");
-            assert_eq!(handle.closed().await, CloseReason::Closed);
+            assert_eq!(handle.closed().await, CloseReason::ByServer);
             assert_eq!(house.registry.stats().clients, 0);
         }
     })
@@ -215,7 +215,7 @@ async fn closing_a_silent_client_ends_the_response_cleanly() {
         handle.close();
         let body = response.into_body().collect().await.expect("a clean end").to_bytes();
         assert_eq!(after_the_position(&body), "");
-        assert_eq!(handle.closed().await, CloseReason::Closed);
+        assert_eq!(handle.closed().await, CloseReason::ByServer);
     })
     .await;
 }
@@ -312,7 +312,7 @@ async fn an_error_of_the_handlers_body_is_no_clean_end() {
         fails.send_replace(true);
         assert!(frames.next().await.unwrap().is_err());
         let handle = house.handles.recv().await.unwrap();
-        assert_eq!(handle.closed().await, CloseReason::BodyError);
+        assert_eq!(handle.closed().await, CloseReason::BodyFailed);
         assert_eq!(house.registry.stats().clients, 0);
     })
     .await;
@@ -341,7 +341,7 @@ async fn of_200_streams_opened_and_dropped_nothing_is_left() {
         drop(streams);
         for _ in 0..200 {
             let handle = house.handles.recv().await.unwrap();
-            assert_eq!(handle.closed().await, CloseReason::Gone);
+            assert_eq!(handle.closed().await, CloseReason::ClientDisconnected);
         }
         assert_eq!((house.registry.stats().clients, house.registry.stats().topics), (0, 0));
     })

@@ -168,7 +168,7 @@ mod responses_that_are_no_event_stream {
     fn assert_untouched(method: Method, response: http::response::Builder) {
         let own = Bytes::from_static(b"\xEF\xBB\xBFdata: own\n\n");
         let registry = Registry::new();
-        let layer = SseLayer::new(&registry).comment("opening").retry(Duration::from_secs(1));
+        let layer = SseLayer::new(&registry).opening_comment("opening").reconnect_delay(Duration::from_secs(1));
         let response = response.header(CONTENT_LENGTH, own.len()).header("x-own", "1").extension(Marker(7));
         let (expected, ()) = response.body(()).unwrap().into_parts();
         let given = expected.clone();
@@ -180,7 +180,7 @@ mod responses_that_are_no_event_stream {
             Response::from_parts(given, Full::new(own.clone()))
         });
         assert_forgotten(&registry);
-        assert_eq!(registry.publish("topic", Event::data("x")).unwrap().clients(), 0);
+        assert_eq!(registry.publish("topic", Event::data("x")).unwrap().subscribers(), 0);
 
         let (parts, body) = response.into_parts();
         assert_eq!(parts.status, expected.status);
@@ -361,7 +361,7 @@ mod encoded_streams {
     fn open_encoded(registry: &Registry, encoding: &'static str) -> (Frames, Response<SseBody<OwnBody>>, ClientHandle) {
         let (frames, body) = own_body();
         let mut kept = None;
-        let response = respond(&layer(registry).comment("opening"), request(), |client| {
+        let response = respond(&layer(registry).opening_comment("opening"), request(), |client| {
             client.subscribe("topic").unwrap();
             kept = Some(client);
             let mut response = with_type(STREAM, body);
@@ -388,7 +388,7 @@ mod encoded_streams {
         assert_silent(&mut body);
         drop(frames);
         assert_over(&mut body);
-        assert_eq!(reason(&client), Some(CloseReason::Ended));
+        assert_eq!(reason(&client), Some(CloseReason::BodyEnded));
     }
 
     #[tokio::test(start_paused = true)]
@@ -414,7 +414,7 @@ mod encoded_streams {
         client.close();
         assert!(body.is_woken());
         assert_over(&mut body);
-        assert_eq!(reason(&client), Some(CloseReason::Closed));
+        assert_eq!(reason(&client), Some(CloseReason::ByServer));
     }
 
     #[test]
@@ -432,8 +432,11 @@ mod nested_layers {
     async fn only_the_inner_one_wraps_and_its_configuration_and_registry_count() {
         let (outer, inner) = (Registry::new(), Registry::new());
         let beat = |text: &str| Heartbeat::every(Duration::from_millis(10)).comment(text);
-        let inner_layer = SseLayer::new(&inner).heartbeat(beat("inner beat")).comment("inner").retry(Duration::ZERO);
-        let outer_layer = SseLayer::new(&outer).heartbeat(beat("outer beat")).comment("outer");
+        let inner_layer = SseLayer::new(&inner)
+            .heartbeat(beat("inner beat"))
+            .opening_comment("inner")
+            .reconnect_delay(Duration::ZERO);
+        let outer_layer = SseLayer::new(&outer).heartbeat(beat("outer beat")).opening_comment("outer");
         let service = service_fn(|request: Request<()>| {
             let client = client_of(&request);
             client.registry().publish("topic", Event::data("x")).unwrap();
@@ -541,7 +544,7 @@ mod the_handlers_own_body {
         assert_eq!(next(&mut body), "data: 1\n\n");
         assert_eq!(assert_ready!(poll(&mut body)).unwrap().unwrap_err(), Broken);
         assert_over(&mut body);
-        assert_eq!(reason(&client), Some(CloseReason::BodyError));
+        assert_eq!(reason(&client), Some(CloseReason::BodyFailed));
         assert_forgotten(&registry);
     }
 
@@ -587,7 +590,7 @@ mod the_handlers_own_body {
         publish(&registry, "topic", "theirs");
         assert_eq!(next(&mut body), "data: unfinished\n");
         assert_over(&mut body);
-        assert_eq!(reason(&client), Some(CloseReason::Ended));
+        assert_eq!(reason(&client), Some(CloseReason::BodyEnded));
     }
 
     #[test]
@@ -606,7 +609,11 @@ mod the_opening {
     #[test]
     fn it_is_the_comments_in_the_order_of_the_calls_and_then_the_reconnection_time() {
         let registry = Registry::new();
-        let layer = layer(&registry).retry(Duration::from_secs(2)).comment("one\ntwo").padding(4).comment("three");
+        let layer = layer(&registry)
+            .reconnect_delay(Duration::from_secs(2))
+            .opening_comment("one\ntwo")
+            .opening_padding(4)
+            .opening_comment("three");
         let own = Full::new(Bytes::from_static(b"data: own\n\n"));
         let (mut body, _) = open(&layer, own, |client| {
             client.send(Event::data("welcome")).unwrap();
@@ -626,7 +633,7 @@ mod the_opening {
     #[test]
     fn its_reconnection_time_differs_from_stream_to_stream_around_what_was_asked_for() {
         let registry = Registry::new();
-        let layer = layer(&registry).retry(Duration::from_secs(2));
+        let layer = layer(&registry).reconnect_delay(Duration::from_secs(2));
         let mut times: Vec<u64> = (0..200)
             .map(|_| {
                 let (mut body, _) = open(&layer, Empty::<Bytes>::new(), |_| {});
@@ -644,7 +651,7 @@ mod the_opening {
     #[test]
     fn padding_is_so_many_bytes_and_there_is_nothing_by_default() {
         let registry = Registry::new();
-        let (mut body, _) = open(&layer(&registry).padding(2048), Empty::<Bytes>::new(), |_| {});
+        let (mut body, _) = open(&layer(&registry).opening_padding(2048), Empty::<Bytes>::new(), |_| {});
         assert_eq!(next(&mut body).iter().filter(|byte| **byte == b' ').count(), 2049);
         assert_over(&mut body);
         let (mut body, _) = open(&layer(&registry), Empty::<Bytes>::new(), |_| {});
@@ -654,8 +661,8 @@ mod the_opening {
     #[test]
     fn a_setter_changes_its_own_layer_only() {
         let registry = Registry::new();
-        let first = layer(&registry).comment("first");
-        let second = first.clone().comment("second");
+        let first = layer(&registry).opening_comment("first");
+        let second = first.clone().opening_comment("second");
         assert_eq!(next(&mut open(&first, Empty::<Bytes>::new(), |_| {}).0), ": first\n\n");
         assert_eq!(next(&mut open(&second, Empty::<Bytes>::new(), |_| {}).0), ": first\n: second\n\n");
     }
@@ -739,7 +746,7 @@ mod resuming {
             format!("event: {event_type}\ndata: {{\"topics\":[\"topic\"],\"after\":\"{after}\"}}\nid: {id}\n\n")
         };
 
-        let (mut body, resume) = resume_from(&layer(&registry).comment("opening"), &last);
+        let (mut body, resume) = resume_from(&layer(&registry).opening_comment("opening"), &last);
         let Resume::Gap(told) = resume else { panic!("{resume:?}") };
         assert_eq!((told.topics(), told.after()), (&["topic".to_owned()][..], &*last.position().to_string()));
         assert_eq!(next(&mut body), ": opening\n\n");
@@ -766,7 +773,7 @@ mod the_end_of_a_stream {
         let registry = Registry::new();
         let (mut body, client) = open(&layer(&registry), Empty::<Bytes>::new(), |_| {});
         assert_over(&mut body);
-        assert_eq!(reason(&client), Some(CloseReason::Ended));
+        assert_eq!(reason(&client), Some(CloseReason::BodyEnded));
         assert_forgotten(&registry);
     }
 
@@ -787,7 +794,7 @@ mod the_end_of_a_stream {
         assert!(client.unsubscribe("a"));
         assert!(body.is_woken());
         assert_over(&mut body);
-        assert_eq!(reason(&client), Some(CloseReason::Ended));
+        assert_eq!(reason(&client), Some(CloseReason::BodyEnded));
         assert_eq!(registry.stats().clients, 0);
     }
 
@@ -821,7 +828,7 @@ mod the_end_of_a_stream {
         assert_eq!(next(&mut body), before.concat());
         assert_eq!(reason(&client), None);
         assert_over(&mut body);
-        assert_eq!(reason(&client), Some(CloseReason::Closed));
+        assert_eq!(reason(&client), Some(CloseReason::ByServer));
         assert_eq!(registry.stats().clients, 0);
     }
 
@@ -835,7 +842,7 @@ mod the_end_of_a_stream {
         client.close();
         assert_eq!(next(&mut body), wire("1", &before));
         assert_over(&mut body);
-        assert_eq!(reason(&client), Some(CloseReason::Closed));
+        assert_eq!(reason(&client), Some(CloseReason::ByServer));
     }
 
     #[test]
@@ -857,7 +864,7 @@ mod the_end_of_a_stream {
         .collect();
         assert!(rest.len() <= 1, "at the next boundary: {rest:?}");
         assert_over(&mut body);
-        assert_eq!(reason(&client), Some(CloseReason::Closed));
+        assert_eq!(reason(&client), Some(CloseReason::ByServer));
     }
 
     #[test]
@@ -879,7 +886,7 @@ mod the_end_of_a_stream {
         assert_eq!(reason(&client), None);
         assert_eq!((registry.stats().clients, registry.stats().topics), (1, 1));
         drop(body);
-        assert_eq!(reason(&client), Some(CloseReason::Gone));
+        assert_eq!(reason(&client), Some(CloseReason::ClientDisconnected));
         assert_forgotten(&registry);
         assert!(client.subscribe("topic").is_err());
         assert_forgotten(&registry);
@@ -891,7 +898,7 @@ mod the_end_of_a_stream {
         let (body, client) =
             open(&layer(&registry), Empty::<Bytes>::new(), |client| client.subscribe("topic").unwrap());
         drop(body);
-        assert_eq!(reason(&client), Some(CloseReason::Gone));
+        assert_eq!(reason(&client), Some(CloseReason::ClientDisconnected));
         assert_forgotten(&registry);
     }
 }
@@ -970,7 +977,7 @@ mod events_in_a_body_of_another_kind {
     }
 
     fn answer(registry: &Registry, content_type: &'static str) {
-        let layer = layer(registry).comment("opening");
+        let layer = layer(registry).opening_comment("opening");
         let mut kept = None;
         let response = respond(&layer, request(), |client| {
             client.subscribe("topic").unwrap();
@@ -992,7 +999,7 @@ mod events_in_a_body_of_another_kind {
         client.close();
         assert_eq!(next(&mut body), "3");
         assert!(assert_ready!(poll(&mut body)).is_none());
-        assert_eq!(reason(&client), Some(CloseReason::Closed));
+        assert_eq!(reason(&client), Some(CloseReason::ByServer));
         assert_eq!(registry.stats().clients, 0);
     }
 
@@ -1018,7 +1025,7 @@ mod events_in_a_body_of_another_kind {
         let client = kept.unwrap();
         assert_eq!(reason(&client), None);
         drop(response);
-        assert_eq!(reason(&client), Some(CloseReason::Gone));
+        assert_eq!(reason(&client), Some(CloseReason::ClientDisconnected));
         assert_forgotten(&registry);
     }
 }
@@ -1141,9 +1148,9 @@ fn a_request_knows_nothing_of_the_client_of_another() {
             client.unsubscribe("a");
         }),
         ("gets metadata", |client| client.insert_metadata(7_u8)),
-        ("is labelled", |client| client.label(true)),
+        ("is labelled", |client| client.topic_as_event_type(true)),
         ("is batched", |client| client.batch(tower_sse::Batching::every(Duration::from_secs(1)))),
-        ("may finish", |client| client.let_finish(true)),
+        ("may finish", |client| client.finish_on_drain(true)),
         ("is sent something", |client| _ = client.send(Event::data("for me")).unwrap()),
         ("is closed", ClientHandle::close),
         ("expires", |client| client.expire_after(Duration::ZERO)),
@@ -1223,7 +1230,7 @@ fn where_one_request_had_been_is_nothing_to_the_next() {
     let [_, _, last] = ["1", "2", "3"].map(|data| registry.publish("a", Event::data(data)).unwrap().position());
     let resuming = Request::builder().header("last-event-id", last.to_string()).body(()).unwrap();
     drop(respond(&layer, resuming, |client| {
-        assert!(!client.has_had_all());
+        assert!(!client.is_complete());
         Response::new(Empty::<Bytes>::new())
     }));
     let subscribe = |client: &ClientHandle| client.subscribe_from("a", Start::Oldest).unwrap();

@@ -93,8 +93,8 @@ mod head {
                 assert_eq!(within(client.closed()).await, CloseReason::NoStream);
                 assert_eq!((client.subscriptions().len(), client.stats().age), (0, None));
             }
-            until(|| limit.open() == 0).await;
-            assert_eq!(registry.stats().closed.values().sum::<u64>(), 1, "only GET had one");
+            until(|| limit.open_streams() == 0).await;
+            assert_eq!(registry.stats().closed_streams.values().sum::<u64>(), 1, "only GET had one");
             within(house.stop()).await.unwrap();
         })
         .await;
@@ -120,7 +120,7 @@ mod head {
                 let events = events.map(|_| Ok::<_, Infallible>(axum::response::sse::Event::default()));
                 axum::response::Sse::new(events)
             };
-            registry.produce("over").unwrap().end();
+            registry.start_producer("over").unwrap().end();
             let routes = move || {
                 Router::new()
                     .route("/", on_get(subscribed))
@@ -216,7 +216,7 @@ async fn assert_nothing_is_left(registry: &Registry, room: &Presence, recorder: 
     until(|| registry.stats().topics == 0).await;
     let stats = registry.stats();
     assert_eq!((stats.clients, stats.subscriptions, stats.events, stats.bytes), (0, 0, 0, 0));
-    assert!(stats.closed.is_empty() && room.members().is_empty() && registry.clients().is_empty());
+    assert!(stats.closed_streams.is_empty() && room.members().is_empty() && registry.clients().is_empty());
     let told = recorder.of_clients();
     assert!(told.iter().all(|told| matches!(told, Observed::StreamRefused(..))), "{told:?}");
 }
@@ -276,13 +276,13 @@ async fn what_is_published_before_the_stream_begins_comes_though_it_is_not_count
         let mut peer = Client::connect(house.address, version).await;
         let answer = tokio::spawn(async move { (peer.send(get("/")).await.unwrap(), peer) });
         let (client, go) = handles.recv().await.unwrap();
-        assert_eq!(registry.publish("news", Event::data("early")).unwrap().clients(), 0);
+        assert_eq!(registry.publish("news", Event::data("early")).unwrap().subscribers(), 0);
         assert_eq!((registry.stats().clients, registry.clients().len()), (0, 0));
         assert!(registry.client(&client.id()).is_some(), "who has its id can reach it");
         go.send(()).unwrap();
         let (mut response, _peer) = within(answer).await.unwrap();
         assert_eq!((registry.stats().clients, registry.stats().subscriptions, registry.clients().len()), (1, 1, 1));
-        assert_eq!(registry.publish("news", Event::data("late")).unwrap().clients(), 1);
+        assert_eq!(registry.publish("news", Event::data("late")).unwrap().subscribers(), 1);
         let mut text = String::new();
         while !text.contains("late") {
             let frame = within(response.frame()).await.unwrap().unwrap();

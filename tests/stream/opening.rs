@@ -201,7 +201,7 @@ mod who_gets_nothing_of_a_busy_topic {
     #[tokio::test(start_paused = true)]
     async fn by_exceptions_has_an_id_after_a_heartbeat_and_comes_back_without_a_gap() {
         let subscribe = |client: &ClientHandle| client.subscribe("busy").unwrap();
-        has_an_id_after_a_heartbeat(subscribe, |client| Event::data("for others").except(client.id())).await;
+        has_an_id_after_a_heartbeat(subscribe, |client| Event::data("for others").exclude_client(client.id())).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -211,7 +211,7 @@ mod who_gets_nothing_of_a_busy_topic {
         let (client, mut body) =
             open(&layer.position_event(PositionEvent::off()), None, |client| client.subscribe("busy").unwrap());
         assert_eq!(text(&mut body), ":\n\n", "a comment, as nothing else comes at once");
-        registry.publish("busy", Event::data("for others").except(client.id())).unwrap();
+        registry.publish("busy", Event::data("for others").exclude_client(client.id())).unwrap();
         assert_eq!(text(&mut body), "");
         tokio::time::advance(SECOND).await;
         assert_eq!(text(&mut body), ":\n\n");
@@ -259,9 +259,9 @@ mod a_stream_begins {
         let stands = block(&position(&registry, "a", "before").to_string());
         let layer = SseLayer::new(&registry);
         for (layer, opening) in [
-            (layer.clone().retry(2 * SECOND), "retry: 2000\n\n"),
-            (layer.clone().comment("hello"), ": hello\n\n"),
-            (layer.clone().padding(4), ":     \n\n"),
+            (layer.clone().reconnect_delay(2 * SECOND), "retry: 2000\n\n"),
+            (layer.clone().opening_comment("hello"), ": hello\n\n"),
+            (layer.clone().opening_padding(4), ":     \n\n"),
             (layer.open_at_once(false), ""),
         ] {
             let subscribed = first(&layer, None, |client| client.subscribe("a").unwrap());
@@ -325,7 +325,7 @@ mod a_stream_begins {
         let registry = Registry::new();
         for topics in [&["a"][..], &[]] {
             let (_frames, own) = bodies::channel();
-            let (_, response) = answer(&SseLayer::new(&registry).retry(SECOND), Request::new(()), |client| {
+            let (_, response) = answer(&SseLayer::new(&registry).reconnect_delay(SECOND), Request::new(()), |client| {
                 topics.iter().for_each(|topic| client.subscribe(*topic).unwrap());
                 let mut response: Response<_> = bodies::event_stream(own);
                 response.headers_mut().insert(CONTENT_ENCODING, "gzip".parse().unwrap());

@@ -40,7 +40,7 @@ fn data(events: &[ReceivedEvent]) -> Vec<&str> {
 #[tokio::test(start_paused = true)]
 async fn events_come_with_what_a_client_knows_of_them() {
     let registry = Registry::new();
-    let mut stream = stream(&SseLayer::new(&registry).retry(Duration::from_secs(2)), None);
+    let mut stream = stream(&SseLayer::new(&registry).reconnect_delay(Duration::from_secs(2)), None);
     let id = publish(&registry, "two\nlines");
     registry.publish("news", Event::json(&[1, 2]).unwrap().event("list").unwrap()).unwrap();
     let event = stream.next_event().await.unwrap().unwrap();

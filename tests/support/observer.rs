@@ -4,21 +4,22 @@
 use std::sync::{Arc, Mutex};
 
 use tower_sse::{
-    ClientHandle, ClientId, Closed, Gap, Observation, Observer, Receipt, Refused, RegistryConfig, Stats, SubscribeError,
+    ClientHandle, ClientId, Gap, Observation, Observer, Receipt, RefusedReason, RegistryConfig, Stats, StreamSummary,
+    SubscribeError,
 };
 
 /// What was observed, in a form that can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Observed {
     Opened(ClientId),
-    StreamRefused(ClientId, Refused),
+    StreamRefused(ClientId, RefusedReason),
     SubscriptionRefused(ClientId, SubscribeError),
     Subscribed(ClientId, String),
     Unsubscribed(ClientId, String),
     Lagged(ClientId, String, u64),
     Gap(ClientId, Gap),
     Heartbeat(ClientId),
-    Closed(ClientId, Closed),
+    Closed(ClientId, StreamSummary),
     Published(String, Receipt),
 }
 
@@ -43,9 +44,9 @@ impl Recorder {
     }
 
     /// How the streams are over that are.
-    pub(crate) fn closed(&self) -> Vec<Closed> {
+    pub(crate) fn closed(&self) -> Vec<StreamSummary> {
         let closed = |observed| match observed {
-            Observed::Closed(_, closed) => Some(closed),
+            Observed::Closed(_, summary) => Some(summary),
             _ => None,
         };
         self.take().into_iter().filter_map(closed).collect()
@@ -65,7 +66,7 @@ impl Observer for Recorder {
         self.push(Observed::Opened(client.id()));
     }
 
-    fn stream_refused(&self, client: &ClientHandle, refused: &Refused) {
+    fn stream_refused(&self, client: &ClientHandle, refused: &RefusedReason) {
         self.push(Observed::StreamRefused(client.id(), refused.clone()));
     }
 
@@ -93,8 +94,8 @@ impl Observer for Recorder {
         self.push(Observed::Heartbeat(client.id()));
     }
 
-    fn closed(&self, client: &ClientHandle, closed: &Closed) {
-        self.push(Observed::Closed(client.id(), closed.clone()));
+    fn closed(&self, client: &ClientHandle, summary: &StreamSummary) {
+        self.push(Observed::Closed(client.id(), summary.clone()));
     }
 
     fn published(&self, topic: &str, receipt: &Receipt) {

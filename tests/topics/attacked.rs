@@ -3,8 +3,8 @@
 use http::{Method, Request, StatusCode};
 use tower::Layer;
 use tower_sse::{
-    ClientHandle, Event, Events, Heartbeat, Lag, Registry, RegistryConfig, Resume, Retention, SseLayer, Start,
-    Subscription,
+    ClientHandle, Event, Events, Heartbeat, Registry, RegistryConfig, Resume, Retention, SlowClientPolicy, SseLayer,
+    Start, Subscription,
 };
 
 use crate::{
@@ -21,14 +21,16 @@ fn own(registry: &Registry, topic: &str, id: &str) {
     registry.publish(topic, Event::data(id).id(id).unwrap()).unwrap();
 }
 
-fn retaining(events: usize, lag: Lag) -> Registry {
-    Registry::with_config(RegistryConfig::default().topic_retention(Retention::default().events(events).on_lag(lag)))
+fn retaining(events: usize, policy: SlowClientPolicy) -> Registry {
+    Registry::with_config(
+        RegistryConfig::default().topic_retention(Retention::default().events(events).slow_client_policy(policy)),
+    )
 }
 
 /// On a last-value topic nothing is a gap, so that the id goes out again.
 #[test]
 fn an_id_in_a_query_puts_no_lines_into_a_stream() {
-    let registry = retaining(1, Lag::Skip);
+    let registry = retaining(1, SlowClientPolicy::SkipSilently);
     publish(&registry, "state", "on");
     for id in ["x%0A%0Aevent:%20logout%0Adata:%20evil%0A", "x%0Dretry:%200%0D", "x%00y", "%20x"] {
         let request = Request::get(format!("/?lastEventId={id}")).body(()).unwrap();
@@ -67,7 +69,7 @@ fn who_got_nothing_of_the_last_event_of_an_answer_does_not_come_back_for_ever() 
     let (ok, whole, failed) = (StatusCode::OK, StatusCode::NO_CONTENT, StatusCode::GONE);
     for (fails, last) in [(false, Event::data("2")), (true, Event::data("2")), (false, Event::empty().comment("."))] {
         let registry = Registry::new();
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         producer.publish(Event::data("1").attribute(true)).unwrap();
         producer.publish(last.attribute(false)).unwrap();
         if fails {
@@ -119,7 +121,7 @@ fn who_was_catching_up_and_comes_back_by_another_name_loses_nothing() {
 
 #[test]
 fn the_newest_eviction_of_an_id_counts() {
-    let registry = retaining(2, Lag::Tell);
+    let registry = retaining(2, SlowClientPolicy::NotifyGap);
     own(&registry, "a", "k");
     (0..16_000).for_each(|number| own(&registry, "a", &format!("u{number}")));
     own(&registry, "a", "k");
@@ -134,7 +136,7 @@ fn the_newest_eviction_of_an_id_counts() {
 #[test]
 fn an_own_id_that_its_topic_retains_means_itself_though_a_pattern_has_no_room_for_it() {
     let bytes = Retention::default().bytes(100_000);
-    let registry = Registry::with_config(RegistryConfig::default().retention(bytes).topic_retention(bytes));
+    let registry = Registry::with_config(RegistryConfig::default().total_retention(bytes).topic_retention(bytes));
     let everything = registry.connect();
     everything.subscribe(Subscription::matching("**")).unwrap();
     let _reader = everything.into_events();

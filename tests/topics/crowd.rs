@@ -18,7 +18,7 @@ const CROWD: usize = 40;
 #[derive(Debug, Clone)]
 enum Step {
     /// On a topic, for all clients but one, if there is one.
-    Publish { topic: &'static str, except: Option<usize> },
+    Publish { topic: &'static str, excluded: Option<usize> },
     /// These read what there is.
     Read(Range<usize>),
     /// This one leaves, and another comes.
@@ -30,7 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
     let client = 0..CROWD;
     prop_oneof![
         8 => (topic, prop::option::weighted(0.1, client.clone()))
-            .prop_map(|(topic, except)| Step::Publish { topic, except }),
+            .prop_map(|(topic, excluded)| Step::Publish { topic, excluded }),
         6 => (client.clone(), 0..CROWD).prop_map(|(first, length)| Step::Read(first..(first + length).min(CROWD))),
         1 => client.prop_map(Step::Leave),
     ]
@@ -61,7 +61,7 @@ impl Member {
         };
         let labelled = number % 20 == 2;
         let (client, body) = open(&quiet(registry), None, |client| {
-            client.label(labelled);
+            client.topic_as_event_type(labelled);
             client.subscribe(subscription.clone()).unwrap();
         });
         let mut member = Self { client, body, takes, labelled, expected: Vec::new(), read: 0 };
@@ -102,15 +102,15 @@ fn run(steps: Vec<Step>, kept: usize) -> Result<(), TestCaseError> {
     let may_lose = kept < 1000;
     for (number, step) in steps.into_iter().chain([Step::Read(0..CROWD)]).enumerate() {
         match step {
-            Step::Publish { topic, except } => {
+            Step::Publish { topic, excluded } => {
                 let event = Event::data(number.to_string());
-                let event = match except {
-                    Some(except) => event.except(crowd[except].client.id()),
+                let event = match excluded {
+                    Some(excluded) => event.exclude_client(crowd[excluded].client.id()),
                     None => event,
                 };
                 registry.publish(topic, event).unwrap();
                 for (at, member) in crowd.iter_mut().enumerate() {
-                    if except != Some(at) && (member.takes)(topic, number) {
+                    if excluded != Some(at) && (member.takes)(topic, number) {
                         member.expected.push(number);
                     }
                 }

@@ -20,8 +20,8 @@ use tokio::time::advance;
 use tokio_test::{assert_pending, task};
 use tower::{Layer, Service, service_fn};
 use tower_sse::{
-    ClientHandle, Drain, Event, Heartbeat, Lag, Presence, Registry, RegistryConfig, Retention, SseLayer, Start,
-    Subscription,
+    ClientHandle, Drain, Event, Heartbeat, Presence, Registry, RegistryConfig, Retention, SlowClientPolicy, SseLayer,
+    Start, Subscription,
 };
 
 use crate::{
@@ -82,7 +82,7 @@ impl Drop for Nosy {
 }
 
 fn keeping(retention: Retention) -> Registry {
-    Registry::with_config(RegistryConfig::default().topic_retention(retention).stuck_after(None))
+    Registry::with_config(RegistryConfig::default().topic_retention(retention).stalled_client_timeout(None))
 }
 
 /// A registry with events that are to be forgotten now, with an answer, or as they are too old; whoever comes to it next drops them.
@@ -94,7 +94,7 @@ async fn with_due_events() -> (Registry, Nosy) {
 }
 
 async fn make_due(registry: &Registry, nosy: &Nosy) {
-    let producer = registry.produce("answer").unwrap();
+    let producer = registry.start_producer("answer").unwrap();
     producer.publish(nosy.event("x")).unwrap();
     drop(producer);
     advance(Duration::from_secs(301)).await;
@@ -116,12 +116,12 @@ fn attributes_of_events_that_are_evicted_meanwhile_are_dropped_without_a_lock() 
         make_due(&registry, &nosy).await;
         nosy.drops(|| client.send(Event::data("x")).unwrap());
         make_due(&registry, &nosy).await;
-        nosy.drops(|| registry.cancel("nothing"));
+        nosy.drops(|| registry.cancel_producer("nothing"));
         let _ = text(&mut body);
         make_due(&registry, &nosy).await;
         nosy.drops(|| drop(body));
         make_due(&registry, &nosy).await;
-        nosy.drops(|| drop(registry.produce("other").unwrap()));
+        nosy.drops(|| drop(registry.start_producer("other").unwrap()));
     });
 }
 
@@ -140,7 +140,7 @@ fn attributes_of_events_that_a_resume_or_a_snapshot_finds_too_old_are_dropped_wi
                     nosy.drops(|| client.resume());
                     nosy.publish("t");
                     advance(Duration::from_secs(601)).await;
-                    nosy.drops(|| client.has_had_all());
+                    nosy.drops(|| client.is_complete());
                     nosy.publish("t");
                     advance(Duration::from_secs(601)).await;
                     nosy.drops(|| client.subscribe(Subscription::matching("**").from(Start::Oldest)).unwrap());
@@ -199,7 +199,7 @@ fn what_a_filter_holds_is_dropped_without_a_lock() {
         nosy.drops(|| client.unsubscribe("t"));
         registry.publish("u", Event::data("x")).unwrap();
         assert!(text(&mut body).contains("data: x"));
-        drop(registry.produce("answer").unwrap());
+        drop(registry.start_producer("answer").unwrap());
         nosy.drops(|| text(&mut body));
         nosy.drops(|| drop(body));
         nosy.drops(|| drop(client.subscribe(filtered("t"))));
@@ -260,7 +260,7 @@ fn the_last_words_of_a_drain_are_dropped_without_a_lock() {
 #[test]
 fn what_is_evicted_while_it_is_read_is_dropped_without_a_lock() {
     bounded(|| {
-        let registry = keeping(Retention::default().events(1).on_lag(Lag::Skip));
+        let registry = keeping(Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently));
         let is_over = Arc::new(AtomicBool::new(false));
         let (client, mut body) = open(&quiet(&registry), None, |client| {
             ["a", "b", "c"].iter().for_each(|topic| client.subscribe(*topic).unwrap());
@@ -321,7 +321,7 @@ fn who_waits_is_woken_though_an_attribute_that_goes_panics() {
         }
         explodes.store(true, Ordering::Relaxed);
         let receipt = registry.publish("t", Event::data("3")).unwrap();
-        assert_eq!(receipt.clients(), 3, "whoever publishes does not pay for another's attribute");
+        assert_eq!(receipt.subscribers(), 3, "whoever publishes does not pay for another's attribute");
         assert!(waiting.iter().all(|events| events.is_woken()));
         // Two that go together do not bring the process down.
         let shorter = keeping(Retention::default().bytes(5000));
@@ -365,7 +365,7 @@ fn who_waits_is_woken_though_another_waker_panics() {
         text(&mut last);
         let mut last = task::spawn(last);
         assert!(last.enter(|cx, body| http_body::Body::poll_frame(body, cx)).is_pending());
-        assert_eq!(registry.publish("t", Event::data("1")).unwrap().clients(), 2);
+        assert_eq!(registry.publish("t", Event::data("1")).unwrap().subscribers(), 2);
         assert!(last.is_woken());
         assert!(matches!(last.enter(|cx, body| http_body::Body::poll_frame(body, cx)), Poll::Ready(Some(Ok(_)))));
         before.close();

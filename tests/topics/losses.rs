@@ -8,8 +8,8 @@ use std::{
 
 use http_body::Body;
 use tower_sse::{
-    Delivery, Event, Events, Gap, Lag, Position, Registry, RegistryConfig, Resume, Retention, SseBody, Start,
-    Subscription,
+    Delivery, Event, Events, Gap, Position, Registry, RegistryConfig, Resume, Retention, SlowClientPolicy, SseBody,
+    Start, Subscription,
 };
 
 use crate::{
@@ -79,7 +79,7 @@ fn what_a_pattern_loses_out_of_order_is_told() {
 
 #[test]
 fn the_id_of_a_gap_never_moves_the_client_back() {
-    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().events(1)));
+    let registry = Registry::with_config(RegistryConfig::default().total_retention(Retention::default().events(1)));
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("b").unwrap());
     let after = registry.publish("a", Event::data("1")).unwrap().position();
     for (topic, data) in [("a", "2"), ("b", "3"), ("a", "4")] {
@@ -132,9 +132,11 @@ fn come(events: &mut Events) -> Vec<String> {
 
 #[test]
 fn what_a_pattern_gave_is_not_missing_on_a_topic_that_it_matches() {
-    for lag in [Lag::Tell, Lag::End { retry: Duration::from_secs(1) }] {
+    for policy in
+        [SlowClientPolicy::NotifyGap, SlowClientPolicy::Disconnect { reconnect_delay: Duration::from_secs(1) }]
+    {
         for (first, second) in [("a/*", "a/1"), ("**", "a/1"), ("**", "a/*"), ("a/**", "a/*")] {
-            let kept = Retention::default().events(2).on_lag(lag);
+            let kept = Retention::default().events(2).slow_client_policy(policy);
             let registry = Registry::with_config(RegistryConfig::default().topic_retention(kept));
             let client = registry.connect();
             client.subscribe(Subscription::matching(first)).unwrap();
@@ -145,8 +147,8 @@ fn what_a_pattern_gave_is_not_missing_on_a_topic_that_it_matches() {
             publish(&registry, "a/1", "3");
             assert_eq!(come(&mut events), ["3"], "{first} and {second}: it has had what went");
             ["4", "5", "6"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
-            match lag {
-                Lag::Tell => assert_eq!(come(&mut events), ["gap", "5", "6"], "{first} and {second}"),
+            match policy {
+                SlowClientPolicy::NotifyGap => assert_eq!(come(&mut events), ["gap", "5", "6"], "{first} and {second}"),
                 _ => assert_eq!((come(&mut events), client.stats().missed > 0), (vec![], true)),
             }
         }

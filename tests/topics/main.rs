@@ -20,5 +20,5 @@ mod crowd;
 mod drops;
 mod losses;
 mod patterns;
-mod produce;
+mod producer;
 mod registry;

@@ -2,8 +2,8 @@
 
 use tokio_test::{assert_pending, task};
 use tower_sse::{
-    ClientHandle, Event, Gap, Lag, ProduceError, PublishError, Registry, RegistryConfig, Resume, Retention, SseBody,
-    Start, SubscribeError, Subscription,
+    ClientHandle, Event, Gap, ProducerError, PublishError, Registry, RegistryConfig, Resume, Retention,
+    SlowClientPolicy, SseBody, Start, SubscribeError, Subscription,
 };
 
 use crate::{
@@ -219,9 +219,9 @@ fn a_name_that_is_none_is_a_typed_error() {
     for pattern in ["a/*", "**", "*"] {
         assert!(matches!(client.subscribe(pattern), Err(SubscribeError::Topic(error)) if error.name() == pattern));
         assert!(matches!(registry.publish(pattern, Event::data("")), Err(PublishError::Topic(_))));
-        assert!(matches!(registry.produce(pattern), Err(ProduceError::Topic(_))));
-        assert!(matches!(registry.take_over(pattern), Err(ProduceError::Topic(_))));
-        assert_eq!((registry.topic_state(pattern), registry.cancel(pattern)), (None, false));
+        assert!(matches!(registry.start_producer(pattern), Err(ProducerError::Topic(_))));
+        assert!(matches!(registry.replace_producer(pattern), Err(ProducerError::Topic(_))));
+        assert_eq!((registry.topic_state(pattern), registry.cancel_producer(pattern)), (None, false));
     }
     assert_eq!((client.subscriptions(), registry.stats().refused_subscriptions), (vec![], 14));
     assert_eq!((registry.stats().topics, registry.stats().subscriptions, registry.stats().bytes), (0, 0, 0));
@@ -237,7 +237,7 @@ fn what_is_sent_to_one_client_matches_no_pattern() {
     let other = subscribed(&registry, ["*/*"]);
     start(&other, "**", Start::Oldest);
     let receipt = target.send(Event::data("secret")).unwrap();
-    assert_eq!(receipt.clients(), 1);
+    assert_eq!(receipt.subscribers(), 1);
     assert_eq!((data(&mut early), data(&mut other.into_events())), (vec![], vec![]));
     assert_eq!(data(&mut sent), ["before", "secret"]);
     let (client, mut body) = reading(&registry, &["**"]);
@@ -290,7 +290,7 @@ fn what_a_topic_lost_while_nobody_had_the_pattern_is_a_gap_for_who_resumes() {
 
 #[test]
 fn what_was_evicted_with_its_topic_is_a_gap_for_who_resumes() {
-    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().events(1)));
+    let registry = Registry::with_config(RegistryConfig::default().total_retention(Retention::default().events(1)));
     let seen = position(&registry, "b", "seen");
     let lost = position(&registry, "a/1", "lost");
     publish(&registry, "b", "what made it go");
@@ -303,7 +303,7 @@ fn what_was_evicted_with_its_topic_is_a_gap_for_who_resumes() {
 #[test]
 fn a_client_that_catches_up_over_what_was_evicted_goes_on() {
     bounded(|| {
-        let state = Retention::default().events(1).on_lag(Lag::Skip);
+        let state = Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently);
         let registry = Registry::with_config(RegistryConfig::default().topic_retention(state));
         let large = "x".repeat(70_000);
         for (topic, data) in [("p/a", "a"), ("p/b", &large), ("p/c", &large), ("p/d", "d")] {
@@ -349,7 +349,7 @@ fn the_receipt_counts_the_subscribers_of_patterns() {
     let registry = Registry::new();
     let clients =
         [&["a/1"][..], &["a/*"], &["a/*"], &["**"], &["b/*"]].map(|names| subscribed(&registry, names.to_vec()));
-    let count = |topic| registry.publish(topic, Event::data("")).unwrap().clients();
+    let count = |topic| registry.publish(topic, Event::data("")).unwrap().subscribers();
     assert_eq!((count("a/1"), count("a/2")), (0, 0), "none has a stream");
     let streams = clients.each_ref().map(|client| client.clone().into_events());
     assert_eq!((count("a/1"), count("a/2"), count("b/1"), count("c")), (4, 3, 2, 1));
@@ -386,7 +386,7 @@ fn what_a_pattern_takes_is_given_back_with_its_last_subscriber() {
 #[test]
 fn the_budget_holds_with_many_patterns() {
     const BUDGET: usize = 256 << 10;
-    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().bytes(BUDGET)));
+    let registry = Registry::with_config(RegistryConfig::default().total_retention(Retention::default().bytes(BUDGET)));
     let clients: Vec<ClientHandle> = (0..50)
         .map(|number| subscribed(&registry, [format!("t/{number}/**").as_str(), "t/*/x", "**", "*/*/*"]))
         .collect();

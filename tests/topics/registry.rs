@@ -116,7 +116,7 @@ fn a_waiting_client_is_woken_by_what_it_is_subscribed_to_and_nothing_else() {
 
 #[test]
 fn a_client_that_lost_all_of_a_topic_is_told_and_woken_by_what_comes_next() {
-    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().events(1)));
+    let registry = Registry::with_config(RegistryConfig::default().total_retention(Retention::default().events(1)));
     let mut events = task::spawn(subscribed(&registry, ["a"]).into_events());
     assert_pending!(events.poll_next());
     publish(&registry, "a", "lost");
@@ -372,12 +372,15 @@ fn what_is_sent_to_one_client_goes_to_it_alone_and_in_order() {
     let mut other = subscribed(&registry, ["a"]).into_events();
     let mut events = client.clone().into_events();
     publish(&registry, "a", "1");
-    assert_eq!(client.send(Event::data("2")).unwrap().clients(), 1);
+    assert_eq!(client.send(Event::data("2")).unwrap().subscribers(), 1);
     publish(&registry, "a", "3");
     assert_eq!(data(&mut events), ["welcome", "1", "2", "3"]);
     assert_eq!(data(&mut other), ["1", "3"]);
     drop(events);
-    assert!(matches!(client.send(Event::data("4")), Err(PublishError::Over { reason: CloseReason::Gone })));
+    assert!(matches!(
+        client.send(Event::data("4")),
+        Err(PublishError::Over { reason: CloseReason::ClientDisconnected })
+    ));
     assert!(matches!(client.subscribe("b"), Err(SubscribeError::Over { .. })));
 }
 
@@ -395,7 +398,7 @@ fn a_closed_client_gets_what_was_published_before_and_nothing_after() {
     assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data().as_deref(), Some("before"));
     assert!(assert_ready!(events.poll_next()).is_none());
     assert!(closed.is_woken());
-    assert_eq!(assert_ready!(closed.poll()), CloseReason::Closed);
+    assert_eq!(assert_ready!(closed.poll()), CloseReason::ByServer);
     assert_eq!(registry.stats().clients, 0);
 }
 
@@ -459,7 +462,7 @@ fn subscriptions_of_one_client_are_bounded_and_names_are_checked() {
 
 #[test]
 fn an_event_that_is_too_large_is_refused_and_leaves_nothing() {
-    let config = RegistryConfig::default().retention(Retention::default().bytes(10_000));
+    let config = RegistryConfig::default().total_retention(Retention::default().bytes(10_000));
     let registry = Registry::with_config(config.topic_retention(Retention::default().bytes(5_000)));
     for size in [5_000, 50_000] {
         let error = registry.publish("a", Event::data("x".repeat(size))).unwrap_err();
@@ -472,7 +475,7 @@ fn an_event_that_is_too_large_is_refused_and_leaves_nothing() {
 #[test]
 fn no_flood_of_events_or_topics_passes_the_budget() {
     const BUDGET: usize = 1 << 20;
-    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().bytes(BUDGET)));
+    let registry = Registry::with_config(RegistryConfig::default().total_retention(Retention::default().bytes(BUDGET)));
     for number in 0..20_000 {
         publish(&registry, &format!("topic/{number}"), "x");
         publish(&registry, "one", &"x".repeat(number % 5_000));
@@ -488,7 +491,7 @@ fn no_flood_of_events_or_topics_passes_the_budget() {
 
 #[test]
 fn retention_by_number_keeps_the_newest() {
-    let config = RegistryConfig::default().retention(Retention::default().events(5));
+    let config = RegistryConfig::default().total_retention(Retention::default().events(5));
     let registry = Registry::with_config(config.topic_retention(Retention::default().events(2)));
     for number in 0..4 {
         ["a", "b", "c"].iter().for_each(|topic| drop(publish(&registry, topic, &number.to_string())));
@@ -505,7 +508,7 @@ async fn what_is_too_old_is_not_delivered_and_goes() {
         "short" => Retention::default().age(Duration::from_secs(10)),
         _ => Retention::default(),
     };
-    let config = RegistryConfig::default().retention(Retention::default().age(Duration::from_secs(60)));
+    let config = RegistryConfig::default().total_retention(Retention::default().age(Duration::from_secs(60)));
     let registry = Registry::with_config(config.topic_retention_by(by_name));
     let oldest = |topic: &str| {
         let client = registry.connect();
@@ -561,7 +564,7 @@ fn publishers_that_race_cannot_make_a_client_miss_or_reorder_anything() {
     const EACH: usize = 20_000;
     let topics = ["a", "b", "c", "d"];
     let config = RegistryConfig::default().topic_retention(Retention::default());
-    let registry = Registry::with_config(config.retention(Retention::default()));
+    let registry = Registry::with_config(config.total_retention(Retention::default()));
     let clients: Vec<ClientHandle> = (0..3).map(|_| subscribed(&registry, topics)).collect();
     thread::scope(|scope| {
         for topic in topics {
@@ -604,13 +607,13 @@ fn an_own_id_is_found_behind_a_pattern_that_nobody_was_subscribed_to() {
 #[test]
 fn what_was_sent_to_a_client_alone_does_not_hold_its_stream_open_after_the_end_of_its_topics() {
     let registry = Registry::new();
-    let producer = registry.produce("answers/1").unwrap();
+    let producer = registry.start_producer("answers/1").unwrap();
     let client = registry.connect();
     client.subscribe_from("answers/1", Start::Oldest).unwrap();
     client.send(Event::data("welcome")).unwrap();
     producer.publish(Event::data("token")).unwrap();
     producer.end();
-    assert!(!client.has_had_all());
+    assert!(!client.is_complete());
     let mut events = client.into_events();
     assert_eq!(data(&mut events), ["welcome", "token"]);
     assert!(next(&mut events).is_none(), "all of its topics have ended");
@@ -637,7 +640,8 @@ fn a_topic_that_is_published_on_without_end_does_not_push_out_the_others() {
 
 #[test]
 fn an_event_that_is_larger_than_a_topic_retains_by_default_is_retained_alone() {
-    let registry = Registry::with_config(RegistryConfig::default().retention(Retention::default().bytes(100_000)));
+    let registry =
+        Registry::with_config(RegistryConfig::default().total_retention(Retention::default().bytes(100_000)));
     let mut events = subscribed(&registry, ["t"]).into_events();
     publish(&registry, "t", "small");
     publish(&registry, "t", &"x".repeat(50_000));

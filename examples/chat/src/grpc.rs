@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use tokio_stream::{Stream, StreamExt, once};
 use tonic::{Request, Response, Status};
-use tower_sse::{ClientHandle, CloseReason, Delivery, Gap, PublishError, Refused, Registry, SubscribeError};
+use tower_sse::{ClientHandle, CloseReason, Delivery, Gap, PublishError, RefusedReason, Registry, SubscribeError};
 
 use crate::{
     proto::{
@@ -35,7 +35,7 @@ impl Chat for Rooms {
         let client = client.ok_or_else(|| Status::internal("no SseLayer is around this service"))?;
         let JoinRequest { room, name } = request.into_inner();
         // The layer cannot tell from a gRPC request that it asks for a stream, so limits are asked here.
-        client.admit().map_err(|refused| refusal(&refused))?;
+        client.acquire_slot().map_err(|refused| refusal(&refused))?;
         room::enter(&client, &room, &name)?;
         let updates = client.clone().into_events().map(|event| match event {
             Ok(event) => said(&event),
@@ -49,7 +49,7 @@ impl Chat for Rooms {
         let SayRequest { room, said } = request.into_inner();
         let said = said.ok_or_else(|| Status::invalid_argument("nothing is said"))?;
         let receipt = room::say(&self.registry, &room, &said)?;
-        let clients = receipt.clients().try_into().unwrap_or(u32::MAX);
+        let clients = receipt.subscribers().try_into().unwrap_or(u32::MAX);
         Ok(Response::new(SayReply { id: receipt.position().to_string(), clients }))
     }
 
@@ -73,15 +73,15 @@ fn missed(gap: &Gap) -> Update {
 /// What a stream ends with. Of most ends a client should know that it is to come back.
 fn status_of(reason: CloseReason) -> Option<Status> {
     match reason {
-        CloseReason::Closed | CloseReason::Completed => None,
-        CloseReason::Expired => Some(Status::unauthenticated(reason.to_string())),
+        CloseReason::ByServer | CloseReason::TopicsEnded => None,
+        CloseReason::AuthorizationExpired => Some(Status::unauthenticated(reason.to_string())),
         _ => Some(Status::unavailable(reason.to_string())),
     }
 }
 
-fn refusal(refused: &Refused) -> Status {
+fn refusal(refused: &RefusedReason) -> Status {
     match refused {
-        Refused::Draining => Status::unavailable(refused.to_string()),
+        RefusedReason::Draining => Status::unavailable(refused.to_string()),
         _ => Status::resource_exhausted(refused.to_string()),
     }
 }

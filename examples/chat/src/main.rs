@@ -72,7 +72,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         _ = signals.next() => {}
     }
     // There are no new connections from now on, and the streams end.
-    let drain = registry.drain(Drain::within(Duration::from_secs(2)).retry(Duration::from_secs(2)));
+    let drain = registry.drain(Drain::within(Duration::from_secs(2)).reconnect_delay(Duration::from_secs(2)));
     tokio::join!(drain, connections.close_within(Duration::from_secs(3)));
     Ok(())
 }

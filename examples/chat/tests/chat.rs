@@ -245,8 +245,8 @@ async fn told_to_end_it_ends_streams_of_both_kinds_in_order() {
 async fn a_grpc_client_that_reads_nothing_neither_holds_up_others_nor_keeps_the_program() {
     let mut server = chat(&[]).await;
     let endpoint = Endpoint::from_shared(server.url.clone()).unwrap().initial_stream_window_size(1 << 16);
-    let mut stuck = ChatClient::new(within(endpoint.connect()).await.unwrap());
-    let _unread = join(&mut stuck, "lobby", "ada").await.unwrap();
+    let mut stalled = ChatClient::new(within(endpoint.connect()).await.unwrap());
+    let _unread = join(&mut stalled, "lobby", "ada").await.unwrap();
     let mut grpc = connect(&server.url).await;
     let mut updates = join(&mut grpc, "lobby", "bob").await.unwrap();
     let long = "x".repeat(4000);

@@ -143,7 +143,7 @@ async fn a_stream_over_grpc_web_has_the_same_bytes_with_the_layer() {
         for text in ["one", "∀ two\nand a half", &"x".repeat(100_000)] {
             let said = Said { name: "cy".into(), text: text.into() };
             let receipt = registry.publish("rooms/lobby", Event::json(&said).unwrap()).unwrap();
-            assert_eq!(receipt.clients(), 2);
+            assert_eq!(receipt.subscribers(), 2);
             let update = Update { id: receipt.position().to_string(), what: Some(What::Said(said)) };
             let message = frame(&update);
             let sent = if content_type == TEXT { chunk(&base64(&message)) } else { chunk(&message) };
@@ -236,7 +236,7 @@ async fn a_grpc_web_client_that_goes_away_is_unsubscribed_and_resumes() {
     peer.until(&sent).await;
     let client = registry.clients().pop().unwrap();
     drop(peer);
-    assert_eq!(within(client.closed()).await, CloseReason::Gone);
+    assert_eq!(within(client.closed()).await, CloseReason::ClientDisconnected);
     assert_eq!(registry.stats().subscriptions, 0);
 
     let (_, missed) = said("two");
@@ -312,7 +312,7 @@ async fn a_drain_ends_grpc_streams_and_refuses_new_ones() {
     let mut updates = join(&mut grpc, "lobby", "ada").await.unwrap();
     say(&mut grpc, "lobby", "ada", "before").await.unwrap();
     let drained = within(registry.drain(Drain::within(Duration::from_millis(100)))).await;
-    assert_eq!((drained.ended, drained.stuck), (1, 0));
+    assert_eq!((drained.ended, drained.still_open), (1, 0));
     assert_eq!(heard(&mut updates).await.1, "ada: before");
     assert_eq!(within(updates.message()).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(join(&mut grpc, "lobby", "ada").await.unwrap_err().code(), Code::Unavailable);

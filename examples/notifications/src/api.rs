@@ -54,7 +54,7 @@ pub(crate) async fn announce(
 fn publish(app: &App, topic: &str, event_type: &str, from: &Session, text: &str) -> Result<Json<Value>, Problem> {
     let event = Event::json(&json!({ "from": from.user.name(), "text": text }))?.event(event_type)?;
     let receipt = app.registry.publish(topic, event)?;
-    Ok(Json(json!({ "id": receipt.position().to_string(), "clients": receipt.clients() })))
+    Ok(Json(json!({ "id": receipt.position().to_string(), "clients": receipt.subscribers() })))
 }
 
 pub(crate) async fn stats(State(app): State<App>) -> Json<Stats> {

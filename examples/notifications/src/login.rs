@@ -19,7 +19,7 @@ use axum_extra::extract::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tower_sse::ClientAddress;
+use tower_sse::ClientIpKey;
 
 use crate::{
     App,
@@ -71,9 +71,9 @@ pub(crate) fn user_of(request: &Parts) -> Option<String> {
 }
 
 /// Where requests come from, for limits.
-pub(crate) fn address(proxies: usize) -> ClientAddress {
+pub(crate) fn address(proxies: usize) -> ClientIpKey {
     let peer = |request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip());
-    ClientAddress::new(peer).proxies(proxies)
+    ClientIpKey::new(peer).proxies(proxies)
 }
 
 #[derive(Deserialize)]

@@ -58,8 +58,8 @@ use tokio::{net::TcpListener, time};
 use tower::ServiceBuilder;
 use tower_http::{compression::CompressionLayer, cors::CorsLayer, csrf::CsrfLayer, trace::TraceLayer};
 use tower_sse::{
-    ClientAddress, CloseReason, Drain, Event, Heartbeat, Limit, Refusal, Registry, RegistryConfig, Retention, SseLayer,
-    TracingObserver,
+    ClientIpKey, CloseReason, Drain, Event, Heartbeat, Limit, RefusedResponse, Registry, RegistryConfig, Retention,
+    SseLayer, TracingObserver,
 };
 use tracing::Level;
 
@@ -75,7 +75,7 @@ use crate::{
 struct App {
     registry: Registry,
     sessions: Arc<Sessions>,
-    address: ClientAddress,
+    address: ClientIpKey,
 }
 
 #[tokio::main]
@@ -109,9 +109,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     // There are no new connections from now on, and the streams end.
     let restart = Event::data("The server restarts.").event("restart")?;
-    let drain = Drain::within(Duration::from_secs(2)).farewell(restart).retry(Duration::from_secs(2));
+    let drain = Drain::within(Duration::from_secs(2)).farewell(restart).reconnect_delay(Duration::from_secs(2));
     let (drained, ()) = tokio::join!(registry.drain(drain), connections.close_within(Duration::from_secs(3)));
-    tracing::info!(ended = drained.ended, stuck = drained.stuck, "drained");
+    tracing::info!(ended = drained.ended, still_open = drained.still_open, "drained");
     Ok(())
 }
 
@@ -129,7 +129,7 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
         .limit(Limit::streams(setting("MAX_PUBLIC_STREAMS", 10_000)?))
         .limit(Limit::streams(setting("MAX_STREAMS_PER_ADDRESS", 20)?).per(app.address.clone().key()))
         // An EventSource gives up for good when it gets a 503 or a 429.
-        .refusal(Refusal::reconnect());
+        .refused_response(RefusedResponse::reconnect());
     let log_in_again = Event::data("Log in again.").event("expired")?;
     let for_users = SseLayer::new(&app.registry)
         // A script cannot see comments. With an event, it can tell a dead connection.
@@ -137,8 +137,8 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
         .metadata(|request: &Parts| request.extensions.get::<Session>().cloned())
         .limit(Limit::streams(setting("MAX_STREAMS", 10_000)?))
         .limit(Limit::streams(setting("MAX_STREAMS_PER_USER", 3)?).per(login::user_of))
-        .refusal(Refusal::reconnect())
-        .farewell(move |_, reason| (reason == CloseReason::Expired).then(|| log_in_again.clone()))
+        .refused_response(RefusedResponse::reconnect())
+        .farewell(move |_, reason| (reason == CloseReason::AuthorizationExpired).then(|| log_in_again.clone()))
         .no_store();
 
     let origin = setting("ORIGIN", "http://localhost:5173".to_owned())?;

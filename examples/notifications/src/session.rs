@@ -9,7 +9,7 @@ use std::{
 };
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use tower_sse::{ClientHandle, Closed, Observer};
+use tower_sse::{ClientHandle, Observer, StreamSummary};
 
 /// Why a stream is over whose session has ended.
 const SESSION_ENDED: &str = "session_ended";
@@ -167,7 +167,7 @@ impl Observer for Sessions {
         streams.push(client.clone());
     }
 
-    fn closed(&self, client: &ClientHandle, _: &Closed) {
+    fn closed(&self, client: &ClientHandle, _: &StreamSummary) {
         let Some(token) = token_of(client) else { return };
         if let Some((_, streams)) = self.lock().by_token.get_mut(&token) {
             streams.retain(|stream| stream.id() != client.id());

@@ -44,7 +44,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 
 fn layer(registry: &Registry, name: &str) -> SseLayer {
     let heartbeat = Heartbeat::every(Duration::from_millis(3)).comment(name);
-    SseLayer::new(registry).heartbeat(heartbeat).comment(format!("begin {name}"))
+    SseLayer::new(registry).heartbeat(heartbeat).opening_comment(format!("begin {name}"))
 }
 
 /// A handler that subscribes its client.
@@ -110,7 +110,7 @@ impl House {
         let mut text = String::new();
         read(&mut response, &mut text, |text| text.matches(&heartbeat).count() >= 3).await;
         let receipt = self.registry.publish(TOPIC, Event::data("published")).unwrap();
-        assert_eq!(receipt.clients(), 1, "{target}");
+        assert_eq!(receipt.subscribers(), 1, "{target}");
         read(&mut response, &mut text, |text| text.contains("published")).await;
         let length = text.len();
         read(&mut response, &mut text, |text| text[length..].contains(&heartbeat)).await;

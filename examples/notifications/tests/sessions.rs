@@ -16,7 +16,7 @@ use tokio::{
     sync::{Notify, Semaphore},
     task::AbortHandle,
 };
-use tower_sse::{ClientAddress, ClientHandle, Event, EventStream, Registry, RegistryConfig, SseLayer, SubscribeError};
+use tower_sse::{ClientHandle, ClientIpKey, Event, EventStream, Registry, RegistryConfig, SseLayer, SubscribeError};
 
 #[allow(dead_code, reason = "not all of it is asked for")]
 #[path = "../src/login.rs"]
@@ -39,7 +39,7 @@ const BOUNDS: Bounds = Bounds {
 #[derive(Clone)]
 struct App {
     sessions: Arc<Sessions>,
-    address: ClientAddress,
+    address: ClientIpKey,
     handler: Arc<Handler>,
 }
 

@@ -40,7 +40,7 @@ impl Jobs {
             (None, &Method::POST) if path == "/jobs" => self.start(request.uri().query()),
             (None, _) if path == "/jobs" => not_allowed("POST"),
             (Some(id), &Method::GET | &Method::HEAD) => self.progress(id, request.extensions().get()),
-            (Some(id), &Method::DELETE) => match self.registry.cancel(topic(id)) {
+            (Some(id), &Method::DELETE) => match self.registry.cancel_producer(topic(id)) {
                 true => empty(StatusCode::NO_CONTENT),
                 false => sentence(StatusCode::NOT_FOUND, "no such job is running\n"),
             },
@@ -64,7 +64,7 @@ impl Jobs {
         };
         // Random: after a restart, a page that still asks for a job of before shall not get another one.
         let id = format!("{:016x}", RandomState::new().hash_one(()));
-        let (Ok(job), Ok(location)) = (self.registry.produce(topic(&id)), format!("/jobs/{id}").parse()) else {
+        let (Ok(job), Ok(location)) = (self.registry.start_producer(topic(&id)), format!("/jobs/{id}").parse()) else {
             return sentence(StatusCode::INTERNAL_SERVER_ERROR, "the job has no name\n");
         };
         let step = self.step;

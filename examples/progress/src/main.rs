@@ -52,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let finish = Duration::from_millis(setting("FINISH_MS", 10_000)?);
     let jobs = Arc::new(Jobs::new(&registry, step, setting::<u16>("MAX_JOBS", 100)?.into()));
     let service = ServiceBuilder::new()
-        .layer(SseLayer::new(&registry).let_finish(true))
+        .layer(SseLayer::new(&registry).finish_on_drain(true))
         .service_fn(move |request: Request<RequestBody>| future::ready(Ok::<_, Infallible>(jobs.answer(&request))));
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
@@ -66,7 +66,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let window = Duration::from_secs(2);
     let drain = registry.drain(Drain::within(window).finish_within(finish));
-    // It waits for all connections, and some may be stuck.
+    // It waits for all connections, and some peers may read nothing.
     tokio::join!(drain, connections.close_within(finish.max(window) + Duration::from_secs(1)));
     Ok(())
 }

@@ -74,8 +74,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         () = accept(listener, &acceptor, &app, head, &connections) => {}
         _ = signals.next() => {}
     }
-    let drain = registry.drain(Drain::within(Duration::from_secs(2)).retry(Duration::from_secs(2)));
-    // It waits for all connections, and some may be stuck.
+    let drain = registry.drain(Drain::within(Duration::from_secs(2)).reconnect_delay(Duration::from_secs(2)));
+    // It waits for all connections, and some peers may read nothing.
     let closed = timeout(Duration::from_secs(3), connections.shutdown());
     let _ = tokio::join!(drain, closed);
     Ok(())

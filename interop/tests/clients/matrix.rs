@@ -37,7 +37,7 @@ pub(crate) const ROWS: &[(&str, &str)] = &[
     ("farewell", "farewell, and then the next server"),
     ("204", "204 stops it"),
     ("503", "503 with `retry-after`"),
-    ("reconnect", "`Refusal::reconnect()`"),
+    ("reconnect", "`RefusedResponse::reconnect()`"),
 ];
 
 const TABLES: &[&[&str]] = &[
@@ -63,7 +63,7 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
         found: &[("503", "gives up")],
         cell: "gives up",
         what: "Any status but 200 ends it for good, whatever `retry-after` says. So does the standard.",
-        remedy: "`Refusal::reconnect()` for those that are to come back.",
+        remedy: "`RefusedResponse::reconnect()` for those that are to come back.",
     },
     Deviation {
         clients: &[
@@ -145,7 +145,7 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
         clients: &["sseclient-py", "reqwest-eventsource"],
         found: &[("reconnect", "not the delay")],
         cell: "own delay",
-        what: "A `retry` without data is ignored: in `Refusal::reconnect()`, in `SseLayer::retry`, and in `Drain::retry` without a farewell.",
+        what: "A `retry` without data is ignored: in `RefusedResponse::reconnect()`, in `SseLayer::reconnect_delay`, and in `Drain::reconnect_delay` without a farewell.",
         remedy: "Give it the delay that is right for your server.",
     },
     Deviation {

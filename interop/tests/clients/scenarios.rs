@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::{FutureExt, future::BoxFuture};
 use nix::sys::signal::Signal;
 use tokio::{sync::mpsc::UnboundedReceiver, time::Instant};
-use tower_sse::{Event, Heartbeat, Limit, Refusal, Registry, RegistryConfig, Retention, SseLayer};
+use tower_sse::{Event, Heartbeat, Limit, RefusedResponse, Registry, RegistryConfig, Retention, SseLayer};
 
 use crate::{
     client::{self, Client, Observation, POSITION, Run},
@@ -564,12 +564,12 @@ async fn no_content(stage: &Stage, client: &Client) -> Found {
 async fn refused(stage: &Stage, client: &Client) -> Found {
     let limit = Limit::streams(0);
     let layer = SseLayer::new(&Registry::new()).limit(limit.clone());
-    let layer = layer.refusal(Refusal::status().delay(Duration::from_secs(4)));
+    let layer = layer.refused_response(RefusedResponse::status().delay(Duration::from_secs(4)));
     let relay = Relay::to(serve(layer).await).await;
     let mut run = client.follow(&stage.tools, &relay.url, &[]);
     let asked = relay.has_seen(|text| number_after(text, "retry-after: ")).await;
     let turned_away = Instant::now();
-    limit.set(10);
+    limit.set_limit(10);
     let found = tokio::select! {
         () = run.closed() => "gives up",
         () = relay.has_seen(|text| text.contains("HTTP/1.1 200").then_some(())) => {
@@ -586,12 +586,12 @@ async fn refused(stage: &Stage, client: &Client) -> Found {
 async fn refused_to_come_back(stage: &Stage, client: &Client) -> Found {
     let (limit, registry) = (Limit::streams(0), Registry::new());
     let layer = SseLayer::new(&registry).limit(limit.clone());
-    let layer = layer.refusal(Refusal::reconnect().delay(Duration::from_secs(5)));
+    let layer = layer.refused_response(RefusedResponse::reconnect().delay(Duration::from_secs(5)));
     let relay = Relay::to(serve(layer).await).await;
     let mut run = client.follow(&stage.tools, &relay.url, &[]);
     let asked = Duration::from_millis(relay.has_seen(|text| number_after(text, "retry: ")).await);
     let turned_away = Instant::now();
-    limit.set(10);
+    limit.set_limit(10);
     let is_back = tokio::select! {
         biased;
         () = relay.has_seen(|text| (text.matches("HTTP/1.1 200").count() == 2).then_some(())) => true,

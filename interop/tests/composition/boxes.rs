@@ -19,7 +19,7 @@ use tower::{
     },
 };
 use tower_http::{map_request_body::MapRequestBodyLayer, map_response_body::MapResponseBodyLayer};
-use tower_sse::{Limit, Refused, Registry, SseLayer};
+use tower_sse::{Limit, RefusedReason, Registry, SseLayer};
 
 use crate::{
     client::VERSIONS,
@@ -102,7 +102,7 @@ impl<B: Clone, R, E> Policy<Request<B>, Response<R>, E> for Attempts {
 
     fn retry(&mut self, _: &mut Request<B>, result: &mut Result<Response<R>, E>) -> Option<Self::Future> {
         let response = result.as_ref().ok()?;
-        let is_over = response.extensions().get::<Refused>().is_some() || !response.status().is_server_error();
+        let is_over = response.extensions().get::<RefusedReason>().is_some() || !response.status().is_server_error();
         self.0 = self.0.checked_sub(1)?;
         (!is_over).then(|| std::future::ready(()))
     }

@@ -122,7 +122,7 @@ async fn forced_inside_a_stream_of_the_registry_alone_ends_at_once() {
         for encoding in ENCODINGS {
             assert_eq!(Stream::of(house.decompressed("/news", encoding).await).ends().await, "");
         }
-        until(|| house.closed(CloseReason::Ended) == 4).await;
+        until(|| house.closed(CloseReason::BodyEnded) == 4).await;
     });
 }
 

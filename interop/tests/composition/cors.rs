@@ -6,7 +6,7 @@ use http::{HeaderName, Method, header::AUTHORIZATION};
 use hyper::body::Incoming;
 use tower::ServiceBuilder;
 use tower_http::cors::CorsLayer;
-use tower_sse::{Limit, Refusal};
+use tower_sse::{Limit, RefusedResponse};
 
 use crate::{
     bodies::AnyBody,
@@ -95,8 +95,8 @@ macro_rules! refusals {
         );
         behind!(
             |sse| {
-                let refusal = Refusal::reconnect().delay(Duration::from_secs(2));
-                let $sse = sse.limit(Limit::streams(0)).refusal(refusal);
+                let refusal = RefusedResponse::reconnect().delay(Duration::from_secs(2));
+                let $sse = sse.limit(Limit::streams(0)).refused_response(refusal);
                 $stack
             },
             async |house: House| {

@@ -161,7 +161,7 @@ impl House {
     }
 
     pub(crate) fn closed(&self, reason: CloseReason) -> u64 {
-        self.registry.stats().closed.get(&reason).copied().unwrap_or_default()
+        self.registry.stats().closed_streams.get(&reason).copied().unwrap_or_default()
     }
 
     pub(crate) fn close_all(&self) {
@@ -183,7 +183,7 @@ impl House {
 
     /// The same without what is no stream.
     pub(crate) async fn streams_alone(&self) {
-        let before = self.registry.stats().closed;
+        let before = self.registry.stats().closed_streams;
         let counted = |reason| self.closed(reason) - before.get(&reason).copied().unwrap_or_default();
 
         let mut stream = self.open("/news").await;
@@ -193,7 +193,7 @@ impl House {
         assert!(!stream.headers.contains_key("content-length"));
         assert_eq!(self.registry.stats().clients, 1);
         let receipt = self.registry.publish("news", Event::data("one")).unwrap();
-        assert_eq!(receipt.clients(), 1);
+        assert_eq!(receipt.subscribers(), 1);
         stream.until(&format!("id: {}\n\n", receipt.position())).await;
         assert!(stream.had.contains("data: one\n"), "{}", stream.had);
         stream.had.clear();
@@ -201,11 +201,11 @@ impl House {
         self.close_all();
         stream.ends().await;
         self.until_open(0).await;
-        assert_eq!(counted(CloseReason::Closed), 1);
+        assert_eq!(counted(CloseReason::ByServer), 1);
 
         drop(self.open("/own").await.having("data: own\n\n").await);
         self.until_open(0).await;
-        assert_eq!(counted(CloseReason::Gone), 1);
+        assert_eq!(counted(CloseReason::ClientDisconnected), 1);
         assert_eq!(self.registry.stats().subscriptions, 0);
     }
 }

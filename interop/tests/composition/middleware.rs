@@ -10,7 +10,7 @@ use axum::{
 use http::Version;
 use serde_json::json;
 use tower::{Layer, ServiceBuilder};
-use tower_sse::{ClientHandle, Limit, Refused, Registry, SseBody, SseLayer};
+use tower_sse::{ClientHandle, Limit, RefusedReason, Registry, SseBody, SseLayer};
 
 use crate::{
     client::VERSIONS,
@@ -46,7 +46,7 @@ async fn greet(request: Request, next: Next) -> Response {
 /// What it says to who is refused.
 async fn explain(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
-    match response.extensions().get::<Refused>() {
+    match response.extensions().get::<RefusedReason>() {
         Some(refused) => (refused.status(), Json(json!({ "error": refused.to_string() }))).into_response(),
         None => response,
     }

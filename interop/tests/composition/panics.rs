@@ -24,14 +24,14 @@ async fn a_panic_gives_the_place_back_in_both_orders() {
         |sse| ServiceBuilder::new().layer(CatchPanicLayer::new()).layer(sse.limit(outside.clone())),
         async |house: House| {
             assert_eq!(house.get("/panic").await.status(), 500);
-            assert_eq!(outside.open(), 0);
+            assert_eq!(outside.open_streams(), 0);
         }
     );
     behind!(
         |sse| ServiceBuilder::new().layer(sse.limit(inside.clone())).layer(CatchPanicLayer::new()),
         async |house: House| {
             assert_eq!(house.get("/panic").await.status(), 500);
-            assert_eq!(inside.open(), 0);
+            assert_eq!(inside.open_streams(), 0);
         }
     );
 }
@@ -44,7 +44,7 @@ async fn a_panic_of_a_stream_that_has_begun_is_not_caught_in_either_order_and_it
         assert!(had.starts_with("event: position\n") && had.contains("\n\ndata: own\n\n"), "{had:?}");
         house.until_open(0).await;
         assert_eq!(house.registry.stats().subscriptions, 0);
-        assert_eq!(house.closed(CloseReason::Gone), 2, "and one that left before");
+        assert_eq!(house.closed(CloseReason::ClientDisconnected), 2, "and one that left before");
     });
 }
 

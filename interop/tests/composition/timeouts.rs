@@ -100,7 +100,7 @@ async fn a_body_timeout_outside_breaks_a_stream_without_heartbeats() {
             );
             assert!(asked.elapsed() >= TIME);
             house.until_open(0).await;
-            assert_eq!(house.closed(CloseReason::Gone), 1);
+            assert_eq!(house.closed(CloseReason::ClientDisconnected), 1);
         }
     );
 }
@@ -112,7 +112,7 @@ async fn a_body_timeout_inside_breaks_a_handlers_own_stream_that_is_quiet() {
         let had = house.open("/quiet").await.breaks().await;
         assert!(had.starts_with(":\n\n:\n\n"), "what it begins with, and in spite of its heartbeats: {had:?}");
         house.until_open(0).await;
-        assert_eq!(house.closed(CloseReason::BodyError), 1);
+        assert_eq!(house.closed(CloseReason::BodyFailed), 1);
     });
 }
 
@@ -133,7 +133,7 @@ async fn a_body_deadline_outside_breaks_every_stream_when_its_time_is_over() {
             let had = stream.breaks().await;
             assert!(had.contains("data: one\n") && had.ends_with("\n\n"), "{had:?}");
             house.until_open(0).await;
-            assert_eq!(house.closed(CloseReason::Gone), 1);
+            assert_eq!(house.closed(CloseReason::ClientDisconnected), 1);
         }
     );
 }
@@ -153,7 +153,7 @@ async fn a_body_deadline_inside_breaks_handlers_own_streams_alone() {
 
 async fn until_broken(house: &House) {
     house.until_open(0).await;
-    assert_eq!(house.closed(CloseReason::BodyError), 1);
+    assert_eq!(house.closed(CloseReason::BodyFailed), 1);
 }
 
 /// What to have instead.
@@ -162,6 +162,6 @@ async fn max_age_ends_streams_in_order() {
     behind!(|sse| ServiceBuilder::new().layer(sse.max_age(TIME)), async |house: House| {
         house.open("/own").await.ends().await;
         house.until_open(0).await;
-        assert_eq!(house.closed(CloseReason::Aged), 1);
+        assert_eq!(house.closed(CloseReason::MaxAge), 1);
     });
 }

@@ -36,7 +36,7 @@ fn app(registry: &Registry) -> Router {
 /// A call that is being answered may finish when the server stops. A stream that waits for news would never.
 async fn let_calls_finish(request: Request) -> Request {
     if let Some(client) = request.extensions().get::<ClientHandle>() {
-        client.let_finish(request.method() == Method::POST);
+        client.finish_on_drain(request.method() == Method::POST);
     }
     request
 }

@@ -120,10 +120,10 @@ async fn the_suite_finds_the_same_without_the_layer_behind_it_and_behind_the_gat
 
     // It was behind the layer, and nothing of it is left.
     let stats = registry.stats();
-    let (closed, heartbeats) = (stats.closed.values().sum::<u64>(), heartbeats.load(Ordering::Relaxed));
+    let (closed, heartbeats) = (stats.closed_streams.values().sum::<u64>(), heartbeats.load(Ordering::Relaxed));
     eprintln!("{closed} streams, {heartbeats} heartbeats");
     assert!(closed > 50 && heartbeats > 100, "{closed} streams, {heartbeats} heartbeats");
-    assert_eq!((stats.clients, stats.refused_streams, limit.open()), (0, 0, 0));
+    assert_eq!((stats.clients, stats.refused_streams, limit.open_streams()), (0, 0, 0));
 }
 
 const NOTHING: [[&str; 3]; 0] = [];
@@ -167,7 +167,7 @@ async fn without_sessions_and_in_json_the_suite_finds_the_same_too() {
         complaints.extend(suite::complaints(&found).into_iter().map(|complaint| complaint.map(str::to_owned)));
     }
     assert_eq!(complaints, COMPLAINTS_WITHOUT_SESSIONS);
-    assert_eq!(limit.open(), 0);
+    assert_eq!(limit.open_streams(), 0);
 }
 
 #[tokio::test]
@@ -213,13 +213,13 @@ async fn a_call_that_is_answered_in_json_takes_a_place_and_gives_it_back() {
         let answer = session.call("test_simple_text").await;
         assert_eq!((answer.status(), content_type(&answer)), (StatusCode::OK, "application/json"));
         assert!(text(answer).await.contains("This is a simple text response"));
-        assert_eq!(streams.open(), 0);
+        assert_eq!(streams.open_streams(), 0);
     }
 
     // It has it until it is answered, as nobody knows before what the answer will be.
     let mut other = Session::without_id(address).await;
     let meanwhile = async {
-        while streams.open() == 0 {
+        while streams.open_streams() == 0 {
             tokio::task::yield_now().await;
         }
         other.call("test_simple_text").await
@@ -227,7 +227,7 @@ async fn a_call_that_is_answered_in_json_takes_a_place_and_gives_it_back() {
     let (slow, refused) = tokio::join!(session.call_silently("test_tool_with_progress"), within_20_s(meanwhile));
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!((slow.status(), content_type(&slow)), (StatusCode::OK, "application/json"));
-    assert_eq!(streams.open(), 0);
+    assert_eq!(streams.open_streams(), 0);
 }
 
 #[tokio::test]
@@ -237,7 +237,7 @@ async fn the_stream_of_a_session_and_its_calls_share_a_limit() {
     let address = serve(router(config()).layer(layer)).await;
     let mut session = Session::open(address).await;
     let stream = session.stream().await;
-    assert_eq!((stream.status(), limit.open()), (StatusCode::OK, 1));
+    assert_eq!((stream.status(), limit.open_streams()), (StatusCode::OK, 1));
 
     let mut calls = session.other().await;
     let refused = calls.call("test_simple_text").await;
@@ -245,11 +245,11 @@ async fn the_stream_of_a_session_and_its_calls_share_a_limit() {
     assert!(refused.headers().contains_key("retry-after"));
     drop(text(refused).await);
 
-    limit.set(2);
+    limit.set_limit(2);
     let answer = calls.call("test_simple_text").await;
     assert_eq!((answer.status(), content_type(&answer)), (StatusCode::OK, "text/event-stream"));
     assert!(text(answer).await.contains("This is a simple text response"));
-    assert_eq!(limit.open(), 1);
+    assert_eq!(limit.open_streams(), 1);
 }
 
 #[tokio::test]
@@ -258,7 +258,7 @@ async fn a_server_that_stops_finishes_its_calls_if_they_may_and_ends_what_would_
         let registry = Registry::new();
         let finish = map_request(move |request: Request| {
             if let Some(client) = request.extensions().get::<ClientHandle>() {
-                client.let_finish(may_finish && request.method() == Method::POST);
+                client.finish_on_drain(may_finish && request.method() == Method::POST);
             }
             std::future::ready(request)
         });
@@ -270,7 +270,7 @@ async fn a_server_that_stops_finishes_its_calls_if_they_may_and_ends_what_would_
         let begun = answer.frame().await.unwrap().unwrap().into_data().unwrap();
         let drain = Drain::within(Duration::from_millis(20)).finish_within(Duration::from_secs(10));
         let (drained, stream, rest) = tokio::join!(registry.drain(drain), text(stream), text(answer));
-        assert_eq!((drained.ended, drained.stuck), (2, 0), "{drained:?}");
+        assert_eq!((drained.ended, drained.still_open), (2, 0), "{drained:?}");
         assert!(!stream.contains("result"), "{stream}");
         let answer = String::from_utf8(begun.to_vec()).unwrap() + &rest;
         assert_eq!(answer.contains("It is done."), may_finish, "{answer}");
@@ -319,7 +319,7 @@ async fn the_server_in_the_guide_answers_and_stops() {
     assert_eq!(refused.status(), StatusCode::FORBIDDEN);
     let stream = session.stream().await;
     let (drained, _) = tokio::join!(registry.drain(Drain::within(OFTEN)), text(stream));
-    assert_eq!((drained.ended, drained.stuck), (1, 0));
+    assert_eq!((drained.ended, drained.still_open), (1, 0));
 }
 
 /// A client of its own, as the suite shows no bytes.

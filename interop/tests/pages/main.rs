@@ -252,7 +252,7 @@ async fn whatever_is_published_the_chat_with_answers_goes_on_and_says_what_it_ca
         let good = json!({ "answer": answer, "text": format!("good question {number}.") });
         server.publish("question", &good.to_string());
         // It ends, and a page that comes back is told so.
-        let producer = server.registry.produce(format!("answers/{answer}")).unwrap();
+        let producer = server.registry.start_producer(format!("answers/{answer}")).unwrap();
         for (event_type, data) in [("end", &data), ("error", &data), ("message", &format!("good token {number}."))] {
             producer.publish(event(event_type, data)).unwrap();
         }

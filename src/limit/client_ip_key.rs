@@ -19,15 +19,15 @@ use super::key::LimitKey;
 /// ```
 /// use std::net::SocketAddr;
 /// use http::request::Parts;
-/// use tower_sse::{ClientAddress, Limit, Registry, SseLayer};
+/// use tower_sse::{ClientIpKey, Limit, Registry, SseLayer};
 ///
 /// // With axum: `request.extensions.get::<ConnectInfo<SocketAddr>>()`, and `into_make_service_with_connect_info`.
-/// let address = ClientAddress::new(|request: &Parts| Some(request.extensions.get::<SocketAddr>()?.ip())).proxies(1);
+/// let address = ClientIpKey::new(|request: &Parts| Some(request.extensions.get::<SocketAddr>()?.ip())).proxies(1);
 /// let layer = SseLayer::new(&Registry::new()).limit(Limit::streams(20).per(address.key()));
 /// # let _ = layer;
 /// ```
 #[derive(Clone)]
-pub struct ClientAddress {
+pub struct ClientIpKey {
     peer: Arc<Peer>,
     proxies: usize,
     header: HeaderName,
@@ -36,10 +36,10 @@ pub struct ClientAddress {
 
 type Peer = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
 
-impl ClientAddress {
+impl ClientIpKey {
     /// By the address of whoever opened the connection, which the server has put into the request's extensions.
     ///
-    /// Of a request whose address is not known, nobody can say whom it counts for: its stream is [refused](crate::Refused::MissingKey). With axum, that is so
+    /// Of a request whose address is not known, nobody can say whom it counts for: its stream is [refused](crate::RefusedReason::MissingKey). With axum, that is so
     /// if the server was not made with `into_make_service_with_connect_info`.
     pub fn new(peer: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         Self { peer: Arc::new(peer), proxies: 0, header: HeaderName::from_static("x-forwarded-for"), ipv6_prefix: 64 }
@@ -109,9 +109,9 @@ fn parse(entry: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| Some(entry.parse::<SocketAddr>().ok()?.ip()))
 }
 
-impl fmt::Debug for ClientAddress {
+impl fmt::Debug for ClientIpKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientAddress")
+        f.debug_struct("ClientIpKey")
             .field("proxies", &self.proxies)
             .field("header", &self.header)
             .field("ipv6_prefix", &self.ipv6_prefix)
@@ -125,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    fn of(address: &ClientAddress, lines: &[&'static str]) -> Option<String> {
+    fn of(address: &ClientIpKey, lines: &[&'static str]) -> Option<String> {
         let mut request = Request::new(());
         lines.iter().for_each(|line| {
             request.headers_mut().append("x-forwarded-for", http::HeaderValue::from_bytes(line.as_bytes()).unwrap());
@@ -133,8 +133,8 @@ mod tests {
         address.of(&request.into_parts().0).map(|address| address.to_string())
     }
 
-    fn from(peer: &'static str) -> ClientAddress {
-        ClientAddress::new(move |_| peer.parse().ok())
+    fn from(peer: &'static str) -> ClientIpKey {
+        ClientIpKey::new(move |_| peer.parse().ok())
     }
 
     #[test]

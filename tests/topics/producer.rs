@@ -7,7 +7,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_sse::{
-    ClientHandle, CloseReason, Event, PipeError, ProduceError, PublishError, Registry, RegistryConfig, Retention,
+    ClientHandle, CloseReason, Event, ProducerError, PublishError, Registry, RegistryConfig, Retention, SpawnFromError,
     SseBody, Start, SubscribeError, Subscription, TopicState,
 };
 
@@ -52,8 +52,8 @@ fn resumed(registry: &Registry, id: Option<&str>, topics: &[&str]) -> Response<S
 fn a_reader_has_all_and_then_a_clean_end() {
     bounded(|| {
         let registry = Registry::new();
-        let producer = registry.produce("a").unwrap();
-        assert_eq!((producer.topic(), registry.topic_state("a")), ("a", Some(TopicState::Produced)));
+        let producer = registry.start_producer("a").unwrap();
+        assert_eq!((producer.topic(), registry.topic_state("a")), ("a", Some(TopicState::Producing)));
         let (waiting, mut waiting_body) = reading(&registry, "a", Start::Now);
         producer.publish(Event::data("1")).unwrap();
         assert_eq!(told(&mut waiting_body), ["1"]);
@@ -64,7 +64,7 @@ fn a_reader_has_all_and_then_a_clean_end() {
         assert!(waiting_body.is_woken());
         assert!(assert_ready!(waiting_body.enter(|cx, body| http_body::Body::poll_frame(body, cx))).is_none());
         assert_eq!(whole(&mut behind_body), ["1"]);
-        assert_eq!((reason(&waiting), reason(&behind)), (CloseReason::Completed, CloseReason::Completed));
+        assert_eq!((reason(&waiting), reason(&behind)), (CloseReason::TopicsEnded, CloseReason::TopicsEnded));
         assert_eq!(registry.topic_state("a"), Some(TopicState::Ended));
         assert_eq!((registry.stats().clients, registry.stats().subscriptions), (0, 0));
     });
@@ -74,11 +74,11 @@ fn a_reader_has_all_and_then_a_clean_end() {
 fn a_reader_that_comes_after_the_end_has_the_rest_and_the_end() {
     bounded(|| {
         let registry = Registry::new();
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         ["1", "2", "3"].iter().for_each(|data| assert!(producer.publish(Event::data(data)).is_ok()));
         producer.end();
         let (client, mut body) = reading(&registry, "a", Start::Oldest);
-        assert_eq!((whole(&mut body).concat(), reason(&client)), ("123".into(), CloseReason::Completed));
+        assert_eq!((whole(&mut body).concat(), reason(&client)), ("123".into(), CloseReason::TopicsEnded));
         let events = registry.connect();
         events.subscribe_from("a", Start::Last(2)).unwrap();
         let mut events = events.into_events();
@@ -92,12 +92,13 @@ fn a_reader_that_comes_after_the_end_has_the_rest_and_the_end() {
 fn a_batched_or_labelled_reader_comes_to_the_end_too() {
     bounded_in_time(|| async {
         let registry = Registry::new();
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         producer.publish(Event::data("1")).unwrap();
         let batching = tower_sse::Batching::every(Duration::from_secs(1));
         let layers = [batching, batching.as_array()].map(|batching| quiet(&registry).batching(batching));
-        let [mut plain, mut array] = layers
-            .map(|layer| open(&layer.label(true), None, |client| client.subscribe_from("a", Start::Oldest).unwrap()).1);
+        let [mut plain, mut array] = layers.map(|layer| {
+            open(&layer.topic_as_event_type(true), None, |client| client.subscribe_from("a", Start::Oldest).unwrap()).1
+        });
         assert_eq!(
             (told(&mut plain), told(&mut array)),
             (vec!["1".into()], vec![r#"[{"topic":"a","data":1}]"#.into()])
@@ -112,7 +113,7 @@ fn a_batched_or_labelled_reader_comes_to_the_end_too() {
 fn who_has_had_all_is_answered_with_204() {
     bounded(|| {
         let registry = Registry::new();
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         let first = producer.publish(Event::data("1")).unwrap().position().to_string();
         let last = producer.publish(Event::data("2")).unwrap().position().to_string();
         assert_eq!(resumed(&registry, Some(&last), &["a"]).status(), StatusCode::OK, "more may come");
@@ -135,7 +136,7 @@ fn who_has_had_all_is_answered_with_204() {
 fn who_has_had_all_is_answered_with_204_by_axum() {
     use axum::response::IntoResponse;
     let registry = Registry::new();
-    registry.produce("a").unwrap().end();
+    registry.start_producer("a").unwrap().end();
     let (_, response) = answer(&quiet(&registry), Request::new(()), |client| {
         client.subscribe("a").unwrap();
         IntoResponse::into_response(client.clone().into_stream())
@@ -147,7 +148,7 @@ fn who_has_had_all_is_answered_with_204_by_axum() {
 fn a_stream_ends_when_the_last_of_its_topics_does() {
     bounded(|| {
         let registry = Registry::new();
-        let [a, b] = ["a", "b"].map(|topic| registry.produce(topic).unwrap());
+        let [a, b] = ["a", "b"].map(|topic| registry.start_producer(topic).unwrap());
         let (client, mut body) = open(&quiet(&registry), None, |client| {
             ["a", "b"].iter().for_each(|topic| client.subscribe(Subscription::matching(*topic)).unwrap());
         });
@@ -157,7 +158,7 @@ fn a_stream_ends_when_the_last_of_its_topics_does() {
         b.publish(Event::data("b")).unwrap();
         assert_eq!((told(&mut body), client.subscriptions()), (vec!["b".to_owned()], vec!["b".to_owned()]));
         b.end();
-        assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::Completed));
+        assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::TopicsEnded));
     });
 }
 
@@ -165,7 +166,7 @@ fn a_stream_ends_when_the_last_of_its_topics_does() {
 fn what_was_sent_to_the_client_alone_does_not_hold_a_completed_stream_open() {
     bounded(|| {
         let registry = Registry::new();
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         let (client, mut body) = open(&quiet(&registry), None, |client| {
             client.send(Event::data("welcome")).unwrap();
             client.subscribe("a").unwrap();
@@ -173,7 +174,7 @@ fn what_was_sent_to_the_client_alone_does_not_hold_a_completed_stream_open() {
         producer.publish(Event::data("1")).unwrap();
         producer.end();
         assert_eq!(whole(&mut body), ["welcome", "1"]);
-        assert_eq!(reason(&client), CloseReason::Completed);
+        assert_eq!(reason(&client), CloseReason::TopicsEnded);
     });
 }
 
@@ -181,7 +182,7 @@ fn what_was_sent_to_the_client_alone_does_not_hold_a_completed_stream_open() {
 fn a_handlers_own_body_that_goes_on_is_not_cut() {
     bounded(|| {
         let registry = Registry::new();
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         let (frames, own) = bodies::channel();
         let (client, response) = answer(&quiet(&registry), Request::new(()), |client| {
             client.subscribe("a").unwrap();
@@ -195,7 +196,7 @@ fn a_handlers_own_body_that_goes_on_is_not_cut() {
         send("data: own\n\n");
         assert_eq!(polling::told(&mut body), ["own"]);
         drop(frames);
-        assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::Completed));
+        assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::TopicsEnded));
     });
 }
 
@@ -203,13 +204,13 @@ fn a_handlers_own_body_that_goes_on_is_not_cut() {
 fn a_topic_has_one_producer_unless_another_takes_over() {
     bounded(|| {
         let registry = Registry::new();
-        let first = registry.produce("a").unwrap();
-        assert_eq!(registry.produce("a").unwrap_err(), ProduceError::Busy { topic: "a".into() });
+        let first = registry.start_producer("a").unwrap();
+        assert_eq!(registry.start_producer("a").unwrap_err(), ProducerError::Busy { topic: "a".into() });
         let mut stopped = task::spawn(first.stopped());
         assert_pending!(stopped.poll());
         let (client, mut body) = reading(&registry, "a", Start::Now);
         first.publish(Event::data("first")).unwrap();
-        let second = registry.take_over("a").unwrap();
+        let second = registry.replace_producer("a").unwrap();
         assert!(stopped.is_woken());
         let replaced = PublishError::Replaced { topic: "a".into() };
         assert_eq!(assert_ready!(stopped.poll()), replaced);
@@ -217,10 +218,10 @@ fn a_topic_has_one_producer_unless_another_takes_over() {
         assert_eq!(first.publish(Event::data("late")).unwrap_err(), replaced);
         second.publish(Event::data("second")).unwrap();
         drop(first);
-        assert_eq!(registry.topic_state("a"), Some(TopicState::Produced), "what was replaced ends nothing");
+        assert_eq!(registry.topic_state("a"), Some(TopicState::Producing), "what was replaced ends nothing");
         assert_eq!(told(&mut body), ["first", "second"]);
         second.end();
-        assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::Completed));
+        assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::TopicsEnded));
     });
 }
 
@@ -228,14 +229,14 @@ fn a_topic_has_one_producer_unless_another_takes_over() {
 fn a_cancelled_producer_may_not_write_on_and_its_topic_has_ended() {
     bounded(|| {
         let registry = Registry::new();
-        assert!(!registry.cancel("a"));
+        assert!(!registry.cancel_producer("a"));
         publish(&registry, "a", "0");
-        assert!(!registry.cancel("a"), "nobody produces it");
-        let producer = registry.produce("a").unwrap();
+        assert!(!registry.cancel_producer("a"), "nobody produces it");
+        let producer = registry.start_producer("a").unwrap();
         let (client, mut body) = reading(&registry, "a", Start::Oldest);
         let mut stopped = task::spawn(producer.stopped());
         assert_pending!(stopped.poll());
-        assert!(registry.cancel("a") && !registry.cancel("a"));
+        assert!(registry.cancel_producer("a") && !registry.cancel_producer("a"));
         let cancelled = PublishError::Cancelled { topic: "a".into() };
         assert!(stopped.is_woken());
         assert_eq!(assert_ready!(stopped.poll()), cancelled);
@@ -243,11 +244,11 @@ fn a_cancelled_producer_may_not_write_on_and_its_topic_has_ended() {
         assert_eq!(producer.publish(Event::data("late")).unwrap_err(), cancelled);
         assert_eq!(registry.topic_state("a"), Some(TopicState::Cancelled));
         assert_eq!(whole(&mut body), ["0", r#"{"topic":"a"}"#]);
-        assert_eq!(reason(&client), CloseReason::Cancelled);
-        let again = registry.produce("a").unwrap();
+        assert_eq!(reason(&client), CloseReason::TopicCancelled);
+        let again = registry.start_producer("a").unwrap();
         drop(producer);
         again.publish(Event::data("1")).unwrap();
-        assert_eq!(registry.topic_state("a"), Some(TopicState::Produced));
+        assert_eq!(registry.topic_state("a"), Some(TopicState::Producing));
     });
 }
 
@@ -255,20 +256,20 @@ fn a_cancelled_producer_may_not_write_on_and_its_topic_has_ended() {
 fn an_ended_topic_takes_nothing_until_somebody_produces_it_again() {
     bounded(|| {
         let registry = Registry::new();
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         producer.publish(Event::data("1")).unwrap();
         let (old, mut old_body) = reading(&registry, "a", Start::Oldest);
         producer.end();
         let refused = registry.publish("a", Event::data("refused")).unwrap_err();
         assert_eq!(refused, PublishError::Ended { topic: "a".into() });
-        let again = registry.produce("a").unwrap();
+        let again = registry.start_producer("a").unwrap();
         again.publish(Event::data("2")).unwrap();
         assert_eq!(told(&mut old_body), ["1", "2"], "who had not come to the end goes on");
         let (_, mut new_body) = reading(&registry, "a", Start::Oldest);
         assert_eq!(told(&mut new_body), ["1", "2"]);
         again.end();
         assert_eq!((poll(&mut old_body), poll(&mut new_body)), (Polled::End, Polled::End));
-        assert_eq!(reason(&old), CloseReason::Completed);
+        assert_eq!(reason(&old), CloseReason::TopicsEnded);
     });
 }
 
@@ -277,7 +278,7 @@ fn a_piped_stream_goes_on_without_readers_and_ends_the_topic() {
     bounded_in_time(|| async {
         let registry = Registry::new();
         let tokens = tokio_stream::iter(["1", "2", "3"].map(Event::data));
-        registry.produce("a").unwrap().pipe(tokens).await.unwrap().unwrap();
+        registry.start_producer("a").unwrap().spawn_from(tokens).await.unwrap().unwrap();
         assert_eq!(registry.topic_state("a"), Some(TopicState::Ended));
         assert_eq!(whole(&mut reading(&registry, "a", Start::Oldest).1).concat(), "123");
     });
@@ -289,20 +290,20 @@ fn a_piped_stream_is_dropped_as_soon_as_its_producer_may_not_write_on() {
         for takes_over in [true, false] {
             let registry = Registry::new();
             let (events, stream, dropped) = watched();
-            let task = registry.produce("a").unwrap().pipe(stream);
+            let task = registry.start_producer("a").unwrap().spawn_from(stream);
             events.send(Event::data("1")).await.unwrap();
             settle().await;
             assert!(!dropped.load(Ordering::Relaxed));
             let topic = "a".to_owned();
             let (second, expected) = match takes_over {
-                true => (registry.take_over("a").ok(), PublishError::Replaced { topic }),
+                true => (registry.replace_producer("a").ok(), PublishError::Replaced { topic }),
                 false => (None, PublishError::Cancelled { topic }),
             };
-            assert!(takes_over || registry.cancel("a"));
+            assert!(takes_over || registry.cancel_producer("a"));
             settle().await;
             assert!(dropped.load(Ordering::Relaxed) && events.is_closed(), "it does not wait for the next event");
             assert_eq!(task.await.unwrap(), Err(expected));
-            assert_eq!(second.is_some(), registry.topic_state("a") == Some(TopicState::Produced));
+            assert_eq!(second.is_some(), registry.topic_state("a") == Some(TopicState::Producing));
         }
     });
 }
@@ -312,16 +313,16 @@ fn a_producer_that_panics_or_is_aborted_has_failed() {
     bounded_in_time(|| async {
         let registry = Registry::new();
         let (client, mut body) = reading(&registry, "a", Start::Now);
-        assert!(registry.produce("a").unwrap().pipe(panics_after("1")).await.unwrap_err().is_panic());
+        assert!(registry.start_producer("a").unwrap().spawn_from(panics_after("1")).await.unwrap_err().is_panic());
         assert_eq!(whole(&mut body), ["1", r#"{"topic":"a"}"#]);
-        assert_eq!(reason(&client), CloseReason::Failed);
+        assert_eq!(reason(&client), CloseReason::TopicFailed);
         let (_events, stream, dropped) = watched();
-        let task = registry.produce("b").unwrap().pipe(stream);
+        let task = registry.start_producer("b").unwrap().spawn_from(stream);
         settle().await;
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled() && dropped.load(Ordering::Relaxed));
         assert_eq!(registry.topic_state("b"), Some(TopicState::Failed));
-        let producer = registry.produce("c").unwrap();
+        let producer = registry.start_producer("c").unwrap();
         let panicked = std::thread::spawn(move || {
             producer.publish(Event::data("1")).unwrap();
             panic!("a thread that was meant to fail");
@@ -358,7 +359,7 @@ fn seen(state: TopicState, last: &[&str], reason: CloseReason, status: StatusCod
 async fn see<T: Future<Output = ()>>(registry: &Registry, end: impl Fn(Registry, tower_sse::Producer) -> T) -> Seen {
     let (state, whole, truncated) = (registry.topic_state("a"), StatusCode::NO_CONTENT, StatusCode::GONE);
     assert_eq!(state, None, "a registry of its own");
-    let producer = registry.produce("a").unwrap();
+    let producer = registry.start_producer("a").unwrap();
     let (live, mut live_body) = reading(registry, "a", Start::Now);
     let token = producer.publish(Event::data("token")).unwrap().position().to_string();
     end(registry.clone(), producer).await;
@@ -390,9 +391,9 @@ async fn see<T: Future<Output = ()>>(registry: &Registry, end: impl Fn(Registry,
 fn each_end_says_what_happened() {
     bounded_in_time(|| async {
         const OUTCOMES: [(TopicState, CloseReason, StatusCode); 3] = [
-            (TopicState::Ended, CloseReason::Completed, StatusCode::NO_CONTENT),
-            (TopicState::Cancelled, CloseReason::Cancelled, StatusCode::GONE),
-            (TopicState::Failed, CloseReason::Failed, StatusCode::GONE),
+            (TopicState::Ended, CloseReason::TopicsEnded, StatusCode::NO_CONTENT),
+            (TopicState::Cancelled, CloseReason::TopicCancelled, StatusCode::GONE),
+            (TopicState::Failed, CloseReason::TopicFailed, StatusCode::GONE),
         ];
         let [whole, cancelled, failed] =
             OUTCOMES.map(|(state, reason, status)| move |last: &[&str]| seen(state, last, reason, status));
@@ -402,35 +403,37 @@ fn each_end_says_what_happened() {
         assert_eq!(see(&registry(), async |_, producer| producer.end()).await, whole(&[]));
         assert_eq!(see(&registry(), async |_, producer| _ = producer.finish(own()).unwrap()).await, whole(&["own"]));
         let piped = async |_: Registry, producer: tower_sse::Producer| {
-            producer.pipe(tokio_stream::iter([own()])).await.unwrap().unwrap();
+            producer.spawn_from(tokio_stream::iter([own()])).await.unwrap().unwrap();
         };
         assert_eq!(see(&registry(), piped).await, whole(&["own"]));
 
-        let is_cancelled = async |registry: Registry, _producer| assert!(registry.cancel("a"));
+        let is_cancelled = async |registry: Registry, _producer| assert!(registry.cancel_producer("a"));
         assert_eq!(see(&registry(), is_cancelled).await, cancelled(&["cancelled"]));
-        let with_own = async |registry: Registry, _producer| assert!(registry.cancel_with("a", own()).unwrap());
+        let with_own =
+            async |registry: Registry, _producer| assert!(registry.cancel_producer_with("a", own()).unwrap());
         assert_eq!(see(&registry(), with_own).await, cancelled(&["own"]));
 
         assert_eq!(see(&registry(), async |_, producer| producer.fail()).await, failed(&["failed"]));
         assert_eq!(see(&registry(), async |_, producer| drop(producer)).await, failed(&["failed"]));
         assert_eq!(see(&registry(), async |_, it| _ = it.fail_with(own()).unwrap()).await, failed(&["own"]));
         let panics = async |_: Registry, producer: tower_sse::Producer| {
-            producer.pipe(panics_after("1")).await.unwrap_err();
+            producer.spawn_from(panics_after("1")).await.unwrap_err();
         };
         assert_eq!(see(&registry(), panics).await, failed(&["failed"]));
         let fails = async |_: Registry, producer: tower_sse::Producer| {
-            let result = producer.try_pipe(tokio_stream::iter([Ok(own()), Err("no more"), Ok(own())])).await.unwrap();
-            assert_eq!(result, Err(PipeError::Stream("no more")));
+            let result =
+                producer.try_spawn_from(tokio_stream::iter([Ok(own()), Err("no more"), Ok(own())])).await.unwrap();
+            assert_eq!(result, Err(SpawnFromError::Stream("no more")));
         };
         assert_eq!(see(&registry(), fails).await, failed(&["own", "failed"]));
         let fails_with_own = async |_: Registry, producer: tower_sse::Producer| {
             let items = tokio_stream::iter([Err::<Event, _>("why")]);
             let why = |error: &&str| Event::data("").event(error).ok();
-            assert_eq!(producer.try_pipe_with(items, why).await.unwrap(), Err(PipeError::Stream("why")));
+            assert_eq!(producer.try_spawn_from_with(items, why).await.unwrap(), Err(SpawnFromError::Stream("why")));
         };
         assert_eq!(see(&registry(), fails_with_own).await, failed(&["why"]));
         let succeeds = async |_: Registry, producer: tower_sse::Producer| {
-            producer.try_pipe(tokio_stream::iter([Ok::<_, String>(own())])).await.unwrap().unwrap();
+            producer.try_spawn_from(tokio_stream::iter([Ok::<_, String>(own())])).await.unwrap().unwrap();
         };
         assert_eq!(see(&registry(), succeeds).await, whole(&["own"]));
 
@@ -451,7 +454,7 @@ fn a_last_event_comes_with_the_end() {
     bounded(|| {
         for end in 0..3 {
             let registry = Registry::new();
-            let producer = registry.produce("a").unwrap();
+            let producer = registry.start_producer("a").unwrap();
             let (_, body) = reading(&registry, "a", Start::Now);
             let mut body = task::spawn(body);
             assert_pending!(body.enter(|cx, body| http_body::Body::poll_frame(body, cx)));
@@ -459,7 +462,7 @@ fn a_last_event_comes_with_the_end() {
             match end {
                 0 => _ = producer.finish(last).unwrap(),
                 1 => _ = producer.fail_with(last).unwrap(),
-                _ => assert!(registry.cancel_with("a", last).unwrap()),
+                _ => assert!(registry.cancel_producer_with("a", last).unwrap()),
             }
             assert!(body.is_woken());
             let frame = assert_ready!(body.enter(|cx, body| http_body::Body::poll_frame(body, cx)));
@@ -474,10 +477,10 @@ fn a_last_event_comes_with_the_end() {
 fn who_comes_when_it_is_over_is_told_of_a_failure_wherever_it_starts() {
     bounded(|| {
         let registry = Registry::new();
-        let producer = registry.produce("failed").unwrap();
+        let producer = registry.start_producer("failed").unwrap();
         producer.publish(Event::data("1")).unwrap();
         drop(producer);
-        registry.produce("whole").unwrap().finish(Event::data("1")).unwrap();
+        registry.start_producer("whole").unwrap().finish(Event::data("1")).unwrap();
         let told = |start, name: &str| whole(&mut reading(&registry, name, start).1);
         for start in [Start::Now, Start::Last(1)] {
             assert_eq!(told(start, "failed"), [r#"{"topic":"failed"}"#]);
@@ -493,20 +496,20 @@ fn who_comes_when_it_is_over_is_told_of_a_failure_wherever_it_starts() {
 fn a_stream_of_several_topics_goes_on_when_one_fails_and_does_not_pass_for_complete() {
     bounded(|| {
         for (first, second, expected) in [
-            (TopicState::Failed, TopicState::Ended, CloseReason::Failed),
-            (TopicState::Cancelled, TopicState::Ended, CloseReason::Cancelled),
-            (TopicState::Cancelled, TopicState::Failed, CloseReason::Failed),
-            (TopicState::Ended, TopicState::Ended, CloseReason::Completed),
+            (TopicState::Failed, TopicState::Ended, CloseReason::TopicFailed),
+            (TopicState::Cancelled, TopicState::Ended, CloseReason::TopicCancelled),
+            (TopicState::Cancelled, TopicState::Failed, CloseReason::TopicFailed),
+            (TopicState::Ended, TopicState::Ended, CloseReason::TopicsEnded),
         ] {
             let registry = Registry::new();
-            let [a, b] = ["a", "b"].map(|topic| registry.produce(topic).unwrap());
+            let [a, b] = ["a", "b"].map(|topic| registry.start_producer(topic).unwrap());
             let (client, mut body) = open(&quiet(&registry), None, |client| {
                 ["a", "b"].iter().for_each(|topic| client.subscribe(*topic).unwrap());
             });
             let end = |producer: tower_sse::Producer, state| match state {
                 TopicState::Ended => producer.end(),
                 TopicState::Failed => producer.fail(),
-                _ => assert!(registry.cancel(producer.topic())),
+                _ => assert!(registry.cancel_producer(producer.topic())),
             };
             end(a, first);
             assert_eq!(told(&mut body).len(), usize::from(first != TopicState::Ended), "and it goes on");
@@ -518,11 +521,11 @@ fn a_stream_of_several_topics_goes_on_when_one_fails_and_does_not_pass_for_compl
             assert_eq!((has_ended, reason(&client)), (true, expected));
             let id = fields(&wire, "id").last().map_or(id, |id| (*id).to_owned());
             let status = match expected {
-                CloseReason::Completed => StatusCode::NO_CONTENT,
+                CloseReason::TopicsEnded => StatusCode::NO_CONTENT,
                 _ => StatusCode::GONE,
             };
             assert_eq!(resumed(&registry, Some(&id), &["a", "b"]).status(), status);
-            assert_eq!(registry.stats().closed[&expected], 1);
+            assert_eq!(registry.stats().closed_streams[&expected], 1);
         }
     });
 }
@@ -532,19 +535,19 @@ fn a_topic_that_was_not_finished_is_never_had_all_of() {
     bounded(|| {
         let registry = Registry::new();
         for topic in ["failed", "cancelled", "whole"] {
-            let _producer = registry.produce(topic).unwrap();
+            let _producer = registry.start_producer(topic).unwrap();
             match topic {
                 "failed" => {}
-                "cancelled" => assert!(registry.cancel(topic)),
+                "cancelled" => assert!(registry.cancel_producer(topic)),
                 _ => _producer.end(),
             }
         }
-        let has_had_all = |topic: &str| {
+        let is_complete = |topic: &str| {
             let client = registry.connect();
             client.subscribe(Subscription::to(topic).from(Start::After(registry.position()))).unwrap();
-            client.has_had_all()
+            client.is_complete()
         };
-        assert_eq!(["failed", "cancelled", "whole"].map(has_had_all), [false, false, true]);
+        assert_eq!(["failed", "cancelled", "whole"].map(is_complete), [false, false, true]);
     });
 }
 
@@ -555,26 +558,27 @@ fn a_last_event_that_is_refused_is_an_error_and_no_whole_topic() {
         let registry = Registry::with_config(config);
         let large = || Event::data("x".repeat(4000));
         let too_large = |error: PublishError| assert!(matches!(error, PublishError::TooLarge { .. }), "{error}");
-        let [finished, failed, cancelled] = ["finished", "failed", "cancelled"].map(|it| registry.produce(it).unwrap());
+        let [finished, failed, cancelled] =
+            ["finished", "failed", "cancelled"].map(|it| registry.start_producer(it).unwrap());
         too_large(finished.finish(large()).unwrap_err());
         too_large(failed.fail_with(large()).unwrap_err());
         for topic in ["finished", "failed"] {
             assert_eq!(registry.topic_state(topic), Some(TopicState::Failed));
             assert_eq!(whole(&mut reading(&registry, topic, Start::Oldest).1).len(), 1, "the registry's own event");
         }
-        too_large(registry.cancel_with("cancelled", large()).unwrap_err());
+        too_large(registry.cancel_producer_with("cancelled", large()).unwrap_err());
         cancelled.publish(Event::data("it goes on")).unwrap();
-        assert!(registry.cancel_with("cancelled", Event::data("last")).unwrap());
-        assert!(!registry.cancel_with("cancelled", Event::data("again")).unwrap());
-        assert!(!registry.cancel_with("nobody's", Event::data("")).unwrap());
+        assert!(registry.cancel_producer_with("cancelled", Event::data("last")).unwrap());
+        assert!(!registry.cancel_producer_with("cancelled", Event::data("again")).unwrap());
+        assert!(!registry.cancel_producer_with("nobody's", Event::data("")).unwrap());
         assert_eq!(registry.topic_state("nobody's"), None);
 
         // Where there is no room for the registry's own either, the end is what it is.
         let config = RegistryConfig::default().topic_retention(Retention::default().bytes(1));
         let registry = Registry::with_config(config);
-        let [_dropped, _cancelled] = ["dropped", "cancelled"].map(|topic| registry.produce(topic).unwrap());
+        let [_dropped, _cancelled] = ["dropped", "cancelled"].map(|topic| registry.start_producer(topic).unwrap());
         drop(_dropped);
-        assert!(registry.cancel("cancelled"));
+        assert!(registry.cancel_producer("cancelled"));
         for (topic, state) in [("dropped", TopicState::Failed), ("cancelled", TopicState::Cancelled)] {
             assert_eq!(registry.topic_state(topic), Some(state));
             assert_eq!(resumed(&registry, None, &[topic]).status(), StatusCode::GONE);
@@ -586,11 +590,11 @@ fn a_last_event_that_is_refused_is_an_error_and_no_whole_topic() {
 fn who_was_replaced_says_no_last_word() {
     bounded(|| {
         let registry = Registry::new();
-        let [first, second, third] = [0; 3].map(|_| registry.take_over("a").unwrap());
+        let [first, second, third] = [0; 3].map(|_| registry.replace_producer("a").unwrap());
         let replaced = || PublishError::Replaced { topic: "a".into() };
         assert_eq!(first.finish(Event::data("late")).unwrap_err(), replaced());
         assert_eq!(second.fail_with(Event::data("late")).unwrap_err(), replaced());
-        assert_eq!(registry.topic_state("a"), Some(TopicState::Produced));
+        assert_eq!(registry.topic_state("a"), Some(TopicState::Producing));
         third.finish(Event::data("last")).unwrap();
         assert_eq!(whole(&mut reading(&registry, "a", Start::Oldest).1), ["last"]);
     });
@@ -601,7 +605,7 @@ fn a_pattern_is_told_of_a_topic_that_failed_and_goes_on() {
     bounded(|| {
         let registry = Registry::new();
         let (_, mut body) = reading(&registry, "a/*", Start::Now);
-        drop(registry.produce("a/1").unwrap());
+        drop(registry.start_producer("a/1").unwrap());
         publish(&registry, "a/2", "2");
         assert_eq!(told(&mut body), [r#"{"topic":"a/1"}"#, "2"]);
     });
@@ -611,17 +615,17 @@ fn a_pattern_is_told_of_a_topic_that_failed_and_goes_on() {
 fn a_topic_that_failed_can_begin_anew_and_be_finished() {
     bounded(|| {
         let registry = Registry::new();
-        drop(registry.produce("a").unwrap());
+        drop(registry.start_producer("a").unwrap());
         let refused = registry.publish("a", Event::data("refused")).unwrap_err();
         assert_eq!(refused, PublishError::Ended { topic: "a".into() });
-        let again = registry.produce("a").unwrap();
-        assert_eq!(registry.topic_state("a"), Some(TopicState::Produced));
+        let again = registry.start_producer("a").unwrap();
+        assert_eq!(registry.topic_state("a"), Some(TopicState::Producing));
         assert_eq!(told(&mut reading(&registry, "a", Start::Now).1), [""; 0]);
         again.publish(Event::data("1")).unwrap();
         again.end();
         let (client, mut body) = reading(&registry, "a", Start::Oldest);
         assert_eq!(whole(&mut body), [r#"{"topic":"a"}"#, "1"]);
-        assert_eq!(reason(&client), CloseReason::Completed);
+        assert_eq!(reason(&client), CloseReason::TopicsEnded);
     });
 }
 
@@ -629,7 +633,7 @@ fn a_topic_that_failed_can_begin_anew_and_be_finished() {
 fn a_subscription_to_what_must_exist_is_refused_where_it_does_not() {
     bounded_in_time(|| async {
         const MINUTE: Duration = Duration::from_secs(60);
-        let config = RegistryConfig::default().forget_ended_after(MINUTE).topic_retention_by(|topic| {
+        let config = RegistryConfig::default().ended_topic_ttl(MINUTE).topic_retention_by(|topic| {
             assert_ne!(topic, "never", "who asks makes none");
             Retention::default().age(MINUTE)
         });
@@ -644,7 +648,7 @@ fn a_subscription_to_what_must_exist_is_refused_where_it_does_not() {
         let waits = registry.connect();
         waits.subscribe("answers/1").unwrap();
         assert_eq!(subscribe("answers/1"), no_topic("answers/1"), "that somebody waits for it is not enough");
-        let producer = registry.produce("answers/1").unwrap();
+        let producer = registry.start_producer("answers/1").unwrap();
         assert_eq!((subscribe("answers/1"), subscribe("answers/*"), subscribe("**")), (Ok(()), Ok(()), Ok(())));
         producer.end();
         drop(waits);
@@ -671,7 +675,7 @@ fn a_topic_that_is_not_there_is_a_404_and_one_that_failed_a_410_with_a_sentence(
     let refused = client.subscribe(Subscription::to("answers/1").existing()).unwrap_err();
     assert_eq!(refused.to_string(), "there is no topic \"answers/1\", or no longer");
     assert_eq!(refused.into_response().status(), StatusCode::NOT_FOUND);
-    drop(registry.produce("answers/1").unwrap());
+    drop(registry.start_producer("answers/1").unwrap());
     let (_, gone) = answer(&quiet(&registry), Request::new(()), |client| {
         client.subscribe_from("answers/1", Start::After(registry.position())).unwrap();
         IntoResponse::into_response(client.clone().into_stream())
@@ -684,25 +688,25 @@ fn a_topic_that_is_not_there_is_a_404_and_one_that_failed_a_410_with_a_sentence(
 #[test]
 fn what_was_produced_is_forgotten_some_time_after_its_end() {
     bounded_in_time(|| async {
-        let config = RegistryConfig::default().forget_ended_after(Duration::from_secs(60));
+        let config = RegistryConfig::default().ended_topic_ttl(Duration::from_secs(60));
         let registry = Registry::with_config(config);
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         let position = producer.publish(Event::data("1")).unwrap().position().to_string();
         producer.end();
         let (late, mut late_body) = reading(&registry, "a", Start::Oldest);
-        registry.produce("again").unwrap().end();
+        registry.start_producer("again").unwrap().end();
         tokio::time::advance(Duration::from_secs(59)).await;
         assert_eq!(registry.topic_state("a"), Some(TopicState::Ended));
-        let again = registry.produce("again").unwrap();
+        let again = registry.start_producer("again").unwrap();
         again.publish(Event::data("2")).unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
         publish(&registry, "elsewhere", "");
         let (wire, has_ended) = rest(&mut late_body);
         assert!(wire.starts_with("event: gap\n") && !wire.contains("data: 1\n") && has_ended, "{wire}");
-        assert_eq!(reason(&late), CloseReason::Completed);
+        assert_eq!(reason(&late), CloseReason::TopicsEnded);
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(registry.topic_state("a"), None);
-        assert_eq!(registry.topic_state("again"), Some(TopicState::Produced), "the old end is not its end");
+        assert_eq!(registry.topic_state("again"), Some(TopicState::Producing), "the old end is not its end");
         assert_eq!((registry.stats().topics, registry.stats().events), (2, 2));
         assert_eq!(resumed(&registry, Some(&position), &["a"]).status(), StatusCode::OK);
     });
@@ -713,14 +717,14 @@ fn a_reader_that_lags_behind_a_producer_is_told_and_comes_to_the_end() {
     bounded(|| {
         let config = RegistryConfig::default().topic_retention(Retention::default().events(2));
         let registry = Registry::with_config(config);
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         let (client, mut body) = reading(&registry, "a", Start::Now);
         (0..5).for_each(|number| assert!(producer.publish(Event::data(number.to_string())).is_ok()));
         producer.end();
         let (wire, has_ended) = rest(&mut body);
         assert!(wire.starts_with("event: gap\n") && has_ended, "{wire}");
         assert_eq!(fields(&wire, "data")[1..], ["3", "4"]);
-        assert_eq!((registry.stats().missed, reason(&client)), (3, CloseReason::Completed));
+        assert_eq!((registry.stats().missed, reason(&client)), (3, CloseReason::TopicsEnded));
     });
 }
 
@@ -729,8 +733,8 @@ fn a_pattern_goes_on_when_a_topic_of_it_ends() {
     bounded(|| {
         let registry = Registry::new();
         let (client, mut body) = reading(&registry, "a/*", Start::Now);
-        let producer = registry.produce("a/1").unwrap();
-        assert_eq!(producer.publish(Event::data("1")).unwrap().clients(), 1);
+        let producer = registry.start_producer("a/1").unwrap();
+        assert_eq!(producer.publish(Event::data("1")).unwrap().subscribers(), 1);
         producer.end();
         publish(&registry, "a/2", "2");
         assert_eq!((told(&mut body), client.subscriptions()), (vec!["1".into(), "2".into()], vec!["a/*".to_owned()]));
@@ -741,9 +745,9 @@ fn a_pattern_goes_on_when_a_topic_of_it_ends() {
 async fn a_stream_that_is_always_ready_lets_others_run() {
     let registry = Registry::new();
     let endless = tokio_stream::StreamExt::map(tokio_stream::iter(0..), |number: u64| Event::data(number.to_string()));
-    let task = registry.produce("a").unwrap().pipe(endless);
+    let task = registry.start_producer("a").unwrap().spawn_from(endless);
     settle().await;
-    assert!(registry.cancel("a"));
+    assert!(registry.cancel_producer("a"));
     assert_eq!(task.await.unwrap(), Err(PublishError::Cancelled { topic: "a".into() }));
 }
 
@@ -752,7 +756,7 @@ fn an_answer_of_many_tokens_is_whole_for_who_reloads() {
     bounded(|| {
         const TOKENS: usize = 20_000;
         let registry = Registry::new();
-        let producer = registry.produce("answers/42").unwrap();
+        let producer = registry.start_producer("answers/42").unwrap();
         let token = |number: usize| {
             let delta = format!("{{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"token {number}\"}}}}]}}");
             Event::data(format!(
@@ -783,19 +787,19 @@ fn who_asks_for_the_beginning_of_an_answer_that_has_lost_it_is_told() {
         // What anybody publishes on has no beginning that could be asked for.
         ["1", "2", "3"].iter().for_each(|data| publish(&registry, "a", data));
         assert!(!from(Start::Oldest).0);
-        let producer = registry.produce("a").unwrap();
+        let producer = registry.start_producer("a").unwrap();
         ["4", "5"].iter().for_each(|data| _ = producer.publish(Event::data(data)).unwrap());
         assert!(!from(Start::Oldest).0, "only what is older than the answer has gone");
         producer.publish(Event::data("6")).unwrap();
-        assert_eq!(from(Start::Oldest), (true, Some(TopicState::Produced)));
+        assert_eq!(from(Start::Oldest), (true, Some(TopicState::Producing)));
         assert!(!from(Start::Last(2)).0 && !from(Start::Now).0);
         // Who takes over goes on with the same answer.
-        let other = registry.take_over("a").unwrap();
+        let other = registry.replace_producer("a").unwrap();
         assert!(from(Start::Oldest).0);
         other.end();
         assert_eq!(from(Start::Oldest), (true, Some(TopicState::Ended)));
         // Another answer has another beginning.
-        let anew = registry.produce("a").unwrap();
+        let anew = registry.start_producer("a").unwrap();
         anew.publish(Event::data("7")).unwrap();
         assert!(!from(Start::Oldest).0);
     });

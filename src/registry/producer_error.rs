@@ -7,7 +7,7 @@ use crate::{event::Quoted, log::TopicError, topics::PublishError};
 /// Why a topic was not given to a producer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ProduceError {
+pub enum ProducerError {
     /// The topic name is invalid.
     Topic(TopicError),
     /// The topic has another producer.
@@ -17,7 +17,7 @@ pub enum ProduceError {
     },
 }
 
-impl fmt::Display for ProduceError {
+impl fmt::Display for ProducerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Topic(error) => error.fmt(f),
@@ -26,25 +26,25 @@ impl fmt::Display for ProduceError {
     }
 }
 
-impl std::error::Error for ProduceError {}
+impl std::error::Error for ProducerError {}
 
-impl From<TopicError> for ProduceError {
+impl From<TopicError> for ProducerError {
     fn from(error: TopicError) -> Self {
         Self::Topic(error)
     }
 }
 
-/// Why a stream that was [piped](crate::Producer::try_pipe) did not come to its end.
+/// Why the stream of a producer that was [spawned](crate::Producer::try_spawn_from) did not come to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum PipeError<E> {
+pub enum SpawnFromError<E> {
     /// The stream gave this error.
     Stream(E),
     /// What it gave was not published.
     Publish(PublishError),
 }
 
-impl<E: fmt::Display> fmt::Display for PipeError<E> {
+impl<E: fmt::Display> fmt::Display for SpawnFromError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stream(error) => error.fmt(f),
@@ -53,7 +53,7 @@ impl<E: fmt::Display> fmt::Display for PipeError<E> {
     }
 }
 
-impl<E: std::error::Error> std::error::Error for PipeError<E> {
+impl<E: std::error::Error> std::error::Error for SpawnFromError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         // The message is the error's own, so its source is too.
         match self {
@@ -63,7 +63,7 @@ impl<E: std::error::Error> std::error::Error for PipeError<E> {
     }
 }
 
-impl<E> From<PublishError> for PipeError<E> {
+impl<E> From<PublishError> for SpawnFromError<E> {
     fn from(error: PublishError) -> Self {
         Self::Publish(error)
     }
