@@ -134,7 +134,8 @@ impl Cursors {
     }
 
     /// The same for a client that rested, if it has what it rested on, and nothing else.
-    #[inline]
+    // As a call it costs 15 of 145 ns a delivery to 1,000 idle clients: what it gives comes back in memory, and is read before it is written out.
+    #[inline(always)]
     pub(crate) fn take_rested(
         &mut self,
         taker: Taker<'_>,

@@ -108,16 +108,14 @@ impl<B: Body> Body for SseBody<B> {
         let mut kind = self.project().kind;
         match kind.as_mut().project() {
             KindProjection::Plain { inner, .. } => inner.poll_frame(cx).map_ok(|frame| frame.map_data(into_bytes)),
-            KindProjection::Stream { inner, stream } => match stream.poll_frame(inner, cx) {
-                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(match stream.fail() {
-                    Some(last_words) => {
-                        kind.set(Kind::Failed { error: Some(error), written: Box::pin(sleep(TIME_TO_WRITE)) });
-                        Ok(Frame::data(last_words))
-                    }
-                    None => Err(error),
-                })),
-                other => other,
-            },
+            KindProjection::Stream { inner, stream } => {
+                // Given on as it is, without a copy.
+                let polled = stream.poll_frame(inner, cx);
+                let Poll::Ready(Some(Err(error))) = polled else { return polled };
+                let Some(last_words) = stream.fail() else { return Poll::Ready(Some(Err(error))) };
+                kind.set(Kind::Failed { error: Some(error), written: Box::pin(sleep(TIME_TO_WRITE)) });
+                Poll::Ready(Some(Ok(Frame::data(last_words))))
+            }
             KindProjection::Failed { error, written } => {
                 ready!(written.as_mut().poll(cx));
                 Poll::Ready(error.take().map(Err))
