@@ -199,16 +199,16 @@ mod farewells {
         );
 
         let (_, body) = open(&layer(&registry).max_age(SECOND), None, subscribe);
-        assert_eq!(end(body).await.0, "data: aged\n\n");
+        assert_eq!(end(body).await.0, "data: max_age\n\n");
     }
 
     #[test]
     fn are_counted_among_the_bytes_and_come_once() {
         let (client, mut body) = open(&layer(&Registry::new()), None, subscribe);
         client.close();
-        assert_eq!(rest(&mut body), ("data: closed\n\n".to_owned(), true));
+        assert_eq!(rest(&mut body), ("data: by_server\n\n".to_owned(), true));
         assert_eq!(poll(&mut body), Polled::End);
-        assert_eq!(client.stats().bytes, 14);
+        assert_eq!(client.stats().bytes, 17);
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod farewells {
         });
         let mut body = response.into_body();
         assert_eq!(poll(&mut body), Polled::Frame("data: own\n\n".to_owned()));
-        assert_eq!(poll(&mut body), Polled::Frame("data: ended\n\n".to_owned()));
+        assert_eq!(poll(&mut body), Polled::Frame("data: body_ended\n\n".to_owned()));
         assert_eq!(poll(&mut body), Polled::Frame(String::new()), "trailers");
         assert_eq!(poll(&mut body), Polled::End);
         assert!(!client.subscriptions().iter().any(|_| true));
