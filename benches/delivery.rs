@@ -26,7 +26,7 @@ const BLOCKS: usize = 9;
 async fn ours(clients: usize) -> Side {
     let registry = Registry::new();
     let arrived = Arc::new(Arrived::default());
-    let event = Event::data(PAYLOAD).event("tick").expect("a valid event type");
+    let event = Event::data(PAYLOAD).event("tick");
     let length = event.encode().len() + "id: 1763612345678-0-7k3m9p2xr\n".len();
     let layer = SseLayer::new(&registry);
     for _ in 0..clients {

@@ -206,7 +206,7 @@ fn serve<S: Side>(side: &mut S, published: &Published, had: &[usize], took: &mut
 fn publish(registry: &Registry, topics: usize, events: usize) -> (Published, Vec<History>) {
     let names: Vec<String> = (0..topics).map(|topic| format!("prices/{topic}")).collect();
     let history: Vec<History> = names.iter().map(|_| History::default()).collect();
-    let event = Event::data(PAYLOAD).event("tick").expect("an event type");
+    let event = Event::data(PAYLOAD).event("tick");
     let mut published = Published { names, wire: Vec::new(), ends: Vec::new(), ids: Vec::new() };
     for number in 0..events {
         let topic = number % topics;

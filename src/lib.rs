@@ -15,7 +15,7 @@
 //! }
 //!
 //! // From any thread, any task; no await.
-//! registry.publish("prices/AAPL", Event::json(&187.42)?.event("tick")?)?;
+//! registry.publish("prices/AAPL", Event::json(&187.42)?.event("tick"))?;
 //! # let _ = app;
 //! # Ok(())
 //! # }
@@ -77,7 +77,7 @@
 //! What the crate sees to:
 //!
 //! - Nothing that is published, no event type, id, comment or topic name can end an event or forge a field: what cannot be sent is
-//!   an [`EventError`] or a [`TopicError`]. No input makes it panic.
+//!   an [`EventError`] or a [`TopicError`]. No input makes it panic: setters that panic, such as [`Event::event`], take literals only.
 //! - Memory is bounded by what is retained and by how many streams are open, whatever names, ids and queries clients
 //!   send. A name alone is never a [pattern](Subscription::matching), and those of clients' own topics cannot be subscribed to. A text
 //!   that is made a [`segment`] leads to no other topic, whatever is in it.

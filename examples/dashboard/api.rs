@@ -43,7 +43,7 @@ pub(crate) async fn prices(State(app): State<App>, client: ClientHandle) -> Resu
         return Ok(client.into_stream());
     }
     let (table, position) = app.market.table();
-    Ok(client.into_stream().snapshot(Event::json(&table)?.event("prices")?, position))
+    Ok(client.into_stream().snapshot(Event::json(&table)?.event("prices"), position))
 }
 
 pub(crate) async fn publish(
@@ -61,7 +61,7 @@ pub(crate) async fn publish(
     })?;
     let mut event = Event::data(data);
     if let Some(event_type) = query.last("event") {
-        event = event.event(event_type)?;
+        event = event.try_event(event_type)?;
     }
     if let Some(level) = query.level()? {
         event = event.attribute(level);

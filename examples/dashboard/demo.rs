@@ -34,7 +34,7 @@ async fn job(registry: Registry) {
             let step = steps[(done * steps.len() / 101).min(steps.len() - 1)];
             let job = format!("backup-{number}");
             let progress = Event::json(&json!({ "job": job, "done": done, "total": 100, "step": step }));
-            publish(&registry, "demo/job", progress.and_then(|event| event.event("progress")));
+            publish(&registry, "demo/job", progress.map(|event| event.event("progress")));
             sleep(Duration::from_millis(500)).await;
         }
         sleep(Duration::from_secs(5)).await;
@@ -56,7 +56,7 @@ async fn log(registry: Registry) {
         let name = format!("{level:?}").to_lowercase();
         let line = Event::json(&json!({ "level": name, "target": target, "message": message }));
         // What is in the data is for who reads it; filters look at the attribute.
-        publish(&registry, "demo/log", line.and_then(|event| event.event("log")).map(|event| event.attribute(level)));
+        publish(&registry, "demo/log", line.map(|event| event.event("log").attribute(level)));
         sleep(Duration::from_secs_f64(0.3 + 1.4 * random())).await;
     }
 }

@@ -50,7 +50,7 @@ impl Market {
         quote.price = (quote.price * (1.0 + (random() - 0.5) * 0.004)).max(1.0);
         let mut change = quote.to_json(symbol);
         change["tick"] = tick.into();
-        publish(&self.registry, Self::TOPIC, Event::json(&change).and_then(|event| event.event("price")));
+        publish(&self.registry, Self::TOPIC, Event::json(&change).map(|event| event.event("price")));
         publish(&self.registry, Self::STATE, table.to_event());
     }
 
@@ -72,7 +72,7 @@ impl Table {
     }
 
     fn to_event(&self) -> Result<Event, EventError> {
-        Event::json(&self.to_json())?.event("prices")
+        Ok(Event::json(&self.to_json())?.event("prices"))
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) async fn events(
     let is_fresh = client.last_event_id().is_none();
     if is_fresh {
         (welcome["resume"], welcome["prices"]) = ("fresh".into(), table);
-        let stream = client.clone().into_stream().snapshot(Event::json(&welcome)?.event("welcome")?, position);
+        let stream = client.clone().into_stream().snapshot(Event::json(&welcome)?.event("welcome"), position);
         // What a topic under `state/` retains is older than the snapshot and not in it: it is subscribed to after that.
         query.subscribe(&client, is_state)?;
         return Ok(stream.into_response());
@@ -56,13 +56,13 @@ pub(crate) async fn events(
         Resume::Gap(_) => (welcome["resume"], welcome["prices"]) = ("gap".into(), table),
         _ => welcome["resume"] = "continued".into(),
     }
-    let welcome = Event::json(&welcome)?.event("welcome")?.encode();
+    let welcome = Event::json(&welcome)?.event("welcome").encode();
     Ok(([(CONTENT_TYPE, "text/event-stream")], welcome).into_response())
 }
 
 pub(crate) fn heartbeat() -> Event {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
-    Event::data(format!("{{\"now\":{now}}}")).event("heartbeat").unwrap_or_default()
+    Event::data(format!("{{\"now\":{now}}}")).event("heartbeat")
 }
 
 /// Says who is there, whenever somebody comes or goes. Who only loads the page anew does neither.
@@ -78,6 +78,6 @@ pub(crate) async fn announce_viewers(viewers: Presence, registry: Registry) {
             PresenceChange::Left(key) => json!({ "here": here, "left": **key }),
             _ => continue,
         };
-        demo::publish(&registry, VIEWERS, Event::json(&news).and_then(|event| event.event("viewers")));
+        demo::publish(&registry, VIEWERS, Event::json(&news).map(|event| event.event("viewers")));
     }
 }

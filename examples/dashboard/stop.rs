@@ -16,7 +16,7 @@ pub(crate) async fn in_order(
     window: Duration,
     mut signals: Signals,
 ) -> io::Result<()> {
-    let goodbye = Event::data("The server restarts.").event("restart").map_err(io::Error::other)?;
+    let goodbye = Event::data("The server restarts.").event("restart");
     let drain = Drain::within(window).farewell(goodbye).reconnect_delay(Duration::from_secs(2));
     tokio::select! {
         (drained, ()) = async { tokio::join!(registry.drain(drain), connections.close_within(window + PATIENCE)) } => {

@@ -41,7 +41,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Mutex};
 use tokio_stream::{StreamExt, once};
 use tower_sse::{
-    ClientHandle, Event, EventError, EventStream, Registry, RegistryConfig, Retention, SseLayer, Start, SubscribeError,
+    ClientHandle, Event, EventStream, Registry, RegistryConfig, Retention, SseLayer, Start, SubscribeError,
     Subscription, TopicState,
 };
 
@@ -58,8 +58,8 @@ async fn main() -> std::result::Result<(), Box<dyn Error>> {
     let config = RegistryConfig::default()
         .ended_topic_ttl(KEPT)
         // However its writer comes to fail: an error, a panic.
-        .failed_event(end("failed")?)
-        .cancelled_event(end("stopped")?)
+        .failed_event(end("failed"))
+        .cancelled_event(end("stopped"))
         .topic_retention_by(|topic| match topic.contains("/answers/") {
             true => Retention::default().events(20_000), // whole, token by token
             false => Retention::default().events(200).age(KEPT),
@@ -118,7 +118,7 @@ async fn ask(
     match turns.writing.get(&chat) {
         Some(other) if how.instead => {
             // Whoever wrote it may not write on, and whoever reads it is told why it ends.
-            registry.cancel_producer_with(other.topic(), end("replaced")?)?;
+            registry.cancel_producer_with(other.topic(), end("replaced"))?;
         }
         Some(_) => return Err((StatusCode::CONFLICT, "an answer is being written in this chat already").into()),
         None if turns.writing.len() >= MAX_WRITING => {
@@ -131,9 +131,9 @@ async fn ask(
     let answer = Answer { chat: chat.clone(), n: turns.last };
     // In this order, so that whoever hears of the answer finds it.
     let producer = registry.start_producer(answer.topic())?;
-    registry.publish(chat.topic(), Event::json(&json!({ "answer": answer.n, "text": prompt }))?.event("question")?)?;
+    registry.publish(chat.topic(), Event::json(&json!({ "answer": answer.n, "text": prompt }))?.event("question"))?;
     let tokens = generator::tokens(&prompt, token_time).map(|token| token.map(Event::data));
-    producer.try_spawn_from(tokens.chain(once(Ok(end("done")?))));
+    producer.try_spawn_from(tokens.chain(once(Ok(end("done")))));
     let told = json!({ "answer": answer.n });
     turns.writing.insert(chat, answer);
     Ok((StatusCode::ACCEPTED, Json(told)))
@@ -161,7 +161,7 @@ async fn chat_events(Path(chat): Path<Chat>, client: ClientHandle) -> Result<Eve
 }
 
 /// The last event of an answer.
-fn end(reason: &str) -> std::result::Result<Event, EventError> {
+fn end(reason: &str) -> Event {
     Event::data(reason).event("end")
 }
 

@@ -129,7 +129,7 @@ impl Setup {
     fn encoded_heartbeat(&self, marker: &str) -> Option<Bytes> {
         let Heart { text, single_line, is_event } = self.heartbeat.as_ref()?;
         Some(match (text.as_str(), *is_event) {
-            (text, true) => Event::data(text).event(marker).unwrap().encode(),
+            (text, true) => Event::data(text).try_event(marker).unwrap().encode(),
             ("", _) => Bytes::from_static(if *single_line { b":\n" } else { b":\n\n" }),
             (text, _) => {
                 let comment = Event::empty().comment(text).encode();
@@ -142,7 +142,7 @@ impl Setup {
         let heartbeat = match &self.heartbeat {
             None => Heartbeat::off(),
             Some(Heart { text, is_event: true, .. }) => {
-                let event = Event::data(text).event(marker).unwrap().id("666").unwrap();
+                let event = Event::data(text).try_event(marker).unwrap().id("666").unwrap();
                 Heartbeat::every(INTERVAL).event(move || event.clone())
             }
             Some(Heart { text, single_line, .. }) => {
@@ -150,7 +150,7 @@ impl Setup {
                 if *single_line { heartbeat.single_line() } else { heartbeat }
             }
         };
-        let gap_event = GapEvent::named(format!("{marker}-gap")).unwrap();
+        let gap_event = GapEvent::try_named(format!("{marker}-gap")).unwrap();
         let mut layer = SseLayer::new(registry).heartbeat(heartbeat).gap_event(gap_event);
         layer = layer.position_event(PositionEvent::off()).open_at_once(false);
         if let Some(comment) = &self.comment {
@@ -337,7 +337,7 @@ impl Run<'_> {
     fn publish(&mut self, kind: Kind, text: &str) {
         let number = self.published;
         self.published += 1;
-        let named = |text: &str| Event::data(format!("{number} {text}")).event(self.marker).unwrap();
+        let named = |text: &str| Event::data(format!("{number} {text}")).try_event(self.marker).unwrap();
         let event = match kind {
             Kind::Data => named(text),
             Kind::WithAll => named(text).comment(text).retry(Duration::from_millis(self.retry)),
@@ -600,7 +600,7 @@ async fn run(setup: &Setup, steps: Vec<Step>, marker: &str, retry: u64) {
     let handler = Rc::new(RefCell::new(Handler { is_small: true, ..Handler::default() }));
     let layer = setup.layer(&registry, marker, retry);
     let position = registry.position();
-    let snapshot = Event::data("snapshot").event(marker).unwrap();
+    let snapshot = Event::data("snapshot").try_event(marker).unwrap();
     let has_snapshot = setup.is_held && setup.has_snapshot && setup.response == Answer::Stream;
     let (client, response) = answer(&layer, Request::new(()), |client| {
         for name in setup.subscribes.unwrap_or_default() {

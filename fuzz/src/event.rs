@@ -47,7 +47,7 @@ impl Given {
         match input.below(4) {
             0 => {
                 let text = input.text();
-                match event.event(&text) {
+                match event.try_event(&text) {
                     Ok(event) => {
                         assert!(!text.contains(['\n', '\r']), "{text:?}");
                         self.event = event;
@@ -268,5 +268,5 @@ pub fn check(data: &[u8]) {
     #[cfg(feature = "json")]
     check_array(&all);
     let name = input.text();
-    assert_eq!(GapEvent::named(&name).is_err(), name.contains(['\n', '\r']));
+    assert_eq!(GapEvent::try_named(&name).is_err(), name.contains(['\n', '\r']));
 }

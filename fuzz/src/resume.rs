@@ -328,7 +328,7 @@ impl Client {
                 client.subscribe(Subscription::matching(*name).from(start)).unwrap();
             }
             let stream = client.clone().into_stream();
-            let event = Event::data("").event("snapshot").unwrap();
+            let event = Event::data("").event("snapshot");
             drop(match snapshot {
                 Some(position) => stream.snapshot(event, position),
                 None => stream,

@@ -40,7 +40,7 @@ pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
     }
     if let Some(id) = id {
         json.push(']');
-        let batch = Event::data(json).event("batch").unwrap_or_default();
+        let batch = Event::data(json).event("batch");
         wire.extend_from_slice(&batch.encode_fields());
         event::push_field(&mut wire, "id", id);
         wire.push(b'\n');

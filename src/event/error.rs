@@ -8,7 +8,7 @@ use super::{quoted::Quoted, server_sent_event::Event};
 
 /// Why a value cannot be part of an event.
 ///
-/// It is a [`PublishError`](crate::PublishError) too, so that `?` does for both in `registry.publish("a", Event::json(&value)?.event("tick")?)?`.
+/// It is a [`PublishError`](crate::PublishError) too, so that `?` does for both in `registry.publish("a", Event::json(&value)?.event("tick"))?`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum EventError {

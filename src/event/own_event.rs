@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{
     encoding::{finish, push_field},
     error::EventError,
-    server_sent_event::Event,
+    server_sent_event::{Event, literal},
 };
 
 /// An event that the crate makes, of a type that the program can choose; or none.
@@ -19,10 +19,16 @@ impl OwnEvent {
         Self(Some(event_type.into()))
     }
 
+    /// The same of a literal. Panics if it cannot be an event's type.
+    #[track_caller]
+    pub(crate) fn named(event_type: &'static str) -> Self {
+        literal(Self::try_named(event_type))
+    }
+
     /// The same, if it can be an event's type.
-    pub(crate) fn named(event_type: impl Into<String>) -> Result<Self, EventError> {
+    pub(crate) fn try_named(event_type: impl Into<String>) -> Result<Self, EventError> {
         let event_type = event_type.into();
-        Event::empty().event(&event_type)?;
+        Event::empty().try_event(&event_type)?;
         Ok(Self::of(event_type))
     }
 
@@ -31,7 +37,7 @@ impl OwnEvent {
     }
 
     pub(crate) fn encode(&self, data: impl AsRef<str>, id: Option<&str>) -> Option<Bytes> {
-        let event = Event::data(data).event(self.0.as_ref()?).ok()?;
+        let event = Event::data(data).try_event(self.0.as_ref()?).ok()?;
         let mut wire = event.encode_fields();
         if let Some(id) = id {
             push_field(&mut wire, "id", id);

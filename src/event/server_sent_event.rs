@@ -24,9 +24,8 @@ use super::{
 /// ```
 /// use tower_sse::Event;
 ///
-/// let event = Event::data("two\nlines").event("note")?;
+/// let event = Event::data("two\nlines").event("note");
 /// assert_eq!(event.encode(), "event: note\ndata: two\ndata: lines\n\n");
-/// # Ok::<(), tower_sse::EventError>(())
 /// ```
 ///
 /// [interpret]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
@@ -75,10 +74,35 @@ impl Event {
 
     /// Sets the event type, the name that `addEventListener` takes. Default: none, which browsers dispatch as `message`.
     ///
+    /// This is for literals, which need no `?`. It takes `&'static str` only, so that no text of a client gets here: an event type that is made
+    /// at run time, or read from a configuration, is for [`try_event`](Self::try_event).
+    ///
+    /// # Panics
+    ///
+    /// If the event type contains a line end (CR or LF), which would end the field.
+    #[must_use]
+    #[track_caller]
+    pub fn event(self, event_type: &'static str) -> Self {
+        literal(self.try_event(event_type))
+    }
+
+    /// Sets the event type to a text that is made at run time: as [`event`](Self::event), with an error in place of the panic.
+    ///
+    /// ```
+    /// use tower_sse::{Event, EventError};
+    ///
+    /// fn told(from: &str, text: &str) -> Result<Event, EventError> {
+    ///     Event::data(text).try_event(format!("from-{from}"))
+    /// }
+    ///
+    /// assert!(told("ada", "hello").is_ok());
+    /// assert!(matches!(told("ada\nid: 7", "hello"), Err(EventError::EventType { .. })));
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`EventError::EventType`] if it contains a line end (CR or LF), which would end the field.
-    pub fn event(mut self, event_type: impl AsRef<str>) -> Result<Self, EventError> {
+    pub fn try_event(mut self, event_type: impl AsRef<str>) -> Result<Self, EventError> {
         let event_type = event_type.as_ref();
         if event_type.contains(['\n', '\r']) {
             return Err(EventError::EventType { value: event_type.to_owned() });
@@ -236,6 +260,15 @@ impl Event {
     }
 }
 
+/// What a literal in the program's own text gives.
+#[track_caller]
+pub(super) fn literal<T>(result: Result<T, EventError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// Events are equal if the same goes out for both. Attributes are not compared.
 impl PartialEq for Event {
     fn eq(&self, other: &Self) -> bool {
@@ -275,7 +308,7 @@ mod tests {
 
     #[test]
     fn empty_data_is_data_and_trailing_empty_lines_are_kept() {
-        assert_eq!(Event::data("").event("x").unwrap().encode(), "event: x\ndata: \n\n");
+        assert_eq!(Event::data("").event("x").encode(), "event: x\ndata: \n\n");
         assert_eq!(Event::data("a\n").encode(), "data: a\ndata: \n\n");
         assert_eq!(Event::data(" lead").encode(), "data:  lead\n\n");
     }
@@ -289,7 +322,8 @@ mod tests {
     #[test]
     fn a_value_that_cannot_be_sent_is_an_error_that_names_it() {
         for event_type in ["a\nb", "a\rb"] {
-            let error = Event::data("").event(event_type).unwrap_err();
+            let error = Event::data("").try_event(event_type).unwrap_err();
+            assert!(matches!(&error, EventError::EventType { value } if value == event_type));
             assert!(error.to_string().contains(&format!("{event_type:?}")), "{error}");
         }
         let long = "x".repeat(257);
@@ -300,6 +334,12 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = r#"the event type "a\nb" contains a line end"#)]
+    fn a_literal_that_cannot_be_an_event_type_panics() {
+        let _ = Event::data("").event("a\nb");
+    }
+
+    #[test]
     fn an_error_message_stays_short_for_a_long_value() {
         let error = Event::data("").id("é".repeat(10_000)).unwrap_err().to_string();
         assert!(error.len() < 300 && error.contains("(20000 bytes)"), "{error}");
@@ -307,8 +347,7 @@ mod tests {
 
     #[test]
     fn all_fields_go_out_in_the_customary_order() {
-        let event =
-            Event::data("d").event("t").unwrap().id("7").unwrap().retry(Duration::from_millis(1500)).comment("c");
+        let event = Event::data("d").event("t").id("7").unwrap().retry(Duration::from_millis(1500)).comment("c");
         assert_eq!(event.encode(), ": c\nevent: t\ndata: d\nretry: 1500\nid: 7\n\n");
         assert_eq!(event.encode_without_id(), ": c\nevent: t\ndata: d\nretry: 1500\n\n");
         assert_eq!(Event::empty().encode(), "");
@@ -317,7 +356,7 @@ mod tests {
 
     #[test]
     fn what_was_encoded_is_decoded() {
-        let wire = Event::data("a\n\r b").event("t").unwrap().comment("data: no").encode();
+        let wire = Event::data("a\n\r b").event("t").comment("data: no").encode();
         assert_eq!((decode_type(&wire), decode_data(&wire).as_deref()), (Some("t"), Some("a\n\n b")));
         let empty = Event::data("").encode();
         assert_eq!((decode_type(&empty), decode_data(&empty).as_deref()), (None, Some("")));

@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn an_error_of_any_type_is_the_response_of_the_error_inside() {
-        let event = Event::data("").event("a\nb").unwrap_err();
+        let event = Event::data("").try_event("a\nb").unwrap_err();
         let json = Event::json(&std::collections::HashMap::from([((1, 2), 3)])).unwrap_err();
         let topic = crate::Registry::new().presence("").unwrap_err();
         let all: [(Error, StatusCode); 5] = [

@@ -260,15 +260,14 @@ impl SseLayer {
     /// use tower_sse::{CloseReason, Event, Registry, SseLayer};
     ///
     /// let registry = Registry::new();
-    /// let log_in_again = Event::data("log in again").event("expired")?;
-    /// let failed = Event::data("the answer is not complete").event("failed")?;
+    /// let log_in_again = Event::data("log in again").event("expired");
+    /// let failed = Event::data("the answer is not complete").event("failed");
     /// let layer = SseLayer::new(&registry).farewell(move |_, reason| match reason {
     ///     CloseReason::AuthorizationExpired => Some(log_in_again.clone()),
     ///     CloseReason::BodyFailed => Some(failed.clone()),
     ///     _ => None,
     /// });
     /// # let _ = layer;
-    /// # Ok::<(), tower_sse::EventError>(())
     /// ```
     pub fn farewell(
         self,

@@ -137,9 +137,8 @@ impl RegistryConfig {
     /// ```
     /// use tower_sse::{Event, RegistryConfig};
     ///
-    /// let config = RegistryConfig::default().failed_event(Event::data("failed").event("end")?);
+    /// let config = RegistryConfig::default().failed_event(Event::data("failed").event("end"));
     /// # let _ = config.failed_event(None);
-    /// # Ok::<(), tower_sse::EventError>(())
     /// ```
     #[must_use]
     pub fn failed_event(mut self, event: impl Into<Option<Event>>) -> Self {

@@ -26,10 +26,9 @@ use crate::{
 ///
 /// let drain = Drain::within(Duration::from_secs(10))
 ///     .finish_within(Duration::from_secs(25)) // for answers that are being given
-///     .farewell(Event::data("We are back in a minute.").event("restart")?)
+///     .farewell(Event::data("We are back in a minute.").event("restart"))
 ///     .reconnect_delay(Duration::from_secs(5));
 /// # let _ = drain;
-/// # Ok::<(), tower_sse::EventError>(())
 /// ```
 #[derive(Debug, Clone)]
 #[must_use = "it has to be given to `Registry::drain`"]

@@ -23,7 +23,7 @@ use crate::{
 /// async fn enter(client: ClientHandle, room: String) -> Result<EventStream, Error> {
 ///     let topic = format!("rooms/{}", segment(&room));
 ///     client.subscribe(&topic)?;
-///     client.registry().publish(&topic, Event::data("somebody came").event("entered")?)?;
+///     client.registry().publish(&topic, Event::data("somebody came").event("entered"))?;
 ///     let position = client.registry().position();
 ///     Ok(client.into_stream().snapshot(Event::json(&["who", "is", "there"])?, position))
 /// }

@@ -28,7 +28,7 @@ use crate::{
 /// use tower_sse::{Event, Registry};
 ///
 /// let registry = Registry::new();
-/// let receipt = registry.publish("prices/AAPL", Event::data("187.42").event("tick")?)?;
+/// let receipt = registry.publish("prices/AAPL", Event::data("187.42").event("tick"))?;
 /// assert_eq!(receipt.subscribers(), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -168,7 +168,7 @@ impl Producer {
     /// let registry = Registry::new();
     /// let answer = registry.start_producer("answers/42")?;
     /// answer.publish(Event::data("Once"))?;
-    /// answer.fail_with(Event::data("the model is overloaded").event("failed")?)?;
+    /// answer.fail_with(Event::data("the model is overloaded").event("failed"))?;
     /// assert_eq!(registry.topic_state("answers/42"), Some(TopicState::Failed));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

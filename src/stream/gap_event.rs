@@ -25,9 +25,8 @@ use crate::{
 /// use tower_sse::{GapEvent, Registry, SseLayer};
 ///
 /// let registry = Registry::new();
-/// let layer = SseLayer::new(&registry).gap_event(GapEvent::named("reload")?);
+/// let layer = SseLayer::new(&registry).gap_event(GapEvent::named("reload"));
 /// # let _ = layer;
-/// # Ok::<(), tower_sse::EventError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GapEvent {
@@ -37,11 +36,24 @@ pub struct GapEvent {
 impl GapEvent {
     /// A gap event of this type instead of `gap`.
     ///
+    /// It is for literals. One that is read from a configuration is for [`try_named`](Self::try_named).
+    ///
+    /// # Panics
+    ///
+    /// If the type contains a line end (CR or LF).
+    #[must_use]
+    #[track_caller]
+    pub fn named(event_type: &'static str) -> Self {
+        Self { event: OwnEvent::named(event_type) }
+    }
+
+    /// The same of a type that is made at run time.
+    ///
     /// # Errors
     ///
-    /// [`EventError::EventType`] if it contains a line end.
-    pub fn named(event_type: impl Into<String>) -> Result<Self, EventError> {
-        Ok(Self { event: OwnEvent::named(event_type)? })
+    /// [`EventError::EventType`] if the type contains a line end (CR or LF).
+    pub fn try_named(event_type: impl Into<String>) -> Result<Self, EventError> {
+        Ok(Self { event: OwnEvent::try_named(event_type)? })
     }
 
     /// No gap event: the client is told nothing. A handler can still ask with [`ClientHandle::resume`](crate::ClientHandle::resume).
@@ -80,10 +92,10 @@ mod tests {
         let wire = GapEvent::default().encode(&gap());
         let expected = "event: gap\ndata: {\"topics\":[\"a\",\"b/c\"],\"after\":\"1-0\"}\nid: 2-7-000000007\n\n";
         assert_eq!(wire.as_deref(), Some(expected.as_bytes()));
-        let wire = GapEvent::named("lost").unwrap().encode(&Gap { position: None, ..gap() });
+        let wire = GapEvent::named("lost").encode(&Gap { position: None, ..gap() });
         assert!(wire.is_some_and(|wire| wire.starts_with(b"event: lost\n") && !wire.windows(3).any(|at| at == b"id:")));
         assert_eq!(GapEvent::off().encode(&gap()), None);
-        assert!(GapEvent::named("a\nb").is_err());
+        assert!(matches!(GapEvent::try_named("a\nb"), Err(EventError::EventType { value }) if value == "a\nb"));
     }
 
     #[cfg(feature = "json")]
@@ -93,5 +105,11 @@ mod tests {
         let json = Gap { topics: vec![after.clone()], after: after.clone(), position: None }.json();
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value, serde_json::json!({ "topics": [after], "after": after }));
+    }
+
+    #[test]
+    #[should_panic(expected = "contains a line end")]
+    fn a_literal_that_cannot_be_its_type_panics() {
+        let _ = GapEvent::named("a\nb");
     }
 }

@@ -22,7 +22,7 @@ use crate::{event::Event, time::nanoseconds};
 ///
 /// let quiet = Heartbeat::every(Duration::from_secs(30)).comment("still here");
 /// let for_scripts = Heartbeat::every(Duration::from_secs(10)).event(|| {
-///     Event::data("").event("heartbeat").unwrap_or_default()
+///     Event::data("").event("heartbeat")
 /// });
 /// # let _ = (quiet, for_scripts);
 /// ```

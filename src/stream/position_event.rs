@@ -27,9 +27,8 @@ use crate::event::{EventError, OwnEvent};
 /// use tower_sse::{PositionEvent, Registry, SseLayer};
 ///
 /// let registry = Registry::new();
-/// let layer = SseLayer::new(&registry).position_event(PositionEvent::named("$position")?);
+/// let layer = SseLayer::new(&registry).position_event(PositionEvent::named("$position"));
 /// # let _ = layer;
-/// # Ok::<(), tower_sse::EventError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PositionEvent {
@@ -39,11 +38,24 @@ pub struct PositionEvent {
 impl PositionEvent {
     /// Such an event of this type instead of `position`. An empty type makes it a `message`, which pages listen to.
     ///
+    /// It is for literals. One that is read from a configuration is for [`try_named`](Self::try_named).
+    ///
+    /// # Panics
+    ///
+    /// If the type contains a line end (CR or LF).
+    #[must_use]
+    #[track_caller]
+    pub fn named(event_type: &'static str) -> Self {
+        Self { event: OwnEvent::named(event_type) }
+    }
+
+    /// The same of a type that is made at run time.
+    ///
     /// # Errors
     ///
-    /// [`EventError::EventType`] if the type contains a line end.
-    pub fn named(event_type: impl Into<String>) -> Result<Self, EventError> {
-        Ok(Self { event: OwnEvent::named(event_type)? })
+    /// [`EventError::EventType`] if the type contains a line end (CR or LF).
+    pub fn try_named(event_type: impl Into<String>) -> Result<Self, EventError> {
+        Ok(Self { event: OwnEvent::try_named(event_type)? })
     }
 
     /// No such event: a client that is cut off before its first event loses what is published until it is back.
@@ -75,8 +87,14 @@ mod tests {
     fn it_has_a_type_of_its_own_and_empty_data_and_the_id() {
         let wire = PositionEvent::default().encode("1-0-000000007");
         assert_eq!(wire.as_deref(), Some(&b"event: position\ndata: \nid: 1-0-000000007\n\n"[..]));
-        assert!(PositionEvent::named("where").unwrap().encode("7").unwrap().starts_with(b"event: where\ndata: \n"));
+        assert!(PositionEvent::named("where").encode("7").unwrap().starts_with(b"event: where\ndata: \n"));
         assert_eq!(PositionEvent::off().encode("7"), None);
-        assert!(PositionEvent::named("a\rb").is_err());
+        assert!(matches!(PositionEvent::try_named("a\rb"), Err(EventError::EventType { value }) if value == "a\rb"));
+    }
+
+    #[test]
+    #[should_panic(expected = "contains a line end")]
+    fn a_literal_that_cannot_be_its_type_panics() {
+        let _ = PositionEvent::named("a\nb");
     }
 }

@@ -31,7 +31,7 @@
 //! let mut stream = TestStream::new(response)?;
 //! assert_eq!(registry.stats().clients, 1);
 //!
-//! registry.publish("news", Event::data("it works").event("headline")?)?;
+//! registry.publish("news", Event::data("it works").event("headline"))?;
 //! let event = stream.next_event().await?.expect("the stream goes on");
 //! assert_eq!((event.event_type.as_str(), event.data.as_str()), ("headline", "it works"));
 //!

@@ -17,7 +17,7 @@ use crate::{
 /// use tower_sse::{Event, PublishError, Registry};
 ///
 /// async fn move_to(registry: Registry, place: [f64; 2]) -> Result<(), PublishError> {
-///     registry.publish("places", Event::json(&place)?.event("moved")?)?;
+///     registry.publish("places", Event::json(&place)?.event("moved"))?;
 ///     Ok(())
 /// }
 /// # let _ = move_to;

@@ -79,7 +79,7 @@ impl LastWord {
                 let mut json = String::from("{\"topic\":");
                 push_json_string(&mut json, topic);
                 json.push('}');
-                Event::data(json).event(event_type).ok()
+                Event::data(json).try_event(event_type).ok()
             }
         }
     }

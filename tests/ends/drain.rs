@@ -52,7 +52,7 @@ async fn streams_end_spread_over_three_quarters_of_the_window_with_all_that_was_
     settle().await;
     let start = Instant::now();
     publish(&registry, "topic", "last news");
-    let farewell = Event::data("bye").event("restart").unwrap();
+    let farewell = Event::data("bye").event("restart");
     let result = registry.drain(Drain::within(8 * SECOND).farewell(&farewell).reconnect_delay(10 * SECOND)).await;
     assert!(drained(100, 0)(&result), "{result:?}");
     assert!(start.elapsed() <= 6 * SECOND, "{:?}", start.elapsed());

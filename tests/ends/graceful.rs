@@ -61,7 +61,7 @@ async fn two_thousand_streams_end(server: Server) {
     ones.into_iter().for_each(|one| _ = peers.spawn(async { vec![one.last_body().await] }));
     twos.into_iter().for_each(|two| _ = peers.spawn(two.all()));
     let served = house.stop();
-    let farewell = Event::data("bye").event("restart").unwrap();
+    let farewell = Event::data("bye").event("restart");
     let draining = tokio::spawn(registry.drain(Drain::within(window).farewell(farewell).reconnect_delay(10 * SECOND)));
     let publisher = tokio::spawn(async move {
         let mut ticks = interval(Duration::from_millis(25));

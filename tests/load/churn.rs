@@ -208,7 +208,7 @@ impl House {
         let limited = limits.iter().cloned().fold(layer.clone(), SseLayer::limit);
         let limited = limited
             .max_age(Duration::from_millis(1500))
-            .farewell(|_, reason| Some(Event::data(reason.as_str()).event("farewell").unwrap()));
+            .farewell(|_, reason| Some(Event::data(reason.as_str()).event("farewell")));
         let app = Router::new()
             .route("/stream", get(stream))
             .route("/own", get(own))

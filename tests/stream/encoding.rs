@@ -21,7 +21,7 @@ impl Parts {
     fn event(&self, comment: Option<&str>) -> Event {
         let mut event = self.data.as_ref().map_or_else(Event::empty, Event::data);
         if let Some(event_type) = &self.event_type {
-            event = event.event(event_type).unwrap();
+            event = event.try_event(event_type).unwrap();
         }
         if let Some(id) = &self.id {
             event = event.id(id).unwrap();
@@ -177,7 +177,7 @@ proptest! {
     ) {
         let mut parts = Parts { data: Some(data), ..Parts::default() };
         let mut event = Event::data(parts.data.as_ref().unwrap()).comment(comment);
-        match event.clone().event(&given_type) {
+        match event.clone().try_event(&given_type) {
             Ok(with_type) => (event, parts.event_type) = (with_type, Some(given_type)),
             Err(EventError::EventType { value }) => prop_assert_eq!(value, given_type),
             Err(error) => panic!("{error}"),
@@ -209,7 +209,7 @@ mod vectors {
 
     #[track_caller]
     fn assert_no_event_type(value: &str) {
-        let error = Event::data("x").event(value).unwrap_err();
+        let error = Event::data("x").try_event(value).unwrap_err();
         assert!(matches!(&error, EventError::EventType { value: named } if named == value), "{error:?}");
     }
 

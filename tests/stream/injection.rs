@@ -125,7 +125,7 @@ async fn through_the_layer(body: Paced, heartbeat: impl Into<Option<Heartbeat>>,
         for round in 0..if publishes { silences } else { 0 } {
             for event in 0..=round % 2 {
                 let data = format!("{round}\ndata: {event}");
-                let receipt = publisher.publish(TOPIC, Event::data(&data).event("registry").unwrap()).unwrap();
+                let receipt = publisher.publish(TOPIC, Event::data(&data).event("registry")).unwrap();
                 published.push((data, receipt.position().to_string()));
             }
             sleep(silence).await;
@@ -359,9 +359,7 @@ mod any_stream {
 
     #[test]
     fn heartbeat_events_leave_the_handlers_events_alone() {
-        assert_invisible(
-            &Heartbeat::every(INTERVAL).event(|| Event::data("beat").event("hb").unwrap().id("9").unwrap()),
-        );
+        assert_invisible(&Heartbeat::every(INTERVAL).event(|| Event::data("beat").event("hb").id("9").unwrap()));
     }
 }
 

@@ -754,7 +754,7 @@ mod resuming {
         assert_eq!(next(&mut body), wire("3", &kept));
         assert_silent(&mut body);
 
-        let (mut body, _) = resume_from(&layer(&registry).gap_event(GapEvent::named("lost").unwrap()), &last);
+        let (mut body, _) = resume_from(&layer(&registry).gap_event(GapEvent::named("lost")), &last);
         assert_eq!(next(&mut body), gap("lost"));
         assert_eq!(next(&mut body), wire("3", &kept));
 

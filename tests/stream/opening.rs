@@ -280,7 +280,7 @@ mod a_stream_begins {
     #[tokio::test(start_paused = true)]
     async fn with_the_name_that_where_it_stands_was_given() {
         let registry = Registry::new();
-        let layer = SseLayer::new(&registry).position_event(PositionEvent::named("$at").unwrap());
+        let layer = SseLayer::new(&registry).position_event(PositionEvent::named("$at"));
         let Polled::Frame(wire) = first(&layer, None, |client| client.subscribe("a").unwrap()) else { panic!() };
         assert_eq!(wire, format!("event: $at\ndata: \nid: {}\n\n", registry.position()));
     }
@@ -493,7 +493,7 @@ mod the_id_of_a_client_is_nowhere {
         stands(&mut body);
         publish(&registry, "a", "1");
         client.send(Event::data("for it alone")).unwrap();
-        client.send(Event::data("{\"n\":2}").event("note").unwrap()).unwrap();
+        client.send(Event::data("{\"n\":2}").event("note")).unwrap();
         let wire = text(&mut body);
         assert_hidden(&wire, &client);
         let expected = r#"[{"topic":"a","data":"1"},{"data":"for it alone"},{"event":"note","data":{"n":2}}]"#

@@ -42,7 +42,7 @@ async fn events_come_with_what_a_client_knows_of_them() {
     let registry = Registry::new();
     let mut stream = stream(&SseLayer::new(&registry).reconnect_delay(Duration::from_secs(2)), None);
     let id = publish(&registry, "two\nlines");
-    registry.publish("news", Event::json(&[1, 2]).unwrap().event("list").unwrap()).unwrap();
+    registry.publish("news", Event::json(&[1, 2]).unwrap().event("list")).unwrap();
     let event = stream.next_event().await.unwrap().unwrap();
     assert_eq!((&*event.event_type, &*event.data, &*event.last_event_id), ("message", "two\nlines", &*id));
     assert_eq!(stream.last_event_id(), id);
@@ -78,7 +78,7 @@ async fn where_a_stream_stands_is_passed_over_as_by_a_page_and_known_by_its_id()
     assert_eq!(data(&stream.ready_events().unwrap()), [""; 0]);
     assert_eq!(stream.last_event_id(), id);
     // One of the program's own is an event as any other.
-    registry.publish("news", Event::data("at the gate").event("position").unwrap()).unwrap();
+    registry.publish("news", Event::data("at the gate").event("position")).unwrap();
     assert_eq!(stream.next_event().await.unwrap().unwrap().data, "at the gate");
 }
 

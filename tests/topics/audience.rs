@@ -106,7 +106,7 @@ fn a_filter_sees_the_event_as_it_was_published() {
         event.data().as_deref() == Some("yes\nyes")
     };
     client.subscribe(Subscription::matching("**").filter(filter)).unwrap();
-    let event = Event::data("yes\r\nyes").event("vote").unwrap().attribute(Level::Info);
+    let event = Event::data("yes\r\nyes").event("vote").attribute(Level::Info);
     let first = registry.publish("votes/1", event).unwrap().position();
     let second = position(&registry, "votes/2", "no");
     let id = client.id();

@@ -397,7 +397,7 @@ fn each_end_says_what_happened() {
         ];
         let [whole, cancelled, failed] =
             OUTCOMES.map(|(state, reason, status)| move |last: &[&str]| seen(state, last, reason, status));
-        let own = || Event::data("").event("own").unwrap();
+        let own = || Event::data("").event("own");
         let registry = Registry::new;
 
         assert_eq!(see(&registry(), async |_, producer| producer.end()).await, whole(&[]));
@@ -428,7 +428,7 @@ fn each_end_says_what_happened() {
         assert_eq!(see(&registry(), fails).await, failed(&["own", "failed"]));
         let fails_with_own = async |_: Registry, producer: tower_sse::Producer| {
             let items = tokio_stream::iter([Err::<Event, _>("why")]);
-            let why = |error: &&str| Event::data("").event(error).ok();
+            let why = |error: &&str| Event::data("").try_event(error).ok();
             assert_eq!(producer.try_spawn_from_with(items, why).await.unwrap(), Err(SpawnFromError::Stream("why")));
         };
         assert_eq!(see(&registry(), fails_with_own).await, failed(&["why"]));
@@ -438,7 +438,7 @@ fn each_end_says_what_happened() {
         assert_eq!(see(&registry(), succeeds).await, whole(&["own"]));
 
         // With events of the program's, or none, that are said once for all topics.
-        let end = |data: &str| Event::data(data).event("end").unwrap().id("not sent").unwrap();
+        let end = |data: &str| Event::data(data).event("end").id("not sent").unwrap();
         let own = RegistryConfig::default().failed_event(end("failed")).cancelled_event(end("cancelled"));
         let none = RegistryConfig::default().failed_event(None).cancelled_event(None);
         for (config, last) in [(own, &["end"][..]), (none, &[])] {

@@ -51,8 +51,14 @@ pub(crate) async fn announce(
     publish(&app, ANNOUNCEMENTS, "announcement", &session, &text)
 }
 
-fn publish(app: &App, topic: &str, event_type: &str, from: &Session, text: &str) -> Result<Json<Value>, Problem> {
-    let event = Event::json(&json!({ "from": from.user.name(), "text": text }))?.event(event_type)?;
+fn publish(
+    app: &App,
+    topic: &str,
+    event_type: &'static str,
+    from: &Session,
+    text: &str,
+) -> Result<Json<Value>, Problem> {
+    let event = Event::json(&json!({ "from": from.user.name(), "text": text }))?.event(event_type);
     let receipt = app.registry.publish(topic, event)?;
     Ok(Json(json!({ "id": receipt.position().to_string(), "clients": receipt.subscribers() })))
 }

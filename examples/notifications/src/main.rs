@@ -108,7 +108,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ = signals.next() => {}
     }
     // There are no new connections from now on, and the streams end.
-    let restart = Event::data("The server restarts.").event("restart")?;
+    let restart = Event::data("The server restarts.").event("restart");
     let drain = Drain::within(Duration::from_secs(2)).farewell(restart).reconnect_delay(Duration::from_secs(2));
     let (drained, ()) = tokio::join!(registry.drain(drain), connections.close_within(Duration::from_secs(3)));
     tracing::info!(ended = drained.ended, still_open = drained.still_open, "drained");
@@ -130,7 +130,7 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
         .limit(Limit::streams(setting("MAX_STREAMS_PER_ADDRESS", 20)?).per(app.address.clone().key()))
         // An EventSource gives up for good when it gets a 503 or a 429.
         .refused_response(RefusedResponse::reconnect());
-    let log_in_again = Event::data("Log in again.").event("expired")?;
+    let log_in_again = Event::data("Log in again.").event("expired");
     let for_users = SseLayer::new(&app.registry)
         // A script cannot see comments. With an event, it can tell a dead connection.
         .heartbeat(Heartbeat::every(Duration::from_millis(setting("PING_MS", 10_000)?)).event(ping))
@@ -190,7 +190,7 @@ fn cors(origin: HeaderValue) -> CorsLayer {
 }
 
 fn ping() -> Event {
-    Event::data("").event("ping").unwrap_or_default()
+    Event::data("").event("ping")
 }
 
 async fn nowhere() -> (StatusCode, Json<Value>) {

@@ -111,9 +111,9 @@ async fn run(
             () = tokio::time::sleep(step) => {}
             why = job.stopped() => return Err(why.into()),
         }
-        job.publish(Event::data(format!(r#"{{"done":{done},"of":{steps}}}"#)).event("progress")?)?;
+        job.publish(Event::data(format!(r#"{{"done":{done},"of":{steps}}}"#)).event("progress"))?;
     }
-    job.finish(Event::data(format!(r#"{{"of":{steps}}}"#)).event("done")?)?;
+    job.finish(Event::data(format!(r#"{{"of":{steps}}}"#)).event("done"))?;
     Ok(())
 }
 

@@ -192,13 +192,13 @@ impl Hostile {
         Self { url: format!("http://{address}"), registry, serves }
     }
 
-    fn publish(&self, event_type: &str, data: &str) {
+    fn publish(&self, event_type: &'static str, data: &str) {
         self.registry.publish("all", event(event_type, data)).unwrap();
     }
 }
 
-fn event(event_type: &str, data: &str) -> Event {
-    Event::data(data).event(event_type).unwrap()
+fn event(event_type: &'static str, data: &str) -> Event {
+    Event::data(data).event(event_type)
 }
 
 impl Drop for Hostile {
