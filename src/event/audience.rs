@@ -1,13 +1,13 @@
-//! Whom an event is for.
+//! The clients that an event is for.
 
 use http::Extensions;
 
 use super::client_id::ClientId;
 
-/// Who is to have an event, and what helps to decide it.
+/// The clients that get an event, and the attributes that filters read.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Audience {
-    /// The one client that does not get it.
+    /// This client does not get the event.
     pub(crate) excluded_client: Option<ClientId>,
     pub(crate) attributes: Extensions,
 }

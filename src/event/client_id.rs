@@ -1,13 +1,15 @@
-//! What a client is called.
+//! The id of a client.
 
 use std::{fmt, str::FromStr};
 
 use super::quoted::Quoted;
 
-/// The name of one client: 128 random bits from the operating system, written as 32 hexadecimal digits.
+/// The id of one client: 128 random bits from the operating system.
 ///
-/// Whoever knows it can be allowed to act for the client (add a topic to its open stream, say), so it is as hard to
-/// guess as a session token and should be treated as one.
+/// It is written as 32 lower-case hexadecimal digits.
+///
+/// Treat the id as you treat a session token. A program may let everyone who knows a client's id act for that client,
+/// for example add a topic to its open stream. The id is as hard to guess as a session token.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId([u8; 16]);
 
@@ -16,27 +18,30 @@ impl ClientId {
         Self(random_bits())
     }
 
-    /// Half of it: enough to tell all open clients from each other.
+    /// Returns 64 of the 128 bits: enough to tell all open clients apart.
     pub(crate) fn half(self) -> u64 {
         let [.., a, b, c, d, e, f, g, h] = self.0;
         u64::from_ne_bytes([a, b, c, d, e, f, g, h])
     }
 
-    /// A number that is different for most clients.
+    /// Returns a number that differs between most clients.
     pub(crate) fn spread(self) -> u32 {
         let [first, second, third, fourth, ..] = self.0;
         u32::from_ne_bytes([first, second, third, fourth])
     }
 }
 
+/// Returns random bits from the operating system.
+///
 /// # Panics
 ///
-/// If the operating system has none to give: an id that can be guessed would be worse. `HashMap::new` does the same.
+/// If the operating system returns no random bits. An id that can be guessed would be worse. `HashMap::new` panics in
+/// the same case.
 pub(crate) fn random_bits<const N: usize>() -> [u8; N] {
     let mut bits = [0; N];
     match getrandom::fill(&mut bits) {
         Ok(()) => bits,
-        Err(error) => panic!("the operating system has no randomness to give: {error}"),
+        Err(error) => panic!("the operating system returned no random bits: {error}"),
     }
 }
 
@@ -62,7 +67,7 @@ impl FromStr for ClientId {
     }
 }
 
-/// A text that is no [`ClientId`].
+/// A text that is not a valid [`ClientId`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidClientId {
     value: String,
@@ -70,7 +75,7 @@ pub struct InvalidClientId {
 
 impl fmt::Display for InvalidClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is no client id: expected 32 hexadecimal digits", Quoted(&self.value))
+        write!(f, "the client id {} is invalid: use 32 lower-case hexadecimal digits", Quoted(&self.value))
     }
 }
 

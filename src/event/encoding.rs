@@ -1,10 +1,10 @@
-//! How an event is written down for the wire, and read back.
+//! Encodes an event for the wire, and decodes it again.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-/// Appends the line of a field. The value has no line end.
+/// Appends one field as a line. The value must not contain a line end.
 pub(crate) fn push_field(wire: &mut Vec<u8>, name: &str, value: &str) {
     wire.extend_from_slice(name.as_bytes());
     wire.extend_from_slice(b": ");
@@ -12,7 +12,7 @@ pub(crate) fn push_field(wire: &mut Vec<u8>, name: &str, value: &str) {
     wire.push(b'\n');
 }
 
-/// Ends the block that the fields make, if there are any.
+/// Ends the block with a blank line. A block without fields stays empty.
 pub(crate) fn finish(mut wire: Vec<u8>) -> Bytes {
     if !wire.is_empty() {
         wire.push(b'\n');
@@ -20,13 +20,15 @@ pub(crate) fn finish(mut wire: Vec<u8>) -> Bytes {
     Bytes::from(wire)
 }
 
-/// The event type of an event in this module's own encoding.
+/// Returns the event type of an event that this module encoded.
 pub(crate) fn decode_type(wire: &[u8]) -> Option<&str> {
     let line = wire.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"event: "))?;
     std::str::from_utf8(line).ok()
 }
 
-/// The data of an event in this module's own encoding, line ends as LF: without a copy if it is one line.
+/// Returns the data of an event that this module encoded.
+///
+/// Line ends are LF. Data of one line is not copied.
 pub(crate) fn decode_data(wire: &[u8]) -> Option<Cow<'_, str>> {
     let mut lines = wire.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(DATA));
     let first = String::from_utf8_lossy(lines.next()?);
@@ -40,12 +42,16 @@ pub(crate) fn decode_data(wire: &[u8]) -> Option<Cow<'_, str>> {
 pub(super) const DATA: &[u8] = b"data: ";
 pub(super) const COMMENT: &[u8] = b": ";
 
-/// `id: `, a line end and the blank line's.
+/// The bytes of `id: `, its line end and the blank line.
 pub(crate) const ROOM_FOR_ID: usize = 6;
-/// The same with a position of 13 + 1 + 4 + 1 + 9 characters. One more than there is room for doubles what an event takes.
+/// The same, and a position of 13 + 1 + 4 + 1 + 9 characters.
+///
+/// A buffer that is one byte too short is doubled, and so is the memory of the event.
 pub(super) const ROOM_FOR_POSITION: usize = ROOM_FOR_ID + 28;
 
-/// Text of any pieces, split at CRLF, LF and CR, each line with a prefix and an LF.
+/// Writes text, which may come in pieces, as lines.
+///
+/// The text is split at CRLF, LF and CR. Each line gets the prefix and an LF.
 pub(super) struct Lines {
     prefix: &'static [u8],
     wire: Vec<u8>,
@@ -84,7 +90,9 @@ impl Lines {
     }
 }
 
-/// Where the next line end is. Pieces of text without one are passed over whole, as a large event has few.
+/// Returns the index of the next line end.
+///
+/// It skips pieces of 32 bytes that contain no line end, because a large event has few line ends.
 fn line_end(text: &[u8]) -> Option<usize> {
     const PIECE: usize = 32;
     let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');

@@ -8,11 +8,12 @@ use super::{quoted::Quoted, server_sent_event::Event};
 
 /// Why a value cannot be part of an event.
 ///
-/// It is a [`PublishError`](crate::PublishError) too, so that `?` does for both in `registry.publish("a", Event::json(&value)?.event("tick"))?`.
+/// It converts into [`PublishError`](crate::PublishError). So `?` works for both errors in `registry.publish("a",
+/// Event::json(&value)?.event("tick"))?`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum EventError {
-    /// The event type contains a line end.
+    /// The event type contains a line end (CR or LF).
     EventType {
         /// The event type that was given.
         value: String,
@@ -27,13 +28,15 @@ pub enum EventError {
         /// The id that was given.
         value: String,
     },
-    /// The value cannot be written as JSON.
+    /// The value cannot be serialized as JSON.
     #[cfg(feature = "json")]
     #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
     Json(Arc<serde_json::Error>),
 }
 
-/// Errors are equal if they are about the same value; of JSON, if they say the same.
+/// Two errors are equal if they name the same value.
+///
+/// Two JSON errors are equal if their messages are equal.
 impl PartialEq for EventError {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
@@ -52,16 +55,20 @@ impl Eq for EventError {}
 impl fmt::Display for EventError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::EventType { value } => write!(f, "the event type {} contains a line end", Quoted(value)),
+            Self::EventType { value } => {
+                write!(f, "the event type {} contains a line end: remove each CR and LF", Quoted(value))
+            }
             Self::Id { value } => write!(
                 f,
-                "the event id {} is not 1 to {} bytes of printable ASCII without spaces at its ends",
+                "the event id {} is invalid: use 1 to {} bytes of printable ASCII with no space at the start or end",
                 Quoted(value),
                 Event::MAX_ID
             ),
-            Self::IdWithoutData { value } => write!(f, "the event with the id {} has no data", Quoted(value)),
+            Self::IdWithoutData { value } => {
+                write!(f, "the event with the id {} has no data: add data, or remove the id", Quoted(value))
+            }
             #[cfg(feature = "json")]
-            Self::Json(error) => write!(f, "the value cannot be written as JSON: {error}"),
+            Self::Json(error) => write!(f, "the value cannot be serialized as JSON: {error}"),
         }
     }
 }

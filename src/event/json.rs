@@ -1,6 +1,8 @@
-//! Strings in JSON.
+//! Writes JSON strings without serde_json.
 
-/// Two strings in two fields are no reason to depend on serde_json where the `json` feature is off.
+/// Appends a text to JSON as a quoted string.
+///
+/// The gap event has two JSON fields. They do not justify a dependency on serde_json when the `json` feature is off.
 pub(crate) fn push_json_string(json: &mut String, text: &str) {
     json.push('"');
     for character in text.chars() {

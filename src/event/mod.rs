@@ -1,4 +1,6 @@
-//! What is published: an event, whom it is for, and how it is written down. It knows no topic and no client.
+//! Events: their data, the clients that they are for, and their encoding.
+//!
+//! This folder knows no topics and no clients.
 
 mod audience;
 mod client_id;

@@ -1,4 +1,4 @@
-//! Events that the crate makes.
+//! Events that the crate itself sends.
 
 use bytes::Bytes;
 
@@ -8,7 +8,9 @@ use super::{
     server_sent_event::{Event, literal},
 };
 
-/// An event that the crate makes, of a type that the program can choose; or none.
+/// An event that the crate itself sends, such as the gap event.
+///
+/// The program can choose its event type, or turn it off (`None`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OwnEvent(Option<String>);
 
@@ -19,13 +21,13 @@ impl OwnEvent {
         Self(Some(event_type.into()))
     }
 
-    /// The same of a literal. Panics if it cannot be an event's type.
+    /// Takes the event type from a literal. Panics if it contains a line end.
     #[track_caller]
     pub(crate) fn named(event_type: &'static str) -> Self {
         literal(Self::try_named(event_type))
     }
 
-    /// The same, if it can be an event's type.
+    /// Takes the event type, or returns an error if it contains a line end.
     pub(crate) fn try_named(event_type: impl Into<String>) -> Result<Self, EventError> {
         let event_type = event_type.into();
         Event::empty().try_event(&event_type)?;

@@ -1,8 +1,10 @@
-//! Texts of others in messages.
+//! Quotes text from outside the program in messages.
 
 use std::fmt;
 
-/// Somebody else's text in an error message: escaped, and cut to what fits a log line.
+/// Text from outside the program, for an error message or a log line.
+///
+/// It is escaped, and cut after 80 characters.
 pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Quoted<'_> {

@@ -1,4 +1,4 @@
-//! What is published: an [`Event`], and how it is written down for the wire.
+//! The [`Event`] that a program publishes.
 
 #[cfg(feature = "json")]
 use std::sync::Arc;
@@ -14,12 +14,16 @@ use super::{
     error::EventError,
 };
 
-/// One server-sent event: data and, optionally, an event type, an id, a reconnection time and a comment.
+/// One server-sent event.
 ///
-/// It is written in the `text/event-stream` format of the [HTML standard, section 9.2.6][interpret] once, when it is
-/// published or [encoded](Event::encode), however many clients get it. Whatever text goes in arrives as it is: line
-/// ends in data (CRLF, LF or CR) arrive as LF, empty lines and leading spaces are kept, and nothing in it can end the
-/// event or forge another field. What cannot be sent (a line end in an event type, say) is an [`EventError`].
+/// An event has data and, optionally, an event type, an id, a reconnection time and a comment.
+///
+/// The event is encoded once, when it is published or [encoded](Event::encode), no matter how many clients get it. The
+/// format is the `text/event-stream` of the [HTML standard, section 9.2.6][interpret].
+///
+/// Text arrives as you gave it, except that each line end in the data (CRLF, LF or CR) arrives as LF. Empty lines and
+/// leading spaces are kept. No text can end the event or forge another field. A value that the format cannot carry, for
+/// example an id with a line end, is an [`EventError`].
 ///
 /// ```
 /// use tower_sse::Event;
@@ -40,9 +44,11 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event with this text as its data. Empty data is data: browsers dispatch it.
+    /// Makes an event with this text as its data.
     ///
-    /// Cost: one copy of the text, straight into its `data:` lines.
+    /// Empty data is data: browsers dispatch an event for it.
+    ///
+    /// Cost: the text is copied once, directly into its `data:` lines.
     #[must_use]
     pub fn data(text: impl AsRef<str>) -> Self {
         let text = text.as_ref();
@@ -51,13 +57,14 @@ impl Event {
         Self { data: lines.finish(), ..Self::default() }
     }
 
-    /// An event with this value as JSON in its data.
+    /// Makes an event with this value as JSON in its data.
     ///
-    /// The value is serialised straight into its `data:` lines: no `String` or `Value` of the document is made first.
+    /// Cost: the value is serialized directly into its `data:` lines, without a `String` or `Value` of the whole
+    /// document.
     ///
     /// # Errors
     ///
-    /// [`EventError::Json`] if the value's own `Serialize` refuses, or if it has map keys that are no strings.
+    /// [`EventError::Json`] if the value's own `Serialize` returns an error, or if a map has keys that are not strings.
     #[cfg(feature = "json")]
     #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
     pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, EventError> {
@@ -66,16 +73,21 @@ impl Event {
         Ok(Self { data: lines.finish(), ..Self::default() })
     }
 
-    /// An event without data: for a comment or a reconnection time alone. Clients dispatch nothing for it.
+    /// Makes an event without data, for a comment or a reconnection time only.
+    ///
+    /// Clients dispatch nothing for it.
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// Sets the event type, the name that `addEventListener` takes. Default: none, which browsers dispatch as `message`.
+    /// Sets the event type, from a literal.
     ///
-    /// This is for literals, which need no `?`. It takes `&'static str` only, so that no text of a client gets here: an event type that is made
-    /// at run time, or read from a configuration, is for [`try_event`](Self::try_event).
+    /// A page listens to an event type with `addEventListener`. Default: no event type, which browsers dispatch as
+    /// `message`. An empty text means no event type.
+    ///
+    /// The method takes `&'static str` only. So no text of a client gets here, and the call needs no `?`. For an event
+    /// type that is made at run time, or read from a configuration, use [`try_event`](Self::try_event).
     ///
     /// # Panics
     ///
@@ -86,7 +98,9 @@ impl Event {
         literal(self.try_event(event_type))
     }
 
-    /// Sets the event type to a text that is made at run time: as [`event`](Self::event), with an error in place of the panic.
+    /// Sets the event type, from a text that is made at run time.
+    ///
+    /// The same as [`event`](Self::event), but it returns an error instead of panicking.
     ///
     /// ```
     /// use tower_sse::{Event, EventError};
@@ -101,7 +115,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// [`EventError::EventType`] if it contains a line end (CR or LF), which would end the field.
+    /// [`EventError::EventType`] if the event type contains a line end (CR or LF), which would end the field.
     pub fn try_event(mut self, event_type: impl AsRef<str>) -> Result<Self, EventError> {
         let event_type = event_type.as_ref();
         if event_type.contains(['\n', '\r']) {
@@ -111,27 +125,37 @@ impl Event {
         Ok(self)
     }
 
-    /// Gives the event an id of its own. Default: none; the registry then sends the event's [`Position`](crate::Position).
+    /// Sets an id of your own, in place of the registry's.
     ///
-    /// Prefer the registry's. An id of your own belongs to its topic, and is to be used once: also over restarts, and on one topic alone where
-    /// a client reads several, as nobody can tell the events apart that have it. It goes out as it is. A client that comes back with it goes on after this event
-    /// for as long as the event is retained and the client is subscribed to its topic again. In any other case nothing is known of
-    /// the id: the client is told of a gap and goes on at the oldest retained events. Where an id is not certain, events are repeated or a
-    /// gap is told, and nothing is lost in silence:
+    /// Default: no own id. The registry then sends the event's [`Position`](crate::Position) as its id. Prefer this
+    /// default. An own id has 1 to 256 bytes and is sent unchanged.
     ///
-    /// - Several retained events of the topic have the same id: the client goes on after the oldest of them, and gets the others again.
-    /// - An event with the same id was on the topic before and has been evicted: the client may have had that one, so it is told of a gap. The
-    ///   registry remembers 16,384 such ids of all topics.
-    /// - The id is one that this registry gave to another event, as in a copy of that event on another topic: the client goes on
-    ///   after the older of the two. One that the registry has not given yet is refused, with [`PublishError::IdToCome`](crate::PublishError::IdToCome).
-    /// - An id that only looks like a [`Position`](crate::Position), of another registry or of a Redis stream, is an id as any other.
+    /// Use an own id only once on a topic, also across restarts. If a client reads several topics, use the id on only
+    /// one of them, because events with the same id cannot be told apart.
+    ///
+    /// A client that reconnects with an own id continues after that event. For this, the event must still be retained,
+    /// and the client must subscribe to its topic again. Otherwise the registry does not know the id: it tells the
+    /// client of a gap, and the client continues at the oldest retained events.
+    ///
+    /// An ambiguous id never loses events silently. Events are repeated, or the client is told of a gap:
+    ///
+    /// - Several retained events of the topic have the same id. The client continues after the oldest of them, and gets
+    ///   the others again.
+    /// - An event with the same id was on the topic before and has been evicted. The client may have had that event, so
+    ///   it is told of a gap. The registry remembers the last 16,384 evicted ids of all topics.
+    /// - The registry issued the same id for another event. This happens if a program copies an event with its id to
+    ///   another topic. The client continues after the older of the two events.
+    /// - The id names a position that the registry has not issued yet. Publishing the event fails with
+    ///   [`PublishError::IdToCome`](crate::PublishError::IdToCome).
+    /// - The id only looks like a [`Position`](crate::Position), of another registry or of a Redis stream. It is
+    ///   treated as any other own id.
     ///
     /// # Errors
     ///
-    /// [`EventError::Id`] if it is empty, longer than 256 bytes, starts or ends with a space, or has anything but
-    /// printable ASCII: such an id makes clients forget their position, or fail on each reconnect when it has to
-    /// travel in the `Last-Event-ID` header. [`EventError::IdWithoutData`] if the event has no data: several clients do not
-    /// take an id from such a block.
+    /// - [`EventError::Id`] if the id is empty, is longer than 256 bytes, starts or ends with a space, or contains
+    ///   anything but printable ASCII. With such an id, clients forget their position, or each reconnect fails because
+    ///   the `Last-Event-ID` header cannot carry the id.
+    /// - [`EventError::IdWithoutData`] if the event has no data. Several clients do not take an id from such an event.
     pub fn id(mut self, id: impl AsRef<str>) -> Result<Self, EventError> {
         let id = id.as_ref();
         let printable = id.bytes().all(|byte| matches!(byte, b' '..=b'~'));
@@ -145,17 +169,21 @@ impl Event {
         Ok(self)
     }
 
-    /// Sets the `retry:` field: how long the client waits before it reconnects, in whole milliseconds (rounded down).
-    /// Default: none; the client keeps what it has (browsers start with a few seconds).
+    /// Sets the `retry:` field: how long the client waits before it reconnects.
     ///
-    /// The same value for everybody makes everybody come back at once: add jitter.
+    /// Default: no field, and the client keeps its reconnection time. Browsers start with a few seconds. The time is
+    /// sent in whole milliseconds, rounded down.
+    ///
+    /// Add jitter: clients that get the same time reconnect at the same moment.
     #[must_use]
     pub fn retry(mut self, delay: Duration) -> Self {
         self.retry = Some(delay);
         self
     }
 
-    /// Adds a comment, which clients ignore. Any text is safe: each of its lines becomes a comment line.
+    /// Adds a comment, which clients ignore.
+    ///
+    /// Any text is safe: each of its lines becomes a comment line. Several calls add several comments.
     #[must_use]
     pub fn comment(mut self, text: impl AsRef<str>) -> Self {
         let text = text.as_ref();
@@ -165,20 +193,25 @@ impl Event {
         self
     }
 
-    /// Leaves one client out, though it is subscribed: the one that the event comes from, say. Default: nobody.
+    /// Excludes one subscribed client, for example the sender of the event.
     ///
-    /// A client that comes back after a cut is a new one. What must not reach a user however often it reconnects is
-    /// better left out by an [attribute](Self::attribute) and a [filter](crate::Subscription::filter).
+    /// Default: no client is excluded.
+    ///
+    /// A client that reconnects has a new id, and is no longer excluded. To keep an event from a user across
+    /// reconnects, use an [attribute](Self::attribute) and a [filter](crate::Subscription::filter).
     #[must_use]
     pub fn exclude_client(mut self, client: ClientId) -> Self {
         self.audience.get_or_insert_default().excluded_client = Some(client);
         self
     }
 
-    /// Adds an attribute, which is not sent: for the [filters](crate::Subscription::filter) of subscriptions to look at.
-    /// An event has at most one of each type. Default: none.
+    /// Adds an attribute, which filters of subscriptions read and clients never get.
     ///
-    /// It is kept for as long as the event is retained. How much memory it takes is not known, and only a map with one small value is counted.
+    /// Default: no attributes. An event has at most one attribute of each type. See
+    /// [`Subscription::filter`](crate::Subscription::filter).
+    ///
+    /// Cost: the attribute is kept as long as the event is retained. The registry does not know its size, and counts it
+    /// as a map with one small value.
     ///
     /// ```
     /// use tower_sse::{Event, Registry, Subscription};
@@ -199,16 +232,18 @@ impl Event {
         self
     }
 
-    /// All attributes.
+    /// Returns all attributes. `None` or empty: the event has no attributes.
     #[must_use]
     pub fn attributes(&self) -> Option<&Extensions> {
         self.audience.as_ref().map(|audience| &audience.attributes)
     }
 
-    /// The longest id that an event may have, in bytes.
+    /// The maximum length of an id, in bytes.
     pub const MAX_ID: usize = 256;
 
-    /// The event in the wire format, its blank line included. An event with nothing in it is empty bytes.
+    /// Encodes the event in the wire format, with its blank line.
+    ///
+    /// An event with no fields is empty bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut wire = self.encode_fields();
@@ -218,7 +253,7 @@ impl Event {
         finish(wire)
     }
 
-    /// The same without its id: for what must not move a client's cursor.
+    /// Removes the id, for an event that must not move a client's cursor.
     pub(crate) fn without_id(self) -> Self {
         Self { id: None, ..self }
     }
@@ -227,7 +262,9 @@ impl Event {
         finish(self.encode_fields())
     }
 
-    /// Everything but the id and the blank line, with room for both: what can be done before the position is known.
+    /// Encodes all fields but the id, and reserves room for the id and the blank line.
+    ///
+    /// This is all that can be encoded before the position of the event is known.
     pub(crate) fn encode_fields(&self) -> Vec<u8> {
         let event_type = self.event_type.as_ref().map_or(0, |text| text.len() + 8);
         let retry = self.retry.map(|delay| format!("retry: {}\n", delay.as_millis().min(u64::MAX.into())));
@@ -260,7 +297,7 @@ impl Event {
     }
 }
 
-/// What a literal in the program's own text gives.
+/// Returns the value that a literal gives, or panics with the error.
 #[track_caller]
 pub(super) fn literal<T>(result: Result<T, EventError>) -> T {
     match result {
@@ -269,7 +306,9 @@ pub(super) fn literal<T>(result: Result<T, EventError>) -> T {
     }
 }
 
-/// Events are equal if the same goes out for both. Attributes are not compared.
+/// Two events are equal if they have the same fields and exclude the same client.
+///
+/// Attributes are not compared.
 impl PartialEq for Event {
     fn eq(&self, other: &Self) -> bool {
         let excluded = |event: &Self| event.audience().and_then(|audience| audience.excluded_client);

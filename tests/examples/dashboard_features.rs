@@ -186,7 +186,7 @@ async fn the_sender_does_not_get_its_own_message() {
 
     let (status, sentence) = dashboard.post("/publish/chat?except=me", "hello").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert!(sentence.contains("\"me\" is no client id"), "{sentence}");
+    assert!(sentence.contains("the client id \"me\" is invalid"), "{sentence}");
 }
 
 #[tokio::test]
