@@ -1,11 +1,14 @@
-//! Fewer frames for topics that change faster than anyone can look.
+//! Fewer frames for topics that change faster than a person can read.
 
 use std::{fmt, num::NonZeroU32, time::Duration};
 
 /// The shortest time between two frames of the registry's events in one stream.
 ///
-/// What is published in between waits, in the log and not in a queue, and goes out as one frame when the time is over. What is
-/// more than about 64 KiB follows at once. Heartbeats and the handler's own bytes do not wait.
+/// Events that are published in this time stay in the log, not in a queue. When the time is over, they are sent as one
+/// frame. Events beyond about 64 KiB follow at once in further frames. Heartbeats and the bytes of the handler's own
+/// body do not wait.
+///
+/// Default: no batching. See [`SseLayer::batching`](crate::SseLayer::batching).
 ///
 /// ```
 /// use std::time::Duration;
@@ -18,16 +21,22 @@ use std::{fmt, num::NonZeroU32, time::Duration};
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Batching {
-    /// In few bytes, as every stream keeps it: whether it is an array, and the milliseconds and one, of which the most are for ever.
+    /// The array flag, and the milliseconds plus one.
+    ///
+    /// The largest number of milliseconds means for ever. Every stream keeps this value, so it is packed into four
+    /// bytes.
     packed: NonZeroU32,
 }
 
-/// The bit that says that it is an array.
+/// The bit of the array flag.
 const ARRAY: u32 = 1 << 31;
 const FOR_EVER: u32 = ARRAY - 1;
 
 impl Batching {
-    /// At least so long between two frames. Millisecond resolution; zero is no batching, and more than 24 days are for ever.
+    /// Sends at most one frame in this time.
+    ///
+    /// Unit: whole milliseconds, rounded up. Zero means no batching. About 24.8 days or more means for ever: only the
+    /// first frame is sent.
     #[must_use]
     pub fn every(interval: Duration) -> Self {
         let ms = u32::try_from(interval.as_nanos().div_ceil(1_000_000)).unwrap_or(FOR_EVER);
@@ -45,7 +54,9 @@ impl Batching {
         self.packed.get() & ARRAY != 0
     }
 
-    /// Sends all events of a frame as one, of the type `batch`, whose data is a JSON array in the order of publishing:
+    /// Sends all events of a frame as one event of type `batch`.
+    ///
+    /// Its data is a JSON array of the events, in the order in which they were published:
     ///
     /// ```text
     /// event: batch
@@ -53,10 +64,11 @@ impl Batching {
     /// id: 1763612345678-4-7k3m9p2xr
     /// ```
     ///
-    /// Data that is JSON is put in as it is, other data as a string. The id is that of the last one: a client that
-    /// resumes with it misses nothing. What has no data (a reconnection time) goes out before it.
+    /// Data that is JSON is copied into the array unchanged. Other data becomes a JSON string. The id is the id of the
+    /// last event in the array, so a client that resumes from it misses nothing. A reconnection time is sent as a
+    /// `retry:` field before the array.
     ///
-    /// Cost: it is put together for each client.
+    /// Cost: each client's array is built separately.
     #[cfg(feature = "json")]
     #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
     #[must_use]

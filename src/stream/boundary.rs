@@ -1,35 +1,37 @@
-//! Where in somebody else's byte stream something may be put in.
+//! Finds the points in an event stream where the crate may insert bytes.
 
-/// Follows an event stream frame by frame and knows whether the bytes so far end at a boundary: a point where a whole
-/// block may be put in without any client seeing the events around it differently.
+/// Follows an event stream and knows whether its bytes so far end at a boundary.
 ///
-/// That is the start of the stream, the point after a blank line, and the starts of lines in a block that so far has
-/// only comment lines. Whether a CR is a line end of its own or the first half of a CRLF is not known until the next
-/// byte, so a stream that ends its lines with LF is not at a boundary right after a CR.
+/// A boundary is a point where a whole block can be inserted without changing the events around it for any client.
+/// Boundaries are the start of the stream, the point after a blank line, and the start of a line in a block that has
+/// only comment lines so far.
 ///
-/// Cost: the last few bytes of each frame are looked at, whatever its size. What they cannot tell is taken for the
-/// inside of an event; so a boundary may be missed (until the next blank line), but never made up.
+/// A CR can be a line end, or the first half of a CRLF. Only the next byte tells. So a stream that ends its lines with
+/// LF is not at a boundary right after a CR.
+///
+/// Cost: only the last 64 bytes of each frame are read, whatever its size. If they do not tell, the frame counts as the
+/// inside of an event. So a boundary may be missed until the next blank line, but never invented.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Boundary {
-    place: Place,
+    state: ParseState,
     line_end: LineEnd,
-    /// The last byte was a CR: an LF would belong to it.
+    /// The last byte was a CR. An LF would belong to the same line end.
     after_cr: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// At the start of a line; the block has nothing yet, or comments only.
+enum ParseState {
+    /// At the start of a line. The block is empty, or has only comments.
     Open,
-    /// In a comment line of a block of comments only.
+    /// Inside a comment line. The block has only comments.
     Comment,
-    /// In a line of a block that has fields.
+    /// Inside a line. The block has fields.
     Field,
-    /// At the start of a line of a block that has fields.
+    /// At the start of a line. The block has fields.
     AfterField,
 }
 
-/// What the stream ends its lines with, by the last one that is known.
+/// The line end that the stream used last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LineEnd {
     Unknown,
@@ -38,24 +40,24 @@ enum LineEnd {
 }
 
 impl Boundary {
-    /// How many bytes at the end of a frame are looked at.
+    /// The number of bytes at the end of a frame that are read.
     const WINDOW: usize = 64;
 
     pub(crate) fn new() -> Self {
-        Self { place: Place::Open, line_end: LineEnd::Unknown, after_cr: false }
+        Self { state: ParseState::Open, line_end: LineEnd::Unknown, after_cr: false }
     }
 
-    /// Whether something may be put in here.
+    /// Returns whether bytes may be inserted here.
     pub(crate) fn is_here(&self) -> bool {
-        self.place == Place::Open && !(self.after_cr && self.line_end != LineEnd::Cr)
+        self.state == ParseState::Open && !(self.after_cr && self.line_end != LineEnd::Cr)
     }
 
-    /// Moves over the stream's next bytes.
+    /// Moves over the next frame of the stream.
     pub(crate) fn advance(&mut self, frame: &[u8]) {
         if frame.ends_with(b"\n\n") || frame.ends_with(b"\n\r\n") || frame.ends_with(b"\r\r\n") {
-            *self = Self { place: Place::Open, line_end: LineEnd::Lf, after_cr: false };
+            *self = Self { state: ParseState::Open, line_end: LineEnd::Lf, after_cr: false };
         } else if let Some(start) = frame.len().checked_sub(Self::WINDOW).filter(|start| *start > 0) {
-            self.place = Place::Field;
+            self.state = ParseState::Field;
             self.after_cr = false;
             self.walk(&frame[start..]);
         } else {
@@ -63,7 +65,7 @@ impl Boundary {
         }
     }
 
-    /// Nothing comes after: a CR at the end is a line end of its own.
+    /// Marks the end of the stream: a CR at the end is a line end.
     pub(crate) fn end(&mut self) {
         self.settle();
     }
@@ -77,9 +79,9 @@ impl Boundary {
                 }
                 b'\n' | b'\r' => {
                     self.settle();
-                    self.place = match self.place {
-                        Place::Open | Place::Comment | Place::AfterField => Place::Open,
-                        Place::Field => Place::AfterField,
+                    self.state = match self.state {
+                        ParseState::Open | ParseState::Comment | ParseState::AfterField => ParseState::Open,
+                        ParseState::Field => ParseState::AfterField,
                     };
                     self.after_cr = *byte == b'\r';
                     if *byte == b'\n' {
@@ -88,17 +90,17 @@ impl Boundary {
                 }
                 _ => {
                     self.settle();
-                    self.place = match self.place {
-                        Place::Open if *byte == b':' => Place::Comment,
-                        Place::Comment => Place::Comment,
-                        Place::Open | Place::Field | Place::AfterField => Place::Field,
+                    self.state = match self.state {
+                        ParseState::Open if *byte == b':' => ParseState::Comment,
+                        ParseState::Comment => ParseState::Comment,
+                        ParseState::Open | ParseState::Field | ParseState::AfterField => ParseState::Field,
                     };
                 }
             }
         }
     }
 
-    /// The byte after a CR was no LF, so the CR was a line end of its own.
+    /// Counts the CR before this byte as a line end, as the byte is not an LF.
     fn settle(&mut self) {
         if self.after_cr {
             self.after_cr = false;
@@ -107,21 +109,26 @@ impl Boundary {
     }
 }
 
-/// Takes the byte-order mark off that a stream begins with, in whatever frames it comes.
+/// Removes the byte-order mark at the start of a stream.
 ///
-/// The standard has clients ignore one, but several do not, and with something put in before it, it would be data. A second one is part of a
-/// field's name, which nobody knows; as it must not be the first of what goes out, an empty comment goes before it.
+/// The mark may be split into frames at any byte.
+///
+/// The standard tells clients to ignore one leading mark, but several clients do not. And if the crate inserts bytes
+/// before a mark, the mark becomes data.
+///
+/// A second mark is part of a field name that no client knows. It must not be the first bytes that are sent, so an
+/// empty comment is sent before it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LeadingMark {
-    /// How many bytes of two marks are held back.
+    /// The number of held-back bytes that match the beginning of two marks.
     held: u8,
-    /// The stream has begun with something else.
+    /// The stream has begun with bytes that are not a mark.
     is_decided: bool,
 }
 
 impl LeadingMark {
     const BYTES: &'static [u8] = b"\xEF\xBB\xBF\xEF\xBB\xBF";
-    /// How long one is.
+    /// The length of one mark in bytes.
     const ONE: usize = Self::BYTES.len() / 2;
     const SECOND: &'static [u8] = b":\n\xEF\xBB\xBF";
 
@@ -129,15 +136,17 @@ impl LeadingMark {
         Self { held: 0, is_decided: false }
     }
 
-    /// Whether the stream has begun.
+    /// Returns whether no further bytes can belong to a leading mark.
     pub(crate) fn is_decided(&self) -> bool {
         self.is_decided
     }
 
-    /// What is left of the stream's next frame without the mark: what goes out instead of bytes that were held back, and
-    /// how many of the frame's bytes go away.
+    /// Removes the mark from the next frame of the stream.
     ///
-    /// Bytes that may still turn out to be a mark's are held back: they go away here, and come as own bytes later.
+    /// Returns the bytes to send before the frame, and the number of bytes to cut off the start of the frame.
+    ///
+    /// Bytes that may still become a mark are held back: they are cut off here, and are sent later if they are not a
+    /// mark.
     pub(crate) fn strip(&mut self, frame: &[u8]) -> (&'static [u8], usize) {
         if self.is_decided {
             return (b"", 0);
@@ -156,18 +165,18 @@ impl LeadingMark {
         self.is_decided = true;
         match Self::ONE.checked_sub(held) {
             Some(missing) if missing <= matching => (b"", missing),
-            _ => (own(held), 0),
+            _ => (without_first_mark(held), 0),
         }
     }
 
-    /// What was held back when the stream ended.
+    /// Returns the bytes that were held back when the stream ended.
     pub(crate) fn held(&self) -> &'static [u8] {
-        if self.is_decided { b"" } else { own(self.held.into()) }
+        if self.is_decided { b"" } else { without_first_mark(self.held.into()) }
     }
 }
 
-/// What is a stream's own of so many bytes that look like the beginning of two marks: a whole one goes away.
-fn own(held: usize) -> &'static [u8] {
+/// Returns the held-back bytes without a complete first mark.
+fn without_first_mark(held: usize) -> &'static [u8] {
     let bytes = &LeadingMark::BYTES[..held];
     bytes.get(LeadingMark::ONE..).unwrap_or(bytes)
 }
@@ -251,7 +260,7 @@ mod tests {
     }
 
     proptest! {
-        /// Byte by byte, with nothing left out, is what it is measured against.
+        /// Compares with a walk over every byte of every frame.
         #[test]
         fn looking_at_the_end_of_a_frame_makes_up_no_boundary(frames in pieces()) {
             let (mut quick, mut whole) = (Boundary::new(), Boundary::new());

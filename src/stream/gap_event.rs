@@ -1,4 +1,4 @@
-//! How a client is told of a gap.
+//! The event that tells a client of a gap.
 
 use bytes::Bytes;
 
@@ -7,11 +7,13 @@ use crate::{
     log::Gap,
 };
 
-/// How a client is told of a [`Gap`]: as an event in its stream, before what comes after the gap.
+/// The event that tells a client of a [`Gap`].
 ///
-/// EventSource cannot read response headers, so it has to be in band. Default: an event of the type `gap` with JSON
-/// data that names the topics and the position asked for (`after`, which is absent if the client had had no event), and an id
-/// from which the client can resume:
+/// It is sent in the stream before the events that come after the gap, because `EventSource` cannot read response
+/// headers.
+///
+/// Default: an event of type `gap`. Its data is JSON with the topics and the position that the client asked for
+/// (`after`, which is absent if the client had no event yet). Its id is one from which the client can resume:
 ///
 /// ```text
 /// event: gap
@@ -19,7 +21,7 @@ use crate::{
 /// id: 1763612399000-4-7k3m9p2xr
 /// ```
 ///
-/// A page that listens to it can fetch what it shows anew:
+/// A page that listens for this event can load its state again:
 ///
 /// ```
 /// use tower_sse::{GapEvent, Registry, SseLayer};
@@ -34,29 +36,31 @@ pub struct GapEvent {
 }
 
 impl GapEvent {
-    /// A gap event of this type instead of `gap`.
+    /// Sends the gap event with this event type instead of `gap`.
     ///
-    /// It is for literals. One that is read from a configuration is for [`try_named`](Self::try_named).
+    /// This is for literals. For an event type that is read from a configuration, use [`try_named`](Self::try_named).
     ///
     /// # Panics
     ///
-    /// If the type contains a line end (CR or LF).
+    /// If the event type contains a line end (CR or LF).
     #[must_use]
     #[track_caller]
     pub fn named(event_type: &'static str) -> Self {
         Self { event: OwnEvent::named(event_type) }
     }
 
-    /// The same of a type that is made at run time.
+    /// Sends the gap event with an event type that is made at run time.
     ///
     /// # Errors
     ///
-    /// [`EventError::EventType`] if the type contains a line end (CR or LF).
+    /// [`EventError::EventType`] if the event type contains a line end (CR or LF).
     pub fn try_named(event_type: impl Into<String>) -> Result<Self, EventError> {
         Ok(Self { event: OwnEvent::try_named(event_type)? })
     }
 
-    /// No gap event: the client is told nothing. A handler can still ask with [`ClientHandle::resume`](crate::ClientHandle::resume).
+    /// Sends no gap event: the client is not told of gaps.
+    ///
+    /// A handler can still ask with [`ClientHandle::resume`](crate::ClientHandle::resume).
     #[must_use]
     pub fn off() -> Self {
         Self { event: OwnEvent::OFF }

@@ -1,4 +1,4 @@
-//! Is this response an event stream, and which headers does it get.
+//! The headers of event streams: how they are recognized, and what they get.
 
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode, Version,
@@ -8,14 +8,18 @@ use http::{
     },
 };
 
-/// The media type of an event stream, as it is written to the wire: several clients compare it case-sensitively.
+/// The media type of an event stream.
+///
+/// It is sent in lower case, because several clients compare it case-sensitively.
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
 pub(crate) static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// What says something of a body's bytes: that of other bytes is wrong. In trailers too.
+/// Headers and trailers that describe the exact bytes of a body.
+///
+/// They are wrong once other bytes are inserted into the body.
 static OF_THE_BYTES: [HeaderName; 7] = [
     ACCEPT_RANGES,
     ETAG,
@@ -26,7 +30,9 @@ static OF_THE_BYTES: [HeaderName; 7] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-/// Whether a response is an event stream: it has the content type, and a status of success that can have a whole body. The answer to a HEAD is one
+/// Returns whether a response is an event stream.
+///
+/// It needs the content type, and a success status that allows a complete body. The response to a HEAD counts too,
 /// without that body.
 pub(crate) fn is_event_stream(status: StatusCode, headers: &HeaderMap) -> bool {
     const NO_WHOLE_BODY: [StatusCode; 3] =
@@ -36,10 +42,12 @@ pub(crate) fn is_event_stream(status: StatusCode, headers: &HeaderMap) -> bool {
         && headers.get(CONTENT_TYPE).is_some_and(|value| essence_is_event_stream(value.as_bytes()))
 }
 
-/// Whether a request asks for an event stream: its `Accept` names it. That of a HEAD or of a preflight gets none.
+/// Returns whether the `Accept` header of a request names the media type.
+///
+/// A HEAD and a preflight (OPTIONS) never ask for an event stream.
 pub(crate) fn asks_for_event_stream(method: &Method, headers: &HeaderMap) -> bool {
     let asks = |value: &HeaderValue| split(value.as_bytes(), b',').any(accepts);
-    // What an `EventSource` sends.
+    // An `EventSource` sends exactly this value.
     let is_event_source = headers.get(ACCEPT).is_some_and(|value| value == EVENT_STREAM);
     !matches!(*method, Method::HEAD | Method::OPTIONS) && (is_event_source || headers.get_all(ACCEPT).iter().any(asks))
 }
@@ -57,8 +65,10 @@ fn essence_is_event_stream(content_type: &[u8]) -> bool {
     essence.trim_ascii().eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
 }
 
-/// The pieces of a field's value, by RFC 9110, section 5.6: in a quoted string nothing is separated, and after a backslash there no quote ends it.
-/// One that is not closed goes on to the end.
+/// Splits a header value at a separator, by RFC 9110, section 5.6.
+///
+/// A separator inside a quoted string does not count, and a backslash there escapes the next byte. A quoted string that
+/// is not closed extends to the end of the value.
 fn split(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     value.split(move |byte| {
@@ -72,15 +82,19 @@ fn split(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Whether the body's bytes are no longer the event stream's own, so that nothing can be put in.
+/// Returns whether the body has a content coding.
+///
+/// The crate can insert nothing into such a body.
 pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
     let encodes = |coding: &[u8]| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity");
     let values = headers.get_all(CONTENT_ENCODING).iter();
     values.flat_map(|value| split(value.as_bytes(), b',')).any(|coding| encodes(coding.trim_ascii()))
 }
 
-/// Whether a request's connection may go on after its answer, where that is said: HTTP/2 forbids it, and HTTP/1.0 would not
-/// understand it with a body of unknown length.
+/// Returns whether the response may carry `connection: keep-alive`.
+///
+/// It may on HTTP/1.1, unless the request says `connection: close`. HTTP/2 forbids the header. A client of HTTP/1.0
+/// would not understand it with a body of unknown length.
 pub(crate) fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
     let closes = |value: &HeaderValue| {
         split(value.as_bytes(), b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
@@ -88,14 +102,19 @@ pub(crate) fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
     version == Version::HTTP_11 && !(has(headers, &CONNECTION) && headers.get_all(CONNECTION).iter().any(closes))
 }
 
-/// Whether a request has this header. With some 15 others it takes as long as the map's own look, which hashes the name; with few, a fifth of it.
+/// Returns whether a request has this header.
+///
+/// With about 15 other headers this is as fast as the map's own lookup, which hashes the name. With few headers it
+/// takes a fifth of the time.
 pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|known| known == name)
 }
 
-/// Gives an event stream its headers, where the handler did not set them, and takes those away that are no longer true.
+/// Gives an event stream its headers.
+///
+/// Headers that the handler set are kept. Headers that the insertion of bytes makes wrong are removed.
 pub(crate) fn prepare(headers: &mut HeaderMap, keeps_alive: bool, is_private: bool) {
-    // Nothing is put into an encoded one, but it can be ended.
+    // The crate inserts nothing into an encoded body, but may end the body early.
     headers.remove(CONTENT_LENGTH);
     if !is_encoded(headers) {
         forget_bytes(headers);
@@ -109,7 +128,7 @@ pub(crate) fn prepare(headers: &mut HeaderMap, keeps_alive: bool, is_private: bo
     }
 }
 
-/// Takes away what was said of bytes into which something may be put.
+/// Removes the headers that describe the exact bytes of a body.
 pub(crate) fn forget_bytes(headers: &mut HeaderMap) {
     OF_THE_BYTES.iter().for_each(|name| drop(headers.remove(name)));
 }

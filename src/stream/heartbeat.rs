@@ -1,4 +1,4 @@
-//! What a heartbeat looks like, and when it is due.
+//! The form of heartbeats, and when they are due.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -6,15 +6,20 @@ use bytes::Bytes;
 
 use crate::{event::Event, time::nanoseconds};
 
-/// What is sent when a stream was silent for an interval, so that proxies and clients keep it open, and so that a peer
-/// that is gone is found.
+/// The bytes that are sent when a stream was silent for an interval.
 ///
-/// Default: every 15 seconds, an empty comment and a blank line (`:\n\n`). [`event-source-polyfill`] gives a stream up after
-/// 45 seconds without bytes, common proxies after 55 to 60.
+/// Heartbeats make proxies and clients keep the stream open, and make the server notice a peer that is gone.
 ///
-/// Any bytes count as life, the handler's own included: a stream that has something to say gets no heartbeats. The
-/// first one of each stream comes after between half an interval and a whole one, so that the heartbeats of many streams that opened together
-/// are spread; and so does the second one after a stream had something to say, as many may have had it together. Nothing is ever put into the middle of an event: a stream that stalls there gets none.
+/// Default: an empty comment and a blank line (`:\n\n`), every 15 seconds. [`event-source-polyfill`] gives up a stream
+/// after 45 seconds without bytes, and common proxies do after 55 to 60 seconds.
+///
+/// All bytes end the silence, also those of the handler's own body: a busy stream gets no heartbeats.
+///
+/// The first heartbeat of a stream comes after half an interval to a whole interval. This spreads the heartbeats of
+/// streams that opened together. Each time a stream falls silent again, its second heartbeat comes early in the same
+/// way, because many streams may have got the same event.
+///
+/// A heartbeat is never inserted into the middle of an event: a stream that pauses there gets no heartbeat.
 ///
 /// ```
 /// use std::time::Duration;
@@ -41,32 +46,38 @@ enum Form {
 }
 
 impl Heartbeat {
-    /// The interval that a new [`Heartbeat`] has: 15 seconds.
+    /// The default interval: 15 seconds.
     pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
 
-    /// A heartbeat whenever a stream was silent for so long. Less than a millisecond, the resolution of tokio's timer, counts as one.
+    /// Sends a heartbeat each time a stream was silent for this interval.
+    ///
+    /// The minimum is one millisecond, the resolution of tokio's timer. A shorter interval is raised to the minimum.
     #[must_use]
     pub fn every(interval: Duration) -> Self {
         Self { interval: Some(interval.max(Duration::from_millis(1))), ..Self::default() }
     }
 
-    /// No heartbeats.
+    /// Sends no heartbeats.
     #[must_use]
     pub fn off() -> Self {
         Self { interval: None, ..Self::default() }
     }
 
-    /// Sends this text as a comment, instead of an empty one. Line ends in it make it several comment lines.
+    /// Sends this text as a comment.
+    ///
+    /// Default: an empty comment. A text with line ends becomes several comment lines.
     #[must_use]
     pub fn comment(self, text: impl Into<String>) -> Self {
         let single_line = matches!(self.form, Form::Comment { single_line: true, .. });
         Self { form: Form::Comment { text: text.into(), single_line }, ..self }
     }
 
-    /// Leaves the blank line after the comment out (`:\n`). Default: it is sent.
+    /// Sends the comment without a blank line after it (`:\n`).
     ///
-    /// No form suits every client: after the blank line, `@microsoft/fetch-event-source` 2.0.1 makes an empty message
-    /// of it; without it, `@google/genai` loses the event that comes next.
+    /// Default: the blank line is sent. A heartbeat that is an event is not changed.
+    ///
+    /// No form works with every client. With the blank line, `@microsoft/fetch-event-source` 2.0.1 dispatches an empty
+    /// message. Without the blank line, `@google/genai` loses the next event.
     #[must_use]
     pub fn single_line(self) -> Self {
         match self.form {
@@ -75,8 +86,11 @@ impl Heartbeat {
         }
     }
 
-    /// Sends an event, made anew each time, instead of a comment: a page's script cannot see comments, so this is what
-    /// a script's watchdog needs. An id that the event has is not sent, as a heartbeat moves no client's position.
+    /// Sends an event instead of a comment.
+    ///
+    /// The closure makes a new event for each heartbeat. Use this if a script has to notice missing heartbeats: a
+    /// page's script cannot see comments. An id of the event is not sent, because a heartbeat does not move a client's
+    /// cursor.
     #[must_use]
     pub fn event(self, make: impl Fn() -> Event + Send + Sync + 'static) -> Self {
         Self { form: Form::Event(Arc::new(make)), ..self }
@@ -86,7 +100,9 @@ impl Heartbeat {
         self.interval
     }
 
-    /// A comment in its form.
+    /// Returns a comment in the form of the heartbeat.
+    ///
+    /// If the heartbeat is an event, the comment is empty.
     pub(crate) fn comment_wire(&self) -> Bytes {
         match self.form {
             Form::Comment { .. } => self.encode(),
@@ -129,21 +145,25 @@ impl fmt::Debug for Heartbeat {
     }
 }
 
-/// When the heartbeats of one stream are due. Time is passed in, in nanoseconds by the registry's clock.
+/// Computes when the heartbeats of one stream are due.
+///
+/// Time is an argument, in nanoseconds of the registry's clock.
 #[derive(Debug)]
 pub(crate) struct HeartbeatTimer {
     silent_since: u64,
     spread: Spread,
 }
 
-/// Whether the heartbeats of streams that fell silent together come at different times: for that, one of them comes early.
+/// Which heartbeat of a silence comes early.
+///
+/// An early heartbeat spreads the heartbeats of streams that fell silent together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spread {
-    /// The next one does.
+    /// The next heartbeat comes early.
     Next,
-    /// The one after the next.
+    /// The heartbeat after the next one comes early.
     Deferred,
-    /// One has.
+    /// The early heartbeat of this silence has come.
     Done,
 }
 
@@ -152,7 +172,7 @@ impl HeartbeatTimer {
         Self { silent_since: opened, spread: Spread::Next }
     }
 
-    /// Bytes went out.
+    /// Notes that bytes were sent now.
     #[inline]
     pub(crate) fn note_activity(&mut self, now: u64) {
         self.silent_since = now;
@@ -161,25 +181,29 @@ impl HeartbeatTimer {
         }
     }
 
-    /// When it is worth to look again. `spread`: a random number, which says how early an early one comes.
+    /// Returns the time at which to call [`take_due`](Self::take_due).
+    ///
+    /// `spread` is a random number, which decides how early an early heartbeat comes.
     pub(crate) fn due(&self, interval: Duration, spread: u32) -> u64 {
         let interval = nanoseconds(interval);
         let latest = self.silent_since.saturating_add(interval);
         if self.spread != Spread::Next || latest == u64::MAX {
             return latest;
         }
-        // So many different times are enough, and those that have the same one share a timer.
+        // About 512 different times are enough. Streams with the same time share a timer.
         let step = interval / 1024 + 1;
         let early = (u128::from(interval / 2 - step) * u128::from(spread)) >> u32::BITS;
         let due = latest - early as u64;
         due - due % step
     }
 
-    /// Whether one is due now; if so, the next silence begins. If not, bytes went out since it was set.
+    /// Returns whether a heartbeat is due now. If it is, the next silence begins.
+    ///
+    /// If it is not, bytes were sent since the timer was set.
     pub(crate) fn take_due(&mut self, interval: Duration, spread: u32, now: u64) -> bool {
         let is_due = self.due(interval, spread) <= now;
         self.spread = match self.spread {
-            // A stream that is busy looks once an interval.
+            // The timer of a busy stream fires once in each interval.
             Spread::Next if !is_due => Spread::Deferred,
             Spread::Deferred if is_due => Spread::Next,
             Spread::Next => Spread::Done,
@@ -219,7 +243,7 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_secs(10);
 
-    /// The seconds of the next heartbeats.
+    /// Returns the times of the next three heartbeats, in seconds.
     fn beats(heartbeat_timer: &mut HeartbeatTimer, spread: u32) -> [u64; 3] {
         [(); 3].map(|()| {
             let due = heartbeat_timer.due(INTERVAL, spread);

@@ -1,4 +1,6 @@
-//! Somebody's bytes as an event stream: where something may be put in, the headers, and the events that the crate makes. Plain values.
+//! The format of an event stream: boundaries, headers, and the events that the crate sends.
+//!
+//! This folder has plain values only.
 
 mod batching;
 mod boundary;

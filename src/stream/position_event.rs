@@ -1,14 +1,18 @@
-//! How a client is told where it stands when no event does.
+//! The event that tells a client its position when no other event does.
 
 use bytes::Bytes;
 
 use crate::event::{EventError, OwnEvent};
 
-/// How a client is told where it stands when no event does: so that it can resume before it had its first one.
+/// The event that tells a client its position when no other event does.
 ///
-/// A stream with subscriptions begins with such an event, and a heartbeat comes with one where the client has read on
-/// since the last id that went out, as all of it was for others ([filters](crate::Subscription::filter),
-/// [exclusions](crate::Event::exclude_client)). It has a type of its own, which no page listens to, empty data, and the id:
+/// With it, a client can resume even if it is cut off before its first event.
+///
+/// A stream with subscriptions begins with this event. It is also sent with a heartbeat, if the client's cursor has
+/// moved since the last id was sent. This happens when all events in between were for other clients
+/// ([filters](crate::Subscription::filter), [exclusions](crate::Event::exclude_client)).
+///
+/// Default: an event of type `position`, which no page listens to, with empty data and the id:
 ///
 /// ```text
 /// event: position
@@ -16,12 +20,14 @@ use crate::event::{EventError, OwnEvent};
 /// id: 1763612399000-4-7k3m9p2xr
 /// ```
 ///
-/// A block of an `id:` alone would not do: Chromium keeps such an id and Firefox does not. A client that came with a
-/// `Last-Event-ID` and misses nothing gets that one again. A stream that begins with a [gap](crate::GapEvent) or a
-/// [snapshot](crate::EventStream::snapshot) gets none, as those have an id.
+/// An `id:` field alone would not be enough: Chromium keeps such an id, and Firefox does not.
 ///
-/// Libraries that give a program all events whatever their type give it these too: the guide's chapter on clients says
-/// which. Default: an event of the type `position`.
+/// A client that came with a `Last-Event-ID` and missed nothing gets the same id again. A stream that begins with a
+/// [gap](crate::GapEvent) or a [snapshot](crate::EventStream::snapshot) gets no position event, because the gap event
+/// and the snapshot have an id.
+///
+/// Some client libraries pass events of all types to the program, so also this event. The guide's chapter on clients
+/// lists them.
 ///
 /// ```
 /// use tower_sse::{PositionEvent, Registry, SseLayer};
@@ -36,29 +42,33 @@ pub struct PositionEvent {
 }
 
 impl PositionEvent {
-    /// Such an event of this type instead of `position`. An empty type makes it a `message`, which pages listen to.
+    /// Sends the position event with this event type instead of `position`.
     ///
-    /// It is for literals. One that is read from a configuration is for [`try_named`](Self::try_named).
+    /// An empty event type makes it a `message`, which pages listen to.
+    ///
+    /// This is for literals. For an event type that is read from a configuration, use [`try_named`](Self::try_named).
     ///
     /// # Panics
     ///
-    /// If the type contains a line end (CR or LF).
+    /// If the event type contains a line end (CR or LF).
     #[must_use]
     #[track_caller]
     pub fn named(event_type: &'static str) -> Self {
         Self { event: OwnEvent::named(event_type) }
     }
 
-    /// The same of a type that is made at run time.
+    /// Sends the position event with an event type that is made at run time.
     ///
     /// # Errors
     ///
-    /// [`EventError::EventType`] if the type contains a line end (CR or LF).
+    /// [`EventError::EventType`] if the event type contains a line end (CR or LF).
     pub fn try_named(event_type: impl Into<String>) -> Result<Self, EventError> {
         Ok(Self { event: OwnEvent::try_named(event_type)? })
     }
 
-    /// No such event: a client that is cut off before its first event loses what is published until it is back.
+    /// Sends no position event.
+    ///
+    /// A client that is cut off before its first event then loses the events that are published until it is back.
     #[must_use]
     pub fn off() -> Self {
         Self { event: OwnEvent::OFF }
