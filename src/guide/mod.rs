@@ -1,18 +1,19 @@
-//! How to build with this crate, chapter by chapter. Every snippet is compiled, and those that can be are run.
+//! How to build with this crate. Every Rust snippet is compiled, and each that can run is run in a test.
 //!
-//! 1. [Getting started](getting_started)
-//! 2. [Wrapping an existing stream](wrapping)
-//! 3. [Topics and resume](topics)
-//! 4. [Limits and shutdown](limits)
-//! 5. [Layer order](layers): auth, CORS, compression, timeouts, traces
-//! 6. [Clients](clients): what each can do and cannot
-//! 7. [Proxies](proxies)
-//! 8. [MCP](mcp)
-//! 9. [A proxy before MCP and model servers](mcp_proxies): names, origins, addresses
-//! 10. [Testing your handlers](testing)
+//! 1. [Getting started](getting_started): a whole program, and what happens by default
+//! 2. [Wrapping an existing stream](wrapping): your handler already answers with an event stream
+//! 3. [Topics and resume](topics): [topic names](topics#topic-names), retention, reconnects, answers that survive a reload
+//! 4. [Limits and shutdown](limits): limits, the age of streams, drain, the server
+//! 5. [Layer order](layers): authentication, CORS, compression, timeouts, traces
+//! 6. [Clients](clients): what each client can do and cannot
+//! 7. [Proxies](proxies): nginx, load balancers and the gateway
+//! 8. [MCP](mcp): the layer around an MCP server
+//! 9. [A proxy before MCP and model servers](mcp_proxies): host names, origins, addresses
+//! 10. [Testing your handlers](testing): with the feature `test-util`
 //! 11. [Before you go live](before_you_go_live): retention, limits, the server, shutdown, what to watch
-//! 12. [Performance](performance): what it costs, and how that was measured
-//! 13. [Several machines](several_machines), to come
+//! 12. [Performance](performance): what a stream costs, and what to set
+//! 13. [Performance, measured](performance_measured): how the figures were measured
+//! 14. [Several machines](several_machines): what works without a backplane
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
@@ -41,7 +42,11 @@ pub mod mcp {}
 #[doc = include_str!("mcp_proxies.md")]
 pub mod mcp_proxies {}
 
-#[doc = include_str!("testing.md")]
+#[cfg_attr(feature = "test-util", doc = include_str!("testing.md"))]
+#[cfg_attr(
+    not(feature = "test-util"),
+    doc = "# Testing your handlers\n\nThis chapter is about the feature `test-util`. To read it here, run `cargo doc --features tower-sse/test-util`."
+)]
 pub mod testing {}
 
 #[doc = include_str!("before_you_go_live.md")]
@@ -49,6 +54,9 @@ pub mod before_you_go_live {}
 
 #[doc = include_str!("performance.md")]
 pub mod performance {}
+
+#[doc = include_str!("performance_measured.md")]
+pub mod performance_measured {}
 
 #[doc = include_str!("several_machines.md")]
 pub mod several_machines {}
