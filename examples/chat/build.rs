@@ -1,4 +1,4 @@
-//! Makes Rust of the .proto file.
+//! Generates Rust code from the .proto file.
 
 use std::error::Error;
 
@@ -6,7 +6,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(["proto/chat.proto"], ["proto"])?;
     tonic_prost_build::configure()
-        // What is said is published as JSON, which pages read.
+        // `Said` is published as JSON, because pages read it.
         .type_attribute("chat.Said", "#[derive(serde::Serialize, serde::Deserialize)]")
         .compile_fds(files)?;
     Ok(())

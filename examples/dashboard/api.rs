@@ -1,4 +1,4 @@
-//! What `curl` can use.
+//! The handlers of the API, for `curl` and for the page.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::{
 
 pub(crate) const MAX_BODY: usize = 1 << 20;
 
-/// How bad what an event tells of is. It is an attribute: filters see it, and it is not sent.
+/// The severity of an event. It is an attribute: filters read it, and it is not sent.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub(crate) enum Level {
     Info,
@@ -36,7 +36,7 @@ pub(crate) async fn events(RawQuery(query): RawQuery, client: ClientHandle) -> R
     Ok(client.into_stream())
 }
 
-/// The price table, and what changes in it from there on: nothing is missing in between, and nothing comes twice.
+/// The price table, and then each change. No change is missing, and none comes twice.
 pub(crate) async fn prices(State(app): State<App>, client: ClientHandle) -> Result<EventStream, Problem> {
     client.subscribe(Market::TOPIC)?;
     if client.resume() == Resume::Continued {
@@ -77,10 +77,10 @@ pub(crate) async fn publish_nowhere() -> Problem {
     problem(StatusCode::BAD_REQUEST, "the topic name is empty: name a topic, as in POST /publish/a/topic")
 }
 
-/// Who is subscribed by just this name. How many streams somebody has is told, and not their ids: who knows an id may
-/// act for the client.
+/// Who is subscribed by exactly this name. It returns the number of each member's streams and not their ids, because whoever
+/// knows an id may act for the client.
 ///
-/// Somebody who is gone is remembered for the grace time only where a list is kept, as the page's is.
+/// A member stays listed for the grace period only while some code holds the presence list, as `page` does for its viewers.
 pub(crate) async fn presence(State(app): State<App>, Path(topic): Path<String>) -> Result<Json<Value>, Problem> {
     let presence = app.registry.presence(topic).map_err(SubscribeError::from)?;
     let members = presence.members();
@@ -95,8 +95,8 @@ pub(crate) async fn counts(State(app): State<App>) -> Json<Value> {
     Json(app.counts.to_json())
 }
 
-/// The open streams. Whole ids are for their owners alone, so each has a number too; it is easy to guess, and a program
-/// that faces the world shows this list, and closes by number, to its administrators only.
+/// The open streams. Only its owner may know a stream's whole id, so each stream has a number too. A number is easy to guess: a
+/// public program must allow this list, and closing by number, for administrators only.
 pub(crate) async fn clients(State(app): State<App>) -> Json<Value> {
     let mut clients: Vec<_> =
         app.registry.clients().iter().filter_map(|it| Some((Visitor::behind(it)?, row(it)?))).collect();
@@ -104,7 +104,7 @@ pub(crate) async fn clients(State(app): State<App>) -> Json<Value> {
     Json(clients.into_iter().map(|(_, row)| row).collect())
 }
 
-/// None if it has no stream yet.
+/// `None` if the client's stream has not started yet.
 fn row(client: &ClientHandle) -> Option<Value> {
     let (visitor, stats) = (Visitor::behind(client)?, client.stats());
     stats.age?;
@@ -118,7 +118,7 @@ fn row(client: &ClientHandle) -> Option<Value> {
     }))
 }
 
-/// Why a stream that somebody closed in the list is over.
+/// The close reason of a stream that somebody closed in the list.
 const BY_NUMBER: &str = "by_number";
 
 pub(crate) async fn close_by_number(State(app): State<App>, Path(number): Path<u64>) -> Result<StatusCode, Problem> {
@@ -128,7 +128,7 @@ pub(crate) async fn close_by_number(State(app): State<App>, Path(number): Path<u
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Cuts a stream off: its EventSource comes back and resumes.
+/// Closes a stream. Its `EventSource` reconnects and resumes.
 pub(crate) async fn close(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     client(&app.registry, &id)?.close();
     Ok(StatusCode::NO_CONTENT)
@@ -161,7 +161,7 @@ fn client(registry: &Registry, id: &str) -> Result<ClientHandle, Problem> {
     id.parse::<ClientId>().ok().and_then(|id| registry.client(&id)).ok_or_else(gone)
 }
 
-/// What a request asks for. A parameter may be given several times.
+/// The query parameters of a request. A parameter may occur several times.
 pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -177,7 +177,7 @@ impl Query {
         self.all(name).next_back()
     }
 
-    /// Subscribes to those of the topics that `is_due` says yes to.
+    /// Subscribes to those topics for which `is_due` returns true.
     pub(crate) fn subscribe(&self, client: &ClientHandle, is_due: impl Fn(&str) -> bool) -> Result<(), Problem> {
         let (names, least) = (Vec::from_iter(self.all("topic")), self.level()?);
         if names.is_empty() {
@@ -197,7 +197,7 @@ impl Query {
         }
     }
 
-    /// How the stream is written. It has to be said before it begins.
+    /// Applies the parameters `batch`, `array` and `topic_as_event_type`.
     pub(crate) fn style(&self, client: &ClientHandle) -> Result<(), Problem> {
         const LONGEST: u64 = 10_000;
         let window = self.last("batch").map(|ms| ms.parse().ok().filter(|ms| *ms <= LONGEST));
@@ -205,7 +205,7 @@ impl Query {
             return Err(problem(StatusCode::BAD_REQUEST, format!("batch is 0 to {LONGEST} milliseconds")));
         }
         let window = window.flatten();
-        // Without a window, a frame has what is there when it leaves: one event, or all that a client has missed.
+        // Without a window, a frame contains all pending events: one event, or everything that the client missed.
         let batching = Batching::every(Duration::from_millis(window.unwrap_or(0)));
         match (self.last("array"), window) {
             (Some(_), _) => client.batch(batching.as_array()),
@@ -218,9 +218,9 @@ impl Query {
 }
 
 fn subscription(name: &str, least: Option<Level>) -> Subscription {
-    // Who comes to a state wants to know how it is, to anything else what happens.
+    // A new reader of a state needs its latest value. A new reader of any other topic needs the next events.
     let start = if is_state(name) { Start::Oldest } else { Start::Now };
-    // Here, anybody may read everything. Where that is not so, a name that a client says is no pattern.
+    // In this example, anybody may read every topic. Otherwise, do not accept patterns from clients: use `Subscription::to`.
     let subscription = Subscription::matching(name).from(start);
     match least {
         None => subscription,

@@ -1,4 +1,4 @@
-//! Three programs that have something to say: prices, the progress of a job, a log.
+//! Three sources of events: prices, the progress of a job, and a log.
 
 use std::{
     collections::hash_map::RandomState,
@@ -13,7 +13,7 @@ use tower_sse::{Event, EventError, Registry};
 
 use crate::{api::Level, market::Market};
 
-/// Starts them. They publish for as long as the process runs, whether or not anybody listens.
+/// Starts the three sources. They publish while the process runs, also without subscribers.
 pub(crate) fn start(registry: &Registry, market: &Arc<Market>, between_prices: Duration) {
     tokio::spawn(prices(Arc::clone(market), between_prices));
     tokio::spawn(job(registry.clone()));
@@ -55,13 +55,13 @@ async fn log(registry: Registry) {
         let (level, target, message) = lines[(random() * lines.len() as f64) as usize % lines.len()];
         let name = format!("{level:?}").to_lowercase();
         let line = Event::json(&json!({ "level": name, "target": target, "message": message }));
-        // What is in the data is for who reads it; filters look at the attribute.
+        // The data is for the reader. Filters read the attribute.
         publish(&registry, "demo/log", line.map(|event| event.event("log").attribute(level)));
         sleep(Duration::from_secs_f64(0.3 + 1.4 * random())).await;
     }
 }
 
-/// Publishing needs no await and blocks nobody: this could be any thread.
+/// Publishes an event, and prints errors. Publishing needs no `await` and blocks nobody, so any thread may call it.
 pub(crate) fn publish(registry: &Registry, topic: &str, event: Result<Event, EventError>) {
     match event.map(|event| registry.publish(topic, event)) {
         Ok(Ok(_)) => {}
@@ -70,7 +70,7 @@ pub(crate) fn publish(registry: &Registry, topic: &str, event: Result<Event, Eve
     }
 }
 
-/// Between 0 and 1. Good enough for a demo, and no dependency.
+/// A random number between 0 and 1, without a dependency. It is good enough for a demo.
 pub(crate) fn random() -> f64 {
     RandomState::new().hash_one(SystemTime::now()) as f64 / u64::MAX as f64
 }

@@ -1,4 +1,4 @@
-//! What is done when something happens to a stream: counted for the page, and printed.
+//! Observers: one counts for the page, one prints.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,12 +7,12 @@ use tower_sse::{ClientHandle, Observation, Observer, StreamSummary};
 
 use crate::visitor::Visitor;
 
-/// An observer of its own type: what it does not implement does nothing.
+/// An observer as a type. The methods that it does not implement do nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     opened: AtomicU64,
     heartbeats: AtomicU64,
-    /// Of streams that are over.
+    /// The bytes of closed streams.
     bytes: AtomicU64,
 }
 
@@ -41,8 +41,8 @@ impl Counts {
     }
 }
 
-/// A function or a closure is an observer too. It is called by whoever publishes or polls, so it must not block for
-/// long. What is printed names a stream by its number: its id is not for logs.
+/// An observer as a function. It runs on the thread that publishes or polls, so it must not block for long. It prints the
+/// number of a stream and not its id, because ids must not be in logs.
 pub(crate) fn print(observation: &Observation<'_>) {
     match observation {
         Observation::Closed { client, summary } => {

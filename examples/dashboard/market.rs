@@ -1,4 +1,4 @@
-//! Prices, and how a stream begins with all of them and misses no change after that.
+//! A price table. A stream begins with the whole table, and misses no change after that.
 
 use std::{
     collections::BTreeMap,
@@ -10,15 +10,15 @@ use tower_sse::{Event, EventError, Position, Registry};
 
 use crate::demo::{publish, random};
 
-/// The price table. Whoever changes it publishes the change before the lock is given back, so that to a position in the
-/// registry's order belongs one state of the table.
+/// The price table. A change is published before the lock is released, so each position in the registry's order
+/// corresponds to one state of the table.
 pub(crate) struct Market {
     registry: Registry,
     table: Mutex<Table>,
 }
 
 struct Table {
-    /// How many changes there were.
+    /// The number of changes.
     tick: u64,
     quotes: BTreeMap<&'static str, Quote>,
 }
@@ -29,9 +29,9 @@ struct Quote {
 }
 
 impl Market {
-    /// Each change, as an event.
+    /// The topic of single changes.
     pub(crate) const TOPIC: &'static str = "demo/prices";
-    /// The whole table, of which only the latest is of interest.
+    /// The topic of the whole table. Only its latest event counts.
     pub(crate) const STATE: &'static str = "state/prices";
 
     pub(crate) fn new(registry: &Registry) -> Self {
@@ -41,7 +41,7 @@ impl Market {
         Self { registry: registry.clone(), table: Mutex::new(Table { tick: 0, quotes: quotes.into() }) }
     }
 
-    /// Changes some price.
+    /// Changes one price at random.
     pub(crate) fn tick(&self) {
         let mut table = self.lock();
         table.tick += 1;
@@ -54,7 +54,7 @@ impl Market {
         publish(&self.registry, Self::STATE, table.to_event());
     }
 
-    /// All prices, and the position that they stand at: all changes up to there are in them, and none after.
+    /// All prices, and their position. The prices contain all changes up to this position, and no later change.
     pub(crate) fn table(&self) -> (Value, Position) {
         let table = self.lock();
         (table.to_json(), self.registry.position())

@@ -1,4 +1,4 @@
-//! What the page needs on top of the rest.
+//! The page's own event stream, and the list of its viewers.
 
 use axum::{
     extract::{RawQuery, State},
@@ -17,13 +17,13 @@ use crate::{
     visitor::Visitor,
 };
 
-/// Those who are subscribed to this topic are the page's viewers, and what is published on it says who they are.
+/// The page's viewers are the members who are subscribed to this topic. The events of this topic list them.
 pub(crate) const VIEWERS: &str = "state/viewers";
 
-/// Begins with a welcome: who the client is, and how things stand.
+/// Begins with a welcome event, which contains the client's id and the current prices.
 ///
-/// Of a stream that is new, the welcome is a snapshot. A client that resumes gets what it has missed, on all of its topics, and a
-/// snapshot would skip that. Its welcome is a body of the handler's own, which the events follow.
+/// For a new stream, the welcome is a snapshot. A client that resumes gets the events that it missed on all of its topics, and a
+/// snapshot would skip them. Its welcome is therefore the handler's own body, and the missed events follow.
 pub(crate) async fn events(
     State(app): State<App>,
     RawQuery(query): RawQuery,
@@ -39,20 +39,20 @@ pub(crate) async fn events(
         "number": visitor.as_ref().map(|it| it.number),
         "user": visitor.as_ref().map(|it| &it.user),
         "topics": query.all("topic").collect::<Vec<_>>(),
-        // What has an id up to here and is still to come was missed.
+        // A later event with an id up to this position is one that the client missed.
         "position": position.to_string(),
     });
     let is_fresh = client.last_event_id().is_none();
     if is_fresh {
         (welcome["resume"], welcome["prices"]) = ("fresh".into(), table);
         let stream = client.clone().into_stream().snapshot(Event::json(&welcome)?.event("welcome"), position);
-        // What a topic under `state/` retains is older than the snapshot and not in it: it is subscribed to after that.
+        // The retained event of a topic under `state/` is older than the snapshot and not a part of it, so subscribe after the snapshot.
         query.subscribe(&client, is_state)?;
         return Ok(stream.into_response());
     }
     query.subscribe(&client, is_state)?;
     match client.resume() {
-        // Some changes are lost. Those that are still retained come again, and end where this table is.
+        // Some changes are lost. The retained changes come again, and the last of them leads to this table.
         Resume::Gap(_) => (welcome["resume"], welcome["prices"]) = ("gap".into(), table),
         _ => welcome["resume"] = "continued".into(),
     }
@@ -65,9 +65,9 @@ pub(crate) fn heartbeat() -> Event {
     Event::data(format!("{{\"now\":{now}}}")).event("heartbeat")
 }
 
-/// Says who is there, whenever somebody comes or goes. Who only loads the page anew does neither.
+/// Publishes the list of viewers whenever a member joins or leaves. A member who only reloads the page does neither.
 ///
-/// As long as this holds the list, those who are gone are remembered for the grace time.
+/// While this function holds the presence list, a member stays listed for the grace period.
 pub(crate) async fn announce_viewers(viewers: Presence, registry: Registry) {
     let mut changes = viewers.changes();
     while let Some(change) = changes.next().await {

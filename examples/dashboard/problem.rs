@@ -1,4 +1,4 @@
-//! What is wrong with a request: a status and a sentence.
+//! The error response of the API: a status and a sentence.
 
 use axum::{
     http::StatusCode,

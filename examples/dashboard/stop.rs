@@ -1,4 +1,4 @@
-//! How the program ends: gracefully when it is first told to, at once when it is told again.
+//! The shutdown: graceful at the first signal, immediate at the second.
 
 use std::{io, process, time::Duration};
 
@@ -6,10 +6,10 @@ use tower_sse::{Drain, Event, Registry};
 
 use crate::{connections::Connections, signals::Signals};
 
-/// How long connections may take to close when their streams have ended. One whose peer reads nothing never does.
+/// How long connections may take to close after their streams have ended. If the peer reads nothing, a connection never closes.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Ends all streams within this time, and then the connections. There are no new ones.
+/// Ends all streams within `window`, and then all connections. The program accepts no new connections any more.
 pub(crate) async fn in_order(
     registry: &Registry,
     connections: &Connections,

@@ -1,4 +1,4 @@
-//! What is known of a client: taken from its request by the layer, and found again at its handle.
+//! The metadata of a client. The layer reads it from the request, and handlers find it in the client's handle.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,18 +7,17 @@ use tower_sse::ClientHandle;
 
 use crate::api::Query;
 
-/// Who is at the other end of a stream.
+/// The visitor who reads a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Visitor {
-    /// Counts up. It names a stream where its id would give it away.
+    /// A counter. It names a stream wherever the id must stay secret.
     pub(crate) number: u64,
     pub(crate) user: String,
     pub(crate) agent: String,
 }
 
 impl Visitor {
-    /// Takes everybody at their word. A real program takes the name from what its authentication has put into the
-    /// request's extensions.
+    /// Believes every name. A real program takes the name from the request's extensions, where its authentication layer puts it.
     pub(crate) fn of(request: &Parts) -> Option<Self> {
         static STREAMS: AtomicU64 = AtomicU64::new(1);
         let number = STREAMS.fetch_add(1, Ordering::Relaxed);
@@ -33,19 +32,19 @@ impl Visitor {
         })
     }
 
-    /// None if the client came through no layer of this program's.
+    /// `None` if the client did not come through a layer of this program.
     pub(crate) fn behind(client: &ClientHandle) -> Option<Self> {
         client.metadata().get().cloned()
     }
 }
 
-/// Whose a client is: all streams with one user name are of one member. It gives each client a key, as those without
-/// would show their id as such.
+/// The presence key of a client: all streams with the same user name are one member. Every client gets a key, because presence would
+/// show the id of a client without a key.
 pub(crate) fn key(client: &ClientHandle) -> Option<String> {
     Some(Visitor::behind(client).map_or_else(|| "nobody".to_owned(), |visitor| visitor.user))
 }
 
-/// It is kept with the client and shown to others: nothing but printable text, and not much of it.
+/// Keeps at most `length` printable characters. The text is stored with the client and shown to others.
 fn short(text: &str, length: usize) -> String {
     let printable: String = text.chars().filter(|character| !character.is_control()).take(length).collect();
     printable.trim().to_owned()

@@ -1,16 +1,16 @@
-//! A language model, as far as this example needs one. Whatever it is asked, it comes to speak of lighthouses; unless it is
-//! asked to break, which it does.
+//! A very small language model. It answers every prompt with a text about lighthouses. If the prompt contains the word `break`, the
+//! answer fails in the middle.
 
 use std::{collections::hash_map::RandomState, hash::BuildHasher, iter::once, time::Duration};
 
 use tokio::time::sleep;
 use tokio_stream::{Stream, StreamExt, iter};
 
-/// The model broke in the middle of an answer.
+/// The model failed in the middle of an answer.
 #[derive(Debug)]
 pub(crate) struct Broken;
 
-/// The tokens of an answer, each after a moment that takes `mean` on average. The same prompt gets another answer each time.
+/// The tokens of an answer. Each token takes `mean` on average. The same prompt gets a different answer each time.
 pub(crate) fn tokens(prompt: &str, mean: Duration) -> impl Stream<Item = Result<String, Broken>> + Send + use<> {
     const BEFORE_IT_BREAKS: usize = 20;
     let mut random = Random::new();
@@ -22,7 +22,7 @@ pub(crate) fn tokens(prompt: &str, mean: Duration) -> impl Stream<Item = Result<
     iter(tokens).then(move |token| {
         let time = mean.mul_f64(2.0 * random.fraction());
         async move {
-            // A timer takes a millisecond at least.
+            // A timer takes at least a millisecond.
             if !time.is_zero() {
                 sleep(time).await;
             }
@@ -62,8 +62,8 @@ fn shortened(prompt: &str) -> String {
     }
 }
 
-/// Splits a text as language models do: a word has the space before it, and a long one comes in pieces. All tokens together
-/// are the text.
+/// Splits a text into tokens as language models do. A word includes the space before it, and a long word becomes several tokens. All
+/// tokens together are the text.
 fn split(text: &str) -> Vec<String> {
     const PIECE: usize = 5;
     let mut tokens = Vec::new();
@@ -81,7 +81,7 @@ fn split(text: &str) -> Vec<String> {
     tokens
 }
 
-/// Good enough for an example, and no dependency.
+/// Random numbers without a dependency. They are good enough for an example.
 struct Random {
     state: RandomState,
     drawn: u64,
@@ -102,7 +102,7 @@ impl Random {
         (self.fraction() * bound as f64) as usize % bound
     }
 
-    /// So many of them, in their order.
+    /// Picks `count` of them at random, and keeps their order.
     fn pick<T: Copy>(&mut self, all: &[T], count: usize) -> Vec<T> {
         let mut left = all.to_vec();
         while left.len() > count {

@@ -1,4 +1,4 @@
-//! Two clients.
+//! Two gRPC clients: one speaks in a room, one listens.
 
 use std::{env, error::Error, time::Duration};
 
@@ -16,7 +16,7 @@ pub(crate) async fn say(room: &str, name: &str, text: &str) -> Result<(), Box<dy
     Ok(())
 }
 
-/// Prints what is said. When the server goes away, it comes back, and goes on where it was.
+/// Prints everything that is said in the room. When the connection breaks, it reconnects and resumes.
 pub(crate) async fn join(room: &str, name: &str) -> Result<(), Box<dyn Error>> {
     let mut last = String::new();
     loop {
@@ -26,7 +26,7 @@ pub(crate) async fn join(room: &str, name: &str) -> Result<(), Box<dyn Error>> {
         };
         match status {
             None => return Ok(()),
-            // So too where a connection breaks in the middle of a stream.
+            // A connection that breaks in the middle of a stream has one of these codes too.
             Some(status) if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal) => {
                 eprintln!("-- {}: coming back", status.message());
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -36,7 +36,7 @@ pub(crate) async fn join(room: &str, name: &str) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Until the stream ends. `last` is the id of the last update that there was.
+/// Listens until the stream ends. `last` is the id of the last update.
 async fn listen(client: &mut ChatClient<Channel>, room: &str, name: &str, last: &mut String) -> Result<(), Status> {
     let mut request = Request::new(JoinRequest { room: room.to_owned(), name: name.to_owned() });
     if let Some(id) = Some(&*last).filter(|id| !id.is_empty()).and_then(|id| id.parse().ok()) {

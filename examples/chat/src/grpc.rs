@@ -30,11 +30,11 @@ impl Chat for Rooms {
     type JoinStream = Pin<Box<dyn Stream<Item = Result<Update, Status>> + Send>>;
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<Self::JoinStream>, Status> {
-        // The layer has put it there. It has read the metadata `last-event-id` too, which is a header like any other.
+        // `SseLayer` has put the handle there. It also reads the metadata `last-event-id`, because gRPC metadata are headers.
         let client = request.extensions().get::<ClientHandle>().cloned();
         let client = client.ok_or_else(|| Status::internal("no SseLayer is around this service"))?;
         let JoinRequest { room, name } = request.into_inner();
-        // The layer cannot tell from a gRPC request that it asks for a stream, so limits are asked here.
+        // The layer cannot see that a gRPC request asks for a stream, so this method acquires the slots of the limits.
         client.acquire_slot().map_err(|refused| refusal(&refused))?;
         room::enter(&client, &room, &name)?;
         let updates = client.clone().into_events().map(|event| match event {
@@ -70,7 +70,7 @@ fn missed(gap: &Gap) -> Update {
     Update { id, what: Some(What::Missed(Missed { after: gap.after().to_owned() })) }
 }
 
-/// What a stream ends with. Of most ends a client should know that it is to come back.
+/// The status that a stream ends with. After most reasons the client should come back.
 fn status_of(reason: CloseReason) -> Option<Status> {
     match reason {
         CloseReason::ByServer | CloseReason::TopicsEnded => None,

@@ -1,7 +1,7 @@
 //! A chat for gRPC clients, gRPC-web clients and `EventSource`s, in the same rooms: one registry, one port.
 //!
-//! What is said in a room is published on its topic, once. An event stream sends it as it is; the gRPC method
-//! [`Join`](proto::chat_server::Chat::join) makes messages of it.
+//! A message is published once, on the topic of its room. Event streams send it as JSON. The gRPC method
+//! [`Join`](proto::chat_server::Chat::join) converts it into a protobuf message.
 
 mod grpc;
 mod room;
@@ -19,17 +19,17 @@ use tower_sse::{Registry, RegistryConfig};
 
 use self::{grpc::Rooms, proto::chat_server::ChatServer};
 
-/// A registry that knows its clients by their names.
+/// Makes a registry whose presence uses the clients' names as keys.
 #[must_use]
 pub fn registry(config: RegistryConfig) -> Registry {
     Registry::with_config(config.presence_key(room::name_of))
 }
 
-/// All routes. An `SseLayer` of the same registry goes around them.
+/// All routes. Put an `SseLayer` of the same registry around them.
 pub fn routes(registry: &Registry) -> Router {
     let service = ChatServer::new(Rooms::new(registry)).max_decoding_message_size(room::MAX_MESSAGE);
-    // Around the gRPC service alone: it refuses all other HTTP/1.1.
+    // `GrpcWebLayer` refuses all other HTTP/1.1 requests, so it goes around the gRPC service only.
     let grpc = Routes::new(service).prepare().into_axum_router().layer(GrpcWebLayer::new());
-    // tonic's own fallback would answer for all paths, and with a 200.
+    // tonic's own fallback would answer all other paths with a 200.
     grpc.reset_fallback().merge(web::routes(registry)).fallback(web::nowhere)
 }

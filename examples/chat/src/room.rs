@@ -1,4 +1,4 @@
-//! What a room is to the registry.
+//! Rooms as topics of the registry.
 
 use tower_sse::{ClientHandle, Event, PublishError, Receipt, Registry, Start, SubscribeError, segment};
 
@@ -11,19 +11,19 @@ const MAX_TEXT: usize = 4000;
 const MAX_NAME: usize = 40;
 const MAX_ROOM: usize = 80;
 
-/// What somebody gets who comes for the first time.
+/// A client that joins for the first time gets the last 20 messages.
 const HISTORY: Start = Start::Last(20);
 
-/// Who is at the other end of a stream.
+/// The name of the person who reads a stream.
 #[derive(Clone)]
 struct Name(String);
 
-/// Whose a client is: the key that presence goes by. One that did not say its name counts for nobody else.
+/// The presence key of a client: the person's name. A client without a name is a member of its own.
 pub(crate) fn name_of(client: &ClientHandle) -> Option<String> {
     client.metadata().get::<Name>().map(|name| name.0.clone())
 }
 
-/// A room's name is one segment, whatever is in it: with a `/` it is no room in a room, and a `*` is no wildcard.
+/// The topic of a room. `segment` makes one segment of any name, so a `/` does not lead to another topic and a `*` is no wildcard.
 fn topic(room: &str) -> Result<String, Problem> {
     let is_right = (1..=MAX_ROOM).contains(&room.len());
     let problem = || Problem::Input(format!("a room's name has 1 to {MAX_ROOM} bytes"));
@@ -55,7 +55,7 @@ fn checked_name(name: &str) -> Result<&str, Problem> {
     is_right.then_some(name).ok_or_else(problem)
 }
 
-/// Why something is not done. Each side says it in its own way.
+/// Why a request failed. `grpc` and `web` each turn it into their own response.
 pub(crate) enum Problem {
     Input(String),
     Subscribe(SubscribeError),

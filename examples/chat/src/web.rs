@@ -1,4 +1,4 @@
-//! The rooms for pages and for `curl`.
+//! The rooms as event streams and plain HTTP, for pages and for `curl`.
 
 use axum::{
     Json, Router,
@@ -62,7 +62,7 @@ async fn stats(State(registry): State<Registry>) -> Json<Stats> {
     Json(registry.stats())
 }
 
-/// What answers for all other paths. A gRPC client wants a status of its own.
+/// The response for all other paths. A gRPC client needs a gRPC status.
 pub(crate) async fn nowhere(headers: HeaderMap) -> Response {
     let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     match is_grpc {

@@ -1,4 +1,4 @@
-//! The streams, and what publishes on them.
+//! The two event streams, and the handlers that publish on them.
 
 use axum::{
     Extension, Json,
@@ -16,12 +16,12 @@ use crate::{
 
 const ANNOUNCEMENTS: &str = "announcements";
 
-/// Both topics on one stream: over HTTP/1.1, a browser opens no more than six to one origin.
+/// Both topics on one stream: over HTTP/1.1, a browser opens at most six connections to one origin.
 pub(crate) async fn notifications(
     Extension(session): Extension<Session>,
     client: ClientHandle,
 ) -> Result<EventStream, SubscribeError> {
-    // Who comes back goes on where the stream was cut; a page that has just been opened shows the last ten.
+    // A new page gets the last ten notifications. A client that comes back resumes where its stream was cut.
     client.subscribe_from(session.user.topic(), Start::Last(10))?;
     client.subscribe(ANNOUNCEMENTS)?;
     client.expire_at(session.expires);

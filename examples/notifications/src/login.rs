@@ -1,4 +1,4 @@
-//! How users log in and out, and what they may not do before.
+//! Login and logout, and the checks for requests that need a session.
 
 use std::{net::SocketAddr, str};
 
@@ -28,17 +28,17 @@ use crate::{
 
 const SESSION: &str = "session";
 
-/// The values of all session cookies. They are read as bytes, because another cookie may have any. A cookie jar ignores a
+/// The values of all session cookies. This reads bytes, because other cookies may contain any bytes. A cookie jar ignores a
 /// header that is not ASCII, and keeps only one cookie of each name.
 fn tokens(headers: &HeaderMap) -> Vec<&str> {
     let cookies = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     let values = cookies.filter_map(|it| it.trim_ascii().strip_prefix(SESSION.as_bytes())?.strip_prefix(b"="));
-    // What is no text is no session, and counts.
+    // A value that is not UTF-8 becomes an empty token: it is no session, but it counts as a cookie.
     values.map(|value| str::from_utf8(value).unwrap_or_default()).collect()
 }
 
-/// Lets nobody through without a session. Of two session cookies, one may be from somebody who controls a sub-domain, and
-/// wants the user to act in their name.
+/// Refuses requests without a session, and requests with several session cookies. An attacker who controls a sub-domain can add
+/// a second cookie, so that the user acts in the attacker's session.
 pub(crate) async fn require(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let session = match tokens(request.headers())[..] {
         [] => None,
@@ -50,8 +50,8 @@ pub(crate) async fn require(State(app): State<App>, mut request: Request, next: 
     next.run(request).await
 }
 
-/// Refuses what other sites' pages make a browser ask for. They could read nothing of a stream, but it would take a place of
-/// the user's. Pages of the trusted origin may have streams.
+/// Refuses requests that a browser sends for pages of other sites. Such a page cannot read the stream, but the stream would take
+/// one of the user's slots. Pages of the trusted origin may open streams.
 pub(crate) async fn own_pages(State(trusted): State<HeaderValue>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let is_own = headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin" || site == "none");
@@ -65,12 +65,12 @@ fn refused(status: StatusCode, error: &str) -> Response {
     (status, Json(json!({ "error": error }))).into_response()
 }
 
-/// Whose request it is, for limits.
+/// The user of a request, as the key of a limit.
 pub(crate) fn user_of(request: &Parts) -> Option<String> {
     Some(request.extensions.get::<Session>()?.user.name().to_owned())
 }
 
-/// Where requests come from, for limits.
+/// The client address of a request, as the key of a limit.
 pub(crate) fn address(proxies: usize) -> ClientIpKey {
     let peer = |request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip());
     ClientIpKey::new(peer).proxies(proxies)
@@ -92,15 +92,15 @@ pub(crate) async fn log_in(
         return Err(Problem::TooManyLogins);
     }
     let user = User::named(&name).ok_or(Problem::NoName)?;
-    // Who logs in again shall not leave a session behind that nobody can log out of any more.
+    // A new login replaces the cookie. The old session would stay open, and nobody could end it.
     end_all(&app, &request.headers);
     let session = app.sessions.begin(user).map_err(Problem::NoSession)?;
-    // Behind TLS, it is `secure` too, and its name is `__Host-session`: no sub-domain can set a cookie of such a name.
+    // Behind TLS, also set `secure`, and use the name `__Host-session`: no sub-domain can set a cookie with such a name.
     let cookie = Cookie::build((SESSION, session.token.to_string())).path("/").http_only(true).same_site(SameSite::Lax);
     Ok((CookieJar::new().add(cookie), Json(json!({ "user": session.user.name() }))))
 }
 
-/// Needs no session: who has several cookies, or one that has expired, gets rid of them too.
+/// Needs no session, so that it also removes several cookies and cookies of expired sessions.
 pub(crate) async fn log_out(State(app): State<App>, headers: HeaderMap) -> (CookieJar, StatusCode) {
     end_all(&app, &headers);
     (CookieJar::new().add(Cookie::build(SESSION).path("/").removal()), StatusCode::NO_CONTENT)
@@ -114,7 +114,7 @@ pub(crate) async fn me(Extension(session): Extension<Session>) -> Json<Value> {
     Json(json!({ "user": session.user.name() }))
 }
 
-/// Why nobody is logged in.
+/// Why a login failed.
 pub(crate) enum Problem {
     NoName,
     TooManyLogins,

@@ -1,4 +1,4 @@
-//! Who is logged in, and which streams end with whose session.
+//! Sessions, and the streams that end with each session.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,15 +11,15 @@ use std::{
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tower_sse::{ClientHandle, Observer, StreamSummary};
 
-/// Why a stream is over whose session has ended.
+/// The close reason of a stream whose session has ended.
 const SESSION_ENDED: &str = "session_ended";
 
-/// A name that is also a segment of a topic's name.
+/// A user's name. It is valid as a segment of a topic's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct User(Arc<str>);
 
 impl User {
-    /// `None`: it is no name.
+    /// `None` if the name is invalid.
     pub(crate) fn named(name: &str) -> Option<Self> {
         let is_right = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
         ((1..=32).contains(&name.len()) && name.bytes().all(is_right)).then(|| Self(name.into()))
@@ -29,13 +29,13 @@ impl User {
         &self.0
     }
 
-    /// What is published on it is for this user alone.
+    /// The topic of this user's own notifications.
     pub(crate) fn topic(&self) -> String {
         format!("user/{}", self.0)
     }
 }
 
-/// What `require` puts into the extensions of a request.
+/// A session. `require` puts it into the extensions of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) user: User,
@@ -47,9 +47,9 @@ pub(crate) struct Session {
 pub(crate) struct Bounds {
     pub(crate) lifetime: Duration,
     pub(crate) sessions: usize,
-    /// When a user logs in once more, their oldest session ends.
+    /// A further login of the user ends the user's oldest session.
     pub(crate) sessions_per_user: usize,
-    /// From one address.
+    /// For each address.
     pub(crate) logins_per_minute: NonZeroU32,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Sessions {
     logins: DefaultKeyedRateLimiter<IpAddr>,
 }
 
-/// Why there is no session for a user.
+/// Why no session was created.
 pub(crate) enum NoSession {
     TooMany,
     NoRandomness,
@@ -68,7 +68,7 @@ pub(crate) enum NoSession {
 #[derive(Default)]
 struct All {
     by_token: HashMap<Arc<str>, (Session, Vec<ClientHandle>)>,
-    /// The oldest first.
+    /// The oldest session first.
     of_user: HashMap<User, VecDeque<Arc<str>>>,
 }
 
@@ -78,7 +78,7 @@ impl Sessions {
         Self { bounds, all: Mutex::default(), logins }
     }
 
-    /// Whether this address may log in once more, which counts.
+    /// Counts a login from this address, and returns whether it is allowed.
     pub(crate) fn may_log_in(&self, address: IpAddr) -> bool {
         self.logins.check_key(&address).is_ok()
     }
@@ -108,18 +108,18 @@ impl Sessions {
         all.by_token.get(token).map(|(session, _)| session).filter(|it| it.expires > SystemTime::now()).cloned()
     }
 
-    /// Ends a session, and the streams that were opened with it.
+    /// Ends a session and its streams.
     pub(crate) fn end(&self, token: &str) {
         let ended = self.lock().remove(token);
         close(&ended.unwrap_or_default());
     }
 
-    /// Forgets what has expired. It looks at all sessions, so it is not done whenever somebody logs in.
+    /// Removes all expired sessions. It reads all sessions, so the program calls it once a minute and not at each login.
     pub(crate) fn tidy(&self) {
         let mut all = self.lock();
         let expired = all.by_token.values().filter(|(session, _)| session.expires <= SystemTime::now());
         for token in expired.map(|(session, _)| Arc::clone(&session.token)).collect::<Vec<_>>() {
-            // Its streams end of themselves.
+            // Its streams end by themselves: `expire_at`.
             all.remove(&token);
         }
         drop(all);
@@ -131,13 +131,13 @@ impl Sessions {
     }
 }
 
-/// When nothing is locked, as it wakes whoever sends them.
+/// Call it without a lock: closing a stream wakes the task that sends it.
 fn close(streams: &[ClientHandle]) {
     streams.iter().for_each(|stream| stream.close_with(SESSION_ENDED));
 }
 
 impl All {
-    /// If the user has so many.
+    /// The user's oldest session, if the user has at least `number`.
     fn oldest_of(&self, user: &User, number: usize) -> Option<Arc<str>> {
         self.of_user.get(user).filter(|tokens| tokens.len() >= number)?.front().cloned()
     }
@@ -154,14 +154,14 @@ impl All {
     }
 }
 
-/// Knows the streams of each session.
+/// Keeps the list of streams of each session.
 impl Observer for Sessions {
     fn opened(&self, client: &ClientHandle) {
         let Some(token) = token_of(client) else { return };
         let mut all = self.lock();
         let Some((_, streams)) = all.by_token.get_mut(&token) else {
             drop(all);
-            // The session has ended while the request for the stream was being answered.
+            // The session ended while the handler answered the request for the stream.
             return client.close_with(SESSION_ENDED);
         };
         streams.push(client.clone());

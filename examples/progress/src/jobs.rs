@@ -1,4 +1,4 @@
-//! Jobs, and what is answered about them.
+//! Jobs, and the responses to requests about them.
 
 use std::{
     error::Error,
@@ -18,7 +18,7 @@ use tower_sse::{ClientHandle, Event, Producer, Registry, Start, SubscribeError, 
 
 const MAX_STEPS: u32 = 1000;
 
-/// The most that a job publishes.
+/// The largest number of events that a job publishes.
 pub(crate) const MAX_EVENTS: usize = MAX_STEPS as usize + 1;
 
 type Answer = Response<Full<Bytes>>;
@@ -62,7 +62,7 @@ impl Jobs {
             busy.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
             return busy;
         };
-        // Random: after a restart, a page that still asks for a job of before shall not get another one.
+        // A random id: after a restart, a page that still asks for an older job must not get another job.
         let id = format!("{:016x}", RandomState::new().hash_one(()));
         let (Ok(job), Ok(location)) = (self.registry.start_producer(topic(&id)), format!("/jobs/{id}").parse()) else {
             return sentence(StatusCode::INTERNAL_SERVER_ERROR, "the job has no name\n");
@@ -78,12 +78,12 @@ impl Jobs {
         answer
     }
 
-    /// A stream from the beginning of the job, or from where the client was.
+    /// Streams the job from its beginning, or from the client's `Last-Event-ID`.
     fn progress(&self, id: &str, client: Option<&ClientHandle>) -> Answer {
         let Some(client) = client else {
             return sentence(StatusCode::INTERNAL_SERVER_ERROR, "no SseLayer is around this service\n");
         };
-        // Without `existing`, it would wait for a job that is forgotten, or never was.
+        // Without `existing`, the stream would wait for ever for a job that was forgotten or never existed.
         match client.subscribe(Subscription::to(topic(id)).from(Start::Oldest).existing()) {
             Ok(()) => client.clone().into_stream().into_response(),
             Err(SubscribeError::NoTopic { .. } | SubscribeError::Topic(_)) => {
@@ -94,12 +94,12 @@ impl Jobs {
     }
 }
 
-/// What a path says is one segment and no more.
+/// The topic of a job. `segment` makes one segment of any id in the path.
 fn topic(id: &str) -> String {
     format!("jobs/{}", segment(id))
 }
 
-/// The job itself, which only takes time. If `job` is dropped before it is finished, its topic has failed.
+/// Runs a job, which does nothing but wait. If `job` is dropped before `finish`, the topic has failed.
 async fn run(
     job: Producer,
     steps: u32,

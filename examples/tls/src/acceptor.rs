@@ -1,4 +1,4 @@
-//! What shakes hands.
+//! The TLS acceptor, which does the handshakes.
 
 use std::{error::Error, path::Path, sync::Arc};
 
@@ -12,7 +12,7 @@ use tokio_rustls::{
     },
 };
 
-/// With a certificate, and those that it is signed with, and its key: PEM files.
+/// Makes an acceptor from PEM files: a certificate chain and its key.
 pub(crate) fn from_files(cert: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<TlsAcceptor, Box<dyn Error>> {
     let (cert, key) = (cert.as_ref(), key.as_ref());
     let certs = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
@@ -21,7 +21,7 @@ pub(crate) fn from_files(cert: impl AsRef<Path>, key: impl AsRef<Path>) -> Resul
     acceptor(certs, key)
 }
 
-/// With a certificate that nobody has a reason to trust: for a look at it.
+/// Makes an acceptor with a new self-signed certificate, to try the example.
 pub(crate) fn self_signed() -> Result<TlsAcceptor, Box<dyn Error>> {
     let names = ["localhost", "127.0.0.1"].map(str::to_owned);
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names)?;
@@ -29,12 +29,12 @@ pub(crate) fn self_signed() -> Result<TlsAcceptor, Box<dyn Error>> {
 }
 
 fn acceptor(certs: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<TlsAcceptor, Box<dyn Error>> {
-    // Named, as a program that depends on two providers has no default one.
+    // The provider is named here, because a program that depends on two providers has no default.
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(certs, key)?;
-    // The best first. Who offers neither is served too, with what it speaks.
+    // The preferred protocol first. A client that offers neither protocol is served too, in the version that it uses.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -1,21 +1,26 @@
-//! An event stream over TLS, HTTP/1.1 or HTTP/2 as the client and the server agree on (ALPN): rustls, hyper-util and axum.
+//! An event stream over TLS, with rustls, hyper-util and axum. ALPN chooses HTTP/1.1 or HTTP/2.
 //!
 //! ```text
-//! cargo run -p tls                                         # with a certificate of its own making
+//! cargo run -p tls                                         # with a self-signed certificate
 //! curl -kN https://127.0.0.1:3000/ticks                    # HTTP/2
 //! curl -kN --http1.1 https://127.0.0.1:3000/ticks
-//! cargo run -p tls -- --cert fullchain.pem --key key.pem   # with yours
+//! cargo run -p tls -- --cert fullchain.pem --key key.pem   # with your certificate
 //! ```
 //!
-//! - Over HTTP/2 a browser has all streams of all of its tabs on one connection. Over HTTP/1.1 it opens six connections to one
-//!   origin, and each stream takes one. Browsers speak HTTP/2 over TLS alone.
-//! - The layer sees in which version a request came, and sets `connection: keep-alive` where it is allowed.
-//! - A peer that is slow to shake hands, or to send its first request, holds up nobody, and is given up. The number of connections
-//!   has no bound here: `examples/support/connections.rs` has one, and makes room for who asks.
-//! - On SIGINT and SIGTERM it ends gracefully.
+//! - Over HTTP/2, a browser sends all streams of all its tabs over one connection. Over HTTP/1.1, a browser opens six connections to an
+//!   origin, and each stream takes one connection. Browsers use HTTP/2 only over TLS.
+//! - The layer sets `connection: keep-alive` for HTTP/1.1 requests only, because HTTP/2 forbids it.
+//! - The server closes the connection of a client that is slow to finish its handshake or to send its first request. Such a client does not
+//!   delay other clients. This example does not limit the number of connections. `examples/support/connections.rs` does.
+//! - On SIGINT and SIGTERM the server shuts down gracefully.
 //!
-//! Environment: `PORT` (3000; 0 picks one), `TICK_MS` (1000), `HEAD_MS` (how long a client may take to shake hands, and then again
-//! to send its first request, 10000).
+//! Environment:
+//!
+//! | variable | default | meaning |
+//! |---|---|---|
+//! | `PORT` | 3000 | the port; 0 picks a free port |
+//! | `TICK_MS` | 1000 | the time between two ticks |
+//! | `HEAD_MS` | 10000 | how long a client may take for the handshake, and then for its first request |
 
 mod acceptor;
 #[path = "../../support/signals.rs"]
@@ -66,7 +71,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let head = Duration::from_millis(setting("HEAD_MS", 10_000)?);
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
-    // From here on, it ends in order when it is told to.
+    // From now on, a signal starts a graceful shutdown.
     let mut signals = Signals::new()?;
     println!("listening on https://{}", listener.local_addr()?);
     let connections = GracefulShutdown::new();
@@ -75,13 +80,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ = signals.next() => {}
     }
     let drain = registry.drain(Drain::within(Duration::from_secs(2)).reconnect_delay(Duration::from_secs(2)));
-    // It waits for all connections, and some peers may read nothing.
+    // `shutdown` waits for all connections. It needs a timeout, because some peers may read nothing.
     let closed = timeout(Duration::from_secs(3), connections.shutdown());
     let _ = tokio::join!(drain, closed);
     Ok(())
 }
 
-/// Who comes for the first time gets the last three ticks, and who comes back what it missed.
+/// A new client gets the last three ticks. A client that comes back gets the ticks that it missed.
 async fn ticks(client: ClientHandle) -> Result<EventStream, SubscribeError> {
     client.subscribe_from(TOPIC, Start::Last(3))?;
     Ok(client.into_stream())
@@ -111,7 +116,7 @@ async fn accept(
                 tokio::spawn(serve(socket, acceptor.clone(), app.clone(), head, connections.watcher()));
             }
             Err(error) => {
-                // Out of file descriptors, mostly: they come back as streams end.
+                // Most errors are a lack of file descriptors. Some are free again when streams end.
                 eprintln!("cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -120,14 +125,14 @@ async fn accept(
 }
 
 async fn serve(socket: TcpStream, acceptor: TlsAcceptor, app: Router, head: Duration, watcher: Watcher) {
-    // Events are small writes that somebody waits for.
+    // Events are small writes, and must be sent at once.
     let _ = socket.set_nodelay(true);
-    // An error is a peer that speaks no TLS, or does not trust the certificate.
+    // After an error, the peer does not speak TLS, or does not trust the certificate.
     let Ok(Ok(socket)) = timeout(head, acceptor.accept(socket)).await else { return };
     let mut server = auto::Builder::new(TokioExecutor::new());
-    // With a timer, hyper gives up a client that takes more than 30 s to send a further head of HTTP/1.1.
+    // With a timer, hyper closes an HTTP/1.1 connection if the headers of a further request take more than 30 s.
     server.http1().timer(TokioTimer::new());
-    // Finds peers of HTTP/2 that are gone. For those of HTTP/1.1, the socket has to be told how long to wait for them.
+    // Pings find HTTP/2 peers that vanished. HTTP/1.1 peers need options of the socket: `examples/support/sockets.rs`.
     server.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(15));
     let asked = Arc::new(Notify::new());
     let asks = Arc::clone(&asked);
@@ -141,14 +146,14 @@ async fn serve(socket: TcpStream, acceptor: TlsAcceptor, app: Router, head: Dura
     let mut connection = pin!(watcher.watch(connection.into_owned()));
     tokio::select! {
         _ = &mut connection => return,
-        // hyper itself does not give up who sends nothing, nor who speaks HTTP/2 and asks for nothing.
+        // hyper itself does not close connections on which no byte comes, and no HTTP/2 connections without a request.
         asked = timeout(head, asked.notified()) => if asked.is_err() { return },
     }
-    // An error is a client that left.
+    // After an error, the client has left.
     let _ = connection.await;
 }
 
-/// A number from the environment. What is there and is none is an error that names it.
+/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
     match env::var(name) {
         Err(_) => Ok(default),
