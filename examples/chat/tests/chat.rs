@@ -1,4 +1,4 @@
-//! The program as a process of its own, with gRPC clients over HTTP/2 and event streams over HTTP/1.1 and HTTP/2.
+//! Tests the program as a process, with gRPC clients over HTTP/2 and event streams over HTTP/1.1 and HTTP/2.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -40,7 +40,7 @@ async fn ask(server: &Server, version: Version, request: Request<AnyBody>) -> ht
     within(client::Client::connect(address(server), version).await.send(request)).await.unwrap()
 }
 
-/// The status and the text of an answer over HTTP/1.1.
+/// The status and the text of an HTTP/1.1 response.
 async fn text(server: &Server, request: Request<AnyBody>) -> (StatusCode, String) {
     let response = ask(server, Version::HTTP_11, request).await;
     let status = response.status();
@@ -54,7 +54,7 @@ fn post(target: &str, text: &'static str) -> Request<AnyBody> {
     request.map(|_| any(Full::from(text)))
 }
 
-/// Asks until it is so.
+/// Repeats the request until the response is as expected.
 async fn until_members(server: &Server, room: &str, members: &str) {
     within(async {
         while text(server, get(&format!("/rooms/{room}"))).await.1 != members {
@@ -144,10 +144,10 @@ async fn a_grpc_client_that_goes_away_is_unsubscribed() {
     let closed = join(&mut other, "lobby", "bob").await.unwrap();
     until_members(&server, "lobby", r#"["ada","bob"]"#).await;
 
-    // Its HTTP/2 stream is reset; the connection goes on.
+    // The client resets its HTTP/2 stream, and the connection stays open.
     drop(reset);
     until_members(&server, "lobby", r#"["bob"]"#).await;
-    // The connection goes.
+    // The client closes the connection.
     drop((closed, other));
     until_members(&server, "lobby", "[]").await;
     assert_eq!(say(&mut grpc, "lobby", "ada", "Nobody?").await.unwrap().1, 0);
@@ -209,7 +209,7 @@ async fn a_limit_counts_streams_of_both_kinds_until_they_are_over() {
     let refused = join(&mut grpc, "lobby", "bob").await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     assert_eq!(text(&server, get("/rooms/lobby/events")).await.0, StatusCode::SERVICE_UNAVAILABLE);
-    // What is no stream needs no room.
+    // A request that is no stream needs no slot.
     assert_eq!(say(&mut grpc, "lobby", "ada", "Two are company").await.unwrap().1, 2);
 
     drop(updates);
@@ -239,7 +239,7 @@ async fn told_to_end_it_ends_streams_of_both_kinds_in_order() {
     }
 }
 
-/// More is said than what HTTP/2 and the server's buffers hold for it.
+/// More is said than the buffers of HTTP/2 and of the server can hold.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_grpc_client_that_reads_nothing_neither_holds_up_others_nor_keeps_the_program() {
@@ -258,7 +258,7 @@ async fn a_grpc_client_that_reads_nothing_neither_holds_up_others_nor_keeps_the_
     example::signal(&server.process, nix::sys::signal::Signal::SIGTERM);
     assert_eq!(within(updates.message()).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(within(server.process.wait()).await.unwrap().code(), Some(0));
-    // The window of the drain, and the patience with connections.
+    // The window of the drain, and the timeout for connections.
     let gone_in = start.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&gone_in), "{gone_in:?}");
 }

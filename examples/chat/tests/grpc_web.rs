@@ -1,4 +1,4 @@
-//! gRPC-web over HTTP/1.1: byte for byte the same with the layer and without it. And what needs a registry of the test's own.
+//! Tests gRPC-web over HTTP/1.1: the bytes are the same with the layer and without it. Also the tests that need their own registry.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{net::SocketAddr, time::Duration};
@@ -31,7 +31,7 @@ async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// With the layer, and without it: there, something else puts a handle into the extensions.
+/// One server with the layer, and one without it. In the second, other code puts a handle into the extensions.
 async fn both(registry: &Registry) -> [SocketAddr; 2] {
     let heartbeat = Heartbeat::every(Duration::from_millis(3));
     let with = chat::routes(registry).layer(SseLayer::new(registry).heartbeat(heartbeat));
@@ -46,7 +46,7 @@ async fn both(registry: &Registry) -> [SocketAddr; 2] {
     [serve(with).await, serve(without).await]
 }
 
-/// A connection, and all that came on it.
+/// A connection, and all bytes that it received.
 struct Peer {
     socket: TcpStream,
     all: Vec<u8>,
@@ -82,7 +82,7 @@ impl Peer {
         Self { socket, all: Vec::new() }
     }
 
-    /// Reads on until what came ends so.
+    /// Reads until the received bytes end with this.
     async fn until(&mut self, end: &[u8]) {
         within(async {
             while !self.all.ends_with(end) {
@@ -93,7 +93,7 @@ impl Peer {
         .await;
     }
 
-    /// All that came, but for the time of day.
+    /// All received bytes without the time of day.
     fn seen(&self) -> String {
         let (head, body) = self.all.split_at(self.all.windows(4).position(|it| it == b"\r\n\r\n").unwrap());
         let head = std::str::from_utf8(head).unwrap();
@@ -103,7 +103,7 @@ impl Peer {
     }
 }
 
-/// In the standard alphabet, with padding.
+/// Base64 in the standard alphabet, with padding.
 fn base64(bytes: &[u8]) -> Bytes {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let quad = |chunk: &[u8]| {
@@ -123,7 +123,7 @@ fn frame(message: &impl Message) -> Vec<u8> {
     [&[0][..], &length.to_be_bytes(), &message.encode_to_vec()].concat()
 }
 
-/// What goes out on HTTP/1.1 for one piece of a body.
+/// One piece of a body as an HTTP/1.1 chunk.
 fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:X}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
@@ -139,7 +139,7 @@ async fn a_stream_over_grpc_web_has_the_same_bytes_with_the_layer() {
             peer.until(b"\r\n\r\n").await;
             peers.push(peer);
         }
-        // Of those, one at a time, and then many at once.
+        // First one request at a time, then many at once.
         for text in ["one", "∀ two\nand a half", &"x".repeat(100_000)] {
             let said = Said { name: "cy".into(), text: text.into() };
             let receipt = registry.publish("rooms/lobby", Event::json(&said).unwrap()).unwrap();
@@ -187,7 +187,7 @@ async fn unary_calls_over_grpc_web_have_the_same_bytes_with_the_layer() {
     }
 }
 
-/// The event stream beside it has one every 3 ms.
+/// The event stream next to it has a heartbeat every 3 ms.
 #[tokio::test]
 async fn a_stream_over_grpc_web_has_no_heartbeats() {
     let registry = chat::registry(RegistryConfig::default());
@@ -246,7 +246,7 @@ async fn a_grpc_web_client_that_goes_away_is_unsubscribed_and_resumes() {
     assert_eq!(peer.all[head..], missed);
 }
 
-/// It need not be axum that serves.
+/// The server need not be axum.
 #[tokio::test]
 async fn tonics_own_server_takes_the_layer() {
     let registry = chat::registry(RegistryConfig::default());
@@ -264,7 +264,7 @@ async fn tonics_own_server_takes_the_layer() {
     let socket = TcpStream::connect(address).await.unwrap();
     let mut stream = Peer { socket, all: Vec::new() };
     stream.socket.write_all(b"GET /rooms/lobby/events HTTP/1.1\r\nhost: server.test\r\n\r\n").await.unwrap();
-    // The head, and where the stream stands.
+    // The response headers, and the position event.
     stream.until(b"\n\n\r\n").await;
     let (id, clients) = say(&mut grpc, "lobby", "bob", "Hello").await.unwrap();
     assert_eq!(clients, 2);
@@ -294,7 +294,7 @@ async fn a_grpc_client_that_comes_back_too_late_is_told() {
     match within(updates.message()).await.unwrap().unwrap() {
         Update { what: Some(What::Missed(missed)), id } => {
             assert_eq!((missed.after, id.is_empty()), (first, false));
-            // Who is cut off here is not told again.
+            // A client that is cut off here is not told again.
             let mut updates = join_after(&mut grpc, "lobby", "bob", &id).await.unwrap();
             assert_eq!(heard(&mut updates).await.1, "ada: three");
         }

@@ -1,4 +1,4 @@
-//! The program as a process of its own: what clients with and without a session get from it.
+//! Tests the program as a process, with clients that have a session and clients that have none.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use http::{HeaderMap, Method, StatusCode};
@@ -61,7 +61,7 @@ async fn each_of_the_two_streams_has_a_layer_of_its_own() {
 async fn a_user_has_so_many_streams_and_others_have_theirs() {
     let server = start(&[("MAX_STREAMS_PER_USER", "2")]).await;
     let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
-    // The user counts, not the session.
+    // The limit counts the user, not the session.
     let elsewhere = Visitor::named(&server, "ada").await;
     let event_stream = [("accept", "text/event-stream")];
     let (first, _second) = (ada.get_with(STREAM, &event_stream).await, elsewhere.get(STREAM).await);

@@ -1,6 +1,6 @@
-//! Where an `SseLayer` can be put in an axum application, and what it then covers. Over sockets, HTTP/1.1 and HTTP/2.
+//! Tests the places where an axum application can have an `SseLayer`, and the routes that the layer then covers. Over sockets, HTTP/1.1 and HTTP/2.
 //!
-//! Each layer here says its name: in a comment at the beginning of its streams, and in their heartbeats.
+//! Each layer here sends its name in a comment at the beginning of its streams, and in their heartbeats.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
@@ -53,7 +53,7 @@ async fn stream(client: ClientHandle) -> Result<EventStream, SubscribeError> {
     Ok(client.into_stream())
 }
 
-/// A handler that streams something of its own, and subscribes its client besides.
+/// A handler that returns its own stream and also subscribes its client.
 async fn own(client: ClientHandle) -> Result<impl IntoResponse, SubscribeError> {
     client.subscribe(TOPIC)?;
     let events = tokio_stream::iter([Ok::<_, Infallible>(OwnEvent::default().data("own"))]);
@@ -90,7 +90,7 @@ impl House {
         (head.status, head.headers, within(body.collect()).await.unwrap().to_bytes())
     }
 
-    /// It is a stream, which one layer has prepared, once, and which gets what is published, once.
+    /// The response is a stream. Exactly one layer has prepared it, and each published event comes once.
     async fn streams(&self, target: &str, layer: &str) {
         let mut response = self.get(target).await;
         assert_eq!(response.status(), StatusCode::OK, "{target}");
@@ -128,7 +128,7 @@ impl House {
         .await;
     }
 
-    /// A handler there that asks for its client finds none.
+    /// A handler that extracts its client is refused there.
     async fn has_no_layer(&self, target: &str) {
         let (status, _, text) = self.whole(target).await;
         assert_eq!((status, &text[..]), (StatusCode::INTERNAL_SERVER_ERROR, NO_LAYER.as_bytes()), "{target}");
@@ -142,7 +142,7 @@ async fn read(response: &mut http::Response<Incoming>, text: &mut String, has_it
     }
 }
 
-/// Serves an application over both versions. The same one without a layer is there to compare with.
+/// Serves an application over both versions, next to the same application without a layer.
 async fn on_both(app: impl Fn(&Registry) -> Router, test: impl AsyncFn(&House)) {
     on_both_as(|registry| Shared::new(app(registry)), test).await;
 }
@@ -165,7 +165,7 @@ where
     }
 }
 
-/// What is no stream is what it is without any layer.
+/// A response that is no stream is the same with and without a layer.
 async fn is_untouched(house: &House, targets: &[&str]) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -216,7 +216,7 @@ async fn a_layer_of_a_method_router_covers_that_route_alone() {
         house.streams("/covered", "route").await;
         house.streams("/own-covered/own", "second").await;
         house.has_no_layer("/stream").await;
-        // What it has no handler for is refused as without it.
+        // A method without a handler is refused as it is without the layer.
         let mut client = Client::connect(house.address, house.version).await;
         let response =
             within(client.send(client::request("PUT", "/covered", bodies::AnyBody::default()))).await.unwrap();
@@ -310,7 +310,7 @@ async fn publish(State(registry): State<Registry>) {
 async fn a_service_with_a_layer_can_be_a_fallback_or_be_nested() {
     let app = |registry: &Registry| {
         let inside = layer(registry, "service").layer(routes().fallback(nowhere));
-        // A service that knows nothing of axum.
+        // A service without axum.
         let plain = ServiceBuilder::new().layer(layer(registry, "plain")).service_fn(async |request: Request<Body>| {
             let client = request.extensions().get::<ClientHandle>().unwrap().clone();
             client.subscribe(TOPIC).unwrap();
@@ -333,7 +333,7 @@ async fn a_service_with_a_layer_can_be_a_fallback_or_be_nested() {
     .await;
 }
 
-/// tower-http's layers are out of the way of what comes through.
+/// tower-http's layers do not change the stream.
 #[tokio::test]
 async fn a_stack_of_layers_goes_around_a_router() {
     let app = |registry: &Registry| {
@@ -360,7 +360,7 @@ async fn a_stack_of_layers_goes_around_a_router() {
     .await;
 }
 
-/// `axum::serve` takes a service whose bodies are axum's, so what a layer makes of a router has to be mapped.
+/// `axum::serve` takes a service with axum's bodies, so the body of the layered router has to be mapped.
 #[tokio::test]
 async fn a_stack_of_layers_goes_around_a_router_as_a_service() {
     let make = |registry: &Registry| {
@@ -379,7 +379,7 @@ async fn a_stack_of_layers_goes_around_a_router_as_a_service() {
     .await;
 }
 
-/// What a service under the router answers is wrapped like a handler's answer.
+/// The response of a service in the router is wrapped like the response of a handler.
 #[tokio::test]
 async fn a_layer_of_a_router_covers_services() {
     let app = |registry: &Registry| {

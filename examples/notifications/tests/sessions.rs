@@ -1,4 +1,4 @@
-//! What ends with a session, in whatever order: the program's own sessions, before a handler that takes as long as a test wants.
+//! Tests that streams end with their session, in any order. The handler takes as long as a test wants.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
@@ -35,7 +35,7 @@ const BOUNDS: Bounds = Bounds {
     logins_per_minute: NonZeroU32::MAX,
 };
 
-/// What the program's handlers share, as far as sessions are concerned.
+/// The part of the handlers' shared state that concerns sessions.
 #[derive(Clone)]
 struct App {
     sessions: Arc<Sessions>,
@@ -43,7 +43,7 @@ struct App {
     handler: Arc<Handler>,
 }
 
-/// How far a request for a stream is.
+/// The progress of a request for a stream.
 struct Handler {
     begins: Notify,
     may_end: Semaphore,
@@ -160,7 +160,7 @@ async fn a_stream_that_is_open_ends_with_its_session_and_gets_nothing_that_is_pu
     }
 }
 
-/// So a login costs no more, however many there are: what has expired is removed once a minute.
+/// The cost of a login does not depend on the number of sessions: expired sessions are removed once a minute.
 #[test]
 fn a_login_looks_at_no_session_but_those_of_its_user() {
     let sessions = Sessions::new(Bounds { lifetime: Duration::ZERO, sessions: 3, ..BOUNDS });

@@ -1,4 +1,4 @@
-//! The program with 512 file descriptors, and a thousand connections on which nobody asks for anything in time.
+//! Tests the program with 512 file descriptors and a thousand connections that send no request in time.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -32,7 +32,7 @@ async fn beside_1000_silent_slow_trickling_and_half_open_connections_users_are_s
     }
     times.are_within_a_second();
     assert!(siege.left() > 100, "{} are left", siege.left());
-    // A stream that is open makes room for nobody.
+    // An open stream is not closed to make room.
     ada.post("/api/users/ada/notifications", "still here").await;
     expect(&mut stream, &["ada still here"]).await;
 }

@@ -1,4 +1,4 @@
-//! What strangers, other people's pages, and somebody who cannot stop logging in can do to users: the program as a process.
+//! Tests the program as a process against strangers, against pages of other sites, and against a client that logs in again and again.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -10,7 +10,7 @@ use support::{STREAM, Visitor, all, bodies, bodies::AnyBody, client::VERSIONS, e
 const ASKS: [(&str, &str); 1] = [("accept", "text/event-stream")];
 const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
 
-/// There is no place, and an `EventSource` comes back.
+/// The limit refuses the stream, and an `EventSource` comes back.
 async fn is_told_to_come_back(refused: Response<Incoming>) {
     assert_eq!(refused.status(), StatusCode::OK);
     assert_eq!(refused.headers()["content-type"], "text/event-stream");
@@ -102,7 +102,7 @@ async fn when_all_sessions_are_there_that_may_be_a_login_is_refused_until_one_en
 async fn one_address_logs_in_so_often_in_a_minute_and_others_may_still() {
     let server = start(&[("LOGINS_PER_MINUTE", "2")]).await;
     let ada = Visitor::named(&server, "ada").await;
-    // Names that are none count too.
+    // Logins with invalid names count too.
     let wrong = ada.send(ada.login("Ada")).await;
     assert_eq!(wrong.status(), StatusCode::BAD_REQUEST);
     let refused = ada.send(ada.login("ada")).await;
@@ -127,7 +127,7 @@ async fn who_logs_in_again_has_one_session_and_the_streams_of_the_one_before_end
     }
 }
 
-/// As a browser sends them when a sub-domain has set one too, or a client that sends a line for each.
+/// The session cookies as a browser sends them if a sub-domain has set one too, or as a client sends them in one header each.
 fn with_cookies(mut request: Request<AnyBody>, lines: &[&str]) -> Request<AnyBody> {
     for line in lines {
         request.headers_mut().append("cookie", HeaderValue::from_bytes(line.as_bytes()).unwrap());

@@ -1,4 +1,4 @@
-//! The program as a process of its own, over HTTP/1.1 and HTTP/2.
+//! Tests the program as a process, over HTTP/1.1 and HTTP/2.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{net::SocketAddr, process::Stdio, time::Duration};
@@ -23,7 +23,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(60), future).await.expect("it takes too long")
 }
 
-/// The program, and the version in which it is asked.
+/// The program, and the HTTP version of the requests.
 struct House {
     server: Server,
     version: Version,
@@ -55,7 +55,7 @@ impl House {
         self.send(request).await
     }
 
-    /// Starts a job, and says where it is.
+    /// Starts a job, and returns its path.
     async fn start(&self, steps: u32) -> String {
         let answer = self.ask("POST", &format!("/jobs?steps={steps}")).await;
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
@@ -70,7 +70,7 @@ async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(body.into()).unwrap()
 }
 
-/// The first events of a stream, at least so many, after where it stands.
+/// The first events of a stream after its position event, at least this many.
 async fn first(stream: &mut Response<Incoming>, count: usize) -> String {
     let mut text = String::new();
     while text.matches("\n\n").count() <= count {
@@ -80,13 +80,13 @@ async fn first(stream: &mut Response<Incoming>, count: usize) -> String {
     text
 }
 
-/// What goes out of a job from this step on, without the ids. There is nothing else: none is missing and none comes twice.
+/// All events of a job from this step on, without the ids. Nothing is missing, and nothing comes twice.
 fn steps(from: u32, of: u32) -> Vec<String> {
     let steps = (from..=of).map(|done| format!("event: progress\ndata: {{\"done\":{done},\"of\":{of}}}"));
     steps.chain([format!("event: done\ndata: {{\"of\":{of}}}")]).collect()
 }
 
-/// The events and their ids, without where the stream stands as it begins.
+/// The events and their ids, without the position event.
 fn events(text: &str) -> Vec<(&str, &str)> {
     let blocks = text.strip_suffix("\n\n").unwrap_or(text).split("\n\n");
     blocks
@@ -128,7 +128,7 @@ async fn a_stream_that_was_cut_goes_on_where_it_was_and_the_job_goes_on_meanwhil
         let (last, id) = *events(&begin).last().unwrap();
         let next = last.strip_prefix("event: progress\ndata: {\"done\":").unwrap().strip_suffix(",\"of\":20}").unwrap();
         let next = next.parse::<u32>().unwrap() + 1;
-        // Somebody else follows it to its end.
+        // Another client reads the job to its end.
         assert_eq!(without_ids(&text(house.ask("GET", &job).await).await), steps(1, 20));
         assert_eq!(without_ids(&text(house.resume(&job, id).await).await), steps(next, 20));
     })
@@ -165,7 +165,7 @@ async fn a_job_that_is_stopped_ends_its_streams_without_being_done() {
         let (_, last_id) = *events(&told).last().unwrap();
         assert_eq!(house.resume(&job, last_id).await.status(), StatusCode::GONE);
         assert_eq!(house.ask("DELETE", &job).await.status(), StatusCode::NOT_FOUND);
-        // Its place is free again.
+        // Its slot is free again.
         within(async {
             while house.ask("POST", "/jobs").await.status() != StatusCode::ACCEPTED {
                 tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! The program as a process of its own, over TLS.
+//! Tests the program as a process, over TLS.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -46,7 +46,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(60), future).await.expect("it takes too long")
 }
 
-/// The program, and what its clients trust.
+/// The program, and the certificates that its clients trust.
 struct House {
     server: Server,
     trusted: CertificateDer<'static>,
@@ -58,7 +58,7 @@ fn program(arguments: &[&str]) -> Command {
     command
 }
 
-/// A file of the test's own, in a directory of cargo's.
+/// A file of this test, in a directory of cargo.
 fn file(name: &str, content: &str) -> String {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{}-{name}", std::process::id()));
     fs::write(&path, content).unwrap();
@@ -66,7 +66,7 @@ fn file(name: &str, content: &str) -> String {
 }
 
 impl House {
-    /// With a certificate for `localhost`, from files. `name`: the test's.
+    /// Starts the program with a certificate for `localhost` from files. `name`: the name of the test.
     async fn open(name: &str) -> Self {
         Self::open_with(name, &[]).await
     }
@@ -149,7 +149,7 @@ impl Client {
     }
 }
 
-/// The next ticks, at least so many, with their ids, after where the stream stands if it begins. One follows the other.
+/// The next ticks with their ids, at least this many, without the position event. No tick is missing.
 async fn ticks(stream: &mut Response<Incoming>, count: usize) -> Vec<(u64, String)> {
     let mut text = String::new();
     let begins = |text: &str| text.starts_with("event: position\n");
@@ -231,7 +231,7 @@ async fn peers_that_speak_no_tls_or_nothing_hold_up_nobody() {
     let mut plain = TcpStream::connect(house.address()).await.unwrap();
     plain.write_all(b"GET /ticks HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
-    // It may be reset.
+    // The connection may be reset.
     let _ = within(plain.read_to_end(&mut answer)).await;
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
     ticks(&mut house.client(Version::HTTP_2).await.get("/ticks", None).await, 1).await;
@@ -258,18 +258,18 @@ async fn who_shakes_hands_and_sends_no_request_is_given_up_and_who_did_is_not() 
         let mut socket = house.connect(&[protocol]).await.unwrap();
         let begun = Instant::now();
         socket.write_all(opening).await.unwrap();
-        // It is closed without a word of TLS.
+        // The server closes the connection without sending TLS.
         let _ = within(socket.read_to_end(&mut Vec::new())).await;
         let time = begun.elapsed();
         assert!((HEAD * 9 / 10..HEAD * 6).contains(&time), "{time:?} after {opening:?}");
     }
     for stream in &mut streams {
-        // What came in all that time, and then more.
+        // All ticks of that time, and further ticks.
         ticks(stream, 200).await;
     }
 }
 
-/// Trusts everybody, and keeps who that was.
+/// Trusts every certificate, and stores it.
 #[derive(Debug)]
 struct Credulous(Mutex<Option<CertificateDer<'static>>>);
 
@@ -317,10 +317,10 @@ async fn without_files_it_makes_a_certificate_for_localhost() {
     let config = config().dangerous().with_custom_certificate_verifier(credulous.clone()).with_no_client_auth();
     shake_hands(&address, config, &[]).await.unwrap();
     let trusted = credulous.0.lock().unwrap().take().unwrap();
-    // Who trusts just this one is content with it.
+    // A client that trusts only this certificate accepts it.
     let house = House { server, trusted };
     ticks(&mut house.client(Version::HTTP_2).await.get("/ticks", None).await, 3).await;
-    // And who trusts another one is not.
+    // A client that trusts another certificate refuses it.
     let other = House::open("other").await;
     let stranger = House { server: house.server, trusted: other.trusted };
     assert!(stranger.connect(&[]).await.is_err());

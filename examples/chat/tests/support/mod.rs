@@ -1,4 +1,4 @@
-//! What the tests here share.
+//! Code that the tests of this example share.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
-/// How long anything may take before it counts as failed.
+/// The time after which a step has failed.
 const BOUND: Duration = Duration::from_secs(60);
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -41,7 +41,7 @@ pub(crate) async fn join_after(
     Ok(within(client.join(request)).await?.into_inner())
 }
 
-/// Says something, and gives its id and how many hear it.
+/// Says a text. Returns its id, and the number of clients that get it.
 pub(crate) async fn say(client: &mut Client, room: &str, name: &str, text: &str) -> Result<(String, u32), Status> {
     let said = Said { name: name.to_owned(), text: text.to_owned() };
     let reply = within(client.say(SayRequest { room: room.to_owned(), said: Some(said) })).await?.into_inner();
@@ -56,7 +56,7 @@ pub(crate) async fn heard(updates: &mut Streaming<Update>) -> (String, String) {
     }
 }
 
-/// The next event of an event stream, after where it stands: its id and its data.
+/// The next event of an event stream after its position event: its id and its data.
 pub(crate) async fn event(stream: &mut Response<Incoming>) -> (String, String) {
     loop {
         let (is_position, id, data) = block(stream).await;
@@ -66,14 +66,14 @@ pub(crate) async fn event(stream: &mut Response<Incoming>) -> (String, String) {
     }
 }
 
-/// Where an event stream stands that begins: the id of its first block.
+/// The position at which an event stream begins: the id of its first block.
 pub(crate) async fn position(stream: &mut Response<Incoming>) -> String {
     let (is_position, id, _) = block(stream).await;
     assert!(is_position, "it begins with {id:?}");
     id
 }
 
-/// What has come of a stream behind the block that was read last: a server that is busy sends several events in one frame.
+/// The received bytes after the last block that was read. A busy server sends several events in one frame.
 #[derive(Clone)]
 struct Unread(String);
 

@@ -1,4 +1,4 @@
-//! The program as a process, and those who use it.
+//! The program as a process, and its users.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::{
@@ -24,7 +24,7 @@ use bodies::{AnyBody, any};
 use client::Client;
 use example::Server;
 
-/// How long anything may take before it counts as failed.
+/// The time after which a step has failed.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
 pub(crate) const STREAM: &str = "/api/notifications";
 
@@ -38,12 +38,12 @@ pub(crate) async fn start(environment: &[(&str, &str)]) -> Server {
     within(Server::start(&mut command)).await
 }
 
-/// Somebody with a cookie, or with none.
+/// A user with a cookie, or without one.
 pub(crate) struct Visitor {
     pub(crate) address: SocketAddr,
     pub(crate) cookie: Option<String>,
     pub(crate) version: Version,
-    /// Another address than the one that everybody has.
+    /// A user with a different client address.
     pub(crate) from: Option<IpAddr>,
 }
 
@@ -110,7 +110,7 @@ impl Visitor {
         self.send(request).await
     }
 
-    /// Publishes, and gives the id and how many clients it is for.
+    /// Publishes an event. Returns its id, and the number of clients that get it.
     pub(crate) async fn post(&self, target: &str, text: &str) -> (String, u64) {
         let answer = self.send(self.request(&Method::POST, target, text)).await;
         assert_eq!(answer.status(), StatusCode::OK);
@@ -129,7 +129,7 @@ pub(crate) async fn all(response: Response<Incoming>) -> String {
     String::from_utf8(body.into()).unwrap()
 }
 
-/// Reads a stream until it has had so much.
+/// Reads a stream until `has_it` returns true for the received text.
 pub(crate) async fn until(stream: &mut Response<Incoming>, has_it: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
     while !(has_it(&text) && text.ends_with("\n\n")) {
@@ -139,13 +139,13 @@ pub(crate) async fn until(stream: &mut Response<Incoming>, has_it: impl Fn(&str)
     text
 }
 
-/// What comes after where a stream with topics stands, which it begins with.
+/// The bytes after the position event with which a stream with topics begins.
 pub(crate) fn after_the_position(text: &str) -> &str {
     let position = text.strip_prefix("event: position\ndata: \nid: ").expect(text);
     position.split_once("\n\n").expect(text).1
 }
 
-/// The data of the next events, as many as are expected.
+/// The data of the next events, as many as the test expects.
 pub(crate) async fn expect(stream: &mut Response<Incoming>, expected: &[&str]) {
     let text = until(stream, |text| text.matches("data: {").count() >= expected.len()).await;
     let found: Vec<String> = text
