@@ -1,4 +1,4 @@
-//! Whose open streams are subscribed to a topic.
+//! Presence lists: the members that are subscribed to a topic.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,17 +25,20 @@ use crate::{
     topics::Deferred,
 };
 
-/// Whose open streams are subscribed to a topic, or to a pattern: by just that name.
+/// The members whose open streams are subscribed to a topic or a pattern.
 ///
-/// A client is there from the moment its stream begins: when the layer gets the handler's answer, or when
-/// [`into_events`](crate::ClientHandle::into_events) is called. What turns out to have no stream never was there: a HEAD,
-/// a request that was subscribed and then answered with a 403, one whose handler fails.
+/// Only subscriptions with exactly this name count. Get it from [`Registry::presence`](crate::Registry::presence).
 ///
-/// Clients with the same [key](crate::RegistryConfig::presence_key) are one member: a user with several tabs. A member
-/// whose last client goes stays for the [grace time](crate::RegistryConfig::presence_grace), so that who reconnects neither leaves nor joins.
+/// A client is present from the moment its stream begins: when the layer gets the handler's response, or when
+/// [`into_events`](crate::ClientHandle::into_events) is called. A client without a stream is never present: a HEAD
+/// request, a request that subscribed and was answered with a 403, or one whose handler failed.
 ///
-/// It is a handle; clones are of the same list. For as long as there is one, the topic's joins and leaves are noted. A topic
-/// of which nobody asks pays nothing, and publishing pays nothing in any case.
+/// Clients with the same [key](crate::RegistryConfig::presence_key) are one member, such as a user with several tabs.
+/// When the last client of a member disconnects, the member stays for the [grace
+/// time](crate::RegistryConfig::presence_grace). So a member that reconnects in that time neither leaves nor joins.
+///
+/// A `Presence` is a handle; clones share the same list. The list is kept while a handle exists. A topic without a list
+/// costs nothing, and publishing costs nothing in any case.
 ///
 /// Cost: the first handle for a name looks at all clients.
 ///
@@ -65,7 +68,7 @@ pub struct Presence {
     list: Arc<List>,
 }
 
-/// Somebody whose open stream is subscribed, or was a moment ago.
+/// A member: one or more clients with the same presence key.
 #[derive(Debug, Clone)]
 pub struct Member {
     key: Arc<str>,
@@ -73,26 +76,26 @@ pub struct Member {
     clients: Vec<ClientId>,
 }
 
-/// Who came or went.
+/// A member that joined or left.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum PresenceChange {
-    /// Somebody who was not there.
+    /// A member joined.
     Joined(Member),
-    /// The member with this key has gone, and its grace time is over.
+    /// The member with this key left, after its grace time.
     Left(Arc<str>),
 }
 
-/// All topics of which somebody wants to know who is there.
+/// All presence lists of a registry.
 #[derive(Debug)]
 pub(crate) struct Presences {
     grace: Duration,
     lists: Mutex<HashMap<Arc<str>, Weak<List>>>,
-    /// How many lists there are, to be looked at without the lock.
+    /// How many lists there are, to be read without the lock.
     count: AtomicU64,
 }
 
-/// Who is at one topic, and who waits for that to change.
+/// The members of one topic, and the wakers that wait for a change.
 pub(crate) struct List {
     lists: Arc<Presences>,
     name: Arc<str>,
@@ -105,7 +108,7 @@ struct ListState {
 }
 
 impl Presences {
-    /// The list of a topic, and whether it is new: then all who are there already are yet to be put into it.
+    /// Returns the list of a topic, and whether it is new. The caller must add the present clients to a new list.
     pub(crate) fn open(self: &Arc<Self>, name: &str) -> (Presence, bool) {
         let mut lists = lock(&self.lists);
         if let Some(list) = lists.get(name).and_then(Weak::upgrade) {
@@ -133,16 +136,16 @@ impl Presences {
         lock(&self.lists).get(name).and_then(Weak::upgrade)
     }
 
-    /// A client with an open stream is subscribed. To be called with its state locked.
+    /// Adds a client with an open stream that is subscribed. The client's state must be locked.
     pub(crate) fn join(&self, name: &str, key: &str, id: ClientId, metadata: Arc<Extensions>, deferred: &mut Deferred) {
         if let Some(list) = self.get(name) {
             list.join(key, id, metadata, deferred);
-            // This may be the last that there is of it by now.
+            // This may be the last reference to the list.
             deferred.drop(list);
         }
     }
 
-    /// The same for one that is no longer subscribed.
+    /// Removes a client that is no longer subscribed. The client's state must be locked.
     pub(crate) fn leave(&self, name: &str, key: &str, id: ClientId, deferred: &mut Deferred) {
         if let Some(list) = self.get(name) {
             list.change(|members, now| members.leave(key, id, now), deferred);
@@ -178,7 +181,7 @@ impl List {
 impl Drop for List {
     fn drop(&mut self) {
         let mut lists = lock(&self.lists.lists);
-        // There may be a newer one of the same name by now.
+        // There may be a newer list with the same name.
         if lists.get(&self.name).is_some_and(|list| list.strong_count() == 0) {
             lists.remove(&self.name);
             if let Some(enough) = spacious(lists.len(), lists.capacity()) {
@@ -190,35 +193,38 @@ impl Drop for List {
 }
 
 impl Presence {
-    /// A client with an open stream is subscribed. To be called with its state locked.
+    /// Adds a client with an open stream that is subscribed. The client's state must be locked.
     pub(crate) fn join(&self, key: &str, id: ClientId, metadata: Arc<Extensions>, deferred: &mut Deferred) {
         self.list.join(key, id, metadata, deferred);
     }
 
-    /// The topic's name, or the pattern's.
+    /// Returns the name of the topic or pattern.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.list.name
     }
 
-    /// Who is there, in order of their keys.
+    /// Returns the members, in order of their keys. Members in their grace time are among them.
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         self.look(|members| members.list().into_iter().map(Member::from).collect())
     }
 
-    /// How many are there.
+    /// Returns how many members are present, with those in their grace time.
     #[must_use]
     pub fn count(&self) -> usize {
         self.look(|members| members.count())
     }
 
-    /// Who comes and goes from now on, beginning with those who are there: as a stream.
+    /// Returns a stream of joins and leaves, which begins with a join for each present member.
+    ///
+    /// The stream returns the difference to what it returned before. A member that joins and leaves between two polls
+    /// is not in it, so no queue can grow. The stream never ends.
     ///
     /// It tells the difference to what it told before: somebody who has come and gone while nobody looked is not told of. So
     /// it has no queue that could grow. It never ends.
     ///
-    /// Cost: a reference to each member that it has told of.
+    /// Cost: a reference to the key of each member that it has returned.
     pub fn changes(&self) -> PresenceChanges {
         PresenceChanges {
             list: Arc::clone(&self.list),
@@ -239,19 +245,21 @@ impl Presence {
 }
 
 impl Member {
-    /// Its [key](crate::RegistryConfig::presence_key), or one made up for its only client, if that has none.
+    /// Returns the member's [key](crate::RegistryConfig::presence_key), or a generated one for a client without a key.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// What was known of the client that came last, when its stream began, or when it subscribed if that was later.
+    /// Returns the metadata of the member's newest client.
+    ///
+    /// It is the metadata at the time when that client's stream began, or when the client subscribed if that was later.
     #[must_use]
     pub fn metadata(&self) -> &Extensions {
         &self.metadata
     }
 
-    /// Its clients. None in the grace time.
+    /// Returns the ids of the member's clients. Empty in the grace time.
     #[must_use]
     pub fn clients(&self) -> &[ClientId] {
         &self.clients
@@ -265,14 +273,14 @@ impl From<members::Member<ClientId, Arc<Extensions>>> for Member {
     }
 }
 
-/// Who comes to a topic and who goes, as a [`Stream`]: see [`Presence::changes`].
+/// A [`Stream`] of joins and leaves: see [`Presence::changes`].
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct PresenceChanges {
     list: Arc<List>,
     watch: Watch,
     told: VecDeque<Change<ClientId, Arc<Extensions>>>,
     parked: Option<Slot>,
-    /// When somebody's grace time is over.
+    /// When the next grace time is over.
     expiry: Option<Pin<Box<Sleep>>>,
 }
 
@@ -337,7 +345,7 @@ impl fmt::Debug for List {
     }
 }
 
-/// How long a member stays by default when its last client has gone: browsers come back after three to five seconds.
+/// The default grace time. Browsers reconnect after three to five seconds.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Who is at one topic, and how that changed: what a presence list is made of.
+//! The members of one topic and their changes: the data of a presence list.
 //!
-//! Every join and leave of a member gets a version. A watcher has yet to see the members whose last change is newer than
-//! what it saw.
+//! Every join and leave of a member gets a version. A watcher still has to see the members whose last change is newer
+//! than what it saw.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,60 +11,60 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The members of one topic. Clients that come with the same key are one member: a user with several tabs.
+/// The members of one topic. Clients with the same key are one member.
 ///
-/// `I` is a client's id, `V` what is known of it.
+/// `I` is a client's id, `V` the client's metadata.
 #[derive(Debug)]
 pub(crate) struct Members<I, V> {
     grace: Duration,
     present: BTreeMap<Arc<str>, Presence<I, V>>,
-    /// When those without clients leave, with the version that they joined at.
+    /// When the members without clients leave, with the version of their join.
     leaving: BTreeSet<(Instant, u64)>,
-    /// The last change of each member, present or gone.
+    /// The last change of each member, present or not.
     changed: BTreeMap<u64, Arc<str>>,
-    /// The version that each member that is gone left at.
+    /// The version of the leave of each former member.
     gone: BTreeMap<Arc<str>, u64>,
-    /// The same versions, in order.
+    /// The versions in `gone`, in order.
     left: BTreeSet<u64>,
-    /// Every leave after this version is still known.
+    /// All leaves after this version are still known.
     floor: u64,
     version: u64,
-    /// How many that are gone are remembered, or as many as are present if those are more.
+    /// How many former members are remembered. It is the number of present members if that is greater.
     remembered: usize,
-    /// The values of those that are gone or were replaced.
+    /// The metadata of former members and clients, to be dropped later.
     values: Vec<V>,
 }
 
 #[derive(Debug)]
 struct Presence<I, V> {
-    /// The version of its join.
+    /// The version of the member's join.
     since: u64,
     clients: BTreeMap<I, V>,
-    /// Of the client that came last, which may have gone.
+    /// The metadata of the client that joined last. It may have left since.
     value: V,
-    /// When its grace time is over.
+    /// When the member's grace time is over.
     until: Option<Instant>,
 }
 
-/// One that is present, with or without clients at this moment.
+/// A member that is present, with or without clients at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member<I, V> {
     pub(crate) key: Arc<str>,
-    /// What was known of the client that came last. It outlives that client.
+    /// The metadata of the client that joined last. That client may have left.
     pub(crate) value: V,
-    /// In order of their ids; none in the grace time.
+    /// The clients in order of their ids. Empty in the grace time.
     pub(crate) clients: Vec<(I, V)>,
 }
 
-/// What happened to a member.
+/// A change of one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change<I, V> {
-    /// It came. It is shown as it is now.
+    /// The member joined. It is shown as it is now.
     Joined(Member<I, V>),
     Left(Arc<str>),
 }
 
-/// What a watcher of one topic's members has seen of them: at first, nothing.
+/// What a watcher has seen of a topic's members. At first, nothing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Watch {
     seen: u64,
@@ -72,10 +72,10 @@ pub(crate) struct Watch {
 }
 
 impl<I: Copy + Ord, V: Clone> Members<I, V> {
-    /// How many members that are gone are remembered at least.
+    /// How many former members are remembered at least.
     const REMEMBERED: usize = 1024;
 
-    /// `grace`: how long a member stays when its last client has gone.
+    /// `grace`: how long a member stays after its last client has left.
     pub(crate) fn new(grace: Duration) -> Self {
         Self {
             grace,
@@ -91,7 +91,7 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
         }
     }
 
-    /// A client comes, as `key`; if it is here already, its value is replaced. Returns whether a member joined.
+    /// Adds a client with this key, or replaces its metadata. Returns whether a member joined.
     pub(crate) fn join(&mut self, key: &str, client: I, value: V) -> bool {
         if let Some(presence) = self.present.get_mut(key) {
             self.values.extend(presence.clients.insert(client, value.clone()));
@@ -116,8 +116,8 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
         true
     }
 
-    /// A client goes. With its last client a member leaves: at once if there is no grace time, else when
-    /// [`expire`](Self::expire) finds that its time is over, unless a client came before that.
+    /// Removes a client. Without a grace time, the member leaves with its last client. With one,
+    /// [`expire`](Self::expire) removes the member after that time, unless a client joins before.
     pub(crate) fn leave(&mut self, key: &str, client: I, now: Instant) {
         let Some(presence) = self.present.get_mut(key) else { return };
         let Some(value) = presence.clients.remove(&client) else { return };
@@ -129,12 +129,12 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
         if self.grace.is_zero() {
             return self.remove(since);
         }
-        // A time beyond what the clock can count to is never over.
+        // A time that the clock cannot represent is never over.
         presence.until = now.checked_add(self.grace);
         self.leaving.extend(presence.until.map(|until| (until, since)));
     }
 
-    /// Lets those go whose grace time is over.
+    /// Removes the members whose grace time is over.
     pub(crate) fn expire(&mut self, now: Instant) {
         while let Some(&(until, since)) = self.leaving.first() {
             if until > now {
@@ -145,38 +145,42 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
         }
     }
 
-    /// What was known of those that are gone, to be dropped when nothing is locked: it may run anybody's code then.
+    /// Takes the metadata of former members and clients. It must be dropped when nothing is locked, because that may
+    /// run user code.
     pub(crate) fn take_gone(&mut self) -> Vec<V> {
         mem::take(&mut self.values)
     }
 
-    /// When there is next something to [`expire`](Self::expire).
+    /// Returns when the next member [expires](Self::expire).
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.leaving.first().map(|(until, _)| *until)
     }
 
-    /// How many are present, those in their grace time included.
+    /// Returns how many members are present, with those in their grace time.
     pub(crate) fn count(&self) -> usize {
         self.present.len()
     }
 
-    /// Those present, in order of their keys.
+    /// Returns the present members, in order of their keys.
     pub(crate) fn list(&self) -> Vec<Member<I, V>> {
         self.present.iter().map(|(key, presence)| presence.member(key)).collect()
     }
 
-    /// How many joins and leaves there were: unless it is larger than before, no watcher has anything to see.
+    /// Returns how many joins and leaves there were. If it has not grown, no watcher has anything to see.
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
-    /// What changed since the watcher looked last, in the order in which it happened; the first time, everybody joined.
+    /// Returns what changed since the watcher's last call, in order. At the first call, all present members joined.
+    ///
+    /// The changes are net: a member that joined and left in between is not in them, nor one that left and joined
+    /// again. Cost: the number of changes.
     ///
     /// It is net: who came and went in between is not in it, nor who went and came again. Cost: as much as has changed.
     pub(crate) fn changes(&self, watch: &mut Watch) -> Vec<Change<I, V>> {
         let mut changes = Vec::new();
         if watch.seen < self.floor {
-            // Those whose leave is no longer remembered: longer ago than what is, so they come first.
+            // The members whose leave is no longer remembered left longest ago, so they come first.
             watch.known.retain(|key| {
                 let remembered = self.present.contains_key(key) || self.gone.contains_key(key);
                 if !remembered {
@@ -198,7 +202,7 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
         changes
     }
 
-    /// The member that joined at this version leaves.
+    /// Removes the member that joined at this version.
     fn remove(&mut self, since: u64) {
         let Some(key) = self.changed.remove(&since) else { return };
         if let Some(presence) = self.present.remove(&key) {
@@ -242,7 +246,7 @@ mod tests {
         keys.iter().for_each(|key| assert!(members.join(key, 1, "")));
     }
 
-    /// The changes as `+key` and `-key`.
+    /// Returns the changes as `+key` and `-key`.
     fn read(members: &Members<u32, &'static str>, watch: &mut Watch) -> Vec<String> {
         let show = |change| match change {
             Change::Joined(member) => format!("+{}", member.key),
@@ -389,7 +393,7 @@ mod tests {
         Join(usize, u32, &'static str),
         Leave(usize, u32),
         Expire,
-        /// By so many seconds.
+        /// Moves the clock by so many seconds.
         Time(i8),
         Look(usize),
     }
@@ -404,7 +408,7 @@ mod tests {
         ]
     }
 
-    /// Who is there, and the key of every change that there ever was.
+    /// The present members, and the key of every change ever.
     #[derive(Default)]
     struct Model {
         present: BTreeMap<&'static str, Here>,
@@ -424,7 +428,7 @@ mod tests {
             self.history.push(key);
         }
 
-        /// Who was changed since then, by the last change.
+        /// Returns the keys that changed since then, in the order of their last change.
         fn changed(&self, seen: usize) -> Vec<&'static str> {
             let since = &self.history[seen..];
             let last = |(at, key): &(usize, &&str)| !since[at + 1..].contains(*key);

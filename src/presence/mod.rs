@@ -1,4 +1,4 @@
-//! Who is subscribed to a topic, by the keys that the program gives. It knows no client but its id.
+//! Presence: who is subscribed to a topic, by keys that the application gives. It knows only the ids of clients.
 
 mod list;
 mod members;
