@@ -1,7 +1,8 @@
-//! Room that is given back.
+//! Shrinking collections.
 
-/// The capacity that is enough for a collection that has become much smaller than it was, so that what it grew to for a
-/// flood is given back.
+/// Returns a smaller capacity, if a collection has become much smaller than it was.
+///
+/// So the memory of a flood is freed: the result is `Some` for more than 64 slots of which less than a quarter is used.
 pub(crate) fn spacious(len: usize, capacity: usize) -> Option<usize> {
     (capacity > 64 && len < capacity / 4).then_some(len * 2)
 }

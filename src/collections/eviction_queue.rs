@@ -1,7 +1,9 @@
-//! What is retained of all topics, in the order in which it goes.
+//! A queue in the order of eviction.
 
-/// A queue out of which anything can be taken, each in constant time: every retained event's topic in the order of publishing, and every topic that has
-/// ended in the order of the ends.
+/// A queue from which any item can be removed in constant time.
+///
+/// One holds the topic of every retained event, in the order of publishing. Another holds every ended topic, in the
+/// order of the ends.
 #[derive(Debug)]
 pub(crate) struct EvictionQueue<T> {
     rows: Vec<Row<T>>,
@@ -11,7 +13,7 @@ pub(crate) struct EvictionQueue<T> {
     len: usize,
 }
 
-/// A place in a [`EvictionQueue`].
+/// A reference to an item of an [`EvictionQueue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Ticket(u32);
 
@@ -22,7 +24,7 @@ struct Row<T> {
     newer: u32,
 }
 
-/// No row.
+/// The index that means no row.
 const NONE: u32 = u32::MAX;
 
 impl<T> EvictionQueue<T> {
@@ -34,7 +36,7 @@ impl<T> EvictionQueue<T> {
         self.len
     }
 
-    /// Whether it has as many rows as it can count.
+    /// Whether the queue has as many rows as its indexes can count.
     pub(crate) fn is_full(&self) -> bool {
         self.len >= NONE as usize
     }
@@ -43,7 +45,7 @@ impl<T> EvictionQueue<T> {
         self.rows.get(self.oldest as usize)?.item.as_ref()
     }
 
-    /// Takes the oldest out.
+    /// Removes the oldest item.
     pub(crate) fn pop(&mut self) -> Option<T> {
         if self.len == 0 { None } else { self.remove(Ticket(self.oldest)) }
     }
@@ -98,7 +100,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_ledger_is_a_queue_that_anything_can_be_taken_out_of(steps in prop::collection::vec(0usize..3, 0..200), picks in prop::collection::vec(any::<prop::sample::Index>(), 200)) {
+        fn any_item_can_be_removed_from_the_queue(steps in prop::collection::vec(0usize..3, 0..200), picks in prop::collection::vec(any::<prop::sample::Index>(), 200)) {
             let mut eviction_queue = EvictionQueue::new();
             let mut model: Vec<(Ticket, usize)> = Vec::new();
             for (step, (kind, pick)) in steps.into_iter().zip(picks).enumerate() {

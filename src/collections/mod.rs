@@ -1,4 +1,4 @@
-//! Lists and queues that know nothing of what is in them.
+//! Lists and queues. They know nothing of their items.
 
 mod capacity;
 mod eviction_queue;

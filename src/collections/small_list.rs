@@ -1,4 +1,4 @@
-//! A list that mostly has one element, which it keeps without an allocation.
+//! A list that stores one element without an allocation.
 
 use std::{
     mem,
@@ -9,7 +9,7 @@ use std::{
 #[derive(Debug)]
 pub(crate) enum SmallList<T> {
     One(T),
-    /// None, or more than one, or less than there were.
+    /// No element, several elements, or fewer than before.
     Many(Vec<T>),
 }
 
@@ -25,7 +25,7 @@ impl<T> SmallList<T> {
         };
     }
 
-    /// Takes one out, and puts the last one into its place.
+    /// Removes an element, and moves the last one into its place.
     pub(crate) fn swap_remove(&mut self, at: usize) -> T {
         match mem::take(self) {
             Self::One(only) => {

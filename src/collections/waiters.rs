@@ -1,19 +1,19 @@
-//! Who is to be woken when something is published on a topic.
+//! The waiters that are woken when an event is published on a topic.
 
 use std::mem;
 
-/// The waiters of a topic since it was last published on: all are taken at once, or one leaves, each in constant time.
+/// The waiters of a topic since its last event. All are taken at once, or one is removed, each in constant time.
 ///
-/// A publisher touches nothing of a waiter's but its waker.
+/// A publisher reads only the waker of a waiter.
 #[derive(Debug)]
 pub(crate) struct Waiters<T> {
     slots: Vec<Option<T>>,
     free: Vec<u32>,
-    /// How often they were taken.
+    /// How often all waiters were taken.
     round: u32,
 }
 
-/// A waiter's place, until the waiters are taken.
+/// A waiter's slot. It is valid until all waiters are taken.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
     at: u32,

@@ -1,10 +1,10 @@
-//! Time that never goes back.
+//! A clock that never goes back.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// The wall clock when it was made, and the time since then: it never goes back and never jumps.
+/// The wall-clock time at which it was made, and the monotonic time since then. It never goes back and never jumps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
     start_ms: u64,
@@ -22,17 +22,18 @@ impl Clock {
         self.start.elapsed()
     }
 
-    /// The time since it was made, in nanoseconds.
+    /// Returns the time since the clock was made, in nanoseconds.
     pub(crate) fn now(&self) -> u64 {
         nanoseconds(self.elapsed())
     }
 
-    /// So long from now. What is too long to be counted is never.
+    /// Returns the time after this duration, in nanoseconds. A duration that is too long gives `u64::MAX`, which is
+    /// never.
     pub(crate) fn after(&self, time: Duration) -> u64 {
         self.now().saturating_add(nanoseconds(time))
     }
 
-    /// When it has gone for so many nanoseconds. `None`: not in the time that this machine can count.
+    /// Returns the instant at so many nanoseconds of the clock. `None`: the instant cannot be represented.
     pub(crate) fn instant(&self, nanoseconds: u64) -> Option<Instant> {
         self.start.checked_add(Duration::from_nanos(nanoseconds)).filter(|_| nanoseconds < u64::MAX)
     }
@@ -41,18 +42,18 @@ impl Clock {
         self.start_ms
     }
 
-    /// Milliseconds since the Unix epoch.
+    /// Returns the milliseconds since the Unix epoch.
     pub(crate) fn now_ms(&self) -> u64 {
         self.ms(self.elapsed())
     }
 
-    /// The same, so long after it was made.
+    /// Returns the milliseconds since the Unix epoch, so long after the clock was made.
     pub(crate) fn ms(&self, elapsed: Duration) -> u64 {
         self.start_ms.saturating_add(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
-/// What is more than 584 years counts as that.
+/// Returns the duration in nanoseconds, at most 584 years.
 pub(crate) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,19 +1,19 @@
-//! Times that differ, so that what happened to many at once does not happen again to all at once.
+//! Jitter: random differences, so that many streams do not do the same thing at the same time again.
 
 use std::time::Duration;
 
-/// Between half of it and one and a half. `spread`: a random number, which says where.
+/// Returns a delay between half of `delay` and one and a half times `delay`. `spread`: a random number that chooses it.
 pub(crate) fn jittered(delay: Duration, spread: u32) -> Duration {
     scaled(delay, 0.5 + share(spread))
 }
 
-/// Between 80 and 100 % of it.
+/// Returns a time between 80 and 100 % of `time`.
 pub(crate) fn shortened(time: Duration, spread: u32) -> Duration {
     scaled(time, 1.0 - 0.2 * share(spread))
 }
 
 pub(crate) fn random() -> u32 {
-    // Without randomness there is no jitter, which is bad for a server that is too busy and worse for nobody.
+    // Without randomness there is no jitter. That is acceptable: only a busy server is worse off.
     getrandom::u32().unwrap_or(u32::MAX / 2)
 }
 

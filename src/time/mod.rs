@@ -1,4 +1,4 @@
-//! A clock, timers that many streams share, and times that differ.
+//! A clock, timers that many streams share, and jitter.
 
 mod clock;
 pub(crate) mod jitter;

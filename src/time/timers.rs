@@ -1,10 +1,10 @@
 //! Timers that many streams share.
 //!
-//! A timer of tokio's takes 112 bytes and a place in the runtime's wheel. Streams that wait for the same millisecond,
-//! as all do that got the same event, share one timer.
+//! A tokio timer takes 112 bytes and an entry in the runtime's timer wheel. Streams that wait for the same millisecond
+//! share one timer: for example, all streams that got the same event.
 //!
-//! A timer fires only while the runtime that it was set in runs. So streams of different runtimes share none, and a stream that is
-//! polled in another runtime than before sets one there.
+//! A timer fires only while its runtime runs. So streams of different runtimes share no timer, and a stream that is
+//! polled in another runtime sets a new timer there.
 
 use std::{
     collections::HashMap,
@@ -27,16 +27,17 @@ use crate::{
     sync::{AtomicBool, Mutex, lock},
 };
 
-/// A time that one task waits for, in nanoseconds by the registry's clock. It costs nothing to ask again before that.
+/// A time that one task waits for, in nanoseconds of the registry's clock. Polling it again before that time costs
+/// nothing.
 ///
-/// Another task has to [unset](Self::unset) it before it polls it.
+/// Another task must [unset](Self::unset) it before it polls it.
 #[derive(Debug)]
 pub(crate) struct Timer {
     time: u64,
     place: Option<Place>,
 }
 
-/// A place among those that a shared timer wakes.
+/// A slot among the waiters of a shared timer.
 struct Place {
     timer: Arc<SharedTimer>,
     slot: Slot,
@@ -51,18 +52,19 @@ pub(crate) struct Timers {
 
 #[derive(Debug, Default)]
 struct ByTime {
-    /// By milliseconds, and by who drives them.
+    /// The timers by their millisecond and their runtime.
     timers: HashMap<(u64, Driver), Weak<SharedTimer>>,
-    /// How many there may be until those that nobody waits for are looked for.
+    /// How many timers there may be before unused ones are removed.
     enough: usize,
 }
 
-/// The runtime that makes a timer fire.
+/// The runtime that drives a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Driver {
     runtime: Id,
-    /// A task set it. Tasks stay in their runtime (but for those of a `LocalSet` that is run by another one, which leave their timers behind), so
-    /// what is polled in another runtime has another waker there. Outside of tasks, a thread may enter runtimes in turns and have one waker in all of them.
+    /// Whether a task set the timer. A task stays in its runtime, so polling in another runtime comes with another
+    /// waker. (The exception: a `LocalSet` that another runtime runs leaves its timers behind.) Outside of tasks, a
+    /// thread may enter several runtimes in turn with the same waker.
     in_task: bool,
 }
 
@@ -70,26 +72,26 @@ struct SharedTimer {
     driver: Driver,
     waiters: Mutex<Option<Waiters<Waker>>>,
     has_fired: AtomicBool,
-    /// Kept, as it would not fire without.
+    /// Kept alive, because the timer would not fire without it.
     sleep: Mutex<Pin<Box<Sleep>>>,
 }
 
-/// Fires the timer if there is somebody left who waits for it.
+/// A waker that fires the timer, if anybody still waits for it.
 struct TimerWaker(Weak<SharedTimer>);
 
 impl Timer {
-    /// The greatest time is never.
+    /// `u64::MAX` means never.
     pub(crate) fn at(time: u64) -> Self {
         Self { time, place: None }
     }
 
-    /// Whether it has been polled, where it is polled now, and its time is yet to come.
+    /// Whether the timer was polled in this runtime, and its time has not come.
     #[inline]
     pub(crate) fn is_set(&self) -> bool {
         self.place.as_ref().is_some_and(|place| place.timer.is_set())
     }
 
-    /// It wakes nobody until it is polled again.
+    /// Removes the waker, until the timer is polled again.
     pub(crate) fn unset(&mut self) {
         self.place = None;
     }
@@ -98,7 +100,7 @@ impl Timer {
         if self.is_set() {
             return Poll::Pending;
         }
-        // The end of another runtime may have fired it.
+        // The shutdown of another runtime may have fired the timer early.
         if timers.clock.now() >= self.time {
             self.place = None;
             return Poll::Ready(());
@@ -120,7 +122,7 @@ impl Timers {
         Self { clock, by_time: Mutex::default() }
     }
 
-    /// `None`: it is later than this machine can count.
+    /// Waits for a time. `None`: the time cannot be represented.
     fn wait(&self, time: u64, waker: &Waker) -> Option<Place> {
         const MILLISECOND: u64 = 1_000_000;
         let ms = time.div_ceil(MILLISECOND);
@@ -151,12 +153,12 @@ impl Timers {
 }
 
 impl Driver {
-    /// Panics outside of runtimes, as a timer of tokio's does.
+    /// Returns the current runtime. Panics outside of runtimes, as a tokio timer does.
     fn current() -> Self {
         Self { runtime: Handle::current().id(), in_task: task::try_id().is_some() }
     }
 
-    /// Whether this is another runtime, though it is the same waker.
+    /// Whether the current runtime is another one, with the same waker.
     #[inline]
     fn is_elsewhere(self) -> bool {
         !self.in_task && Handle::try_current().is_ok_and(|current| current.id() != self.runtime)
@@ -169,7 +171,7 @@ impl SharedTimer {
         !self.has_fired.load(Ordering::Acquire) && !self.driver.is_elsewhere()
     }
 
-    /// `None`: it has fired.
+    /// Adds a waiter. `None`: the timer has fired.
     fn place(self: &Arc<Self>, waker: &Waker) -> Option<Place> {
         let slot = lock(&self.waiters).as_mut()?.insert(waker.clone());
         Some(Place { timer: Arc::clone(self), slot })
@@ -178,7 +180,7 @@ impl SharedTimer {
     fn set(self: &Arc<Self>) {
         let waker = Waker::from(Arc::new(TimerWaker(Arc::downgrade(self))));
         let mut sleep = lock(&self.sleep);
-        // It is not for the task alone that sets it, so it does not depend on what that has left of its turn.
+        // The timer serves several tasks, so it does not depend on the coop budget of the task that sets it.
         let is_time = pin!(unconstrained(sleep.as_mut())).poll(&mut Context::from_waker(&waker)).is_ready();
         drop(sleep);
         if is_time {
@@ -226,7 +228,7 @@ mod tests {
 
     const MILLISECOND: u64 = 1_000_000;
 
-    /// Somebody who waits for a time, and how often that one was woken.
+    /// A waiter in a test, and how often it was woken.
     struct Waiting {
         timer: Timer,
         woken: Arc<Woken>,
@@ -255,7 +257,7 @@ mod tests {
         }
     }
 
-    /// How many timers there are.
+    /// Returns how many timers are in use.
     fn shared_timers(timers: &Timers) -> usize {
         lock(&timers.by_time).timers.values().filter(|timer| timer.strong_count() > 0).count()
     }
@@ -343,7 +345,7 @@ mod tests {
         Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap()
     }
 
-    /// Polls all in tasks of this runtime, each in its own.
+    /// Polls each timer in a task of its own in this runtime.
     fn poll_in_tasks(runtime: &Runtime, timers: &Arc<Timers>, times: impl IntoIterator<Item = u64>) -> Vec<Waiting> {
         let tasks = times.into_iter().map(|time| {
             let timers = Arc::clone(timers);
