@@ -1,4 +1,4 @@
-//! One retained event.
+//! A retained event.
 
 use std::sync::Arc;
 
@@ -11,45 +11,47 @@ use crate::{
     log::topic_name,
 };
 
-/// One retained event.
+/// A retained event.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// When it was published, counted over the whole registry: 1 for the first.
+    /// The number of the event in the whole registry: 1 for the first.
     pub(crate) number: u64,
     pub(crate) position: Position,
     /// The name of its topic.
     pub(crate) topic: Arc<str>,
     pub(crate) wire: Bytes,
-    /// Where in `wire` the `id:` line is, or would be.
+    /// The offset of the `id:` line in `wire`, or where it would be.
     pub(crate) id_at: usize,
     /// Whether the id is the publisher's own.
     pub(crate) own_id: bool,
     /// Whether it has an event type.
     pub(crate) is_typed: bool,
-    /// What becomes of a client that should have had it, when it is evicted.
+    /// What happens to a client that has not read the event when it is evicted.
     pub(crate) slow_client_policy: SlowClientPolicy,
-    /// What only few events have.
+    /// Boxed, because few events have one.
     pub(crate) audience: Option<Box<Audience>>,
-    /// Its place in the ledger.
+    /// The event's ticket in the eviction queue.
     pub(crate) ticket: Ticket,
 }
 
 impl Entry {
-    /// What an entry takes in memory besides its bytes: itself, its rows in the topic's log and the ledger with their
-    /// slack, and what the allocator adds to each allocation. Measured with a million events of 1 byte, by the resident
-    /// size of the process (x86-64, glibc): 228 bytes on one topic, 232 on a thousand.
+    /// The memory of an entry without its bytes: the entry, its rows in the topic's log and the eviction queue with
+    /// their slack, and the allocator's overhead. Measured with a million events of 1 byte, by the resident size of the
+    /// process (x86-64, glibc): 228 bytes on one topic, 232 on a thousand.
     const OVERHEAD: usize = 256;
 
-    /// What an id of its own takes besides its bytes, in the index of its topic: about 130 bytes on a thousand topics, measured as above, and
-    /// a part of what is remembered of such ids when they are gone.
+    /// The memory of a publisher's own id without its bytes: about 130 bytes in the topic's index, on a thousand
+    /// topics, measured as above. The rest is for the ids of evicted events.
     const OWN_ID_OVERHEAD: usize = 192;
 
-    /// What an exception or attributes take, as far as that can be known: a map with one small value in it.
+    /// The memory of an audience, as far as it can be known: a map with one small value.
     const AUDIENCE: usize = 320;
 
-    /// What an entry with so many bytes takes. A quarter is for what the allocator cannot use between pieces that
-    /// several threads ask for and give back: with it, a million events of 1 KiB on a thousand topics, published over
-    /// HTTP on a multi-threaded runtime, took 97 % of a budget of 64 MiB, connections included (x86-64, glibc).
+    /// Returns the memory of an entry with so many bytes.
+    ///
+    /// It adds a quarter for memory that the allocator cannot use between blocks of several threads. With that, a
+    /// million events of 1 KiB on a thousand topics, published over HTTP on a multi-threaded runtime, took 97 % of a
+    /// budget of 64 MiB, connections included (x86-64, glibc).
     pub(crate) fn cost_of(bytes: usize, own_id: Option<&str>, has_audience: bool) -> usize {
         let audience = if has_audience { Self::AUDIENCE } else { 0 };
         bytes + bytes / 4 + Self::OVERHEAD + own_id.map_or(0, Self::cost_of_id) + audience
@@ -63,34 +65,35 @@ impl Entry {
         Self::cost_of(self.wire.len(), self.own_id(), self.audience.is_some())
     }
 
-    /// What it takes more for each pattern that matches its topic: a row with its slack.
+    /// Returns the memory that the entry takes in the log of each matching pattern: a row with its slack.
     pub(crate) fn cost_of_row(&self) -> usize {
         5 * size_of::<Row>() / 2 + self.own_id().map_or(0, Self::cost_of_id)
     }
 
-    /// The id, if it is the publisher's own.
+    /// Returns the id, if the publisher chose it.
     pub(crate) fn own_id(&self) -> Option<&str> {
         if self.own_id { self.id() } else { None }
     }
 
-    /// Whether it has an id on the wire: it has none without data.
+    /// Whether the event has an id on the wire. An event without data has none.
     #[inline]
     pub(crate) fn has_id(&self) -> bool {
         self.id_at + 1 < self.wire.len()
     }
 
-    /// The id that it has on the wire.
+    /// Returns the id on the wire.
     pub(crate) fn id(&self) -> Option<&str> {
         let line = self.wire.get(self.id_at..)?.strip_prefix(b"id: ")?;
         std::str::from_utf8(line.strip_suffix(b"\n\n")?).ok()
     }
 
-    /// The name of its topic; but not that of one client's own, which has the client's id in it: that is a capability.
+    /// Returns the topic's name, or `None` for a client's own topic, whose name contains the client's secret id.
     pub(crate) fn public_topic(&self) -> Option<&str> {
         topic_name::is_public(&self.topic).then_some(&*self.topic)
     }
 
-    /// Appends what goes out for it. `topic_as_event_type`: with its topic as the event type, if it has none. `id`: instead of its own.
+    /// Appends the encoded event. `topic_as_event_type`: with the topic as the event type, if it has none. `id`:
+    /// instead of its own id.
     pub(crate) fn write(&self, wire: &mut Vec<u8>, topic_as_event_type: bool, id: Option<&str>) {
         let own_id = self.id();
         if let Some(topic) = self.public_topic().filter(|_| topic_as_event_type && !self.is_typed && own_id.is_some()) {
@@ -106,7 +109,7 @@ impl Entry {
         }
     }
 
-    /// The client that it is not for.
+    /// Returns the client that does not get the event.
     pub(crate) fn excluded_client(&self) -> Option<ClientId> {
         self.audience.as_ref()?.excluded_client
     }

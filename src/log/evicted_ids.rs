@@ -1,4 +1,4 @@
-//! The publisher's own ids of events that were evicted.
+//! The publishers' own ids of evicted events.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::RandomState},
@@ -8,25 +8,27 @@ use std::{
 
 use crate::log::topic_name;
 
-/// Ids of the publisher's own that were evicted, and the topics that they were on: so that one that is used again on the
-/// same topic is not taken for the one that a client had. A pattern's log may lack an id that its topic still has.
+/// The publishers' own ids of evicted events, with the topics and patterns whose logs had them.
 ///
-/// Bounded: those that were evicted longest ago are forgotten.
+/// So an id that is used again on the same topic is not mistaken for the evicted event that a client has read. The log
+/// of a pattern may have evicted an id that the log of its topic still has.
+///
+/// Bounded: the ids that were evicted longest ago are forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct EvictedIds {
     hasher: RandomState,
-    /// The last eviction of each, by the hash of the id and the name.
+    /// The last eviction of each id, by the hash of the id and the name.
     last: HashMap<(u64, Arc<str>), u64>,
-    /// All evictions that are remembered, of which the last one of an id and a name counts.
+    /// All remembered evictions. Only the last one of an id and a name counts.
     order: VecDeque<(u64, Arc<str>, u64)>,
     evictions: u64,
 }
 
 impl EvictedIds {
-    /// How many are remembered, in some two mebibytes.
+    /// How many evictions are remembered. They take about 2 MiB.
     const MOST: usize = 16 * 1024;
 
-    /// `by`: the topic, or the pattern, whose log has it no more.
+    /// Records an eviction. `by`: the topic or pattern whose log has evicted the id.
     pub(crate) fn insert(&mut self, id: &str, by: &Arc<str>) {
         let hash = self.hasher.hash_one(id);
         self.evictions += 1;
@@ -45,7 +47,7 @@ impl EvictedIds {
         }
     }
 
-    /// Whether this id was evicted from the log with this name, or from a topic that it `gives`. Of a pattern, all are looked at.
+    /// Whether this id was evicted from the log with this name. A pattern also looks at all topics that it `gives`.
     pub(crate) fn has(&self, id: &str, name: &Arc<str>, gives: impl Fn(&str) -> bool) -> bool {
         if self.last.is_empty() {
             return false;

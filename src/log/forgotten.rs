@@ -1,4 +1,4 @@
-//! What is remembered of topics that are gone.
+//! The eviction state of forgotten topics.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,9 +8,11 @@ use std::{
 use super::position::Position;
 use crate::log::topic_name;
 
-/// Up to where topics had been evicted when they were forgotten, so that a topic that comes into being again still
-/// knows what it once had. Bounded: of what was forgotten longest ago, only the newest floor of all is kept, which may
-/// tell a client of a gap where there is none, and never the other way round.
+/// The position up to which each topic had been evicted when it was forgotten.
+///
+/// So a topic that is created again still knows what it has evicted. Bounded: for the topics that were forgotten
+/// longest ago, only their newest position is kept. That may notify a client of a gap where there is none, but never
+/// misses a gap.
 #[derive(Debug)]
 pub(crate) struct Forgotten {
     floors: HashMap<Arc<str>, Position>,
@@ -19,10 +21,10 @@ pub(crate) struct Forgotten {
 }
 
 impl Forgotten {
-    /// How many topics are remembered: with names of 20 bytes, in about a mebibyte.
+    /// How many topics are remembered. With names of 20 bytes, they take about 1 MiB.
     const TOPICS: usize = 8 * 1024;
 
-    /// `floor`: where the registry begins.
+    /// `floor`: the position at which the registry begins.
     pub(crate) fn new(floor: Position) -> Self {
         Self { floors: HashMap::new(), order: VecDeque::new(), floor }
     }
@@ -41,12 +43,12 @@ impl Forgotten {
         }
     }
 
-    /// Up to where a new topic counts as evicted.
+    /// Returns the position up to which a new topic counts as evicted.
     pub(crate) fn floor(&self, topic: &str) -> Position {
         self.floors.get(topic).copied().unwrap_or(self.floor).max(self.floor)
     }
 
-    /// The same for all topics together that match a pattern.
+    /// Returns the greatest floor of all topics that match a pattern.
     pub(crate) fn floor_of_matching(&self, pattern: &str) -> Position {
         let matching = self.floors.iter().filter(|(name, _)| topic_name::matches(pattern, name));
         matching.map(|(_, floor)| *floor).max().unwrap_or(self.floor).max(self.floor)

@@ -1,12 +1,13 @@
-//! Events that a client should have had and that are no longer retained.
+//! A gap: events that a client missed.
 
 use std::fmt;
 
 use super::position::Position;
 use crate::event::{Quoted, push_json_string};
 
-/// Events that a client missed and that are no longer retained: they were evicted, or are from before a restart, or the client's
-/// id is from another registry.
+/// A gap: events that a client should have got, and that are no longer retained.
+///
+/// The events were evicted, or are from before a restart, or the client's id is from another registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
     pub(crate) topics: Vec<String>,
@@ -15,22 +16,28 @@ pub struct Gap {
 }
 
 impl Gap {
-    /// The topics or patterns of the client's subscriptions on which events are missing. Empty if all missing events were
-    /// [sent](crate::ClientHandle::send) to the client alone.
+    /// Returns the client's topics or patterns on which events are missing.
+    ///
+    /// Empty if all missing events were [sent](crate::ClientHandle::send) to the client alone.
     #[must_use]
     pub fn topics(&self) -> &[String] {
         &self.topics
     }
 
-    /// The last event that the client had: the `Last-Event-ID` that it came with (the beginning of one of more than
-    /// 256 bytes), or the position up to which it had read. Empty if nobody can say, as it had had none.
+    /// Returns the id or position of the last event before the gap.
+    ///
+    /// It is the client's `Last-Event-ID`, or the position up to which the client had read. An id of more than 256
+    /// bytes is shortened to its first 64 characters and its length. Empty if the client had no event before, so that
+    /// the start is unknown.
     #[must_use]
     pub fn after(&self) -> &str {
         &self.after
     }
 
-    /// What the client can resume from once it was told of the gap, so that it is not told again: the id of a [`GapEvent`](crate::GapEvent). None
-    /// before the stream begins, and while it is to get events from before what it has seen.
+    /// Returns the position that the client can resume from after the gap.
+    ///
+    /// It is the id of a [`GapEvent`](crate::GapEvent), so the client is not notified of the same gap again. `None`
+    /// before the stream begins, and while the client catches up on events from before its position.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         self.position

@@ -1,26 +1,27 @@
-//! What is remembered of events that were evicted.
+//! The eviction history of one log.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// The events that were evicted and whose loss is not passed over, in the order they went. Of a pattern, that is not the
-/// order of their numbers.
+/// The evicted events that clients must be notified of, in the order of eviction.
+///
+/// In the log of a pattern, that is not the order of their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Lost {
-    /// How many there ever were.
+    /// How many events were evicted, ever.
     pub(super) count: u64,
-    /// Those after which none with a greater number went.
+    /// The evictions after which no greater number was evicted.
     pub(super) newest: Newest,
-    /// The same of those that end streams.
+    /// As `newest`, for events whose policy disconnects slow clients.
     pub(super) ends: Newest,
     pub(super) reconnect_delay: Duration,
 }
 
-/// Numbers that get smaller, each with the count at which it went.
+/// Decreasing numbers, each with the count of evictions at which it was evicted.
 #[derive(Debug, Default)]
 pub(super) struct Newest(VecDeque<(u64, u64)>);
 
 impl Newest {
-    /// With more than that, two count as one: a client may be told twice of what it lost.
+    /// With more entries, two become one: a client may then be notified twice of the same events.
     const MOST: usize = 64;
 
     pub(super) fn push(&mut self, count: u64, number: u64) {
@@ -35,13 +36,13 @@ impl Newest {
         }
     }
 
-    /// The count at which the last one with this number or a greater one went; 0 if none did.
+    /// Returns the count at which the last event with this number or a greater one was evicted, or 0.
     pub(super) fn last_from(&self, number: u64) -> u64 {
         let greater = self.0.partition_point(|(_, gone)| *gone >= number);
         greater.checked_sub(1).map_or(0, |last| self.0[last].0)
     }
 
-    /// The greatest number that went after a count; 0 if none did.
+    /// Returns the greatest number that was evicted after a count, or 0.
     pub(super) fn since(&self, count: u64) -> u64 {
         let first = self.0.partition_point(|(at, _)| *at <= count);
         self.0.get(first).map_or(0, |(_, number)| *number)

@@ -1,4 +1,4 @@
-//! What is retained of topics, and where it stands: plain values, without a lock and without a clock.
+//! Retained events, positions and topic names. Plain values: no locks, no clock, no clients.
 
 mod entry;
 mod evicted_ids;

@@ -1,6 +1,6 @@
-//! How a topic has ended.
+//! How a topic ended.
 
-/// How a topic that a producer filled has ended. What a reader has to know most is the greatest.
+/// How a producer's topic ended. In order: the greatest is the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
     Whole,
@@ -8,18 +8,18 @@ pub(crate) enum Outcome {
     Failed,
 }
 
-/// Where a topic has ended, and how.
+/// Where and how a topic ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct End {
-    /// After this number nothing comes.
+    /// No event comes after this number.
     pub(crate) number: u64,
     pub(crate) outcome: Outcome,
-    /// The number before is that of an event that came with the end.
+    /// The number before is that of the last event, which was published with the end.
     pub(crate) has_last_word: bool,
 }
 
 impl End {
-    /// In one word, so that nobody sees half of it. It is never 0.
+    /// Encodes the end as one word that is never 0, so that it is read and written atomically.
     pub(crate) fn encode(self) -> u64 {
         let outcome = match self.outcome {
             Outcome::Whole => 1,

@@ -1,18 +1,25 @@
-//! Where an event stands in the registry's one order, and what a client says of it when it comes back.
+//! Positions in the registry's order, and how far a client has read.
 
 use std::{fmt, str::FromStr};
 
 use super::topic_name::stable_hash;
 use crate::event::{Quoted, random_bits};
 
-/// Where an event stands in the one order of a registry: what goes out as `id:` and comes back as `Last-Event-ID`.
+/// The position of an event in the registry's order.
 ///
-/// Written `ms-seq-era`: the milliseconds since the Unix epoch when it was published (they never go back), a counter
-/// within them, and the era, nine characters that say which registry issued it. Each [`Registry`](crate::Registry) has
-/// an era of its own, chosen at random when it is made: a position of another one, of another process or of the time
-/// before a restart never counts as one of this registry, whatever the clocks say.
+/// It is sent as `id:`, and comes back as `Last-Event-ID`.
 ///
-/// Positions of one registry compare in the order of its events. The order of positions of different registries says nothing.
+/// The text form is `ms-seq-era`:
+///
+/// - `ms`: when the event was published, in milliseconds since the Unix epoch. It never goes back.
+/// - `seq`: a counter within the millisecond.
+/// - `era`: nine characters that identify the registry.
+///
+/// Each [`Registry`](crate::Registry) chooses its era at random when it is made. So a position of another registry, of
+/// another process or of the time before a restart never counts as one of this registry, whatever the clocks say.
+///
+/// Positions of one registry compare in the order of its events. The order of positions of different registries has no
+/// meaning.
 ///
 /// ```
 /// use tower_sse::Position;
@@ -25,32 +32,32 @@ use crate::event::{Quoted, random_bits};
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
-    /// 48 bits of milliseconds, which last until the year 10889, and the upper half of the counter: each retained event
-    /// has a position, and each client, so that they are kept in two words.
+    /// 48 bits of milliseconds, which last until the year 10889, and the upper half of the counter. Two words, because
+    /// each retained event and each client has a position.
     high: u64,
     /// The lower half of the counter, and the era.
     low: u64,
 }
 
-/// Whose a position is: a random number that each registry chooses when it is made.
+/// The registry of a position: a random number that each registry chooses when it is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Era(u64);
 
 impl Era {
-    /// So many bits are nine digits.
+    /// The bits of nine digits.
     const BITS: u32 = 5 * Self::DIGITS as u32;
     const DIGITS: usize = 9;
-    /// Digits that nobody mixes up.
+    /// Digits that are easy to tell apart.
     const ALPHABET: [u8; 32] = *b"0123456789abcdefghjkmnpqrstvwxyz";
 
-    /// One that no other registry has: there are 2^45.
+    /// Chooses a random era. There are 2^45.
     ///
     /// # Panics
     ///
-    /// If the operating system has no randomness to give.
+    /// Panics if the operating system has no randomness.
     pub(crate) fn random() -> Self {
         let bits = u64::from_ne_bytes(random_bits()) & ((1 << Self::BITS) - 1);
-        // 0 is nobody's.
+        // No registry has the era 0.
         Self(bits.max(1))
     }
 
@@ -68,19 +75,19 @@ impl Era {
 impl Position {
     const MAX_MS: u64 = (1 << 48) - 1;
 
-    /// The position of this era, these milliseconds and this counter.
+    /// Creates a position.
     pub(crate) const fn new(era: Era, ms: u64, seq: u32) -> Self {
         let ms = if ms < Self::MAX_MS { ms } else { Self::MAX_MS };
         Self { high: ms << 16 | (seq >> 16) as u64, low: (seq as u64 & 0xffff) << 48 | era.0 }
     }
 
-    /// The milliseconds since the Unix epoch.
+    /// Returns the milliseconds since the Unix epoch.
     #[must_use]
     pub const fn ms(self) -> u64 {
         self.high >> 16
     }
 
-    /// The counter within the millisecond.
+    /// Returns the counter within the millisecond.
     #[must_use]
     pub const fn seq(self) -> u32 {
         (self.high as u32 & 0xffff) << 16 | (self.low >> 48) as u32
@@ -90,7 +97,7 @@ impl Position {
         Era(self.low & ((1 << Era::BITS) - 1))
     }
 
-    /// The position that an event published at `now_ms` gets when this was the last one.
+    /// Returns the position of the next event after this one, published at `now_ms`.
     pub(crate) fn next(self, now_ms: u64) -> Self {
         match (now_ms.min(Self::MAX_MS) > self.ms(), self.seq().checked_add(1)) {
             (true, _) => Self::new(self.era(), now_ms, 0),
@@ -99,10 +106,10 @@ impl Position {
         }
     }
 
-    /// 15 digits, 10 digits, the era's, and two hyphens.
+    /// The length of the text form: 15 digits, 10 digits, the era, and two hyphens.
     pub(crate) const MAX_LENGTH: usize = 15 + 10 + Era::DIGITS + 2;
 
-    /// The last one that can be before this.
+    /// Returns the last possible position before this one.
     pub(crate) fn before(self) -> Self {
         match self.seq().checked_sub(1) {
             Some(seq) => Self::new(self.era(), self.ms(), seq),
@@ -110,7 +117,7 @@ impl Position {
         }
     }
 
-    /// Appends what [`Display`](fmt::Display) writes. Each publish does: in one piece, two digits at a time.
+    /// Appends the text form. It writes two digits at a time, because each publish calls it.
     pub(crate) fn write(self, wire: &mut Vec<u8>) {
         let mut text = [b'-'; Self::MAX_LENGTH];
         let era = Self::MAX_LENGTH - Era::DIGITS;
@@ -120,7 +127,7 @@ impl Position {
         wire.extend_from_slice(&text[ms..]);
     }
 
-    /// Reads `ms-seq`, as of this era.
+    /// Parses `ms-seq` as a position of this era.
     fn parse_without_era(text: &str, era: Era) -> Option<Self> {
         let is_canonical = |digits: &str| digits == "0" || !digits.starts_with(['0', '+']);
         let (ms, seq) = text.split_once('-').filter(|(ms, seq)| is_canonical(ms) && is_canonical(seq))?;
@@ -129,7 +136,7 @@ impl Position {
     }
 }
 
-/// Writes a number in decimal up to `end`, and says where it begins.
+/// Writes a number in decimal up to `end`, and returns where it begins.
 fn write_before(text: &mut [u8; Position::MAX_LENGTH], end: usize, mut number: u64) -> usize {
     /// `00` to `99`.
     const PAIRS: [[u8; 2]; 100] = {
@@ -170,7 +177,7 @@ impl fmt::Debug for Position {
 impl FromStr for Position {
     type Err = InvalidPosition;
 
-    /// Reads what [`Display`](fmt::Display) writes, and nothing else: no sign, no leading zeros, no spaces.
+    /// Parses exactly what [`Display`](fmt::Display) writes: no sign, no leading zeros, no spaces.
     fn from_str(text: &str) -> Result<Self, InvalidPosition> {
         text.rsplit_once('-')
             .and_then(|(position, era)| Self::parse_without_era(position, Era::parse(era)?))
@@ -178,7 +185,7 @@ impl FromStr for Position {
     }
 }
 
-/// A text that is no [`Position`].
+/// The error for a text that is not a [`Position`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidPosition {
     value: String,
@@ -188,7 +195,7 @@ impl fmt::Display for InvalidPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} is no position: expected milliseconds, a counter and an era, with hyphens between",
+            "{} is not a position: expected milliseconds, a counter and an era, separated by hyphens",
             Quoted(&self.value)
         )
     }
@@ -196,11 +203,13 @@ impl fmt::Display for InvalidPosition {
 
 impl std::error::Error for InvalidPosition {}
 
-/// How far a client had read when its last event with an id went out.
+/// How far a client had read when its last event with an id was sent.
 ///
-/// That is one position, but for a client that was catching up on topics it had subscribed to late, from a point
-/// before what it had already seen: of those topics it has seen everything up to `late`, of the others up to `seen`.
-/// It is written `SEEN;LATE;TOPIC,TOPIC`, `LATE` without its era, which is that of `SEEN`, and the topics as hashes, so that a cut in the middle of catching up loses nothing and repeats nothing.
+/// Usually that is one position. A client that catches up on late subscriptions has two: it has read the named topics
+/// up to `late`, and all others up to `seen`. So a client that disconnects while it catches up loses nothing and gets
+/// nothing twice.
+///
+/// The text form is `SEEN;LATE;TOPIC,TOPIC`. `LATE` has no era, because it is that of `SEEN`. The topics are hashes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) seen: Position,
@@ -210,12 +219,12 @@ pub(crate) struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Late {
     Topics(Vec<u64>),
-    /// There were too many to name them all: resuming repeats something rather than losing it.
+    /// There were too many topics to name. A resume then repeats events rather than losing them.
     Any,
 }
 
 impl Progress {
-    /// How many late topics an id names.
+    /// How many late topics an id can name.
     const NAMED: usize = 8;
 
     pub(crate) fn catching_up<'a>(seen: Position, late: Position, topics: impl Iterator<Item = &'a str>) -> Self {
@@ -225,13 +234,15 @@ impl Progress {
         Self { seen, late: Some((late, topics)) }
     }
 
-    /// The position, if it is one.
+    /// Returns the position, if the client was not catching up.
     pub(crate) fn only(&self) -> Option<Position> {
         self.late.is_none().then_some(self.seen)
     }
 
-    /// What it means for a client that is subscribed to these now. If one of the late topics is not among them, it may be read by
-    /// another name, a pattern's or that of a topic that a pattern matched: then nobody knows which one is late.
+    /// Adapts the progress to the client's subscriptions.
+    ///
+    /// If a late topic is not among them, the client may now read its events by another name: by a pattern, or by a
+    /// topic that a pattern matched. Then every subscription counts as late.
     pub(crate) fn for_names<'a>(mut self, names: impl Iterator<Item = &'a str>) -> Self {
         if let Some((_, late @ Late::Topics(_))) = &mut self.late {
             let known: Vec<u64> = names.map(stable_hash).collect();
@@ -242,7 +253,7 @@ impl Progress {
         self
     }
 
-    /// After which position the client goes on in this topic.
+    /// Returns the position after which the client continues in this topic.
     pub(crate) fn of(&self, topic: &str) -> Position {
         match &self.late {
             Some((late, Late::Any)) => *late,
@@ -304,7 +315,7 @@ impl FromStr for Progress {
 
 #[cfg(test)]
 impl Position {
-    /// One of some era.
+    /// A position of a fixed era.
     pub(crate) const fn at(ms: u64, seq: u32) -> Self {
         Self::new(Era(7), ms, seq)
     }

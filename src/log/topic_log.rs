@@ -1,6 +1,7 @@
 //! The retained recent events of one topic or pattern.
 //!
-//! An event's place is its number, which counts the events of the whole registry; a cursor is the number of the next event to read.
+//! An event has a number, which counts the events of the whole registry. A cursor is the number of the next event to
+//! read.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,22 +15,23 @@ use crate::collections::spacious;
 
 /// The retained events of one topic, or of all topics that match a pattern, in the order they were published.
 ///
-/// Of a topic, the oldest go first. Of a pattern, any may go, as its topic evicts it.
+/// A topic evicts its oldest events first. In the log of a pattern, an event may be evicted anywhere, because its topic
+/// evicts it.
 #[derive(Debug)]
 pub(crate) struct Log {
     rows: VecDeque<Row>,
-    /// Rows whose event was evicted from between others.
+    /// The rows whose event was evicted while older events stayed.
     holes: usize,
-    /// The number of the newest event that there ever was, or of the end.
+    /// The number of the newest event ever, or of the end.
     newest: u64,
-    /// How many events there ever were.
+    /// How many events the log has ever had.
     pushed: u64,
-    /// Everything up to here may have been evicted.
+    /// All events up to this position may have been evicted.
     floor: Position,
     lost: Lost,
-    /// Where events with an id of their own are. Most topics have none.
+    /// The events with an id of the publisher's own. Most topics have none.
     own_ids: Option<HashMap<Box<str>, Uses>>,
-    /// How many of the events are not for everybody.
+    /// How many of the events exclude a client.
     exceptions: usize,
     cost: usize,
 }
@@ -37,20 +39,20 @@ pub(crate) struct Log {
 #[derive(Debug)]
 pub(super) struct Row {
     number: u64,
-    /// The bytes of all events that were ever appended, up to and with this one.
+    /// The bytes of all events ever appended, up to and including this one.
     end: u64,
     entry: Option<Arc<Entry>>,
 }
 
-/// The retained events with the same id of their own.
+/// The retained events with the same publisher's id.
 #[derive(Debug)]
 struct Uses {
-    /// The number of the first event, which may have been evicted since.
+    /// The number of the first event, which may have been evicted.
     first: u64,
     count: usize,
 }
 
-/// A piece of a log. It holds for as long as the log's lock is held.
+/// A range of a log's rows. It is valid while the log is locked.
 pub(crate) type Slots = Range<usize>;
 
 impl Log {
@@ -80,29 +82,28 @@ impl Log {
         self.floor
     }
 
-    /// How many events were lost so far: whoever knows of those, knows of no later one.
+    /// Returns how many events were evicted so far, without those that are skipped silently.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.count
     }
 
-    /// Whether an event with this number or a greater one was lost after so many.
+    /// Whether an event with this number or a greater one was evicted after the first `after` evictions.
     #[inline]
     pub(crate) fn has_lost(&self, number: u64, after: u64) -> bool {
         self.lost.count > after && self.lost.newest.since(after) >= number
     }
 
-    /// The greatest number of an event that was lost after so many.
+    /// Returns the greatest number that was evicted after the first `after` evictions.
     pub(crate) fn greatest_lost(&self, after: u64) -> u64 {
         self.lost.newest.since(after)
     }
 
-    /// The same of events that end the streams of clients that should have had them, and about how long those are to
-    /// wait before they come back.
+    /// Returns the average reconnect delay, if such an event disconnects slow clients.
     pub(crate) fn ends(&self, number: u64, after: u64) -> Option<Duration> {
         (self.lost.ends.since(after) >= number).then_some(self.lost.reconnect_delay)
     }
 
-    /// The least count of lost events after which none with this number or a greater one was lost.
+    /// Returns the smallest count of evictions after which no event with this number or a greater one was evicted.
     pub(crate) fn none_lost_since(&self, number: u64) -> u64 {
         self.lost.newest.last_from(number)
     }
@@ -135,12 +136,12 @@ impl Log {
         self.rows.range(slots).filter_map(|row| row.entry.as_ref())
     }
 
-    /// The event in a slot, if it was not evicted.
+    /// Returns the event in a slot, if it was not evicted.
     pub(crate) fn get(&self, slot: usize) -> Option<&Arc<Entry>> {
         self.rows.get(slot)?.entry.as_ref()
     }
 
-    /// The event from a number on, if it is the only one.
+    /// Returns the event from a number on, if it is the only one.
     #[inline]
     pub(crate) fn only(&self, number: u64) -> Option<&Arc<Entry>> {
         let newest = self.rows.back().filter(|row| row.number >= number)?;
@@ -148,32 +149,33 @@ impl Log {
         newest.entry.as_ref().filter(|_| is_only)
     }
 
-    /// How many events a piece has.
+    /// Returns how many events a range has.
     pub(crate) fn count(&self, slots: Slots) -> usize {
         if self.holes == 0 { slots.len() } else { self.range(slots).count() }
     }
 
-    /// How many events are retained from a number on.
+    /// Returns how many events are retained from a number on.
     pub(crate) fn count_from(&self, number: u64) -> usize {
         self.count(self.slot(number)..self.rows.len())
     }
 
-    /// The numbers of the events that are retained from a number on.
+    /// Returns the numbers of the events that are retained from a number on.
     pub(crate) fn numbers_from(&self, number: u64) -> Vec<u64> {
         self.range(self.slot(number)..self.rows.len()).map(|entry| entry.number).collect()
     }
 
-    /// How many events there ever were up to the end of a piece, as far as can be known.
+    /// Returns how many events the log has ever had up to the end of a range, as far as it can be known.
     pub(crate) fn ordinal(&self, end: usize) -> u64 {
         self.pushed.wrapping_sub((self.rows.len() - end) as u64)
     }
 
-    /// The same for all before a number.
+    /// Returns how many events the log has ever had before a number.
     pub(crate) fn ordinal_before(&self, number: u64) -> u64 {
         self.ordinal(self.slot(number))
     }
 
-    /// The slot of the first event with this number or a greater one: looked for from the end, as that is where readers mostly are.
+    /// Returns the slot of the first event with this number or a greater one. It searches from the end, because most
+    /// readers are there.
     fn slot(&self, number: u64) -> usize {
         let is_before = |slot: usize| self.rows[slot].number < number;
         let (mut high, mut step) = (self.rows.len(), 1);
@@ -209,12 +211,12 @@ impl Log {
         self.rows.push_back(Row { number: entry.number, end, entry: Some(entry) });
     }
 
-    /// There is nothing more to come up to this number.
+    /// Marks that no event comes up to this number.
     pub(crate) fn end_at(&mut self, number: u64) {
         self.newest = number;
     }
 
-    /// Puts events in front that were there before the first one. `floor`: up to where even older ones may have been evicted.
+    /// Adds events before the first one. `floor`: the position up to which older events may have been evicted.
     pub(crate) fn prepend(&mut self, entries: Vec<Arc<Entry>>, floor: Position) {
         let newer = std::mem::replace(self, Self::new(floor));
         let newer_rows = newer.rows.into_iter().filter_map(|row| row.entry);
@@ -226,7 +228,7 @@ impl Log {
         (self.pushed, self.lost) = (newer.pushed, newer.lost);
     }
 
-    /// Evicts the oldest entry, and says how much memory that gives back.
+    /// Evicts the oldest entry. Returns the entry and the freed memory.
     pub(crate) fn pop(&mut self) -> Option<(Arc<Entry>, usize)> {
         let entry = self.rows.pop_front()?.entry?;
         let cost = entry.cost();
@@ -234,7 +236,7 @@ impl Log {
         Some((entry, cost))
     }
 
-    /// Evicts an entry from wherever it is, and says how much memory that gives back.
+    /// Evicts an entry anywhere in the log. Returns the freed memory.
     pub(crate) fn remove(&mut self, entry: &Entry) -> usize {
         let slot = self.slot(entry.number);
         let is_here = |row: &&mut Row| row.number == entry.number && row.entry.is_some();
@@ -282,7 +284,7 @@ impl Log {
             self.lost.reconnect_delay = reconnect_delay;
         }
         if self.rows.is_empty() {
-            // With nothing left, the next end is counted from zero: no reader has a range that spans both.
+            // The next row's `end` starts at zero again, because no reader has a range across an empty log.
             self.own_ids = None;
         }
         if let Some(enough) = spacious(self.rows.len(), self.rows.capacity()) {
@@ -290,7 +292,7 @@ impl Log {
         }
     }
 
-    /// The number of the first event after a position: the next one's if there is none.
+    /// Returns the number of the first event after a position, or that of the next event to come.
     pub(crate) fn after(&mut self, position: Position) -> u64 {
         if self.holes > 0 {
             self.compact();
@@ -300,7 +302,7 @@ impl Log {
         self.rows.get(slot).map_or(self.newest + 1, |row| row.number)
     }
 
-    /// The number of the event that so many come after, counted from the newest.
+    /// Returns the number at which the last `events` events begin.
     pub(crate) fn last(&self, events: usize) -> u64 {
         match events.checked_sub(1) {
             None => self.newest + 1,
@@ -308,7 +310,7 @@ impl Log {
         }
     }
 
-    /// What a reader has passed over that goes on at a number: everything up to here, gone or not.
+    /// Returns the position up to which a reader that continues at a number has passed all events, evicted or not.
     pub(crate) fn before(&self, number: u64) -> Position {
         let passed_over = self.range(0..self.slot(number)).next_back();
         passed_over.map_or(self.floor, |entry| self.floor.max(entry.position))
@@ -319,26 +321,27 @@ impl Log {
         position >= self.floor
     }
 
-    /// Where the first retained event with this id of its own is.
+    /// Returns the position of the first retained event with this publisher's id.
     pub(crate) fn find(&self, own_id: &str) -> Option<Position> {
         let uses = self.own_ids.as_ref()?.get(own_id)?;
         let mut entries = self.range(self.slot(uses.first)..self.rows.len());
         entries.find(|entry| entry.own_id() == Some(own_id)).map(|entry| entry.position)
     }
 
-    /// The oldest retained event from a number on.
+    /// Returns the oldest retained event from a number on.
     pub(crate) fn next_from(&self, number: u64) -> Option<&Arc<Entry>> {
         self.range(self.slot(number)..self.rows.len()).next()
     }
 
-    /// The events from a number on, up to the one with the number `horizon`, that make a frame of about `max` bytes: at least one, if there is one.
+    /// Returns the events of one frame: from a number on, up to the number `horizon`, about `max` bytes, and at least
+    /// one event if there is one.
     pub(crate) fn frame(&self, from: u64, horizon: u64, max: u64) -> Slots {
         let mut start = self.slot(from);
         let mut end = match self.newest_number() <= horizon {
             true => self.rows.len(),
             false => self.rows.partition_point(|row| row.number <= horizon),
         };
-        // What was evicted from between others takes no room.
+        // Evicted events take no bytes of the frame.
         while start < end && self.rows[start].entry.is_none() {
             start += 1;
         }
@@ -353,12 +356,12 @@ impl Log {
         start..end
     }
 
-    /// The slot after the last one.
+    /// Returns the slot after the last one.
     pub(crate) fn end(&self) -> usize {
         self.rows.len()
     }
 
-    /// The number of the event in the slot after a piece, evicted or not.
+    /// Returns the number of the event in a slot, evicted or not.
     pub(crate) fn number_at(&self, slot: usize) -> Option<u64> {
         self.rows.get(slot).map(|row| row.number)
     }

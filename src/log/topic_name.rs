@@ -1,4 +1,4 @@
-//! What a topic may be called, and which names a pattern matches.
+//! Topic names and patterns: which ones are valid, and which match.
 
 use std::{
     borrow::Cow,
@@ -8,16 +8,18 @@ use std::{
 
 use crate::{collections::spacious, event::Quoted};
 
-/// Names with this at their start are the registry's own: `$client/ID` is the topic of one client.
+/// Names that start with this character are the registry's own: `$client/ID` is the topic of one client.
 const RESERVED: char = '$';
 
-/// The longest name that a topic or a pattern may have, in bytes.
+/// The maximum length of a topic name or a pattern, in bytes: 256.
 pub const MAX_TOPIC: usize = 256;
 
-/// Refuses a name that is no topic name: 1 to [`MAX_TOPIC`] bytes, `/`-separated segments of which none is empty, no
-/// control characters, no `*` (kept for patterns), no `$` at the start (kept for the registry).
+/// Checks the name of a topic.
+///
+/// A valid name has 1 to [`MAX_TOPIC`] bytes and `/`-separated segments that are not empty. It has no control
+/// character, no `*` (which is for patterns), and no `$` at the start (which is for the registry).
 pub(crate) fn check(name: &str) -> Result<(), TopicError> {
-    // Each publish asks.
+    // The fast path, because each publish calls this.
     if is_plain(name) {
         return Ok(());
     }
@@ -27,7 +29,7 @@ pub(crate) fn check(name: &str) -> Result<(), TopicError> {
     }
 }
 
-/// The same for what a client may subscribe to: a topic's name, or a pattern, of which a segment may be `*`, and the last one `**`.
+/// Checks the name of a topic or a pattern. In a pattern, a segment may be `*`, and the last one may be `**`.
 pub(crate) fn check_pattern(name: &str) -> Result<(), TopicError> {
     let misplaced = |segment: &str| segment.contains('*') && segment != "*";
     let segments = name.strip_suffix("/**").or((name != "**").then_some(name)).unwrap_or_default();
@@ -49,17 +51,18 @@ pub(crate) fn check_pattern(name: &str) -> Result<(), TopicError> {
     Err(problem.with(name))
 }
 
-/// Makes one segment of a topic's name of any text: of a path parameter, a user's name, an id.
+/// Encodes any text as one segment of a topic name: a path parameter, a user's name, or an id.
 ///
-/// A name in which a client's text is put as it is can be another topic than it looks like: `prices/{symbol}` with `a/b` in the path (sent as `a%2Fb`)
-/// is a topic further down, and with a `*` a pattern, where patterns are allowed. This is always one segment, not empty, of no
-/// pattern, and allowed at the beginning of a name.
+/// Use it for text that a client chooses. Without it, the name may be another topic than you expect: in
+/// `prices/{symbol}`, the text `a/b` (sent as `a%2Fb`) names a topic one level deeper. A `*` makes the name a pattern
+/// where patterns are allowed. The result is always one segment that is not empty, has no wildcard, and is valid at the
+/// start of a name.
 ///
-/// `/`, `%`, `*`, control characters and a `$` at the beginning are percent-encoded, and an empty text is `%` alone. All else stays as it is,
-/// so that most texts cost no allocation. Two texts never give the same segment.
+/// `/`, `%`, `*`, control characters and a `$` at the start are percent-encoded. An empty text becomes `%`. All other
+/// characters stay, so most texts need no allocation. Two different texts never give the same segment.
 ///
-/// The segment is at most three times as long as the text. A text that is too long for a name of [`MAX_TOPIC`] bytes is not cut: the name that it is put
-/// into is then refused, as a [`TopicError`].
+/// The segment is at most three times as long as the text. A text that is too long is not cut: a name of more than
+/// [`MAX_TOPIC`] bytes is refused with a [`TopicError`].
 ///
 /// ```
 /// use tower_sse::segment;
@@ -85,7 +88,7 @@ pub fn segment<T: AsRef<str> + ?Sized>(text: &T) -> Cow<'_, str> {
             segment.push(character);
         } else {
             for byte in character.encode_utf8(&mut [0; 4]).bytes() {
-                // Nothing can go wrong with a `String`.
+                // Writing to a `String` cannot fail.
                 let _ = write!(segment, "%{byte:02X}");
             }
         }
@@ -93,7 +96,7 @@ pub fn segment<T: AsRef<str> + ?Sized>(text: &T) -> Cow<'_, str> {
     Cow::Owned(segment)
 }
 
-/// Whether a name is fine as nearly all are, which one look at each byte says.
+/// Whether a name is valid and printable ASCII, as most names are. It looks at each byte once.
 fn is_plain(name: &str) -> bool {
     let mut before = b'/';
     for byte in name.bytes() {
@@ -110,12 +113,12 @@ pub(crate) fn is_pattern(name: &str) -> bool {
     name.contains('*')
 }
 
-/// Whether a topic's name is one that somebody chose, and not one of the registry's own.
+/// Whether a name is not one of the registry's own.
 pub(crate) fn is_public(name: &str) -> bool {
     !name.starts_with(RESERVED)
 }
 
-/// Whether a pattern (or a plain name) matches a topic's name: `*` is one segment, `**` the rest, which is one or more.
+/// Whether a pattern or a plain name matches a topic's name. `*` matches one segment, `**` one or more at the end.
 pub(crate) fn matches(pattern: &str, topic: &str) -> bool {
     let (mut pattern, mut topic) = (pattern.split('/'), topic.split('/'));
     loop {
@@ -128,13 +131,13 @@ pub(crate) fn matches(pattern: &str, topic: &str) -> bool {
     }
 }
 
-/// Whether a pattern matches every topic that another pattern does, or the topic with that name.
+/// Whether a pattern matches every topic that another pattern or name matches.
 pub(crate) fn covers(pattern: &str, other: &str) -> bool {
     let has_rest = |name: &str| name == "**" || name.ends_with("/**");
     matches(pattern, other) && (has_rest(pattern) || !has_rest(other))
 }
 
-/// What belongs to each of many patterns. Those that match a name are found without looking at the others.
+/// A map from patterns to values. It finds the patterns that match a name without looking at the others.
 #[derive(Debug)]
 pub(crate) struct Patterns<T> {
     root: Node<T>,
@@ -163,7 +166,7 @@ impl<T> Patterns<T> {
 
     pub(crate) fn insert(&mut self, pattern: &str, value: T) {
         let node = pattern.split('/').fold(&mut self.root, |node, segment| {
-            // Looked up first, as most are there.
+            // Looked up first, because most segments exist already.
             if !node.next.contains_key(segment) {
                 node.next.insert(segment.into(), Node::default());
             }
@@ -188,7 +191,7 @@ impl<T> Patterns<T> {
         remove(&mut self.root, pattern.split('/'))
     }
 
-    /// What belongs to the patterns that match a topic's name.
+    /// Returns the values of the patterns that match a topic's name.
     pub(crate) fn matching(&self, topic: &str) -> Vec<&T> {
         let mut found = Vec::new();
         let mut nodes = vec![&self.root];
@@ -202,7 +205,9 @@ impl<T> Patterns<T> {
     }
 }
 
-/// A name that no topic, or no pattern, can have. The message quotes the name and says what is wrong with it.
+/// The error for an invalid name of a topic or a pattern.
+///
+/// The message quotes the name and says what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicError {
     name: String,
@@ -210,7 +215,7 @@ pub struct TopicError {
 }
 
 impl TopicError {
-    /// The name that was given.
+    /// Returns the invalid name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -238,26 +243,26 @@ impl fmt::Display for TopicError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = Quoted(&self.name);
         match self.problem {
-            Problem::Empty => write!(f, "the topic name is empty"),
+            Problem::Empty => write!(f, "the topic name is empty: use 1 to {MAX_TOPIC} bytes"),
             Problem::TooLong => {
                 write!(f, "the topic name {name} has {} bytes, more than {MAX_TOPIC}", self.name.len())
             }
-            Problem::Reserved => write!(f, "the topic name {name} starts with `{RESERVED}`, which is reserved"),
-            Problem::Wildcard => write!(f, "the topic name {name} contains `*`, which only a pattern may"),
+            Problem::Reserved => write!(f, "the topic name {name} starts with `{RESERVED}`: encode it with `segment`"),
+            Problem::Wildcard => write!(f, "the topic name {name} contains `*`: subscribe with `Subscription::matching`, or encode it with `segment`"),
             Problem::MisplacedWildcard => write!(
                 f,
-                "the pattern {name} has a `*` that is neither a segment of its own nor, as `**`, the last segment"
+                "the pattern {name} has a misplaced `*`: use `*` as a whole segment, or `**` as the last one"
             ),
-            Problem::Control => write!(f, "the topic name {name} contains a control character"),
-            Problem::EmptySegment => write!(f, "the topic name {name} has an empty segment"),
+            Problem::Control => write!(f, "the topic name {name} contains a control character: encode it with `segment`"),
+            Problem::EmptySegment => write!(f, "the topic name {name} has an empty segment: remove a `/`"),
         }
     }
 }
 
 impl std::error::Error for TopicError {}
 
-/// A hash of a topic's name that is the same in every process: what a resume position names topics with.
-/// It is FNV-1a with 64 bits.
+/// Returns a hash of a topic's name that is the same in every process: FNV-1a with 64 bits. Resume positions contain
+/// it.
 pub(crate) fn stable_hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
