@@ -1,9 +1,9 @@
-//! The events of a frame as one, whose data is an array.
+//! Encodes the events of a frame as one event whose data is a JSON array.
 
 use super::taking::Picked;
 use crate::event::{self, Event, push_json_string};
 
-/// The events as one, whose data is an array.
+/// Encodes the events as one event whose data is a JSON array.
 #[cfg(feature = "json")]
 pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
     let mut wire = Vec::new();
@@ -15,7 +15,7 @@ pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
             entry.write(&mut wire, false, None);
             continue;
         };
-        // An array has no place for a reconnection time.
+        // A `retry:` field cannot be part of the array, so it is sent in front.
         for retry in entry.wire.split_inclusive(|byte| *byte == b'\n').filter(|line| line.starts_with(b"retry: ")) {
             wire.extend_from_slice(retry);
         }

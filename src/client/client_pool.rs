@@ -1,21 +1,21 @@
-//! Clients to be used again.
+//! A pool of unused clients.
 
 use std::sync::Arc;
 
 use super::{shared::Shared, state::Client};
 use crate::{limit::Admission, sync::Mutex};
 
-/// Clients whose requests had no stream, and that nobody has done anything with or still knows: the next requests get them.
+/// Unused clients of requests that had no stream. The next requests get them.
 ///
-/// So a request that is no stream allocates no client, though each has one.
+/// So a request without a stream allocates no client, although every request has one.
 #[derive(Debug, Default)]
 pub(crate) struct ClientPool(Mutex<Vec<Arc<Client>>>);
 
 impl ClientPool {
-    /// About as many requests as are being answered at once; more are made anew.
+    /// The pool keeps at most this many clients: about as many as there are requests at the same time.
     const MOST: usize = 64;
 
-    /// A client for a request.
+    /// Returns a client for a request.
     pub(crate) fn client(
         &self,
         shared: &Arc<Shared>,
@@ -23,7 +23,7 @@ impl ClientPool {
         admission: Option<Arc<Admission>>,
         is_head: bool,
     ) -> Arc<Client> {
-        // Nobody waits for the lock: to make one takes no longer.
+        // Does not wait for the lock, because a new client costs no more than the wait.
         let client_pool = self.0.try_lock().ok().and_then(|mut clients| clients.pop());
         let mut client = client_pool.unwrap_or_else(|| Arc::new(Client::new(Arc::clone(shared), true)));
         if last_event_id.is_some() || admission.is_some() || is_head {
@@ -34,7 +34,7 @@ impl ClientPool {
         client
     }
 
-    /// Keeps a client for another request; or gives it back, if somebody still knows it or it has been used.
+    /// Keeps a client for another request. Returns it if it has been used, or if something still refers to it.
     pub(crate) fn keep(&self, mut client: Arc<Client>) -> Option<Arc<Client>> {
         if !Arc::get_mut(&mut client).is_some_and(Client::make_blank) {
             return Some(client);
@@ -48,7 +48,7 @@ impl ClientPool {
     }
 }
 
-/// Each has its own.
+/// A clone has a pool of its own.
 impl Clone for ClientPool {
     fn clone(&self) -> Self {
         Self::default()

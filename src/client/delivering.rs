@@ -1,4 +1,4 @@
-//! What goes out of what was taken: filters are asked, and what watches is told.
+//! Delivers the taken events: calls filters, notifies observers, and encodes the frame.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -11,7 +11,7 @@ use super::{
 use crate::{event::Event, stream::CloseReason, sync::lock, time::jitter};
 
 impl Reader {
-    /// What goes out of what was taken, if anything.
+    /// Returns the frame for the taken events, if any event passes.
     pub(super) fn frame(&mut self, mut taken: Taken) -> Option<Frame> {
         if self.sift(&mut taken).is_some() {
             let delay = jitter::jittered(taken.ends.unwrap_or_default(), self.client.id().spread());
@@ -19,7 +19,7 @@ impl Reader {
             return Some(Frame { gap: None, wire: retry, is_live: false, has_more: true });
         }
         let Taken { gap, events, has_more, seen, .. } = taken;
-        // An id that says how far it is in catching up leaves open that it has.
+        // The id of a client that is catching up does not say that the client has caught up.
         let says_so = |last: &Picked| last.progress.is_none() && last.entry.has_id() && last.entry.position == seen;
         self.is_ahead = !events.last().is_some_and(says_so);
         if gap.is_none() && events.is_empty() {
@@ -33,7 +33,7 @@ impl Reader {
         Some(Frame { gap, wire: wire.into(), is_live: false, has_more })
     }
 
-    /// What goes out for these events.
+    /// Encodes these events.
     pub(crate) fn written(&self, events: &[Picked]) -> Vec<u8> {
         match self.style.batching {
             #[cfg(feature = "json")]
@@ -48,7 +48,8 @@ impl Reader {
         }
     }
 
-    /// Asks the filters, and tells those who watch what became of the client. Gives why it ends, if it does.
+    /// Applies the filters, and notifies observers of lost events. Returns the close reason if the topic's policy ends
+    /// the stream.
     pub(super) fn sift(&self, taken: &mut Taken) -> Option<CloseReason> {
         let counters = &self.client.shared().counters;
         for (topic, missed) in &taken.lags {

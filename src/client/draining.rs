@@ -1,4 +1,4 @@
-//! Whether a registry is being drained.
+//! The state of a drain, and the last events of streams.
 
 use std::{
     mem,
@@ -18,23 +18,23 @@ use crate::{
     topics::once,
 };
 
-/// What streams end with.
+/// What a drain sends at the end of each stream.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LastWords {
     pub(crate) farewell: Arc<Event>,
     pub(crate) reconnect_delay: Option<Duration>,
 }
 
-/// Whether a registry is being drained.
+/// The state of a registry's drain.
 #[derive(Debug, Default)]
 pub(crate) struct Draining {
     has_begun: AtomicBool,
     last_words: Mutex<LastWords>,
-    /// Streams that have not been told of their end.
+    /// Streams that have not reached their end.
     streams: AtomicU64,
-    /// Streams that have, ever.
+    /// Streams that have reached their end, ever.
     told: AtomicU64,
-    /// There are none any more.
+    /// Notified when no stream is left.
     all_told: Notify,
 }
 
@@ -48,12 +48,12 @@ impl Draining {
         self.has_begun.load(Ordering::Acquire)
     }
 
-    /// A stream has begun.
+    /// Counts a stream that has begun.
     pub(crate) fn add(&self) {
         self.streams.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A stream was told of its end, or dropped.
+    /// Counts a stream that has reached its end, or was dropped.
     pub(crate) fn remove(&self) {
         self.told.fetch_add(1, Ordering::Relaxed);
         if self.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -73,10 +73,10 @@ impl Draining {
         once(&self.all_told, || (self.streams() == 0).then_some(())).await;
     }
 
-    /// What a stream ends with. `spread`: a random number.
+    /// Encodes what a stream ends with. `spread`: a random number for the jitter.
     fn last_words(&self, spread: u32) -> Bytes {
         let LastWords { farewell, reconnect_delay } = lock(&self.last_words).clone();
-        // In one block: some clients ignore a `retry` that comes without data, and some take it for an event.
+        // One block: some clients ignore a `retry` without data, and some take it for an event.
         let last_words = match reconnect_delay {
             Some(delay) => &Event::clone(&farewell).retry(jitter::jittered(delay, spread)),
             None => &*farewell,
@@ -86,12 +86,12 @@ impl Draining {
 }
 
 impl Client {
-    /// What its stream ends with, if the registry ends it.
+    /// Encodes what the stream ends with, if the registry is drained.
     pub(crate) fn last_words(self: &Arc<Self>) -> Bytes {
         self.shared().draining.last_words(self.id().spread())
     }
 
-    /// Whether it may go on for some time when the registry ends its streams. One that need not any more ends if it does.
+    /// Sets whether the stream may finish when the registry is drained. A stream that no longer may is closed at once.
     pub(crate) fn finish_on_drain(&self, finish: bool) {
         let might = mem::replace(&mut lock(&self.state).style.finish_on_drain, finish);
         if might && !finish && self.is_open() && self.shared().draining.has_begun() {

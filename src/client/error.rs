@@ -1,24 +1,25 @@
-//! Why a client was not subscribed, or does not resume.
+//! Why a subscription or a resume was refused.
 
 use std::fmt;
 
 use crate::{event::Quoted, log::TopicError, stream::CloseReason};
 
-/// Why a client was not subscribed.
+/// Why a subscription was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// The name of the topic or the pattern is invalid.
+    /// The name of the topic or pattern is invalid.
     Topic(TopicError),
-    /// The client has as many subscriptions as it may have.
+    /// The client has reached its limit of subscriptions: see
+    /// [`RegistryConfig::subscriptions_per_client`](crate::RegistryConfig::subscriptions_per_client).
     TooMany {
-        /// The number that it may have.
+        /// The limit.
         limit: usize,
     },
-    /// The client has as many subscriptions to patterns as it may have: see
+    /// The client has reached its limit of patterns: see
     /// [`RegistryConfig::patterns_per_client`](crate::RegistryConfig::patterns_per_client).
     TooManyPatterns {
-        /// The number that it may have.
+        /// The limit.
         limit: usize,
     },
     /// The client's stream has ended.
@@ -26,10 +27,10 @@ pub enum SubscribeError {
         /// Why the stream ended.
         reason: CloseReason,
     },
-    /// The topic does not exist, and the subscription asked for one that exists: see
+    /// The topic does not exist, and the subscription requires an existing one: see
     /// [`Subscription::existing`](crate::Subscription::existing).
     NoTopic {
-        /// The topic's name, or the pattern.
+        /// The name of the topic or pattern.
         topic: String,
     },
 }
@@ -38,25 +39,25 @@ impl fmt::Display for SubscribeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Topic(error) => error.fmt(f),
-            Self::TooMany { limit } => write!(f, "the client has {limit} subscriptions, as many as it may have"),
+            Self::TooMany { limit } => write!(f, "the client has reached its limit of {limit} subscriptions: end one, or raise the limit"),
             Self::TooManyPatterns { limit } => {
-                write!(f, "the client is subscribed to {limit} patterns, as many as it may be")
+                write!(f, "the client has reached its limit of {limit} patterns: end one, or raise the limit")
             }
-            Self::Over { reason } => write!(f, "the stream is over: {reason}"),
-            Self::NoTopic { topic } => write!(f, "there is no topic {}, or no longer", Quoted(topic)),
+            Self::Over { reason } => write!(f, "the client's stream has ended: {reason}"),
+            Self::NoTopic { topic } => write!(f, "the topic {} does not exist, or was forgotten", Quoted(topic)),
         }
     }
 }
 
 impl std::error::Error for SubscribeError {}
 
-/// Why a client does not resume from an id: see [`ClientHandle::resume_from`](crate::ClientHandle::resume_from).
+/// Why a client cannot resume from an id: see [`ClientHandle::resume_from`](crate::ClientHandle::resume_from).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResumeError {
-    /// The client has brought a `Last-Event-ID` already.
+    /// The client's request already has a `Last-Event-ID`, or `resume_from` was called before.
     Known {
-        /// The id that it brought.
+        /// The id that the client resumes from.
         last_event_id: String,
     },
     /// The client's stream has begun.
@@ -66,8 +67,8 @@ pub enum ResumeError {
 impl fmt::Display for ResumeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Known { last_event_id } => write!(f, "the client brought the id {} already", Quoted(last_event_id)),
-            Self::Late => f.write_str("the stream has begun, so that it is too late to resume"),
+            Self::Known { last_event_id } => write!(f, "the client already resumes from the id {}", Quoted(last_event_id)),
+            Self::Late => f.write_str("the client's stream has begun: set the id before that"),
         }
     }
 }

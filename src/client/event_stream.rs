@@ -1,4 +1,4 @@
-//! What a handler answers with.
+//! The response of a handler: an event stream.
 
 use std::sync::Arc;
 
@@ -16,7 +16,10 @@ use crate::{
     stream::headers::EVENT_STREAM,
 };
 
-/// An event stream as an answer: a 200 with the content type and an empty body, which [`SseLayer`](crate::SseLayer) fills.
+/// An event stream as a handler's response.
+///
+/// The response is a 200 with the content type `text/event-stream` and an empty body, which
+/// [`SseLayer`](crate::SseLayer) fills.
 #[derive(Debug)]
 #[must_use = "a stream does nothing unless it is answered with"]
 pub struct EventStream {
@@ -24,12 +27,15 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Begins the stream with an event that says how everything is, and goes on with what was published after that: on
-    /// all topics that the client is subscribed to by now, whatever it has had before. Nothing is lost or doubled in between.
+    /// Begins the stream with a snapshot event, and continues with the events after the snapshot's position.
     ///
-    /// `position` is where the snapshot stands: everything up to there is in it, and nothing after. The event goes out
-    /// with it as its id. It is known if the state is changed and published under one lock, or if it is kept together with
-    /// the [position](crate::Receipt::position) of the last event that changed it:
+    /// It applies to all topics that the client is subscribed to by now, also if the client resumes. No event is lost
+    /// or delivered twice in between. Default: no snapshot.
+    ///
+    /// `position` is the position of the snapshot: the snapshot contains everything up to there, and nothing after it.
+    /// The event is sent with that position as its id. To know the position, change the state and publish under one
+    /// lock, as below. Or store the state together with the [position](crate::Receipt::position) of the last event that
+    /// changed it.
     ///
     /// ```
     /// use std::sync::{Arc, Mutex};
@@ -60,26 +66,29 @@ impl EventStream {
     /// }
     /// ```
     ///
-    /// It goes for all topics that the client is subscribed to by now: what one of them retains from before the position
-    /// does not come. Topics that are subscribed to after this start as they say.
+    /// Retained events from before the position are not delivered on those topics. Topics that the client subscribes to
+    /// later start as their subscriptions say.
     ///
-    /// An id of the event's own is replaced. If events after the position are no longer retained, the client is told of a gap, after the
-    /// snapshot. Once the stream has begun, nothing happens.
+    /// An id that you set on the event is replaced. If events after the position are no longer retained, the client is
+    /// notified of a gap after the snapshot. The call has no effect once the stream has begun.
     pub fn snapshot(self, event: Event, position: Position) -> Self {
         let with_id = event.clone().id(position.to_string());
         self.client.snapshot(with_id.unwrap_or(event), position);
         self
     }
 
-    /// The answer, with any kind of body.
+    /// Returns the stream as a response, with any body type.
     ///
-    /// If all topics that the client is subscribed to have [ended](crate::Producer), and it has had all that there is of them, nothing is
-    /// to come. Then it is no stream, but a status that makes an `EventSource` stop for good, and that no cache keeps:
+    /// If all topics that the client is subscribed to have [ended](crate::Producer), and the client has read them to
+    /// the end, the response is not a stream. It is a status that makes an `EventSource` stop for good and that no
+    /// cache stores:
     ///
     /// - 204 if each of them was finished;
-    /// - 410 if one of them has failed or was cancelled, with the [`CloseReason`] in the response's extensions. The client has been told before, by the topic's last event.
+    /// - 410 if one of them has failed or was cancelled, with the [`CloseReason`] in the response's extensions. The
+    ///   client has read the topic's last event before.
     ///
-    /// It is a 500, with a [`RefusedReason`] in its extensions, if the client can have [no stream](crate::ClientHandle::into_stream).
+    /// If the client [cannot have a stream](crate::ClientHandle::into_stream), the response is a 500 with a
+    /// [`RefusedReason`] in its extensions.
     pub fn into_response<B: Default>(self) -> Response<B> {
         self.answer().unwrap_or_else(|refused| {
             let mut response = Response::new(B::default());
@@ -89,7 +98,7 @@ impl EventStream {
         })
     }
 
-    /// The same, or why it would be none.
+    /// Returns the response, or why the client cannot have a stream.
     pub(crate) fn answer<B: Default>(self) -> Result<Response<B>, RefusedReason> {
         if let Some(refused) = self.client.refuse_answer() {
             return Err(refused);
@@ -112,7 +121,8 @@ impl EventStream {
     }
 }
 
-/// In the extensions of a response that is to be the stream of a client: which one, by where it is. It is there as long as its request is not answered.
+/// Marks a response as the stream of a client, in the response's extensions. It holds the client's address, which stays
+/// valid until the request is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamOf(usize);
 

@@ -1,4 +1,4 @@
-//! A client's events one by one.
+//! A client's events, one by one.
 
 use std::{
     borrow::Cow,
@@ -19,9 +19,10 @@ use crate::{
     log::{Entry, Gap, Position},
 };
 
-/// The events of one client, as a [`Stream`].
+/// The events of one client, one by one, as a [`Stream`].
 ///
-/// It ends when the client is closed; one that is [refused](Self::refused) has none. An `Err` is a [`Gap`], after which it goes on.
+/// It ends when the client is closed. If it was [refused](Self::refused), it ends at once. An `Err` is a [`Gap`]; the
+/// stream continues after it.
 ///
 /// ```
 /// use tokio_stream::StreamExt;
@@ -50,7 +51,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Why there are no events, if it was refused. `None`: it was not.
+    /// Returns why the client's stream was refused, or `None` if it was not.
     #[must_use]
     pub fn refused(&self) -> Option<&RefusedReason> {
         self.refused.as_deref()
@@ -84,9 +85,9 @@ impl Stream for Events {
     }
 }
 
-/// One event, as one client gets it.
+/// One event, as one client receives it.
 ///
-/// It shares the bytes of the event as it is retained; what it says is read from them when it is asked.
+/// It shares the bytes of the retained event. The accessors decode them at each call.
 #[derive(Clone)]
 pub struct Delivery {
     entry: Arc<Entry>,
@@ -98,44 +99,46 @@ impl Delivery {
         Self { entry: Arc::clone(&picked.entry), progress: picked.progress.clone() }
     }
 
-    /// The topic that it was published on; of what was [sent](crate::ClientHandle::send) to this client alone, `$client`.
+    /// Returns the topic of the event, or `$client` if it was [sent](crate::ClientHandle::send) to this client alone.
     #[must_use]
     pub fn topic(&self) -> &str {
         self.entry.public_topic().unwrap_or("$client")
     }
 
-    /// Where it stands in the registry's order.
+    /// Returns the event's position in the registry's order.
     #[must_use]
     pub fn position(&self) -> Position {
         self.entry.position
     }
 
-    /// The id that it has for this client: what to resume from. None if it has no data.
+    /// Returns the id that this client resumes from after the event, or `None` if the event has no data.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         let id = self.entry.id()?;
         Some(self.progress.as_deref().unwrap_or(id))
     }
 
-    /// Its event type, if it has one.
+    /// Returns the event type, or `None` if the event has none.
     #[must_use]
     pub fn event_type(&self) -> Option<&str> {
         event::decode_type(&self.entry.wire)
     }
 
-    /// Its data, with LF as line ends: without a copy if it is one line. None if it is a comment or a reconnection time only.
+    /// Returns the data, with LF as line ends, or `None` if the event has no data.
+    ///
+    /// Cost: one line of data is not copied. An event without data is a comment or a reconnection time only.
     #[must_use]
     pub fn data(&self) -> Option<Cow<'_, str>> {
         event::decode_data(&self.entry.wire)
     }
 
-    /// Its attribute of this type: see [`Event::attribute`](crate::Event::attribute).
+    /// Returns the event's attribute of this type: see [`Event::attribute`](crate::Event::attribute).
     #[must_use]
     pub fn attribute<T: Send + Sync + 'static>(&self) -> Option<&T> {
         self.entry.audience.as_ref()?.attributes.get()
     }
 
-    /// The event as it was encoded when it was published, its own id included. Shared, not copied.
+    /// Returns the encoded event, with the id that it got when it was published. The bytes are shared, not copied.
     #[must_use]
     pub fn encoded(&self) -> &Bytes {
         &self.entry.wire

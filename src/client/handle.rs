@@ -1,4 +1,4 @@
-//! What a handler holds of a client, and what it can answer with.
+//! The handle to a client: subscribe, send, and start the stream.
 
 use std::{
     collections::VecDeque,
@@ -27,11 +27,12 @@ use crate::{
     topics::{PublishError, Receipt, Start},
 };
 
-/// What a handler holds of a client: one request, and the event stream that it may become.
+/// The handle to a client: one request, and the event stream that it may become.
 ///
-/// [`SseLayer`](crate::SseLayer) puts one into the extensions of every request; with the `axum` feature it is an
-/// extractor too. It costs next to nothing until something is subscribed to or streamed. Clones are of the same client,
-/// may be kept after the handler has answered, and do not keep the stream open; nor need they be kept for it to go on.
+/// [`SseLayer`](crate::SseLayer) puts a handle into the extensions of every request. With the `axum` feature the handle
+/// is an extractor too. It costs next to nothing until the client subscribes or its stream begins. Clones belong to the
+/// same client. You may keep them after the handler has returned, or drop them: a handle does not keep the stream open,
+/// and the stream does not need a handle.
 ///
 /// ```
 /// use http::{Request, Response, StatusCode};
@@ -69,52 +70,62 @@ impl ClientHandle {
         self.client.admission()
     }
 
-    /// The client's id, with which [`Registry::client`](crate::Registry::client) finds it. It is made when it is first asked for.
+    /// Returns the client's id, with which [`Registry::client`](crate::Registry::client) finds the client.
+    ///
+    /// The id is made at the first call.
     ///
     /// # Panics
     ///
-    /// If the operating system has no randomness to give, as `HashMap::new` does.
+    /// Panics if the operating system has no randomness, as `HashMap::new` does.
     #[must_use]
     pub fn id(&self) -> ClientId {
         self.client.id()
     }
 
-    /// The client's `Last-Event-ID`, from the header or from a query parameter. If it has more than 256 bytes, this is its beginning.
+    /// Returns the client's `Last-Event-ID`, from the header or the query.
+    ///
+    /// An id of more than 256 bytes is shortened: it is the first 64 characters and the length.
     #[must_use]
     pub fn last_event_id(&self) -> Option<&str> {
         self.client.last_event_id()
     }
 
-    /// Subscribes to a topic, or as a [`Subscription`] says.
+    /// Subscribes the client to a topic, or to what a [`Subscription`] describes.
     ///
-    /// Before the stream begins, a client that came with a `Last-Event-ID` resumes after it. Otherwise a name alone starts
-    /// with what is published from now on.
+    /// If the stream has not begun, a client with a `Last-Event-ID` resumes after that id. Otherwise a topic name alone
+    /// starts with the events that are published from now on.
     ///
-    /// It can be called at any time, from the handler or from elsewhere, also while the stream is open. An event that
+    /// You can call it at any time, from the handler or from elsewhere, also while the stream is open. An event that
     /// matches several of a client's subscriptions is delivered once.
     ///
-    /// Of a name that the client is subscribed to already, what is asked for takes the place of what was asked for before, and the rest stays: a name alone
-    /// changes nothing. A filter decides from now on, on all that has not been taken for the client, and no event is lost or repeated for it. Another
-    /// start counts as if it had been said at once, before the stream begins. Later, one that is further back than the client has had everything from
-    /// takes it back there, and it is told again what came since; any other start asks for nothing that it does not have.
+    /// If the client is already subscribed to the name, the call changes that subscription. A name alone changes
+    /// nothing. A new filter applies to all events that are not yet read for the client; no event is lost or repeated
+    /// because of it. A new start replaces the old one if the stream has not begun. Once it has begun, only a start
+    /// further back has an effect: the client goes back there, and gets the events since then again.
     ///
-    /// Cost: the first subscription to a pattern looks at the names of all topics, one that asks for what is already there also at the retained
-    /// events of those that match. After that, a pattern costs nothing but a reference to each event.
+    /// Cost: the first subscription to a pattern looks at the names of all topics. If it starts at retained events, it
+    /// also looks at the retained events of the matching topics. After that, a pattern costs one reference to each
+    /// event.
     ///
     /// # Errors
     ///
-    /// [`SubscribeError`] if the name is invalid, if the client has as many subscriptions as it may have, or if its stream has ended.
+    /// [`SubscribeError`] if the name is invalid, if the client has reached a limit of subscriptions, if the topic must
+    /// exist and does not, or if the stream has ended.
     pub fn subscribe(&self, subscription: impl Into<Subscription>) -> Result<(), SubscribeError> {
         self.client.subscribe(subscription.into())
     }
 
-    /// Subscribes to a topic, from `start` on unless the client resumes: see [`Start`].
+    /// Subscribes the client to a topic from `start` on, unless the client resumes: see [`Start`].
     ///
-    /// Events go out in position order, over all topics. Those of a later subscription that are older than what
-    /// already went out do not move the client's position back: their ids say how far it is in which topic, so that a
-    /// cut in the middle of catching up loses nothing and repeats nothing. There are three exceptions. With more than eight
-    /// such subscriptions at once, and for events that the client had before by another subscription, a cut may repeat. And a
-    /// subscription of which nothing went out yet leaves no trace in any id: after a cut it goes on where the others are.
+    /// Events are sent in position order over all topics. If a later subscription starts with older events, their ids
+    /// do not move the client back: each id says how far the client has read in which topic. So a client that
+    /// disconnects while it catches up loses nothing and gets nothing twice. There are three exceptions:
+    ///
+    /// - With more than eight such subscriptions at the same time, the client may get events twice.
+    /// - Events that the client has already read by another subscription may come twice.
+    /// - A subscription whose events were not sent yet is in no id. After a reconnect, the client continues there from
+    ///   the position of its
+    /// other subscriptions.
     ///
     /// # Errors
     ///
@@ -123,46 +134,54 @@ impl ClientHandle {
         self.subscribe(Subscription::to(name.as_ref()).from(start))
     }
 
-    /// The names of the topics and patterns that the client is subscribed to.
+    /// Returns the names of the topics and patterns that the client is subscribed to.
     #[must_use]
     pub fn subscriptions(&self) -> Vec<String> {
         self.client.subscriptions()
     }
 
-    /// Ends a subscription, and returns whether there was one. Events of it that were not sent yet are not sent.
+    /// Ends a subscription. Returns whether the client was subscribed.
     ///
-    /// If only its subscriptions held the stream open, the stream ends with the last of them.
+    /// Events of the subscription that were not sent yet are not sent. If only its subscriptions keep the stream open,
+    /// the stream ends with the last of them.
     pub fn unsubscribe(&self, topic: impl AsRef<str>) -> bool {
         self.client.unsubscribe(topic.as_ref())
     }
 
     /// Sends an event to this client alone, in order with all other events.
     ///
-    /// What is sent before the stream begins, a welcome say, goes out first: before all that the client's subscriptions have for it, and after a
-    /// [snapshot](EventStream::snapshot). Its id on the wire then says where the client stands as its stream begins, so that a cut after it loses
-    /// nothing of that; an id of its own is replaced.
+    /// An event that is sent before the stream begins, such as a welcome, comes first: before the events of all
+    /// subscriptions, and after a [snapshot](EventStream::snapshot). Its id is then the client's position at the
+    /// beginning of the stream, so a client that resumes from it loses nothing. An id that you set on such an event is
+    /// replaced.
     ///
-    /// The event is lost if the client reconnects before it has it. What must survive a reconnect belongs on a topic.
+    /// The event is lost if the client reconnects before it has received the event. Publish what must survive a
+    /// reconnect on a topic.
     ///
     /// # Errors
     ///
-    /// [`PublishError`] if the event is too large, if the client has as many subscriptions as it may have, or if its stream has ended.
+    /// [`PublishError`] if the event is too large, if the client has reached its limit of subscriptions, or if the
+    /// stream has ended.
     pub fn send(&self, event: impl std::borrow::Borrow<Event>) -> Result<Receipt, PublishError> {
         self.client.send(event.borrow())
     }
 
-    /// How the client's resume goes, with its subscriptions so far. If there is a gap, a handler may want to send a snapshot.
+    /// Returns how the client's resume goes, with its subscriptions so far.
+    ///
+    /// On a gap, a handler may want to send a [snapshot](EventStream::snapshot).
     #[must_use]
     pub fn resume(&self) -> Resume {
         self.client.resume()
     }
 
-    /// Resumes from this id: for a client that says what it had last elsewhere than in a `Last-Event-ID`, in a message of gRPC or of a
-    /// WebSocket, say. It is an id as it went out, with [`Delivery::id`](crate::Delivery::id) for example, and counts as if the request had brought it. A blank one says nothing.
+    /// Resumes the client from this id, as if its request had a `Last-Event-ID`.
+    ///
+    /// Use it for a client that sends its last id elsewhere, such as in a gRPC or WebSocket message. The id is one that
+    /// was sent, such as that of [`Delivery::id`](crate::Delivery::id). A blank id has no effect.
     ///
     /// # Errors
     ///
-    /// [`ResumeError`] if the client brought an id already, or if its stream has begun.
+    /// [`ResumeError`] if the client has an id already, or if its stream has begun.
     pub fn resume_from(&self, id: impl AsRef<str>) -> Result<(), ResumeError> {
         match id.as_ref().trim() {
             "" => Ok(()),
@@ -170,110 +189,132 @@ impl ClientHandle {
         }
     }
 
-    /// The most events of one topic (or pattern) that the client gets of what it has missed: the newest ones, after a
-    /// [gap](crate::Gap). It has to be said before the stream begins. Default: as the [layer](crate::SseLayer::resume_at_most) has it.
+    /// Limits how many missed events of each topic or pattern the client gets when it resumes.
     ///
-    /// Whoever may open a stream can say in a `Last-Event-ID` that they come from long ago. Without a bound they get all that
-    /// is retained.
+    /// Default: as the [layer](crate::SseLayer::resume_at_most) sets it. The client gets the newest events, after a
+    /// [gap](crate::Gap). Call it before the stream begins.
+    ///
+    /// Any client can send a `Last-Event-ID` from long ago. Without a bound, it gets all retained events after that id.
     pub fn resume_at_most(&self, events: u32) {
         self.client.bound_resume(events);
     }
 
-    /// What is known of the client: what [`SseLayer::metadata`](crate::SseLayer::metadata) took from its request, and what was [inserted](Self::insert_metadata).
+    /// Returns the client's metadata.
     ///
-    /// Cost: a reference count.
+    /// It is what [`SseLayer::metadata`](crate::SseLayer::metadata) copied from the request, and what was
+    /// [inserted](Self::insert_metadata).
+    ///
+    /// Cost: one reference count.
     #[must_use]
     pub fn metadata(&self) -> Arc<Extensions> {
         self.client.metadata()
     }
 
-    /// Adds to what is known of the client: one value of each type. For what is known only behind the layer, such as who
-    /// has logged in.
+    /// Adds a value to the client's metadata. It replaces a value of the same type.
+    ///
+    /// Use it for what is known only behind the layer, such as the user who has logged in. Cost: the whole metadata is
+    /// cloned.
     pub fn insert_metadata<T: Clone + Send + Sync + 'static>(&self, value: T) {
         let mut metadata = Extensions::new();
         metadata.insert(value);
         self.client.insert_metadata(&metadata);
     }
 
-    /// Sends events without an event type with their topic as the event type, so that a page can tell the topics of one
-    /// stream apart with `addEventListener`. It can be said at any time, and goes for the frames that are put together from then on. Default: as the layer has it.
-    /// What is read with [`into_events`](Self::into_events) comes as it was published, and says its topic anyway.
+    /// Sets whether events without an event type are sent with their topic as the event type. Default: as the layer
+    /// sets it.
     ///
-    /// A page has to know the topics, as a browser drops events of a type that nobody listens to: with a pattern, an
-    /// [array](Batching::as_array) says it better.
+    /// A page can then tell the topics of one stream apart with `addEventListener`. You can call it at any time; it
+    /// applies to the next frames. Events that are read with [`into_events`](Self::into_events) do not change, because
+    /// each of them has its topic anyway.
+    ///
+    /// The page has to know the topics, because a browser drops events of a type without a listener. For a pattern, an
+    /// [array](Batching::as_array) fits better.
     pub fn topic_as_event_type(&self, on: bool) {
         self.client.restyle(|style| style.topic_as_event_type = on);
     }
 
-    /// How long at least it is between two frames of this stream: see [`Batching`]. It can be said at any time: what waits for the interval of before goes out at
-    /// once. Default: as the layer has it. What is read with [`into_events`](Self::into_events) does not wait.
+    /// Sets the shortest time between two frames of this stream: see [`Batching`]. Default: as the layer sets it.
+    ///
+    /// You can call it at any time. Events that wait for the former interval are then sent at once. It does not apply
+    /// to [`into_events`](Self::into_events).
     pub fn batch(&self, batching: Batching) {
         self.client.restyle(|style| style.batching = Some(batching));
     }
 
-    /// Statistics of the client's stream: its age, what it got, and what it lost.
+    /// Returns statistics of the client's stream: its age, what was sent, and what it missed.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
         self.client.stats()
     }
 
-    /// Whether nothing is to come on any of its topics, as all were [finished](crate::Producer) and it had all of them: time for a
-    /// 204, which [`EventStream`] is then of itself. `false` if one of them has failed or was cancelled: nobody has had all of it.
+    /// Whether all topics of the client are [finished](crate::Producer) and the client has read them to the end.
+    ///
+    /// A response is then a 204, which [`EventStream`] does by itself. `false` if one of the topics failed or was
+    /// cancelled, because it is incomplete.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.client.outcome() == Some(Outcome::Whole)
     }
 
-    /// Ends the client's stream at the next boundary between two events, after what was published until now.
+    /// Closes the client: its stream ends at the next boundary, after all events that were published until now.
     ///
-    /// A stream that has stalled in the middle of an event has no boundary to end at before its own body goes on.
+    /// A stream whose own body has stalled in the middle of an event ends only when that body continues to a boundary.
     pub fn close(&self) {
         self.client.close(CloseReason::ByServer);
     }
 
-    /// Ends the stream as [`close`](Self::close) does, with a reason of your own: [`closed`](Self::closed) returns it as
-    /// [`CloseReason::Other`].
+    /// Closes the client as [`close`](Self::close), with a reason of your own.
     ///
-    /// If the stream is closed several times, the first reason counts.
+    /// [`closed`](Self::closed) returns the reason as [`CloseReason::Other`]. If the client is closed several times,
+    /// the first reason counts.
     pub fn close_with(&self, reason: &'static str) {
         self.client.close(CloseReason::Other(reason));
     }
 
-    /// Acquires a slot of each [limit](crate::Limit) that counts the client, or says which limit has none. Nothing happens if the client has its slots.
+    /// Acquires a slot of each [limit](crate::Limit) that counts the client.
     ///
-    /// A request that asks for an event stream has its slots before the handler runs. This is for handlers of other requests, such as
-    /// a `POST` that is answered with a stream or a WebSocket, that would rather refuse before they begin than have their answer replaced. The slots are
-    /// kept until the request is answered, and from then on by its stream, if it has one.
+    /// It has no effect if the client has its slots already.
+    ///
+    /// A request for an event stream has its slots before the handler runs. Call this in a handler of another request,
+    /// such as a `POST` that is answered with a stream or a WebSocket, to refuse the request before the work begins.
+    /// Otherwise the layer replaces the handler's response by a refusal. The request keeps the slots until it is
+    /// answered. Then its stream keeps them, if it has one.
     ///
     /// # Errors
     ///
-    /// [`RefusedReason`], which is a response with a `retry-after`.
+    /// [`RefusedReason`] if a limit has no free slot, or if the registry is being drained. It converts into a response
+    /// with a `retry-after`.
     pub fn acquire_slot(&self) -> Result<(), RefusedReason> {
         self.client.acquire_slot()
     }
 
-    /// Ends its stream at this time: when the token expires that it was opened with, say. `None`: at no time. Default: none.
+    /// Closes the client at this time, such as when its token expires. Default: `None`, at no time.
     ///
-    /// It can be said before the stream begins and while it is open, by whoever has just got a fresh token. The last word counts. The stream ends at a
-    /// boundary, as [`CloseReason::AuthorizationExpired`], when it has what was published until then; in a time that is past, at once. A clock that is set meanwhile changes
-    /// nothing: what counts is how long it is until then at this moment.
+    /// You can call it at any time, also while the stream is open, such as after a token was renewed. The last call
+    /// counts. The stream ends at a boundary, after all events that were published until then, as
+    /// [`CloseReason::AuthorizationExpired`]. A time in the past closes the client at once.
+    ///
+    /// The time is converted into a duration at the call. A system clock that is set later changes nothing.
     pub fn expire_at(&self, time: impl Into<Option<SystemTime>>) {
         let time = time.into().map(|time| time.duration_since(SystemTime::now()).unwrap_or_default());
         self.client.expire(time);
     }
 
-    /// Ends the client's stream after this time: see [`expire_at`](Self::expire_at).
+    /// Closes the client after this time: see [`expire_at`](Self::expire_at).
     pub fn expire_after(&self, time: Duration) {
         self.client.expire(Some(time));
     }
 
-    /// Whether its stream may go on for some time when the registry ends its streams: see [`Drain::finish_within`](crate::Drain::finish_within). For an answer that is being given.
-    /// It can be said at any time; while the registry ends its streams, one that need not finish any more ends. Default: as the layer has it.
+    /// Sets whether the stream may finish when the registry is drained: see
+    /// [`Drain::finish_within`](crate::Drain::finish_within).
+    ///
+    /// Default: as the layer sets it. Use it for a response that has an end of its own, such as an LLM answer. You can
+    /// call it at any time. During a drain, a stream that no longer may finish is closed.
     pub fn finish_on_drain(&self, finish: bool) {
         self.client.finish_on_drain(finish);
     }
 
-    /// Waits until the stream has ended, and returns why.
+    /// Waits until the client's stream has ended, and returns why.
     ///
     /// ```
     /// use tower_sse::{ClientHandle, EventStream, SubscribeError};
@@ -293,10 +334,13 @@ impl ClientHandle {
         self.client.closed().await
     }
 
-    /// The client's event stream, as an answer: open until the client leaves or is closed, with or without subscriptions.
+    /// Returns the client's event stream, as a response to the client's own request.
     ///
-    /// It is an answer to the client's own request. Any other, or one with the stream of a client that came with [no request](crate::Registry::connect), is
-    /// open already, or is over, is a 500 that says so, with a [`RefusedReason`] in its extensions that observers are told of too.
+    /// The stream stays open until the client disconnects or is closed, with or without subscriptions.
+    ///
+    /// The response is a 500, with a [`RefusedReason`] in its extensions, if the client [has no
+    /// request](crate::Registry::connect), or if its stream is open already or has ended. It is a 500 too as the
+    /// response to another client's request. Observers are notified.
     ///
     /// With the `axum` feature it is an `IntoResponse`; see [`EventStream::into_response`] for other frameworks.
     pub fn into_stream(self) -> EventStream {
@@ -304,21 +348,21 @@ impl ClientHandle {
         EventStream { client: self.client }
     }
 
-    /// The client's events one by one, for a handler that speaks something else than event streams: a method of a gRPC
-    /// service that maps them to messages, a WebSocket.
+    /// Returns the client's events one by one, for other protocols: a gRPC method, or a WebSocket.
     ///
-    /// The client lives as long as this: it is over when it is dropped. It is the client's only reader; the layer then
-    /// adds nothing to the response's body, whatever that is.
+    /// Dropping the events closes the client. They are the client's only reader: the layer adds nothing to the
+    /// response's body.
     ///
-    /// It has to be called before the request is answered, but for a connection that goes on after the answer: where that is a 101, or a 2xx
-    /// to `CONNECT`, as it is for WebSockets, a client lives as long as any of its handles, and keeps the slots that
-    /// it [acquired](Self::acquire_slot). So the task of an upgraded connection can call it.
+    /// Call it before the handler returns. The exception is an upgraded connection: a 101, or a 2xx to `CONNECT`, as
+    /// for WebSockets. There the client lives as long as any of its handles and keeps the slots that it
+    /// [acquired](Self::acquire_slot), so the connection's task can call it.
     ///
-    /// Where there are no events to be had, as the client's stream is open already, is over, or is refused by a [limit](crate::Limit), this has
-    /// ended before it begins, and [`Events::refused`] and observers say why. A stream that is open is not disturbed by it.
+    /// The events end at once if the client's stream is open already, has ended, or is refused by a
+    /// [limit](crate::Limit). Then [`Events::refused`] returns why, and observers are notified. A stream that is open
+    /// is not disturbed.
     ///
-    /// Its stream begins with this call: from now on it is counted, present, and told to observers. One that is refused never was there. For a
-    /// HEAD, there are no events either, and nothing is refused.
+    /// The client's stream begins with this call: it is counted, it is present, and observers are notified. A refused
+    /// stream never began. A HEAD request has no events, and nothing is refused.
     pub fn into_events(self) -> Events {
         if self.client.is_head() {
             self.client.tell();
@@ -337,7 +381,8 @@ impl fmt::Debug for ClientHandle {
     }
 }
 
-/// An id that is longer than any event's can lead nowhere: what is kept of it is for the client to see, and says so.
+/// Shortens an id that is longer than any event's id. It cannot match an event; the beginning and the length are kept
+/// for messages.
 pub(crate) fn bounded(id: &str) -> Box<str> {
     if id.len() <= Event::MAX_ID {
         return id.into();

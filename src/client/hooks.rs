@@ -1,8 +1,8 @@
-//! What observers are told of one client, in the order in which it happened.
+//! Notifications to observers about one client, in the order in which things happened.
 //!
-//! Several threads may change a client at the same time, and hooks run when nothing is locked. So what happens is
-//! noted while the client's state is locked, and whoever notes something while nobody tells of this client tells
-//! everything, one after the other, until there is nothing left.
+//! Several threads may change a client at the same time, and observers are called when nothing is locked. So a thread
+//! records what happened while the client's state is locked. The first thread that records something for a client
+//! notifies the observers of everything, one by one, until nothing is left.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -15,7 +15,7 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// What happened to a client whose stream has begun.
+/// Something that happened to a client whose stream has begun.
 #[derive(Debug)]
 pub(crate) enum Hook {
     Opened,
@@ -24,15 +24,16 @@ pub(crate) enum Hook {
     Closed(Box<StreamSummary>),
 }
 
-/// What is still to be told, of the clients of which somebody tells at this moment: by the address of each.
+/// The pending notifications, by the address of each client. Only clients that a thread is notifying about have an
+/// entry.
 #[derive(Debug, Default)]
 pub(crate) struct Hooks(Mutex<HashMap<usize, VecDeque<Hook>>>);
 
-/// Tells observers what was noted, when it is dropped: to be declared before the client's state is locked, so that it
-/// is dropped after that.
+/// Notifies observers of what was recorded, when it is dropped. Declare it before the client's state is locked, so that
+/// it is dropped after the lock.
 pub(crate) struct TellDeferred<'a> {
     client: &'a Arc<Client>,
-    /// Nobody else tells of this client.
+    /// This thread notifies about the client.
     tells: bool,
 }
 
@@ -41,7 +42,7 @@ impl<'a> TellDeferred<'a> {
         Self { client, tells: false }
     }
 
-    /// Notes what happened. The client's state is locked, which gives it its place in the order.
+    /// Records what happened. The client's state is locked, and that gives the order.
     pub(crate) fn note(&mut self, hook: impl FnOnce() -> Hook) {
         let shared = self.client.shared();
         if shared.settings.observers.is_empty() {
@@ -70,7 +71,8 @@ impl Drop for TellDeferred<'_> {
 }
 
 impl Hooks {
-    /// The next one of a client. `None`: that was all, and who has something to tell from now on tells it.
+    /// Takes the next notification about a client. `None`: nothing is left, and the next thread that records something
+    /// notifies.
     fn next(&self, client: usize) -> Option<Hook> {
         let mut hooks = lock(&self.0);
         let next = hooks.get_mut(&client)?.pop_front();

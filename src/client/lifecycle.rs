@@ -1,4 +1,4 @@
-//! How a stream begins and ends: its slots of the limits, its close reason, and who waits for its end.
+//! The beginning and the end of a stream: slots of limits, close reason, and who waits for the end.
 
 use std::{
     mem,
@@ -22,12 +22,12 @@ use crate::{
 };
 
 impl Client {
-    /// Whether anything could keep it from having a stream.
+    /// Whether a limit or a drain may refuse the client's stream.
     pub(crate) fn may_be_refused(&self) -> bool {
         self.admission.is_some() || self.shared.draining.has_begun()
     }
 
-    /// Takes its slots of the limits, if it has not got them.
+    /// Acquires the client's slots of all limits, if it has none.
     pub(crate) fn acquire_slot(self: &Arc<Self>) -> Result<(), RefusedReason> {
         let result = match self.shared.draining.has_begun() {
             true => Err(RefusedReason::Draining),
@@ -44,7 +44,7 @@ impl Client {
         self.observe(|observer, client| observer.stream_refused(client, refused));
     }
 
-    /// Why its request cannot be answered with its stream, if it cannot. Whoever watches is told.
+    /// Returns why the request cannot be answered with the client's stream, if so. Observers are notified.
     pub(crate) fn refuse_answer(self: &Arc<Self>) -> Option<RefusedReason> {
         let refused = match self.is_of_request {
             true => lock(&self.state).may_begin().err(),
@@ -53,10 +53,10 @@ impl Client {
         refused.inspect(|refused| self.note_refused(refused))
     }
 
-    /// Keeps the slots of its request for whoever reads its events later.
+    /// Keeps the slots of the request for the client's later reader.
     pub(crate) fn keep_slots(&self, hold: Option<Hold>) {
         let mut state = lock(&self.state);
-        // Dropped when nothing is locked.
+        // Dropped after the lock is released.
         let _old = match state.phase {
             Phase::Waiting if hold.is_some() => mem::replace(&mut state.rare().hold, hold),
             _ => hold,
@@ -64,7 +64,7 @@ impl Client {
         drop(state);
     }
 
-    /// The slots of its request, for its reader.
+    /// Takes the slots of the request, for the client's reader.
     pub(crate) fn take_slots(&self) -> Option<Hold> {
         let kept = lock(&self.state).rare.as_mut().and_then(|rare| rare.hold.take());
         kept.or_else(|| self.admission().map(Admission::hold))
@@ -74,24 +74,24 @@ impl Client {
         self.close_after(reason, self.shared.topics.horizon());
     }
 
-    /// Ends the stream when it has what there was up to this number.
+    /// Closes the client: its stream ends after all events up to this number.
     pub(crate) fn close_after(&self, reason: CloseReason, horizon: u64) {
         lock(&self.state).close(Closing { reason, horizon, is_cut: false });
         self.changed();
     }
 
-    /// Ends the stream wherever it stands.
+    /// Closes the client: its stream ends at once, also in the middle of an event.
     pub(crate) fn cut(&self, reason: CloseReason) {
         lock(&self.state).close(Closing::cut(reason));
         self.changed();
     }
 
-    /// The stream begins; unless it has begun before, or is over. Gives what goes out before all else: what was sent to the client alone until now.
+    /// Begins the stream. Returns the events that were sent to the client alone until now; they are sent first.
     pub(crate) fn open(self: &Arc<Self>) -> Result<Vec<Picked>, RefusedReason> {
         let (spread, now) = (self.id().spread(), self.shared.clock.now());
         let mut telling = TellDeferred::of(self);
         let mut deferred = Deferred::default();
-        // All that is known of it by now counts.
+        // The presence key is read from the metadata that is set by now.
         let mut state = self.lock_with_key(|state| state.phase == Phase::Waiting && !state.cursors.is_empty());
         state.may_begin()?;
         match state.resume(&self.shared, self.last_event_id(), &mut deferred) {
@@ -105,7 +105,7 @@ impl Client {
         }
         let mut own = state.cursors.take_own(self.known_id());
         if !own.is_empty() && state.cursors.has_public() {
-            // Their own ids would say that all that is older was had.
+            // Their own ids would say that the client has read all older events.
             let id: Arc<str> = self.stands_at(&state).into();
             own.iter_mut().for_each(|picked| picked.progress = Some(Arc::clone(&id)));
         }
@@ -119,13 +119,13 @@ impl Client {
         drop(deferred);
         drop(telling);
         if self.shared.draining.has_begun() {
-            // It acquired its slots just before.
+            // The client acquired its slots just before the drain.
             self.close(CloseReason::Drained);
         }
         Ok(own)
     }
 
-    /// The stream is over, and the registry forgets the client. Only the first reason counts.
+    /// Ends the stream, and removes the client from the registry. Only the first reason counts.
     pub(crate) fn end(self: &Arc<Self>, reason: CloseReason) {
         let mut telling = TellDeferred::of(self);
         let had_stream = self.finish(reason, Some(&mut telling));
@@ -135,7 +135,8 @@ impl Client {
         }
     }
 
-    /// The same. `telling`: who tells observers, if there can be anything to tell. Says whether a stream is over with it.
+    /// As `end`. `telling`: notifies observers, if there may be something to notify. Returns whether a stream has
+    /// ended.
     pub(super) fn finish(&self, reason: CloseReason, mut telling: Option<&mut TellDeferred<'_>>) -> bool {
         if lock(&self.state).phase == Phase::Over {
             return false;
@@ -152,7 +153,7 @@ impl Client {
         }
         self.left(&state, state.cursors.names().map(|name| &**name), telling.as_deref_mut(), &mut deferred);
         state.cursors.clear(&self.shared.topics, &mut deferred);
-        // There may be another reader than the one that ended.
+        // Another reader may wait than the one that ended.
         deferred.wake(state.waker.take());
         let (had_stream, opened, sent) = (state.had_stream, state.opened, self.all_of(state.sent));
         if let Some(telling) = telling.filter(|_| had_stream) {
@@ -164,7 +165,7 @@ impl Client {
         self.changes.fetch_add(1, Ordering::Release);
         drop(state);
         drop(deferred);
-        // Before it is told that it is over, as there is room again then.
+        // Before anybody learns of the end, because the slots are free then.
         drop(places);
         if let Some(id) = self.id.get() {
             self.shared.unregister(id);
@@ -186,7 +187,7 @@ impl Client {
         once(&self.notifies_of_its_end(), || self.over()).await
     }
 
-    /// Its reader is told of its end.
+    /// Records that the reader has reached the end of the stream.
     pub(crate) fn tell(&self) {
         self.is_told.store(true, Ordering::Release);
         let over = lock(&self.state).waits_for_its_end();
@@ -195,7 +196,7 @@ impl Client {
         }
     }
 
-    /// Waits until its reader was told of its end.
+    /// Waits until the reader has reached the end of the stream.
     pub(crate) async fn told(&self) {
         once(&self.notifies_of_its_end(), || self.is_told.load(Ordering::Acquire).then_some(())).await;
     }
@@ -206,14 +207,14 @@ impl Client {
 }
 
 impl Drop for Client {
-    /// For a client whose stream never began. All others have ended before.
+    /// Closes a client whose stream never began. All others have ended before.
     fn drop(&mut self) {
         self.finish(CloseReason::NoStream, None);
     }
 }
 
 impl State {
-    /// Whether its stream can begin.
+    /// Whether the stream can begin.
     pub(super) fn may_begin(&self) -> Result<(), RefusedReason> {
         match (self.phase, self.over()) {
             (_, Some(reason)) => Err(RefusedReason::Over { reason }),
@@ -222,20 +223,20 @@ impl State {
         }
     }
 
-    /// The first reason counts, and what is over stays so for the reason that it has.
+    /// The first reason counts. A stream that has ended keeps its reason.
     pub(super) fn close(&mut self, closing: Closing) {
         if self.phase != Phase::Over {
             self.closing.get_or_insert_with(|| Box::new(closing)).is_cut |= closing.is_cut;
         }
     }
 
-    /// Why it is over, if it is.
+    /// Returns why the stream has ended, if it has.
     pub(crate) fn over(&self) -> Option<CloseReason> {
         let reason = || self.closing.as_ref().map_or(CloseReason::NoStream, |closing| closing.reason);
         (self.phase == Phase::Over).then(reason)
     }
 
-    /// Who waits for its end, if anybody does.
+    /// Returns the `Notify` of those who wait for the end, if anybody does.
     pub(super) fn waits_for_its_end(&self) -> Option<Arc<Notify>> {
         self.rare.as_ref()?.over.clone()
     }

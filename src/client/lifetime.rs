@@ -1,4 +1,4 @@
-//! How long a stream may be open.
+//! The lifetime of a stream: its maximum age and its expiry.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -13,7 +13,7 @@ use crate::{
     time::{Timer, jitter, nanoseconds},
 };
 
-/// When a client's time is over, in nanoseconds by the registry's clock.
+/// When a client's lifetime ends, in nanoseconds of the registry's clock.
 #[derive(Debug, Default)]
 pub(crate) struct Lifetime {
     max_age: Option<Duration>,
@@ -30,7 +30,8 @@ impl Lifetime {
 }
 
 impl State {
-    /// The stream begins, and with it its age. `spread`: a random number, so that streams that began together do not end together.
+    /// Starts the age of the stream. `spread`: a random number, so that streams that began together do not end
+    /// together.
     pub(crate) fn begin_lifetime(&mut self, now: u64, spread: u32) {
         if let Some(lifetime) = self.rare.as_mut().and_then(|rare| rare.lifetime.as_mut()) {
             let max_age = lifetime.max_age.map(|age| jitter::shortened(age, spread));
@@ -48,22 +49,22 @@ impl State {
 }
 
 impl Client {
-    /// How long its stream may be open, once it is.
+    /// Sets how long the stream may be open after it began.
     pub(crate) fn limit_age(&self, max_age: Duration) {
         lock(&self.state).lifetime().max_age = Some(max_age);
     }
 
-    /// When its stream ends. `None`: not at any time.
+    /// Sets when the stream ends. `None`: at no time.
     pub(crate) fn expire(&self, after: Option<Duration>) {
         lock(&self.state).lifetime().expires_at = after.map(|time| self.shared().clock.after(time));
         self.changed();
     }
 }
 
-/// A reader's timer, if its client has a lifetime.
+/// A reader's timer for the lifetime of its client.
 #[derive(Debug)]
 pub(crate) struct Countdown {
-    /// The client's changes that were seen.
+    /// The count of the client's changes at the last look.
     seen: u32,
     end: Option<Box<Ending>>,
 }
@@ -77,17 +78,17 @@ struct Ending {
 
 impl Countdown {
     pub(crate) fn of(client: &Client) -> Self {
-        // It has not looked yet.
+        // Differs from the count of changes, because the timer has not looked yet.
         Self { seen: client.changes.load(Ordering::Acquire).wrapping_sub(1), end: None }
     }
 
-    /// Whether there is no time to wait for, with these changes.
+    /// Whether no end is set, and the client has not changed since the last look.
     #[inline]
     pub(crate) fn is_none(&self, changes: u32) -> bool {
         self.end.is_none() && self.seen == changes
     }
 
-    /// Closes the client when its time is over.
+    /// Closes the client when its lifetime is over.
     #[inline]
     pub(crate) fn poll(&mut self, client: &Arc<Client>, cx: &mut Context<'_>) {
         if !self.is_none(client.changes.load(Ordering::Acquire)) {

@@ -1,4 +1,4 @@
-//! Whose open streams are subscribed, for presence.
+//! Adds clients to presence lists.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{
 use crate::{presence::Presence, topics::Deferred};
 
 impl Client {
-    /// For a list that is new: whether its stream is open and was subscribed before.
+    /// Adds the client to a new list, if its stream is open and subscribed.
     fn join_if_subscribed(self: &Arc<Self>, presence: &Presence) {
         let is_there = |state: &State| state.is_open() && state.cursors.contains(presence.name());
         let mut deferred = Deferred::default();
@@ -22,11 +22,11 @@ impl Client {
 }
 
 impl Shared {
-    /// Whose open streams are subscribed to a topic or a pattern by just that name.
+    /// Returns the presence list of a topic or pattern with exactly this name.
     pub(crate) fn presence(&self, name: &str) -> Presence {
         let (presence, is_new) = self.presences.open(name);
         if is_new {
-            // Whoever subscribes or begins from now on sees the list. All others are looked at.
+            // Clients that subscribe or begin from now on find the list. The others are added here.
             self.known_clients().iter().for_each(|client| client.join_if_subscribed(&presence));
         }
         presence

@@ -1,4 +1,4 @@
-//! What a client misses, and how it comes to know.
+//! Events that a client misses, and the gap that it is notified of.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,51 +8,52 @@ use crate::{
     sync::lock,
 };
 
-/// What is missing, and the id from which all that is still to come can be had.
+/// The missing events, and the id from which the client can resume after them.
 pub(crate) type Missing = Box<Gap>;
 
-/// What one cursor misses.
+/// The events that one cursor misses.
 pub(super) struct Loss {
     pub(super) name: Arc<str>,
-    /// After this position,
+    /// The missing events come after this position.
     pub(super) after: Position,
-    /// which the client has asked for,
+    /// The client asked for them with its `Last-Event-ID`.
     pub(super) asked: bool,
-    /// and up to here.
+    /// The missing events end here.
     pub(super) floor: Position,
 }
 
-/// What one cursor finds evicted that it was to have.
+/// The evicted events that one cursor should have read.
 pub(super) struct Lost {
-    /// Which cursor that is.
+    /// The index of the cursor.
     pub(super) at: usize,
-    /// From this number on,
+    /// The first number that the cursor has not read.
     pub(super) from: u64,
-    /// The last one that was.
+    /// The greatest number that was evicted.
     pub(super) greatest: u64,
-    /// so many events,
+    /// How many events were evicted.
     pub(super) number: u64,
-    /// all but those with these numbers.
+    /// The numbers that are still retained.
     pub(super) left: Vec<u64>,
-    /// The topic ends streams for it.
+    /// The reconnect delay, if the topic's policy disconnects slow clients.
     pub(super) ends: Option<Duration>,
     pub(super) floor: Position,
-    /// Its client is told that events are missing anyway.
+    /// The client is notified of missing events anyway.
     pub(super) is_told: bool,
 }
 
 impl Cursors {
-    /// Whether the client has what one cursor has lost by its other ones, which took it before it was evicted, or was told of it by
-    /// those. `events`: what all have taken in this look.
+    /// Whether the client has got the lost events of one cursor by its other cursors, or was notified of them there.
+    ///
+    /// The other cursors read the events before they were evicted. `events`: what all cursors have taken in this read.
     pub(super) fn has_by_others(&self, cursor: &Cursor, lost: &Lost, events: &[(usize, Arc<Entry>)]) -> bool {
-        // A filter may have refused it.
+        // A filter may have held the event back.
         let gives_all = |other: &Cursor| other.filter.is_none() && !other.catches_up;
         let covers = |other: &Cursor| gives_all(other) && other.feed.covers(cursor.name());
         let has_read = |other: &Cursor| (other.since..other.next).contains(&lost.greatest) && other.since <= lost.from;
         if self.cursors.iter().any(|other| covers(other) && has_read(other)) {
             return true;
         }
-        // What was evicted after one of them had taken it and before this one looked.
+        // Events that were evicted after another cursor took them and before this cursor did.
         let others = events.iter().filter(|(at, _)| *at != lost.at && self.cursors.get(*at).is_some_and(gives_all));
         let was_lost = |entry: &Entry| {
             entry.number >= lost.from
@@ -66,8 +67,8 @@ impl Cursors {
         numbers.len() as u64 >= lost.number
     }
 
-    /// What is missing and was not told yet. `first`: where what comes next stands.
-    /// `is_all`: nothing more than that is there.
+    /// Returns the gap that the client was not notified of yet, if any. `first`: the position of the next event.
+    /// `is_all`: no further event is pending.
     pub(super) fn gap(
         &mut self,
         missing: &[Loss],
@@ -78,12 +79,12 @@ impl Cursors {
         let after = missing.iter().map(|loss| loss.after).min()?;
         let asked = last_event_id.filter(|_| missing.iter().any(|loss| loss.asked));
         let floor = missing.iter().map(|loss| loss.floor).max().unwrap_or_default();
-        // That of what is sent to the client alone is its id, which is a capability.
+        // The client's own topic contains its id, which is a secret: whoever has it can act for the client.
         let topics = missing.iter().map(|loss| &*loss.name).filter(|name| topic_name::is_public(name));
         let topics = topics.map(str::to_owned).collect();
         let after = match asked {
             Some(asked) => asked.to_owned(),
-            // It has had nothing so far.
+            // The client has not read any event so far.
             None if after == Position::default() => String::new(),
             None => after.to_string(),
         };
@@ -94,8 +95,10 @@ impl Cursors {
         Some(Box::new(Gap { topics, after, position: id }))
     }
 
-    /// Says which cursors catch up, and whether any does. One position has to tell how far all of them are, so
-    /// those that come later wait until the others are through.
+    /// Marks the cursors that catch up, and returns whether there is any.
+    ///
+    /// One position must say how far all of them are, so a cursor that falls behind later waits until the others have
+    /// caught up.
     pub(super) fn gather_late(&mut self) -> bool {
         let seen = self.seen;
         let is_late = |it: &Cursor| {

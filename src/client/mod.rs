@@ -1,4 +1,4 @@
-//! One open stream: its state, its cursors, its reader, its lifetime, what a handler holds of it, and what all clients of a registry share.
+//! One client: its state, cursors, reader, lifetime and handle, and what all clients of a registry share.
 
 #[cfg(feature = "json")]
 mod array;

@@ -1,4 +1,4 @@
-//! Who reads a client's events.
+//! The reader of a client's events.
 
 use std::{
     mem,
@@ -25,70 +25,73 @@ use crate::{
     topics::Deferred,
 };
 
-/// How often a reader looks again at once, as something came meanwhile or nothing of what it took goes out, before it lets others have their turn.
+/// How often a reader looks again at once before it yields to other tasks. It looks again if an event was published
+/// meanwhile, or if filters held back all events that it took.
 const LOOKS: usize = 16;
 
-/// Whoever reads a client's events: the body of its response, or [`Events`](crate::Events). When it goes, the client is over.
+/// The one reader of a client's events: the body of the response, or [`Events`](crate::Events). Dropping it closes the
+/// client.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Reader {
     pub(super) client: Arc<Client>,
     pub(super) idle_mark: Option<IdleMark>,
     pub(super) waker: Option<Waker>,
-    /// The client's changes that were seen.
+    /// The count of the client's changes at the last look.
     pub(super) changes: u32,
-    /// It was told of its end.
+    /// The reader has reached the end of the stream.
     pub(super) is_told: bool,
-    /// Another task reads than before.
+    /// Another task reads now than before.
     pub(super) has_moved: bool,
-    /// It has read further than the last id says that went out.
+    /// The reader has read further than the last id that was sent.
     pub(super) is_ahead: bool,
-    /// As it was when it last looked.
+    /// The style at the last look.
     pub(super) style: Style,
     pub(super) countdown: Countdown,
-    /// Its slots of the limits.
+    /// The stream's slots of the limits.
     pub(super) hold: Option<Hold>,
 }
 
-/// What goes out in one piece.
+/// Bytes that are sent in one piece.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) gap: Option<Missing>,
-    /// Empty if there is only a gap.
+    /// Empty if the frame has only a gap.
     pub(crate) wire: Bytes,
-    /// The client was waiting for just this, so that it leaves at about the time when it was published.
+    /// The client was waiting for these events, so they are sent about when they were published.
     pub(crate) is_live: bool,
-    /// There was more to take than makes a frame.
+    /// More events are pending than fit into one frame.
     pub(crate) has_more: bool,
 }
 
-/// What a look gives that takes no more than a stream needs that waits for its one topic.
+/// The result of the fast path, for an idle stream with one topic.
 #[derive(Debug)]
 pub(crate) enum FastRead {
-    /// Nothing was published.
+    /// No event was published.
     Nothing,
-    /// What was, and the client was waiting for it.
+    /// The published events, which the client was waiting for.
     Live(Bytes),
-    /// It takes a whole look.
+    /// The fast path cannot decide: the caller has to take the slow path.
     Unclear,
 }
 
-/// What else there is in a client's stream than its subscriptions.
+/// The handler's own body in a client's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OwnBody {
-    /// The handler's own body, which goes on.
+    /// The body has not ended.
     Open,
-    /// The handler's own body, which has ended.
+    /// The body has ended.
     Ended,
-    /// Nothing, ever.
+    /// The stream has no body of the handler's.
     Absent,
 }
 
 impl Reader {
-    /// The stream of this client begins; unless it has begun before or is over, or there is no room for it, which ends the client. Gives what
-    /// goes out before all else, too.
+    /// Begins the client's stream. Returns the reader and the events that are sent first.
+    ///
+    /// It fails if the stream has begun before, has ended, or has no free slot. A missing slot also closes the client.
     pub(crate) fn open(client: &Arc<Client>) -> Result<(Self, Vec<Picked>), RefusedReason> {
-        // One that is over already takes no place.
+        // A client whose stream has ended acquires no slot.
         let hold = match client.over() {
             None => client.take_slots(),
             Some(_) => None,
@@ -99,7 +102,7 @@ impl Reader {
         };
         if let Err(refused) = room {
             client.note_refused(&refused);
-            // It never began, so nobody is told that it is over.
+            // The stream never began, so observers are not notified of its end.
             client.end(CloseReason::Refused);
             return Err(refused);
         }
@@ -124,7 +127,7 @@ impl Reader {
         &self.client
     }
 
-    /// Whether another task reads than before this was last asked.
+    /// Whether another task reads now than at the last call.
     #[inline]
     pub(crate) fn take_moved(&mut self) -> bool {
         mem::take(&mut self.has_moved)
@@ -134,12 +137,12 @@ impl Reader {
         self.style
     }
 
-    /// What the handler wants to have sent first.
+    /// Takes the snapshot that is sent first.
     pub(crate) fn take_snapshot(&self) -> Option<Event> {
         lock(&self.client.state).rare.as_mut()?.snapshot.take()
     }
 
-    /// The id that the stream begins with, if its subscriptions make it begin with one.
+    /// Returns the id that the stream begins with, if its subscriptions need one.
     pub(crate) fn standing(&self) -> Option<String> {
         self.client.standing()
     }
@@ -149,15 +152,14 @@ impl Reader {
         self.client.begins_with_gap()
     }
 
-    /// Where the client stands, if no id that went out says so.
+    /// Returns the client's position, if no id that was sent says so.
     pub(crate) fn take_ahead(&mut self) -> Option<Position> {
         let seen = if self.is_ahead { lock(&self.client.state).cursors.seen_all() } else { None };
         self.is_ahead &= seen.is_none();
         seen
     }
 
-    /// The case that has to be fast: a client with one subscription, which has read everything, looks whether there is
-    /// more, and nothing else has changed.
+    /// The fast path: an idle client with one subscription checks for new events, and nothing else has changed.
     #[inline]
     pub(crate) fn poll_fast(&mut self, cx: &mut Context<'_>) -> FastRead {
         self.countdown.poll(&self.client, cx);
@@ -189,14 +191,16 @@ impl Reader {
         FastRead::Live(wire)
     }
 
-    /// Whether nothing can have come since it last looked, and no time is to be waited for.
+    /// Whether no event was published since the last look, and no time is waited for.
     #[inline]
     pub(crate) fn is_quiet(&self, waker: &Waker) -> bool {
         self.is_at_rest(waker) && self.countdown.is_none(self.changes)
     }
 
-    /// The next frame. `Err` when there is no more: the client was closed and has all that was published until then,
-    /// all of its topics have ended, or nothing of its own is to come and nothing holds it open.
+    /// Polls for the next frame. `Err` at the end of the stream.
+    ///
+    /// The stream ends if the client was closed and has read all events until then, if all of its topics have ended, or
+    /// if the handler's body has ended and nothing keeps the stream open.
     #[inline]
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>, own_body: OwnBody) -> Poll<Result<Frame, CloseReason>> {
         self.countdown.poll(&self.client, cx);
@@ -232,7 +236,7 @@ impl Reader {
         Poll::Pending
     }
 
-    /// The same, event by event.
+    /// As `poll_frame`, event by event.
     pub(crate) fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Taken, CloseReason>> {
         self.countdown.poll(&self.client, cx);
         for _ in 0..LOOKS {
@@ -252,20 +256,20 @@ impl Reader {
         Poll::Pending
     }
 
-    /// Whether the client was closed, for a reader that cannot give it anything.
+    /// Polls for the close reason, for a reader that cannot deliver events.
     pub(crate) fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         self.countdown.poll(&self.client, cx);
         self.poll_over(cx, |_| true)
     }
 
-    /// Whether it is over wherever it stands, for a reader that is not at a boundary.
+    /// Polls for an immediate close, for a reader that is not at a boundary.
     pub(crate) fn poll_cut(&mut self, cx: &Context<'_>) -> Poll<CloseReason> {
         self.poll_over(cx, |closing| closing.is_cut)
     }
 
     fn poll_over(&mut self, cx: &Context<'_>, is_over: impl Fn(&Closing) -> bool) -> Poll<CloseReason> {
         let Self { client, waker: heard, idle_mark, has_moved, style, .. } = self;
-        // It is not in line for another waker yet, so it cannot rest on that.
+        // The logs do not know the new waker yet, so the reader is not idle.
         *idle_mark = None;
         let _old;
         let mut state = lock(&client.state);
@@ -276,7 +280,7 @@ impl Reader {
         state.over().or(closed).map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Its client is over, and it will ask for nothing any more.
+    /// Ends the client's stream. The reader polls no more.
     pub(crate) fn end(&mut self, reason: CloseReason) {
         self.client.end(reason);
         if !mem::replace(&mut self.is_told, true) {
@@ -285,25 +289,25 @@ impl Reader {
         }
     }
 
-    /// The same, and its slots are free: before it is told that the client is over, as there is room again then.
+    /// Releases the slots, and then ends the stream: whoever learns of the end finds the slots free.
     fn leave(&mut self, reason: CloseReason) {
         self.hold = None;
         self.end(reason);
     }
 
-    /// What else there is in the stream has changed: it may be over.
+    /// Clears the idle mark, because the handler's body has changed and the stream may have ended.
     pub(crate) fn stop_resting(&mut self) {
         self.idle_mark = None;
     }
 
-    /// It gives its client something that was taken before, or lets it wait for good reason: that it takes nothing new
-    /// is not because nobody reads.
+    /// Records that the reader is alive although it takes no new events: it delivers events that it took before, or
+    /// waits for a good reason.
     pub(crate) fn note_read(&self) {
         let mut state = lock(&self.client.state);
         state.reads = state.reads.wrapping_add(1);
     }
 
-    /// Whether nothing can have come since it last looked.
+    /// Whether no event was published since the last look.
     #[inline]
     fn is_at_rest(&self, waker: &Waker) -> bool {
         self.idle_mark.as_ref().is_some_and(IdleMark::goes_on)
@@ -329,7 +333,7 @@ impl Reader {
         }
         state.reads = state.reads.wrapping_add(1);
         *style = state.style;
-        // A client that was closed does not rest: after what it takes now comes its end.
+        // A closed client is never idle: its end comes after the events that it takes now.
         if state.closing.is_none() {
             *changes = seen;
         }

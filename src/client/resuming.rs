@@ -1,4 +1,4 @@
-//! Where a client that comes back goes on, and how it is told where it stands.
+//! Where a client resumes, and how it learns its position.
 
 use super::{
     error::ResumeError,
@@ -12,20 +12,21 @@ use crate::{
     topics::{Bound, Deferred},
 };
 
-/// How the resume of a client went.
+/// How the resume of a client went: see [`ClientHandle::resume`](crate::ClientHandle::resume).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resume {
-    /// The client brought no `Last-Event-ID`: there was nothing to resume.
+    /// The client has no `Last-Event-ID`, so there is nothing to resume.
     Fresh,
-    /// Everything after the client's `Last-Event-ID` is retained, on all topics that it is subscribed to: it misses nothing.
+    /// All events after the client's `Last-Event-ID` are retained, on all topics that it is subscribed to.
     Continued,
-    /// Some of it is not. The client is told with a [`GapEvent`](crate::GapEvent) and goes on at the oldest retained event.
+    /// Some events after the `Last-Event-ID` are not retained. The client is notified with a
+    /// [`GapEvent`](crate::GapEvent), and continues at the oldest retained event.
     Gap(Gap),
 }
 
 impl Client {
-    /// What it had last, by what it says elsewhere than in its request.
+    /// Sets the id that the client resumes from, if its request has none.
     pub(crate) fn resume_from(&self, id: &str) -> Result<(), ResumeError> {
         let state = lock(&self.state);
         match state.phase {
@@ -42,7 +43,7 @@ impl Client {
         lock(&self.state).resume(&self.shared, self.last_event_id(), &mut deferred)
     }
 
-    /// Begins with this event, which says how everything is at a position, and goes on after that.
+    /// Sets the snapshot event that the stream begins with. The stream continues after its position.
     pub(crate) fn snapshot(&self, event: Event, position: Position) {
         let mut deferred = Deferred::default();
         let mut state = lock(&self.state);
@@ -54,7 +55,7 @@ impl Client {
         }
     }
 
-    /// How its topics have ended, if there is nothing to come on any of them: all have ended, and it had all of them.
+    /// Returns how the client's topics have ended, if all have ended and the client has read them to the end.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         let mut deferred = Deferred::default();
         let mut state = lock(&self.state);
@@ -63,17 +64,17 @@ impl Client {
         if is_to_begin_with_one { None } else { state.cursors.outcome() }
     }
 
-    /// How many events of a topic it gets at most that it has missed.
+    /// Sets how many missed events of each topic the client gets.
     pub(crate) fn bound_resume(&self, events: u32) {
         lock(&self.state).rare().resume_bound = Bound::of(events);
     }
 
-    /// Where a client with subscriptions stands whose stream begins, as an id from which it can go on.
+    /// Returns the id from which a client with subscriptions can resume when its stream begins.
     pub(super) fn stands_at(&self, state: &State) -> String {
         match self.last_event_id() {
             _ if state.rare.as_ref().is_some_and(|rare| rare.has_snapshot) => state.cursors.seen().to_string(),
             Some(id) if Event::data("").id(id).is_ok() => id.to_owned(),
-            // Who comes back with what nobody knows is told of what is missing.
+            // A client that resumes from an unknown id is notified of a gap.
             Some(_) => Position::default().to_string(),
             None => {
                 let standing = state.cursors.standing(&self.shared.topics);
@@ -82,10 +83,10 @@ impl Client {
         }
     }
 
-    /// The id that its stream begins with, which says where the client stands: so that it can come back before it had an event.
+    /// Returns the id that the stream begins with, so that the client can resume before it got any event.
     ///
-    /// None if it has no subscriptions, or if a gap has one, or will. An id that nobody knows may be the handler's own business, so
-    /// it stays what the client has, too, where gaps are not told.
+    /// `None` if the client has no subscriptions, or if a gap event brings the id. An unknown id may belong to the
+    /// handler. So the client keeps it if gap events are off.
     pub(crate) fn standing(&self) -> Option<String> {
         let state = lock(&self.state);
         let (gap, has_snapshot) = state.rare.as_ref().map_or((None, false), |it| (it.gap.as_ref(), it.has_snapshot));
@@ -93,13 +94,13 @@ impl Client {
             _ if !state.cursors.has_public() => None,
             _ if has_snapshot => Some(state.cursors.seen().to_string()),
             Some(_) if gap.is_some() => None,
-            // It comes from whoever sent the request.
+            // The id comes from the request, so it is checked.
             Some(id) => Event::data("").id(id).is_ok().then(|| id.to_owned()),
             None => state.cursors.standing(&self.shared.topics).map(|standing| standing.to_string()),
         }
     }
 
-    /// Whether its stream begins with a gap that it asked for.
+    /// Whether the stream begins with a gap after the client's `Last-Event-ID`.
     pub(crate) fn begins_with_gap(&self) -> bool {
         lock(&self.state).rare.as_ref().is_some_and(|rare| rare.gap.is_some())
     }
@@ -110,7 +111,7 @@ impl State {
         self.rare.as_ref().map(|rare| rare.resume_bound).unwrap_or_default()
     }
 
-    /// How the resume went, or goes as far as can be known: what is subscribed to from now on may add to it until the stream begins.
+    /// Returns how the resume went. Before the stream begins, later subscriptions may still change the result.
     pub(super) fn resume(&mut self, shared: &Shared, last_event_id: Option<&str>, deferred: &mut Deferred) -> Resume {
         let known = self.rare.as_ref().map(|rare| (&rare.gap, rare.has_snapshot));
         match (known, last_event_id) {

@@ -1,11 +1,11 @@
-//! How the clients of a registry are set up.
+//! The settings of a registry's clients.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{handle::ClientHandle, observer::Observers};
 use crate::{limit::Limit, presence::GRACE};
 
-/// How the clients of a registry are set up.
+/// The settings of a registry's clients.
 #[derive(Clone)]
 pub(crate) struct ClientSettings {
     pub(crate) limits: Vec<Limit>,
@@ -17,7 +17,7 @@ pub(crate) struct ClientSettings {
     pub(crate) presence_grace: Duration,
 }
 
-/// Says whose a client is.
+/// The function that returns a client's presence key.
 #[derive(Clone)]
 pub(crate) struct PresenceKey(Arc<KeyOf>);
 

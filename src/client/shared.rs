@@ -1,4 +1,4 @@
-//! What the clients of one registry share.
+//! The state that the clients of one registry share.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -22,18 +22,18 @@ use crate::{
     topics::{PublishError, Receipt, TopicSettings, Topics, Writer},
 };
 
-/// What the clients of one registry, and its handles, share.
+/// The state that a registry's clients and handles share.
 ///
-/// Locks are taken in this order, and user code runs under none: a client's state, the hooks, the presence lists, one such list,
-/// and then those of the topics.
+/// Locks are taken in this order: a client's state, the hooks, the map of presence lists, one presence list, and then
+/// the locks of `Topics`. User code runs under none of them.
 pub(crate) struct Shared {
     pub(crate) topics: Topics,
     pub(crate) settings: ClientSettings,
     pub(crate) clock: Clock,
     pub(crate) timers: Timers,
-    /// When to look for stalled clients again, in nanoseconds since the clock's start.
+    /// When to check for stalled clients again, in nanoseconds since the clock's start.
     pub(crate) next_look: AtomicU64,
-    /// By half of their ids.
+    /// The clients, by half of their ids.
     pub(crate) clients: Mutex<HashMap<u64, Weak<Client>>>,
     pub(crate) presences: Arc<Presences>,
     pub(crate) draining: Draining,
@@ -60,7 +60,8 @@ impl Shared {
         }
     }
 
-    /// Publishes, and tells who watches. `by`: whom the event comes from, if that is a producer or who stops one.
+    /// Publishes an event, and notifies observers. `by`: the event's source, if that is a producer or somebody who
+    /// cancels one.
     pub(crate) fn publish(&self, name: &str, event: &Event, by: Option<Writer<'_>>) -> Result<Receipt, PublishError> {
         let elapsed = self.clock.elapsed();
         let mut receipt = self.topics.publish(name, event, by, elapsed)?;
@@ -78,12 +79,12 @@ impl Shared {
         (client.known_id() == Some(*id)).then_some(client)
     }
 
-    /// All clients that have an id, as each has whose stream is open.
+    /// Returns all clients that have an id. Every client with an open stream has one.
     pub(crate) fn known_clients(&self) -> Vec<Arc<Client>> {
         lock(&self.clients).values().filter_map(Weak::upgrade).collect()
     }
 
-    /// An id that a client can be found by from now on.
+    /// Registers a client under a new id.
     pub(crate) fn register(&self, client: &Arc<Client>) -> ClientId {
         let mut clients = lock(&self.clients);
         loop {

@@ -1,4 +1,4 @@
-//! Clients that read nothing any more while events wait for them.
+//! Finds and closes stalled clients.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -11,28 +11,29 @@ use super::{
 };
 use crate::{stream::CloseReason, sync::lock, time::nanoseconds};
 
-/// A client that may have stalled.
+/// What was seen of a client that may have stalled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Suspect {
-    /// How often it had read.
+    /// How often the client had read at that time.
     reads: u32,
     since: Duration,
-    /// It had not read when it was next looked at, either. Before that, nobody may have looked for long as the whole process stood still, and a client
-    /// whose turn is about to come has not stalled.
+    /// The client had not read at the next check either. Without this second check, a client would look stalled after
+    /// the whole process was paused for long, although its turn to read is about to come.
     is_confirmed: bool,
 }
 
 impl Shared {
-    /// Some time has passed, with or without anything being published.
+    /// Does the periodic work: closes stalled clients and takes a sample.
     pub(crate) fn tick(&self) {
         let now = self.clock.elapsed();
         self.end_stalled_clients(now);
         self.sample(now);
     }
 
-    /// Looks now and then for clients that read nothing any more while events wait for them.
+    /// Checks all clients for stalled ones, four times in each timeout.
     ///
-    /// Nobody else would notice: when a peer reads nothing, hyper does not poll the body, so that no timer in it fires.
+    /// The clients' own tasks cannot do this. If a peer reads nothing, hyper does not poll the body, so no timer in the
+    /// body fires.
     pub(crate) fn end_stalled_clients(&self, now: Duration) {
         let Some(patience) = self.settings.stalled_client_timeout else { return };
         let due = self.next_look.load(Ordering::Relaxed);
@@ -47,17 +48,17 @@ impl Shared {
 }
 
 impl Client {
-    /// Its reader takes nothing until then, in nanoseconds by the clock.
+    /// Records that the reader waits until this time of the clock, in nanoseconds.
     pub(crate) fn waits_until(&self, time: u64) {
         lock(&self.state).rare().waits_until = time;
     }
 
-    /// Ends a stream that has not read for so long although events wait for it.
+    /// Closes the client if it has not read for that long although events wait for it.
     pub(crate) fn end_if_stalled(self: &Arc<Self>, now: Duration, patience: Duration) {
         let mut state = lock(&self.state);
         let waits = state.rare.as_ref().is_some_and(|rare| rare.waits_until > nanoseconds(now));
         let may_read = state.phase == Phase::Open && !waits && !self.cannot_take.load(Ordering::Relaxed);
-        // Its end waits to be read, too.
+        // The end of a closed stream waits to be read too.
         if !may_read || !state.cursors.is_pending() && state.closing.is_none() {
             state.suspect = None;
             return;
@@ -69,7 +70,7 @@ impl Client {
                 suspect.is_confirmed = true;
                 drop(state);
                 if is_stalled {
-                    // There is room again when it is told that the client is over.
+                    // The slots are free before anybody learns of the end.
                     if let Some(admission) = self.admission() {
                         admission.release();
                     }

@@ -1,4 +1,4 @@
-//! One open stream, as the registry knows it.
+//! The state of one client.
 
 use std::{
     fmt,
@@ -23,33 +23,34 @@ use crate::{
     topics::Bound,
 };
 
-/// The state of one stream that its reader, its handles and its topics share.
+/// The state of one client, which its reader, its handles and its topics share.
 ///
-/// What a delivery touches comes first, in as few cache lines as possible: with many clients, they are what it costs.
+/// The fields that a delivery reads come first, in as few cache lines as possible: with many clients, the cache lines
+/// are the cost.
 #[repr(C)]
 pub(crate) struct Client {
-    /// Goes up with whatever a handle changes that its reader has to see.
+    /// Counts the changes by handles that the reader has to see.
     pub(crate) changes: AtomicU32,
-    /// The stream stands where no event can be put in: that it reads none is not its fault.
+    /// The stream is not at a boundary, so it cannot take events and does not count as stalled.
     pub(crate) cannot_take: AtomicBool,
-    /// Its reader was told of its end, or is gone.
+    /// The reader has reached the end of the stream, or was dropped.
     pub(crate) is_told: AtomicBool,
-    /// It is of a request, which can be answered with its stream.
+    /// The client has a request, which can be answered with its stream.
     pub(super) is_of_request: bool,
-    /// Its request is a HEAD, whose answer has no body: it never has a stream.
+    /// The request is a HEAD, so the response has no body and the client never has a stream.
     pub(super) is_head: bool,
     pub(super) shared: Arc<Shared>,
     pub(crate) state: Mutex<State>,
     pub(super) id: OnceLock<ClientId>,
-    /// Thin, as each client has room for it.
+    /// A thin pointer, because each client has this field.
     pub(super) last_event_id: OnceLock<Box<Box<str>>>,
-    /// The bytes that went out besides events of the registry. Only its reader writes.
+    /// The sent bytes that are not events of the registry. Only the reader writes.
     pub(super) other_bytes: AtomicU64,
-    /// What its request takes of all limits.
+    /// The request's share of all limits.
     pub(super) admission: Option<Arc<Admission>>,
 }
 
-/// The events of the registry that went out, and their bytes.
+/// The events of the registry that were sent, and their bytes.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Sent {
     pub(crate) events: u64,
@@ -59,83 +60,83 @@ pub(crate) struct Sent {
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct State {
-    /// How often its reader has looked.
+    /// How often the reader has looked.
     pub(crate) reads: u32,
-    /// It stays open without subscriptions.
+    /// The stream stays open without subscriptions.
     pub(crate) held: bool,
-    /// The last of its topics has ended, and nothing was subscribed to since.
+    /// The last of the client's topics has ended, and nothing was subscribed to since.
     pub(crate) is_complete: bool,
     pub(crate) phase: Phase,
     pub(super) had_stream: bool,
-    /// Boxed, as few ever are. One that is over has one, unless it never had a stream.
+    /// Boxed, because few clients have one. A client whose stream has ended has one, unless its stream never began.
     pub(crate) closing: Option<Box<Closing>>,
     pub(crate) cursors: Cursors,
     pub(crate) sent: Sent,
-    /// The reader's.
+    /// The reader's waker.
     pub(super) waker: Option<Waker>,
     pub(crate) style: Style,
-    /// When its stream began, in nanoseconds by the clock.
+    /// When the stream began, in nanoseconds of the clock.
     pub(super) opened: u64,
     pub(super) metadata: Option<Arc<Extensions>>,
-    /// It had not read for some time when this was noted.
+    /// Set when the client had not read for some time.
     pub(crate) suspect: Option<Box<Suspect>>,
     pub(crate) rare: Option<Box<Rare>>,
 }
 
-/// What few clients have.
+/// State that few clients have.
 #[derive(Debug, Default)]
 pub(crate) struct Rare {
-    /// What it missed when it came back. It is known when the stream begins.
+    /// The gap at the client's resume. It is known when the stream begins.
     pub(super) gap: Option<Gap>,
     pub(crate) snapshot: Option<Event>,
-    /// It has begun with one, or will.
+    /// The stream begins with a snapshot, or has begun with one.
     pub(super) has_snapshot: bool,
-    /// Whose client it is, for presence.
+    /// The presence key.
     pub(super) key: Option<Box<str>>,
-    /// How many events it has lost as it fell behind.
+    /// How many events the client has lost because it fell behind.
     pub(crate) missed: u64,
     pub(crate) lifetime: Option<Lifetime>,
     pub(super) resume_bound: Bound,
-    /// Until then, in nanoseconds by the clock, it lets events wait of its own accord.
+    /// The reader lets events wait until this time on purpose, in nanoseconds of the clock.
     pub(crate) waits_until: u64,
-    /// Somebody waits for its end.
+    /// Notifies those who wait for the end of the stream.
     pub(super) over: Option<Arc<Notify>>,
-    /// The worst of how its topics ended, if one was not finished.
+    /// The worst outcome of the client's topics, if one was not finished.
     pub(super) unfinished: Option<Outcome>,
-    /// The slots of its request, until somebody reads its events.
+    /// The slots of the request, until a reader begins.
     pub(super) hold: Option<Hold>,
 }
 
-/// A client that was closed: it is over, or will be.
+/// How a client was closed. Its stream has ended, or will.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Closing {
     pub(crate) reason: CloseReason,
-    /// It ends when everything up to this event has been read.
+    /// The stream ends when the client has read everything up to this number.
     pub(crate) horizon: u64,
-    /// It ends at once, wherever it stands.
+    /// The stream ends at once, also in the middle of an event.
     pub(crate) is_cut: bool,
 }
 
 impl Closing {
-    /// One that ends at once.
+    /// A close that ends the stream at once.
     pub(super) fn cut(reason: CloseReason) -> Self {
         Self { reason, horizon: 0, is_cut: true }
     }
 }
 
-/// How events are written for a client, as far as its handler has a say in it.
+/// How events are written for a client, where the handler can choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub(crate) struct Style {
     pub(crate) batching: Option<Batching>,
     pub(crate) topic_as_event_type: bool,
-    /// It may go on for some time when the registry ends its streams.
+    /// The stream may finish when the registry is drained.
     pub(crate) finish_on_drain: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Nothing has been read yet: what is subscribed now resumes.
+    /// The stream has not begun. New subscriptions resume.
     #[default]
     Waiting,
     Open,
@@ -159,7 +160,7 @@ impl Client {
         }
     }
 
-    /// What its request brings.
+    /// Sets what the request brings.
     pub(crate) fn comes_with(
         &mut self,
         last_event_id: Option<Box<str>>,
@@ -170,7 +171,7 @@ impl Client {
         (self.admission, self.is_head) = (admission, is_head);
     }
 
-    /// Makes one that nobody knows as good as new. `false`: it has been used.
+    /// Resets an unused client, for another request. Returns `false` if the client has been used.
     pub(crate) fn make_blank(&mut self) -> bool {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let is_unused = self.id.get().is_none() && state.phase == Phase::Waiting && state.cursors.is_empty();
@@ -187,20 +188,20 @@ impl Client {
         &self.shared
     }
 
-    /// Its id. It can be found by it from now on, until it is over.
+    /// Returns the client's id, and registers the client under it until the stream ends.
     pub(crate) fn id(self: &Arc<Self>) -> ClientId {
         if let Some(id) = self.id.get() {
             return *id;
         }
         let id = *self.id.get_or_init(|| self.shared.register(self));
         if self.over().is_some() {
-            // Its end has passed, or found no id.
+            // The stream has ended meanwhile, and found no id to remove.
             self.shared.unregister(&id);
         }
         id
     }
 
-    /// Its id, if anybody has asked for it.
+    /// Returns the client's id, if it has one already.
     pub(crate) fn known_id(&self) -> Option<ClientId> {
         self.id.get().copied()
     }
@@ -242,7 +243,7 @@ impl Client {
     pub(crate) fn insert_metadata(&self, metadata: &Extensions) {
         let mut known = self.metadata();
         loop {
-            // Cloned and dropped when no lock is held, as both may run anybody's code.
+            // Cloned and dropped outside the lock, because both may run user code.
             let mut all = Extensions::clone(&known);
             all.extend(metadata.clone());
             let mut state = lock(&self.state);
@@ -260,19 +261,19 @@ impl Client {
         lock(&self.state).is_open()
     }
 
-    /// Whether its handler reads its events, or would if the request were no HEAD.
+    /// Whether the handler reads the client's events, or would if the request were not a HEAD.
     pub(crate) fn is_read_by_handler(&self) -> bool {
         let state = lock(&self.state);
         state.is_open() || self.is_head && self.is_told.load(Ordering::Acquire)
     }
 
-    /// Of an open stream, how many subscriptions it has, and what has gone out so far.
+    /// Returns the number of subscriptions and what was sent, if the stream is open.
     pub(crate) fn counts(&self) -> Option<(usize, Sent)> {
         let state = lock(&self.state);
         state.is_open().then(|| (state.cursors.len(), self.all_of(state.sent)))
     }
 
-    /// With the bytes that are none of the registry's events.
+    /// Adds the bytes that are not events of the registry.
     pub(super) fn all_of(&self, sent: Sent) -> Sent {
         Sent { bytes: sent.bytes + self.other_bytes.load(Ordering::Relaxed), ..sent }
     }
@@ -291,19 +292,19 @@ impl Client {
         }
     }
 
-    /// What its reader has to look at again: a handle has changed something.
+    /// Wakes the reader, because a handle has changed something.
     pub(crate) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::Release);
         let waker = lock(&self.state).waker.clone();
         each(waker, Waker::wake);
     }
 
-    /// How long ago that was, by the clock.
+    /// Returns the time since then, by the clock.
     pub(super) fn since(&self, then: u64) -> Duration {
         Duration::from_nanos(self.shared.clock.now().saturating_sub(then))
     }
 
-    /// Tells those who watch. No lock may be held.
+    /// Notifies observers. No lock may be held.
     #[inline]
     pub(crate) fn observe(self: &Arc<Self>, tell: impl Fn(&dyn Observer, &ClientHandle)) {
         let observers = &self.shared.settings.observers;
@@ -321,7 +322,7 @@ impl fmt::Debug for Client {
 }
 
 impl State {
-    /// Whether a client that has not had a stream or a subscription is as good as new.
+    /// Whether the state of an unused client is as it was at first.
     pub(super) fn is_blank(&self) -> bool {
         let has_style = self.style != Style::default();
         !(self.held || has_style || self.closing.is_some() || self.metadata.is_some() || self.rare.is_some())
@@ -347,7 +348,7 @@ impl State {
         self.metadata.clone().unwrap_or_default()
     }
 
-    /// Topics of its have ended: this is the worst of how.
+    /// Records the worst outcome of topics that have ended.
     pub(crate) fn note_ended(&mut self, outcome: Option<Outcome>) {
         let unfinished = outcome.filter(|outcome| *outcome > Outcome::Whole);
         if unfinished.is_some() {
@@ -356,13 +357,15 @@ impl State {
         }
     }
 
-    /// The worst of how its topics ended that have.
+    /// Returns the worst outcome of the topics that have ended.
     pub(crate) fn outcome(&self) -> Outcome {
         self.rare.as_ref().and_then(|rare| rare.unfinished).unwrap_or(Outcome::Whole)
     }
 
-    /// Whom to wake, from now on; `heard` is who is woken so far. That one is given back, to be dropped outside the lock:
-    /// the last drop of a waker may run anybody's code. Those that topics have are never the last.
+    /// Sets the waker to wake from now on. `heard`: the waker so far.
+    ///
+    /// Returns the former waker, to be dropped outside the lock: the last drop of a waker may run user code. The
+    /// topics' copies are never the last ones.
     pub(crate) fn listen(&mut self, heard: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
         if heard.as_ref().is_some_and(|heard| heard.will_wake(waker)) {
             return None;

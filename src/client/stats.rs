@@ -1,4 +1,4 @@
-//! How much there is, and what has been.
+//! Statistics: what a registry holds now, and what it has counted so far.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
@@ -10,64 +10,68 @@ use crate::{
     topics::Deferred,
 };
 
-/// How much there is in a registry at one moment, and what has been since it was made.
+/// The statistics of a registry: what it holds now, and what it has counted since it was made.
 ///
-/// With the `json` feature it can be serialised. Cost: a few nanoseconds for each open stream.
+/// With the `json` feature it implements `Serialize`. Cost: a few nanoseconds for each open stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Open streams: responses, and what [`into_events`](crate::ClientHandle::into_events) gave.
+    /// The open streams: responses, and readers of [`into_events`](crate::ClientHandle::into_events).
     pub clients: usize,
     /// The subscriptions of all open streams.
     pub subscriptions: usize,
-    /// Topics that have events, subscribers or a producer.
+    /// The topics that have events, subscribers or a producer, or that have ended and are not forgotten.
     pub topics: usize,
-    /// Retained events.
+    /// The retained events.
     pub events: usize,
-    /// The memory that they take, and the topics without subscribers and producers, bookkeeping included, by the registry's own counting.
+    /// The memory in bytes that the retained events and the topics without subscribers or a producer take, with their
+    /// bookkeeping.
+    ///
+    /// The registry counts it itself; it is not measured by the allocator.
     pub bytes: usize,
-    /// Events that were published.
+    /// The events that were published.
     pub published: u64,
-    /// Events that clients were given: one that goes to ten clients counts ten times.
+    /// The events that were delivered to clients. An event that ten clients get counts ten times.
     pub delivered: u64,
-    /// The bytes of the bodies of all streams, those of handlers' own bodies included. Events that are read one by one count none.
+    /// The bytes of all streams' bodies, with the bytes of handlers' own bodies. Events that are read one by one count
+    /// 0 bytes.
     pub sent_bytes: u64,
-    /// How often a client fell behind what a topic retains.
+    /// How often a client fell behind the retained events of a topic.
     pub lagged: u64,
     /// How many events such clients lost.
     pub missed: u64,
-    /// How often a client was told of a gap: as it had fallen behind, or came back too late.
+    /// How often a client was notified of a gap, because it fell behind or resumed too late.
     pub gaps: u64,
-    /// Subscriptions that were refused.
+    /// The subscriptions that were refused.
     pub refused_subscriptions: u64,
-    /// Streams that were refused: see [`RefusedReason`](crate::RefusedReason).
+    /// The streams that were refused: see [`RefusedReason`](crate::RefusedReason).
     pub refused_streams: u64,
-    /// Heartbeats that were due and not sent, as the stream had stalled in the middle of an event.
+    /// The heartbeats that were due but not sent, because the stream had stalled in the middle of an event.
     pub withheld_heartbeats: u64,
-    /// Streams that are over, by why.
+    /// The streams that have ended, by close reason.
     pub closed_streams: BTreeMap<CloseReason, u64>,
 }
 
-/// How one client's stream goes.
+/// The statistics of one client's stream.
 ///
-/// With the `json` feature it can be serialised, the age in seconds.
+/// With the `json` feature it implements `Serialize`, with the age in seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientStats {
-    /// How long its stream has been open. None if it is not open yet.
+    /// The time since the stream began. `None` if it has not begun.
     pub age: Option<Duration>,
-    /// Events of the registry that it was given.
+    /// The events of the registry that were delivered to the client.
     pub events: u64,
-    /// The bytes of its stream, all of them. Events that are read one by one count none.
+    /// All bytes of the stream's body. Events that are read one by one count 0 bytes.
     pub bytes: u64,
-    /// How many events it has lost as it fell behind what topics retain.
+    /// How many events the client lost because it fell behind the retained events of a topic.
     pub missed: u64,
 }
 
-/// What is counted since the registry was made.
+/// Counters since the registry was made.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    /// To clients that are over.
+    /// Events that were delivered on streams that have ended.
     pub(crate) delivered: AtomicU64,
     sent_bytes: AtomicU64,
     pub(crate) lagged: AtomicU64,
@@ -92,7 +96,7 @@ impl Shared {
         let mut deferred = Deferred::default();
         let counters = &self.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        // Before the open ones are looked at, so that one that ends meanwhile is counted a little later and not twice.
+        // Read before the open streams, so that a stream that ends meanwhile is counted a little later and not twice.
         let over = Sent { events: count(&counters.delivered), bytes: count(&counters.sent_bytes) };
         let (mut clients, mut subscriptions, mut all) = (0, 0, over);
         for (names, sent) in self.known_clients().iter().filter_map(|client| client.counts()) {
@@ -121,21 +125,21 @@ impl Shared {
     }
 }
 
-/// What observers were last told of how much there is, and when they are to be told again.
+/// The last sample that observers got, and when the next one is due.
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
-    /// In nanoseconds by the clock. While somebody takes a sample, never.
+    /// In nanoseconds of the clock. `u64::MAX` while a thread takes a sample.
     due: AtomicU64,
     last: Mutex<Stats>,
 }
 
-/// As often as anybody looks at metrics, or more often.
+/// At least as often as metrics are usually read.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
-/// With so few streams, a sample costs no more than what else is done when one ends.
+/// With at most this many streams, a sample costs no more than the other work at the end of a stream.
 const FEW_CLIENTS: usize = 64;
 
-/// Whose turn it is to take a sample. When it goes, the next one is due at that time.
+/// A thread's turn to take a sample. When it is dropped, the next sample becomes due.
 struct Turn<'a>(&'a Samples, u64);
 
 impl Drop for Turn<'_> {
@@ -145,7 +149,7 @@ impl Drop for Turn<'_> {
 }
 
 impl Shared {
-    /// Tells observers how much there is, if that is due. No lock may be held.
+    /// Takes a sample and notifies observers, if one is due. No lock may be held.
     pub(crate) fn sample(&self, now: Duration) {
         if !self.settings.observers.is_empty() {
             let due = self.samples.due.load(Ordering::Relaxed);
@@ -155,7 +159,7 @@ impl Shared {
         }
     }
 
-    /// The same when a stream has ended, of which there may not be another for long.
+    /// Takes a sample when a stream has ended, because the next chance may come much later.
     pub(crate) fn sample_at_an_end(&self) {
         if !self.settings.observers.is_empty() {
             let due = self.samples.due.load(Ordering::Relaxed);
@@ -169,7 +173,8 @@ impl Shared {
     #[cold]
     fn take_sample(&self, due: u64, now: Duration) {
         let Samples { due: next, last } = &self.samples;
-        // One at a time: samples are told in their order, and a hook that does something is not told of that within itself.
+        // One thread at a time: observers get samples in order, and an observer that publishes does not get a sample
+        // within its own call.
         if due == u64::MAX || next.compare_exchange(due, u64::MAX, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return;
         }
@@ -179,7 +184,7 @@ impl Shared {
 
     fn tell_sample(&self, mut now: Stats, last: &Mutex<Stats>) {
         let mut last = lock(last);
-        // A stream that ends just now may not have been counted.
+        // A stream that ends at this moment may be missing from the counts.
         now.delivered = now.delivered.max(last.delivered);
         now.sent_bytes = now.sent_bytes.max(last.sent_bytes);
         let before = std::mem::replace(&mut *last, now.clone());
@@ -187,7 +192,7 @@ impl Shared {
         self.settings.observers.notify(|observer| observer.sampled(&before, &now));
     }
 
-    /// Nobody can publish or subscribe any more: nothing is left, and that is the last that observers are told.
+    /// Takes the last sample when the registry is dropped: nothing is left in it.
     pub(crate) fn sample_at_the_end(&self) {
         if !self.settings.observers.is_empty() {
             let nothing = Stats { subscriptions: 0, topics: 0, events: 0, bytes: 0, ..self.stats() };

@@ -1,4 +1,4 @@
-//! What a client is subscribed to, and who is told of it.
+//! Subscribing and unsubscribing, with presence lists and observers.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Client {
-    /// The topic that only this client is subscribed to.
+    /// Returns the name of the topic that only this client is subscribed to.
     pub(super) fn own_topic(self: &Arc<Self>) -> String {
         format!("$client/{}", self.id())
     }
@@ -35,8 +35,10 @@ impl Client {
         result
     }
 
-    /// Subscribes, or changes the subscription that there is. `resumes`: if the stream has not begun, a
-    /// `Last-Event-ID` goes before `start`. `must_exist`: only if there is such a topic.
+    /// Subscribes, or changes the existing subscription.
+    ///
+    /// `resumes`: if the stream has not begun, a `Last-Event-ID` overrides `start`. `must_exist`: only if the topic
+    /// exists.
     pub(super) fn join(
         self: &Arc<Self>,
         name: &str,
@@ -45,7 +47,7 @@ impl Client {
         resumes: bool,
         must_exist: bool,
     ) -> Result<(), SubscribeError> {
-        // Again, if somebody else has subscribed or unsubscribed meanwhile.
+        // Repeated if another thread has subscribed or unsubscribed meanwhile.
         loop {
             let is_new = lock(&self.state).may_subscribe(name, &self.shared)?;
             let is_done = match is_new {
@@ -58,7 +60,7 @@ impl Client {
         }
     }
 
-    /// Subscribes. `false`: it is subscribed by now.
+    /// Adds a subscription. Returns `false` if the client is subscribed by now.
     pub(super) fn join_anew(
         self: &Arc<Self>,
         name: &str,
@@ -67,7 +69,7 @@ impl Client {
         resumes: bool,
         must_exist: bool,
     ) -> Result<bool, SubscribeError> {
-        // Outside the lock, as it may ask the user how much the topic retains.
+        // Outside the lock, because it may call the user's retention function.
         let mut deferred = Deferred::default();
         let joining = self.shared.topics.join(name, start, must_exist, &mut deferred);
         let joining = joining.ok_or_else(|| SubscribeError::NoTopic { topic: name.to_owned() })?;
@@ -96,7 +98,7 @@ impl Client {
         may
     }
 
-    /// Its stream, which is open, reads all that it is subscribed to: it is counted there, presence lists have it, and observers are told.
+    /// Counts an open stream as a reader of its new subscriptions, adds it to presence lists, and notifies observers.
     pub(super) fn reads(self: &Arc<Self>, state: &mut State, deferred: &mut Deferred, telling: &mut TellDeferred<'_>) {
         let has_presences = self.shared.presences.is_used();
         let somebody_asks = has_presences || !self.shared.settings.observers.is_empty();
@@ -110,7 +112,8 @@ impl Client {
         }
     }
 
-    /// Changes a subscription as far as something else is asked for than before. `false`: there is none.
+    /// Changes the start or the filter of a subscription, if they are not the default. Returns `false` if there is no
+    /// such subscription.
     pub(super) fn change(&self, name: &str, start: Start, filter: Option<&Filter>) -> bool {
         if start == Start::Now && filter.is_none() {
             return true;
@@ -121,9 +124,9 @@ impl Client {
         drop(state);
         let Some(feed) = feed else { return false };
         let start = match start {
-            // What is published from now on comes already.
+            // The client gets new events already.
             Start::Now => None,
-            // So it does before the stream begins, too.
+            // Before the stream begins, the client resumes anyway.
             Start::LastEventId if is_waiting => None,
             Start::LastEventId => self.last_event_id().map(|id| self.shared.topics.place_of_id(&feed, &all, id, bound)),
             start => Some(self.shared.topics.place_of(&feed, start)),
@@ -133,7 +136,7 @@ impl Client {
         let before = state.cursors.change(&feed, start, filter.cloned(), had_nothing);
         drop(state);
         self.changed();
-        // With its filter, which may run anybody's code when it is dropped.
+        // Drops the former filter, which may run user code.
         before.is_ok()
     }
 
@@ -152,8 +155,9 @@ impl Client {
         was_subscribed
     }
 
-    /// Locks its state. If that is such that whose client it is `is_needed`, and the program says that, it is known by
-    /// then: the program is asked while nothing is locked.
+    /// Locks the state. If the presence key `is_needed` in that state, the key is set before.
+    ///
+    /// The user's key function is called while nothing is locked.
     pub(crate) fn lock_with_key(self: &Arc<Self>, is_needed: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
         loop {
             let mut state = lock(&self.state);
@@ -165,17 +169,18 @@ impl Client {
             let key = key_of.of(&ClientHandle::new(Arc::clone(self)));
             let key = key.map_or_else(|| self.key_of_its_own(), String::into_boxed_str);
             state = lock(&self.state);
-            // Who asked at the same time may have been first.
+            // Another thread may have set the key meanwhile.
             state.key_or(|| key);
         }
     }
 
-    /// Not the id, which lets whoever reads it act for the client.
+    /// Returns a key for a client without one. It is not the id: whoever knows the id can act for the client.
     pub(crate) fn key_of_its_own(self: &Arc<Self>) -> Box<str> {
         format!("{:016x}", topic_name::stable_hash(&self.id().to_string())).into()
     }
 
-    /// Its stream, if it has begun, is no longer subscribed to these: presence lists and observers are told.
+    /// Removes the client from presence lists and notifies observers, if its stream has begun and is no longer
+    /// subscribed to these names.
     pub(crate) fn left<'a>(
         &self,
         state: &State,
@@ -197,7 +202,7 @@ impl Client {
         }
     }
 
-    /// How many subscriptions of its open stream give it the events of this topic.
+    /// Returns how many subscriptions of the open stream include the topic's events.
     pub(crate) fn having(&self, topic: &str) -> usize {
         let state = lock(&self.state);
         if state.is_open() { state.cursors.having(topic) } else { 0 }
@@ -208,17 +213,17 @@ impl Client {
         state.cursors.names().filter(|name| topic_name::is_public(name)).map(|name| name.to_string()).collect()
     }
 
-    /// Publishes to the client's own topic, which it gets subscribed to.
+    /// Publishes on the client's own topic, and subscribes the client to it.
     pub(crate) fn send(self: &Arc<Self>, event: &Event) -> Result<Receipt, PublishError> {
         let topic = self.own_topic();
         match self.join(&topic, Start::Now, None, false, false) {
             Err(SubscribeError::Over { reason }) => Err(PublishError::Over { reason }),
-            // Without a place for it among its subscriptions, it would not get the event.
+            // Without a subscription, the client would not get the event.
             Err(SubscribeError::TooMany { limit } | SubscribeError::TooManyPatterns { limit }) => {
                 Err(PublishError::TooManySubscriptions { limit })
             }
             Err(SubscribeError::Topic(error)) => Err(PublishError::Topic(error)),
-            // It was not asked whether there is one.
+            // Not possible: `must_exist` is `false`.
             Err(SubscribeError::NoTopic { topic }) => Err(PublishError::Ended { topic }),
             Ok(()) => self.shared.publish(&topic, event, None),
         }
@@ -226,7 +231,7 @@ impl Client {
 }
 
 impl State {
-    /// Whether a subscription to this topic would be a new one.
+    /// Whether a subscription to this topic would be a new one. Fails if the client may not subscribe.
     pub(super) fn may_subscribe(&self, topic: &str, shared: &Shared) -> Result<bool, SubscribeError> {
         let (limit, patterns) = (shared.settings.subscriptions_per_client, shared.settings.patterns_per_client);
         match self.over() {

@@ -1,14 +1,14 @@
-//! What a client asks for when it subscribes.
+//! A subscription: topic or pattern, start, and filter.
 
 use std::{fmt, sync::Arc};
 
 use super::{events::Delivery, handle::ClientHandle};
 use crate::{sync::nothing_is_locked, topics::Start};
 
-/// What a client subscribes to: a topic or a pattern, where it starts, and a filter.
+/// A subscription: a topic or a pattern, where it starts, and a filter.
 ///
-/// The name of a topic alone is one: `client.subscribe("prices/AAPL")`. A pattern has to be asked for, so that no client that
-/// chooses a name chooses all of them: see [`matching`](Self::matching).
+/// A topic name alone is a subscription too: `client.subscribe("prices/AAPL")`. A pattern needs
+/// [`matching`](Self::matching), so that a client that chooses a topic name cannot choose a pattern.
 ///
 /// ```
 /// use tower_sse::{Event, Registry, Start, Subscription};
@@ -35,56 +35,62 @@ pub struct Subscription {
 
 /// Decides which events a subscription lets through.
 #[derive(Clone)]
-pub(crate) struct Filter(Arc<Box<Passes>>); // Boxed, as each cursor has room for one.
+pub(crate) struct Filter(Arc<Box<Passes>>); // Boxed for a thin pointer, because each cursor has this field.
 
 type Passes = dyn Fn(&Delivery, &ClientHandle) -> bool + Send + Sync;
 
 impl Subscription {
-    /// To the topic with this name.
+    /// Creates a subscription to the topic with this name.
     pub fn to(topic: impl Into<String>) -> Self {
         Self { name: topic.into(), may_be_pattern: false, start: Start::Now, filter: None, must_exist: false }
     }
 
-    /// To all topics that match a pattern, those included that come into being later: a segment of it may be `*`, which is
-    /// any one segment, and the last one `**`, which is the rest, one or more. Without wildcards it matches one topic.
+    /// Creates a subscription to all topics that match a pattern, also topics that are created later.
     ///
-    /// Whoever chooses the pattern chooses what is read: `**` is everything. Put nothing into it that a client says unless
-    /// that has been looked at.
+    /// In a pattern, the segment `*` matches any one segment. The last segment may be `**`, which matches one or more
+    /// segments. A pattern without wildcards matches one topic.
+    ///
+    /// Whoever chooses the pattern chooses what is read: `**` matches every topic. Check a client's text before you put
+    /// it into a pattern, or encode it with [`segment`](crate::segment).
     pub fn matching(pattern: impl Into<String>) -> Self {
         Self { may_be_pattern: true, ..Self::to(pattern) }
     }
 
-    /// Sets where the subscription starts, for a client that does not resume. Default: [`Start::Now`].
+    /// Sets where the subscription starts, if the client does not resume. Default: [`Start::Now`].
     pub fn from(self, start: Start) -> Self {
         Self { start, ..self }
     }
 
-    /// Delivers only the events for which the filter returns `true`. Default: all.
+    /// Delivers only the events for which the filter returns `true`. Default: all events.
     ///
-    /// A client that [subscribes again](ClientHandle::subscribe) with another filter has that one from then on.
+    /// A client that [subscribes again](ClientHandle::subscribe) with another filter uses that filter from then on.
     ///
-    /// It is asked each time an event is about to go out to the client, also when it resumes: what it refused live, it
-    /// is asked about again. So it should give the same answer for the same event and the same user. It is asked
-    /// outside all locks, by the task that the stream is polled on: it must not block, and a panic in it is a panic of that task.
+    /// The filter is called each time before an event is sent to the client. After a resume, it is called again for
+    /// events that it held back before. So it should return the same result for the same event and the same user. It is
+    /// called outside all locks, by the task that polls the stream. It must not block, and a panic in it is a panic of
+    /// that task.
     ///
-    /// An event that several subscriptions of a client match goes out if one of them lets it through.
+    /// An event that matches several subscriptions of a client is delivered if one of their filters returns `true`.
     ///
-    /// Cost: events of such a subscription are put together for this client alone, where others share the bytes.
+    /// Cost: the frames of such a subscription are encoded for this client alone. Without a filter, clients share the
+    /// bytes.
     pub fn filter(self, filter: impl Fn(&Delivery, &ClientHandle) -> bool + Send + Sync + 'static) -> Self {
         Self { filter: Some(Filter(Arc::new(Box::new(filter)))), ..self }
     }
 
-    /// Only if the topic exists: else it is refused with [`SubscribeError::NoTopic`](crate::SubscribeError::NoTopic), which axum answers with a
-    /// 404. Default: a topic that does not exist comes into being.
+    /// Requires that the topic exists. Default: a topic that does not exist is created.
     ///
-    /// For what has an end, or is made elsewhere: an answer, a job, an order. Who asks for one that is forgotten, or never was, gets a
-    /// stream without an end otherwise, in which nothing comes.
+    /// Otherwise the subscription is refused with [`SubscribeError::NoTopic`](crate::SubscribeError::NoTopic), which is
+    /// a 404 with axum.
     ///
-    /// A topic exists while it has events that are retained, while it has a [`Producer`](crate::Producer), and from the producer's end
-    /// until it is [forgotten](crate::RegistryConfig::ended_topic_ttl). That somebody else is subscribed to it is not enough. A pattern
-    /// exists while a topic does that matches it.
+    /// Use it for a topic that has an end, or that is created elsewhere: an answer, a job, an order. Otherwise a client
+    /// that asks for a topic that is forgotten, or never existed, gets an endless stream without events.
     ///
-    /// The question and the subscription are one step: a topic that was there is not forgotten in between.
+    /// A topic exists while it has retained events, while it has a [`Producer`](crate::Producer), and from the
+    /// producer's end until the topic is [forgotten](crate::RegistryConfig::ended_topic_ttl). Other subscribers alone
+    /// do not count. A pattern exists while a topic exists that matches it.
+    ///
+    /// The check and the subscription are one step: the topic is not forgotten in between.
     ///
     /// ```
     /// use tower_sse::{Registry, Start, SubscribeError, Subscription};

@@ -230,7 +230,7 @@ mod tests {
             ),
             format!(
                 "INFO tower_sse message=subscription refused client={id} \
-                 error=the client has 3 subscriptions, as many as it may have"
+                 error=the client has reached its limit of 3 subscriptions: end one, or raise the limit"
             ),
             format!("DEBUG tower_sse message=subscribed client={id} topic=\"a/1\""),
             format!("DEBUG tower_sse message=unsubscribed client={id} topic=\"a/1\""),

@@ -460,7 +460,7 @@ mod failures {
                 let response = Client::connect(house.address, version).await.send(request).await.unwrap();
                 (response.status().as_u16(), text(response).await)
             };
-            assert_eq!(get("/never", "1-0").await, (404, "there is no topic \"never\", or no longer".into()));
+            assert_eq!(get("/never", "1-0").await, (404, "the topic \"never\" does not exist, or was forgotten".into()));
             let producer = registry.start_producer("answer").unwrap();
             let id = producer.publish(Event::data("1")).unwrap().position().to_string();
             producer.end();

@@ -673,7 +673,7 @@ fn a_topic_that_is_not_there_is_a_404_and_one_that_failed_a_410_with_a_sentence(
     let registry = Registry::new();
     let client = registry.connect();
     let refused = client.subscribe(Subscription::to("answers/1").existing()).unwrap_err();
-    assert_eq!(refused.to_string(), "there is no topic \"answers/1\", or no longer");
+    assert_eq!(refused.to_string(), "the topic \"answers/1\" does not exist, or was forgotten");
     assert_eq!(refused.into_response().status(), StatusCode::NOT_FOUND);
     drop(registry.start_producer("answers/1").unwrap());
     let (_, gone) = answer(&quiet(&registry), Request::new(()), |client| {
