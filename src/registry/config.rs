@@ -1,4 +1,4 @@
-//! How a registry is set up: what it retains, and for how many.
+//! The configuration of a registry: retention, limits, producers, observers and presence.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,9 @@ use crate::{
     topics::{LastWord, TopicSettings},
 };
 
-/// How a [`Registry`](crate::Registry) is set up.
+/// The configuration of a [`Registry`](crate::Registry).
+///
+/// Every setting has a default. The setters take and return the configuration by value.
 ///
 /// ```
 /// use std::time::Duration;
@@ -33,106 +35,132 @@ pub struct RegistryConfig {
 }
 
 impl RegistryConfig {
-    /// How much all topics together retain. Default: 64 MiB, no bound on events or age.
+    /// Sets how much all topics together retain. Default: 64 MiB, no bound on events or age.
     ///
-    /// This bounds the registry's memory: no number of topics or events makes it take more, except for about 2 MiB of joined
-    /// frames, for the clients, for the names of topics that have subscribers or a live [`Producer`](crate::Producer), and for what is remembered
-    /// of what is gone: the names of 8,192 topics, and 16,384 ids of events' own with the names of their topics.
+    /// The bound in bytes is the bound of the registry's memory. It covers the retained events and the names of topics
+    /// that nobody uses. It does not cover:
     ///
-    /// The oldest goes first, be it an event, or a topic of which nothing is left but that its producer has ended it. The logs of
-    /// patterns take at most about a quarter of it: see [`patterns_per_client`](Self::patterns_per_client).
+    /// - joined frames: about 2 MiB, and 512 KiB for each core (at most 16) once topics have 32 subscribers or more;
+    /// - the clients;
+    /// - the names of topics that have subscribers or a live [`Producer`](crate::Producer);
+    /// - the memory of what was evicted: the names of 8,192 topics, and 16,384 ids that publishers chose, each with
+    ///   the name of its topic.
+    ///
+    /// The registry evicts the oldest first: an event, or an ended topic that has no events left. The logs of patterns
+    /// take at most about a quarter of the bound: see [`patterns_per_client`](Self::patterns_per_client).
     #[must_use]
     pub fn total_retention(mut self, retention: Retention) -> Self {
         self.topics.total_retention = retention;
         self
     }
 
-    /// How much each topic retains. Default: 16 MiB, or a quarter of what [all topics together](Self::total_retention) retain if
-    /// that is less; no bound on events or age.
+    /// Sets how much each topic retains. Default: 16 MiB, or a quarter of the [total](Self::total_retention) if that is
+    /// less; no bound on events or age.
     ///
-    /// With the default, 20,000 tokens of an answer stay whole if their events have 450 bytes each, and a topic
-    /// that is published on without end leaves three quarters of the memory to the others. An event that is larger than the
-    /// default bound is published all the same, and is the only one of its topic then; a bound that is set refuses it.
+    /// It replaces [`topic_retention_by`](Self::topic_retention_by), and the other way round: the last call counts.
+    ///
+    /// With the default, an answer of 20,000 tokens stays complete if its events have 450 bytes each. A topic that is
+    /// published on without end leaves three quarters of the memory to the other topics.
+    ///
+    /// The default accepts an event that is larger than its bound. The topic then retains only that event. A bound that
+    /// you set refuses such an event with [`PublishError::TooLarge`](crate::PublishError::TooLarge).
     #[must_use]
     pub fn topic_retention(mut self, retention: Retention) -> Self {
         (self.topics.topic_retention, self.topics.topic_retention_by) = (Some(retention), None);
         self
     }
 
-    /// How much a topic retains, by its name. It is asked when a topic comes into being. A topic that gets
-    /// [`Retention::default`] has no bound of its own, and can push out the events of all others.
+    /// Sets how much each topic retains, by its name. Default: as [`topic_retention`](Self::topic_retention).
+    ///
+    /// The registry calls the function outside all locks when it creates a topic. A topic that gets
+    /// [`Retention::default`] has no bound of its own, so its events can evict the events of all other topics.
     #[must_use]
     pub fn topic_retention_by(mut self, retention: impl Fn(&str) -> Retention + Send + Sync + 'static) -> Self {
         self.topics.topic_retention_by = Some(Arc::new(retention));
         self
     }
 
-    /// Limits the streams of all layers together that have this registry: see [`Limit`]. Default: no limit. With more than one, there has to be room in
-    /// each.
+    /// Limits the streams of all layers that share this registry: see [`Limit`]. Default: no limit.
+    ///
+    /// You can call it several times. A stream then needs a slot of each limit.
     #[must_use]
     pub fn limit(mut self, limit: Limit) -> Self {
         self.clients.limits.push(limit);
         self
     }
 
-    /// How many topics one client can be subscribed to. Default: 1,000.
+    /// Sets how many subscriptions one client may have, patterns included. Default: 1,000.
+    ///
+    /// One more is refused with [`SubscribeError::TooMany`](crate::SubscribeError::TooMany).
     #[must_use]
     pub fn subscriptions_per_client(mut self, limit: usize) -> Self {
         self.clients.subscriptions_per_client = limit;
         self
     }
 
-    /// How many patterns one client can be subscribed to, as a part of its
-    /// [subscriptions](Self::subscriptions_per_client). Default: 16. One more is refused, with
+    /// Sets how many patterns one client may subscribe to. Default: 16.
+    ///
+    /// Patterns count as [subscriptions](Self::subscriptions_per_client) too. One more is refused with
     /// [`SubscribeError::TooManyPatterns`](crate::SubscribeError::TooManyPatterns).
     ///
-    /// Each event costs its publisher some time for every pattern that matches its topic and has subscribers, and a row of about
-    /// 60 bytes in the log of that pattern, which those with the same pattern share. All those logs together take at most a quarter of
-    /// what is [retained](Self::total_retention). Where that is not enough, those that have more than an equal share lose their oldest rows:
-    /// the events stay in their topics, and whoever reads the pattern from there is told of a gap.
+    /// Cost: a publisher spends time on every subscribed pattern that matches the topic. Each event takes about 60
+    /// bytes in the log of each such pattern. Clients with the same pattern share one log.
+    ///
+    /// The logs of all patterns together take at most a quarter of the [total retention](Self::total_retention). If
+    /// they need more, the logs that are larger than an equal share lose their oldest entries. The events stay in their
+    /// topics, and a client that reads such a pattern from there is notified of a gap.
     #[must_use]
     pub fn patterns_per_client(mut self, limit: usize) -> Self {
         self.clients.patterns_per_client = limit;
         self
     }
 
-    /// Ends streams that read nothing for so long although events wait for them, as the peer takes no bytes. `None`:
-    /// never. Default: one minute.
+    /// Sets how long a client may read nothing while events wait for it. Default: one minute. `None`: no timeout.
     ///
-    /// Such a client leaves its topics and is over, as [`CloseReason::Stalled`](crate::CloseReason::Stalled); its stream ends when its body is next polled.
-    /// Its slots of [limits](crate::Limit) are free for others. A client that was closed, and does not take its end, is found in the same way.
-    /// It is found within one and a half of that time, as long as anything is published or any stream has a heartbeat. Its socket is
-    /// the server's to close: `TCP_USER_TIMEOUT`, or HTTP/2 keep-alive, as in `examples/support/sockets.rs`.
+    /// A client is stalled if its peer takes no bytes for that long. The registry removes the client from its topics
+    /// and closes it with [`CloseReason::Stalled`](crate::CloseReason::Stalled). Its slots of [limits](crate::Limit)
+    /// become free. The stream itself ends when its body is next polled. A client that was closed and does not read its
+    /// end is stalled too.
     ///
-    /// Cost: a look at each client four times in that time, some 50 ns each, by whoever publishes then.
+    /// The registry finds a stalled client within one and a half times the timeout, as long as somebody publishes or
+    /// any stream has a heartbeat. The registry cannot close the socket. Let the server do that, with
+    /// `TCP_USER_TIMEOUT` or HTTP/2 keep-alive, as in `examples/support/sockets.rs`.
+    ///
+    /// Cost: four times in each timeout, one publisher or heartbeat checks all clients, about 50 ns each.
     #[must_use]
     pub fn stalled_client_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.clients.stalled_client_timeout = timeout.into();
         self
     }
 
-    /// How long what a [`Producer`](crate::Producer) wrote can be read after its end. Default: five minutes.
+    /// Sets how long a topic stays readable after its [`Producer`](crate::Producer) has ended it. Default: five
+    /// minutes.
     ///
-    /// After that, the topic is forgotten when next something is published or subscribed to: a bounded piece of that work with
-    /// each call. Whoever is subscribed to it then still comes to its end. It goes earlier if it is the oldest of all that
-    /// is [retained](Self::total_retention), and that is more than may be.
+    /// After that time, the next calls that publish or subscribe forget the topic. Each call does a bounded part of
+    /// that work. A client that is still subscribed to the topic reads it to its end.
+    ///
+    /// The topic is evicted earlier if the [total retention](Self::total_retention) is exceeded and the topic is the
+    /// oldest.
     #[must_use]
     pub fn ended_topic_ttl(mut self, time: Duration) -> Self {
         self.topics.ended_topic_ttl = time;
         self
     }
 
-    /// The last event of a topic whose [`Producer`](crate::Producer) fails without one of the program's: it is dropped without an end, its task panics or is
-    /// aborted, its stream gives an error. `None`: there is none, and readers are told only by the status that they get when they come back.
+    /// Sets the last event of a topic whose [`Producer`](crate::Producer) fails without an event of its own.
     ///
-    /// Default: an event of the type `failed` with JSON data that names the topic:
+    /// A producer fails so if it is dropped without an end, if its task panics or is aborted, or if its stream returns
+    /// an error. `None`: no last event; a reader learns of the failure only by the status 410 when it reconnects.
+    ///
+    /// Default: an event of the type `failed`, with JSON data that names the topic:
     ///
     /// ```text
     /// event: failed
     /// data: {"topic":"answers/42"}
     /// ```
     ///
-    /// An id of the event's own is not sent: it has that of its topic's events. Where the event is larger than what may be retained, there is none.
+    /// The event gets an id of its topic; an id that you set is ignored. If the event is larger than the retention
+    /// allows, the topic has no last event.
     ///
     /// ```
     /// use tower_sse::{Event, RegistryConfig};
@@ -146,34 +174,43 @@ impl RegistryConfig {
         self
     }
 
-    /// The last event of a topic whose producer is [cancelled](crate::Registry::cancel_producer) without one of the program's: as [`failed_event`](Self::failed_event).
-    /// Default: an event of the type `cancelled` with JSON data that names the topic.
+    /// Sets the last event of a topic whose producer is [cancelled](crate::Registry::cancel_producer).
+    ///
+    /// Default: an event of the type `cancelled`, with JSON data that names the topic. Otherwise as
+    /// [`failed_event`](Self::failed_event).
     #[must_use]
     pub fn cancelled_event(mut self, event: impl Into<Option<Event>>) -> Self {
         self.topics.cancelled_event = LastWord::own(event.into());
         self
     }
 
-    /// Tells an [`Observer`] of what happens. Default: nobody. With more than one, each is told, in this order.
+    /// Adds an [`Observer`] that is notified of what happens. Default: no observer.
+    ///
+    /// You can call it several times. The observers are notified in the order in which they were added.
     #[must_use]
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.clients.observers.push(observer);
         self
     }
 
-    /// Whose a client is, for [`Presence`](crate::Presence): clients with the same key are one member. Default, and where
-    /// it gives `None`: each client is a member of its own.
+    /// Sets how clients are grouped into members, for [`Presence`](crate::Presence). Default: each client is a member
+    /// of its own.
     ///
-    /// It is asked once for each client, outside all locks: when its stream begins, or when it first subscribes if that is later.
-    /// What it looks at has to be known by then. A client that has no stream is not asked for.
+    /// Clients with the same key are one member. A client whose key is `None` is a member of its own.
+    ///
+    /// The registry calls the function once for each client, outside all locks: when the client's stream begins, or at
+    /// its first subscription if that is later. The metadata that the function reads must be set by then. The registry
+    /// does not call it for a client that has no stream.
     #[must_use]
     pub fn presence_key(mut self, key: impl Fn(&ClientHandle) -> Option<String> + Send + Sync + 'static) -> Self {
         self.clients.presence_key = Some(PresenceKey::new(key));
         self
     }
 
-    /// How long a member stays present when its last client has gone, so that one who reconnects neither leaves nor joins. Default: ten
-    /// seconds, as browsers come back after three to five.
+    /// Sets how long a member stays present after its last client has disconnected. Default: ten seconds.
+    ///
+    /// A member that reconnects within that time neither leaves nor joins. Browsers reconnect after three to five
+    /// seconds.
     #[must_use]
     pub fn presence_grace(mut self, grace: Duration) -> Self {
         self.clients.presence_grace = grace;

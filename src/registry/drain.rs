@@ -1,4 +1,4 @@
-//! A graceful end.
+//! A graceful shutdown: ends all streams of a registry within a time window.
 
 use std::{
     borrow::Borrow,
@@ -18,7 +18,7 @@ use crate::{
     stream::CloseReason,
 };
 
-/// How a registry ends its streams: see [`Registry::drain`].
+/// How [`Registry::drain`] ends the streams of a registry.
 ///
 /// ```
 /// use std::time::Duration;
@@ -41,59 +41,80 @@ pub struct Drain {
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Drain {
-    /// Ends all streams within this time (at most a day), spread over the first three quarters of it so that not all clients come back at once.
-    /// It begins when the drain is first polled.
+    /// Ends all streams within this time, at most one day.
+    ///
+    /// The streams end spread over the first three quarters of the window, so that the clients do not all reconnect at
+    /// once. The window begins when the drain is first polled.
     pub fn within(window: Duration) -> Self {
         let window = window.min(A_DAY);
         Self { window, finish_within: window, last_words: LastWords::default() }
     }
 
-    /// Lets streams that [may finish](crate::ClientHandle::finish_on_drain) go on for so long (at most a day). Default: the window.
-    /// Those that have not by then end together, in the last quarter of a window.
+    /// Sets how long streams that [may finish](crate::ClientHandle::finish_on_drain) stay open. Default: the window. At
+    /// least the window, at most one day.
+    ///
+    /// The streams that have not finished by then end together, a quarter of a window before this time is over.
     pub fn finish_within(self, time: Duration) -> Self {
         Self { finish_within: time.clamp(self.window, A_DAY), ..self }
     }
 
-    /// Ends each stream with this event, without an id if it has one: who comes back could not resume from it. Default: none. A layer's own [farewell](crate::SseLayer::farewell) goes before it.
+    /// Sends this event at the end of each stream. Default: no event.
+    ///
+    /// An id of the event is not sent, because a client could not resume from it. A layer's own
+    /// [farewell](crate::SseLayer::farewell) is sent first.
     pub fn farewell(mut self, event: impl Borrow<Event>) -> Self {
         self.last_words.farewell = Arc::new(event.borrow().clone());
         self
     }
 
-    /// Ends each stream with a `retry:` field: how long its client waits before it reconnects, on average. Each gets between half of that and one and a
-    /// half, so that not all come back at once. It is part of the [farewell](Self::farewell), as some client libraries overlook one that has no data with it.
-    /// Default: none, which leaves it to the client; browsers wait for three to five seconds.
+    /// Sends a `retry:` field at the end of each stream: the average time that a client waits before it reconnects.
+    ///
+    /// Default: no field, so each client uses its own delay; browsers wait three to five seconds. Each stream gets a
+    /// random value between half of the delay and one and a half times the delay, so that the clients do not all
+    /// reconnect at once. The field is part of the [farewell](Self::farewell) event, because some client libraries
+    /// ignore a `retry:` without data.
     pub fn reconnect_delay(mut self, delay: Duration) -> Self {
         self.last_words.reconnect_delay = Some(delay);
         self
     }
 }
 
-/// How a [drain](Registry::drain) went.
+/// The result of a [drain](Registry::drain).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// Streams that have ended since it began: with a clean end, or because their clients left.
-    pub ended: u64,
-    /// Streams that could not be told of their end, as their peers read nothing, those among them whose clients
-    /// [stalled](crate::RegistryConfig::stalled_client_timeout) before. Only the end of their connections ends them.
+    /// The streams that have ended since the drain began: cleanly, or because their clients disconnected.
     ///
-    /// One whose last bytes the server has taken has ended, though they may wait in the server's buffers for a peer that reads nothing.
+    /// A stream counts as ended when the server has taken its last bytes. Those bytes may still wait in the server's
+    /// buffers for a peer that reads nothing.
+    pub ended: u64,
+    /// The streams that could not be ended, because their peers read nothing.
+    ///
+    /// They include streams whose clients [stalled](crate::RegistryConfig::stalled_client_timeout) before. Such a
+    /// stream ends only with its connection.
     pub still_open: u64,
 }
 
 impl Registry {
-    /// Ends all streams, each at a boundary between two events and when it has what was published until then, spread over a window.
-    /// From now on, requests for new ones are [refused](crate::RefusedReason::Draining); what is published still goes to those that are open.
+    /// Ends all streams within a time window, and refuses new ones.
     ///
-    /// Awaiting it ends them, and says how many have ended and how many are still open. It takes as long as the window at most, or
-    /// as [`Drain::finish_within`] says if there are streams that may finish; it is done as soon as all have ended. What has not got to
-    /// its end when seven eighths of the time are over is cut off there, with its farewell if it is at a boundary: a stream that has stalled in the
-    /// middle of an event, which clients drop, or one whose client is slow to read. A request that is being answered
-    /// is refused when it is. If it is dropped before it is done, the rest stay open, and new ones are refused still; it can be called again.
-    /// With streams in several runtimes, await it in one that does not stand still: streams of a runtime that does stay open, and hold up no others.
+    /// New requests for streams are [refused](crate::RefusedReason::Draining) as soon as this is called. Await the
+    /// future to end the open streams; it returns how many have ended and how many are still open. Each stream ends at
+    /// a boundary between two events, after all events that were published until then. Events that are published later
+    /// still reach the streams that are open.
     ///
-    /// It goes beside the server's own graceful end, which waits for open streams and ends none:
+    /// The future takes at most as long as the window, or as [`Drain::finish_within`] if some streams may finish. It
+    /// completes as soon as all streams have ended. When seven eighths of the window are over, the streams that have
+    /// not reached their end are cut off: a stream that has stalled in the middle of an event, or one whose client is
+    /// slow to read. A stream that is cut off at a boundary still gets its farewell. Clients discard an event that is
+    /// cut off in the middle.
+    ///
+    /// A request whose handler is still running is refused when its handler returns. If you drop the future early, the
+    /// remaining streams stay open and new ones are still refused; you can call `drain` again. If streams run in
+    /// several tokio runtimes, await the future in a runtime that keeps running. The streams of a blocked runtime stay
+    /// open, and do not delay the others.
+    ///
+    /// Use it together with the server's own graceful shutdown, which waits for open streams and does not end them:
     ///
     /// ```
     /// use std::{net::SocketAddr, time::Duration};
@@ -124,7 +145,7 @@ impl Registry {
         }
     }
 
-    /// Whether it is being [drained](Self::drain), and takes no new streams: time for a readiness probe to say no.
+    /// Whether the registry is being [drained](Self::drain) and refuses new streams. Use it in a readiness probe.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.shared.draining.has_begun()
@@ -144,7 +165,7 @@ impl Shared {
                 sleep_until(due).await;
             }
             match client.style().finish_on_drain {
-                // It was said meanwhile.
+                // The handler has allowed it meanwhile.
                 true => finishing.push(client),
                 false => {
                     client.close(CloseReason::Drained);
@@ -164,7 +185,7 @@ impl Shared {
     }
 }
 
-/// Waits until all are over, and cuts those off that are not by then.
+/// Waits until all clients' streams have ended. Cuts off at `time` those that have not.
 async fn cut_at(time: Instant, deadline: Instant, clients: &[Arc<Client>]) {
     if timeout_at(time, all_told(clients)).await.is_err() {
         clients.iter().for_each(|client| client.cut(CloseReason::Drained));
@@ -178,7 +199,7 @@ async fn all_told(clients: &[Arc<Client>]) {
     }
 }
 
-/// Waits for both at the same time.
+/// Waits for two futures at the same time.
 async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
     let (mut one, mut other) = (pin!(one), pin!(other));
     let (mut one_is_done, mut other_is_done) = (false, false);

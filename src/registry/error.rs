@@ -1,4 +1,4 @@
-//! One type for all errors.
+//! One error type for all errors of the crate.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use crate::{
     topics::PublishError,
 };
 
-/// Any error of this crate: each of the others becomes one with `?`.
+/// Any error of this crate. Every other error type converts into it with `?`.
 ///
-/// It is for a handler that does several things. Its message is that of the error inside. With the `axum` feature it is a response: that of
-/// the error inside.
+/// Use it in a handler that does several things. Its message is the message of the inner error. With the `axum` feature
+/// it is a response: the response of the inner error.
 ///
 /// ```
 /// # #[cfg(feature = "json")] {
@@ -33,19 +33,19 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// A value cannot be part of an event.
+    /// A value is not valid in an event.
     Event(EventError),
-    /// A name cannot be that of a topic or of a pattern.
+    /// The name of a topic or a pattern is invalid.
     Topic(TopicError),
-    /// A client was not subscribed.
+    /// A subscription was refused.
     Subscribe(SubscribeError),
     /// An event was not published.
     Publish(PublishError),
-    /// A topic was not given to a producer.
+    /// A producer was not started.
     Producer(ProducerError),
-    /// A client does not resume.
+    /// A client cannot resume from an id.
     Resume(ResumeError),
-    /// There is no room for a stream.
+    /// A stream was refused.
     Refused(RefusedReason),
 }
 
@@ -70,7 +70,7 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {
-    /// What is behind the error inside, for which this one speaks.
+    /// Returns the source of the inner error, because the message is already the inner error's.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.inner().source()
     }

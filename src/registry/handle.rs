@@ -1,4 +1,4 @@
-//! The handle to the shared home of topics and clients.
+//! The handle to a registry: publish, start producers, and find clients.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
@@ -13,16 +13,21 @@ use crate::{
     topics::{Deferred, PublishError, Receipt},
 };
 
-/// The shared home of topics and clients: publish on a topic, and every client that is subscribed to it gets the event.
+/// The shared home of topics and clients.
 ///
-/// It is a handle: clones share the same home, and it can be published to from any thread and any task, without await.
+/// Publish an event on a topic, and every client that is subscribed to the topic gets the event.
 ///
-/// Published events go into one bounded log; a client is a set of cursors into it. So a slow client holds no memory
-/// and holds nobody up, a client that comes back with a `Last-Event-ID` reads on where it was, and a topic that
-/// retains one event is a last-value cache. What a client should have had and is no longer retained is a [gap](crate::Gap), which it is told of.
+/// A `Registry` is a handle: clones share the same topics and clients. You can publish from any thread and any task,
+/// without `await`.
 ///
-/// All memory for topics without subscribers and for events is bounded by [`RegistryConfig::retention`]: the oldest events of all go first.
-/// A topic comes into being when it is first published or subscribed to, and is forgotten when it has no events and no subscribers.
+/// Published events go into one bounded log, and a client is a set of cursors into that log. So a slow client holds no
+/// memory and delays nobody. A client that reconnects with a `Last-Event-ID` continues where it was. A topic that
+/// retains one event is a last-value cache. If a client should get an event that is no longer retained, the client is
+/// notified of a [gap](crate::Gap).
+///
+/// [`RegistryConfig::total_retention`] bounds the memory of all events and of all topics without subscribers. The
+/// oldest events of all topics are evicted first. The first publish or subscribe creates a topic. The registry forgets
+/// a topic that has no events and no subscribers.
 ///
 /// ```
 /// use tower_sse::{Event, Registry};
@@ -38,13 +43,13 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry with the defaults of [`RegistryConfig`].
+    /// Creates a registry with the defaults of [`RegistryConfig`].
     #[must_use]
     pub fn new() -> Self {
         Self::with_config(RegistryConfig::default())
     }
 
-    /// A registry with this configuration.
+    /// Creates a registry with this configuration.
     #[must_use]
     pub fn with_config(config: RegistryConfig) -> Self {
         Self { shared: Arc::new(Shared::new(config.topics, config.clients)) }
@@ -54,23 +59,27 @@ impl Registry {
         Self { shared }
     }
 
-    /// Publishes an event on a topic, for every client that is subscribed to it now or resumes from before it.
+    /// Publishes an event on a topic.
     ///
-    /// Cost: the event is encoded once and copied once, however many clients there are, and those that wait are woken.
-    /// No client's slowness delays it.
+    /// Every client that is subscribed to the topic gets the event. So does a client that later resumes from before the
+    /// event.
+    ///
+    /// Cost: the event is encoded and copied once, for any number of clients. The clients that wait for an event are
+    /// woken. A slow client does not delay the call.
     ///
     /// # Errors
     ///
-    /// [`PublishError`] if the topic name is invalid, if the event is larger than what may be retained, or if the topic has ended.
+    /// [`PublishError`] if the topic name is invalid, if the event is larger than the retention allows, if the event's
+    /// own id may become the id of a later event, or if the topic has ended.
     pub fn publish(&self, topic: impl AsRef<str>, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
         let topic = topic.as_ref();
         topic_name::check(topic)?;
         self.shared.publish(topic, event.borrow(), None)
     }
 
-    /// Starts a producer for a topic. The producer fills the topic and marks its end: see [`Producer`].
+    /// Starts a producer, which fills a topic and marks its end: see [`Producer`].
     ///
-    /// If the topic has ended, it begins anew. What is retained of it stays in front.
+    /// If the topic has ended, it begins again. The events that it retains stay in front of the new ones.
     ///
     /// # Errors
     ///
@@ -80,7 +89,9 @@ impl Registry {
         Producer::begin(&self.shared, topic.as_ref(), false)
     }
 
-    /// Gives a topic to a producer, and stops the producer that it has, if any: what that one writes from now on is refused.
+    /// Starts a producer for a topic, and stops the topic's current producer.
+    ///
+    /// Events that the stopped producer publishes from now on are refused with [`PublishError::Replaced`].
     ///
     /// # Errors
     ///
@@ -90,19 +101,23 @@ impl Registry {
         Producer::begin(&self.shared, topic.as_ref(), true)
     }
 
-    /// Stops the producer of a topic, and ends the topic, which is then [cancelled](TopicState::Cancelled). Returns `false` if the topic has no producer.
+    /// Stops the producer of a topic, and ends the topic as [cancelled](TopicState::Cancelled).
     ///
-    /// Its readers are told with the event that [`RegistryConfig::cancelled_event`] says, and get no 204: see [`Producer`].
+    /// Returns `false` if the topic has no producer. The readers of the topic get the event that
+    /// [`RegistryConfig::cancelled_event`] sets as the last one. A client that reconnects after the end gets a 410: see
+    /// [`Producer`].
     pub fn cancel_producer(&self, topic: impl AsRef<str>) -> bool {
         Producer::cancel(&self.shared, topic.as_ref())
     }
 
-    /// The same, with an event of the program's as the last one, in one step: nobody gets it without the end, or the end without it.
-    /// `false`: the topic has no producer, and nothing is published.
+    /// Stops the producer of a topic as [`cancel_producer`](Self::cancel_producer), with your own last event.
+    ///
+    /// The event and the end are one step: no reader gets one without the other. Returns `false` and publishes nothing
+    /// if the topic has no producer.
     ///
     /// # Errors
     ///
-    /// [`PublishError::TooLarge`]: the producer goes on.
+    /// [`PublishError`] as [`publish`](Self::publish), such as [`PublishError::TooLarge`]. The producer then continues.
     pub fn cancel_producer_with(
         &self,
         topic: impl AsRef<str>,
@@ -111,7 +126,7 @@ impl Registry {
         Producer::cancel_producer_with(&self.shared, topic.as_ref(), event.borrow())
     }
 
-    /// How a topic is filled. Returns `None` if the topic does not exist, or was forgotten.
+    /// Returns how a topic is filled, or `None` if the topic does not exist or was forgotten.
     #[must_use]
     pub fn topic_state(&self, topic: impl AsRef<str>) -> Option<TopicState> {
         let mut deferred = Deferred::default();
@@ -124,7 +139,10 @@ impl Registry {
         })
     }
 
-    /// Whose open streams are subscribed to a topic, or to a pattern, by just that name: see [`Presence`].
+    /// Returns the members that are subscribed to a topic or a pattern: see [`Presence`].
+    ///
+    /// The list has the clients that are subscribed by exactly this name. Cost: the first handle for a name looks at
+    /// all clients.
     ///
     /// # Errors
     ///
@@ -134,16 +152,21 @@ impl Registry {
         Ok(self.shared.presence(name.as_ref()))
     }
 
-    /// All clients whose streams are open. A client whose request is still being answered is not among them.
+    /// Returns all clients whose streams are open.
     ///
-    /// Cost: a few nanoseconds for each.
+    /// A client whose request is still being handled is not among them.
+    ///
+    /// Cost: a few nanoseconds for each client.
     #[must_use]
     pub fn clients(&self) -> Vec<ClientHandle> {
         let clients = self.shared.known_clients().into_iter();
         clients.filter(|client| client.is_open()).map(ClientHandle::new).collect()
     }
 
-    /// A client that came with no request: a reader of [`into_events`](ClientHandle::into_events) in this process, behind a WebSocket, say.
+    /// Creates a client without a request, to read events in this process with
+    /// [`into_events`](ClientHandle::into_events).
+    ///
+    /// Use it behind a WebSocket, for example.
     #[must_use]
     pub fn connect(&self) -> ClientHandle {
         ClientHandle::new(Arc::new(Client::new(Arc::clone(&self.shared), false)))
@@ -159,27 +182,27 @@ impl Registry {
         client_pool.client(&self.shared, last_event_id, admission, is_head)
     }
 
-    /// What limits all of its streams.
+    /// The limits of all streams of the registry.
     pub(crate) fn limits(&self) -> &[Limit] {
         &self.shared.settings.limits
     }
 
-    /// The client with this id, if its stream is open or its request is still being answered.
+    /// Returns the client with this id, if its stream is open or its request is still being handled.
     #[must_use]
     pub fn client(&self, id: &ClientId) -> Option<ClientHandle> {
         self.shared.client(id).map(ClientHandle::new)
     }
 
-    /// Where the newest event stands; before the first, where the registry begins.
+    /// Returns the position of the newest event, or the registry's first position if nothing was published.
     ///
-    /// With it as its id, a handler's own first event (a welcome, a snapshot) gives a fresh client a position to resume
-    /// from before anything was published. Take it before subscribing.
+    /// Use it as the id of a handler's own first event, such as a welcome or a snapshot. A new client can then resume
+    /// from that event before anything else was published. Take the position before you subscribe.
     #[must_use]
     pub fn position(&self) -> Position {
         self.shared.topics.position()
     }
 
-    /// Counts clients, topics and events at this moment.
+    /// Counts clients, topics and events at this moment. Cost: a few nanoseconds for each open stream.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared.stats()
@@ -199,7 +222,7 @@ impl fmt::Debug for Registry {
 }
 
 impl ClientHandle {
-    /// The registry that the client belongs to.
+    /// Returns the registry that the client belongs to.
     #[must_use]
     pub fn registry(&self) -> Registry {
         Registry::from_shared(Arc::clone(self.client.shared()))

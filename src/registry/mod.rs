@@ -1,4 +1,4 @@
-//! The handle to all topics and clients: its configuration, producers, and the graceful end.
+//! The handle to all topics and clients: configuration, producers, errors, and the graceful shutdown.
 
 mod config;
 mod drain;

@@ -1,4 +1,4 @@
-//! Topics that one producer fills and ends.
+//! A producer: the one publisher of a topic, which marks the topic's end.
 
 use std::{borrow::Borrow, convert::Infallible, fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
@@ -14,30 +14,32 @@ use crate::{
     topics::{Deferred, Feed, FeedState, Kept, Over, Production, PublishError, Receipt, Writer},
 };
 
-/// Who fills a topic and marks its end: an answer of a language model, the output of a job.
+/// The one publisher of a topic, which marks the topic's end. Use it for an LLM answer or a job's output.
 ///
-/// Its readers come, go and resume as on any topic. Whoever has read up to the end is through with the topic, and a
-/// stream that is through with all of its topics ends. A reader that comes after the end gets what is retained, and the end.
-/// Some time later the topic is forgotten: [`RegistryConfig::ended_topic_ttl`](crate::RegistryConfig::ended_topic_ttl).
+/// Clients read the topic, disconnect and resume as on any other topic. When a client has read a topic to its end, that
+/// subscription is complete. A stream ends when all its topics are complete. A client that subscribes after the end
+/// gets the retained events, and then the end. The registry forgets the topic after
+/// [`RegistryConfig::ended_topic_ttl`](crate::RegistryConfig::ended_topic_ttl).
 ///
 /// # How it ends
 ///
-/// A topic that is not whole never passes for one that is:
+/// An incomplete topic never looks like a complete one:
 ///
-/// | what the program does | [`TopicState`](crate::TopicState) | last event | [`CloseReason`](crate::CloseReason) of its readers | who has had all and comes back |
+/// | what the application does | [`TopicState`](crate::TopicState) | last event | [`CloseReason`](crate::CloseReason) of the readers | status for a client that reconnects after the end |
 /// |---|---|---|---|---|
 /// | [`end`](Self::end), or the end of the stream of [`spawn_from`](Self::spawn_from) | `Ended` | none | `TopicsEnded` | 204 |
-/// | [`finish`](Self::finish) | `Ended` | the program's | `TopicsEnded` | 204 |
-/// | [`fail_with`](Self::fail_with) | `Failed` | the program's | `TopicFailed` | 410 |
-/// | [`fail`](Self::fail), a drop without an end, a panic, a task that is aborted, an `Err` of the stream of [`try_spawn_from`](Self::try_spawn_from) | `Failed` | [`failed_event`](crate::RegistryConfig::failed_event) | `TopicFailed` | 410 |
-/// | [`Registry::cancel_producer_with`](crate::Registry::cancel_producer_with) | `Cancelled` | the program's | `TopicCancelled` | 410 |
+/// | [`finish`](Self::finish) | `Ended` | your own | `TopicsEnded` | 204 |
+/// | [`fail_with`](Self::fail_with) | `Failed` | your own | `TopicFailed` | 410 |
+/// | [`fail`](Self::fail), a drop without an end, a panic, an aborted task, an `Err` from the stream of [`try_spawn_from`](Self::try_spawn_from) | `Failed` | [`failed_event`](crate::RegistryConfig::failed_event) | `TopicFailed` | 410 |
+/// | [`Registry::cancel_producer_with`](crate::Registry::cancel_producer_with) | `Cancelled` | your own | `TopicCancelled` | 410 |
 /// | [`Registry::cancel_producer`](crate::Registry::cancel_producer) | `Cancelled` | [`cancelled_event`](crate::RegistryConfig::cancelled_event) | `TopicCancelled` | 410 |
 ///
-/// The last event and the end are one step: no reader gets the one without the other. The last event of a topic that failed or was cancelled
-/// is for whoever has not had it, those included who subscribe with [`Start::Now`](crate::Start::Now) when it is over. It is an event
-/// like any other: it has an id, filters are asked about it, and it can be evicted. The statuses are those of
-/// [`EventStream`](crate::EventStream); both make a browser's `EventSource` stop for good. A stream of several topics
-/// goes on until all have ended, and is failed or cancelled if one of them was.
+/// The last event and the end are one step: no reader gets one without the other. The last event of a failed or
+/// cancelled topic reaches every client that has not read it, also a client that subscribes with
+/// [`Start::Now`](crate::Start::Now) after the end. It is an event like any other: it has an id, filters decide on it,
+/// and it can be evicted. [`EventStream`](crate::EventStream) returns the statuses; both make a browser's `EventSource`
+/// stop for good. A stream of several topics ends when all of them have ended. Its close reason is the worst of their
+/// ends: failed, then cancelled, then complete.
 ///
 /// ```
 /// use tower_sse::{Event, Registry};
@@ -46,8 +48,7 @@ use crate::{
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let registry = Registry::new();
 /// let tokens = tokio_stream::iter(["Once", " upon", " a", " time"].map(Event::data));
-/// // It goes on whether or not anybody reads.
-/// registry.start_producer("answers/42")?.spawn_from(tokens).await??;
+/// // The producer continues whether or not a client reads.
 /// # Ok(())
 /// # }
 /// ```
@@ -59,7 +60,7 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Fills a topic, and ends one that was there as far as its former producer goes. `replaces`: if there is another producer, that one may not write on.
+    /// Starts a producer for a topic. `replaces`: if the topic has another producer, that one is stopped.
     pub(crate) fn begin(shared: &Arc<Shared>, name: &str, replaces: bool) -> Result<Self, ProducerError> {
         let mut deferred = Deferred::default();
         let (mut order, topic) = shared.topics.topic(name, &mut deferred);
@@ -88,14 +89,14 @@ impl Producer {
         Ok(Self { shared: Arc::clone(shared), topic, production })
     }
 
-    /// Stops whoever produces a topic, and ends it. `false`: nobody did.
+    /// Stops the producer of a topic and ends the topic. Returns `false` if the topic has no producer.
     pub(crate) fn cancel(shared: &Shared, name: &str) -> bool {
         if let Some(event) = shared.topics.settings.cancelled_event.of(name) {
             if let Ok(was_produced) = Self::cancel_producer_with(shared, name, &event) {
                 return was_produced;
             }
         }
-        // There is no room for a last event, or it is not wanted.
+        // The last event is too large, or the configuration has none.
         let mut deferred = Deferred::default();
         let order = shared.topics.order(&mut deferred);
         let Some(topic) = order.topic(name) else { return false };
@@ -107,22 +108,22 @@ impl Producer {
         true
     }
 
-    /// The same with a last event.
+    /// As `cancel`, with a last event.
     pub(crate) fn cancel_producer_with(shared: &Shared, name: &str, event: &Event) -> Result<bool, PublishError> {
-        // Published as to any topic, which makes one where there is none.
+        // Checked first, because `publish` creates a topic that does not exist.
         let mut deferred = Deferred::default();
         if shared.topics.order(&mut deferred).topic(name).is_none_or(|topic| lock(&topic.state).production.is_none()) {
             return Ok(false);
         }
         match shared.publish(name, event, Some(Writer::Canceller)) {
             Ok(_) => Ok(true),
-            // Meanwhile.
+            // The topic has ended meanwhile.
             Err(PublishError::Ended { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// The topic's name.
+    /// Returns the topic's name.
     #[must_use]
     pub fn topic(&self) -> &str {
         self.topic.name()
@@ -132,35 +133,38 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// [`PublishError::Replaced`] or [`PublishError::Cancelled`] if it may not write on; else as [`Registry::publish`](crate::Registry::publish).
+    /// [`PublishError::Replaced`] or [`PublishError::Cancelled`] if the producer was stopped; otherwise as
+    /// [`Registry::publish`](crate::Registry::publish).
     pub fn publish(&self, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
         self.shared.publish(self.topic.name(), event.borrow(), Some(Writer::Producer(&self.production)))
     }
 
-    /// Marks the end of the topic: it is whole.
+    /// Marks the end of a complete topic, without a last event.
     pub fn end(self) {
         self.end_as(Outcome::Whole);
     }
 
-    /// Publishes the last event of the topic and marks the end, in one step: it is whole.
+    /// Publishes the last event of a complete topic, and marks the end in the same step.
     ///
     /// # Errors
     ///
-    /// As [`publish`](Self::publish). The topic lacks its last event then, so it has failed, as by [`fail`](Self::fail).
+    /// As [`publish`](Self::publish). The topic is then incomplete and fails, as by [`fail`](Self::fail).
     pub fn finish(self, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
         self.publish_last(event.borrow(), Outcome::Whole)
     }
 
-    /// Marks the end of a topic that is not whole, with the event that [`RegistryConfig::failed_event`](crate::RegistryConfig::failed_event) says as the last one.
+    /// Marks the end of an incomplete topic, with the last event of
+    /// [`RegistryConfig::failed_event`](crate::RegistryConfig::failed_event).
     ///
-    /// So does a producer that is dropped without an end.
+    /// A producer that is dropped without an end does the same.
     pub fn fail(self) {}
 
-    /// The same, with an event of the program's as the last one: why it failed, say.
+    /// Marks the end of an incomplete topic, with your own last event: why it failed, for example.
     ///
     /// # Errors
     ///
-    /// As [`publish`](Self::publish). If the event is too large, the topic has failed nevertheless, as by [`fail`](Self::fail).
+    /// As [`publish`](Self::publish). If the event is too large, the topic fails all the same, as by
+    /// [`fail`](Self::fail).
     ///
     /// ```
     /// use tower_sse::{Event, Registry, TopicState};
@@ -189,12 +193,15 @@ impl Producer {
         }
     }
 
-    /// Whether the topic is its own to fill.
+    /// Whether this is still the topic's producer.
     fn is_current(&self, state: &FeedState) -> bool {
         state.production.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.production))
     }
 
-    /// Waits until the producer may not write on, as it was [replaced](crate::Registry::replace_producer) or [cancelled](crate::Registry::cancel_producer), and says which.
+    /// Waits until the producer is stopped, and returns why.
+    ///
+    /// The error is [`PublishError::Replaced`] after [`replace_producer`](crate::Registry::replace_producer), and
+    /// [`PublishError::Cancelled`] after [`cancel_producer`](crate::Registry::cancel_producer).
     pub async fn stopped(&self) -> PublishError {
         loop {
             let mut changed = pin!(self.production.changed.notified());
@@ -206,18 +213,20 @@ impl Producer {
         }
     }
 
-    /// Publishes what comes from a stream, in a task of its own, and [ends](Self::end) the topic when the stream does. Nobody needs to wait for it.
+    /// Publishes the events of a stream in a new task, and [ends](Self::end) the topic when the stream ends.
     ///
-    /// The stream is dropped as soon as the producer may not write on. If it panics, if the task is aborted, or if an event is too large, the topic
-    /// has [failed](Self::fail).
+    /// You need not await the task.
+    ///
+    /// The task drops the stream as soon as the producer is stopped. The topic [fails](Self::fail) if the stream
+    /// panics, if the task is aborted, or if an event is too large.
     ///
     /// # Errors
     ///
-    /// The task gives the error that stopped it: as [`publish`](Self::publish).
+    /// The task returns the error that stopped it, as [`publish`](Self::publish).
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, as [`tokio::spawn`].
+    /// Panics outside of a tokio runtime, as [`tokio::spawn`] does.
     pub fn spawn_from<S>(self, stream: S) -> JoinHandle<Result<(), PublishError>>
     where
         S: Stream<Item = Event> + Send + 'static,
@@ -232,7 +241,9 @@ impl Producer {
         })
     }
 
-    /// The same for a stream that can fail: with its first `Err`, the topic has [failed](Self::fail).
+    /// Publishes the events of a stream that can fail, in a new task.
+    ///
+    /// The first `Err` ends the topic: it [fails](Self::fail). Otherwise as [`spawn_from`](Self::spawn_from).
     ///
     /// ```
     /// use tower_sse::{Event, SpawnFromError, Registry, TopicState};
@@ -250,11 +261,11 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// The task gives the error that stopped it: the stream's, or as [`publish`](Self::publish).
+    /// The task returns the error that stopped it: the stream's own error, or an error of [`publish`](Self::publish).
     ///
     /// # Panics
     ///
-    /// As [`pipe`](Self::spawn_from).
+    /// As [`spawn_from`](Self::spawn_from).
     pub fn try_spawn_from<S, E>(self, stream: S) -> JoinHandle<Result<(), SpawnFromError<E>>>
     where
         S: Stream<Item = Result<Event, E>> + Send + 'static,
@@ -263,7 +274,9 @@ impl Producer {
         self.try_spawn_from_with(stream, |_| None)
     }
 
-    /// The same, where the program says what the last event is that an `Err` ends the topic with. `None`: as with [`fail`](Self::fail).
+    /// As [`try_spawn_from`](Self::try_spawn_from), and turns the stream's `Err` into the last event of the topic.
+    ///
+    /// If the function returns `None`, the topic ends as with [`fail`](Self::fail).
     ///
     /// # Errors
     ///
@@ -271,7 +284,7 @@ impl Producer {
     ///
     /// # Panics
     ///
-    /// As [`pipe`](Self::spawn_from).
+    /// As [`spawn_from`](Self::spawn_from).
     pub fn try_spawn_from_with<S, E, F>(self, stream: S, last_event: F) -> JoinHandle<Result<(), SpawnFromError<E>>>
     where
         S: Stream<Item = Result<Event, E>> + Send + 'static,
@@ -284,7 +297,7 @@ impl Producer {
                 Ok(()) => self.end(),
                 Err(SpawnFromError::Stream(error)) => {
                     if let Some(event) = last_event(error) {
-                        // If it may not write on, or there is no room for that event, what stopped it is still the stream's error.
+                        // The stream's error is returned, even if the producer was stopped or the event is too large.
                         let _ = self.fail_with(event);
                     }
                 }
@@ -294,7 +307,7 @@ impl Producer {
         })
     }
 
-    /// Publishes what comes from a stream, up to its end.
+    /// Publishes the events of a stream until the stream ends.
     async fn write<S, E>(&self, stream: S, event: impl Fn(S::Item) -> Result<Event, E>) -> Result<(), SpawnFromError<E>>
     where
         S: Stream,
@@ -317,13 +330,13 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        // One that has ended has nothing to say.
+        // The topic has ended already, or has another producer.
         if !self.is_current(&lock(&self.topic.state)) {
             return;
         }
         let event = self.shared.topics.settings.failed_event.of(self.topic.name());
         if event.is_none_or(|event| self.publish_last(&event, Outcome::Failed).is_err()) {
-            // There is no room for a last event, or it is not wanted.
+            // The last event is too large, or the configuration has none.
             self.end_as(Outcome::Failed);
         }
     }

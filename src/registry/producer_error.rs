@@ -1,16 +1,17 @@
-//! Why a topic was not given to a producer, or not filled.
+//! Why a producer was not started, or did not reach the end of its stream.
 
 use std::fmt;
 
 use crate::{event::Quoted, log::TopicError, topics::PublishError};
 
-/// Why a topic was not given to a producer.
+/// Why a producer was not started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProducerError {
     /// The topic name is invalid.
     Topic(TopicError),
-    /// The topic has another producer.
+    /// The topic has a producer already. Use [`Registry::replace_producer`](crate::Registry::replace_producer) to
+    /// replace it.
     Busy {
         /// The topic's name.
         topic: String,
@@ -21,7 +22,9 @@ impl fmt::Display for ProducerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Topic(error) => error.fmt(f),
-            Self::Busy { topic } => write!(f, "the topic {} has a producer already", Quoted(topic)),
+            Self::Busy { topic } => {
+                write!(f, "the topic {} has a producer already: wait until it ends, or replace it", Quoted(topic))
+            }
         }
     }
 }
@@ -34,13 +37,13 @@ impl From<TopicError> for ProducerError {
     }
 }
 
-/// Why the stream of a producer that was [spawned](crate::Producer::try_spawn_from) did not come to its end.
+/// Why a [producer task](crate::Producer::try_spawn_from) stopped before the end of its stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpawnFromError<E> {
-    /// The stream gave this error.
+    /// The stream returned this error.
     Stream(E),
-    /// What it gave was not published.
+    /// An event of the stream was not published.
     Publish(PublishError),
 }
 
@@ -55,7 +58,7 @@ impl<E: fmt::Display> fmt::Display for SpawnFromError<E> {
 
 impl<E: std::error::Error> std::error::Error for SpawnFromError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        // The message is the error's own, so its source is too.
+        // The message is already the inner error's, so the source is the inner error's source.
         match self {
             Self::Stream(error) => error.source(),
             Self::Publish(error) => error.source(),

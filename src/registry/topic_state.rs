@@ -1,27 +1,27 @@
-//! How a topic is filled.
+//! Who publishes on a topic, and how the topic ended.
 
 use std::fmt;
 
 use crate::log::{End, Outcome};
 
-/// How a topic is filled.
+/// Who publishes on a topic, and how the topic ended: see [`Registry::topic_state`](crate::Registry::topic_state).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TopicState {
-    /// By whoever publishes on it.
+    /// The topic has no producer: anybody can publish on it.
     Open,
-    /// By a [`Producer`](crate::Producer).
+    /// A [`Producer`](crate::Producer) publishes on the topic.
     Producing,
-    /// By nobody any more: its producer has finished it.
+    /// The producer has finished the topic. It is complete.
     Ended,
-    /// By nobody any more: its producer has [failed](crate::Producer::fail), or was dropped without an end.
+    /// The producer has [failed](crate::Producer::fail), or was dropped without an end. The topic is incomplete.
     Failed,
-    /// By nobody any more: its producer was [cancelled](crate::Registry::cancel_producer).
+    /// The producer was [cancelled](crate::Registry::cancel_producer). The topic is incomplete.
     Cancelled,
 }
 
 impl TopicState {
-    /// Of a topic without a producer.
+    /// The state of a topic without a producer.
     pub(crate) fn of(end: Option<End>) -> Self {
         match end.map(|end| end.outcome) {
             None => Self::Open,
@@ -31,7 +31,7 @@ impl TopicState {
         }
     }
 
-    /// The state in a word, for statistics.
+    /// Returns the state as one lower-case word, for statistics.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
