@@ -1,4 +1,4 @@
-//! `ClientHandle` as an extractor; `EventStream` and the errors as responses.
+//! Axum support: `ClientHandle` as an extractor, `EventStream` and the errors as responses.
 
 use std::convert::Infallible;
 
@@ -19,7 +19,7 @@ use crate::{
     topics::PublishError,
 };
 
-/// Refuses, with [`MissingLayer`], where no [`SseLayer`](crate::SseLayer) is around the route.
+/// Rejects with [`MissingLayer`] if no [`SseLayer`](crate::SseLayer) is around the route.
 impl<S: Sync> FromRequestParts<S> for ClientHandle {
     type Rejection = MissingLayer;
 
@@ -28,6 +28,7 @@ impl<S: Sync> FromRequestParts<S> for ClientHandle {
     }
 }
 
+/// Gives `None` if no [`SseLayer`](crate::SseLayer) is around the route.
 impl<S: Sync> OptionalFromRequestParts<S> for ClientHandle {
     type Rejection = Infallible;
 
@@ -36,14 +37,16 @@ impl<S: Sync> OptionalFromRequestParts<S> for ClientHandle {
     }
 }
 
-/// A handler asks for a [`ClientHandle`], and no [`SseLayer`](crate::SseLayer) is around its route. As a response: 500 and a sentence.
+/// The rejection of a [`ClientHandle`] argument on a route without an [`SseLayer`](crate::SseLayer).
+///
+/// As a response: 500, with the message as the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MissingLayer;
 
 impl std::fmt::Display for MissingLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("no SseLayer is around this route")
+        f.write_str("no SseLayer is around this route: add one with Router::layer")
     }
 }
 
@@ -55,7 +58,9 @@ impl IntoResponse for MissingLayer {
     }
 }
 
-/// As [`EventStream::into_response`]; and one that is refused says so in a sentence.
+/// As a response: that of [`EventStream::into_response`].
+///
+/// The body of a refusal, and of a 410, is a sentence that says why.
 impl IntoResponse for EventStream {
     fn into_response(self) -> Response {
         let response = self.answer().unwrap_or_else(RefusedReason::into_response::<Body>);
@@ -66,15 +71,20 @@ impl IntoResponse for EventStream {
     }
 }
 
-/// As a response: 429 or 503, with `retry-after` and a sentence, or 500 and a sentence; and itself in the extensions.
+/// As a response: 429 or 503 with `retry-after`, or 500.
+///
+/// The body is the message. The extensions of the response contain the reason.
 impl IntoResponse for RefusedReason {
     fn into_response(self) -> Response {
         Self::into_response::<Body>(self)
     }
 }
 
-/// As a response: 400 for a topic name that is none, 404 for a topic that is not there, 409 for a client that cannot have
-/// it; and a sentence.
+/// As a response: 400, 404 or 409, with the message as the body.
+///
+/// - 400: the name of the topic or pattern is invalid.
+/// - 404: the topic does not exist.
+/// - 409: the client has too many subscriptions, or its stream has ended.
 impl IntoResponse for SubscribeError {
     fn into_response(self) -> Response {
         let status = match self {
@@ -86,9 +96,14 @@ impl IntoResponse for SubscribeError {
     }
 }
 
-/// As a response: 400 for a topic name that is invalid or an id that may not be, what an [`EventError`] is for a value that cannot be part of an event, 413 for an event that is too
-/// large, 409 for a client that cannot have it
-/// or a topic that does not take it; and a sentence.
+/// As a response: 400, 409, 413, or the status of the [`EventError`] inside.
+///
+/// The body is the message.
+///
+/// - 400: the topic name is invalid, or the id names a position that the registry has not issued yet.
+/// - 409: the client has too many subscriptions, its stream has ended, or the topic does not accept the event.
+/// - 413: the event is too large.
+/// - 400 or 500, as the [`EventError`]: a value cannot be part of an event.
 impl IntoResponse for PublishError {
     fn into_response(self) -> Response {
         let status = match self {
@@ -105,7 +120,9 @@ impl IntoResponse for PublishError {
     }
 }
 
-/// As a response: that of the error inside. A [`ResumeError`](crate::ResumeError) is a 409 and a sentence.
+/// As a response: that of the error inside.
+///
+/// A [`ResumeError`](crate::ResumeError) is a 409, with the message as the body.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         match self {
@@ -120,14 +137,17 @@ impl IntoResponse for Error {
     }
 }
 
-/// As a response: 400 and a sentence.
+/// As a response: 400, with the message as the body.
 impl IntoResponse for TopicError {
     fn into_response(self) -> Response {
         (StatusCode::BAD_REQUEST, self.to_string()).into_response()
     }
 }
 
-/// As a response: 400 for a topic name that is none, 409 for a topic that has a producer; and a sentence.
+/// As a response: 400 or 409, with the message as the body.
+///
+/// - 400: the topic name is invalid.
+/// - 409: the topic has a producer.
 impl IntoResponse for ProducerError {
     fn into_response(self) -> Response {
         let status = match self {
@@ -138,7 +158,10 @@ impl IntoResponse for ProducerError {
     }
 }
 
-/// As a response: 400 for a value that cannot be sent, 500 for one that cannot be written as JSON; and a sentence.
+/// As a response: 400 or 500, with the message as the body.
+///
+/// - 400: the value cannot be sent.
+/// - 500: the value cannot be serialized as JSON.
 impl IntoResponse for EventError {
     fn into_response(self) -> Response {
         let status = match self {

@@ -19,17 +19,20 @@ use crate::{
     limit::Hold,
 };
 
-/// How long a server may take to write the last event of a stream whose handler's own body has failed. After that it gets the error, and servers drop
-/// what they have not written by then. With HTTP/2 another task writes, and no body is told when it has.
+/// How long a server may take to write the last event after a body failed.
+///
+/// After this time the server gets the error. Servers drop the bytes that they have not written by then. With HTTP/2,
+/// another task writes, and a body is not told when its bytes are written.
 const TIME_TO_WRITE: Duration = Duration::from_millis(100);
 
 pin_project! {
-    /// The body of a response of a [`SseService`](crate::SseService).
+    /// The response body of an [`SseService`](crate::SseService).
     ///
-    /// If the response is an event stream, the handler's own frames pass through by reference count, and the
-    /// registry's events and the heartbeats come in between them, at boundaries. Any other body passes as it is.
+    /// In an event stream, the frames of the handler's own body pass without a copy. The registry's events and the
+    /// heartbeats are inserted between these frames, at boundaries. Any other body passes unchanged.
     ///
-    /// Dropping it is how the client's stream ends: its subscriptions go, and [`closed`](crate::ClientHandle::closed) says so.
+    /// The stream ends when the body is dropped. Its subscriptions are then removed, and
+    /// [`closed`](crate::ClientHandle::closed) returns why the stream ended.
     pub struct SseBody<B>
     where
         B: Body,
@@ -45,9 +48,10 @@ pin_project! {
     where
         B: Body,
     {
-        // No event stream, or one that a layer further in has wrapped.
+        // Not an event stream, or an event stream that an inner layer has wrapped.
         Plain {
-            // The slots of what has been wrapped already. First, so that there is room again when it is told that its client is over.
+            // The slots of a wrapped stream. The first field, so that the slots are free before the client is told of
+            // its end.
             hold: Option<Hold>,
             #[pin]
             inner: B,
@@ -57,44 +61,46 @@ pin_project! {
             inner: B,
             stream: Box<OpenStream>,
         },
-        // An event stream whose handler's own body has failed: what was sent last goes out, and then the error.
+        // An event stream whose handler's own body failed. Its last event is written first, then comes the error.
         Failed { error: Option<B::Error>, written: Pin<Box<Sleep>> },
-        // Not from the handler. Boxed, so that it makes no stream larger.
-        Whole { data: Box<Bytes> },
-        // The answer to a HEAD whose GET would get a stream.
+        // The complete body of a refusal. Boxed, so that it does not make streams larger.
+        Full { data: Box<Bytes> },
+        // The response to a HEAD whose GET would get a stream.
         Head,
     }
 }
 
 impl<B: Body> SseBody<B> {
-    /// A body that is no event stream.
+    /// Wraps a body that is not an event stream.
     pub(crate) fn plain(inner: B) -> Self {
         Self::wrapped(inner, None)
     }
 
-    /// A body that another layer has made an event stream.
+    /// Wraps an event stream that another layer has wrapped already.
     pub(crate) fn wrapped(inner: B, hold: Option<Hold>) -> Self {
         Self { kind: Kind::Plain { inner, hold } }
     }
 
-    /// A body without a handler's.
-    pub(crate) fn whole(data: Bytes) -> Self {
-        Self { kind: Kind::Whole { data: Box::new(data) } }
+    /// Makes a complete body that does not come from the handler.
+    pub(crate) fn full(data: Bytes) -> Self {
+        Self { kind: Kind::Full { data: Box::new(data) } }
     }
 
-    /// No body, where there would be an event stream.
+    /// Makes the empty body of a response to a HEAD.
     pub(crate) fn head() -> Self {
         Self { kind: Kind::Head }
     }
 
-    /// An event stream, with what this reader has. `own`: what goes out before all that is published.
+    /// Wraps an event stream and adds the events of a reader.
+    ///
+    /// `own`: events that are sent before all published events.
     pub(crate) fn stream(inner: B, reader: Reader, own: &[Picked], config: Arc<Config>, is_encoded: bool) -> Self {
         Self { kind: Kind::Stream { inner, stream: Box::new(OpenStream::new(reader, own, config, is_encoded)) } }
     }
 }
 
 impl<B: Body + Default> Default for SseBody<B> {
-    /// A default body of the handler's, as it is.
+    /// Wraps the default body of the handler's type.
     fn default() -> Self {
         Self::plain(B::default())
     }
@@ -109,7 +115,7 @@ impl<B: Body> Body for SseBody<B> {
         match kind.as_mut().project() {
             KindProjection::Plain { inner, .. } => inner.poll_frame(cx).map_ok(|frame| frame.map_data(into_bytes)),
             KindProjection::Stream { inner, stream } => {
-                // Given on as it is, without a copy.
+                // Returned as it is, without a copy.
                 let polled = stream.poll_frame(inner, cx);
                 let Poll::Ready(Some(Err(error))) = polled else { return polled };
                 let Some(last_words) = stream.fail() else { return Poll::Ready(Some(Err(error))) };
@@ -121,8 +127,8 @@ impl<B: Body> Body for SseBody<B> {
                 Poll::Ready(error.take().map(Err))
             }
             KindProjection::Head => Poll::Ready(None),
-            KindProjection::Whole { data } if data.is_empty() => Poll::Ready(None),
-            KindProjection::Whole { data } => Poll::Ready(Some(Ok(Frame::data(mem::take(&mut **data))))),
+            KindProjection::Full { data } if data.is_empty() => Poll::Ready(None),
+            KindProjection::Full { data } => Poll::Ready(Some(Ok(Frame::data(mem::take(&mut **data))))),
         }
     }
 
@@ -131,17 +137,19 @@ impl<B: Body> Body for SseBody<B> {
             Kind::Plain { inner, .. } => inner.is_end_stream(),
             Kind::Stream { stream, .. } => stream.over,
             Kind::Failed { error, .. } => error.is_none(),
-            Kind::Whole { data } => data.is_empty(),
+            Kind::Full { data } => data.is_empty(),
             Kind::Head => true,
         }
     }
 
-    /// Of an event stream nothing is known: what is exact would become a `content-length`, in the answer to a HEAD too.
+    /// The size of an event stream is unknown.
+    ///
+    /// An exact size would become a `content-length`, also in the response to a HEAD.
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Plain { inner, .. } => inner.size_hint(),
             Kind::Stream { .. } | Kind::Failed { .. } | Kind::Head => SizeHint::default(),
-            Kind::Whole { data } => SizeHint::with_exact(data.len() as u64),
+            Kind::Full { data } => SizeHint::with_exact(data.len() as u64),
         }
     }
 }
@@ -155,7 +163,7 @@ impl<B: Body + fmt::Debug> fmt::Debug for SseBody<B> {
                 f.debug_struct("SseBody").field("inner", inner).field("client", client).finish_non_exhaustive()
             }
             Kind::Failed { .. } => f.debug_struct("SseBody").finish_non_exhaustive(),
-            Kind::Whole { data } => f.debug_struct("SseBody").field("data", data).finish(),
+            Kind::Full { data } => f.debug_struct("SseBody").field("data", data).finish(),
             Kind::Head => f.debug_struct("SseBody").finish(),
         }
     }

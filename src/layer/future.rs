@@ -19,7 +19,7 @@ use crate::{
 };
 
 pin_project! {
-    /// The answer of a [`SseService`](crate::SseService), to come.
+    /// The response future of an [`SseService`](crate::SseService).
     pub struct SseFuture<F> {
         #[pin]
         inner: Inner<F>,
@@ -38,21 +38,25 @@ pin_project! {
     }
 }
 
-/// What is kept of a request until it is answered. If it never is, the client is over.
+/// What is kept of a request until its response comes.
+///
+/// If no response comes, the client ends.
 pub(crate) struct Pending {
-    // First, so that there is room again when it is told that the client is over.
+    // The first field, so that the slots are free before the client is told of its end.
     pub(crate) hold: Option<Hold>,
     pub(crate) client: Unanswered,
     pub(crate) is_connect: bool,
-    /// The connection goes on after the answer, and says so.
+    /// The response may carry `connection: keep-alive`.
     pub(crate) keeps_alive: bool,
-    /// What the program's own refusal is to see of the request.
+    /// A copy of the request, for a [`RefusedResponse`](crate::RefusedResponse) of the program.
     pub(crate) request: Option<Box<Parts>>,
 }
 
-/// Holds a client whose request is being answered: when it goes and no stream has begun, the client is over.
+/// Holds a client while its request has no response.
+///
+/// If no stream has begun when it is dropped, the client ends.
 pub(crate) struct Unanswered {
-    // There is one until it goes.
+    // `None` only after the client was handed over or dropped.
     client: Option<Arc<Client>>,
     config: Arc<Config>,
 }
@@ -62,10 +66,12 @@ impl Unanswered {
         Self { client: Some(client), config }
     }
 
-    /// The connection goes on after the answer, with whoever knows the client by then: it is over when nobody does.
-    fn hand_over(&mut self, places: Option<Hold>) {
+    /// Lets the client outlive the response, because the connection goes on after it.
+    ///
+    /// The client ends when its last handle is dropped.
+    fn hand_over(&mut self, slots: Option<Hold>) {
         if let Some(client) = self.client.take().and_then(|client| self.config.client_pool.keep(client)) {
-            client.keep_slots(places);
+            client.keep_slots(slots);
         }
     }
 }
@@ -108,14 +114,16 @@ where
                 }))
             }
             InnerProjection::Refused { response } => match response.take() {
-                Some(response) => Poll::Ready(Ok(response.map(SseBody::whole))),
+                Some(response) => Poll::Ready(Ok(response.map(SseBody::full))),
                 None => Poll::Pending,
             },
         }
     }
 }
 
-/// In the extensions of a response whose body is an [`SseBody`] already: a layer further out leaves it alone.
+/// Marks a response whose body is already an [`SseBody`]. It is in the extensions.
+///
+/// An outer layer leaves such a response unchanged.
 #[derive(Debug, Clone, Copy)]
 struct Wrapped;
 
@@ -139,10 +147,10 @@ impl Pending {
             return config
                 .refused_response
                 .response(&RefusedReason::OtherClient, self.request.as_deref())
-                .map(SseBody::whole);
+                .map(SseBody::full);
         }
         if client.is_head() {
-            // What a GET would get, but for the stream.
+            // The same headers as a GET gets, without the stream.
             if !client.is_read_by_handler() && response.extensions().get::<RefusedReason>().is_none() {
                 headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
                 response.extensions_mut().insert(Wrapped);
@@ -153,10 +161,11 @@ impl Pending {
             return response.map(SseBody::plain);
         }
         if let Err(refused) = client.acquire_slot() {
-            return config.refused_response.response(&refused, self.request.as_deref()).map(SseBody::whole);
+            return config.refused_response.response(&refused, self.request.as_deref()).map(SseBody::full);
         }
         if is_wrapped || client.over().is_some() {
-            // The client of the layer further in may know nothing of this one's slots. And what was read as events counts as what it is.
+            // The client of the inner layer may not have the slots of this layer, so this body holds them.
+            // A client whose stream is over, as it was read with `into_events`, gets no second stream.
             if let Some(admission) = client.admission() {
                 let _ = admission.begin();
             }
@@ -165,7 +174,7 @@ impl Pending {
         let (reader, own) = match Reader::open(client) {
             Ok(opened) => opened,
             Err(refused) => {
-                return config.refused_response.response(&refused, self.request.as_deref()).map(SseBody::whole);
+                return config.refused_response.response(&refused, self.request.as_deref()).map(SseBody::full);
             }
         };
         headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);

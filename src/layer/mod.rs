@@ -1,4 +1,4 @@
-//! The tower side: the layer, its service, its future, its body, and the axum extractor.
+//! The tower side: the layer, its service, future and body, and the axum extractor.
 
 #[cfg(feature = "axum")]
 mod axum;

@@ -1,4 +1,4 @@
-//! An event stream as it goes out: the handler's own frames, the registry's events, heartbeats, and the end.
+//! An open event stream: the handler's own frames, the registry's events, heartbeats, and the end.
 
 use std::{
     mem,
@@ -18,26 +18,29 @@ use crate::{
     time::Timer,
 };
 
-/// What an event stream has besides the handler's own body.
+/// The state of an event stream, except for the handler's own body.
 ///
-/// In the order in which a delivery touches it: with many clients, what it costs is cache lines.
+/// The fields are in the order in which a delivery uses them. With many clients, the cost of a delivery is its cache
+/// lines.
 #[repr(C)]
 pub(super) struct OpenStream {
     pub(super) over: bool,
-    /// Nothing can be put into a body that is encoded.
+    /// The body has a content coding, so nothing can be inserted.
     is_encoded: bool,
     inner_ended: bool,
-    /// It stood where the registry's events may go out.
+    /// The stream was at a boundary when it was last polled.
     may_take: bool,
-    /// What a stream ends with went out.
+    /// The last event was made, or the program was asked and wanted none.
     said_farewell: bool,
-    /// Whose turn it is to be asked first, so that neither the handler nor the registry can starve the other.
+    /// The registry is polled before the handler's own body.
+    ///
+    /// They take turns, so that neither can starve the other.
     registry_first: bool,
-    /// Bytes went out since the pulse was last told.
+    /// Bytes were sent since the heartbeat timer was last told.
     is_active: bool,
     boundary: Boundary,
     leading_mark: LeadingMark,
-    /// What few streams have, or not for long.
+    /// State that few streams have, or that streams have only for a short time.
     rare: Option<Box<RareState>>,
     pub(super) reader: Reader,
     config: Arc<Config>,
@@ -47,14 +50,14 @@ pub(super) struct OpenStream {
 
 #[derive(Default)]
 struct RareState {
-    /// What goes out next, before anything else is asked for. It is a block, at a boundary.
+    /// A complete block that is sent next, at a boundary, before anything is polled.
     next: Option<Bytes>,
-    /// Until it is over, the registry's events wait.
+    /// The registry's events wait until this window ends.
     window: Option<Window>,
     trailers: Option<HeaderMap>,
 }
 
-/// The time until the next frame, and what asks for it.
+/// The time until the next frame, and the batching that set it.
 struct Window {
     end: Timer,
     by: Option<Batching>,
@@ -66,19 +69,21 @@ impl RareState {
     }
 }
 
-/// Without a copy if it is `Bytes`, as it is almost everywhere.
+/// Converts the data of a frame.
+///
+/// `Bytes`, which most bodies use, are not copied.
 pub(super) fn into_bytes(mut data: impl Buf) -> Bytes {
     data.copy_to_bytes(data.remaining())
 }
 
 impl Config {
-    /// What a stream begins with.
+    /// Returns the bytes that a stream begins with.
     fn opening(&self, reader: &Reader, own: &[Picked]) -> Bytes {
-        let mut opening = self.first_words(reader.client().id().spread());
+        let mut opening = self.opening_block(reader.client().id().spread());
         let snapshot = reader.take_snapshot();
-        let says_it = snapshot.as_ref().is_some_and(|snapshot| snapshot.own_id().is_some());
+        let snapshot_has_id = snapshot.as_ref().is_some_and(|snapshot| snapshot.own_id().is_some());
         let snapshot = snapshot.map(|snapshot| snapshot.encode());
-        let position = match self.position_event.is_on() && !says_it {
+        let position = match self.position_event.is_on() && !snapshot_has_id {
             true => reader.standing().and_then(|id| self.position_event.encode(&id)),
             false => None,
         };
@@ -86,15 +91,15 @@ impl Config {
         for block in [position, snapshot, own].into_iter().flatten() {
             opening = [opening, block].concat().into();
         }
-        let says_nothing = opening.is_empty() && !(self.gap_event.is_on() && reader.begins_with_gap());
-        if says_nothing && self.opens_at_once && self.heartbeat.interval().is_some() {
+        let is_empty = opening.is_empty() && !(self.gap_event.is_on() && reader.begins_with_gap());
+        if is_empty && self.opens_at_once && self.heartbeat.interval().is_some() {
             self.heartbeat.comment_wire()
         } else {
             opening
         }
     }
 
-    /// What a stream gets that was silent for an interval.
+    /// Returns the bytes that a silent stream gets.
     fn heartbeat(&self, reader: &mut Reader) -> Bytes {
         let heartbeat = self.heartbeat.encode();
         match self.position(reader) {
@@ -103,22 +108,24 @@ impl Config {
         }
     }
 
-    /// Where the client stands, if no id that went out says so.
+    /// Returns a position event if the client's cursor is ahead of the last sent id.
     fn position(&self, reader: &mut Reader) -> Option<Bytes> {
         let ahead = if self.position_event.is_on() { reader.take_ahead() } else { None };
         self.position_event.encode(&ahead?.to_string())
     }
 }
 
-/// What the handler's own body has to say.
-enum Own<E> {
+/// What a poll of the handler's own body gave.
+enum OwnPoll<E> {
     Frame(Bytes),
     Failed(E),
     Nothing,
 }
 
 impl OpenStream {
-    /// `own`: what goes out before all that is published.
+    /// Opens the stream of a reader.
+    ///
+    /// `own`: events that are sent before all published events.
     pub(super) fn new(reader: Reader, own: &[Picked], config: Arc<Config>, is_encoded: bool) -> Self {
         let client = reader.client();
         let opening = if is_encoded { Bytes::new() } else { config.opening(&reader, own) };
@@ -150,7 +157,7 @@ impl OpenStream {
         self.rare.get_or_insert_default()
     }
 
-    /// A stream that has nothing aside any more may be calm.
+    /// Frees the rare state when it is empty, which makes the fast path possible again.
     fn tidy(&mut self) {
         self.rare = self.rare.take().filter(|rare| !rare.is_empty());
     }
@@ -176,7 +183,9 @@ impl OpenStream {
         self.poll_all(inner, cx)
     }
 
-    /// Asks whoever may have something: by itself, so that a calm stream passes less code.
+    /// Polls everything that may have bytes.
+    ///
+    /// It is a separate function, so that a calm stream runs less code.
     fn poll_all<B: Body>(
         &mut self,
         mut inner: Pin<&mut B>,
@@ -201,11 +210,12 @@ impl OpenStream {
             }
         }
         match self.poll_own(inner.as_mut(), cx) {
-            Own::Frame(bytes) => return self.send(bytes),
-            Own::Failed(error) => return Poll::Ready(Some(Err(error))),
-            Own::Nothing => {}
+            OwnPoll::Frame(bytes) => return self.send(bytes),
+            OwnPoll::Failed(error) => return Poll::Ready(Some(Err(error))),
+            OwnPoll::Nothing => {}
         }
-        // A client that nothing holds open is over when the handler's own body is: that is new to the registry.
+        // Without a subscription that holds the stream open, the end of the handler's own body ends the client. So the
+        // registry is polled again.
         if !registry_first || self.inner_ended != own_had_ended {
             if let Poll::Ready(frame) = self.poll_registry(cx) {
                 return Poll::Ready(frame.map(Ok));
@@ -217,7 +227,9 @@ impl OpenStream {
         self.poll_heartbeat(cx).map(|heartbeat| Some(Ok(Frame::data(heartbeat))))
     }
 
-    /// Another task reads the stream than before, so that is whom the timers are to wake.
+    /// Unsets the timers, because another task polls the stream now.
+    ///
+    /// The timers have to wake the new task.
     #[cold]
     fn unset_timers(&mut self) {
         self.timer.unset();
@@ -226,12 +238,12 @@ impl OpenStream {
         }
     }
 
-    /// Whether all that is to come are the registry's events, as they come, and heartbeats.
+    /// Returns whether only the registry's events and heartbeats can still come.
     fn is_calm(&self) -> bool {
         self.inner_ended && self.may_take && self.may_inject() && !self.over && self.rare.is_none()
     }
 
-    /// Whether the stream is at a boundary, where something may be put in.
+    /// Returns whether the stream is at a boundary, where bytes may be inserted.
     fn may_inject(&self) -> bool {
         !self.is_encoded && self.boundary.is_here()
     }
@@ -243,10 +255,10 @@ impl OpenStream {
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
-    /// The next frame of the client's subscriptions, or the stream's end if the client was closed.
+    /// Returns the next frame of the subscriptions, or the end of a closed client.
     #[inline]
     fn poll_registry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
-        // So it mostly is while a handler's own body has something to say.
+        // This is the usual case while the handler's own body sends frames.
         if self.may_inject() && self.rare.is_none() && self.reader.is_quiet(cx.waker()) {
             return Poll::Pending;
         }
@@ -275,7 +287,7 @@ impl OpenStream {
             if !frame.has_more && !interval.is_zero() {
                 let until = self.reader.client().shared().clock.after(interval);
                 self.rare().window = Some(Window { end: Timer::at(until), by });
-                // Nobody may take that for a stalled client.
+                // A client that waits for its window must not count as stalled.
                 self.reader.client().waits_until(until);
             }
             let gap = frame.gap.and_then(|missing| self.config.gap_event.encode(&missing));
@@ -297,11 +309,13 @@ impl OpenStream {
         }
     }
 
-    /// Events of the registry go out. `is_live`: they were published just now.
+    /// Notes that events of the registry are sent.
+    ///
+    /// `is_live`: the events were published just now.
     #[inline]
     fn note_activity(&mut self, is_live: bool) {
         match &mut self.heartbeat_timer {
-            // Asking a clock would be a tenth of what the delivery costs.
+            // The time of the last publish is near enough. Reading a clock would be a tenth of the delivery's cost.
             Some(heartbeat_timer) if is_live => {
                 heartbeat_timer.note_activity(self.reader.client().shared().topics.last_publish());
             }
@@ -309,7 +323,9 @@ impl OpenStream {
         }
     }
 
-    /// Waits until the registry's events may go out again. A client that is closed does not wait, nor one that is to wait for another time by now.
+    /// Waits until the registry's events may be sent again.
+    ///
+    /// A closed client does not wait. Neither does a client whose batching has changed.
     fn poll_window(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.rare.as_ref().is_none_or(|rare| rare.window.is_none()) {
             return Poll::Ready(());
@@ -328,13 +344,15 @@ impl OpenStream {
         Poll::Ready(())
     }
 
-    /// The next bytes of the handler's own body. Trailers are kept for the end.
+    /// Returns the next bytes of the handler's own body.
+    ///
+    /// Trailers are kept for the end of the stream.
     #[inline]
-    fn poll_own<B: Body>(&mut self, mut inner: Pin<&mut B>, cx: &mut Context<'_>) -> Own<B::Error> {
+    fn poll_own<B: Body>(&mut self, mut inner: Pin<&mut B>, cx: &mut Context<'_>) -> OwnPoll<B::Error> {
         while !self.inner_ended {
             let data = match inner.as_mut().poll_frame(cx) {
-                Poll::Pending => return Own::Nothing,
-                Poll::Ready(Some(Err(error))) => return Own::Failed(error),
+                Poll::Pending => return OwnPoll::Nothing,
+                Poll::Ready(Some(Err(error))) => return OwnPoll::Failed(error),
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => Some(data),
                     Err(frame) => match frame.into_trailers() {
@@ -363,18 +381,18 @@ impl OpenStream {
             if !bytes.is_empty() {
                 self.boundary.advance(&bytes);
                 self.registry_first = true;
-                return Own::Frame(bytes);
+                return OwnPoll::Frame(bytes);
             }
         }
-        Own::Nothing
+        OwnPoll::Nothing
     }
 
-    /// A heartbeat, if one is due and the stream is at a boundary.
+    /// Returns a heartbeat, if one is due and the stream is at a boundary.
     fn poll_heartbeat(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         if self.reader.take_moved() {
             self.unset_timers();
         }
-        // It mostly waits for a timer that is set.
+        // The usual case: the timer is set and has not fired.
         if !self.is_active && self.timer.is_set() {
             return Poll::Pending;
         }
@@ -397,7 +415,7 @@ impl OpenStream {
             ready!(self.timer.poll(&client.shared().timers, cx));
             let is_due = heartbeat_timer.take_due(interval, spread, client.shared().clock.now());
             self.timer = Timer::at(heartbeat_timer.due(interval, spread));
-            // A stream that is busy comes here once an interval, too.
+            // A busy stream gets here once in each interval, too.
             client.shared().tick();
             if is_due && may_inject {
                 let heartbeat = self.config.heartbeat(&mut self.reader);
@@ -413,12 +431,15 @@ impl OpenStream {
         }
     }
 
-    /// What a stream ends with that ends at a boundary, if anything and not yet.
+    /// Returns the last bytes of a stream that ends at a boundary.
+    ///
+    /// `None`: there are no such bytes, or they were returned before.
     fn say_farewell(&mut self, reason: CloseReason) -> Option<Bytes> {
         if mem::replace(&mut self.said_farewell, true) {
             return None;
         }
-        // Who comes back has had what it has read, also where nothing of that went out, and may have had all there is.
+        // With the position, the client resumes after all events that its cursor has passed, even if none of them was
+        // sent to it. So the server can tell when the client has had every event.
         let position = self.config.position(&mut self.reader).unwrap_or_default();
         let client = self.reader.client();
         let own = self.config.farewell.as_ref();
@@ -433,7 +454,9 @@ impl OpenStream {
         Some(last_words).filter(|bytes| !bytes.is_empty())
     }
 
-    /// The handler's own body has failed: what goes out before the error, if anything can.
+    /// Ends the stream because the handler's own body failed.
+    ///
+    /// Returns the bytes to send before the error, if there are any.
     #[cold]
     pub(super) fn fail(&mut self) -> Option<Bytes> {
         let last_words = if self.may_inject() { self.say_farewell(CloseReason::BodyFailed) } else { None };
@@ -446,14 +469,16 @@ impl OpenStream {
         self.reader.end(reason);
     }
 
-    /// The last frame, if there are trailers.
+    /// Ends the stream. Returns the last frame, if there are trailers.
     fn finish(&mut self, reason: CloseReason) -> Option<Frame<Bytes>> {
         self.end(reason);
         self.rare.as_mut()?.trailers.take().map(Frame::trailers)
     }
 }
 
-/// The frame without what belongs to a leading byte-order mark, and with what was taken for one before and is none.
+/// Removes the bytes of a leading byte-order mark from a frame.
+///
+/// Bytes that were held back, and that are not a mark, are put before the frame.
 #[inline]
 fn without_mark(mark: &mut LeadingMark, frame: Bytes) -> Bytes {
     if mark.is_decided() { frame } else { strip(mark, frame) }

@@ -20,7 +20,7 @@ use crate::{
     stream::headers::{LAST_EVENT_ID, has},
 };
 
-/// The service that [`SseLayer`](crate::SseLayer) makes of another.
+/// The service that [`SseLayer`](crate::SseLayer) puts around another service.
 #[derive(Debug, Clone)]
 pub struct SseService<S> {
     inner: S,
@@ -33,17 +33,17 @@ impl<S> SseService<S> {
         Self { inner, registry, config }
     }
 
-    /// The service inside.
+    /// Returns the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The service inside, to be changed.
+    /// Returns the inner service, for changes.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The service inside, alone again.
+    /// Unwraps the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -65,18 +65,18 @@ where
     fn call(&mut self, mut request: Request<In>) -> SseFuture<S::Future> {
         let is_head = request.method() == Method::HEAD;
         let last_event_id = last_event_id(request.headers(), request.uri(), &self.config.resume_query);
-        let further_out = request.extensions().get::<ClientHandle>().cloned();
-        let admission = further_out.as_ref().and_then(ClientHandle::admission).cloned();
-        let client = if self.asks() {
+        let outer = request.extensions().get::<ClientHandle>().cloned();
+        let admission = outer.as_ref().and_then(ClientHandle::admission).cloned();
+        let client = if self.reads_request_parts() {
             let (parts, body) = request.into_parts();
             let admission = self.admission(&parts, admission);
-            let client = self.connect(last_event_id, admission, further_out.as_ref(), is_head);
+            let client = self.connect(last_event_id, admission, outer.as_ref(), is_head);
             self.take_metadata(&parts, &client);
             request = Request::from_parts(parts, body);
             client
         } else {
-            // Mostly there are no closures that want to look at its parts, and taking it apart costs.
-            self.connect(last_event_id, admission, further_out.as_ref(), is_head)
+            // Usually no closure reads the parts of the request. Splitting the request would cost time for nothing.
+            self.connect(last_event_id, admission, outer.as_ref(), is_head)
         };
         let hold = client.admission().map(Admission::hold);
         let asks = client.may_be_refused() && headers::asks_for_event_stream(request.method(), request.headers());
@@ -104,23 +104,25 @@ where
 }
 
 impl<S> SseService<S> {
-    /// Whether the program's closures are asked of each request.
-    fn asks(&self) -> bool {
+    /// Returns whether a closure of the program reads the parts of each request.
+    fn reads_request_parts(&self) -> bool {
         let Config { limits, metadata, .. } = &*self.config;
         !(self.registry.limits().is_empty() && limits.is_empty() && metadata.is_empty())
     }
 
-    /// The client that a request is of. `further_out`: the one that another layer has for it.
+    /// Makes the client of a request.
+    ///
+    /// `outer`: the client that an outer layer has made for the same request.
     fn connect(
         &self,
         last_event_id: Option<Box<str>>,
         admission: Option<Arc<Admission>>,
-        further_out: Option<&ClientHandle>,
+        outer: Option<&ClientHandle>,
         is_head: bool,
     ) -> Arc<Client> {
         let client = self.registry.connect_with(&self.config.client_pool, last_event_id, admission, is_head);
-        // With what was added on the way from there.
-        if let Some(known) = further_out.map(ClientHandle::metadata).filter(|known| !known.is_empty()) {
+        // This includes metadata that was added between the two layers.
+        if let Some(known) = outer.map(ClientHandle::metadata).filter(|known| !known.is_empty()) {
             client.insert_metadata(&known);
         }
         if self.config.style != Style::default() {
@@ -144,16 +146,18 @@ impl<S> SseService<S> {
         client.insert_metadata(&metadata);
     }
 
-    /// What a request takes of all limits, with those of the layers further out.
-    fn admission(&self, request: &Parts, further_out: Option<Arc<Admission>>) -> Option<Arc<Admission>> {
+    /// Returns the request's slots in the limits of this layer and of all outer layers.
+    fn admission(&self, request: &Parts, outer: Option<Arc<Admission>>) -> Option<Arc<Admission>> {
         match (self.registry.limits(), &*self.config.limits) {
-            ([], []) => further_out,
-            limits => Some(Admission::of(request, limits.into(), further_out)),
+            ([], []) => outer,
+            limits => Some(Admission::of(request, limits.into(), outer)),
         }
     }
 }
 
-/// What the client had last, by the header, else by a query parameter. A blank one says nothing, and hides no other.
+/// Returns the `Last-Event-ID` of a request.
+///
+/// The header wins over the query parameters. A blank value counts as absent.
 fn last_event_id(headers: &HeaderMap, uri: &Uri, names: &[String]) -> Option<Box<str>> {
     if has(headers, &LAST_EVENT_ID) {
         let mut values = headers.get_all(&LAST_EVENT_ID).iter().map(HeaderValue::as_bytes);

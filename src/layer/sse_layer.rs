@@ -14,9 +14,12 @@ use crate::{
     time::jitter,
 };
 
-/// Makes every event stream behind it right: see the [crate's documentation](crate).
+/// Adds heartbeats, resume, subscriptions and limits to event streams.
 ///
-/// Clones, and the services of one layer, share the registry and the configuration. A setter changes this layer only.
+/// The [crate's documentation](crate) lists what the layer does.
+///
+/// Clones of a layer, and the services that it makes, share the registry. A setter changes only the layer that it is
+/// called on.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,7 +38,7 @@ pub struct SseLayer {
     config: Arc<Config>,
 }
 
-/// What one layer's streams have in common.
+/// The configuration that all streams of one layer share.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) heartbeat: Heartbeat,
@@ -43,7 +46,7 @@ pub(crate) struct Config {
     pub(crate) position_event: PositionEvent,
     pub(crate) opens_at_once: bool,
     pub(crate) resume_at_most: Option<u32>,
-    /// What every stream begins with, without its reconnection time.
+    /// The comments that every stream begins with, without the reconnection time.
     opening: Event,
     reconnect_delay: Option<Duration>,
     pub(crate) resume_query: Vec<String>,
@@ -58,8 +61,10 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// What a stream begins with as the program wants it. `spread`: a random number.
-    pub(crate) fn first_words(&self, spread: u32) -> Bytes {
+    /// Returns the opening comments and the reconnection time of a stream.
+    ///
+    /// `spread`: a random number, which varies the reconnection time.
+    pub(crate) fn opening_block(&self, spread: u32) -> Bytes {
         match self.reconnect_delay {
             Some(delay) => self.opening.clone().retry(jitter::jittered(delay, spread)).encode(),
             None => self.opening.encode(),
@@ -67,7 +72,7 @@ impl Config {
     }
 }
 
-/// Says what a stream ends with.
+/// The program's function for the last event of a stream.
 #[derive(Clone)]
 pub(crate) struct Farewell(Arc<GiveFarewell>);
 
@@ -85,7 +90,7 @@ impl fmt::Debug for Farewell {
     }
 }
 
-/// Takes what is known of a client from its request.
+/// A function of the program that takes metadata of a client from its request.
 #[derive(Clone)]
 pub(crate) struct Metadata(Arc<TakeMetadata>);
 
@@ -104,7 +109,7 @@ impl fmt::Debug for Metadata {
 }
 
 impl SseLayer {
-    /// A layer with the defaults, whose clients belong to this registry.
+    /// Makes a layer with the defaults. Its clients belong to this registry.
     pub fn new(registry: &Registry) -> Self {
         let config = Config {
             heartbeat: Heartbeat::default(),
@@ -127,71 +132,90 @@ impl SseLayer {
         Self { registry: registry.clone(), config: Arc::new(config) }
     }
 
-    /// What is sent when a stream is silent, and how long that is. Default: [`Heartbeat::default`].
+    /// Sets the heartbeat: its form and its interval. Default: [`Heartbeat::default`].
     pub fn heartbeat(self, heartbeat: Heartbeat) -> Self {
         self.with(|config| config.heartbeat = heartbeat)
     }
 
-    /// How a client is told that events it should have had are no longer retained. Default: [`GapEvent::default`].
+    /// Sets the event that tells a client of a gap. Default: [`GapEvent::default`].
+    ///
+    /// A gap means that events that the client should have had are no longer retained.
     pub fn gap_event(self, gap_event: GapEvent) -> Self {
         self.with(|config| config.gap_event = gap_event)
     }
 
-    /// How a client is told where it stands when no event does: at the beginning of its stream, for example. Default:
-    /// [`PositionEvent::default`].
+    /// Sets the event that tells a client its position.
+    ///
+    /// Default: [`PositionEvent::default`]. It is sent when no other event has the id, for example at the beginning of
+    /// a stream.
     pub fn position_event(self, position_event: PositionEvent) -> Self {
         self.with(|config| config.position_event = position_event)
     }
 
-    /// Sends something at once when a stream begins that has nothing else to say: a comment in the form of the
-    /// [heartbeat](Self::heartbeat), or an empty one where the heartbeat is an event. Default: `true`.
+    /// Sends a comment at once if a stream has nothing else to begin with. Default: `true`.
     ///
-    /// Firefox gives a page neither `onopen` nor the response of a `fetch` before the first byte of the body. A stream with
-    /// subscriptions begins with a [`PositionEvent`], which is such a byte. With [`Heartbeat::off`], there is no comment.
+    /// The comment has the form of the [heartbeat](Self::heartbeat). If the heartbeat is an event, the comment is
+    /// empty. With [`Heartbeat::off`], there is no comment. A stream with subscriptions needs no comment, because it
+    /// begins with a [`PositionEvent`].
+    ///
+    /// Firefox gives a page neither `onopen` nor the response of a `fetch` before the first byte of the body.
     pub fn open_at_once(self, at_once: bool) -> Self {
         self.with(|config| config.opens_at_once = at_once)
     }
 
-    /// The most events of one topic (or pattern) that a client can get that it has missed, unless a handler says otherwise:
-    /// see [`ClientHandle::resume_at_most`]. Default: all that are retained. Cost: an allocation for each request.
+    /// Limits how many missed events of one topic or pattern a client can get.
+    ///
+    /// Default: all retained events. A handler can change the limit for its client: see
+    /// [`ClientHandle::resume_at_most`].
+    ///
+    /// Cost: one allocation for each request.
     pub fn resume_at_most(self, events: u32) -> Self {
         self.with(|config| config.resume_at_most = Some(events))
     }
 
-    /// Begins every stream with a `retry:` field: how long its client waits before it reconnects. Default: none, and the client waits as long as
-    /// it likes.
+    /// Begins every stream with a `retry:` field: the client's reconnection time.
     ///
-    /// Each stream is given a time of its own, between half of `delay` and one and a half, so that after a restart not all clients come
-    /// back at once. It is sent in whole milliseconds, rounded down.
+    /// Default: no field; each client uses its own reconnection time.
+    ///
+    /// Each stream gets a random time between 0.5 and 1.5 times `delay`. So the clients do not all come back at once
+    /// after a restart. The time is sent in whole milliseconds, rounded down.
     pub fn reconnect_delay(self, delay: Duration) -> Self {
         self.with(|config| config.reconnect_delay = Some(delay))
     }
 
-    /// Begins every stream with a comment. Default: none. With more than one, each is sent.
+    /// Begins every stream with a comment. Default: none.
+    ///
+    /// Several calls add several comments.
     pub fn opening_comment(self, text: impl AsRef<str>) -> Self {
         self.with(|config| config.opening = std::mem::take(&mut config.opening).comment(text))
     }
 
-    /// Begins every stream with a comment of so many spaces. Default: none.
+    /// Begins every stream with a comment of this many spaces. Default: none.
     ///
-    /// Old polyfills on top of `XMLHttpRequest` dispatch nothing before 2 KiB have come: 2048 is what they need.
+    /// Old polyfills that use `XMLHttpRequest` dispatch no event before they have 2 KiB. Such a client needs 2048
+    /// spaces.
     pub fn opening_padding(self, bytes: usize) -> Self {
         self.opening_comment(" ".repeat(bytes))
     }
 
-    /// The query parameters that a `Last-Event-ID` is taken from where there is no such header: what cannot set
-    /// headers (polyfills, a page that opens a new `EventSource`) sends it there. No names: none is.
+    /// Sets the query parameters that can carry the `Last-Event-ID`.
+    ///
+    /// They are read if the request has no such header, or a blank one. Clients that cannot set headers need them:
+    /// polyfills, and a page that opens a new `EventSource`. With no names, the query is not read.
     ///
     /// Default: `lastEventId` (event-source-polyfill, reconnecting-eventsource), `last_event_id`, `evs_last_event_id`.
     pub fn resume_query<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Self {
         self.with(|config| config.resume_query = names.into_iter().map(Into::into).collect())
     }
 
-    /// Takes something that is to be known of a client from its request: a user, a role, an address, from the extensions that a layer further out has put there
-    /// or from a header. [`ClientHandle::metadata`](crate::ClientHandle::metadata) gives it; filters, hooks and presence have use for it.
-    /// Default: nothing. With more than one, each is taken, and of the same type the last.
+    /// Takes metadata of a client from its request, for example a user or a role.
     ///
-    /// Cost: it is called for each request that comes through the layer, and what it gives is allocated; without it, nothing is.
+    /// Default: no metadata. The closure reads the headers of the request, or the extensions that an outer layer has
+    /// set. [`ClientHandle::metadata`](crate::ClientHandle::metadata) returns the values; filters, hooks and presence
+    /// read them. Several calls add several values. Of values of the same type, the last one is kept.
+    ///
+    /// Cost: the closure is called for each request through this layer, and its value is allocated. Without metadata,
+    /// nothing is allocated.
     ///
     /// ```
     /// use http::{header::USER_AGENT, request::Parts};
@@ -219,42 +243,57 @@ impl SseLayer {
         self.with(|config| config.metadata.push(take))
     }
 
-    /// Sends events without an event type with their topic as the event type, unless a handler says otherwise: see [`ClientHandle::topic_as_event_type`](crate::ClientHandle::topic_as_event_type). Default: no.
+    /// Uses the topic as the event type of events that have no event type. Default: no.
+    ///
+    /// A handler can change this for its client: see
+    /// [`ClientHandle::topic_as_event_type`](crate::ClientHandle::topic_as_event_type).
     pub fn topic_as_event_type(self, on: bool) -> Self {
         self.with(|config| config.style.topic_as_event_type = on)
     }
 
-    /// How long at least it is between two frames of a stream, unless a handler says otherwise: see [`Batching`]. Default: no time.
+    /// Sets the shortest time between two frames of a stream. Default: no minimum.
+    ///
+    /// A handler can change this for its client. See [`Batching`].
     pub fn batching(self, batching: Batching) -> Self {
         self.with(|config| config.style.batching = Some(batching))
     }
 
-    /// Limits the streams behind this layer: see [`Limit`]. Default: no limit. With more than one, there has to be room in each.
+    /// Limits the streams behind this layer. Default: no limit. See [`Limit`].
     ///
-    /// Those of [the registry](crate::RegistryConfig::limit) count too.
+    /// Several calls add several limits, and a stream needs room in each of them. The limits of [the
+    /// registry](crate::RegistryConfig::limit) count too.
     pub fn limit(self, limit: Limit) -> Self {
         self.with(|config| config.limits.push(limit))
     }
 
-    /// What a request for a stream gets that is refused. Default: [`RefusedResponse::status`].
+    /// Sets the response to a refused stream. Default: [`RefusedResponse::status`].
     pub fn refused_response(self, response: RefusedResponse) -> Self {
         self.with(|config| config.refused_response = response)
     }
 
-    /// Ends streams when they are as old as this: each at 80 to 100 % of it, so that those that began together do not end together.
-    /// Default: never.
+    /// Ends each stream when it reaches this age. Default: no maximum age.
     ///
-    /// A stream ends at a boundary and its client comes back and resumes, where a load balancer sends it by then.
+    /// Each stream ends at a random age between 80 and 100 % of the maximum. So streams that began together do not end
+    /// together.
+    ///
+    /// A stream ends at a boundary. Its client reconnects and resumes, and a load balancer can send it to another
+    /// server.
     pub fn max_age(self, age: Duration) -> Self {
         self.with(|config| config.max_age = Some(age))
     }
 
-    /// Ends streams with an event, by why they end: at a boundary, as the last there is, and without an id if it has one. Default: none.
+    /// Sends a last event when the server ends a stream. Default: none.
     ///
-    /// It is asked when the server ends a stream, for whatever reason: not where the client has left, and not where
-    /// nothing can be put in any more. Where the handler's own body fails ([`CloseReason::BodyFailed`]) it is asked too: if
-    /// the stream is at a boundary, the event goes out, and then the body's error, so that the response has no clean end. In the middle of an event, only the error goes out. It is asked outside all locks, by the task that the stream is polled on. What is read with
-    /// [`into_events`](ClientHandle::into_events) gets none.
+    /// The closure gets the reason and returns the event. The event is sent at a boundary. If it has an id, the id is
+    /// not sent.
+    ///
+    /// The closure is called for every reason, with two exceptions: the client has disconnected, or no bytes can be
+    /// inserted any more. It runs outside all locks, in the task that polls the stream. A client that is read with
+    /// [`into_events`](ClientHandle::into_events) gets no last event.
+    ///
+    /// The closure is also called when the handler's own body fails ([`CloseReason::BodyFailed`]). At a boundary, the
+    /// event is sent first, and then the body's error, so the response has no clean end. In the middle of an event,
+    /// only the error is sent.
     ///
     /// ```
     /// use tower_sse::{CloseReason, Event, Registry, SseLayer};
@@ -276,14 +315,18 @@ impl SseLayer {
         self.with(|config| config.farewell = Some(Farewell(Arc::new(farewell))))
     }
 
-    /// Lets streams go on for some time when the registry ends its streams, unless a handler says otherwise: see [`ClientHandle::finish_on_drain`].
-    /// Default: no.
+    /// Lets streams go on for a limited time during a drain. Default: no.
+    ///
+    /// The time is [`Drain::finish_within`](crate::Drain::finish_within).
+    /// A handler can change this for its client: see [`ClientHandle::finish_on_drain`].
     pub fn finish_on_drain(self, finish: bool) -> Self {
         self.with(|config| config.style.finish_on_drain = finish)
     }
 
-    /// Sets `cache-control: no-store, no-transform`, where the handler did not set one: for streams of private data, which no
-    /// cache and no browser's history may keep. Default: `no-cache, no-transform`.
+    /// Sets `cache-control: no-store, no-transform`. Default: `no-cache, no-transform`.
+    ///
+    /// Use it for private data, which no cache and no browser history may keep. A `cache-control` header of the handler
+    /// wins.
     pub fn no_store(self) -> Self {
         self.with(|config| config.is_private = true)
     }

@@ -36,7 +36,7 @@ mod client;
 use client::{Client, VERSIONS};
 
 const TOPIC: &str = "news";
-const NO_LAYER: &str = "no SseLayer is around this route";
+const NO_LAYER: &str = "no SseLayer is around this route: add one with Router::layer";
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(60), future).await.expect("it takes too long")

@@ -127,7 +127,10 @@ async fn an_optional_layer_is_axum_extras() {
             let house = open(router, registry, version).await;
             match is_on {
                 true => house::within(house.streams()).await,
-                false => assert_eq!(text(house.get("/news").await).await, "no SseLayer is around this route"),
+                false => assert_eq!(
+                    text(house.get("/news").await).await,
+                    "no SseLayer is around this route: add one with Router::layer"
+                ),
             }
         }
     }
