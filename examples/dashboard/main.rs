@@ -8,35 +8,47 @@
 //!
 //! - `GET /`: the page.
 //! - `GET /events?topic=a&topic=b/*`: the events of these topics and patterns (`*` is one segment, `**` the rest).
-//!   Resumes with `Last-Event-ID`, as a header or as `?lastEventId=`. Further:
-//!   - `&level=warn`: of events with a level, only those that have at least this one: `info`, `warn`, `error`.
-//!   - `&batch=50`: at least so many milliseconds between two frames. `&array`: the events of a frame as one JSON array.
-//!   - `&topic_as_event_type`: events without an event type get their topic as the type.
-//!   - `&user=ada`, or the header `x-user`: whose stream it is.
+//!   It resumes from `Last-Event-ID`, a header or the parameter `?lastEventId=`. Further parameters:
+//!   - `&level=warn`: of the events with a level, only those of at least this level: `info`, `warn`, `error`.
+//!   - `&batch=50`: at least this many milliseconds between two frames. `&array`: the events of a frame as one JSON array.
+//!   - `&topic_as_event_type`: an event without a type gets its topic as the type.
+//!   - `&user=ada`, or the header `x-user`: the user's name.
 //! - `GET /prices/events`: all prices as one event, then each change.
-//! - `POST /publish/{topic}?event=type&level=warn&except=CLIENT_ID`: publishes the body, not to the client that is
-//!   excepted. Answers `{"id": "...", "clients": n}`.
-//! - `GET /presence/{topic}`: who is subscribed to this topic, or pattern.
-//! - `GET /stats`: how much there is. `GET /counts`: what the hooks counted.
-//! - `GET /clients`: the open streams; `DELETE /streams/{number}`: closes one of them.
-//! - `GET /page/events`, `/clients/{id}/...`: what the page needs on top.
+//! - `POST /publish/{topic}?event=type&level=warn&except=CLIENT_ID`: publishes the body to all clients but the client in
+//!   `except`. The response is `{"id": "...", "clients": n}`.
+//! - `GET /presence/{topic}`: who is subscribed to this topic or pattern.
+//! - `GET /stats`: the registry's statistics. `GET /counts`: the counters of the observer.
+//! - `GET /clients`: the open streams. `DELETE /streams/{number}`: closes one of them.
+//! - `GET /page/events`, `/clients/{id}/...`: the page's own requests.
 //!
-//! A program that faces the world lets only those in who may. Here, anybody may publish, look at the list of streams and close any of them.
+//! In this example, anybody may publish, see the list of streams, and close any stream. A public program has to check who may.
 //!
-//! What becomes of a client that is too slow goes by the topic's name: under `state/` only the latest event counts, and it
-//! is told nothing; under `strict/` its stream ends and it comes back; elsewhere it is told of the gap.
+//! The topic's name decides what happens to a client that is too slow. Under `state/` only the latest event counts, and the client
+//! is told nothing. Under `strict/` the stream ends, and the client comes back. On all other topics the client is told of the gap.
 //!
-//! It is served by `examples/support/connections.rs`, which gives up who sends no request, and makes room for who does: `axum::serve` waits
-//! for ever.
+//! `examples/support/connections.rs` serves the connections. It closes connections that send no request, and makes room for new clients. `axum::serve`
+//! waits for such connections for ever.
 //!
-//! On SIGINT and SIGTERM it ends gracefully: its streams are told and end one after the other, and then it is gone. A second one ends it at once.
+//! On SIGINT and SIGTERM the server shuts down gracefully: it sends each stream a farewell, ends the streams one after the other, and exits.
+//! A second signal exits at once.
 //!
-//! Environment: `PORT` (3000; 0 picks one), `HEARTBEAT_MS` (15000), `RETENTION_EVENTS` (per topic, 1000),
-//! `RETENTION_BYTES` (in all, 67108864), `STALLED_AFTER_MS` (60000), `GRACE_MS` (how long who is gone is still shown, 5000),
-//! `MAX_STREAMS` (10000), `MAX_STREAMS_PER_ADDRESS` (a quarter of the connections that the limit on open files
-//! allows, at most 2000), `PROXIES` (how many add to `x-forwarded-for`, 0), `DRAIN_MS` (how long
-//! the graceful end may take, 5000), `GONE_AFTER_MS` (how long a peer may send no request, or answer nothing, before its connection
-//! is closed, 30000, at least 1000), `PRICES_MS` (between two prices, 250), `LOG=1` (a line on stderr for each stream that is over or lost events).
+//! Environment:
+//!
+//! | variable | default | meaning |
+//! |---|---|---|
+//! | `PORT` | 3000 | the port; 0 picks a free port |
+//! | `HEARTBEAT_MS` | 15000 | the interval of heartbeats |
+//! | `RETENTION_EVENTS` | 1000 | retained events of each topic |
+//! | `RETENTION_BYTES` | 67108864 | retained bytes of all topics |
+//! | `STALLED_AFTER_MS` | 60000 | `RegistryConfig::stalled_client_timeout` |
+//! | `GRACE_MS` | 5000 | how long a user who left is still listed |
+//! | `MAX_STREAMS` | 10000 | open streams |
+//! | `MAX_STREAMS_PER_ADDRESS` | a quarter of the connections that the limit on open files allows, at most 2000 | open streams of one address |
+//! | `PROXIES` | 0 | how many proxies append to `x-forwarded-for` |
+//! | `DRAIN_MS` | 5000 | how long the graceful shutdown may take |
+//! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, or answer nothing; at least 1000 |
+//! | `PRICES_MS` | 250 | the time between two prices |
+//! | `LOG` | 0 | 1 prints a line on stderr for each stream that ended or lost events |
 
 mod api;
 #[path = "../support/connections.rs"]
@@ -71,7 +83,7 @@ use crate::{
     connections::Connections, hooks::Counts, market::Market, signals::Signals, sockets::Patience, visitor::Visitor,
 };
 
-/// What the handlers share.
+/// The state that all handlers share.
 #[derive(Clone)]
 struct App {
     registry: Registry,
@@ -90,7 +102,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let heartbeat = Heartbeat::every(Duration::from_millis(setting("HEARTBEAT_MS", 15_000)?));
     let patience = Patience::of(Duration::from_millis(setting("GONE_AFTER_MS", 30_000)?));
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
-    // From here on, it ends in order when it is told to.
+    // From now on, a signal starts a graceful shutdown.
     let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
     let connections = Connections::new(patience, 1);
@@ -124,7 +136,7 @@ fn config(counts: &Arc<Counts>) -> Result<RegistryConfig, io::Error> {
     })
 }
 
-/// How many streams there may be, over all routes: in all, and from one address, which shall not take all connections.
+/// The limits of streams on all routes together: in total, and for each address. One address must not take all connections.
 fn limits(connections: &Connections) -> Result<[Limit; 2], io::Error> {
     let peer = |request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip());
     let address = ClientIpKey::new(peer).proxies(setting("PROXIES", 0)?);
@@ -137,10 +149,10 @@ fn limits(connections: &Connections) -> Result<[Limit; 2], io::Error> {
 
 fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat) -> Router {
     let layer = SseLayer::new(&app.registry).metadata(Visitor::of);
-    // An hour at most, so that streams spread over the servers that a load balancer has by then.
+    // At most an hour, so that streams move to new servers behind a load balancer.
     let layer = limits.into_iter().fold(layer, SseLayer::limit).max_age(Duration::from_secs(3600));
-    // A layer is configured per route: a script cannot see comments, so the page's heartbeats are events; and its
-    // EventSource would give up if it got a 503.
+    // Each route has its own configuration. The page's heartbeats are events, because a script cannot see comments. A refused page gets
+    // `RefusedResponse::reconnect()`, because an EventSource gives up for good at a 503.
     let for_page =
         layer.clone().heartbeat(heartbeat.clone().event(page::heartbeat)).reconnect_delay(Duration::from_secs(1));
     let for_page = for_page.refused_response(RefusedResponse::reconnect());
@@ -165,7 +177,7 @@ fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat) -> Router {
         .with_state(app)
 }
 
-/// A number from the environment. What is there and is none is an error that names it.
+/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
     match env::var(name) {
         Err(_) => Ok(default),

@@ -1,4 +1,4 @@
-//! A chat whose answers survive a reload of the page, and whatever else cuts a stream.
+//! A chat whose answers survive a reload of the page, and every other cut of the stream.
 //!
 //! ```text
 //! cargo run --example llm
@@ -7,18 +7,23 @@
 //! ```
 //!
 //! - `GET /`: the chat page.
-//! - `POST /chats/{chat}/messages`: asks what the body says. Answers `{"answer": n}`, or 409 while an answer is being
-//!   written in this chat; with `?instead=true`, that one ends where it is.
-//! - `GET /chats/{chat}/answers/{n}/events`: the answer's tokens, from the first one or after `Last-Event-ID`. The last
-//!   event is an `end` that says how it ended: `done`, `stopped`, `replaced` or `failed`. If nothing is left to come, 204 for an answer that is
-//!   done and 410 for any other; both make an `EventSource` stop. 404 if there is no such answer.
-//! - `DELETE /chats/{chat}/answers/{n}`: stops it.
-//! - `GET /chats/{chat}/events`: what was asked in this chat, each `question` with the number of its answer.
+//! - `POST /chats/{chat}/messages`: asks the question in the body. The response is `{"answer": n}`, or a 409 while another answer is being
+//!   written in this chat. With `?instead=true`, the new answer replaces the other answer.
+//! - `GET /chats/{chat}/answers/{n}/events`: the tokens of an answer, from the first token or after `Last-Event-ID`. The last
+//!   event is an `end` with the reason: `done`, `stopped`, `replaced` or `failed`. A client that has read everything gets a 204 if the answer is
+//!   done, and a 410 if it is not. Both stop an `EventSource`. An unknown answer is a 404.
+//! - `DELETE /chats/{chat}/answers/{n}`: stops an answer.
+//! - `GET /chats/{chat}/events`: the questions of a chat. Each `question` contains the number of its answer.
 //!
-//! An answer is a topic with a producer, who writes on whether or not anybody reads. One that is asked to `break` fails in the middle. A chat is a plain topic. A program
-//! that faces the world lets only those into a chat who may: here, whoever knows its name is in.
+//! An answer is a topic with a producer. The producer writes whether or not anybody reads. An answer to a prompt with the word `break` fails in the middle.
+//! A chat is a plain topic. In this example, everybody who knows a chat's name may read and write in it. A public program has to check who may.
 //!
-//! Environment: `PORT` (3001; 0 picks one), `TOKEN_MS` (how long a token takes on average, 60).
+//! Environment:
+//!
+//! | variable | default | meaning |
+//! |---|---|---|
+//! | `PORT` | 3001 | the port; 0 picks a free port |
+//! | `TOKEN_MS` | 60 | the average time of a token |
 
 #[allow(dead_code, reason = "it is not told to end")]
 #[path = "../support/connections.rs"]
@@ -48,7 +53,7 @@ use tower_sse::{
 use crate::{connections::Connections, sockets::Patience};
 
 const MAX_PROMPT: usize = 16 << 10;
-/// In all chats together, as each answer takes a task.
+/// The most answers that are written at once, in all chats together. Each answer takes a task.
 const MAX_WRITING: usize = 1000;
 /// How long an answer can be read after its end, and a question after it was asked.
 const KEPT: Duration = Duration::from_secs(3600);
@@ -57,7 +62,7 @@ const KEPT: Duration = Duration::from_secs(3600);
 async fn main() -> std::result::Result<(), Box<dyn Error>> {
     let config = RegistryConfig::default()
         .ended_topic_ttl(KEPT)
-        // However its writer comes to fail: an error, a panic.
+        // The last event after an error or a panic of the producer.
         .failed_event(end("failed"))
         .cancelled_event(end("stopped"))
         .topic_retention_by(|topic| match topic.contains("/answers/") {
@@ -70,7 +75,7 @@ async fn main() -> std::result::Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3001)?)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let app = app(Chats { registry, token_time, turns: Arc::default() });
-    // Unlike `axum::serve`, this gives up who sends no request, and makes room for who does.
+    // Unlike `axum::serve`, this closes connections that send no request, and makes room for new clients.
     Connections::new(Patience::default(), 1).serve(listener, app.into_make_service()).await;
     Ok(())
 }
@@ -95,12 +100,12 @@ struct Chats {
     turns: Arc<Mutex<Turns>>,
 }
 
-/// Whose turn it is.
+/// The answers that are being written.
 #[derive(Default)]
 struct Turns {
     /// The number of the last answer, over all chats.
     last: u64,
-    /// The answer that is being written, for each chat that has one.
+    /// The current answer of each chat that has one.
     writing: HashMap<Chat, Answer>,
 }
 
@@ -117,7 +122,7 @@ async fn ask(
     turns.writing.retain(|_, answer| registry.topic_state(answer.topic()) == Some(TopicState::Producing));
     match turns.writing.get(&chat) {
         Some(other) if how.instead => {
-            // Whoever wrote it may not write on, and whoever reads it is told why it ends.
+            // This stops the producer of the other answer, and tells its readers why the answer ends.
             registry.cancel_producer_with(other.topic(), end("replaced"))?;
         }
         Some(_) => return Err((StatusCode::CONFLICT, "an answer is being written in this chat already").into()),
@@ -129,7 +134,7 @@ async fn ask(
 
     turns.last += 1;
     let answer = Answer { chat: chat.clone(), n: turns.last };
-    // In this order, so that whoever hears of the answer finds it.
+    // Start the producer before the question is published, so that everybody who sees the question finds the answer.
     let producer = registry.start_producer(answer.topic())?;
     registry.publish(chat.topic(), Event::json(&json!({ "answer": answer.n, "text": prompt }))?.event("question"))?;
     let tokens = generator::tokens(&prompt, token_time).map(|token| token.map(Event::data));
@@ -140,7 +145,7 @@ async fn ask(
 }
 
 async fn answer_events(Path(answer): Path<Answer>, client: ClientHandle) -> Result<EventStream> {
-    // Without `existing`, it would wait for an answer that is forgotten, or never was.
+    // Without `existing`, the stream would wait for ever for an answer that was forgotten or never existed.
     match client.subscribe(Subscription::to(answer.topic()).from(Start::Oldest).existing()) {
         Err(SubscribeError::NoTopic { .. }) => Err(answer.is_unknown()),
         result => Ok(result.map(|()| client.into_stream())?),
@@ -148,7 +153,7 @@ async fn answer_events(Path(answer): Path<Answer>, client: ClientHandle) -> Resu
 }
 
 async fn stop(State(Chats { registry, .. }): State<Chats>, Path(answer): Path<Answer>) -> Result<StatusCode> {
-    // One that has ended meanwhile is as good as stopped.
+    // An answer that has already ended counts as stopped.
     match registry.cancel_producer(answer.topic()) || registry.topic_state(answer.topic()).is_some() {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(answer.is_unknown()),
@@ -171,8 +176,8 @@ struct How {
     instead: bool,
 }
 
-/// A chat's name, as it comes in a URL. It is one segment of its topics' names and nothing else: with a `/` in it, it
-/// could be the name of another chat's answer; with a `*`, a subscription to it would be one to all chats.
+/// A chat's name from a URL. It becomes one segment of topic names. With a `/` in it, it could be the name of another
+/// chat's answer.
 #[derive(Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
 struct Chat(String);
@@ -195,7 +200,7 @@ impl TryFrom<String> for Chat {
     }
 }
 
-/// One answer, as it is named in a URL.
+/// An answer, as a URL names it.
 #[derive(Deserialize)]
 struct Answer {
     chat: Chat,
@@ -212,7 +217,7 @@ impl Answer {
     }
 }
 
-/// A number from the environment. What is there and is none is an error that names it.
+/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
 fn setting<T: FromStr>(name: &str, default: T) -> std::result::Result<T, io::Error> {
     match env::var(name) {
         Err(_) => Ok(default),

@@ -9,22 +9,28 @@
 //! curl http://127.0.0.1:3000/rooms/lobby                             # who is there
 //! ```
 //!
-//! - `Join` takes its `ClientHandle` from the request's extensions, subscribes it, and makes messages of its events
-//!   (`ClientHandle::into_events`). The layer leaves gRPC answers alone, and has no heartbeats for them: HTTP/2 has pings of its own.
-//! - The metadata `last-event-id` is what the `Last-Event-ID` of an `EventSource` is: the layer reads both. The ids of
-//!   both kinds of streams are the same.
-//! - When a gRPC client goes away, tonic drops the stream, and its subscription and its presence go.
-//! - It is served by `examples/support/connections.rs`, which gives up who sends no request, makes room for who does, and finds
-//!   clients that are gone without a word. `axum::serve` does none of that.
-//! - On SIGINT and SIGTERM all streams end: event streams with a clean end, after which an `EventSource` comes back, and
-//!   gRPC streams with `UNAVAILABLE`, after which the client here does.
-//! - For pages of other origins, tower-http's `CorsLayer` goes around everything; with `grpc-status` and `grpc-message`
-//!   among the headers that it exposes.
+//! - The method `Join` takes its `ClientHandle` from the request's extensions, subscribes the client, and converts the client's
+//!   events into messages (`ClientHandle::into_events`). The layer does not change gRPC responses, and sends no heartbeats in them: HTTP/2 has
+//!   its own pings.
+//! - The metadata `last-event-id` is the gRPC equivalent of the `Last-Event-ID` header. The layer reads both. Event streams and gRPC streams have
+//!   the same ids.
+//! - When a gRPC client leaves, tonic drops the stream. This ends the client's subscription and its presence.
+//! - `examples/support/connections.rs` serves the connections. It closes connections that send no request, makes room for new clients, and
+//!   finds clients that vanished. `axum::serve` does none of that.
+//! - On SIGINT and SIGTERM all streams end. Event streams end cleanly, and an `EventSource` reconnects. gRPC streams end with
+//!   `UNAVAILABLE`, and the client in this example reconnects.
+//! - For pages of other origins, put tower-http's `CorsLayer` around everything. Expose the headers `grpc-status` and
+//!   `grpc-message`.
 //!
-//! Everybody is taken at their word about their name. A program that faces the world has an authentication layer outside.
+//! This example believes every name. A public program needs an authentication layer outside of the `SseLayer`.
 //!
-//! Environment: `PORT` (3000; 0 picks one), `MAX_STREAMS` (10000, of both kinds together), `CHAT` (where the clients go,
-//! `http://127.0.0.1:3000`).
+//! Environment:
+//!
+//! | variable | default | meaning |
+//! |---|---|---|
+//! | `PORT` | 3000 | the port; 0 picks a free port |
+//! | `MAX_STREAMS` | 10000 | open streams, event streams and gRPC streams together |
+//! | `CHAT` | `http://127.0.0.1:3000` | the server, for the gRPC clients |
 
 mod client;
 #[path = "../../support/connections.rs"]
@@ -63,7 +69,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     let app = chat::routes(&registry).layer(SseLayer::new(&registry));
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
-    // From here on, it ends in order when it is told to.
+    // From now on, a signal starts a graceful shutdown.
     let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
     let connections = Connections::new(Patience::default(), 1);
@@ -71,13 +77,13 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         () = connections.serve(listener, app.into_make_service()) => {}
         _ = signals.next() => {}
     }
-    // There are no new connections from now on, and the streams end.
+    // The server accepts no new connections from now on. The drain ends the streams.
     let drain = registry.drain(Drain::within(Duration::from_secs(2)).reconnect_delay(Duration::from_secs(2)));
     tokio::join!(drain, connections.close_within(Duration::from_secs(3)));
     Ok(())
 }
 
-/// A number from the environment. What is there and is none is an error that names it.
+/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
     match env::var(name) {
         Err(_) => Ok(default),

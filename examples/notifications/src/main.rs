@@ -1,4 +1,4 @@
-//! Notifications in an axum application: sessions, a topic for each user, limits for each user, and other layers around.
+//! Notifications in an axum application: sessions, a topic for each user, limits for each user, and other layers around them.
 //!
 //! ```text
 //! cargo run -p notifications                                        # and http://127.0.0.1:3000
@@ -9,25 +9,39 @@
 //! curl -N http://127.0.0.1:3000/announcements                       # everybody's stream
 //! ```
 //!
-//! - Each of the two streams has an `SseLayer` of its own around its route, and so places of its own: strangers cannot use up
-//!   those of users. Who is refused a place is told to come back, as an `EventSource` would give up for good.
-//! - The session layer is outside of the users' one. So what it puts into a request's extensions is there for `Limit::per` and for
+//! - Each of the two event streams has its own `SseLayer` around its route, and so its own limits. Strangers cannot use up the slots
+//!   of users. A refused client is told to come back, because an `EventSource` gives up for good at a 503.
+//! - The session layer is outside of the users' `SseLayer`. Its value in the request's extensions is therefore there for `Limit::per` and
 //!   `SseLayer::metadata`.
-//! - Users' streams are refused to pages of other sites, as those could use up a user's places.
-//! - A request with several session cookies is refused, as one of them may be a stranger's.
-//! - A stream ends with its session: when it expires, when its user logs out, and when they log in again. An `EventSource` that
-//!   comes back then gets a 401, and stops.
-//! - tower-http's layers go around all: what each is for, and why in this order, is said at the place.
-//! - It is served by `examples/support/connections.rs`, which gives up who sends no request, and makes room for who does.
-//!   `axum::serve` waits for ever.
-//! - On SIGINT and SIGTERM it ends gracefully.
+//! - Pages of other sites cannot open users' streams, because they could use up a user's slots.
+//! - A request with several session cookies is refused, because one of them may come from an attacker.
+//! - A stream ends with its session: when the session expires, when the user logs out, and when the user logs in again. An `EventSource`
+//!   then comes back, gets a 401, and stops.
+//! - tower-http's layers are around all routes. The comments at the layers say what each is for, and why they have this order.
+//! - `examples/support/connections.rs` serves the connections. It closes connections that send no request, and makes room for new clients.
+//!   `axum::serve` waits for such connections for ever.
+//! - On SIGINT and SIGTERM the server shuts down gracefully.
 //!
-//! Here, everybody may log in under any name, without a password.
+//! In this example, everybody may log in under any name, without a password.
 //!
-//! Environment: `PORT` (3000; 0 picks one), `ORIGIN` (of pages elsewhere that may use this, `http://localhost:5173`),
-//! `MAX_STREAMS` (of users, 10000), `MAX_STREAMS_PER_USER` (3), `MAX_PUBLIC_STREAMS` (10000), `MAX_STREAMS_PER_ADDRESS` (of those,
-//! 20), `MAX_SESSIONS` (100000), `MAX_SESSIONS_PER_USER` (5), `LOGINS_PER_MINUTE` (from one address, 20), `PROXIES` (how many add to `x-forwarded-for`, 0), `SESSION_SECONDS` (28800),
-//! `HEARTBEAT_MS` (15000), `PING_MS` (of users' streams, 10000), `LOG` (`error` to `trace`, on stderr; info).
+//! Environment:
+//!
+//! | variable | default | meaning |
+//! |---|---|---|
+//! | `PORT` | 3000 | the port; 0 picks a free port |
+//! | `ORIGIN` | `http://localhost:5173` | another origin whose pages may use this server |
+//! | `MAX_STREAMS` | 10000 | open streams of all users |
+//! | `MAX_STREAMS_PER_USER` | 3 | open streams of one user |
+//! | `MAX_PUBLIC_STREAMS` | 10000 | open streams of announcements |
+//! | `MAX_STREAMS_PER_ADDRESS` | 20 | open streams of announcements of one address |
+//! | `MAX_SESSIONS` | 100000 | sessions of all users |
+//! | `MAX_SESSIONS_PER_USER` | 5 | sessions of one user |
+//! | `LOGINS_PER_MINUTE` | 20 | logins of one address |
+//! | `PROXIES` | 0 | how many proxies append to `x-forwarded-for` |
+//! | `SESSION_SECONDS` | 28800 | how long a session lasts |
+//! | `HEARTBEAT_MS` | 15000 | the interval of heartbeats of the announcements |
+//! | `PING_MS` | 10000 | the interval of heartbeats of users' streams |
+//! | `LOG` | `info` | `error` to `trace`, on stderr |
 
 mod api;
 #[path = "../../support/connections.rs"]
@@ -70,7 +84,7 @@ use crate::{
     sockets::Patience,
 };
 
-/// What the handlers share.
+/// The state that all handlers share.
 #[derive(Clone)]
 struct App {
     registry: Registry,
@@ -99,7 +113,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = app(App { registry: registry.clone(), sessions, address })?;
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
-    // From here on, it ends in order when it is told to.
+    // From now on, a signal starts a graceful shutdown.
     let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
     let connections = Connections::new(Patience::default(), 1);
@@ -107,7 +121,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         () = connections.serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()) => {}
         _ = signals.next() => {}
     }
-    // There are no new connections from now on, and the streams end.
+    // The server accepts no new connections from now on. The drain ends the streams.
     let restart = Event::data("The server restarts.").event("restart");
     let drain = Drain::within(Duration::from_secs(2)).farewell(restart).reconnect_delay(Duration::from_secs(2));
     let (drained, ()) = tokio::join!(registry.drain(drain), connections.close_within(Duration::from_secs(3)));
@@ -128,11 +142,11 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
         .heartbeat(Heartbeat::every(Duration::from_millis(setting("HEARTBEAT_MS", 15_000)?)))
         .limit(Limit::streams(setting("MAX_PUBLIC_STREAMS", 10_000)?))
         .limit(Limit::streams(setting("MAX_STREAMS_PER_ADDRESS", 20)?).per(app.address.clone().key()))
-        // An EventSource gives up for good when it gets a 503 or a 429.
+        // An EventSource gives up for good at a 503 or a 429.
         .refused_response(RefusedResponse::reconnect());
     let log_in_again = Event::data("Log in again.").event("expired");
     let for_users = SseLayer::new(&app.registry)
-        // A script cannot see comments. With an event, it can tell a dead connection.
+        // A script cannot see comments. With events, it notices a dead connection.
         .heartbeat(Heartbeat::every(Duration::from_millis(setting("PING_MS", 10_000)?)).event(ping))
         .metadata(|request: &Parts| request.extensions.get::<Session>().cloned())
         .limit(Limit::streams(setting("MAX_STREAMS", 10_000)?))
@@ -149,7 +163,7 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
         .route("/notifications", get(api::notifications).layer(for_users).layer(for_own_pages))
         .route("/users/{user}/notifications", post(api::notify))
         .route("/announcements", post(api::announce))
-        // Not for paths that do not exist: those are a 404 for everybody.
+        // `route_layer` does not cover unknown paths. They are a 404 for everybody.
         .route_layer(middleware::from_fn_with_state(app.clone(), login::require));
     let for_everybody = Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))
@@ -160,13 +174,13 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
 
     // From the outside to the inside.
     let layers = ServiceBuilder::new()
-        // Sees every request, refused ones too.
+        // Logs every request, also refused requests.
         .layer(TraceLayer::new_for_http())
-        // Answers preflights itself, and gives its headers to everything, so that a page can read why it was refused.
+        // Answers preflight requests, and adds its headers to every response, so that a page can read why it was refused.
         .layer(cors(trusted))
-        // Of what changes something, logging in included, takes nothing that pages of other origins make a browser send.
+        // Refuses requests that change something (a login too), if a browser sends them for a page of another origin.
         .layer(CsrfLayer::new().add_trusted_origin(origin)?)
-        // Leaves event streams alone. Inside of an SseLayer it could be made not to, and then nothing could be put in.
+        // Does not compress event streams. Keep it outside of an SseLayer: the layer cannot insert anything into a compressed stream.
         .layer(CompressionLayer::new());
     Ok(Router::new()
         .merge(for_everybody)
@@ -178,14 +192,14 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
         .with_state(app))
 }
 
-/// With credentials, the origins that may are named: whoever mirrors any origin lets every page read its users' streams.
+/// Allows credentials for one origin by name. A server that mirrors any origin lets every page read its users' streams.
 fn cors(origin: HeaderValue) -> CorsLayer {
     let last_event_id = HeaderName::from_static("last-event-id");
     CorsLayer::new()
         .allow_origin([origin])
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::POST])
-        // What clients send that use `fetch`: an EventSource asks nobody about its own.
+        // The headers of clients that use `fetch`. An EventSource sends its own headers without a preflight request.
         .allow_headers([CONTENT_TYPE, CACHE_CONTROL, last_event_id])
 }
 
@@ -197,7 +211,7 @@ async fn nowhere() -> (StatusCode, Json<Value>) {
     (StatusCode::NOT_FOUND, Json(json!({ "error": "there is nothing here" })))
 }
 
-/// What the environment says. What is there and is none is an error that names it.
+/// Reads a value from the environment. A value that does not parse is an error, and the error names the variable.
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
     match env::var(name) {
         Err(_) => Ok(default),

@@ -2,24 +2,30 @@
 //!
 //! ```text
 //! cargo run -p progress
-//! curl -i -X POST 'http://127.0.0.1:3000/jobs?steps=50'             # says where the job is
+//! curl -i -X POST 'http://127.0.0.1:3000/jobs?steps=50'             # returns the job's path
 //! curl -N http://127.0.0.1:3000/jobs/ID                             # its progress, from the beginning
 //! curl -N --http2-prior-knowledge http://127.0.0.1:3000/jobs/ID
-//! curl -i http://127.0.0.1:3000/jobs/ID -H 'last-event-id: ID OF ITS LAST EVENT'      # 204: there is no more
+//! curl -i http://127.0.0.1:3000/jobs/ID -H 'last-event-id: ID OF ITS LAST EVENT'      # 204: no further event will come
 //! curl -i -X DELETE http://127.0.0.1:3000/jobs/ID                   # stops it
 //! ```
 //!
-//! - The layer goes around a tower service, and `hyper_util` serves that: `examples/support/connections.rs`, which gives up who sends
-//!   no request, and makes room for who does. The crate is here without its default features, so
-//!   there is no axum, and no JSON library.
-//! - A job fills its topic through a `Producer`, whether or not anybody reads. When it is done, it ends the topic: readers get what
-//!   is left, and their streams end. An `EventSource` comes back then, with the last id, and gets a 204, which makes it stop.
-//! - A job that was stopped ends with the event `cancelled` instead of `done`, one that broke with `failed`. Who has had that gets a 410.
-//! - What a job has published is forgotten five minutes after its end. Then it is a 404.
-//! - On SIGINT and SIGTERM, streams of jobs that are running may go on for `FINISH_MS`.
+//! - The layer goes around a tower service, and hyper-util serves the service: `examples/support/connections.rs`, which closes connections that send
+//!   no request, and makes room for new clients. The crate is used without its default features, so there is no axum and no JSON library.
+//! - A job fills its topic through a `Producer`, whether or not anybody reads. When the job is done, it ends the topic. Readers then get the
+//!   remaining events, and their streams end. An `EventSource` comes back with the last id, gets a 204, and stops.
+//! - The last event of a job is `done`. If somebody stopped the job, it is `cancelled`. If the job failed, it is `failed`. A client that has read `cancelled`
+//!   or `failed` gets a 410 when it comes back.
+//! - The events of a job are forgotten five minutes after its end. After that, the job is a 404.
+//! - On SIGINT and SIGTERM, streams of running jobs may continue for `FINISH_MS`.
 //!
-//! Environment: `PORT` (3000; 0 picks one), `STEP_MS` (how long a step of a job takes, 200), `MAX_JOBS` (that run at once, 100),
-//! `FINISH_MS` (10000).
+//! Environment:
+//!
+//! | variable | default | meaning |
+//! |---|---|---|
+//! | `PORT` | 3000 | the port; 0 picks a free port |
+//! | `STEP_MS` | 200 | how long a step of a job takes |
+//! | `MAX_JOBS` | 100 | jobs that run at once |
+//! | `FINISH_MS` | 10000 | how long streams of running jobs may continue after a signal |
 
 #[path = "../../support/connections.rs"]
 mod connections;
@@ -45,7 +51,7 @@ use crate::{
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Who comes late gets all of a job.
+    // Retain all events of a job, so that a late reader gets the whole job.
     let retention = Retention::default().events(jobs::MAX_EVENTS);
     let registry = Registry::with_config(RegistryConfig::default().topic_retention(retention));
     let step = Duration::from_millis(setting("STEP_MS", 200)?);
@@ -56,7 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .service_fn(move |request: Request<RequestBody>| future::ready(Ok::<_, Infallible>(jobs.answer(&request))));
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
-    // From here on, it ends in order when it is told to.
+    // From now on, a signal starts a graceful shutdown.
     let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
     let connections = Connections::new(Patience::default(), 1);
@@ -66,12 +72,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let window = Duration::from_secs(2);
     let drain = registry.drain(Drain::within(window).finish_within(finish));
-    // It waits for all connections, and some peers may read nothing.
+    // `close_within` has a timeout, because some peers may read nothing.
     tokio::join!(drain, connections.close_within(finish.max(window) + Duration::from_secs(1)));
     Ok(())
 }
 
-/// A number from the environment. What is there and is none is an error that names it.
+/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
     match env::var(name) {
         Err(_) => Ok(default),
