@@ -1,4 +1,4 @@
-//! What one request takes of all limits that are about it.
+//! The slots that one request takes in all limits that apply to it.
 
 use std::{mem, sync::Arc};
 
@@ -10,9 +10,10 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// The slots that one request needs and has. The layers that it passes share it.
+/// The slots that one request needs and has.
 ///
-/// It has them as long as somebody [holds](Hold) it: first each layer that the request is passing, then the stream.
+/// All layers that the request passes share it. The request keeps its slots as long as a [`Hold`] of it exists. Each
+/// layer holds it while the request passes, and then the stream holds it.
 #[derive(Debug, Default)]
 pub(crate) struct Admission(Mutex<State>);
 
@@ -20,13 +21,13 @@ pub(crate) struct Admission(Mutex<State>);
 struct State {
     claims: SmallList<Claim>,
     holders: usize,
-    /// Its stream has begun.
+    /// The stream of the request has begun.
     has_begun: bool,
-    /// It takes nothing any more, though it may still be held.
+    /// The slots were released for good, although a [`Hold`] may still exist.
     is_released: bool,
 }
 
-/// A place that a request needs, and whether it has it.
+/// A slot that a request needs, and what the request has of it.
 #[derive(Debug)]
 pub(crate) struct Claim {
     limit: Limit,
@@ -34,17 +35,19 @@ pub(crate) struct Claim {
     taken: Taken,
 }
 
-/// Whoever keeps a request's slots.
+/// Keeps the slots of a request until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Hold(Arc<Admission>);
 
 impl Admission {
-    /// Of a request that needs what these limits say. What a layer further out has asked for already is one and the same.
+    /// Collects the slots that a request needs in these limits.
+    ///
+    /// A limit that an outer layer has claimed already is claimed only once.
     pub(crate) fn of(request: &Parts, limits: [&[Limit]; 2], further_out: Option<Arc<Self>>) -> Arc<Self> {
-        // Before anything is locked, as this asks the program for the keys.
+        // No lock is held here, because the program's functions are called for the keys.
         let claims: SmallList<Claim> = limits.into_iter().flatten().filter_map(|limit| limit.ask(request)).collect();
         if further_out.is_none() && claims.len() <= 1 {
-            // So it mostly is.
+            // The usual case.
             return Arc::new(Self(Mutex::new(State { claims, ..State::default() })));
         }
         let admission = further_out.unwrap_or_default();
@@ -58,12 +61,12 @@ impl Admission {
         }
         let mut state = lock(&self.0);
         let mut all = mem::take(&mut state.claims).into_vec();
-        // No more than that, as each open stream keeps them.
+        // Exactly as many, because each open stream keeps the list.
         all.reserve_exact(claims.len());
         for claim in claims.into_vec() {
             match all.iter_mut().find(|known| known.limit.is(&claim.limit)) {
                 None => all.push(claim),
-                // It has been learnt on the way whom it counts for.
+                // The outer layer had no key for this limit, and this layer has one.
                 Some(known) if known.key.is_missing() => *known = claim,
                 Some(_) => {}
             }
@@ -76,14 +79,16 @@ impl Admission {
         Hold(Arc::clone(self))
     }
 
-    /// Acquires all slots that it needs and has not; or none, if there is no room for one of them.
+    /// Acquires all slots that the request needs and does not have yet.
     ///
-    /// Where nobody holds it, they are given back at once.
+    /// If one limit has no room, the request gets none of them. Without a [`Hold`], the slots are given back at once.
     pub(crate) fn acquire_slot(&self) -> Result<(), RefusedReason> {
         lock(&self.0).acquire_slot()
     }
 
-    /// Its stream begins, if it has its slots or there is room: what counts beginnings has counted it.
+    /// Begins the stream, if the request has its slots or the limits have room.
+    ///
+    /// The tokens of rates are spent then.
     pub(crate) fn begin(&self) -> Result<(), RefusedReason> {
         let mut state = lock(&self.0);
         state.acquire_slot()?;
@@ -92,7 +97,9 @@ impl Admission {
         Ok(())
     }
 
-    /// Gives back all slots, and takes none any more, though somebody who is not heard of may hold it for long.
+    /// Gives back all slots. The request gets no slots any more.
+    ///
+    /// A [`Hold`] that exists for long, for example in a body that a server keeps, has no effect then.
     pub(crate) fn release(&self) {
         let mut state = lock(&self.0);
         state.is_released = true;
@@ -102,7 +109,7 @@ impl Admission {
 
 impl State {
     fn acquire_slot(&mut self) -> Result<(), RefusedReason> {
-        // It takes all or none, so what it lacks has been asked for since.
+        // A request has all slots that it has asked for, or none. So the missing slots are at the end of the list.
         let has = self.claims.iter().take_while(|claim| claim.taken != Taken::Nothing).count();
         let lacks = &mut self.claims[has..];
         let result = lacks.iter_mut().try_for_each(Claim::take);
@@ -126,7 +133,9 @@ impl Claim {
         Ok(())
     }
 
-    /// A stream begins, and with that its token is spent. What is left is given back when the stream is over.
+    /// Spends the token of a rate, because a stream begins.
+    ///
+    /// A spent token is not given back when the stream ends.
     fn spend(&mut self) {
         if matches!(self.taken, Taken::Token(_)) {
             self.taken = Taken::SpentToken;

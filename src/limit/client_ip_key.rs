@@ -8,13 +8,15 @@ use http::{HeaderName, request::Parts};
 
 use super::key::LimitKey;
 
-/// Where a request comes from, as the key of a [`Limit`](crate::Limit).
+/// The IP address of a request, as the key of a [`Limit`](crate::Limit).
 ///
-/// What a `x-forwarded-for` header says is whatever somebody wrote into it, but for what the program's own proxies put at
-/// its end. So it is looked at only if [it is said](Self::proxies) how many they are.
+/// Default: the address of the peer that opened the connection. The `x-forwarded-for` header is not read, because a
+/// client can write anything into it. Only the entries at its end, which your own proxies have added, can be trusted.
+/// [`proxies`](Self::proxies) says how many they are.
 ///
-/// An IPv6 address counts with its neighbours, as whoever has one has a whole network of them: see [`ipv6_prefix`](Self::ipv6_prefix).
-/// One that stands for an IPv4 address, `::ffff:192.0.2.1` or NAT64's `64:ff9b::192.0.2.1` (RFC 6052), counts as that IPv4 address.
+/// An IPv6 address counts together with its network, because whoever has one address has the whole network: see
+/// [`ipv6_prefix`](Self::ipv6_prefix). An IPv6 address that stands for an IPv4 address counts as that IPv4 address:
+/// `::ffff:192.0.2.1`, and `64:ff9b::192.0.2.1` of NAT64 (RFC 6052).
 ///
 /// ```
 /// use std::net::SocketAddr;
@@ -37,46 +39,57 @@ pub struct ClientIpKey {
 type Peer = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
 
 impl ClientIpKey {
-    /// By the address of whoever opened the connection, which the server has put into the request's extensions.
+    /// Uses the peer address that the server has put into the request's extensions.
     ///
-    /// Of a request whose address is not known, nobody can say whom it counts for: its stream is [refused](crate::RefusedReason::MissingKey). With axum, that is so
-    /// if the server was not made with `into_make_service_with_connect_info`.
+    /// A request without a known address is [refused](crate::RefusedReason::MissingKey), because nobody can tell for
+    /// whom it counts. With axum, this happens if the server was not made with `into_make_service_with_connect_info`.
     pub fn new(peer: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         Self { peer: Arc::new(peer), proxies: 0, header: HeaderName::from_static("x-forwarded-for"), ipv6_prefix: 64 }
     }
 
-    /// How many proxies of the program's own a request passes, each of which adds to the end of `x-forwarded-for` whom it got the request from.
-    /// Default: 0, the header is not looked at.
+    /// Sets how many of your own proxies a request passes.
     ///
-    /// With one, the client is the last entry; with two, the last but one. If there are fewer entries, or it is no address,
-    /// the request has not come that way: it counts for whoever opened the connection.
+    /// Default: 0; the header is not read. Each proxy adds the address from which it got the request to the end of
+    /// `x-forwarded-for`.
+    ///
+    /// With 1, the client is the last entry; with 2, the last but one. If the header has fewer entries, or the entry is
+    /// not an address, the request did not pass the proxies. It then counts for the peer that opened the connection.
     #[must_use]
     pub fn proxies(self, number: usize) -> Self {
         Self { proxies: number, ..self }
     }
 
-    /// Another header that the proxies write the address into: `x-real-ip`, `cf-connecting-ip`. Default: `x-forwarded-for`. Without
-    /// [`proxies`](Self::proxies), no header is looked at.
+    /// Sets the header that the proxies write the address into.
     ///
-    /// What a proxy replaces, rather than adds to, has one entry: [`proxies`](Self::proxies) is then 1, however many there are.
+    /// Default: `x-forwarded-for`. Other common headers are `x-real-ip` and `cf-connecting-ip`. Without [`proxies`](Self::proxies), no header is
+    /// read.
+    ///
+    /// If each proxy replaces the header instead of adding to it, the header has one entry. Set
+    /// [`proxies`](Self::proxies) to 1 then, however many proxies there are.
     #[must_use]
     pub fn header(self, name: HeaderName) -> Self {
         Self { header: name, ..self }
     }
 
-    /// How many bits of an IPv6 address count, at most 128. Default: 64, the smallest network that somebody gets (RFC 6177). Providers that
-    /// give everybody a /56 or /48 are reason for fewer.
+    /// Sets how many bits of an IPv6 address count. Default: 64. Maximum: 128.
+    ///
+    /// 64 bits are the smallest network that a customer gets (RFC 6177). Choose fewer bits if your users' providers
+    /// give each customer a /56 or /48.
     #[must_use]
     pub fn ipv6_prefix(self, bits: u8) -> Self {
         Self { ipv6_prefix: bits.min(128), ..self }
     }
 
-    /// The key of a request, for [`Limit::per`](crate::Limit::per). A request whose address is not known has none.
+    /// Returns a function that gives the key of a request, for [`Limit::per`](crate::Limit::per).
+    ///
+    /// A request without a known address has no key.
     pub fn key(self) -> impl Fn(&Parts) -> Option<LimitKey> + Send + Sync + 'static {
         move |request| self.of(request).map(LimitKey::from)
     }
 
-    /// The address that a request counts for: of IPv6, that of its network. `None`: it is not known.
+    /// Returns the address that a request counts for. `None`: the address is unknown.
+    ///
+    /// For an IPv6 address, it is the address of the network.
     #[must_use]
     pub fn of(&self, request: &Parts) -> Option<IpAddr> {
         let address = self.forwarded(request).or_else(|| (self.peer)(request))?;
@@ -96,14 +109,16 @@ impl ClientIpKey {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for: on a socket that takes both, and behind a NAT64.
+/// Returns the IPv4 address that an IPv6 address stands for.
+///
+/// Such addresses come from a socket that accepts both families, and from a NAT64.
 fn ipv4_in(address: Ipv6Addr) -> Option<Ipv4Addr> {
     const NAT64: u128 = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0).to_bits();
     let behind_nat64 = (address.to_bits() >> 32 == NAT64 >> 32).then(|| Ipv4Addr::from_bits(address.to_bits() as u32));
     behind_nat64.or_else(|| address.to_ipv4_mapped())
 }
 
-/// An address, with or without a port.
+/// Parses an address with or without a port.
 fn parse(entry: &str) -> Option<IpAddr> {
     let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
     bare.parse().ok().or_else(|| Some(entry.parse::<SocketAddr>().ok()?.ip()))

@@ -1,4 +1,4 @@
-//! The counting. Time is passed in.
+//! Counts streams and tokens. Time is an argument.
 
 use std::{collections::HashMap, hash::BuildHasherDefault, time::Duration};
 
@@ -9,18 +9,23 @@ use crate::{
     time::nanoseconds,
 };
 
-/// How many streams are open; of a rate, when the bucket is full again. For everybody, or by key.
+/// What a limit counts, in total or for each key.
+///
+/// For a limit on open streams it is the number of open streams. For a rate it is the time at which the bucket is full
+/// again.
 #[derive(Default)]
 pub(super) struct Counted(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// 0: there is no entry.
+    /// The entry without a key. 0: there is no entry.
     everybody: u64,
     by_key: HashMap<LimitKey, u64, BuildHasherDefault<KeyHasher>>,
-    /// When to look for buckets that are full.
-    look_at: u64,
-    /// How long a token takes to come back, from when on: the last one is that by which the entries of a rate have been reckoned.
+    /// The time at which to remove the entries of full buckets.
+    next_cleanup: u64,
+    /// How long a token took to come back in each period of time.
+    ///
+    /// The entries of a rate are computed with the last period.
     periods: Vec<Period>,
 }
 
@@ -31,7 +36,7 @@ struct Period {
 }
 
 impl Counted {
-    /// One stream more, if there is room.
+    /// Counts one more stream, if there is room.
     pub(super) fn add(&self, key: &LimitKey, limit: u32) -> bool {
         let mut state = lock(&self.0);
         match state.entry(key) {
@@ -53,8 +58,10 @@ impl Counted {
         }
     }
 
-    /// A token that was taken for nothing, at this time. What of it has come back by itself since then is not given back once more, or the
-    /// bucket would be fuller than if it had never been taken.
+    /// Gives back a token that no stream has used.
+    ///
+    /// The part of the token that has come back by itself is not given back again. Otherwise the bucket would be fuller
+    /// than if the token had never been taken.
     pub(super) fn give_back(&self, key: &LimitKey, taken_at: u64, now: u64) {
         let mut state = lock(&self.0);
         let left = state.left(taken_at, now);
@@ -68,7 +75,7 @@ impl Counted {
         state.everybody + state.by_key.values().sum::<u64>()
     }
 
-    /// `now`: of a rate.
+    /// Returns the number of entries. `now`: the time, for a rate only.
     pub(super) fn entries(&self, now: Option<u64>) -> usize {
         let mut state = lock(&self.0);
         if let Some(now) = now {
@@ -102,9 +109,11 @@ impl State {
         }
     }
 
-    /// What a bucket lacks stays as many tokens, however long they take from now on.
+    /// Computes with this token time from now on.
+    ///
+    /// An entry keeps the number of its missing tokens when the token time changes.
     #[inline]
-    fn reckon_by(&mut self, token: u64, now: u64) {
+    fn use_token_time(&mut self, token: u64, now: u64) {
         if self.periods.last().is_none_or(|known| known.token != token) {
             self.begin_period(token, now);
         }
@@ -119,13 +128,15 @@ impl State {
             self.periods.remove(0);
         }
         self.periods.push(Period { since: now, token });
-        self.look_at = now;
+        self.next_cleanup = now;
         for full_at in self.by_key.values_mut().chain(Some(&mut self.everybody).filter(|entry| **entry > 0)) {
-            *full_at = now.saturating_add(as_long(full_at.saturating_sub(now), known.token, token));
+            *full_at = now.saturating_add(rescaled(full_at.saturating_sub(now), known.token, token));
         }
     }
 
-    /// How long a token that was taken then still takes to come back by itself. Nothing is left of one that was taken before all that is known.
+    /// Returns how long a token that was taken at this time still takes to come back.
+    ///
+    /// If the token was taken before all known periods, nothing is left of it.
     fn left(&self, taken_at: u64, now: u64) -> u64 {
         let Some(first) = self.periods.iter().rposition(|period| period.since <= taken_at) else { return 0 };
         let mut periods = self.periods[first..].iter().peekable();
@@ -135,7 +146,7 @@ impl State {
             let until = next.map_or(now, |next| next.since);
             left = left.saturating_sub(until.saturating_sub(then));
             if let Some(next) = next {
-                (left, then) = (as_long(left, period.token, next.token), next.since);
+                (left, then) = (rescaled(left, period.token, next.token), next.since);
             }
         }
         left
@@ -150,19 +161,27 @@ impl State {
     }
 }
 
-/// How often a rate may be changed while a request waits, for its token to be given back.
+/// How many changes of a rate are remembered.
+///
+/// They are needed to give back the tokens of requests that wait during the changes.
 const PERIODS: usize = 16;
 
-/// The time in which as many tokens come back as in `time`, if a token takes `new` and not `old`.
-fn as_long(time: u64, old: u64, new: u64) -> u64 {
+/// Converts a time to a new token time: as many tokens come back in it as before.
+///
+/// `old` and `new`: how long one token takes.
+fn rescaled(time: u64, old: u64, new: u64) -> u64 {
     let time = u128::from(time) * u128::from(new) / u128::from(old.max(1));
     u64::try_from(time).unwrap_or(LONGEST)
 }
 
-/// As long as it may take a bucket to be full, in nanoseconds: a century, so that no sum of times overflows.
+/// The longest time until a bucket is full, in nanoseconds.
+///
+/// It is more than a century, and short enough that no sum of times overflows.
 const LONGEST: u64 = u64::MAX / 4;
 
-/// A token bucket, kept as the time when it is full again: the generic cell rate algorithm of ITU-T I.371.
+/// A token bucket.
+///
+/// It is kept as the time at which it is full again: the generic cell rate algorithm of ITU-T I.371.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rate {
     per: Duration,
@@ -174,7 +193,9 @@ impl Rate {
         Self { per, burst: burst.max(1) }
     }
 
-    /// How many nanoseconds a token takes to come back. `None`: it never does.
+    /// Returns how many nanoseconds a token takes to come back.
+    ///
+    /// `None`: it never comes back.
     fn token(self, number: u32) -> Option<u64> {
         let per = nanoseconds(self.per);
         Some(per.checked_div(number.into())?.min(LONGEST / u64::from(self.burst)))
@@ -182,20 +203,22 @@ impl Rate {
 
     pub(super) fn set(self, counted: &Counted, number: u32, now: u64) {
         if let Some(token) = self.token(number) {
-            lock(&counted.0).reckon_by(token, now);
+            lock(&counted.0).use_token_time(token, now);
         }
     }
 
-    /// Takes a token; or says how long it is until there is one, if ever.
+    /// Takes a token, or returns how long it takes until there is one.
+    ///
+    /// `Err(None)`: there will never be one.
     pub(super) fn take(self, counted: &Counted, key: &LimitKey, number: u32, now: u64) -> Result<(), Option<Duration>> {
         let token = self.token(number).ok_or(None)?;
         let whole = token.saturating_mul(self.burst.into());
         let mut state = lock(&counted.0);
-        state.reckon_by(token, now);
-        if now >= state.look_at {
-            // As often as a bucket fills, so that each entry is looked at once or twice.
+        state.use_token_time(token, now);
+        if now >= state.next_cleanup {
+            // This runs once in the time that a bucket takes to fill. So each entry is read once or twice.
             state.forget_full(now);
-            state.look_at = now.saturating_add(whole);
+            state.next_cleanup = now.saturating_add(whole);
         }
         let known = state.entry(key);
         let full_at = known.as_deref().copied().unwrap_or(0).max(now).saturating_add(token);
@@ -211,15 +234,15 @@ impl Rate {
     }
 }
 
-/// What a request has of a limit.
+/// What a request has taken from a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Taken {
     #[default]
     Nothing,
-    Place,
-    /// Taken at this time, in nanoseconds by its limit.
+    Slot,
+    /// A token that was taken at this time, in nanoseconds since the limit was made.
     Token(u64),
-    /// A stream has begun with it.
+    /// A token with which a stream has begun.
     SpentToken,
 }
 
@@ -247,10 +270,10 @@ mod tests {
         prop::collection::vec(act, 1..60)
     }
 
-    /// All that has happened, to be looked at once more without some of it.
+    /// Everything that has happened, to compute the bucket again without some of it.
     #[derive(Debug, Default)]
     struct History {
-        /// When, what, and of a take, whether it is still so.
+        /// The time, what happened, and for a taken token whether it still counts.
         all: Vec<(u64, Happened)>,
     }
 
@@ -261,7 +284,9 @@ mod tests {
     }
 
     impl History {
-        /// What a bucket lacks now in which only those takes were that count; or all, if `none_given_back`.
+        /// Returns what the bucket lacks now if only the tokens that count were taken.
+        ///
+        /// With `none_given_back`, all tokens count.
         fn lacks(&self, token: u64, now: u64, none_given_back: bool) -> u64 {
             let (mut lacks, mut then, mut token) = (0_u64, 0, token);
             for (time, happened) in &self.all {
@@ -269,7 +294,7 @@ mod tests {
                 then = *time;
                 match happened {
                     Happened::Taken { counts } => lacks += if *counts || none_given_back { token } else { 0 },
-                    Happened::Set { token: new } => lacks = as_long(lacks, std::mem::replace(&mut token, *new), *new),
+                    Happened::Set { token: new } => lacks = rescaled(lacks, std::mem::replace(&mut token, *new), *new),
                 }
             }
             lacks.saturating_sub(now - then)

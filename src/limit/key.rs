@@ -5,25 +5,28 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-/// Whom a [`Limit`](crate::Limit) counts for: a text, a number, or an address.
+/// The key that a [`Limit`](crate::Limit) counts by: a text, a number or an IP address.
 ///
-/// Of a text with more than 64 bytes, a hash of 128 bits is kept, as whoever chooses a key shall not choose how much memory it takes.
+/// Of a text with more than 64 bytes, only a hash of 128 bits is kept. So nobody can use much memory by sending long
+/// keys.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LimitKey(Kind);
 
-/// With its hash, where that is not at hand: it costs no memory beside the rest, and a key is looked up more than once.
+/// A key with its hash.
+///
+/// The hash fits into padding, so it costs no memory. A key is looked up more than once.
 #[derive(Clone, PartialEq, Eq)]
 enum Kind {
     Text(u32, Arc<str>),
     LongText([u64; 2]),
     Number(u32, [u64; 2]),
     Address(u32, IpAddr),
-    /// Of a request that has none, where it should.
+    /// The request has no key, but the limit needs one.
     Missing,
     Everybody,
 }
 
-/// Random, so that nobody can look for keys with one hash.
+/// Hashes with random state, so that nobody can search for keys with the same hash.
 fn random_hash(nth: usize, of: impl Hash) -> u64 {
     static STATES: OnceLock<[RandomState; 2]> = OnceLock::new();
     STATES.get_or_init(Default::default)[nth].hash_one(of)
@@ -35,7 +38,7 @@ fn short_hash(of: impl Hash) -> u32 {
 
 impl LimitKey {
     pub(super) const MISSING: Self = Self(Kind::Missing);
-    /// Of what is limited without keys.
+    /// The key of a limit without keys.
     pub(super) const EVERYBODY: Self = Self(Kind::Everybody);
 
     pub(super) fn is_everybody(&self) -> bool {
@@ -75,7 +78,7 @@ impl fmt::Debug for LimitKey {
     }
 }
 
-/// Of keys, which are hashed already.
+/// The hasher for keys, which contain their hash already.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct KeyHasher(u64);
 
@@ -85,7 +88,7 @@ impl Hasher for KeyHasher {
     }
 
     fn write_u32(&mut self, hash: u32) {
-        // A map looks at the lowest and at the highest bits.
+        // A hash map uses the lowest and the highest bits.
         self.0 = (self.0 ^ u64::from(hash)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
@@ -116,7 +119,7 @@ impl From<u32> for LimitKey {
     }
 }
 
-/// The same as the key of a number without a sign, if it is not negative.
+/// A number that is not negative gives the same key as an unsigned number.
 impl From<i64> for LimitKey {
     fn from(number: i64) -> Self {
         (number as u128).into()
@@ -135,7 +138,7 @@ impl From<u128> for LimitKey {
     }
 }
 
-/// The whole address: see [`ClientIpKey`](crate::ClientIpKey) for networks.
+/// The whole address is the key: see [`ClientIpKey`](crate::ClientIpKey) for networks.
 impl From<IpAddr> for LimitKey {
     fn from(address: IpAddr) -> Self {
         Self(Kind::Address(short_hash(address), address))

@@ -1,4 +1,4 @@
-//! How many streams there may be.
+//! Limits on the number of streams.
 
 use std::{
     fmt,
@@ -20,11 +20,15 @@ use super::{
 };
 use crate::time::nanoseconds;
 
-/// A bound on open streams, or on new streams in a time: in all, or for each key.
+/// A limit on open streams, or on new streams in a period of time.
 ///
-/// It is a handle: clones count together. So [`SseLayer::limit`](crate::SseLayer::limit) limits what is behind one layer, a clone of
-/// it on another layer what is behind both, and [`RegistryConfig::limit`](crate::RegistryConfig::limit) all streams of a
-/// registry. A stream that comes through nested layers is counted once by each limit, unless something in between drops the request's
+/// It counts in total, or for each key.
+///
+/// A limit is a handle: its clones count together. On [`SseLayer::limit`](crate::SseLayer::limit) it limits the streams
+/// behind one layer. With a clone on another layer, it limits the streams behind both layers. On
+/// [`RegistryConfig::limit`](crate::RegistryConfig::limit) it limits all streams of a registry.
+///
+/// Each limit counts a stream through nested layers once, unless something between the layers removes the request's
 /// extensions.
 ///
 /// ```
@@ -47,26 +51,31 @@ use crate::time::nanoseconds;
 ///
 /// # When it counts
 ///
-/// A request that asks for an event stream with its `Accept` header, as `EventSource` does, is counted before the handler
-/// runs. So a refused request costs next to nothing. If the response is not a stream, it stops counting.
+/// A request that asks for an event stream with its `Accept` header, as `EventSource` does, is counted before the
+/// handler runs. So a refused request costs next to nothing. If the response is not a stream, it stops counting.
 ///
-/// A response can be a stream although the request did not ask for one. It is counted when the handler answers. If there is
-/// no room, it is refused, and its body is dropped unread. [`ClientHandle::acquire_slot`](crate::ClientHandle::acquire_slot) takes the
-/// place before the handler begins its work.
+/// A response can be a stream although the request did not ask for one. It is counted when the handler answers. If
+/// there is no room, it is refused, and its body is dropped unread.
+/// [`ClientHandle::acquire_slot`](crate::ClientHandle::acquire_slot) takes the slot before the handler begins its work.
 ///
-/// A stream counts until its body is dropped, or until its client counts as [stalled](crate::RegistryConfig::stalled_client_timeout). The
-/// server may hold the body of a peer that reads nothing until the socket is closed, which may be never. So a limit bounds
-/// the streams that are served, and not the open sockets: use `TCP_USER_TIMEOUT` and HTTP/2 keep-alive for those. An observer
-/// that is told of [`CloseReason::Stalled`](crate::CloseReason::Stalled) can close the connection, if your program has put a
-/// means for that into the client's [metadata](crate::SseLayer::metadata).
+/// A stream counts until its body is dropped, or until its client counts as
+/// [stalled](crate::RegistryConfig::stalled_client_timeout). If a peer reads nothing, the server may hold the body
+/// until the socket is closed, which may be never. So a limit bounds the streams that are served, not the open sockets.
+/// To bound those, use `TCP_USER_TIMEOUT` and HTTP/2 keep-alive. An observer can also close the connection when it is
+/// told of [`CloseReason::Stalled`](crate::CloseReason::Stalled). For that, the program puts a handle of the connection
+/// into the client's [metadata](crate::SseLayer::metadata).
 ///
-/// [`Events`](crate::Events) count until they are dropped. Clients of [`Registry::connect`](crate::Registry::connect) do not
-/// count.
+/// [`Events`](crate::Events) count until they are dropped. Clients of [`Registry::connect`](crate::Registry::connect)
+/// do not count.
 ///
-/// There is no queue. If there is no room, the stream is refused at once: see [`RefusedResponse`](crate::RefusedResponse).
+/// There is no queue. If there is no room, the stream is refused at once: see
+/// [`RefusedResponse`](crate::RefusedResponse).
 ///
-/// Cost: a few short locks and an allocation for each request that asks for a stream, and some 80 bytes as long as it is open; with a key,
-/// some 40 to 75 more as long as there is a stream of that key, and those of the key if it is a text. `cargo bench --bench limits` measures the time.
+/// # Cost
+///
+/// Each request that asks for a stream costs a few short locks and one allocation. Each open stream costs some 80
+/// bytes. With a key, each key with open streams costs some 40 to 75 bytes more, and the bytes of a text key. `cargo
+/// bench --bench limits` measures the time.
 #[derive(Clone)]
 #[must_use = "a limit does nothing unless a layer or a registry has it"]
 pub struct Limit {
@@ -74,21 +83,21 @@ pub struct Limit {
 }
 
 struct Inner {
-    /// How many streams, or how many new ones in the time that a rate has.
+    /// How many streams may be open, or how many may begin in the period of a rate.
     number: AtomicU32,
     rate: Option<Rate>,
     key: Option<KeyOf>,
     counted: Counted,
-    /// What the times of a rate are counted from.
+    /// The start of the time that a rate counts with.
     start: Instant,
 }
 
-/// Says the key of a request.
+/// The program's function that gives the key of a request.
 struct KeyOf {
     of: Box<GiveKey>,
-    /// The name of the program's function, to find it by.
+    /// The name of the program's function, which error messages and logs show.
     by: &'static str,
-    /// Requests without a key are not limited.
+    /// A request without a key is not limited.
     is_optional: bool,
 }
 
@@ -100,14 +109,17 @@ impl Limit {
         Self::with(number, None, None)
     }
 
-    /// Allows at most `number` new streams in each time `per`, and up to `burst` at once after a pause.
+    /// Allows at most `number` new streams in each period `per`.
     ///
-    /// It is a token bucket: it holds `burst` tokens (at least one), and `number` come back evenly in a time `per`. With 0, no
-    /// stream is allowed.
+    /// After a pause, up to `burst` streams may begin at once. With a `number` of 0, no stream may begin.
     ///
-    /// A request takes a token when it is counted. If no stream comes of it, what has not come back by itself meanwhile is given back: all of it
-    /// at once, half of it after half the time that a token takes, and nothing later. So however many requests are given up, no more streams
-    /// begin than the rate allows.
+    /// It is a token bucket. The bucket holds `burst` tokens, at least one. `number` tokens come back evenly in each
+    /// period `per`.
+    ///
+    /// A request takes a token when it is counted. If no stream comes of the request, the token is given back, except
+    /// for the part that has come back by itself: the whole token at once, half of it after half of the time that a
+    /// token takes, and nothing after that time. So abandoned requests never let more streams begin than the rate
+    /// allows.
     ///
     /// ```
     /// use std::time::Duration;
@@ -121,18 +133,21 @@ impl Limit {
         Self::with(number, Some(Rate::new(per, burst)), None)
     }
 
-    /// Counts each key by itself: a user, an address, a tenant.
+    /// Counts each key separately: for example a user, an address or a tenant.
     ///
-    /// A stream whose request has no key is refused, with [`RefusedReason::MissingKey`]: a limit that cannot tell whom a stream counts for
-    /// would be none. Mostly the layer that inserts what the key is made of is [further in](crate::guide::layers) than
-    /// [`SseLayer`](crate::SseLayer), or is not there. Other requests without a key pass. Where streams without a key are welcome, give them one key in
-    /// common, or say [`per_optional`](Self::per_optional).
+    /// The result is a new limit, which starts at zero.
     ///
-    /// It is a new limit, which counts anew. The key is asked for with each request that comes through a layer that has the limit, before its handler runs, and
-    /// what is inserted into the extensions further out is there. [`ClientIpKey::key`](crate::ClientIpKey::key) is one for addresses.
+    /// A stream whose request has no key is refused with [`RefusedReason::MissingKey`], because the limit could not
+    /// count it. The usual cause is that the layer that sets the key is missing, or is [further
+    /// in](crate::guide::layers) than [`SseLayer`](crate::SseLayer). If streams without a key are allowed, give them
+    /// one common key, or use [`per_optional`](Self::per_optional). Requests that get no stream need no key.
     ///
-    /// Keys may be chosen by whoever sends the request: there are never more entries than streams and, with a rate, than requests in the
-    /// time that a bucket takes to be full again.
+    /// The function is called for each request that passes a layer with this limit, before the handler runs. It can
+    /// read the extensions that outer layers have set. [`ClientIpKey::key`](crate::ClientIpKey::key) is such a function
+    /// for addresses.
+    ///
+    /// Clients may choose keys. There are never more entries than streams. With a rate, there are never more entries
+    /// than requests in the time that an empty bucket takes to be full.
     ///
     /// ```
     /// use http::request::Parts;
@@ -145,9 +160,9 @@ impl Limit {
         self.by_key(key, false)
     }
 
-    /// The same as [`per`](Self::per), but a request without a key is not limited by it.
+    /// Counts each key separately, and does not limit a request without a key.
     ///
-    /// For a limit that is meant for some requests only. It limits nothing at all where the key is never there.
+    /// Use it for a limit that concerns only some requests. If no request has a key, it limits nothing.
     ///
     /// ```
     /// use http::request::Parts;
@@ -175,7 +190,10 @@ impl Limit {
         Self { inner: Arc::new(Inner { number, rate, key, counted, start }) }
     }
 
-    /// Changes the number, from now on and for all clones. Streams that are open stay, if they are more.
+    /// Changes the limit from now on, also for all clones.
+    ///
+    /// Open streams stay open, even if they are more than the new limit. With a rate, the number of streams in each
+    /// period changes.
     pub fn set_limit(&self, number: u32) {
         self.inner.number.store(number, Ordering::Relaxed);
         if let Some(rate) = self.inner.rate {
@@ -183,14 +201,15 @@ impl Limit {
         }
     }
 
-    /// The number.
+    /// Returns the limit: the number of open streams, or of new streams in each period.
     #[must_use]
     pub fn limit(&self) -> u32 {
         self.inner.number.load(Ordering::Relaxed)
     }
 
-    /// How many streams it counts at this moment, over all keys. Of a rate, always 0. Cost: a few nanoseconds for each key, in which no
-    /// stream begins or ends.
+    /// Returns how many streams count now, over all keys. With a rate, always 0.
+    ///
+    /// Cost: a few nanoseconds for each key. No stream can begin or end during that time.
     #[must_use]
     pub fn open_streams(&self) -> u64 {
         match self.inner.rate {
@@ -199,13 +218,16 @@ impl Limit {
         }
     }
 
-    /// How many entries it has at this moment: keys with open streams, or whose bucket is not full. Without a key, at most one.
+    /// Returns the number of entries.
+    ///
+    /// An entry is a key with open streams or, with a rate, with a bucket that is not full. Without a key, there is at
+    /// most one entry.
     #[must_use]
     pub fn entries(&self) -> usize {
         self.inner.counted.entries(self.inner.rate.map(|_| self.inner.now()))
     }
 
-    /// What this request would take of it. `None`: it is not about this request.
+    /// Returns the slot that a request needs. `None`: the limit does not apply to it.
     #[inline]
     pub(crate) fn ask(&self, request: &Parts) -> Option<Claim> {
         let key = self.inner.key.as_ref().map_or(Some(LimitKey::EVERYBODY), |key| key.of(request))?;
@@ -216,14 +238,14 @@ impl Limit {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// A place, or why there is none.
+    /// Takes a slot or a token, or returns why there is none.
     pub(super) fn take(&self, key: &LimitKey) -> Result<Taken, RefusedReason> {
         if let Some(KeyOf { by, .. }) = self.inner.key.as_ref().filter(|_| key.is_missing()) {
             return Err(RefusedReason::MissingKey { by });
         }
         let (number, counted) = (self.limit(), &self.inner.counted);
         match self.inner.rate {
-            None if counted.add(key, number) => Ok(Taken::Place),
+            None if counted.add(key, number) => Ok(Taken::Slot),
             None => Err(RefusedReason::Full { key: key.clone().somebody(), limit: number }),
             Some(rate) => {
                 let now = self.inner.now();
@@ -237,7 +259,7 @@ impl Limit {
 
     pub(super) fn give_back(&self, key: &LimitKey, taken: Taken) {
         match taken {
-            Taken::Place => self.inner.counted.remove(key),
+            Taken::Slot => self.inner.counted.remove(key),
             Taken::Token(at) => self.inner.counted.give_back(key, at, self.inner.now()),
             Taken::Nothing | Taken::SpentToken => {}
         }
@@ -254,7 +276,7 @@ impl KeyOf {
 }
 
 impl Inner {
-    /// Nanoseconds since it was made.
+    /// Returns the nanoseconds since the limit was made.
     fn now(&self) -> u64 {
         nanoseconds(self.start.elapsed())
     }

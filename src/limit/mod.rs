@@ -1,4 +1,4 @@
-//! How many streams there may be, and what a request gets when there are as many.
+//! Limits on streams, their keys, and the response to a refused stream.
 
 mod admission;
 mod client_ip_key;

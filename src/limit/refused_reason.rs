@@ -5,48 +5,56 @@ use http::{Response, StatusCode};
 use super::{key::LimitKey, refused_response::RefusedResponse};
 use crate::stream::CloseReason;
 
-/// Why a stream was refused. It is in the extensions of the response, for layers further out.
+/// Why a stream was refused.
 ///
-/// Its message is a sentence for whoever sent the request, and does not tell the key.
+/// The extensions of the refused response contain it, for outer layers. The message is a sentence for whoever sent the
+/// request. It does not contain the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefusedReason {
     /// As many streams are open as a [`Limit`](crate::Limit) allows.
     Full {
-        /// Whose streams. `None`: everybody's.
+        /// The key whose streams are counted. `None`: the limit has no keys.
         key: Option<LimitKey>,
-        /// How many may be open.
+        /// How many streams may be open.
         limit: u32,
     },
-    /// More streams begin than the [rate](crate::Limit::rate) of a limit allows.
+    /// More streams began than the [rate](crate::Limit::rate) of a limit allows.
     RateLimited {
-        /// Whose streams. `None`: everybody's.
+        /// The key whose streams are counted. `None`: the limit has no keys.
         key: Option<LimitKey>,
-        /// How long it is until there is room for one. `None`: the rate is 0.
+        /// The time until a stream may begin. `None`: the rate is 0.
         retry_in: Option<Duration>,
     },
-    /// The registry takes no new streams: see [`Registry::drain`](crate::Registry::drain).
+    /// The registry is draining and accepts no new streams: see [`Registry::drain`](crate::Registry::drain).
     Draining,
-    /// The request has no key for a limit that [counts by keys](crate::Limit::per), so that nobody can say whom its stream counts for. Mostly the layers
-    /// are in the wrong [order](crate::guide::layers).
+    /// The request has no key for a limit that [counts by key](crate::Limit::per).
+    ///
+    /// The usual cause is a wrong [order of layers](crate::guide::layers).
     MissingKey {
-        /// The name of the function that was to say the key, with its module: whose limit it is. It is not in the message.
+        /// The name of the key function, with its module, to find the limit by. The message does not contain it.
         by: &'static str,
     },
-    /// A request was answered with the [`EventStream`](crate::EventStream) of a client that is not its own: of another request, or of
-    /// [none](crate::Registry::connect). That one is for [`into_events`](crate::ClientHandle::into_events).
+    /// The handler answered with the [`EventStream`](crate::EventStream) of another request's client.
+    ///
+    /// Or with that of a client of [`Registry::connect`](crate::Registry::connect), which has no request. Read such a
+    /// client with [`into_events`](crate::ClientHandle::into_events).
     OtherClient,
-    /// The client's stream is open already: it has one reader, who gets all of its events.
+    /// The client's stream is open already. A client has only one stream.
     Open,
-    /// The client's stream is over, or its request was answered with something else.
+    /// The client's stream has ended, or its request got another response.
     Over {
-        /// Why it is over.
+        /// Why the stream ended.
         reason: CloseReason,
     },
 }
 
 impl RefusedReason {
-    /// The status that says so: 429 if it is about this client, 500 if it is a mistake in the program, else 503.
+    /// Returns the status of the response.
+    ///
+    /// - 429: a limit with a key refused the stream.
+    /// - 503: a limit without keys refused it, or the registry is draining.
+    /// - 500: it is a mistake in the program.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -60,7 +68,9 @@ impl RefusedReason {
         }
     }
 
-    /// The reason in a word: in logs, and as the label of a metric. With `_for_key`, it is about this client's key.
+    /// Returns the reason as one word, for logs and the `reason` label of metrics.
+    ///
+    /// A word that ends in `_for_key` means that the limit has a key.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -76,13 +86,15 @@ impl RefusedReason {
         }
     }
 
-    /// Whether it is a mistake in the program, which no waiting mends.
+    /// Returns whether it is a mistake in the program, which waiting does not fix.
     pub(super) fn is_mistake(&self) -> bool {
         self.status() == StatusCode::INTERNAL_SERVER_ERROR
     }
 
-    /// As a response: what a layer gives by default. For a handler that asks with [`ClientHandle::acquire_slot`](crate::ClientHandle::acquire_slot);
-    /// with the `axum` feature, it is an `IntoResponse`.
+    /// Makes the response that a layer gives by default.
+    ///
+    /// Use it in a handler that calls [`ClientHandle::acquire_slot`](crate::ClientHandle::acquire_slot). With the
+    /// `axum` feature, the reason is an `IntoResponse`.
     pub fn into_response<B: From<String>>(self) -> Response<B> {
         RefusedResponse::status().response(&self, None).map(|_| B::from(self.to_string()))
     }
@@ -91,21 +103,29 @@ impl RefusedReason {
 impl fmt::Display for RefusedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full { key: None, limit: 0 } => f.write_str("no event stream may be open"),
-            Self::Full { key: Some(_), limit: 0 } => f.write_str("you may have no event stream open"),
-            Self::Full { key: None, limit: 1 } => f.write_str("the one event stream that may be open is open"),
-            Self::Full { key: None, limit } => write!(f, "all {limit} event streams that may be open are open"),
-            Self::Full { key: Some(_), limit: 1 } => f.write_str("you have an event stream open, and may have one"),
-            Self::Full { key: Some(_), limit } => {
-                write!(f, "you have as many event streams open as you may have: {limit}")
+            Self::Full { key: None, limit: 0 } => f.write_str("event streams are disabled: the limit is 0"),
+            Self::Full { key: Some(_), limit: 0 } => f.write_str("event streams are disabled for you: the limit is 0"),
+            Self::Full { key: None, limit: 1 } => {
+                f.write_str("the limit of 1 event stream is reached: try again later")
             }
-            Self::RateLimited { key: None, .. } => f.write_str("too many event streams begin at the moment"),
-            Self::RateLimited { key: Some(_), .. } => f.write_str("you open event streams too fast"),
-            Self::Draining => f.write_str("the server is about to stop and takes no new event streams"),
-            Self::MissingKey { .. } => f.write_str("the server cannot tell whom this event stream counts for"),
-            Self::OtherClient => f.write_str("the answer is the event stream of another client"),
+            Self::Full { key: None, limit } => {
+                write!(f, "the limit of {limit} event streams is reached: try again later")
+            }
+            Self::Full { key: Some(_), limit: 1 } => {
+                f.write_str("your limit of 1 event stream is reached: close it first")
+            }
+            Self::Full { key: Some(_), limit } => {
+                write!(f, "your limit of {limit} event streams is reached: close one first")
+            }
+            Self::RateLimited { key: None, .. } => {
+                f.write_str("too many event streams are being opened: try again later")
+            }
+            Self::RateLimited { key: Some(_), .. } => f.write_str("you open event streams too fast: try again later"),
+            Self::Draining => f.write_str("the server is shutting down and accepts no new event streams"),
+            Self::MissingKey { .. } => f.write_str("the server has no key to count this event stream by"),
+            Self::OtherClient => f.write_str("the response is the event stream of another client"),
             Self::Open => f.write_str("the client's event stream is open already"),
-            Self::Over { reason } => write!(f, "the client's event stream is over: {reason}"),
+            Self::Over { reason } => write!(f, "the client's event stream has ended: {reason}"),
         }
     }
 }
@@ -114,7 +134,7 @@ impl std::error::Error for RefusedReason {}
 
 #[cfg(test)]
 impl RefusedReason {
-    /// One of each. Whoever adds one is told by the compiler.
+    /// Returns each reason once. The `match` does not compile without a new variant.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let key = || Some(LimitKey::from("key"));
         std::iter::successors(Some(Self::Full { key: None, limit: 1 }), move |refused| match refused {

@@ -14,7 +14,9 @@ use crate::{
     time::jitter,
 };
 
-/// What a request for a stream gets that is [refused](RefusedReason).
+/// The response to a [refused](RefusedReason) stream.
+///
+/// Default: [`status`](Self::status).
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,31 +45,37 @@ enum Form {
 type Respond = dyn Fn(&RefusedReason, &Parts) -> Response<Bytes> + Send + Sync;
 
 impl RefusedResponse {
-    /// 503, or 429 if it is about this client, with `retry-after` and a sentence. This is the default. What is a mistake in the program gets a 500, without
-    /// a `retry-after`.
+    /// Responds with status 503 or 429, `retry-after`, and a sentence.
     ///
-    /// A browser's `EventSource` gives up for good when it gets one: see [`reconnect`](Self::reconnect).
+    /// This is the default. 429 is for a limit with a key, 503 for all other refusals. A mistake in the program gets a 500 without
+    /// `retry-after`.
+    ///
+    /// A browser's `EventSource` gives up for good on such a status: see [`reconnect`](Self::reconnect).
     #[must_use]
     pub fn status() -> Self {
         Self { form: Form::Status, delay: Duration::from_secs(5) }
     }
 
-    /// An event stream that says `retry:` and ends: a browser's `EventSource` comes back after that time.
-    /// What is a mistake in the program gets a 500, as [`status`](Self::status) gives it.
+    /// Responds with an event stream that has only a `retry:` field and ends.
     ///
-    /// Some client libraries come back after a time of their own, as they overlook a `retry:` without data: the guide's table of
-    /// clients says which.
+    /// A browser's `EventSource` reconnects after that time. A mistake in the program gets a 500, as with
+    /// [`status`](Self::status).
+    ///
+    /// Some client libraries reconnect after a time of their own, because they ignore a `retry:` without data. The
+    /// guide's table of clients lists them.
     #[must_use]
     pub fn reconnect() -> Self {
         Self { form: Form::Reconnect, ..Self::status() }
     }
 
-    /// A response of the program's own, to this request. [`RefusedReason`] is put into its extensions.
+    /// Responds with a response of the program, made for this request.
     ///
-    /// The request is as it came to the layer, without its body: what layers further out have put into its extensions is there.
+    /// The closure gets the reason, and the request as it came to the layer, without its body. The request has the
+    /// extensions that outer layers have set. The layer puts the [`RefusedReason`] into the extensions of the response.
     ///
-    /// Cost: a handler takes its request along, and its answer may turn out to be a stream for which there is no room. So a layer with such a response
-    /// keeps a copy of each request's head, extensions included, until the request is answered. Layers with another response keep none.
+    /// Cost: the layer copies the head and the extensions of each request, and keeps the copy until the request is
+    /// answered. It needs the copy because a handler's response may be a stream for which there is no room. With the
+    /// other responses, the layer copies nothing.
     ///
     /// ```
     /// use http::{Response, header::ACCEPT_LANGUAGE, request::Parts};
@@ -90,16 +98,18 @@ impl RefusedResponse {
         Self { form: Form::Own(Arc::new(respond)), ..Self::status() }
     }
 
-    /// How long who is refused is asked to wait, on average: each between half of that and one and a half, so that not all
-    /// come back at once. Default: five seconds. Where a [rate](crate::Limit::rate) says when there is room, that is added.
+    /// Sets how long a refused client is asked to wait, on average. Default: 5 seconds.
     ///
-    /// A header says it in whole seconds, rounded up, an event stream in milliseconds.
+    /// Each client gets a random time between 0.5 and 1.5 times `delay`, so that not all come back at once. If a
+    /// [rate](crate::Limit::rate) refused the stream, the time until there is room is added.
+    ///
+    /// `retry-after` is in whole seconds, rounded up. `retry:` is in milliseconds.
     #[must_use]
     pub fn delay(self, delay: Duration) -> Self {
         Self { delay, ..self }
     }
 
-    /// What is kept of a request for the case that it is refused after its handler ran.
+    /// Copies a request, for a refusal after its handler ran.
     pub(crate) fn keep<B>(&self, request: &Request<B>) -> Option<Box<Parts>> {
         if !matches!(self.form, Form::Own(_)) {
             return None;
@@ -113,7 +123,9 @@ impl RefusedResponse {
         Some(Box::new(copy.into_parts().0))
     }
 
-    /// The answer to this request, as far as it is known.
+    /// Makes the response to a refused stream.
+    ///
+    /// `request`: `None` if there is no copy of the request.
     pub(crate) fn response(&self, refused: &RefusedReason, request: Option<&Parts>) -> Response<Bytes> {
         let mut response = match (&self.form, request) {
             (Form::Own(respond), Some(request)) => respond(refused, request),
@@ -156,7 +168,9 @@ fn reconnect(wait: Duration) -> Response<Bytes> {
     response
 }
 
-/// What is refused now is not refused later.
+/// Sets the headers of a refusal.
+///
+/// `no-store`, because a request that is refused now may not be refused later.
 fn set<'a>(headers: &'a mut HeaderMap, content_type: &'static str) -> &'a mut HeaderMap {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

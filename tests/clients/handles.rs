@@ -120,7 +120,7 @@ mod a_stream_that_would_be_dead {
         let response = IntoResponse::into_response(registry.connect().into_stream());
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         let body = response.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(body, "the answer is the event stream of another client");
+        assert_eq!(body, "the response is the event stream of another client");
     }
 
     #[test]

@@ -622,7 +622,7 @@ mod keys {
                 assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
                 assert!(!response.headers().contains_key("retry-after"), "waiting does not help");
                 assert!(lacks_key(&why(&response)), "{:?}", why(&response));
-                assert_eq!(body_text(response.into_body()), "the server cannot tell whom this event stream counts for");
+                assert_eq!(body_text(response.into_body()), "the server has no key to count this event stream by");
             }
             assert_eq!((handler.runs(), limit.entries(), registry.stats().refused_streams), (0, 0, 2));
             let told = recorder.take();
@@ -1172,7 +1172,7 @@ mod a_handler {
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_full(&response, 0);
         assert!((3..=8).contains(&seconds(&response)));
-        assert_eq!(body_text(response.into_body()), "no event stream may be open");
+        assert_eq!(body_text(response.into_body()), "event streams are disabled: the limit is 0");
         assert_eq!(registry.stats().refused_streams, 2);
     }
 
@@ -1388,14 +1388,14 @@ mod a_refusal {
             .flat_map(|limit| (0..limit.limit()).map(|_| let_in(stream_of(&limited(limit), "a"))))
             .collect();
         let expected = [
-            (503, "no event stream may be open"),
-            (429, "you may have no event stream open"),
-            (503, "the one event stream that may be open is open"),
-            (429, "you have an event stream open, and may have one"),
-            (503, "all 2 event streams that may be open are open"),
-            (429, "you have as many event streams open as you may have: 2"),
-            (503, "too many event streams begin at the moment"),
-            (429, "you open event streams too fast"),
+            (503, "event streams are disabled: the limit is 0"),
+            (429, "event streams are disabled for you: the limit is 0"),
+            (503, "the limit of 1 event stream is reached: try again later"),
+            (429, "your limit of 1 event stream is reached: close it first"),
+            (503, "the limit of 2 event streams is reached: try again later"),
+            (429, "your limit of 2 event streams is reached: close one first"),
+            (503, "too many event streams are being opened: try again later"),
+            (429, "you open event streams too fast: try again later"),
         ];
         for (limit, (status, sentence)) in limits.as_flattened().iter().zip(expected) {
             let response = refused(limit, RefusedResponse::default());

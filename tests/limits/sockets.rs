@@ -132,7 +132,7 @@ async fn one_stream_is_one_where_a_concurrency_limit_of_towers_lets_two_in() {
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!((3..=8).contains(&refused.headers()[RETRY_AFTER].to_str().unwrap().parse::<u64>().unwrap()));
         assert_eq!(refused.headers()[CACHE_CONTROL], "no-store");
-        let sentence = "the one event stream that may be open is open";
+        let sentence = "the limit of 1 event stream is reached: try again later";
         assert_eq!(refused.headers()[CONTENT_LENGTH], sentence.len().to_string());
         assert_eq!(refused.into_body().collect().await.unwrap().to_bytes(), sentence);
         handles.recv().await.unwrap();
