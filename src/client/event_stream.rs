@@ -27,7 +27,9 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Begins the stream with a snapshot event, and continues with the events after the snapshot's position.
+    /// Begins the stream with a snapshot event.
+    ///
+    /// The stream continues with the events after the snapshot's position.
     ///
     /// It applies to all topics that the client is subscribed to by now, also if the client resumes. No event is lost
     /// or delivered twice in between. Default: no snapshot.

@@ -111,7 +111,9 @@ impl Delivery {
         self.entry.position
     }
 
-    /// Returns the id that this client resumes from after the event, or `None` if the event has no data.
+    /// Returns the id that this client resumes from after the event.
+    ///
+    /// `None` if the event has no data.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         let id = self.entry.id()?;
@@ -138,7 +140,9 @@ impl Delivery {
         self.entry.audience.as_ref()?.attributes.get()
     }
 
-    /// Returns the encoded event, with the id that it got when it was published. The bytes are shared, not copied.
+    /// Returns the encoded event, with the id that it got when it was published.
+    ///
+    /// The bytes are shared, not copied.
     #[must_use]
     pub fn encoded(&self) -> &Bytes {
         &self.entry.wire

@@ -115,7 +115,9 @@ impl ClientHandle {
         self.client.subscribe(subscription.into())
     }
 
-    /// Subscribes the client to a topic from `start` on, unless the client resumes: see [`Start`].
+    /// Subscribes the client to a topic from a [`Start`] on.
+    ///
+    /// A client that resumes ignores the start.
     ///
     /// Events are sent in position order over all topics. If a later subscription starts with older events, their ids
     /// do not move the client back: each id says how far the client has read in which topic. So a client that
@@ -189,7 +191,9 @@ impl ClientHandle {
         }
     }
 
-    /// Limits how many missed events of each topic or pattern the client gets when it resumes.
+    /// Limits how many missed events the client gets when it resumes.
+    ///
+    /// The bound is for each topic or pattern.
     ///
     /// Default: as the [layer](crate::SseLayer::resume_at_most) sets it. The client gets the newest events, after a
     /// [gap](crate::Gap). Call it before the stream begins.
@@ -220,8 +224,9 @@ impl ClientHandle {
         self.client.insert_metadata(&metadata);
     }
 
-    /// Sets whether events without an event type are sent with their topic as the event type. Default: as the layer
-    /// sets it.
+    /// Sets whether an event's topic is sent as its event type.
+    ///
+    /// Default: as the layer sets it. It applies to events without an event type.
     ///
     /// A page can then tell the topics of one stream apart with `addEventListener`. You can call it at any time; it
     /// applies to the next frames. Events that are read with [`into_events`](Self::into_events) do not change, because
@@ -233,7 +238,9 @@ impl ClientHandle {
         self.client.restyle(|style| style.topic_as_event_type = on);
     }
 
-    /// Sets the shortest time between two frames of this stream: see [`Batching`]. Default: as the layer sets it.
+    /// Sets the shortest time between two frames of this stream: see [`Batching`].
+    ///
+    /// Default: as the layer sets it.
     ///
     /// You can call it at any time. Events that wait for the former interval are then sent at once. It does not apply
     /// to [`into_events`](Self::into_events).
@@ -241,13 +248,15 @@ impl ClientHandle {
         self.client.restyle(|style| style.batching = Some(batching));
     }
 
-    /// Returns statistics of the client's stream: its age, what was sent, and what it missed.
+    /// Returns statistics of the client's stream.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
         self.client.stats()
     }
 
-    /// Whether all topics of the client are [finished](crate::Producer) and the client has read them to the end.
+    /// Whether the client has read all of its topics to their end.
+    ///
+    /// All of them must be [finished](crate::Producer).
     ///
     /// A response is then a 204, which [`EventStream`] does by itself. `false` if one of the topics failed or was
     /// cancelled, because it is incomplete.
@@ -256,7 +265,9 @@ impl ClientHandle {
         self.client.outcome() == Some(Outcome::Whole)
     }
 
-    /// Closes the client: its stream ends at the next boundary, after all events that were published until now.
+    /// Closes the client: its stream ends at the next boundary.
+    ///
+    /// The client still gets all events that were published until now.
     ///
     /// A stream whose own body has stalled in the middle of an event ends only when that body continues to a boundary.
     pub fn close(&self) {
@@ -288,7 +299,9 @@ impl ClientHandle {
         self.client.acquire_slot()
     }
 
-    /// Closes the client at this time, such as when its token expires. Default: `None`, at no time.
+    /// Closes the client at this time, such as when its token expires.
+    ///
+    /// Default: `None`, at no time.
     ///
     /// You can call it at any time, also while the stream is open, such as after a token was renewed. The last call
     /// counts. The stream ends at a boundary, after all events that were published until then, as
@@ -305,8 +318,9 @@ impl ClientHandle {
         self.client.expire(Some(time));
     }
 
-    /// Sets whether the stream may finish when the registry is drained: see
-    /// [`Drain::finish_within`](crate::Drain::finish_within).
+    /// Sets whether the stream may finish when the registry is drained.
+    ///
+    /// See [`Drain::finish_within`](crate::Drain::finish_within).
     ///
     /// Default: as the layer sets it. Use it for a response that has an end of its own, such as an LLM answer. You can
     /// call it at any time. During a drain, a stream that no longer may finish is closed.
@@ -348,7 +362,9 @@ impl ClientHandle {
         EventStream { client: self.client }
     }
 
-    /// Returns the client's events one by one, for other protocols: a gRPC method, or a WebSocket.
+    /// Returns the client's events one by one, for other protocols.
+    ///
+    /// Use it in a gRPC method or for a WebSocket.
     ///
     /// Dropping the events closes the client. They are the client's only reader: the layer adds nothing to the
     /// response's body.

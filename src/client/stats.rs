@@ -10,7 +10,9 @@ use crate::{
     topics::Deferred,
 };
 
-/// The statistics of a registry: what it holds now, and what it has counted since it was made.
+/// The statistics of a registry.
+///
+/// They say what the registry holds now, and what it has counted since it was made.
 ///
 /// With the `json` feature it implements `Serialize`. Cost: a few nanoseconds for each open stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,33 +22,41 @@ pub struct Stats {
     pub clients: usize,
     /// The subscriptions of all open streams.
     pub subscriptions: usize,
-    /// The topics that have events, subscribers or a producer, or that have ended and are not forgotten.
+    /// The topics that have events, subscribers or a producer, or an end.
     pub topics: usize,
     /// The retained events.
     pub events: usize,
-    /// The memory in bytes that the retained events and the topics without subscribers or a producer take, with their
-    /// bookkeeping.
+    /// The memory of the retained events and of the unused topics, in bytes.
+    ///
+    /// The bookkeeping is included. An unused topic has no subscribers and no producer.
     ///
     /// The registry counts it itself; it is not measured by the allocator.
     pub bytes: usize,
     /// The events that were published.
     pub published: u64,
-    /// The events that were delivered to clients. An event that ten clients get counts ten times.
+    /// The events that were delivered to clients.
+    ///
+    /// An event that ten clients get counts ten times.
     pub delivered: u64,
-    /// The bytes of all streams' bodies, with the bytes of handlers' own bodies. Events that are read one by one count
-    /// 0 bytes.
+    /// The bytes of all streams' bodies, with the bytes of handlers' own bodies.
+    ///
+    /// Events that are read one by one count 0 bytes.
     pub sent_bytes: u64,
     /// How often a client fell behind the retained events of a topic.
     pub lagged: u64,
     /// How many events such clients lost.
     pub missed: u64,
-    /// How often a client was notified of a gap, because it fell behind or resumed too late.
+    /// How often a client was notified of a gap.
+    ///
+    /// A gap means that the client fell behind or resumed too late.
     pub gaps: u64,
     /// The subscriptions that were refused.
     pub refused_subscriptions: u64,
     /// The streams that were refused: see [`RefusedReason`](crate::RefusedReason).
     pub refused_streams: u64,
-    /// The heartbeats that were due but not sent, because the stream had stalled in the middle of an event.
+    /// The heartbeats that were due but not sent.
+    ///
+    /// The stream had stalled in the middle of an event.
     pub withheld_heartbeats: u64,
     /// The streams that have ended, by close reason.
     pub closed_streams: BTreeMap<CloseReason, u64>,
@@ -64,7 +74,7 @@ pub struct ClientStats {
     pub events: u64,
     /// All bytes of the stream's body. Events that are read one by one count 0 bytes.
     pub bytes: u64,
-    /// How many events the client lost because it fell behind the retained events of a topic.
+    /// How many events the client lost because it fell behind.
     pub missed: u64,
 }
 

@@ -45,7 +45,9 @@ impl Subscription {
         Self { name: topic.into(), may_be_pattern: false, start: Start::Now, filter: None, must_exist: false }
     }
 
-    /// Creates a subscription to all topics that match a pattern, also topics that are created later.
+    /// Creates a subscription to all topics that match a pattern.
+    ///
+    /// It includes topics that are created later.
     ///
     /// In a pattern, the segment `*` matches any one segment. The last segment may be `**`, which matches one or more
     /// segments. A pattern without wildcards matches one topic.
@@ -56,7 +58,9 @@ impl Subscription {
         Self { may_be_pattern: true, ..Self::to(pattern) }
     }
 
-    /// Sets where the subscription starts, if the client does not resume. Default: [`Start::Now`].
+    /// Sets where the subscription starts, if the client does not resume.
+    ///
+    /// Default: [`Start::Now`].
     pub fn from(self, start: Start) -> Self {
         Self { start, ..self }
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-/// How much is retained. The oldest events are evicted when one of the bounds is exceeded.
+/// How much a topic or a registry retains.
+///
+/// The oldest events are evicted when one of the bounds is exceeded.
 ///
 /// Default: no bound on events, bytes or age, and [`SlowClientPolicy::NotifyGap`].
 ///
@@ -56,7 +58,9 @@ impl Retention {
         Self { events: events.max(1), ..self }
     }
 
-    /// Retains at most this many bytes of memory, with the bookkeeping. Default: no bound.
+    /// Retains at most this many bytes of memory, with the bookkeeping.
+    ///
+    /// Default: no bound.
     ///
     /// A larger event is refused with [`PublishError::TooLarge`](crate::PublishError::TooLarge).
     #[must_use]
@@ -75,7 +79,9 @@ impl Retention {
         Self { age: Some(age), ..self }
     }
 
-    /// Sets what happens to clients that fall behind. Default: [`SlowClientPolicy::NotifyGap`].
+    /// Sets what happens to clients that fall behind.
+    ///
+    /// Default: [`SlowClientPolicy::NotifyGap`].
     ///
     /// It has no effect in [`RegistryConfig::total_retention`](crate::RegistryConfig::total_retention): the setting of
     /// each topic counts.

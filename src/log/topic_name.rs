@@ -51,7 +51,9 @@ pub(crate) fn check_pattern(name: &str) -> Result<(), TopicError> {
     Err(problem.with(name))
 }
 
-/// Encodes any text as one segment of a topic name: a path parameter, a user's name, or an id.
+/// Encodes any text as one segment of a topic name.
+///
+/// The text may be a path parameter, a user's name, or an id.
 ///
 /// Use it for text that a client chooses. Without it, the name may be another topic than you expect: in
 /// `prices/{symbol}`, the text `a/b` (sent as `a%2Fb`) names a topic one level deeper. A `*` makes the name a pattern

@@ -204,7 +204,9 @@ impl Presence {
         &self.list.name
     }
 
-    /// Returns the members, in order of their keys. Members in their grace time are among them.
+    /// Returns the members, in order of their keys.
+    ///
+    /// Members in their grace time are among them.
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         self.look(|members| members.list().into_iter().map(Member::from).collect())
@@ -216,13 +218,12 @@ impl Presence {
         self.look(|members| members.count())
     }
 
-    /// Returns a stream of joins and leaves, which begins with a join for each present member.
+    /// Returns a stream of joins and leaves.
+    ///
+    /// It begins with a join for each present member.
     ///
     /// The stream returns the difference to what it returned before. A member that joins and leaves between two polls
     /// is not in it, so no queue can grow. The stream never ends.
-    ///
-    /// It tells the difference to what it told before: somebody who has come and gone while nobody looked is not told of. So
-    /// it has no queue that could grow. It never ends.
     ///
     /// Cost: a reference to the key of each member that it has returned.
     pub fn changes(&self) -> PresenceChanges {

@@ -175,8 +175,6 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
     ///
     /// The changes are net: a member that joined and left in between is not in them, nor one that left and joined
     /// again. Cost: the number of changes.
-    ///
-    /// It is net: who came and went in between is not in it, nor who went and came again. Cost: as much as has changed.
     pub(crate) fn changes(&self, watch: &mut Watch) -> Vec<Change<I, V>> {
         let mut changes = Vec::new();
         if watch.seen < self.floor {

@@ -35,7 +35,9 @@ pub struct RegistryConfig {
 }
 
 impl RegistryConfig {
-    /// Sets how much all topics together retain. Default: 64 MiB, no bound on events or age.
+    /// Sets how much all topics together retain.
+    ///
+    /// Default: 64 MiB, no bound on events or age.
     ///
     /// The bound in bytes is the bound of the registry's memory. It covers the retained events and the names of topics
     /// that nobody uses. It does not cover:
@@ -54,8 +56,9 @@ impl RegistryConfig {
         self
     }
 
-    /// Sets how much each topic retains. Default: 16 MiB, or a quarter of the [total](Self::total_retention) if that is
-    /// less; no bound on events or age.
+    /// Sets how much each topic retains.
+    ///
+    /// Default: 16 MiB, or a quarter of the [total](Self::total_retention) if that is less; no bound on events or age.
     ///
     /// It replaces [`topic_retention_by`](Self::topic_retention_by), and the other way round: the last call counts.
     ///
@@ -80,7 +83,9 @@ impl RegistryConfig {
         self
     }
 
-    /// Limits the streams of all layers that share this registry: see [`Limit`]. Default: no limit.
+    /// Limits the streams of all layers that share this registry: see [`Limit`].
+    ///
+    /// Default: no limit.
     ///
     /// You can call it several times. A stream then needs a slot of each limit.
     #[must_use]
@@ -89,7 +94,9 @@ impl RegistryConfig {
         self
     }
 
-    /// Sets how many subscriptions one client may have, patterns included. Default: 1,000.
+    /// Sets how many subscriptions one client may have, patterns included.
+    ///
+    /// Default: 1,000.
     ///
     /// One more is refused with [`SubscribeError::TooMany`](crate::SubscribeError::TooMany).
     #[must_use]
@@ -115,7 +122,9 @@ impl RegistryConfig {
         self
     }
 
-    /// Sets how long a client may read nothing while events wait for it. Default: one minute. `None`: no timeout.
+    /// Sets how long a client may read nothing while events wait for it.
+    ///
+    /// Default: one minute. `None`: no timeout.
     ///
     /// A client is stalled if its peer takes no bytes for that long. The registry removes the client from its topics
     /// and closes it with [`CloseReason::Stalled`](crate::CloseReason::Stalled). Its slots of [limits](crate::Limit)
@@ -133,8 +142,9 @@ impl RegistryConfig {
         self
     }
 
-    /// Sets how long a topic stays readable after its [`Producer`](crate::Producer) has ended it. Default: five
-    /// minutes.
+    /// Sets how long a topic stays readable after its [`Producer`](crate::Producer) has ended it.
+    ///
+    /// Default: five minutes.
     ///
     /// After that time, the next calls that publish or subscribe forget the topic. Each call does a bounded part of
     /// that work. A client that is still subscribed to the topic reads it to its end.
@@ -193,8 +203,9 @@ impl RegistryConfig {
         self
     }
 
-    /// Sets how clients are grouped into members, for [`Presence`](crate::Presence). Default: each client is a member
-    /// of its own.
+    /// Sets how clients are grouped into members, for [`Presence`](crate::Presence).
+    ///
+    /// Default: each client is a member of its own.
     ///
     /// Clients with the same key are one member. A client whose key is `None` is a member of its own.
     ///
@@ -207,7 +218,9 @@ impl RegistryConfig {
         self
     }
 
-    /// Sets how long a member stays present after its last client has disconnected. Default: ten seconds.
+    /// Sets how long a member stays present after its last client has disconnected.
+    ///
+    /// Default: ten seconds.
     ///
     /// A member that reconnects within that time neither leaves nor joins. Browsers reconnect after three to five
     /// seconds.

@@ -50,8 +50,9 @@ impl Drain {
         Self { window, finish_within: window, last_words: LastWords::default() }
     }
 
-    /// Sets how long streams that [may finish](crate::ClientHandle::finish_on_drain) stay open. Default: the window. At
-    /// least the window, at most one day.
+    /// Sets how long streams that [may finish](crate::ClientHandle::finish_on_drain) stay open.
+    ///
+    /// Default: the window. At least the window, at most one day.
     ///
     /// The streams that have not finished by then end together, a quarter of a window before this time is over.
     pub fn finish_within(self, time: Duration) -> Self {
@@ -67,7 +68,9 @@ impl Drain {
         self
     }
 
-    /// Sends a `retry:` field at the end of each stream: the average time that a client waits before it reconnects.
+    /// Sends a `retry:` field at the end of each stream.
+    ///
+    /// It is the average time that a client waits before it reconnects.
     ///
     /// Default: no field, so each client uses its own delay; browsers wait three to five seconds. Each stream gets a
     /// random value between half of the delay and one and a half times the delay, so that the clients do not all
@@ -83,7 +86,9 @@ impl Drain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// The streams that have ended since the drain began: cleanly, or because their clients disconnected.
+    /// The streams that have ended since the drain began.
+    ///
+    /// They ended cleanly, or their clients disconnected.
     ///
     /// A stream counts as ended when the server has taken its last bytes. Those bytes may still wait in the server's
     /// buffers for a peer that reads nothing.
@@ -145,7 +150,9 @@ impl Registry {
         }
     }
 
-    /// Whether the registry is being [drained](Self::drain) and refuses new streams. Use it in a readiness probe.
+    /// Whether the registry is being [drained](Self::drain) and refuses new streams.
+    ///
+    /// Use it in a readiness probe.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.shared.draining.has_begun()

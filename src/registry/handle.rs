@@ -126,7 +126,9 @@ impl Registry {
         Producer::cancel_producer_with(&self.shared, topic.as_ref(), event.borrow())
     }
 
-    /// Returns how a topic is filled, or `None` if the topic does not exist or was forgotten.
+    /// Returns how a topic is filled.
+    ///
+    /// `None` if the topic does not exist or was forgotten.
     #[must_use]
     pub fn topic_state(&self, topic: impl AsRef<str>) -> Option<TopicState> {
         let mut deferred = Deferred::default();
@@ -163,8 +165,9 @@ impl Registry {
         clients.filter(|client| client.is_open()).map(ClientHandle::new).collect()
     }
 
-    /// Creates a client without a request, to read events in this process with
-    /// [`into_events`](ClientHandle::into_events).
+    /// Creates a client without a request.
+    ///
+    /// It reads events in this process with [`into_events`](ClientHandle::into_events).
     ///
     /// Use it behind a WebSocket, for example.
     #[must_use]
@@ -187,13 +190,17 @@ impl Registry {
         &self.shared.settings.limits
     }
 
-    /// Returns the client with this id, if its stream is open or its request is still being handled.
+    /// Returns the client with this id.
+    ///
+    /// `None` if there is no such client, or if its stream has ended.
     #[must_use]
     pub fn client(&self, id: &ClientId) -> Option<ClientHandle> {
         self.shared.client(id).map(ClientHandle::new)
     }
 
-    /// Returns the position of the newest event, or the registry's first position if nothing was published.
+    /// Returns the position of the newest event.
+    ///
+    /// If nothing was published, it is the registry's first position.
     ///
     /// Use it as the id of a handler's own first event, such as a welcome or a snapshot. A new client can then resume
     /// from that event before anything else was published. Take the position before you subscribe.
@@ -202,7 +209,9 @@ impl Registry {
         self.shared.topics.position()
     }
 
-    /// Counts clients, topics and events at this moment. Cost: a few nanoseconds for each open stream.
+    /// Counts clients, topics and events at this moment.
+    ///
+    /// Cost: a few nanoseconds for each open stream.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared.stats()

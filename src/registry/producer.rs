@@ -14,7 +14,9 @@ use crate::{
     topics::{Deferred, Feed, FeedState, Kept, Over, Production, PublishError, Receipt, Writer},
 };
 
-/// The one publisher of a topic, which marks the topic's end. Use it for an LLM answer or a job's output.
+/// The one publisher of a topic, which marks the topic's end.
+///
+/// Use it for an LLM answer or a job's output.
 ///
 /// Clients read the topic, disconnect and resume as on any other topic. When a client has read a topic to its end, that
 /// subscription is complete. A stream ends when all its topics are complete. A client that subscribes after the end
@@ -144,7 +146,9 @@ impl Producer {
         self.end_as(Outcome::Whole);
     }
 
-    /// Publishes the last event of a complete topic, and marks the end in the same step.
+    /// Publishes the last event of a complete topic and marks its end.
+    ///
+    /// The event and the end are one step.
     ///
     /// # Errors
     ///
@@ -153,13 +157,16 @@ impl Producer {
         self.publish_last(event.borrow(), Outcome::Whole)
     }
 
-    /// Marks the end of an incomplete topic, with the last event of
-    /// [`RegistryConfig::failed_event`](crate::RegistryConfig::failed_event).
+    /// Marks the end of an incomplete topic.
+    ///
+    /// The last event is that of [`RegistryConfig::failed_event`](crate::RegistryConfig::failed_event).
     ///
     /// A producer that is dropped without an end does the same.
     pub fn fail(self) {}
 
-    /// Marks the end of an incomplete topic, with your own last event: why it failed, for example.
+    /// Marks the end of an incomplete topic, with your own last event.
+    ///
+    /// The event says why the topic failed, for example.
     ///
     /// # Errors
     ///
@@ -213,7 +220,9 @@ impl Producer {
         }
     }
 
-    /// Publishes the events of a stream in a new task, and [ends](Self::end) the topic when the stream ends.
+    /// Publishes the events of a stream in a new task.
+    ///
+    /// The topic [ends](Self::end) when the stream ends.
     ///
     /// You need not await the task.
     ///
