@@ -1,4 +1,4 @@
-//! What waits until nothing is locked any more.
+//! Work that is deferred until no lock is held.
 
 use std::{any::Any, fmt, mem, pin::pin, sync::Arc, task::Waker};
 
@@ -10,7 +10,7 @@ use crate::{
     sync::{each, nothing_is_locked},
 };
 
-/// Waiters that were taken, to be woken when nothing is locked any more.
+/// Waiters that were taken, to be woken when no lock is held.
 #[derive(Debug, Default)]
 pub(crate) struct ToWake(SmallList<Vec<Option<Waker>>>);
 
@@ -28,12 +28,11 @@ impl ToWake {
     }
 }
 
-/// What waits until nothing is locked any more, as it may run anybody's code: tasks are woken, and what is the program's is
-/// dropped, when this is.
+/// Work that is deferred until no lock is held, because it may run user code: waking tasks and dropping user values.
 ///
-/// Whoever may come upon such things with something locked asks for one of these, so that its caller has to have one: to
-/// be declared before the first lock is taken, which is after the last one is given back. All are woken before anything
-/// is dropped; and whatever of it panics, the rest is not left out.
+/// A function that may find such work under a lock takes a `Deferred` as an argument. So its caller must declare one
+/// before it takes the first lock, and the work is done when the `Deferred` is dropped, after the last lock is
+/// released. All tasks are woken before anything is dropped. If one item panics, the others are still done.
 #[derive(Default)]
 pub(crate) struct Deferred {
     wake: Vec<Waker>,
@@ -46,7 +45,7 @@ impl Deferred {
         self.wake.extend(wakers);
     }
 
-    /// An event that somebody reads, who may be the last to have it when it is evicted meanwhile.
+    /// Keeps an event that a reader has, because the event may be evicted meanwhile and the reader may drop it last.
     #[inline]
     pub(crate) fn keep(&mut self, entry: &Arc<Entry>) {
         if entry.audience.is_some() {
@@ -54,7 +53,7 @@ impl Deferred {
         }
     }
 
-    /// Events that were evicted: to drop them takes its time, too.
+    /// Keeps evicted events, because dropping them takes time too.
     #[inline]
     pub(crate) fn drop_entries(&mut self, entries: &mut SmallList<Arc<Entry>>) {
         if self.entries.is_empty() {
@@ -64,14 +63,14 @@ impl Deferred {
         }
     }
 
-    /// Anything else that has something of the program's in it.
+    /// Keeps anything else that contains user values.
     pub(crate) fn drop(&mut self, other: impl Any + Send) {
         self.others.push(Box::new(other));
     }
 }
 
 impl Deferred {
-    /// Whether it has nothing that runs anybody's code, but at most events that are gone. So it mostly is.
+    /// Whether there is no work that runs user code. That is the usual case.
     #[inline]
     fn is_plain(&self) -> bool {
         self.wake.is_empty() && self.others.is_empty() && self.entries.iter().all(|entry| entry.audience.is_none())
@@ -97,15 +96,15 @@ impl Drop for Deferred {
 
 impl fmt::Debug for Deferred {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Later")
+        f.write_str("Deferred")
     }
 }
 
-/// Waits until there is an answer. Whoever makes one notifies all waiters after that.
+/// Waits until `answer` returns a value. Whoever causes the value must notify all waiters afterwards.
 pub(crate) async fn once<T>(notify: &Notify, answer: impl Fn() -> Option<T>) -> T {
     loop {
         let mut notified = pin!(notify.notified());
-        // In line before it looks, so that no answer slips in between.
+        // Registered before `answer` is called, so that no notification is missed.
         notified.as_mut().enable();
         if let Some(answer) = answer() {
             return answer;

@@ -1,4 +1,4 @@
-//! Why something was not published.
+//! Why an event was not published.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::{
 
 /// Why an event was not published.
 ///
-/// An [`EventError`] becomes one with `?`, so that a handler which makes an event and publishes it has one type of error:
+/// An [`EventError`] converts into it with `?`. So a handler that creates an event and publishes it has one error type:
 ///
 /// ```
 /// # #[cfg(feature = "json")] {
@@ -28,23 +28,23 @@ use crate::{
 pub enum PublishError {
     /// The topic name is invalid.
     Topic(TopicError),
-    /// The event could not be made, because a value cannot be part of it.
+    /// The event is invalid.
     Event(EventError),
-    /// The event is larger than what its topic may retain, or all topics together.
+    /// The event is larger than the retention of its topic or of the registry.
     TooLarge {
         /// The memory that the event takes, in bytes.
         size: usize,
-        /// The memory that may be retained, in bytes.
+        /// The largest memory that the retention allows for one event, in bytes.
         limit: usize,
     },
-    /// The event's own id is one that the registry may give to an event that is still to come: see [`Event::id`](crate::Event::id).
+    /// The event's own id may become the id of a later event: see [`Event::id`](crate::Event::id).
     IdToCome {
         /// The id.
         id: String,
     },
-    /// The client has as many subscriptions as it may have, so that it has no room for the topic of what is sent to it alone.
+    /// The client has reached its limit of subscriptions, and needs one more for events that are sent to it alone.
     TooManySubscriptions {
-        /// The number of subscriptions.
+        /// The limit.
         limit: usize,
     },
     /// The client's stream has ended.
@@ -57,7 +57,7 @@ pub enum PublishError {
         /// The topic's name.
         topic: String,
     },
-    /// Another producer took the topic over.
+    /// Another producer replaced this one.
     Replaced {
         /// The topic's name.
         topic: String,
@@ -75,27 +75,27 @@ impl fmt::Display for PublishError {
             Self::Topic(error) => error.fmt(f),
             Self::Event(error) => error.fmt(f),
             Self::TooLarge { size, limit } => {
-                write!(f, "the event takes {size} bytes, more than the {limit} that may be retained")
+                write!(f, "the event takes {size} bytes, more than the retention of {limit}: make it smaller, or raise the retention")
             }
             Self::IdToCome { id } => {
-                write!(f, "the id {} is one that the registry may give to an event that is still to come", Quoted(id))
+                write!(f, "the id {} may become the id of a later event: use an id of another form", Quoted(id))
             }
             Self::TooManySubscriptions { limit } => {
                 write!(
                     f,
-                    "the client has {limit} subscriptions, as many as it may have, and none for what is sent to it"
+                    "the client has reached its limit of {limit} subscriptions: end one, or raise the limit"
                 )
             }
-            Self::Over { reason } => write!(f, "the stream is over: {reason}"),
-            Self::Ended { topic } => write!(f, "the topic {} has ended", Quoted(topic)),
-            Self::Replaced { topic } => write!(f, "another producer has replaced that of the topic {}", Quoted(topic)),
+            Self::Over { reason } => write!(f, "the client's stream has ended: {reason}"),
+            Self::Ended { topic } => write!(f, "the topic {} has ended: start a producer to begin it again", Quoted(topic)),
+            Self::Replaced { topic } => write!(f, "another producer has replaced this one on the topic {}", Quoted(topic)),
             Self::Cancelled { topic } => write!(f, "the producer of the topic {} was cancelled", Quoted(topic)),
         }
     }
 }
 
 impl std::error::Error for PublishError {
-    /// What is behind it: of an [`EventError`], which it speaks for, what is behind that.
+    /// Returns the source of an inner [`EventError`], because the message is already that error's.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Event(error) => error.source(),

@@ -1,4 +1,4 @@
-//! The log behind its locks: publish, wake, subscribe, evict, produce. It knows no client.
+//! Topics behind their locks: publish, wake, subscribe, evict, and producers. This module knows no client.
 
 mod deferred;
 mod error;

@@ -1,4 +1,4 @@
-//! The one order of events, and what is in it: topics, patterns, and what is retained.
+//! The one order of events, with all topics, patterns and retained events.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -21,45 +21,45 @@ use crate::{
     sync::{MutexGuard, lock},
 };
 
-/// What each publish needs comes first, in few cache lines.
+/// The state behind the publishers' lock. The fields that each publish needs come first, in few cache lines.
 #[repr(C)]
 pub(crate) struct Order {
     pub(crate) last: Position,
-    /// Of the newest event or end.
+    /// The number of the newest event or end.
     pub(crate) number: u64,
     pub(crate) published: u64,
-    /// What the retained events take, and the topics that nobody holds.
+    /// The memory of the retained events and of the topics that nobody holds.
     pub(crate) cost: usize,
     pub(crate) eviction_queue: EvictionQueue<Arc<Feed>>,
-    /// Events that went, for whoever has it locked to drop later.
+    /// Evicted events, to be dropped after the lock is released.
     pub(super) gone: SmallList<Arc<Entry>>,
     pub(crate) topics: HashSet<ByName>,
-    /// The same in the order of their names: those that begin alike are next to each other.
+    /// The topics in the order of their names, to find those with the same prefix.
     pub(super) by_name: BTreeSet<ByName>,
-    /// Topics that have ended and are to be forgotten, by their ends.
+    /// The ended topics that will be forgotten, in the order of their ends.
     pub(crate) ended: EvictionQueue<Ending>,
     /// The patterns that have subscribers.
     pub(super) patterns: Patterns<Arc<Feed>>,
-    /// The same, to be looked at in turn.
+    /// The patterns as a list, to be trimmed in turn.
     pub(super) pattern_list: Vec<Arc<Feed>>,
-    /// Which of them is next.
+    /// The index of the pattern to trim next.
     pub(super) pattern_turn: usize,
-    /// What their logs take, as a part of the cost.
+    /// The memory of the patterns' logs, which is a part of `cost`.
     pub(crate) rows: usize,
-    /// The next topic's or pattern's.
+    /// The last id of a topic or pattern.
     pub(super) feed_id: u64,
     pub(super) forgotten: Forgotten,
     pub(super) evicted_ids: EvictedIds,
 }
 
-/// What the logs of patterns may take.
+/// The memory that the logs of patterns may take: of all together, and of each.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share {
     pub(super) all: usize,
     pub(super) each: usize,
 }
 
-/// The order, locked.
+/// The locked order.
 pub(crate) struct OrderGuard<'a> {
     pub(super) guard: MutexGuard<'a, Order>,
     pub(super) deferred: &'a mut Deferred,
@@ -88,7 +88,7 @@ impl Drop for OrderGuard<'_> {
 }
 
 impl Order {
-    /// `begin`: before the first event.
+    /// `begin`: the position before the first event.
     pub(crate) fn new(begin: Position) -> Self {
         Self {
             last: begin,
@@ -118,16 +118,17 @@ impl Order {
         self.topics.get(name).map(|ByName(topic)| Arc::clone(topic))
     }
 
-    /// The topics that match a pattern.
+    /// Returns the topics that match a pattern.
     pub(super) fn matching(&self, pattern: &str) -> impl Iterator<Item = &Arc<Feed>> {
-        // All others begin otherwise.
+        // All other topics have another prefix.
         let begin = &pattern[..pattern.find('*').unwrap_or(pattern.len())];
         let topics = self.by_name.range::<str, _>((Included(begin), Unbounded)).map(|ByName(topic)| topic);
         let topics = topics.take_while(move |topic| topic.name().starts_with(begin)).inspect(|_| step());
         topics.filter(move |topic| topic_name::is_public(topic.name()) && topic_name::matches(pattern, topic.name()))
     }
 
-    /// Somebody comes to a topic or a pattern or leaves it: nobody pays for its name but who holds it, or what is retained.
+    /// Changes who holds a topic or a pattern, and updates the cost: the memory of a topic that nobody holds counts as
+    /// retained.
     pub(crate) fn hold(&mut self, feed: &Feed, state: &mut FeedState, change: impl FnOnce(&mut FeedState)) {
         let was_held = state.is_held();
         change(state);
@@ -138,11 +139,12 @@ impl Order {
         }
     }
 
-    /// The topic that ended first, if nothing retained is older than its end but the newest `keep` events.
+    /// Returns the topic that ended first, if no retained event is older than its end, except for the newest `keep`
+    /// events.
     pub(super) fn oldest_is_an_end(&self, keep: usize) -> Option<Arc<Feed>> {
         let end = self.ended.oldest()?;
         if !lock(&end.topic.state).log.is_empty() {
-            // Its last event is the newest of all, and came with the end.
+            // The topic's last event is the newest of all events, and was published with the end.
             return None;
         }
         let event = self.eviction_queue.oldest().filter(|_| self.eviction_queue.len() > keep);
@@ -169,13 +171,16 @@ impl Order {
         (self.cost, self.rows) = (self.cost - cost, self.rows - cost);
     }
 
-    /// What the log of one pattern may take, if all may take so much.
+    /// Returns the share of each pattern's log, if all may take so much.
     pub(super) fn share(&self, all: usize) -> Share {
         Share { all, each: all / self.pattern_list.len().max(1) }
     }
 
-    /// If all patterns together have too much, takes the oldest events out of the log of one that has more than its share. They stay in
-    /// their topics. A few at a time, as a share may become small all of a sudden: `true` if it may have more still.
+    /// Evicts the oldest events from the log of a pattern that is larger than its share, if the logs of all patterns
+    /// are too large.
+    ///
+    /// The events stay in their topics. It evicts at most four events, because a share may shrink suddenly. Returns
+    /// `true` if more may have to be evicted.
     pub(super) fn trim(&mut self, pattern: &Feed, log: &mut Log, share: Share) -> bool {
         for _ in 0..4 {
             let is_too_much = self.rows > share.all && log.cost() > share.each && log.len() > 1;
@@ -187,7 +192,8 @@ impl Order {
         true
     }
 
-    /// If all have too much, looks at a few more of them, which may have kept from a time with fewer what is not their share any more.
+    /// Trims up to four more patterns, if the logs of all patterns are too large. Their shares may have shrunk since
+    /// they were filled.
     pub(super) fn trim_next(&mut self, all: usize) {
         for _ in 0..4 {
             if self.rows <= all || self.pattern_list.is_empty() {
@@ -199,7 +205,7 @@ impl Order {
         }
     }
 
-    /// The log of a topic or a pattern does not have an event any more. Gives where that is, unless its loss is passed over.
+    /// Records that a log no longer has an event. Returns the event's position, unless its loss is skipped silently.
     pub(super) fn left_out(&mut self, entry: &Entry, by: &Arc<str>) -> Option<Position> {
         if entry.slow_client_policy == SlowClientPolicy::SkipSilently {
             return None;
@@ -210,7 +216,8 @@ impl Order {
         Some(entry.position)
     }
 
-    /// The same for an event that the ledger does not have any more.
+    /// Evicts the oldest event of a topic from its log and from the logs of matching patterns. Returns its ticket in
+    /// the eviction queue.
     pub(super) fn drop_oldest_of(&mut self, state: &mut FeedState) -> Option<Ticket> {
         let (entry, cost) = state.log.pop()?;
         self.cost -= cost;

@@ -1,4 +1,4 @@
-//! What a topic and its producer share, and how a topic ends.
+//! The state that a topic and its producer share, and the end of a topic.
 
 use std::sync::Arc;
 
@@ -22,14 +22,14 @@ use crate::{
 pub(crate) enum Writer<'a> {
     /// The producer.
     Producer(&'a Arc<Production>),
-    /// The producer, for the last time: with the event, the topic ends.
+    /// The producer, with the last event: the topic ends with it.
     Last(&'a Arc<Production>, Outcome),
-    /// Whoever cancels it: with the event, the topic ends.
+    /// The caller that cancels the producer: the topic ends with the event.
     Canceller,
 }
 
 impl Writer<'_> {
-    /// How the topic ends with the event, if it does.
+    /// Returns how the topic ends with the event, if it does.
     pub(crate) fn outcome(self) -> Option<Outcome> {
         match self {
             Self::Producer(_) => None,
@@ -39,7 +39,7 @@ impl Writer<'_> {
     }
 }
 
-/// What a producer and its topic share.
+/// The state that a producer and its topic share.
 #[derive(Debug, Default)]
 pub(crate) struct Production {
     over: Mutex<Option<Over>>,
@@ -50,13 +50,13 @@ pub(crate) struct Production {
 #[derive(Debug)]
 pub(crate) struct Ending {
     pub(crate) topic: Arc<Feed>,
-    /// The end's, among the events.
+    /// The number of the end, in the order of events.
     pub(crate) number: u64,
-    /// When it is to be forgotten, in milliseconds.
+    /// When the topic is forgotten, in milliseconds since the Unix epoch.
     forget_at: u64,
 }
 
-/// Why a producer may not write on.
+/// Why a producer was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Over {
     Replaced,
@@ -64,7 +64,7 @@ pub(crate) enum Over {
 }
 
 impl Production {
-    /// Why an event does not get on a topic.
+    /// Returns why an event may not be published on a topic, if so.
     pub(crate) fn refusal(by: Option<Writer<'_>>, topic: &Feed, state: &FeedState) -> Option<PublishError> {
         let is_over = match by {
             Some(Writer::Producer(production) | Writer::Last(production, _)) => return production.error(topic),
@@ -82,19 +82,19 @@ impl Production {
         })
     }
 
-    /// From now on nothing it writes is taken. Whoever waits for that is to be told when no lock is held.
+    /// Stops the producer. Call `tell` afterwards, when no lock is held.
     pub(crate) fn stop(&self, why: Over) {
         lock(&self.over).get_or_insert(why);
     }
 
-    /// Tells whoever waits for its being stopped. No lock may be held.
+    /// Notifies those who wait until the producer is stopped. No lock may be held.
     pub(crate) fn tell(&self) {
         self.changed.notify_waiters();
     }
 }
 
 impl Topics {
-    /// Ends a topic that has a producer, and unlocks it.
+    /// Ends a topic that has a producer, and unlocks the topic.
     pub(crate) fn end(
         &self,
         mut order: OrderGuard<'_>,
@@ -116,8 +116,9 @@ impl Topics {
         }
     }
 
-    /// Marks the end of a topic: whoever has read it up to here is through with it. Gives what is to be told, when nothing is locked, that it
-    /// is stopped. `has_last_word`: the newest event is the topic's, and came with the end.
+    /// Marks the end of a topic. Returns the producer, to be notified when no lock is held.
+    ///
+    /// `has_last_word`: the newest event is the topic's last event, which is published with the end.
     pub(crate) fn mark_end(
         &self,
         order: &mut Order,
@@ -133,7 +134,7 @@ impl Topics {
         topic.reach(number);
         self.set_horizon(number);
         let after = u64::try_from(self.settings.ended_topic_ttl.as_millis()).unwrap_or(u64::MAX);
-        // At the earliest when the clock has gone on.
+        // At least one millisecond later.
         let forget_at = self.clock.now_ms().saturating_add(after.max(1));
         let ending = Ending { topic: Arc::clone(topic), number, forget_at };
         if let Some(Kept::Ending(ticket)) = state.kept.replace(Kept::Ending(order.ended.push(ending))) {
@@ -148,7 +149,7 @@ impl Topics {
         Some(production)
     }
 
-    /// Forgets topics whose time is over, a bounded piece of that work at a time: what is left is for whoever is next.
+    /// Forgets ended topics whose time is over. Each call does a bounded part of the work.
     pub(crate) fn forget_ended(&self, order: &mut Order) {
         if order.ended.oldest().is_none() {
             return;
@@ -166,7 +167,8 @@ impl Topics {
         }
     }
 
-    /// Nothing of it is left but that it has ended, which is kept no longer; except for its subscribers, of whom some may not have looked yet.
+    /// Forgets a topic that has ended and has no events left. While it has subscribers, its end is kept for those that
+    /// have not read it.
     pub(crate) fn forget_ended_topic(&self, order: &mut Order, topic: &Feed, state: &mut FeedState) {
         if let Some(Kept::Ending(ticket)) = state.kept.take() {
             order.ended.remove(ticket);
@@ -180,5 +182,5 @@ impl Topics {
     }
 }
 
-/// How many events and topics are forgotten in one go as their time is over: more than any call can add.
+/// How many events and topics one call forgets at most. It is more than one call can add.
 pub(crate) const AT_A_TIME: usize = 32;

@@ -1,8 +1,8 @@
-//! What a publisher gets back.
+//! The receipt of a published event.
 
 use crate::log::Position;
 
-/// What became of a published event.
+/// The receipt of a published event: its position and its subscribers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     pub(crate) position: Position,
@@ -10,18 +10,21 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Where the event stands in the registry's order.
+    /// Returns the event's position in the registry's order.
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// How many clients it is for: those with an open stream that were subscribed to the topic, or to a pattern that
-    /// matches it, when it was published.
+    /// Returns how many open subscriptions get the event.
     ///
-    /// A client that has several such subscriptions counts for each, and what their filters say is not known yet. A
-    /// client whose request is still being answered is not counted, as its answer may turn out to be no stream. If it is one,
-    /// the client gets the event all the same.
+    /// It counts the clients with an open stream that were subscribed to the topic, or to a matching pattern, when the
+    /// event was published.
+    ///
+    /// A client with several such subscriptions is counted several times. Filters are not applied yet. A client whose
+    /// request is still being handled is not counted, because its response may not be a stream; if it is one, the
+    /// client gets the event all the same. A client that the event [excludes](crate::Event::exclude_client) is not
+    /// counted.
     #[must_use]
     pub fn subscribers(&self) -> usize {
         self.subscribers

@@ -1,4 +1,4 @@
-//! What goes, so that no more is retained than may be.
+//! Eviction: keeps the retained events and topics within their bounds.
 
 use super::{
     feed::{Feed, FeedState},
@@ -10,7 +10,7 @@ use super::{
 use crate::{collections::spacious, log::Retention, sync::lock};
 
 impl Topics {
-    /// Evicts from one topic what its own retention does not allow.
+    /// Evicts the events of a topic that exceed its own retention.
     pub(super) fn evict_from(&self, order: &mut Order, topic: &Feed, state: &mut FeedState, now_ms: u64) {
         let Retention { events, bytes, .. } = topic.retention;
         let horizon = topic.retention.horizon(now_ms).max(self.settings.total_retention.horizon(now_ms)).unwrap_or(0);
@@ -23,11 +23,11 @@ impl Topics {
         }
     }
 
-    /// Evicts the oldest of all as long as there is more than what is retained in all, be it an event or a topic of which
-    /// nothing is left but that it has ended. `keep`: so many of the newest events stay.
+    /// Evicts the oldest events and ended topics while the total retention is exceeded. `keep`: the newest events,
+    /// which stay.
     ///
-    /// Each turn takes something out that does not come back, and gives back what it took, but for a bounded number of them: so there
-    /// are no more turns than make room for what has come in.
+    /// Each turn removes an item for good and frees its memory, except for a bounded number of turns. So there are no
+    /// more turns than needed to make room for what was added.
     pub(crate) fn evict(&self, order: &mut Order, now_ms: u64, keep: usize) {
         let Retention { events, bytes, .. } = self.settings.total_retention;
         let horizon = self.settings.total_retention.horizon(now_ms);
@@ -42,7 +42,7 @@ impl Topics {
             if too_much && for_nothing < AT_A_TIME {
                 if let Some(topic) = order.oldest_is_an_end(keep) {
                     let mut state = lock(&topic.state);
-                    // Its subscribers pay for it.
+                    // Its subscribers hold the topic, so no memory is freed.
                     for_nothing += usize::from(state.is_held());
                     self.forget_ended_topic(order, &topic, &mut state);
                     continue;
@@ -64,7 +64,7 @@ impl Topics {
         }
     }
 
-    /// Evicts what is too old from the topics whose events are the oldest of a pattern.
+    /// Evicts events that are too old from the topics that have the oldest events of a pattern.
     pub(super) fn evict_too_old(&self, order: &mut Order, pattern: &Feed, now_ms: u64) {
         loop {
             let Some(oldest) = lock(&pattern.state).log.oldest().cloned() else { return };
@@ -79,8 +79,8 @@ impl Topics {
         }
     }
 
-    /// How much of what is retained the logs of all patterns together may take, however many there are, so that they do not push out
-    /// the events.
+    /// Returns the part of the total retention that the logs of all patterns may take, so that they do not push out the
+    /// events.
     pub(super) fn share_of_patterns(&self) -> usize {
         self.settings.total_retention.bytes / 4
     }

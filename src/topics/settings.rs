@@ -1,4 +1,4 @@
-//! How the topics are set up.
+//! The settings of a registry's topics.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use crate::{
     log::Retention,
 };
 
-/// How the topics of a registry are set up.
+/// The settings of a registry's topics.
 #[derive(Clone)]
 pub(crate) struct TopicSettings {
     pub(crate) total_retention: Retention,
@@ -55,10 +55,10 @@ impl fmt::Debug for TopicSettings {
     }
 }
 
-/// The last event of a topic that was not finished, where the program gives none of its own.
+/// The last event of a topic that failed or was cancelled, if the application gives none.
 #[derive(Debug, Clone)]
 pub(crate) enum LastWord {
-    /// One of this type, which names the topic.
+    /// An event of this type, with JSON data that names the topic.
     Naming(&'static str),
     Own(Option<Box<Event>>),
 }
@@ -67,7 +67,7 @@ impl LastWord {
     pub(crate) const FAILED: Self = Self::Naming("failed");
     pub(crate) const CANCELLED: Self = Self::Naming("cancelled");
 
-    /// Without an id, which would be that of all topics that end so.
+    /// Removes the event's id, because it would be the same on all topics.
     pub(crate) fn own(event: Option<Event>) -> Self {
         Self::Own(event.map(|event| Box::new(event.without_id())))
     }

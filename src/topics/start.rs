@@ -2,26 +2,30 @@
 
 use crate::log::Position;
 
-/// Where a subscription starts, for a client that does not resume.
+/// Where a subscription starts, if the client does not resume.
 ///
-/// A client that came with a `Last-Event-ID` goes on after it in every topic that is subscribed to before its stream
-/// begins, wherever that subscription would have started. A subscription that is made later starts as it says: with
-/// [`LastEventId`](Self::LastEventId) where the client was cut off.
+/// If the client has a `Last-Event-ID`, each subscription before its stream begins resumes after that id, whatever its
+/// start is. A subscription on an open stream begins at its start; to resume there too, use
+/// [`LastEventId`](Self::LastEventId).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Start {
-    /// At what is published from now on.
+    /// At the events that are published from now on.
     #[default]
     Now,
     /// At the oldest retained event.
     Oldest,
-    /// At this many events before the newest, as far as they are retained.
+    /// At the last events, this many of them, as far as they are retained.
     Last(usize),
-    /// After this position. The client is told of a gap if not everything after it is retained, or if the position is from another
+    /// After this position.
+    ///
+    /// The client is notified of a gap if some of the later events are not retained, or if the position is from another
     /// registry or from before a restart.
     After(Position),
-    /// Where the client was cut off, by the `Last-Event-ID` that it came with, also for a subscription that is made when the stream is
-    /// open: for topics that a page adds again after each reconnect. If not everything after it is retained, the client is told of a gap.
-    /// A client that brought no `Last-Event-ID` starts with what is published from now on.
+    /// After the client's `Last-Event-ID`, also for a subscription on an open stream.
+    ///
+    /// Use it for topics that a page adds again after each reconnect. The client is notified of a gap if some of the
+    /// later events are not retained. A client without a `Last-Event-ID` starts with the events that are published from
+    /// now on.
     LastEventId,
 }

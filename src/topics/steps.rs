@@ -1,6 +1,6 @@
-//! How much is done while the registry is locked: counted where it is done, so that tests can bound it in steps and not in time.
+//! Counts the work under the registry's locks, so that tests can bound it in steps instead of time.
 
-/// One turn of a loop under the registry's locks. It is counted in unit tests only.
+/// Counts one turn of a loop under the registry's locks, in unit tests only.
 #[inline(always)]
 pub(crate) fn step() {
     #[cfg(test)]
@@ -33,7 +33,7 @@ mod tests {
         topics::{Deferred, Kept, feed::ByName, production::AT_A_TIME},
     };
 
-    /// What one call may do: forget as much as is forgotten in one go, and evict what takes as much as it brings.
+    /// The most steps of one call: to forget as much as one call forgets, and to evict as much as it adds.
     const MOST: usize = AT_A_TIME + 8;
 
     fn steps<T>(act: impl FnOnce() -> T) -> (T, usize) {
@@ -42,7 +42,7 @@ mod tests {
         (result, STEPS.get() - before)
     }
 
-    /// Publishes, in a bounded number of steps.
+    /// Publishes an event, in at most `most` steps.
     fn publish(registry: &Registry, topic: &str, most: usize) {
         let (result, steps) = steps(|| registry.publish(topic, Event::data("x")));
         result.unwrap();
@@ -54,7 +54,7 @@ mod tests {
         RegistryConfig::default().total_retention(bytes).topic_retention(bytes).subscriptions_per_client(usize::MAX)
     }
 
-    /// How many events of a topic are retained.
+    /// Returns how many events of a topic are retained.
     fn retained(registry: &Registry, topic: &str) -> usize {
         let mut deferred = Deferred::default();
         let order = registry.shared.topics.order(&mut deferred);
@@ -65,7 +65,7 @@ mod tests {
         (0..number).map(|number| registry.start_producer(format!("answer/{number}")).unwrap()).collect()
     }
 
-    /// A client that is subscribed to the topics of so many producers, and does not read.
+    /// Returns a client that is subscribed to the topics of so many producers and does not read.
     fn reader(registry: &Registry, number: usize) -> ClientHandle {
         let client = registry.connect();
         (0..number).for_each(|number| client.subscribe(format!("answer/{number}")).unwrap());
@@ -122,7 +122,7 @@ mod tests {
             assert!(stats.bytes <= BUDGET, "{stats:?}");
             topics = stats.topics;
         }
-        // About 1,200 bytes each.
+        // Each topic takes about 1,200 bytes.
         assert!(topics > 700 && retained(&registry, "t") > 70, "{topics}, {}", retained(&registry, "t"));
     }
 
@@ -135,7 +135,7 @@ mod tests {
         let producers = produced(&registry, 5000);
         (0..10).for_each(|_| publish(&registry, "t", MOST));
         assert_eq!((registry.stats().events, retained(&registry, "t")), (1010, 1010));
-        // Who has ended is part of what is retained, and goes before what is newer.
+        // An ended topic counts as retained, and is evicted before newer events.
         producers.into_iter().for_each(Producer::end);
         (0..1000).for_each(|_| publish(&registry, "t", MOST));
         let stats = registry.stats();
@@ -153,7 +153,7 @@ mod tests {
         let (_, all) = steps(|| (0..10_000).for_each(|_| publish(&registry, "t", MOST)));
         assert!(all <= 2000 + 10_000 * 2, "{all} steps");
         assert!(registry.stats().bytes <= BUDGET && retained(&registry, "t") > 100);
-        // Nobody pays for the names any more but what is retained.
+        // The names now count as retained.
         drop(first);
         let stats = registry.stats();
         assert!(stats.bytes <= BUDGET && stats.topics < 100, "{stats:?}");
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(registry.topic_state("a"), None);
     }
 
-    /// Patterns that all match a topic of so many segments.
+    /// Returns patterns that all match a topic of so many segments.
     fn patterns(segments: usize, number: usize) -> impl Iterator<Item = String> {
         (1..=number).map(move |number| {
             let segment = |at| if number >> at & 1 == 0 { "s" } else { "*" };
@@ -212,12 +212,13 @@ mod tests {
             assert!(client.subscribe(Subscription::matching("**")).is_err());
         }
         (0..1000).for_each(|_| publish(&registry, "others", 1));
-        // One step a pattern, and one to give its oldest row back; the same again when the topic's oldest goes.
+        // One step for each pattern, one to free its oldest row, and the same again when the topic's oldest event is
+        // evicted.
         (0..10_000).for_each(|_| publish(&registry, &topic, 160 * 2 + 4));
         let stats = registry.stats();
         assert_eq!(retained(&registry, "others"), 1000, "{stats:?}");
         assert!(retained(&registry, &topic) > 5000, "{}", retained(&registry, &topic));
-        // Those with patterns that are alike have the same share, and what is there is read.
+        // Similar patterns have the same share, and their retained events can be read.
         let mut events = clients[0].clone().into_events();
         let next = Pin::new(&mut events).poll_next(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(next, Poll::Ready(Some(Err(_)))), "it has lost the oldest");
@@ -242,11 +243,11 @@ mod tests {
             check(&registry);
         }
         let few = registry.stats().events;
-        // Three quarters of what is left besides the names of the topics.
+        // Three quarters of what is left without the names of the topics.
         assert!(few > events / 10 * 7, "{few} of {events}");
     }
 
-    /// That what the registry counts is what there is.
+    /// Checks that the registry's counts are correct.
     fn check(registry: &Registry) {
         let mut deferred = Deferred::default();
         let order = registry.shared.topics.order(&mut deferred);
@@ -270,8 +271,10 @@ mod tests {
         assert!(order.cost <= registry.shared.topics.settings.total_retention.bytes);
     }
 
-    /// Everybody at once: short answers and long ones, readers that stay and such that go, patterns, floods. It goes on for
-    /// `TOWER_SSE_STRESS_SECONDS`, by default one, as `TOWER_SSE_STRESS_SEED` says, by default the time of day.
+    /// A stress test with short and long answers, readers that stay and that leave, patterns and floods.
+    ///
+    /// It runs for `TOWER_SSE_STRESS_SECONDS` (default: one second) with the seed `TOWER_SSE_STRESS_SEED` (default: the
+    /// time of day).
     #[tokio::test(start_paused = true)]
     async fn all_at_once_neither_holds_up_a_publisher_nor_pushes_out_what_is_new() {
         const BUDGET: usize = 4 << 20;
@@ -334,7 +337,8 @@ mod tests {
                     let topics = ["s/s/s/s/s/s".to_owned(), "s/s/s/s/s/x".into(), format!("flood/{}", random(5000))];
                     let event = Event::data("x".repeat(random(300) as usize));
                     let (_, few) = steps(|| registry.publish(&topics[random(3) as usize], event).unwrap());
-                    // For each pattern that matches: a row, and four that go; and what takes as much as what has come.
+                    // For each matching pattern: one row that is added and four that are evicted; and as many evictions
+                    // as the event needs.
                     assert!(few <= MOST + PATTERNS * 6 + 80, "{few} steps");
                     most = most.max(few);
                 }
@@ -348,7 +352,7 @@ mod tests {
             }
         }
         println!("{turns} turns, at most {most} steps, at least {least} events, {:?}", registry.stats());
-        // With everything that is charged, an event takes less than a kilobyte.
+        // With its bookkeeping, an event takes less than 1 KiB.
         assert!(least > BUDGET / 2048, "{least} events were left");
         drop((clients, readers, producers));
         advance(Duration::from_secs(21)).await;

@@ -1,4 +1,4 @@
-//! Who comes to a topic or a pattern, and who leaves it.
+//! Subscribers join and leave topics and patterns.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Topics {
-    /// The topic with this name, made if there is none, with the order that it was found in.
+    /// Returns the topic with this name and the locked order. Creates the topic if there is none.
     pub(crate) fn topic<'a>(&'a self, name: &str, deferred: &'a mut Deferred) -> (OrderGuard<'a>, Arc<Feed>) {
         let order = self.lock_order();
         if let Some(topic) = order.topic(name) {
@@ -40,9 +40,9 @@ impl Topics {
         (order, topic)
     }
 
-    /// The pattern with this name, made if it has no subscribers so far.
+    /// Returns the pattern with this name and the locked order. Creates the pattern if it has no subscribers.
     ///
-    /// What was published before is left where it is until somebody asks for it.
+    /// Earlier events are added to its log when a client asks for them.
     pub(super) fn pattern<'a>(&'a self, name: &str, deferred: &'a mut Deferred) -> (OrderGuard<'a>, Arc<Feed>) {
         let mut order = self.order(deferred);
         if let Some(pattern) = order.patterns.get(name).cloned() {
@@ -51,7 +51,7 @@ impl Topics {
         let pattern = Feed::new(order.next_id(), name, Retention::default(), order.last);
         let mut state = lock(&pattern.state);
         state.lacks = order.number;
-        // Who starts now starts behind it, and who asks for it later finds that it is there.
+        // A client that starts now starts after them. `complete` adds them for a client that asks later.
         state.log.end_at(order.number);
         pattern.reach(order.number);
         drop(state);
@@ -61,12 +61,12 @@ impl Topics {
         }
         order.patterns.insert(name, Arc::clone(&pattern));
         order.pattern_list.push(Arc::clone(&pattern));
-        // As a topic without subscribers: it is about to have one.
+        // Counted as a topic without subscribers, because it is about to have one.
         order.cost += pattern.cost();
         (order, pattern)
     }
 
-    /// Puts what was published before a pattern had subscribers into its log.
+    /// Adds the events that were published before a pattern had subscribers to its log.
     pub(super) fn complete(&self, order: &mut Order, pattern: &Feed) {
         let lacks = std::mem::take(&mut lock(&pattern.state).lacks);
         if lacks == 0 {
@@ -83,7 +83,7 @@ impl Topics {
         let share = order.share(self.share_of_patterns());
         let wanted: usize = entries.iter().map(|entry| entry.cost_of_row()).sum();
         if order.rows + wanted > share.all {
-            // As many as are there now, which is no more than was looked at.
+            // As many as there are now, which is no more than was looked at.
             let most = Share { all: share.all.saturating_sub(wanted), ..share };
             for other in order.pattern_list.clone() {
                 let mut log = lock(&other.state);
@@ -109,7 +109,7 @@ impl Topics {
         self.evict(order, self.clock.now_ms(), 0);
     }
 
-    /// The topic with this name, if it exists, or the pattern, if a topic does that matches it.
+    /// Returns the topic with this name, if it exists, or the pattern, if a topic exists that matches it.
     pub(super) fn existing<'a>(
         &'a self,
         name: &str,
@@ -130,7 +130,7 @@ impl Topics {
         Some((OrderGuard { guard: order, deferred }, topic))
     }
 
-    /// Adds a subscriber to a topic or a pattern. `None`: it must exist, and does not.
+    /// Adds a subscriber to a topic or a pattern. `None`: it must exist and does not.
     pub(crate) fn join(&self, name: &str, start: Start, must_exist: bool, deferred: &mut Deferred) -> Option<Joining> {
         let (mut order, feed) = match topic_name::is_pattern(name) {
             _ if must_exist => self.existing(name, deferred)?,
@@ -146,7 +146,7 @@ impl Topics {
         Some(Joining { feed, place })
     }
 
-    /// Takes a subscriber off a topic or a pattern, and off its waiters if it is still among them.
+    /// Removes a subscriber from a topic or a pattern, and its waker from the waiters.
     pub(crate) fn leave(&self, feed: &Feed, parked: Option<Parked>, deferred: &mut Deferred) {
         let mut order = self.order(deferred);
         let mut state = lock(&feed.state);
@@ -154,7 +154,7 @@ impl Topics {
         if !feed.is_pattern() {
             order.hold(feed, &mut state, |state| state.subscribers -= 1);
             if state.subscribers == 0 {
-                // What was sent to one client alone is for nobody else.
+                // Events that were sent to one client alone are for no other client.
                 while !topic_name::is_public(feed.name()) && !state.log.is_empty() {
                     order.evict_oldest_of(&mut state);
                 }
