@@ -1,4 +1,5 @@
-//! Locks, shared counters and lanes: all that the registry's threads meet at comes from here, so that a model checker can take their place.
+//! Locks, atomics and shards. The registry's threads share state only through these, so that a model checker can
+//! replace them.
 
 pub(crate) use std::sync::{
     Mutex,
@@ -11,7 +12,8 @@ use std::{
     sync::PoisonError,
 };
 
-/// Locks, whether or not somebody panicked with the lock held: no code of a user's runs under one, and every critical section leaves its state whole.
+/// Locks a mutex, and ignores poisoning: user code never runs under a lock, and every critical section leaves its state
+/// complete.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     MutexGuard {
         guard: mutex.lock().unwrap_or_else(PoisonError::into_inner),
@@ -20,7 +22,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     }
 }
 
-/// What is locked. With debug assertions, each thread counts its own, so that a test sees where anybody's code would run under one.
+/// A locked value. With debug assertions, each thread counts its locks, so that a test finds user code that would run
+/// under one.
 pub(crate) struct MutexGuard<'a, T> {
     guard: std::sync::MutexGuard<'a, T>,
     #[cfg(debug_assertions)]
@@ -43,7 +46,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// To be said where anybody's code is about to run: this thread has nothing locked.
+/// Asserts that this thread holds no lock. Call it where user code is about to run.
 #[inline(always)]
 pub(crate) fn nothing_is_locked() {
     #[cfg(debug_assertions)]
@@ -58,7 +61,7 @@ mod held {
         static HELD: Cell<usize> = const { Cell::new(0) };
     }
 
-    /// How many locks this thread holds.
+    /// Returns how many locks this thread holds.
     pub(crate) fn number() -> usize {
         HELD.get()
     }
@@ -79,14 +82,14 @@ mod held {
     }
 }
 
-/// Does something of the program's with each, though some panic: nobody pays for what another has done wrong. The panic
-/// hook has printed it already.
+/// Calls user code for each item, also after one of the calls has panicked. The panic hook has printed the panic
+/// already.
 #[inline]
 pub(crate) fn each<T>(items: impl IntoIterator<Item = T>, mut act: impl FnMut(T)) {
     nothing_is_locked();
     let mut items = items.into_iter();
     while let Err(panic) = catch_unwind(AssertUnwindSafe(|| items.by_ref().for_each(&mut act))) {
-        // To drop it may panic as well.
+        // Dropping the panic's value may panic too.
         mem::forget(panic);
     }
 }
