@@ -126,8 +126,7 @@ impl ClientHandle {
     /// - With more than eight such subscriptions at the same time, the client may get events twice.
     /// - Events that the client has already read by another subscription may come twice.
     /// - A subscription whose events were not sent yet is in no id. After a reconnect, the client continues there from
-    ///   the position of its
-    /// other subscriptions.
+    ///   the position of its other subscriptions.
     ///
     /// # Errors
     ///

@@ -51,6 +51,7 @@ use crate::{
 /// let registry = Registry::new();
 /// let tokens = tokio_stream::iter(["Once", " upon", " a", " time"].map(Event::data));
 /// // The producer continues whether or not a client reads.
+/// registry.start_producer("answers/42")?.spawn_from(tokens).await??;
 /// # Ok(())
 /// # }
 /// ```
