@@ -1,4 +1,4 @@
-//! Numbers for the `metrics` crate.
+//! An observer for the `metrics` crate.
 
 use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
@@ -9,39 +9,49 @@ use crate::{
     topics::Receipt,
 };
 
-/// Counts what happens, with the [`metrics`](https://docs.rs/metrics) crate. With the `metrics` feature.
+/// An observer that counts with the [`metrics`](https://docs.rs/metrics) crate.
+///
+/// It needs the `metrics` feature.
 ///
 /// | name | kind | what it counts |
 /// |---|---|---|
 /// | `sse_opened_streams_total` | counter | streams that were opened |
-/// | `sse_closed_streams_total{reason}` | counter | streams that are over, by why |
+/// | `sse_closed_streams_total{reason}` | counter | streams that ended, by reason |
 /// | `sse_open_streams` | gauge | open streams |
-/// | `sse_stream_seconds` | histogram | how long a stream was open, when it is over |
-/// | `sse_refused_streams_total{reason}` | counter | streams that were refused, by why |
-/// | `sse_refused_subscriptions_total` | counter | subscriptions that were not made |
+/// | `sse_stream_seconds` | histogram | how long a stream was open, recorded when it ends |
+/// | `sse_refused_streams_total{reason}` | counter | streams that were refused, by reason |
+/// | `sse_refused_subscriptions_total` | counter | subscriptions that were refused |
 /// | `sse_published_total` | counter | events that were published |
-/// | `sse_delivered_total` | counter | events of the registry that streams got, each for each stream; added every few seconds |
+/// | `sse_delivered_total` | counter | deliveries: an event of the registry that 3 streams got counts 3; added every few seconds |
 /// | `sse_sent_bytes_total` | counter | bytes of the streams' bodies; added every few seconds |
 /// | `sse_topics` | gauge | topics that have events, subscribers or a producer |
-/// | `sse_subscriptions` | gauge | what clients are subscribed to, all together |
+/// | `sse_subscriptions` | gauge | subscriptions of all clients |
 /// | `sse_retained_events` | gauge | retained events |
-/// | `sse_retained_bytes` | gauge | the memory that they and the topics without subscribers take, by the registry's own counting |
-/// | `sse_lagged_total` | counter | how often a client fell off what a topic retains |
-/// | `sse_missed_total` | counter | events that clients lost by that |
-/// | `sse_gaps_total` | counter | gaps in what clients should have had, on resuming or by lag |
+/// | `sse_retained_bytes` | gauge | the memory of retained events and of topics without subscribers, as the registry counts it |
+/// | `sse_lagged_total` | counter | how often a client fell behind what a topic retains |
+/// | `sse_missed_total` | counter | events that clients lost because they fell behind |
+/// | `sse_gaps_total` | counter | gaps: when a client resumed, or when it fell behind |
 /// | `sse_heartbeats_total` | counter | heartbeats that were sent |
 ///
-/// There is no label but `reason`, and its values are those of the logs. Of `sse_closed_streams_total`, it is the word of
-/// [`CloseReason::as_str`](crate::CloseReason::as_str): `body_ended`, `topics_ended`, `topic_cancelled`, `topic_failed`, `client_disconnected`, `by_server`,
-/// `max_age`, `authorization_expired`, `drained`, `refused`, `lagged`, `stalled`, `body_failed`,
-/// or the text that [`close_with`](ClientHandle::close_with) was called with. Of `sse_refused_streams_total`, it is that of [`RefusedReason::as_str`]: `full`, `full_for_key`,
-/// `rate_limited`, `rate_limited_for_key`, `missing_key`, `draining`, `other_client`, `open`, `over`. So the number of series depends on the program alone, and on nothing that clients send.
+/// The only label is `reason`. Logs use the same words:
 ///
-/// What is added every few seconds, and the gauges but for `sse_open_streams`, comes of [`Observer::sampled`], which says when that is. Clones, and the
-/// observers of several registries, count together.
+/// - `sse_closed_streams_total` has the word of [`CloseReason::as_str`](crate::CloseReason::as_str): `body_ended`,
+///   `topics_ended`, `topic_cancelled`, `topic_failed`, `client_disconnected`, `by_server`, `max_age`,
+///   `authorization_expired`, `drained`, `refused`, `lagged`, `stalled`, `body_failed`, or the text that the program
+///   passed to [`close_with`](ClientHandle::close_with).
+/// - `sse_refused_streams_total` has the word of [`RefusedReason::as_str`]: `full`, `full_for_key`, `rate_limited`,
+///   `rate_limited_for_key`, `missing_key`, `draining`, `other_client`, `open`, `over`.
 ///
-/// Each number goes to the recorder that is installed at the moment it is counted, at the cost of a look-up there. Make
-/// the observer when the recorder is installed: it is then that the descriptions are given.
+/// So the number of series depends only on the program, and not on anything that clients send.
+///
+/// The counters that are "added every few seconds", and all gauges except `sse_open_streams`, come from
+/// [`Observer::sampled`], which says when it is called. Clones of the observer, and the observers of several
+/// registries, count together.
+///
+/// Make the observer after the recorder is installed, because the descriptions of the metrics are sent to the recorder
+/// at that moment. Each number goes to the recorder that is installed when it is counted.
+///
+/// Cost: one look-up in the recorder for each number.
 ///
 /// ```
 /// use tower_sse::{MetricsObserver, Registry, RegistryConfig};
@@ -55,25 +65,25 @@ use crate::{
 pub struct MetricsObserver {}
 
 impl MetricsObserver {
-    /// One that counts, and that has described its metrics to the recorder that is installed now.
+    /// Makes the observer, and describes its metrics to the installed recorder.
     #[must_use]
     pub fn new() -> Self {
         describe_counter!("sse_opened_streams_total", Unit::Count, "Event streams that were opened");
-        describe_counter!("sse_closed_streams_total", Unit::Count, "Event streams that are over, by reason");
+        describe_counter!("sse_closed_streams_total", Unit::Count, "Event streams that ended, by reason");
         describe_gauge!("sse_open_streams", Unit::Count, "Open event streams");
         describe_histogram!("sse_stream_seconds", Unit::Seconds, "How long an event stream was open");
         describe_counter!("sse_refused_streams_total", Unit::Count, "Streams that were refused, by reason");
-        describe_counter!("sse_refused_subscriptions_total", Unit::Count, "Subscriptions that were not made");
+        describe_counter!("sse_refused_subscriptions_total", Unit::Count, "Subscriptions that were refused");
         describe_counter!("sse_published_total", Unit::Count, "Events that were published");
-        describe_counter!("sse_delivered_total", Unit::Count, "Published events that streams got");
-        describe_counter!("sse_sent_bytes_total", Unit::Bytes, "Bytes of the bodies of streams");
+        describe_counter!("sse_delivered_total", Unit::Count, "Deliveries of published events to streams");
+        describe_counter!("sse_sent_bytes_total", Unit::Bytes, "Bytes of the bodies of event streams");
         describe_gauge!("sse_topics", Unit::Count, "Topics that have events, subscribers or a producer");
         describe_gauge!("sse_subscriptions", Unit::Count, "Subscriptions of all clients");
         describe_gauge!("sse_retained_events", Unit::Count, "Retained events");
         describe_gauge!("sse_retained_bytes", Unit::Bytes, "Memory of retained events and topics without subscribers");
-        describe_counter!("sse_lagged_total", Unit::Count, "Times that a client fell off what a topic retains");
-        describe_counter!("sse_missed_total", Unit::Count, "Events that clients lost by lag");
-        describe_counter!("sse_gaps_total", Unit::Count, "Gaps in what clients should have had");
+        describe_counter!("sse_lagged_total", Unit::Count, "Times that a client fell behind what a topic retains");
+        describe_counter!("sse_missed_total", Unit::Count, "Events that clients lost because they fell behind");
+        describe_counter!("sse_gaps_total", Unit::Count, "Gaps in the events that clients should have had");
         describe_counter!("sse_heartbeats_total", Unit::Count, "Heartbeats that were sent");
         Self {}
     }
@@ -125,7 +135,7 @@ impl Observer for MetricsObserver {
     fn sampled(&self, before: &Stats, now: &Stats) {
         counter!("sse_delivered_total").increment(now.delivered.saturating_sub(before.delivered));
         counter!("sse_sent_bytes_total").increment(now.sent_bytes.saturating_sub(before.sent_bytes));
-        // By how much they have changed, as there may be other registries.
+        // Only the change is added, because other registries may use the same gauges.
         let change = |gauge: Gauge, before: usize, now: usize| match now.checked_sub(before) {
             Some(more) => gauge.increment(more as f64),
             None => gauge.decrement((before - now) as f64),
@@ -156,7 +166,7 @@ mod tests {
 
     #[derive(Default)]
     struct Recorded {
-        /// With their kinds.
+        /// The name of each described metric, with its kind.
         described: Mutex<BTreeSet<String>>,
         numbers: Numbers,
     }
@@ -268,7 +278,7 @@ mod tests {
         assert_eq!(*lock(&recorded.numbers), expected);
     }
 
-    /// The docs of the observer, without the marks of comments.
+    /// Returns the doc comment of the observer, without the comment marks.
     fn docs() -> String {
         let source = include_str!("metrics.rs").split("#[derive").next().unwrap();
         source.lines().filter_map(|line| line.strip_prefix("/// ")).flat_map(|line| [line, "\n"]).collect()
@@ -301,7 +311,7 @@ mod tests {
     #[test]
     fn the_docs_name_every_reason() {
         let docs = docs();
-        // What is told to have closed had a stream, and an own reason has its own text.
+        // `NoStream` is never observed, because there was no stream. `Other` has the program's text.
         let reasons = CloseReason::all().filter(|it| !matches!(it, CloseReason::NoStream | CloseReason::Other(_)));
         let refused: Vec<&str> = RefusedReason::all().map(|refused| refused.as_str()).collect();
         for word in reasons.map(|reason| reason.as_str()).chain(refused) {
@@ -334,12 +344,16 @@ mod tests {
                 registry.publish("a", Event::data("x")).unwrap();
                 std::future::poll_fn(|cx| futures_core::Stream::poll_next(std::pin::Pin::new(&mut events), cx)).await;
                 drop(events);
-                assert_eq!(number("counter sse_delivered_total"), 36.0, "the rest at once, as nobody else is there");
+                assert_eq!(
+                    number("counter sse_delivered_total"),
+                    36.0,
+                    "the rest at once, because few streams are open"
+                );
                 assert_eq!(number("gauge sse_subscriptions"), 0.0);
             });
         });
         for gauge in ["sse_topics", "sse_subscriptions", "sse_retained_events", "sse_retained_bytes"] {
-            assert_eq!(number(&format!("gauge {gauge}")), 0.0, "the registry is gone");
+            assert_eq!(number(&format!("gauge {gauge}")), 0.0, "the registry was dropped");
         }
     }
 

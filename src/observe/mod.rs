@@ -1,4 +1,4 @@
-//! Observers that are ready to use.
+//! Observers for metrics and logs.
 
 #[cfg(feature = "metrics")]
 mod metrics;

@@ -1,4 +1,4 @@
-//! Log lines for the `tracing` crate.
+//! An observer for the `tracing` crate.
 
 use std::fmt;
 
@@ -12,16 +12,16 @@ use crate::{
     topics::Receipt,
 };
 
-/// Logs what happens, with the [`tracing`](https://docs.rs/tracing) crate. With the `tracing` feature.
+/// An observer that logs with the [`tracing`](https://docs.rs/tracing) crate.
 ///
-/// All of it has the target `tower_sse`:
+/// It needs the `tracing` feature. The target of all log lines is `tower_sse`:
 ///
 /// | level | message | fields |
 /// |---|---|---|
 /// | WARN | `client lagged` | `client`, `topic`, `missed` |
 /// | INFO | `gap` | `client`, `topic` (the first), `topics` (how many), `after` |
 /// | INFO | `stream refused` | `client`, `reason` (a word), `error` (a sentence) |
-/// | WARN | the same, as a limit [has no key](crate::RefusedReason::MissingKey) for the request | and `key` |
+/// | WARN | `stream refused`, if a limit [has no key](crate::RefusedReason::MissingKey) for the request | the same, and `key` |
 /// | INFO | `subscription refused` | `client`, `error` |
 /// | DEBUG | `stream opened` | `client` |
 /// | DEBUG | `stream closed` | `client`, `reason` (a word), `duration_ms`, `events`, `bytes` |
@@ -30,13 +30,16 @@ use crate::{
 /// | TRACE | `heartbeat` | `client` |
 /// | TRACE | `published` | `topic`, `position`, `subscribers` |
 ///
-/// The words for `reason` are those of [`CloseReason::as_str`](crate::CloseReason::as_str) and [`RefusedReason::as_str`], as in metrics.
+/// `reason` is the word of [`CloseReason::as_str`](crate::CloseReason::as_str) or [`RefusedReason::as_str`], as in
+/// metrics.
 ///
-/// `client` is the first eight digits of the client's id: enough to tell clients apart, and not the whole, with which
-/// whoever reads the log might act for the client. A `topic` that is one client's own is cut in the
-/// same way. What clients send is escaped and cut to what fits a line.
+/// `client` is the first eight digits of the client's id. They tell clients apart. The whole id is not logged, because
+/// it may let a reader of the log act for the client. The id in the name of a client's own topic is cut in the same
+/// way.
 ///
-/// What is not enabled costs a check.
+/// Text that clients send is escaped, and cut to fit a line.
+///
+/// Cost: a log line that is not enabled costs one check.
 ///
 /// ```
 /// use tower_sse::{Registry, RegistryConfig, TracingObserver};
@@ -50,7 +53,9 @@ use crate::{
 pub struct TracingObserver {}
 
 impl TracingObserver {
-    /// One that logs to the subscriber that is installed when something happens.
+    /// Makes the observer.
+    ///
+    /// Each line goes to the subscriber that is installed when it is logged.
     #[must_use]
     pub fn new() -> Self {
         Self {}
@@ -128,7 +133,9 @@ impl Observer for TracingObserver {
     }
 }
 
-/// A client's id, as far as it is anybody's business.
+/// The first eight digits of a client's id.
+///
+/// They tell clients apart, and do not let a reader act for the client.
 struct Short(ClientId);
 
 impl fmt::Display for Short {
@@ -137,7 +144,9 @@ impl fmt::Display for Short {
     }
 }
 
-/// A topic's name. What is sent to one client has a topic with the client's id in its name.
+/// Returns a topic's name for a log line.
+///
+/// The topic of one client has the client's id in its name. Only the first eight digits are kept.
 fn shown(topic: &str) -> &str {
     const OWN: &str = "$client/";
     match topic.starts_with(OWN) {
@@ -163,7 +172,7 @@ mod tests {
     use super::*;
     use crate::{Registry, client::samples::Samples, sync::lock};
 
-    /// Keeps each event as a line.
+    /// A subscriber that keeps each event as a line.
     #[derive(Clone)]
     struct Lines {
         lines: Arc<Mutex<Vec<String>>>,
@@ -226,7 +235,7 @@ mod tests {
             format!("DEBUG tower_sse message=stream opened client={id}"),
             format!(
                 "INFO tower_sse message=stream refused client={id} reason=\"draining\" \
-                 error=the server is about to stop and takes no new event streams"
+                 error=the server is shutting down and accepts no new event streams"
             ),
             format!(
                 "INFO tower_sse message=subscription refused client={id} \

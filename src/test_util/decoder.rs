@@ -2,31 +2,33 @@ use std::{collections::VecDeque, mem, time::Duration};
 
 use super::{Received, ReceivedEvent};
 
-/// What a stream says, in its order.
+/// What a stream contains, in the order of the stream.
 #[derive(Debug)]
-pub(super) enum Said {
+pub(super) enum Item {
     Received(Received),
-    /// What a client that comes back says from now on. That of an event comes right before it.
+    /// The id that a client sends when it reconnects from now on.
+    ///
+    /// The id of an event comes right before the event.
     LastEventId(String),
 }
 
-/// Reads an event stream, in any pieces.
+/// Decodes an event stream that arrives in pieces of any size.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     line: Vec<u8>,
-    /// An LF that comes next belongs to the CR before it.
+    /// The last byte was a CR. An LF that comes next belongs to it.
     after_cr: bool,
-    /// The first line is over, which alone may begin with a byte-order mark.
+    /// The first line has ended. Only the first line may begin with a byte-order mark.
     has_begun: bool,
     data: Option<String>,
     event_type: String,
     last_event_id: String,
-    /// It is new, and the block that has it is not over.
+    /// The current block has set `last_event_id`.
     has_id: bool,
 }
 
 impl Decoder {
-    pub(super) fn decode(&mut self, bytes: &[u8], said: &mut VecDeque<Said>) {
+    pub(super) fn decode(&mut self, bytes: &[u8], items: &mut VecDeque<Item>) {
         for byte in bytes {
             let after_cr = mem::replace(&mut self.after_cr, *byte == b'\r');
             match byte {
@@ -36,22 +38,24 @@ impl Decoder {
                     let line = String::from_utf8_lossy(&line);
                     let is_first = !mem::replace(&mut self.has_begun, true);
                     let line = line.strip_prefix('\u{feff}').filter(|_| is_first).unwrap_or(&line);
-                    self.interpret(line, said);
+                    self.interpret(line, items);
                 }
                 _ => self.line.push(*byte),
             }
         }
     }
 
+    /// Interprets one line, by the rules of the HTML standard.
+    ///
     /// <https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation>
-    fn interpret(&mut self, line: &str, said: &mut VecDeque<Said>) {
+    fn interpret(&mut self, line: &str, items: &mut VecDeque<Item>) {
         if line.is_empty() {
-            return self.dispatch(said);
+            return self.dispatch(items);
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "" => said.push_back(Said::Received(Received::Comment(value.to_owned()))),
+            "" => items.push_back(Item::Received(Received::Comment(value.to_owned()))),
             "event" => value.clone_into(&mut self.event_type),
             "data" => match &mut self.data {
                 Some(data) => data.extend(["\n", value]),
@@ -63,20 +67,20 @@ impl Decoder {
             }
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 let delay = Duration::from_millis(value.parse().unwrap_or(u64::MAX));
-                said.push_back(Said::Received(Received::Retry(delay)));
+                items.push_back(Item::Received(Received::Retry(delay)));
             }
             _ => {}
         }
     }
 
-    fn dispatch(&mut self, said: &mut VecDeque<Said>) {
+    fn dispatch(&mut self, items: &mut VecDeque<Item>) {
         if mem::take(&mut self.has_id) {
-            said.push_back(Said::LastEventId(self.last_event_id.clone()));
+            items.push_back(Item::LastEventId(self.last_event_id.clone()));
         }
         let event_type = mem::take(&mut self.event_type);
         let Some(data) = self.data.take() else { return };
         let event_type = if event_type.is_empty() { "message".to_owned() } else { event_type };
         let event = ReceivedEvent { event_type, data, last_event_id: self.last_event_id.clone() };
-        said.push_back(Said::Received(Received::Event(event)));
+        items.push_back(Item::Received(Received::Event(event)));
     }
 }

@@ -1,8 +1,11 @@
-//! What a client sees of a response: for tests of one's own handlers.
+//! Reads event streams in tests of your own handlers.
 //!
-//! A [`TestStream`] reads the response of a service that is called in the same task: no socket, no client, no
-//! sleep. The crate's clock is tokio's, so that in a test whose clock is paused hours pass in no time: heartbeats, the
-//! [ages](crate::SseLayer::max_age) of streams, the ages of events, the window of a [drain](crate::Registry::drain).
+//! A [`TestStream`] reads the response of a service that is called in the same task. It needs no socket, no client and
+//! no sleep.
+//!
+//! The crate uses tokio's clock. In a test with a paused clock, hours pass in no time: for heartbeats, the [maximum
+//! age](crate::SseLayer::max_age) of streams, the age of retained events, and the window of a
+//! [drain](crate::Registry::drain).
 //!
 //! ```
 //! use std::time::Duration;
@@ -70,31 +73,35 @@ use http::{HeaderMap, Response, header::CONTENT_TYPE};
 use http_body::Body;
 use tokio::time::{Instant, timeout_at};
 
-use self::decoder::{Decoder, Said};
+use self::decoder::{Decoder, Item};
 use crate::stream::headers;
 
-/// An event stream, as a client reads it: by the rules of the
-/// [HTML standard](https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation), and with the comments,
-/// which clients hide.
+/// Reads an event stream as a client does.
 ///
-/// Dropping it is the client that leaves. What it has read and not given yet is kept, without a bound.
+/// It follows the rules of the [HTML
+/// standard](https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation). Other than a
+/// client, it also returns the comments.
+///
+/// If a test drops it, the client disconnects. It buffers what it has read and not returned yet, without a limit.
 pub struct TestStream<B> {
     head: Response<()>,
     body: Pin<Box<B>>,
     decoder: Decoder,
-    said: VecDeque<Said>,
+    items: VecDeque<Item>,
     has_ended: bool,
     last_event_id: String,
     retry: Option<Duration>,
 }
 
-/// Something that came in a stream.
+/// An item of an event stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received {
     /// An event that a client dispatches.
     Event(ReceivedEvent),
-    /// A comment line, without its colon and one space after it. A default [`Heartbeat`](crate::Heartbeat) is an empty one.
+    /// A comment line, without its colon and the space after the colon.
+    ///
+    /// A default [`Heartbeat`](crate::Heartbeat) is an empty comment.
     Comment(String),
     /// A reconnection time.
     Retry(Duration),
@@ -104,20 +111,22 @@ pub enum Received {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReceivedEvent {
-    /// Its type: `message` where the stream says none.
+    /// The event type; `message` if the event has none.
     pub event_type: String,
-    /// Its data, with LF between lines.
+    /// The data, with LF between its lines.
     pub data: String,
-    /// Its own id; where it has none, that of the last event that had one; empty if none had.
+    /// The id of the event.
+    ///
+    /// If the event has no id, the id of the last event that had one. Empty if no event had an id.
     pub last_event_id: String,
 }
 
 impl ReceivedEvent {
-    /// Its data as JSON.
+    /// Parses the data as JSON.
     ///
     /// # Errors
     ///
-    /// If it is no such value.
+    /// If the data is not JSON, or not a `T`.
     #[cfg(feature = "json")]
     #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
     pub fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> serde_json::Result<T> {
@@ -126,12 +135,13 @@ impl ReceivedEvent {
 }
 
 impl<B: Body> TestStream<B> {
-    /// Begins to read a response.
+    /// Starts to read a response.
     ///
     /// # Errors
     ///
-    /// [`NotAnEventStream`] if a client would not: its status is no success or a 204, 205 or 206, it has another content type, or it is compressed.
-    /// It has the response in it. A browser's `EventSource` takes no other status than 200.
+    /// [`NotAnEventStream`], which contains the response, if a client would not read it as an event stream: it has no
+    /// success status, has the status 204, 205 or 206, has another content type, or is compressed. A browser's
+    /// `EventSource` accepts only the status 200.
     pub fn new(response: Response<B>) -> Result<Self, NotAnEventStream<B>> {
         let is_event_stream = headers::is_event_stream(response.status(), response.headers());
         if !is_event_stream || headers::is_encoded(response.headers()) {
@@ -142,46 +152,52 @@ impl<B: Body> TestStream<B> {
             head: Response::from_parts(head, ()),
             body: Box::pin(body),
             decoder: Decoder::default(),
-            said: VecDeque::new(),
+            items: VecDeque::new(),
             has_ended: false,
             last_event_id: String::new(),
             retry: None,
         })
     }
 
-    /// The response's headers.
+    /// Returns the headers of the response.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         self.head.headers()
     }
 
-    /// What a client that comes back says in `Last-Event-ID`, by what was taken so far. Empty: it says nothing.
+    /// Returns the `Last-Event-ID` that a client would send when it reconnects now.
+    ///
+    /// It depends on the items that were returned so far. Empty: the client sends no such header.
     #[must_use]
     pub fn last_event_id(&self) -> &str {
         &self.last_event_id
     }
 
-    /// How long a client waits before it comes back, by what was taken so far. `None`: as long as it likes.
+    /// Returns how long a client waits before it reconnects.
+    ///
+    /// It depends on the items that were returned so far. `None`: the client uses its own time.
     #[must_use]
     pub fn retry(&self) -> Option<Duration> {
         self.retry
     }
 
-    /// Waits for what comes next, whatever it is. `None`: the stream has ended.
+    /// Waits for the next item. `None`: the stream has ended.
     ///
     /// # Errors
     ///
-    /// The body's own, which is also an end.
+    /// The error of the body, after which the stream has ended too.
     pub async fn next(&mut self) -> Result<Option<Received>, B::Error> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Waits for the next event. Comments and reconnection times are passed over, and so is a [`PositionEvent`](crate::PositionEvent) by
-    /// its default name, as a page does that does not listen to it: [`next`](Self::next) gives all. `None`: the stream has ended.
+    /// Waits for the next event. `None`: the stream has ended.
+    ///
+    /// Comments and reconnection times are skipped. A [`PositionEvent`](crate::PositionEvent) with its default name is
+    /// also skipped, because a page does not listen for it. [`next`](Self::next) returns all of them.
     ///
     /// # Errors
     ///
-    /// The body's own, which is also an end.
+    /// The error of the body, after which the stream has ended too.
     pub async fn next_event(&mut self) -> Result<Option<ReceivedEvent>, B::Error> {
         loop {
             match self.next().await? {
@@ -195,11 +211,11 @@ impl<B: Body> TestStream<B> {
         }
     }
 
-    /// All that can be had without waiting.
+    /// Returns all items that are available without waiting.
     ///
     /// # Errors
     ///
-    /// The body's own.
+    /// The error of the body.
     pub fn ready(&mut self) -> Result<Vec<Received>, B::Error> {
         let mut all = Vec::new();
         let woken = Arc::new(Woken::default());
@@ -218,21 +234,24 @@ impl<B: Body> TestStream<B> {
         Ok(all)
     }
 
-    /// All events that can be had without waiting, of those that [`next_event`](Self::next_event) gives.
+    /// Returns all events that are available without waiting.
+    ///
+    /// It skips the same items as [`next_event`](Self::next_event).
     ///
     /// # Errors
     ///
-    /// The body's own.
+    /// The error of the body.
     pub fn ready_events(&mut self) -> Result<Vec<ReceivedEvent>, B::Error> {
         Ok(self.ready()?.into_iter().filter_map(to_page).collect())
     }
 
-    /// All that comes in this time, or until the stream ends. Where tokio's clock is paused and nothing else is to be done, the time
-    /// passes at once.
+    /// Returns all items that come within this time, or until the stream ends.
+    ///
+    /// With tokio's clock paused, the time passes at once if nothing else is to be done.
     ///
     /// # Errors
     ///
-    /// The body's own.
+    /// The error of the body.
     pub async fn received_within(&mut self, time: Duration) -> Result<Vec<Received>, B::Error> {
         let end = Instant::now() + time;
         let mut all = Vec::new();
@@ -245,11 +264,13 @@ impl<B: Body> TestStream<B> {
         Ok(all)
     }
 
-    /// All events until the stream ends, of those that [`next_event`](Self::next_event) gives.
+    /// Returns all events until the stream ends.
+    ///
+    /// It skips the same items as [`next_event`](Self::next_event).
     ///
     /// # Errors
     ///
-    /// The body's own.
+    /// The error of the body.
     pub async fn collect_events(mut self) -> Result<Vec<ReceivedEvent>, B::Error> {
         let mut all = Vec::new();
         while let Some(event) = self.next_event().await? {
@@ -260,12 +281,12 @@ impl<B: Body> TestStream<B> {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Received>, B::Error>> {
         loop {
-            match self.said.pop_front() {
-                Some(Said::LastEventId(id)) => {
+            match self.items.pop_front() {
+                Some(Item::LastEventId(id)) => {
                     self.last_event_id = id;
                     continue;
                 }
-                Some(Said::Received(received)) => {
+                Some(Item::Received(received)) => {
                     if let Received::Retry(delay) = &received {
                         self.retry = Some(*delay);
                     }
@@ -280,7 +301,7 @@ impl<B: Body> TestStream<B> {
                 Some(Ok(frame)) => {
                     if let Ok(mut data) = frame.into_data() {
                         let bytes = data.copy_to_bytes(data.remaining());
-                        self.decoder.decode(&bytes, &mut self.said);
+                        self.decoder.decode(&bytes, &mut self.items);
                     }
                 }
                 Some(Err(error)) => {
@@ -293,7 +314,9 @@ impl<B: Body> TestStream<B> {
     }
 }
 
-/// How often in a row a body may give others their turn, as one does that has much, before it counts as one that waits.
+/// How often in a row a body may wake itself before it counts as waiting.
+///
+/// A body with much to send does this to let other tasks run.
 const TURNS: usize = 10_000;
 
 #[derive(Default)]
@@ -305,7 +328,7 @@ impl Wake for Woken {
     }
 }
 
-/// What a page hears of.
+/// Returns the event if a page would get it.
 fn to_page(received: Received) -> Option<ReceivedEvent> {
     match received {
         Received::Event(event) if event.event_type == "position" && event.data.is_empty() => None,
@@ -316,20 +339,20 @@ fn to_page(received: Received) -> Option<ReceivedEvent> {
 
 impl<B> fmt::Debug for TestStream<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { said, has_ended, last_event_id, .. } = self;
+        let Self { items, has_ended, last_event_id, .. } = self;
         let mut debug = f.debug_struct("TestStream");
-        debug.field("not_taken", said).field("has_ended", has_ended).field("last_event_id", last_event_id);
+        debug.field("not_taken", items).field("has_ended", has_ended).field("last_event_id", last_event_id);
         debug.finish_non_exhaustive()
     }
 }
 
-/// A response that no client takes for an event stream.
+/// The error of [`TestStream::new`]: a client would not read this response.
 pub struct NotAnEventStream<B> {
     response: Box<Response<B>>,
 }
 
 impl<B> NotAnEventStream<B> {
-    /// The response.
+    /// Returns the response.
     pub fn into_response(self) -> Response<B> {
         *self.response
     }
@@ -337,7 +360,7 @@ impl<B> NotAnEventStream<B> {
 
 impl<B> fmt::Display for NotAnEventStream<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no event stream: {}", self.response.status())?;
+        write!(f, "not an event stream: {}", self.response.status())?;
         match self.response.headers().get(CONTENT_TYPE) {
             Some(content_type) => write!(f, " with the content type {content_type:?}")?,
             None => write!(f, " without a content type")?,

@@ -129,14 +129,14 @@ fn what_a_client_does_not_take_for_an_event_stream_is_refused_with_what_it_is() 
         TestStream::new(response.body(Full::<Bytes>::from("a body")).unwrap())
     };
     let problem = |it: Result<TestStream<_>, NotAnEventStream<_>>| it.unwrap_err().to_string();
-    assert_eq!(problem(with(204, &[])), "no event stream: 204 No Content without a content type");
+    assert_eq!(problem(with(204, &[])), "not an event stream: 204 No Content without a content type");
     assert_eq!(
         problem(with(500, &[("content-type", "text/plain")])),
-        "no event stream: 500 Internal Server Error with the content type \"text/plain\""
+        "not an event stream: 500 Internal Server Error with the content type \"text/plain\""
     );
     assert_eq!(
         problem(with(200, &[("content-type", "text/event-stream"), ("content-encoding", "gzip")])),
-        "no event stream: 200 OK with the content type \"text/event-stream\", and compressed"
+        "not an event stream: 200 OK with the content type \"text/event-stream\", and compressed"
     );
     let whole = with(404, &[]).unwrap_err().into_response();
     assert_eq!(whole.status(), 404);
