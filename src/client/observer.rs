@@ -1,4 +1,4 @@
-//! The hooks: what a registry and its streams do, told to whoever wants to know.
+//! The observers of a registry: the program's hooks for what happens to its streams.
 
 use std::{
     fmt, mem,
@@ -10,10 +10,10 @@ use std::{
 use super::{error::SubscribeError, handle::ClientHandle, stats::Stats};
 use crate::{limit::RefusedReason, log::Gap, stream::CloseReason, sync::nothing_is_locked, topics::Receipt};
 
-/// Hooks: what a registry and its streams do, told as it happens.
+/// Hooks that are called when something happens in a registry or in its streams.
 ///
-/// [`RegistryConfig::observer`](crate::RegistryConfig::observer) takes one, and may be called several times. A closure over
-/// an [`Observation`] is one, with the type of its argument written out:
+/// [`RegistryConfig::observer`](crate::RegistryConfig::observer) adds an observer. Several calls add several observers.
+/// A closure over an [`Observation`] is an observer; write out the type of its argument:
 ///
 /// ```
 /// use std::sync::{
@@ -38,8 +38,8 @@ use crate::{limit::RefusedReason, log::Gap, stream::CloseReason, sync::nothing_i
 /// # Ok::<(), tower_sse::PublishError>(())
 /// ```
 ///
-/// A type of one's own implements the methods that it is about. What it does not implement goes to
-/// [`observe`](Self::observe), which does nothing by default:
+/// A type of your own implements only the methods that it needs. All other methods call [`observe`](Self::observe),
+/// which does nothing by default:
 ///
 /// ```
 /// use tower_sse::{ClientHandle, StreamSummary, Observer, Registry, RegistryConfig};
@@ -56,121 +56,148 @@ use crate::{limit::RefusedReason, log::Gap, stream::CloseReason, sync::nothing_i
 /// # let _ = registry;
 /// ```
 ///
-/// With the features of the same names, `MetricsObserver` and `TracingObserver` are two more. `()` is one that does nothing,
-/// and an [`Arc`] of one is one.
+/// `MetricsObserver` and `TracingObserver` are observers too, with the `metrics` and `tracing` features. `()` is an
+/// observer that does nothing. An [`Arc`] of an observer is an observer.
 ///
-/// # How they are called
+/// # How hooks are called
 ///
-/// On the thread that does it, which is one that publishes or one that polls a stream: a hook that blocks holds that
-/// up. What takes long belongs on a channel. No lock is held, so a hook may call anything of the registry's; if it
-/// publishes, it is told of that too, and has to see that this ends.
+/// A hook runs on the thread on which the thing happens: a thread that publishes, or a thread that polls a stream. If a
+/// hook blocks, it blocks that thread. Send slow work to a channel.
 ///
-/// In the order in which they were given, each to its end before the next. Between threads there is no order: the next
-/// event on a topic can be observed before the one that went before it.
+/// No lock is held, so a hook may call every method of the registry. If a hook publishes, it is called for that event
+/// too, and must prevent an endless loop.
 ///
-/// # Which come in pairs
+/// Observers are called in the order in which they were added, one after the other. Between threads there is no order:
+/// an event can be observed before an earlier event of the same topic.
 ///
-/// `opened` and `closed`, once for each stream, and between them `subscribed` and `unsubscribed`, once for each
-/// subscription that the stream had:
+/// # Hooks that come in pairs
 ///
-/// - A stream begins when the layer gets the handler's answer, or when [`into_events`](ClientHandle::into_events) is called. `opened` is told
-///   then, and after it one `subscribed` for each topic and pattern that was subscribed to before.
-/// - While the stream is open, `subscribed` and `unsubscribed` are told as it happens. A topic that has
-///   [ended](crate::Producer) and was read to its end is unsubscribed.
-/// - When the stream is over, `unsubscribed` is told for each subscription that is left, and then `closed`.
+/// `opened` and `closed` are called once for each stream. Between them, `subscribed` and `unsubscribed` are called once
+/// for each subscription of the stream:
 ///
-/// So an observer that adds one at the first and takes one off at the second always has the number of open streams, or
-/// of their subscriptions. These four are told in the order in which they happened to the client, even if several threads
-/// change it at once: one of these threads then tells for all. A hook that changes the client of which it is told
-/// is told of that when it has returned.
+/// - A stream begins when the layer gets the handler's response, or when [`into_events`](ClientHandle::into_events) is
+///   called. `opened` is called then. After it, `subscribed` is called for each topic and pattern that the client is
+///   already subscribed to.
+/// - While the stream is open, `subscribed` and `unsubscribed` are called as it happens. `unsubscribed` is also called
+///   when the client has read a topic that has [ended](crate::Producer) to its end.
+/// - When the stream ends, `unsubscribed` is called for each subscription that is left, and then `closed`.
 ///
-/// A client without a stream is in none of the four: the request was a HEAD, was answered with something else, had a
-/// limit refuse its answer, or its handler failed. `stream_refused` and `subscription_refused` are told at once,
-/// whether or not there is or will be a stream, as they are about what did not come to be.
+/// So an observer can count the open streams with `opened` and `closed`, and their subscriptions with `subscribed` and
+/// `unsubscribed`.
 ///
-/// A hook that panics harms neither the one who called nor the other hooks, where panics unwind: the panic ends there,
-/// when the panic hook has printed it.
+/// These four hooks are called in the order in which things happened to the client, even if several threads change it
+/// at the same time. One of these threads then calls the hooks for all of them. If a hook changes its own client, the
+/// hooks for that change are called after the hook has returned.
+///
+/// A client without a stream causes none of these four calls. It has no stream if the request was a HEAD, the response
+/// was not an event stream, a limit refused the response, or the handler failed. `stream_refused` and
+/// `subscription_refused` are called at once, with or without a stream.
+///
+/// If a hook panics, the panic is caught after the panic hook has printed it. The caller and the other observers go on.
+/// This needs a build in which panics unwind.
 ///
 /// # What not to log
 ///
-/// A client's id may let whoever knows it act for the client: see [`ClientId`](crate::ClientId). It is in the name of the
-/// topic of what is [sent](ClientHandle::send) to the client alone, too: `$client/` and the id.
+/// Whoever knows a client's id may be able to act for the client: see [`ClientId`](crate::ClientId). The name of a
+/// client's own topic, which [`ClientHandle::send`] publishes to, also contains the id: `$client/` and the id.
 ///
-/// # What they cost
+/// # Cost
 ///
-/// Without observers, the check of a length. With them, one virtual call for each and what it does itself. Nothing is called for
-/// each delivered event: deliveries are counted, and told every few seconds with all else that there is
-/// ([`sampled`](Self::sampled)), and of one stream in [`StreamSummary`]. [`published`](Self::published) is the one that can be called very often.
+/// Without observers, each call costs the check of a length. With observers, it costs one virtual call for each
+/// observer, and the work of the hook.
+///
+/// No hook is called for each delivery. Deliveries are counted, and [`sampled`](Self::sampled) reports the count every
+/// few seconds. [`StreamSummary`] has the count of one stream. Only [`published`](Self::published) can be called very
+/// often.
 pub trait Observer: Send + Sync + 'static {
-    /// Gets all that the other methods do not take over. Default: does nothing.
+    /// Gets each observation whose own method is not implemented. Default: does nothing.
     fn observe(&self, observation: &Observation<'_>) {
         let _ = observation;
     }
 
-    /// A stream was opened: its response begins. Once for each, with one [`closed`](Self::closed).
+    /// A stream was opened.
+    ///
+    /// Called once for each stream. One [`closed`](Self::closed) follows.
     fn opened(&self, client: &ClientHandle) {
         self.observe(&Observation::Opened { client });
     }
 
-    /// A stream was refused, before it was opened. As often as it is tried.
+    /// A stream was refused before it was opened. Called for each attempt.
     fn stream_refused(&self, client: &ClientHandle, reason: &RefusedReason) {
         self.observe(&Observation::StreamRefused { client, reason });
     }
 
-    /// A subscription was not made. As often as it is tried.
+    /// A subscription was refused. Called for each attempt.
     ///
-    /// The name of the topic may be whatever somebody sent. The error's message quotes it.
+    /// The name of the topic may come from a client. The error's message quotes and escapes it.
     fn subscription_refused(&self, client: &ClientHandle, error: &SubscribeError) {
         self.observe(&Observation::SubscriptionRefused { client, error });
     }
 
-    /// An open stream is subscribed to a topic or pattern that it was not subscribed to. Once for each, with one
-    /// [`unsubscribed`](Self::unsubscribed). What was subscribed to before the stream began is told when it begins.
+    /// The client of an open stream was subscribed to a topic or pattern.
     ///
-    /// What is [sent](ClientHandle::send) to the client alone needs no subscription that is told of.
+    /// Called once for each new subscription. One [`unsubscribed`](Self::unsubscribed) follows. For subscriptions that
+    /// were made before the stream began, it is called when the stream begins.
+    ///
+    /// It is not called for the client's own topic, which [`ClientHandle::send`] publishes to.
     fn subscribed(&self, client: &ClientHandle, topic: &str) {
         self.observe(&Observation::Subscribed { client, topic });
     }
 
-    /// A subscription of which [`subscribed`](Self::subscribed) was told is over: it was taken back, its topic has ended,
-    /// or its stream is over, before [`closed`](Self::closed).
+    /// A subscription ended for which [`subscribed`](Self::subscribed) was called.
+    ///
+    /// The client was unsubscribed, its topic ended, or its stream ended. In the last case,
+    /// [`closed`](Self::closed) follows.
     fn unsubscribed(&self, client: &ClientHandle, topic: &str) {
         self.observe(&Observation::Unsubscribed { client, topic });
     }
 
-    /// A client fell off what a topic retains, and lost `missed` events of it. Once for each topic and each fall.
+    /// A client fell behind what a topic retains, and lost `missed` events of the topic.
+    ///
+    /// Called for each topic, each time that the client falls behind.
     fn lagged(&self, client: &ClientHandle, topic: &str, missed: u64) {
         self.observe(&Observation::Lagged { client, topic, missed });
     }
 
-    /// Events that a client should have had are no longer retained. Once for each gap, whether or not the client is told of it.
+    /// Events that a client should have had are no longer retained.
+    ///
+    /// Called once for each gap, also if the client is not told of the gap.
     fn gap(&self, client: &ClientHandle, gap: &Gap) {
         self.observe(&Observation::Gap { client, gap });
     }
 
-    /// A heartbeat was put into a stream.
+    /// A heartbeat was sent in a stream.
     fn heartbeat(&self, client: &ClientHandle) {
         self.observe(&Observation::Heartbeat { client });
     }
 
-    /// A stream that was opened is over. Once for each: the last that is told of it.
+    /// A stream that was opened has ended.
+    ///
+    /// Called once for each stream. It is the last hook of the stream.
     fn closed(&self, client: &ClientHandle, summary: &StreamSummary) {
         self.observe(&Observation::Closed { client, summary });
     }
 
-    /// An event was published. Once for each, however many clients get it.
+    /// An event was published.
+    ///
+    /// Called once for each event, no matter how many clients get it.
     fn published(&self, topic: &str, receipt: &Receipt) {
         self.observe(&Observation::Published { topic, receipt });
     }
 
-    /// How much there is now, and how much there was when this was last called, before the first time nothing. So what
-    /// was delivered meanwhile is the difference of [`Stats::delivered`].
+    /// Reports the registry's numbers now, and at the last call.
     ///
-    /// Called every five seconds at most, by whoever then publishes or has a heartbeat to send, and when a stream ends while no more than 64 are open; where
-    /// nothing of that happens, there is nothing to tell. The last time is when the registry is dropped: then `now` has no topics and no events.
-    /// It is called by one thread at a time, and not for what this hook does itself.
+    /// At the first call, all numbers in `before` are zero. The deliveries between two calls are the difference of
+    /// [`Stats::delivered`].
     ///
-    /// Cost: that of [`Registry::stats`](crate::Registry::stats), whatever the observers are: a look at each open stream.
+    /// A publish or a due heartbeat calls it, at most every five seconds. With at most 64 open streams, it is also
+    /// called when a stream ends. If none of this happens, it is not called. The last call is when the registry is
+    /// dropped; `now` then has no topics and no events.
+    ///
+    /// Only one thread calls it at a time. It is not called for what this hook does itself.
+    ///
+    /// Cost: that of [`Registry::stats`](crate::Registry::stats), which visits each open stream, however many observers
+    /// there are.
     fn sampled(&self, before: &Stats, now: &Stats) {
         self.observe(&Observation::Sampled { before, now });
     }
@@ -188,7 +215,7 @@ where
     }
 }
 
-/// For an observer that is asked for what it has seen.
+/// Use an `Arc` to keep access to an observer after it was added to a registry.
 impl<O: Observer + ?Sized> Observer for Arc<O> {
     fn observe(&self, observation: &Observation<'_>) {
         O::observe(self, observation);
@@ -239,101 +266,104 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
     }
 }
 
-/// What an [`Observer`] is told, as one value. Each is described at the method of its name.
+/// What happened, as one value, for [`Observer::observe`].
 ///
-/// Its `Debug` shows the client's whole id, which [does not belong into a log](Observer#what-not-to-log).
+/// Each variant is described at the method of its name.
+///
+/// The `Debug` output contains the client's whole id, which [does not belong in a log](Observer#what-not-to-log).
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Observation<'a> {
     /// [`Observer::opened`].
     Opened {
-        /// Whose stream it is.
+        /// The client of the stream.
         client: &'a ClientHandle,
     },
     /// [`Observer::stream_refused`].
     StreamRefused {
-        /// Whose stream it would have been.
+        /// The client that would have had the stream.
         client: &'a ClientHandle,
-        /// Why not.
+        /// Why the stream was refused.
         reason: &'a RefusedReason,
     },
     /// [`Observer::subscription_refused`].
     SubscriptionRefused {
-        /// Who was not subscribed.
+        /// The client that was not subscribed.
         client: &'a ClientHandle,
-        /// Why not.
+        /// Why the subscription was refused.
         error: &'a SubscribeError,
     },
     /// [`Observer::subscribed`].
     Subscribed {
-        /// Who was subscribed.
+        /// The client of the subscription.
         client: &'a ClientHandle,
-        /// To what.
+        /// The topic or pattern.
         topic: &'a str,
     },
     /// [`Observer::unsubscribed`].
     Unsubscribed {
-        /// Who was subscribed.
+        /// The client of the subscription.
         client: &'a ClientHandle,
-        /// To what.
+        /// The topic or pattern.
         topic: &'a str,
     },
     /// [`Observer::lagged`].
     Lagged {
-        /// Who was too slow.
+        /// The client that fell behind.
         client: &'a ClientHandle,
-        /// On which topic.
+        /// The topic that the client fell behind on.
         topic: &'a str,
-        /// How many events it lost there.
+        /// How many events of the topic the client lost.
         missed: u64,
     },
     /// [`Observer::gap`].
     Gap {
-        /// Who did not get the events.
+        /// The client that did not get the events.
         client: &'a ClientHandle,
-        /// Which they are.
+        /// The events, by topic and position.
         gap: &'a Gap,
     },
     /// [`Observer::heartbeat`].
     Heartbeat {
-        /// Whose stream it went into.
+        /// The client of the stream.
         client: &'a ClientHandle,
     },
     /// [`Observer::closed`].
     Closed {
-        /// Whose stream it was.
+        /// The client of the stream.
         client: &'a ClientHandle,
-        /// What became of it.
+        /// Why the stream ended, and what was sent in it.
         summary: &'a StreamSummary,
     },
     /// [`Observer::published`].
     Published {
-        /// On which topic.
+        /// The topic of the event.
         topic: &'a str,
-        /// What became of the event.
+        /// The position of the event, and its number of subscribers.
         receipt: &'a Receipt,
     },
     /// [`Observer::sampled`].
     Sampled {
-        /// How much there was the last time.
+        /// The numbers at the last call.
         before: &'a Stats,
-        /// How much there is.
+        /// The numbers now.
         now: &'a Stats,
     },
 }
 
-/// What became of a stream that is over.
+/// Why a stream ended, how long it was open, and what was sent in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamSummary {
-    /// Why it is over.
+    /// Why the stream ended.
     pub reason: CloseReason,
-    /// How long it was open.
+    /// How long the stream was open.
     pub duration: Duration,
-    /// How many events of the registry it got. Those of the handler's own body are not counted.
+    /// How many events of the registry were sent. Events of the handler's own body do not count.
     pub events: u64,
-    /// How many bytes its body had, with those of the handler's own. 0 for a client that was read with
-    /// [`into_events`](ClientHandle::into_events), which has none.
+    /// How many bytes the response body had, with those of the handler's own body.
+    ///
+    /// 0 for a client that was read with [`into_events`](ClientHandle::into_events), which has no response body.
     pub bytes: u64,
 }
 
@@ -346,13 +376,13 @@ impl Observers {
         self.0.push(Arc::new(observer));
     }
 
-    /// Whether what only observers need can be left undone.
+    /// Returns whether there are no observers. Work for observers is skipped then.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Tells each of them. To be called outside all locks.
+    /// Calls each observer. No lock may be held.
     #[inline]
     pub(crate) fn notify(&self, tell: impl Fn(&dyn Observer)) {
         if !self.is_empty() {
@@ -363,9 +393,9 @@ impl Observers {
     fn notify_each(&self, tell: &dyn Fn(&dyn Observer)) {
         nothing_is_locked();
         for observer in &self.0 {
-            // Whoever publishes or polls must not pay for what a hook does wrong. The panic hook has printed it already.
+            // A panic of a hook must not reach the code that publishes or polls. The panic hook has printed it already.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(&**observer))) {
-                // To drop it may panic as well.
+                // Dropping the payload may panic too.
                 mem::forget(panic);
             }
         }
@@ -378,7 +408,7 @@ impl fmt::Debug for Observers {
     }
 }
 
-/// One of everything, for the tests of all observers.
+/// A sample of each argument, for the tests of all observers.
 #[cfg(test)]
 pub(crate) mod samples {
     use super::*;
@@ -478,7 +508,7 @@ mod tests {
         "sampled",
     ];
 
-    /// Takes over `closed` alone.
+    /// Implements `closed` only.
     #[derive(Default)]
     struct Partial {
         observed: Mutex<Vec<&'static str>>,
@@ -538,7 +568,7 @@ mod tests {
         assert_eq!(*lock(&observer.observed), others);
     }
 
-    /// Takes over everything.
+    /// Implements every method.
     #[derive(Default)]
     struct Full(Mutex<Vec<&'static str>>);
 
@@ -620,14 +650,14 @@ mod tests {
     fn without_observers_nothing_is_called() {
         let observers = Observers::default();
         assert!(observers.is_empty());
-        observers.notify(|_| panic!("there is none"));
+        observers.notify(|_| panic!("there are no observers"));
     }
 
     fn a_panicking_one_and_a_counter() -> (Observers, Arc<AtomicUsize>) {
         let told = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&told);
         let mut observers = Observers::default();
-        observers.push(|_: &Observation<'_>| panic!("this panic is meant to be"));
+        observers.push(|_: &Observation<'_>| panic!("this panic is part of the test"));
         observers.push(move |_: &Observation<'_>| {
             count.fetch_add(1, Ordering::Relaxed);
         });
@@ -643,7 +673,7 @@ mod tests {
         assert_eq!(told.load(Ordering::Relaxed), 2);
     }
 
-    /// `closed` is told where a body is dropped, and that may be because its handler panics.
+    /// `closed` is called when a body is dropped, which may be because its handler panics.
     #[test]
     fn a_panic_in_a_hook_while_another_panic_unwinds_does_not_abort() {
         struct TellsOnDrop(Observers, Samples);
@@ -657,7 +687,7 @@ mod tests {
         let (observers, told) = a_panicking_one_and_a_counter();
         let unwound = catch_unwind(AssertUnwindSafe(|| {
             let _body = TellsOnDrop(observers, Samples::new());
-            panic!("this panic is meant to be, too");
+            panic!("this panic is part of the test, too");
         }));
         assert!(unwound.is_err());
         assert_eq!(told.load(Ordering::Relaxed), 1);
