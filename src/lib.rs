@@ -55,7 +55,7 @@
 //! - a client that comes back with a `Last-Event-ID` (a header, or a query parameter where a client cannot set headers) goes on where it was, over all
 //!   of its topics, with no seam between what it missed and what is new;
 //! - when what it missed is no longer retained, it is told, with a [`GapEvent`] in its stream;
-//! - memory is bounded by [`RegistryConfig::retention`], however many topics and events there are;
+//! - memory is bounded by [`RegistryConfig::total_retention`], however many topics and events there are;
 //! - a pattern such as `orders/**` is a log of references to the events of all topics that match it, so that reading it is as
 //!   reading one topic, and matching costs when a topic comes into being and never again;
 //! - a [`Producer`] that goes on while its readers come and go is a topic with an end.
@@ -108,7 +108,7 @@
 //! - **Tokens.** An `EventSource` cannot set headers, and a token in the URL gets into logs, histories and `Referer`. Prefer a cookie, a
 //!   client library that uses `fetch`, or a ticket that is good for one stream and a few seconds.
 //! - **Private data.** [`SseLayer::no_store`] keeps it out of caches and histories. Events stay in the registry's memory as
-//!   long as they are [retained](RegistryConfig::retention).
+//!   long as they are [retained](RegistryConfig::total_retention).
 //! - **Compression** of a stream that has both secrets and what an attacker chooses lets their sizes tell the secrets (BREACH).
 //! - **Dead peers.** An event stream ends at the latest when its connection does. A peer that vanishes without a word is found when a heartbeat cannot be
 //!   written, which takes as long as the system's retransmissions do, a quarter of an hour on Linux; one that is there and reads nothing, never.

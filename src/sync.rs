@@ -124,7 +124,7 @@ pub(crate) mod lane {
         MINE.with(|mine| *mine)
     }
 
-    /// Whether so many subscribers of one feed are worth lanes, which take memory and a publisher's time.
+    /// Whether so many subscribers of one log are worth lanes, which take memory and a publisher's time.
     pub(crate) fn is_worth_it(subscribers: usize) -> bool {
         subscribers >= 32 && count() > 1
     }

@@ -100,7 +100,7 @@ mod sync {
         }
 
         std::thread_local! {
-            /// Whether all feeds have lanes, or none has.
+            /// Whether all logs have lanes, or none has.
             pub(crate) static ARE_WORTH_IT: Cell<bool> = const { Cell::new(false) };
         }
 
@@ -217,7 +217,7 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) -> usize 
     orders.load(Ordering::Relaxed)
 }
 
-/// The same, for both ways to read a client, of feeds with lanes and without.
+/// The same, for both ways to read a client, of logs with lanes and without.
 fn check_each(preemptions: usize, model: impl Fn(Way) + Copy + Send + Sync + 'static) -> usize {
     let check_with = |way, lanes| {
         sync::lane::ARE_WORTH_IT.set(lanes);

@@ -10,7 +10,7 @@ use crate::{
     collections::SmallList,
     log::{Gap, Outcome, Position, Progress, topic_name},
     sync::lock,
-    topics::{Bound, Deferred, Feed, Joining, Place, Topics},
+    topics::{Bound, Deferred, Joining, Place, SharedLog, Topics},
 };
 
 /// One client's cursors, over all topics and patterns that it is subscribed to.
@@ -40,7 +40,7 @@ impl Cursors {
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.cursors.iter().map(|cursor| cursor.feed.name())
+        self.cursors.iter().map(|cursor| cursor.shared_log.name())
     }
 
     /// How many of them are on patterns.
@@ -50,7 +50,7 @@ impl Cursors {
 
     /// How many of them have the events of this topic.
     pub(crate) fn having(&self, topic: &str) -> usize {
-        self.cursors.iter().filter(|cursor| cursor.feed.has(topic)).count()
+        self.cursors.iter().filter(|cursor| cursor.shared_log.has(topic)).count()
     }
 
     /// Whether something waits to be read.
@@ -60,13 +60,13 @@ impl Cursors {
 
     /// `resumes`: a `Last-Event-ID`, if there is one, goes before where it starts.
     pub(crate) fn subscribe(&mut self, frames: Joining, filter: Option<Filter>, resumes: bool) {
-        let Joining { feed, place } = frames;
+        let Joining { shared_log, start } = frames;
         let mut cursor = Cursor {
-            feed,
+            shared_log,
             next: 0,
             read: 0,
             told: 0,
-            since: place.next,
+            since: start.next,
             parked: None,
             missed: None,
             filter,
@@ -75,37 +75,38 @@ impl Cursors {
             catches_up: false,
             is_read: false,
         };
-        cursor.set(place);
+        cursor.set(start);
         self.cursors.push(cursor);
     }
 
     /// What all subscriptions read.
-    pub(crate) fn feeds(&self) -> Vec<Arc<Feed>> {
-        self.cursors.iter().map(|cursor| Arc::clone(&cursor.feed)).collect()
+    pub(crate) fn shared_logs(&self) -> Vec<Arc<SharedLog>> {
+        self.cursors.iter().map(|cursor| Arc::clone(&cursor.shared_log)).collect()
     }
 
     /// What the subscription with this name reads.
-    pub(crate) fn feed(&self, name: &str) -> Option<Arc<Feed>> {
-        self.cursors.iter().map(|cursor| &cursor.feed).find(|feed| &**feed.name() == name).cloned()
+    pub(crate) fn shared_log(&self, name: &str) -> Option<Arc<SharedLog>> {
+        self.cursors.iter().map(|cursor| &cursor.shared_log).find(|shared_log| &**shared_log.name() == name).cloned()
     }
 
     /// Gives a subscription another start or another filter, if it is asked for one. The filter that it had is given back, to be dropped when no lock is
     /// held. `Err`: there is no such subscription. `had_nothing`: the stream has not begun.
     pub(crate) fn change(
         &mut self,
-        feed: &Arc<Feed>,
+        shared_log: &Arc<SharedLog>,
         start: Option<Place>,
         filter: Option<Filter>,
         had_nothing: bool,
     ) -> Result<Option<Filter>, NotSubscribed> {
-        let cursor = self.cursors.iter_mut().find(|cursor| Arc::ptr_eq(&cursor.feed, feed)).ok_or(NotSubscribed)?;
+        let cursor =
+            self.cursors.iter_mut().find(|cursor| Arc::ptr_eq(&cursor.shared_log, shared_log)).ok_or(NotSubscribed)?;
         match start {
-            Some(place) if had_nothing || place.next < cursor.since => {
+            Some(start) if had_nothing || start.next < cursor.since => {
                 if let Some(parked) = cursor.parked.take() {
-                    drop(cursor.feed.unpark(parked));
+                    drop(cursor.shared_log.unpark(parked));
                 }
-                cursor.set(place);
-                (cursor.since, cursor.catches_up, cursor.asked) = (place.next, false, false);
+                cursor.set(start);
+                (cursor.since, cursor.catches_up, cursor.asked) = (start.next, false, false);
             }
             // It has had everything from there on that there is, and is told of what is not.
             Some(Place { missed: Some(missed), .. }) => cursor.missed = Some(Box::new(missed)),
@@ -124,15 +125,15 @@ impl Cursors {
         let mut names = Vec::new();
         for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.is_read) {
             cursor.is_read = true;
-            cursor.feed.add_reader();
-            names.extend(Some(cursor.feed.name()).filter(|name| asks_for(name)).cloned());
+            cursor.shared_log.add_reader();
+            names.extend(Some(cursor.shared_log.name()).filter(|name| asks_for(name)).cloned());
         }
         names
     }
 
     /// Takes a subscription off. `false`: there is none.
     pub(crate) fn unsubscribe(&mut self, topics: &Topics, name: &str, deferred: &mut Deferred) -> bool {
-        let at = self.cursors.iter().position(|cursor| &**cursor.feed.name() == name);
+        let at = self.cursors.iter().position(|cursor| &**cursor.shared_log.name() == name);
         if let Some(at) = at {
             self.cursors.swap_remove(at).leave(topics, deferred);
         }
@@ -151,7 +152,7 @@ impl Cursors {
         while let Some((at, outcome)) = self.cursors.iter().enumerate().find_map(next) {
             worst = worst.max(Some(outcome));
             let cursor = self.cursors.swap_remove(at);
-            ended.push(Arc::clone(cursor.feed.name()));
+            ended.push(Arc::clone(cursor.shared_log.name()));
             cursor.leave(topics, deferred);
         }
         (ended, worst)
@@ -190,12 +191,12 @@ impl Cursors {
         deferred: &mut Deferred,
     ) -> Option<Gap> {
         let resuming = self.cursors.iter().filter(|cursor| cursor.resumes);
-        let progress = topics.progress(resuming.map(|cursor| &*cursor.feed), last_event_id, deferred);
+        let progress = topics.progress(resuming.map(|cursor| &*cursor.shared_log), last_event_id, deferred);
         self.seen = progress.as_ref().map(|progress| progress.seen).unwrap_or_default();
         let mut names = Vec::new();
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.resumes) {
             if cursor.resume(topics, progress.as_ref(), self.seen, bound, deferred) {
-                names.push(cursor.feed.name().to_string());
+                names.push(cursor.shared_log.name().to_string());
             }
         }
         (!names.is_empty()).then(|| Gap { topics: names, after: last_event_id.into(), position: None })
@@ -210,7 +211,7 @@ impl Cursors {
         deferred: &mut Deferred,
     ) {
         // Any of them may have given that id.
-        let progress = topics.progress(self.cursors.iter().map(|cursor| &*cursor.feed), last_event_id, deferred);
+        let progress = topics.progress(self.cursors.iter().map(|cursor| &*cursor.shared_log), last_event_id, deferred);
         let Some(cursor) = self.cursors.last_mut() else { return };
         cursor.resume(topics, progress.as_ref(), self.seen, bound, deferred);
     }
@@ -225,12 +226,12 @@ impl Cursors {
         let newest = topics.position();
         let (mut late, mut has_waiting) = (Vec::new(), false);
         for cursor in self.cursors.iter().filter(|cursor| cursor.is_public()) {
-            let log = &lock(&cursor.feed.state).log;
+            let log = &lock(&cursor.shared_log.state).log;
             if cursor.missed.is_some() || cursor.has_lost(log) {
                 return None;
             }
             match log.next_from(cursor.next).map(|entry| entry.position).filter(|first| *first <= newest) {
-                Some(first) => late.push((first.before(), &**cursor.feed.name())),
+                Some(first) => late.push((first.before(), &**cursor.shared_log.name())),
                 None => has_waiting |= !log.is_empty(),
             }
         }
@@ -263,31 +264,31 @@ impl Cursors {
     /// sent to it alone is in no snapshot.
     pub(crate) fn skip_to(&mut self, topics: &Topics, position: Position, deferred: &mut Deferred) {
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_public()) {
-            cursor.set(topics.locate(&cursor.feed, position, Bound::default(), deferred));
+            cursor.set(topics.locate(&cursor.shared_log, position, Bound::default(), deferred));
             (cursor.since, cursor.resumes, cursor.catches_up, cursor.asked) = (cursor.next, false, false, false);
         }
         self.seen = Some(position).filter(|position| topics.has_issued(*position)).unwrap_or_default();
     }
 
-    /// Takes itself off every feed's waiters: another waker is to be woken.
+    /// Takes itself off every log's waiters: another waker is to be woken.
     pub(crate) fn unpark(&mut self) {
         for cursor in &mut *self.cursors {
             if let Some(parked) = cursor.parked.take() {
-                drop(cursor.feed.unpark(parked));
+                drop(cursor.shared_log.unpark(parked));
             }
         }
     }
 
-    /// What a reader may rest on that waits for the next event on all feeds.
+    /// What a reader may rest on that waits for the next event on all logs.
     pub(crate) fn idle_mark(&self, topics: &Topics) -> Option<IdleMark> {
         match &self.cursors[..] {
-            [] => Some(IdleMark { feed: Arc::clone(&topics.nothing), next: u64::MAX }),
+            [] => Some(IdleMark { shared_log: Arc::clone(&topics.nothing), next: u64::MAX }),
             [only] => only.idle_mark(None),
             _ => None,
         }
     }
 
-    /// Registers as a waiter of every feed. `false`: something came in, so look again.
+    /// Registers as a waiter of every log. `false`: something came in, so look again.
     pub(crate) fn park(&mut self, waker: &Waker) -> bool {
         self.cursors.iter_mut().all(|cursor| {
             if cursor.is_pending() {
@@ -296,7 +297,7 @@ impl Cursors {
             if cursor.parked.is_some() {
                 return true;
             }
-            cursor.parked = cursor.feed.park(cursor.next, waker);
+            cursor.parked = cursor.shared_log.park(cursor.next, waker);
             cursor.parked.is_some()
         })
     }

@@ -39,7 +39,9 @@ impl fmt::Display for SubscribeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Topic(error) => error.fmt(f),
-            Self::TooMany { limit } => write!(f, "the client has reached its limit of {limit} subscriptions: end one, or raise the limit"),
+            Self::TooMany { limit } => {
+                write!(f, "the client has reached its limit of {limit} subscriptions: end one, or raise the limit")
+            }
             Self::TooManyPatterns { limit } => {
                 write!(f, "the client has reached its limit of {limit} patterns: end one, or raise the limit")
             }
@@ -67,7 +69,9 @@ pub enum ResumeError {
 impl fmt::Display for ResumeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Known { last_event_id } => write!(f, "the client already resumes from the id {}", Quoted(last_event_id)),
+            Self::Known { last_event_id } => {
+                write!(f, "the client already resumes from the id {}", Quoted(last_event_id))
+            }
             Self::Late => f.write_str("the client's stream has begun: set the id before that"),
         }
     }

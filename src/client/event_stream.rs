@@ -112,7 +112,7 @@ impl EventStream {
             return Ok(response);
         };
         *response.status_mut() = match outcome {
-            Outcome::Whole => StatusCode::NO_CONTENT,
+            Outcome::Finished => StatusCode::NO_CONTENT,
             Outcome::Cancelled | Outcome::Failed => {
                 response.extensions_mut().insert(CloseReason::from(outcome));
                 StatusCode::GONE

@@ -261,7 +261,7 @@ impl ClientHandle {
     /// cancelled, because it is incomplete.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.client.outcome() == Some(Outcome::Whole)
+        self.client.outcome() == Some(Outcome::Finished)
     }
 
     /// Closes the client: its stream ends at the next boundary.

@@ -13,20 +13,20 @@ use crate::{
 };
 
 impl Cursors {
-    /// The same of several feeds, in position order. Clients that are behind on the same feeds by the same events get the
+    /// The same of several logs, in position order. Clients that are behind on the same logs by the same events get the
     /// same bytes.
     pub(super) fn take_merged(&mut self, taker: Taker<'_>, horizon: u64, deferred: &mut Deferred) -> Option<Plain> {
         let mut of =
-            Of { feeds: Vec::with_capacity(self.cursors.len()), topic_as_event_type: taker.topic_as_event_type };
+            Of { shared_logs: Vec::with_capacity(self.cursors.len()), topic_as_event_type: taker.topic_as_event_type };
         for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
-            let state = lock(&cursor.feed.state);
+            let state = lock(&cursor.shared_log.state);
             let first = cursor.plain_from(&state.log)?;
             if first.position <= self.seen {
                 return None;
             }
-            of.feeds.push((cursor.feed.id(), first.number));
+            of.shared_logs.push((cursor.shared_log.id(), first.number));
         }
-        of.feeds.sort_unstable();
+        of.shared_logs.sort_unstable();
         let frames = &taker.client.shared().topics.frames;
         let merged = match frames.merged(&of, horizon) {
             Some(merged) => merged,
@@ -36,7 +36,7 @@ impl Cursors {
             // Something came since it waited.
             (cursor.parked, cursor.catches_up) = (None, false);
             if cursor.next <= merged.read_to {
-                let state = lock(&cursor.feed.state);
+                let state = lock(&cursor.shared_log.state);
                 // What was evicted since it was read cannot be told from what is lost: rather too many are told as lost than too few.
                 if !cursor.has_lost(&state.log) {
                     cursor.read = state.log.ordinal_before(merged.read_to + 1);
@@ -55,7 +55,7 @@ impl Cursors {
         let mut entries: Vec<Arc<Entry>> = Vec::new();
         let mut has_more = false;
         for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
-            let state = lock(&cursor.feed.state);
+            let state = lock(&cursor.shared_log.state);
             // Again, as it was not locked meanwhile.
             cursor.plain_from(&state.log)?;
             let slots = state.log.frame(cursor.next, horizon, FRAME);

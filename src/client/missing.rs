@@ -48,7 +48,7 @@ impl Cursors {
     pub(super) fn has_by_others(&self, cursor: &Cursor, lost: &Lost, events: &[(usize, Arc<Entry>)]) -> bool {
         // A filter may have held the event back.
         let gives_all = |other: &Cursor| other.filter.is_none() && !other.catches_up;
-        let covers = |other: &Cursor| gives_all(other) && other.feed.covers(cursor.name());
+        let covers = |other: &Cursor| gives_all(other) && other.shared_log.covers(cursor.name());
         let has_read = |other: &Cursor| (other.since..other.next).contains(&lost.greatest) && other.since <= lost.from;
         if self.cursors.iter().any(|other| covers(other) && has_read(other)) {
             return true;
@@ -58,7 +58,7 @@ impl Cursors {
         let was_lost = |entry: &Entry| {
             entry.number >= lost.from
                 && lost.left.binary_search(&entry.number).is_err()
-                && cursor.feed.has(&entry.topic)
+                && cursor.shared_log.has(&entry.topic)
         };
         let mut numbers: Vec<u64> =
             others.filter(|(_, entry)| was_lost(entry)).map(|(_, entry)| entry.number).collect();
@@ -102,8 +102,8 @@ impl Cursors {
     pub(super) fn gather_late(&mut self) -> bool {
         let seen = self.seen;
         let is_late = |it: &Cursor| {
-            it.feed.reaches(it.next)
-                && lock(&it.feed.state).log.next_from(it.next).is_some_and(|next| next.position <= seen)
+            it.shared_log.reaches(it.next)
+                && lock(&it.shared_log.state).log.next_from(it.next).is_some_and(|next| next.position <= seen)
         };
         self.cursors.iter_mut().for_each(|it| it.catches_up = it.catches_up && is_late(it));
         if !self.cursors.iter().any(|it| it.catches_up) {

@@ -350,7 +350,7 @@ impl State {
 
     /// Records the worst outcome of topics that have ended.
     pub(crate) fn note_ended(&mut self, outcome: Option<Outcome>) {
-        let unfinished = outcome.filter(|outcome| *outcome > Outcome::Whole);
+        let unfinished = outcome.filter(|outcome| *outcome > Outcome::Finished);
         if unfinished.is_some() {
             let rare = self.rare();
             rare.unfinished = rare.unfinished.max(unfinished);
@@ -359,7 +359,7 @@ impl State {
 
     /// Returns the worst outcome of the topics that have ended.
     pub(crate) fn outcome(&self) -> Outcome {
-        self.rare.as_ref().and_then(|rare| rare.unfinished).unwrap_or(Outcome::Whole)
+        self.rare.as_ref().and_then(|rare| rare.unfinished).unwrap_or(Outcome::Finished)
     }
 
     /// Sets the waker to wake from now on. `heard`: the waker so far.

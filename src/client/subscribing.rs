@@ -89,7 +89,7 @@ impl Client {
                     self.reads(&mut state, &mut deferred, &mut telling);
                 }
             }
-            _ => self.shared.topics.leave(&joining.feed, None, &mut deferred),
+            _ => self.shared.topics.leave(&joining.shared_log, None, &mut deferred),
         }
         drop(state);
         drop(deferred);
@@ -119,21 +119,24 @@ impl Client {
             return true;
         }
         let state = lock(&self.state);
-        let (feed, is_waiting, bound) = (state.cursors.feed(name), state.phase == Phase::Waiting, state.resume_bound());
-        let all = state.cursors.feeds();
+        let (shared_log, is_waiting, bound) =
+            (state.cursors.shared_log(name), state.phase == Phase::Waiting, state.resume_bound());
+        let all = state.cursors.shared_logs();
         drop(state);
-        let Some(feed) = feed else { return false };
+        let Some(shared_log) = shared_log else { return false };
         let start = match start {
             // The client gets new events already.
             Start::Now => None,
             // Before the stream begins, the client resumes anyway.
             Start::LastEventId if is_waiting => None,
-            Start::LastEventId => self.last_event_id().map(|id| self.shared.topics.place_of_id(&feed, &all, id, bound)),
-            start => Some(self.shared.topics.place_of(&feed, start)),
+            Start::LastEventId => {
+                self.last_event_id().map(|id| self.shared.topics.place_of_id(&shared_log, &all, id, bound))
+            }
+            start => Some(self.shared.topics.place_of(&shared_log, start)),
         };
         let mut state = lock(&self.state);
         let had_nothing = state.phase == Phase::Waiting;
-        let before = state.cursors.change(&feed, start, filter.cloned(), had_nothing);
+        let before = state.cursors.change(&shared_log, start, filter.cloned(), had_nothing);
         drop(state);
         self.changed();
         // Drops the former filter, which may run user code.

@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     pub(crate) gap: Option<Missing>,
-    /// The feeds on which it fell behind while it read them, and how many events it lost there.
+    /// The logs on which it fell behind while it read them, and how many events it lost there.
     pub(crate) lags: Vec<(Arc<str>, u64)>,
     /// It fell behind on a topic that ends streams for that, and is to wait about so long before it comes back.
     pub(crate) ends: Option<Duration>,
@@ -85,7 +85,7 @@ impl Cursors {
     pub(crate) fn take_own(&mut self, excluded: Option<ClientId>) -> Vec<Picked> {
         let mut own = Vec::new();
         for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.is_public() && cursor.is_pending()) {
-            let state = lock(&cursor.feed.state);
+            let state = lock(&cursor.shared_log.state);
             let log = &state.log;
             if cursor.has_lost(log) {
                 // It is told of that first.
@@ -103,7 +103,7 @@ impl Cursors {
     }
 
     /// Takes what is pending up to the event with the number `horizon`. Clients that are behind by the same range of
-    /// one feed get the same bytes.
+    /// one log get the same bytes.
     ///
     /// A client with one subscription that has taken all there is may rest until something changes.
     #[inline]
@@ -142,8 +142,10 @@ impl Cursors {
         horizon: u64,
         idle_mark: &mut Option<IdleMark>,
     ) -> Option<Plain> {
-        let ([cursor], Some(IdleMark { feed, next })) = (&mut self.cursors[..], &mut *idle_mark) else { return None };
-        if !Arc::ptr_eq(feed, &cursor.feed) {
+        let ([cursor], Some(IdleMark { shared_log, next })) = (&mut self.cursors[..], &mut *idle_mark) else {
+            return None;
+        };
+        if !Arc::ptr_eq(shared_log, &cursor.shared_log) {
             return None;
         }
         let plain = Self::take_plain(cursor, &mut self.seen, taker, horizon).ok()??;
@@ -154,7 +156,7 @@ impl Cursors {
         Some(plain)
     }
 
-    /// The case that has to be fast: one feed has something, nothing is missing, all of it is newer than what the
+    /// The case that has to be fast: one log has something, nothing is missing, all of it is newer than what the
     /// client has seen, and all of it is for everybody.
     #[inline]
     pub(super) fn take_plain(
@@ -167,16 +169,16 @@ impl Cursors {
             return Err(NotPlain);
         }
         let frames = &taker.client.shared().topics.frames;
-        let has_lanes = cursor.feed.has_lanes() && !taker.topic_as_event_type;
+        let has_lanes = cursor.shared_log.has_lanes() && !taker.topic_as_event_type;
         if has_lanes {
             let latest =
-                frames.latest(cursor.feed.id(), cursor.next, |latest| cursor.take_latest(latest, seen, horizon));
+                frames.latest(cursor.shared_log.id(), cursor.next, |latest| cursor.take_latest(latest, seen, horizon));
             if latest.is_some() {
-                cursor.parked = cursor.feed.park(cursor.next, taker.waker);
+                cursor.parked = cursor.shared_log.park(cursor.next, taker.waker);
                 return Ok(latest);
             }
         }
-        let mut state = lock(&cursor.feed.state);
+        let mut state = lock(&cursor.shared_log.state);
         let log = &state.log;
         if cursor.has_lost(log) {
             return Err(NotPlain);
@@ -202,7 +204,7 @@ impl Cursors {
                 let events = log.count(slots.clone()) as u64;
                 let wire = match events {
                     1 if !taker.topic_as_event_type => first.wire.clone(),
-                    _ => frames.frame(&cursor.feed, log, slots.clone(), taker.topic_as_event_type),
+                    _ => frames.frame(&cursor.shared_log, log, slots.clone(), taker.topic_as_event_type),
                 };
                 (first, last, events, wire, slots.end)
             }
@@ -224,13 +226,13 @@ impl Cursors {
                 has_id,
                 wire: wire.clone(),
             };
-            frames.keep_latest(cursor.feed.id(), latest);
+            frames.keep_latest(cursor.shared_log.id(), latest);
         }
-        cursor.parked = was_all.then(|| cursor.feed.park_locked(&mut state, taker.waker));
+        cursor.parked = was_all.then(|| cursor.shared_log.park_locked(&mut state, taker.waker));
         Ok(Some(Plain { wire, events, has_id, has_more, is_live: false }))
     }
 
-    /// Takes what is pending up to the event with the number `horizon`, event by event, over all feeds in position
+    /// Takes what is pending up to the event with the number `horizon`, event by event, over all logs in position
     /// order; about a frame of it. What cursors that are catching up have to catch up on goes first.
     pub(crate) fn take_events(&mut self, client: &Client, mut horizon: u64, deferred: &mut Deferred) -> Option<Taken> {
         let catch_up = self.gather_late().then_some(self.seen);
@@ -243,7 +245,7 @@ impl Cursors {
             if !cursor.is_pending() {
                 continue;
             }
-            let state = lock(&cursor.feed.state);
+            let state = lock(&cursor.shared_log.state);
             let log = &state.log;
             if log.newest() >= cursor.next {
                 // Something came since it waited, whether or not it is still there.
@@ -271,17 +273,17 @@ impl Cursors {
             cursor.told = log.lost();
             if let Some(missed) = cursor.missed.take() {
                 let asked = mem::take(&mut cursor.asked);
-                let name = Arc::clone(cursor.feed.name());
+                let name = Arc::clone(cursor.shared_log.name());
                 missing.push(Loss { name, after: *missed, asked, floor: log.before(cursor.next) });
             }
             if catch_up.is_some() && !cursor.catches_up {
                 (taken.has_more, is_all) = (true, false);
                 continue;
             }
-            moves |= cursor.next <= horizon && cursor.feed.reaches(cursor.next);
+            moves |= cursor.next <= horizon && cursor.shared_log.reaches(cursor.next);
             let slots = log.frame(cursor.next, horizon, FRAME);
             if let Some(left_out) = log.number_at(slots.end) {
-                // Nothing of another feed may go before what did not fit of this one.
+                // Nothing of another log may go before what did not fit of this one.
                 horizon = horizon.min(left_out - 1);
                 taken.has_more |= left_out <= readable;
                 is_all = false;
@@ -291,7 +293,7 @@ impl Cursors {
         for lost in lost {
             let is_had = |cursor: &&Cursor| self.has_by_others(cursor, &lost, &events);
             let Some(cursor) = self.cursors.get(lost.at).filter(|cursor| !is_had(cursor)) else { continue };
-            let name = cursor.feed.name();
+            let name = cursor.shared_log.name();
             taken.lags.push((Arc::clone(name), lost.number));
             taken.ends = lost.ends.or(taken.ends);
             if !lost.is_told {
@@ -366,11 +368,12 @@ impl Cursors {
         let mut picked = Picked { entry, progress: None, filters: filters.unwrap_or_default(), unless: Vec::new() };
         if let Some(seen) = catch_up {
             // What it had by another subscription does not come again. And its id must not move the client back: it says
-            // how far the client is in the feeds that are catching up.
+            // how far the client is in the logs that are catching up.
             let gave = self.cursors.iter().filter(|cursor| cursor.has_given(&picked.entry));
             picked.unless = gave.map(|cursor| cursor.filter.clone()).collect::<Option<_>>()?;
             // What is sent to the client alone is not there for who comes back, and its name is nobody else's to know.
-            let late = self.cursors.iter().filter(|it| it.catches_up && it.is_public()).map(|it| &**it.feed.name());
+            let late =
+                self.cursors.iter().filter(|it| it.catches_up && it.is_public()).map(|it| &**it.shared_log.name());
             picked.progress = Some(Progress::catching_up(seen, picked.entry.position, late).to_string().into());
         }
         Some(picked)

@@ -3,7 +3,7 @@
 /// How a producer's topic ended. In order: the greatest is the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
-    Whole,
+    Finished,
     Cancelled,
     Failed,
 }
@@ -22,7 +22,7 @@ impl End {
     /// Encodes the end as one word that is never 0, so that it is read and written atomically.
     pub(crate) fn encode(self) -> u64 {
         let outcome = match self.outcome {
-            Outcome::Whole => 1,
+            Outcome::Finished => 1,
             Outcome::Cancelled => 2,
             Outcome::Failed => 3,
         };
@@ -31,7 +31,7 @@ impl End {
 
     pub(crate) fn decode(word: u64) -> Option<Self> {
         let outcome = match word & 3 {
-            1 => Outcome::Whole,
+            1 => Outcome::Finished,
             2 => Outcome::Cancelled,
             3 => Outcome::Failed,
             _ => return None,

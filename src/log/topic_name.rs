@@ -250,12 +250,16 @@ impl fmt::Display for TopicError {
                 write!(f, "the topic name {name} has {} bytes, more than {MAX_TOPIC}", self.name.len())
             }
             Problem::Reserved => write!(f, "the topic name {name} starts with `{RESERVED}`: encode it with `segment`"),
-            Problem::Wildcard => write!(f, "the topic name {name} contains `*`: subscribe with `Subscription::matching`, or encode it with `segment`"),
-            Problem::MisplacedWildcard => write!(
+            Problem::Wildcard => write!(
                 f,
-                "the pattern {name} has a misplaced `*`: use `*` as a whole segment, or `**` as the last one"
+                "the topic name {name} contains `*`: subscribe with `Subscription::matching`, or encode it with `segment`"
             ),
-            Problem::Control => write!(f, "the topic name {name} contains a control character: encode it with `segment`"),
+            Problem::MisplacedWildcard => {
+                write!(f, "the pattern {name} has a misplaced `*`: use `*` as a whole segment, or `**` as the last one")
+            }
+            Problem::Control => {
+                write!(f, "the topic name {name} contains a control character: encode it with `segment`")
+            }
             Problem::EmptySegment => write!(f, "the topic name {name} has an empty segment: remove a `/`"),
         }
     }

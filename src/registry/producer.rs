@@ -11,7 +11,7 @@ use crate::{
     event::Event,
     log::Outcome,
     sync::lock,
-    topics::{Deferred, Feed, FeedState, Kept, Over, Production, PublishError, Receipt, Writer},
+    topics::{Deferred, Kept, Over, Production, PublishError, Receipt, SharedLog, SharedLogState, Writer},
 };
 
 /// The one publisher of a topic, which marks the topic's end.
@@ -58,7 +58,7 @@ use crate::{
 #[must_use = "a producer that is dropped without an end fails"]
 pub struct Producer {
     shared: Arc<Shared>,
-    topic: Arc<Feed>,
+    topic: Arc<SharedLog>,
     production: Arc<Production>,
 }
 
@@ -144,7 +144,7 @@ impl Producer {
 
     /// Marks the end of a complete topic, without a last event.
     pub fn end(self) {
-        self.end_as(Outcome::Whole);
+        self.end_as(Outcome::Finished);
     }
 
     /// Publishes the last event of a complete topic and marks its end.
@@ -155,7 +155,7 @@ impl Producer {
     ///
     /// As [`publish`](Self::publish). The topic is then incomplete and fails, as by [`fail`](Self::fail).
     pub fn finish(self, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
-        self.publish_last(event.borrow(), Outcome::Whole)
+        self.publish_last(event.borrow(), Outcome::Finished)
     }
 
     /// Marks the end of an incomplete topic.
@@ -202,7 +202,7 @@ impl Producer {
     }
 
     /// Whether this is still the topic's producer.
-    fn is_current(&self, state: &FeedState) -> bool {
+    fn is_current(&self, state: &SharedLogState) -> bool {
         state.production.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.production))
     }
 

@@ -25,7 +25,7 @@ impl TopicState {
     pub(crate) fn of(end: Option<End>) -> Self {
         match end.map(|end| end.outcome) {
             None => Self::Open,
-            Some(Outcome::Whole) => Self::Ended,
+            Some(Outcome::Finished) => Self::Ended,
             Some(Outcome::Failed) => Self::Failed,
             Some(Outcome::Cancelled) => Self::Cancelled,
         }

@@ -114,7 +114,7 @@ impl CloseReason {
 impl From<Outcome> for CloseReason {
     fn from(outcome: Outcome) -> Self {
         match outcome {
-            Outcome::Whole => Self::TopicsEnded,
+            Outcome::Finished => Self::TopicsEnded,
             Outcome::Cancelled => Self::TopicCancelled,
             Outcome::Failed => Self::TopicFailed,
         }

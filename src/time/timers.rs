@@ -82,18 +82,18 @@ struct TimerWaker(Weak<SharedTimer>);
 impl Timer {
     /// `u64::MAX` means never.
     pub(crate) fn at(time: u64) -> Self {
-        Self { time, place: None }
+        Self { time, waiter: None }
     }
 
     /// Whether the timer was polled in this runtime, and its time has not come.
     #[inline]
     pub(crate) fn is_set(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| place.timer.is_set())
+        self.waiter.as_ref().is_some_and(|waiter| waiter.timer.is_set())
     }
 
     /// Removes the waker, until the timer is polled again.
     pub(crate) fn unset(&mut self) {
-        self.place = None;
+        self.waiter = None;
     }
 
     pub(crate) fn poll(&mut self, timers: &Timers, cx: &mut Context<'_>) -> Poll<()> {
@@ -102,10 +102,10 @@ impl Timer {
         }
         // The shutdown of another runtime may have fired the timer early.
         if timers.clock.now() >= self.time {
-            self.place = None;
+            self.waiter = None;
             return Poll::Ready(());
         }
-        self.place = timers.wait(self.time, cx.waker());
+        self.waiter = timers.wait(self.time, cx.waker());
         Poll::Pending
     }
 }
@@ -130,8 +130,8 @@ impl Timers {
         let driver = Driver::current();
         let mut by_time = lock(&self.by_time);
         let known = by_time.timers.get(&(ms, driver)).and_then(Weak::upgrade);
-        if let Some(place) = known.and_then(|timer| timer.place(waker)) {
-            return Some(place);
+        if let Some(slot) = known.and_then(|timer| timer.waiter_slot(waker)) {
+            return Some(slot);
         }
         if by_time.timers.len() >= by_time.enough {
             by_time.timers.retain(|_, timer| timer.strong_count() > 0);
@@ -146,9 +146,9 @@ impl Timers {
         });
         by_time.timers.insert((ms, driver), Arc::downgrade(&timer));
         drop(by_time);
-        let place = timer.place(waker);
+        let slot = timer.waiter_slot(waker);
         timer.set();
-        place
+        slot
     }
 }
 
@@ -172,7 +172,7 @@ impl SharedTimer {
     }
 
     /// Adds a waiter. `None`: the timer has fired.
-    fn place(self: &Arc<Self>, waker: &Waker) -> Option<Place> {
+    fn waiter_slot(self: &Arc<Self>, waker: &Waker) -> Option<Place> {
         let slot = lock(&self.waiters).as_mut()?.insert(waker.clone());
         Some(Place { timer: Arc::clone(self), slot })
     }

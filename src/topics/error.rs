@@ -75,20 +75,24 @@ impl fmt::Display for PublishError {
             Self::Topic(error) => error.fmt(f),
             Self::Event(error) => error.fmt(f),
             Self::TooLarge { size, limit } => {
-                write!(f, "the event takes {size} bytes, more than the retention of {limit}: make it smaller, or raise the retention")
+                write!(
+                    f,
+                    "the event takes {size} bytes, more than the retention of {limit}: make it smaller, or raise the retention"
+                )
             }
             Self::IdToCome { id } => {
                 write!(f, "the id {} may become the id of a later event: use an id of another form", Quoted(id))
             }
             Self::TooManySubscriptions { limit } => {
-                write!(
-                    f,
-                    "the client has reached its limit of {limit} subscriptions: end one, or raise the limit"
-                )
+                write!(f, "the client has reached its limit of {limit} subscriptions: end one, or raise the limit")
             }
             Self::Over { reason } => write!(f, "the client's stream has ended: {reason}"),
-            Self::Ended { topic } => write!(f, "the topic {} has ended: start a producer to begin it again", Quoted(topic)),
-            Self::Replaced { topic } => write!(f, "another producer has replaced this one on the topic {}", Quoted(topic)),
+            Self::Ended { topic } => {
+                write!(f, "the topic {} has ended: start a producer to begin it again", Quoted(topic))
+            }
+            Self::Replaced { topic } => {
+                write!(f, "another producer has replaced this one on the topic {}", Quoted(topic))
+            }
             Self::Cancelled { topic } => write!(f, "the producer of the topic {} was cancelled", Quoted(topic)),
         }
     }

@@ -2,7 +2,6 @@
 
 mod deferred;
 mod error;
-mod feed;
 mod frame_cache;
 mod order;
 mod production;
@@ -11,6 +10,7 @@ mod receipt;
 mod resume;
 mod retain;
 mod settings;
+mod shared_log;
 mod start;
 mod steps;
 mod store;
@@ -18,11 +18,11 @@ mod subscribe;
 
 pub(crate) use self::{
     deferred::{Deferred, once},
-    feed::{Feed, FeedState, Kept, Parked},
     frame_cache::{FRAME, Latest, Merged, Of},
     production::{Over, Production, Writer},
     resume::{Bound, Joining, Place},
     settings::{LastWord, TopicSettings},
+    shared_log::{Kept, Parked, SharedLog, SharedLogState},
     store::Topics,
 };
 pub use self::{error::PublishError, receipt::Receipt, start::Start};

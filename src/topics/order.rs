@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     deferred::Deferred,
-    feed::{ByName, Feed, FeedState},
     production::Ending,
+    shared_log::{ByName, SharedLog, SharedLogState},
     steps::step,
 };
 use crate::{
@@ -30,7 +30,7 @@ pub(crate) struct Order {
     pub(crate) published: u64,
     /// The memory of the retained events and of the topics that nobody holds.
     pub(crate) cost: usize,
-    pub(crate) eviction_queue: EvictionQueue<Arc<Feed>>,
+    pub(crate) eviction_queue: EvictionQueue<Arc<SharedLog>>,
     /// Evicted events, to be dropped after the lock is released.
     pub(super) gone: SmallList<Arc<Entry>>,
     pub(crate) topics: HashSet<ByName>,
@@ -39,9 +39,9 @@ pub(crate) struct Order {
     /// The ended topics that will be forgotten, in the order of their ends.
     pub(crate) ended: EvictionQueue<Ending>,
     /// The patterns that have subscribers.
-    pub(super) patterns: Patterns<Arc<Feed>>,
+    pub(super) patterns: Patterns<Arc<SharedLog>>,
     /// The patterns as a list, to be trimmed in turn.
-    pub(super) pattern_list: Vec<Arc<Feed>>,
+    pub(super) pattern_list: Vec<Arc<SharedLog>>,
     /// The index of the pattern to trim next.
     pub(super) pattern_turn: usize,
     /// The memory of the patterns' logs, which is a part of `cost`.
@@ -114,12 +114,12 @@ impl Order {
         position.era() == self.last.era() && position <= self.last
     }
 
-    pub(crate) fn topic(&self, name: &str) -> Option<Arc<Feed>> {
+    pub(crate) fn topic(&self, name: &str) -> Option<Arc<SharedLog>> {
         self.topics.get(name).map(|ByName(topic)| Arc::clone(topic))
     }
 
     /// Returns the topics that match a pattern.
-    pub(super) fn matching(&self, pattern: &str) -> impl Iterator<Item = &Arc<Feed>> {
+    pub(super) fn matching(&self, pattern: &str) -> impl Iterator<Item = &Arc<SharedLog>> {
         // All other topics have another prefix.
         let begin = &pattern[..pattern.find('*').unwrap_or(pattern.len())];
         let topics = self.by_name.range::<str, _>((Included(begin), Unbounded)).map(|ByName(topic)| topic);
@@ -129,19 +129,24 @@ impl Order {
 
     /// Changes who holds a topic or a pattern, and updates the cost: the memory of a topic that nobody holds counts as
     /// retained.
-    pub(crate) fn hold(&mut self, feed: &Feed, state: &mut FeedState, change: impl FnOnce(&mut FeedState)) {
+    pub(crate) fn hold(
+        &mut self,
+        shared_log: &SharedLog,
+        state: &mut SharedLogState,
+        change: impl FnOnce(&mut SharedLogState),
+    ) {
         let was_held = state.is_held();
         change(state);
         match (was_held, state.is_held()) {
-            (false, true) => self.cost -= feed.cost(),
-            (true, false) => self.cost += feed.cost(),
+            (false, true) => self.cost -= shared_log.cost(),
+            (true, false) => self.cost += shared_log.cost(),
             _ => {}
         }
     }
 
     /// Returns the topic that ended first, if no retained event is older than its end, except for the newest `keep`
     /// events.
-    pub(super) fn oldest_is_an_end(&self, keep: usize) -> Option<Arc<Feed>> {
+    pub(super) fn oldest_is_an_end(&self, keep: usize) -> Option<Arc<SharedLog>> {
         let end = self.ended.oldest()?;
         if !lock(&end.topic.state).log.is_empty() {
             // The topic's last event is the newest of all events, and was published with the end.
@@ -157,7 +162,7 @@ impl Order {
         self.feed_id
     }
 
-    pub(crate) fn evict_oldest_of(&mut self, state: &mut FeedState) {
+    pub(crate) fn evict_oldest_of(&mut self, state: &mut SharedLogState) {
         if let Some(ticket) = self.drop_oldest_of(state) {
             self.eviction_queue.remove(ticket);
         }
@@ -181,7 +186,7 @@ impl Order {
     ///
     /// The events stay in their topics. It evicts at most four events, because a share may shrink suddenly. Returns
     /// `true` if more may have to be evicted.
-    pub(super) fn trim(&mut self, pattern: &Feed, log: &mut Log, share: Share) -> bool {
+    pub(super) fn trim(&mut self, pattern: &SharedLog, log: &mut Log, share: Share) -> bool {
         for _ in 0..4 {
             let is_too_much = self.rows > share.all && log.cost() > share.each && log.len() > 1;
             let Some(oldest) = log.oldest().filter(|_| is_too_much).cloned() else { return false };
@@ -218,7 +223,7 @@ impl Order {
 
     /// Evicts the oldest event of a topic from its log and from the logs of matching patterns. Returns its ticket in
     /// the eviction queue.
-    pub(super) fn drop_oldest_of(&mut self, state: &mut FeedState) -> Option<Ticket> {
+    pub(super) fn drop_oldest_of(&mut self, state: &mut SharedLogState) -> Option<Ticket> {
         let (entry, cost) = state.log.pop()?;
         self.cost -= cost;
         self.left_out(&entry, &entry.topic);

@@ -7,8 +7,8 @@ use tokio::sync::Notify;
 use super::{
     deferred::ToWake,
     error::PublishError,
-    feed::{Feed, FeedState, Kept},
     order::{Order, OrderGuard},
+    shared_log::{Kept, SharedLog, SharedLogState},
     steps::step,
     store::Topics,
 };
@@ -49,7 +49,7 @@ pub(crate) struct Production {
 /// A topic that has ended.
 #[derive(Debug)]
 pub(crate) struct Ending {
-    pub(crate) topic: Arc<Feed>,
+    pub(crate) topic: Arc<SharedLog>,
     /// The number of the end, in the order of events.
     pub(crate) number: u64,
     /// When the topic is forgotten, in milliseconds since the Unix epoch.
@@ -65,7 +65,7 @@ pub(crate) enum Over {
 
 impl Production {
     /// Returns why an event may not be published on a topic, if so.
-    pub(crate) fn refusal(by: Option<Writer<'_>>, topic: &Feed, state: &FeedState) -> Option<PublishError> {
+    pub(crate) fn refusal(by: Option<Writer<'_>>, topic: &SharedLog, state: &SharedLogState) -> Option<PublishError> {
         let is_over = match by {
             Some(Writer::Producer(production) | Writer::Last(production, _)) => return production.error(topic),
             Some(Writer::Canceller) => state.production.is_none(),
@@ -74,7 +74,7 @@ impl Production {
         is_over.then(|| PublishError::Ended { topic: topic.name().to_string() })
     }
 
-    pub(crate) fn error(&self, topic: &Feed) -> Option<PublishError> {
+    pub(crate) fn error(&self, topic: &SharedLog) -> Option<PublishError> {
         let topic = topic.name().to_string();
         lock(&self.over).map(|over| match over {
             Over::Replaced => PublishError::Replaced { topic },
@@ -98,8 +98,8 @@ impl Topics {
     pub(crate) fn end(
         &self,
         mut order: OrderGuard<'_>,
-        topic: &Arc<Feed>,
-        mut state: MutexGuard<'_, FeedState>,
+        topic: &Arc<SharedLog>,
+        mut state: MutexGuard<'_, SharedLogState>,
         outcome: Outcome,
     ) {
         let stopped = self.mark_end(&mut order, topic, &mut state, outcome, false);
@@ -122,8 +122,8 @@ impl Topics {
     pub(crate) fn mark_end(
         &self,
         order: &mut Order,
-        topic: &Arc<Feed>,
-        state: &mut FeedState,
+        topic: &Arc<SharedLog>,
+        state: &mut SharedLogState,
         outcome: Outcome,
         has_last_word: bool,
     ) -> Option<Arc<Production>> {
@@ -169,7 +169,7 @@ impl Topics {
 
     /// Forgets a topic that has ended and has no events left. While it has subscribers, its end is kept for those that
     /// have not read it.
-    pub(crate) fn forget_ended_topic(&self, order: &mut Order, topic: &Feed, state: &mut FeedState) {
+    pub(crate) fn forget_ended_topic(&self, order: &mut Order, topic: &SharedLog, state: &mut SharedLogState) {
         if let Some(Kept::Ending(ticket)) = state.kept.take() {
             order.ended.remove(ticket);
         }

@@ -8,10 +8,10 @@ use std::{
 use super::{
     deferred::{Deferred, ToWake},
     error::PublishError,
-    feed::{Feed, FeedState},
     order::Order,
     production::{Production, Writer},
     receipt::Receipt,
+    shared_log::{SharedLog, SharedLogState},
     steps::step,
     store::Topics,
 };
@@ -35,7 +35,7 @@ impl Topics {
         let id = event.own_id().map_or(Position::MAX_LENGTH, str::len);
         let size = fields.len() + event::ROOM_FOR_ID + id;
         let size = Entry::cost_of(size, event.own_id(), event.audience().is_some());
-        let limit = self.settings.total_retention.bytes.saturating_sub(name.len() + Feed::OVERHEAD);
+        let limit = self.settings.total_retention.bytes.saturating_sub(name.len() + SharedLog::OVERHEAD);
         if size > limit {
             return Err(PublishError::TooLarge { size, limit });
         }
@@ -106,8 +106,8 @@ impl Topics {
     pub(super) fn append(
         &self,
         order: &mut Order,
-        topic: &Feed,
-        state: &mut FeedState,
+        topic: &SharedLog,
+        state: &mut SharedLogState,
         entry: &Arc<Entry>,
     ) -> (usize, ToWake) {
         let number = entry.number;

@@ -4,8 +4,8 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use super::{
     deferred::Deferred,
-    feed::{Feed, FeedState},
     order::Order,
+    shared_log::{SharedLog, SharedLogState},
     start::Start,
     store::Topics,
 };
@@ -39,56 +39,69 @@ pub(crate) struct Place {
     pub(crate) missed: Option<Position>,
 }
 
-/// A subscription that a feed counts already.
+/// A subscription that a log counts already.
 #[derive(Debug)]
 pub(crate) struct Joining {
-    pub(crate) feed: Arc<Feed>,
+    pub(crate) shared_log: Arc<SharedLog>,
     pub(crate) place: Place,
 }
 
 impl Topics {
     /// Where a client goes on after a position, and after which it already misses something, or may not have more.
-    pub(crate) fn locate(&self, feed: &Feed, after: Position, bound: Bound, deferred: &mut Deferred) -> Place {
+    pub(crate) fn locate(
+        &self,
+        shared_log: &SharedLog,
+        after: Position,
+        bound: Bound,
+        deferred: &mut Deferred,
+    ) -> Place {
         let mut order = self.order(deferred);
-        let place = self.place(&mut order, feed, Start::After(after));
-        match bound.events().filter(|events| lock(&feed.state).log.count_from(place.next) > *events) {
+        let place = self.place(&mut order, shared_log, Start::After(after));
+        match bound.events().filter(|events| lock(&shared_log.state).log.count_from(place.next) > *events) {
             Some(events) => {
-                let missed = (feed.retention.slow_client_policy != SlowClientPolicy::SkipSilently).then_some(after);
-                Place { missed, ..self.place(&mut order, feed, Start::Last(events)) }
+                let missed =
+                    (shared_log.retention.slow_client_policy != SlowClientPolicy::SkipSilently).then_some(after);
+                Place { missed, ..self.place(&mut order, shared_log, Start::Last(events)) }
             }
             None => place,
         }
     }
 
     /// Where a client goes on that comes back with this id. `all`: what it is subscribed to, each of which may have given it.
-    pub(crate) fn place_of_id(&self, feed: &Feed, all: &[Arc<Feed>], last_event_id: &str, bound: Bound) -> Place {
+    pub(crate) fn place_of_id(
+        &self,
+        shared_log: &SharedLog,
+        all: &[Arc<SharedLog>],
+        last_event_id: &str,
+        bound: Bound,
+    ) -> Place {
         let mut deferred = Deferred::default();
-        let progress = self.progress(all.iter().map(|feed| &**feed), last_event_id, &mut deferred);
+        let progress = self.progress(all.iter().map(|shared_log| &**shared_log), last_event_id, &mut deferred);
         // What nobody knows comes before everything.
-        let after = progress.map(|progress| progress.of(feed.name())).unwrap_or_default();
-        self.locate(feed, after, bound, &mut deferred)
+        let after = progress.map(|progress| progress.of(shared_log.name())).unwrap_or_default();
+        self.locate(shared_log, after, bound, &mut deferred)
     }
 
     /// Where a subscription starts.
-    pub(crate) fn place_of(&self, feed: &Feed, start: Start) -> Place {
+    pub(crate) fn place_of(&self, shared_log: &SharedLog, start: Start) -> Place {
         let mut deferred = Deferred::default();
-        self.place(&mut self.order(&mut deferred), feed, start)
+        self.place(&mut self.order(&mut deferred), shared_log, start)
     }
 
-    /// How far a client had read that comes back with this id to these feeds. `None`: nobody can say.
+    /// How far a client had read that comes back with this id to these logs. `None`: nobody can say.
     ///
     /// An event that was given an id of this registry's stands after the event that the id is of: the older of the two
     /// counts, so that nothing is lost.
     pub(crate) fn progress<'a>(
         &self,
-        feeds: impl Iterator<Item = &'a Feed>,
+        shared_logs: impl Iterator<Item = &'a SharedLog>,
         id: &str,
         deferred: &mut Deferred,
     ) -> Option<Progress> {
         let mut order = self.order(deferred);
         match id.parse::<Progress>().ok().filter(|progress| order.has_issued(progress.seen)) {
-            Some(issued) => Some(issued.for_names(feeds.map(|feed| &**feed.name()))),
-            None => self.find(&mut order, feeds, id).map(Progress::from),
+            Some(issued) => Some(issued.for_names(shared_logs.map(|shared_log| &**shared_log.name()))),
+            None => self.find(&mut order, shared_logs, id).map(Progress::from),
         }
     }
 
@@ -97,45 +110,48 @@ impl Topics {
     pub(super) fn find<'a>(
         &self,
         order: &mut Order,
-        feeds: impl Iterator<Item = &'a Feed>,
+        shared_logs: impl Iterator<Item = &'a SharedLog>,
         own_id: &str,
     ) -> Option<Position> {
         let mut first: Option<Position> = None;
-        for feed in feeds {
-            if order.evicted_ids.has(own_id, feed.name(), |topic| feed.is_pattern() && feed.has(topic)) {
+        for shared_log in shared_logs {
+            if order
+                .evicted_ids
+                .has(own_id, shared_log.name(), |topic| shared_log.is_pattern() && shared_log.has(topic))
+            {
                 return None;
             }
-            if feed.is_pattern() {
-                self.complete(order, feed);
+            if shared_log.is_pattern() {
+                self.complete(order, shared_log);
             }
-            let found = lock(&feed.state).log.find(own_id);
+            let found = lock(&shared_log.state).log.find(own_id);
             first = first.into_iter().chain(found).min();
         }
         first
     }
 
-    pub(super) fn place(&self, order: &mut Order, feed: &Feed, start: Start) -> Place {
+    pub(super) fn place(&self, order: &mut Order, shared_log: &SharedLog, start: Start) -> Place {
         let now_ms = self.clock.now_ms();
-        if feed.is_pattern() {
+        if shared_log.is_pattern() {
             if start != Start::Now {
-                self.complete(order, feed);
+                self.complete(order, shared_log);
             }
-            self.evict_too_old(order, feed, now_ms);
+            self.evict_too_old(order, shared_log, now_ms);
         } else {
-            self.evict_from(order, feed, &mut lock(&feed.state), now_ms);
+            self.evict_from(order, shared_log, &mut lock(&shared_log.state), now_ms);
         }
-        let mut state = lock(&feed.state);
-        let FeedState { log, began, .. } = &mut *state;
+        let mut state = lock(&shared_log.state);
+        let SharedLogState { log, began, .. } = &mut *state;
         let oldest = log.oldest().map_or(log.newest() + 1, |entry| entry.number);
         let (next, missed) = match start {
-            Start::Now | Start::LastEventId => (feed.last_word().unwrap_or(log.newest() + 1), None),
+            Start::Now | Start::LastEventId => (shared_log.last_word().unwrap_or(log.newest() + 1), None),
             // Who asks for the beginning of what somebody made is told if that is not there.
             Start::Oldest => (oldest, began.filter(|began| !log.covers(*began))),
             Start::Last(events) => (log.last(events), None),
             Start::After(position) => {
                 let is_known = order.has_issued(position);
                 let missed = !(is_known && log.covers(position))
-                    && feed.retention.slow_client_policy != SlowClientPolicy::SkipSilently;
+                    && shared_log.retention.slow_client_policy != SlowClientPolicy::SkipSilently;
                 // A pattern may retain events from before the position though some from after it are gone.
                 (if is_known { log.after(position) } else { oldest }, missed.then_some(position))
             }

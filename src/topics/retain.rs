@@ -1,9 +1,9 @@
 //! Eviction: keeps the retained events and topics within their bounds.
 
 use super::{
-    feed::{Feed, FeedState},
     order::Order,
     production::AT_A_TIME,
+    shared_log::{SharedLog, SharedLogState},
     steps::step,
     store::Topics,
 };
@@ -11,7 +11,7 @@ use crate::{collections::spacious, log::Retention, sync::lock};
 
 impl Topics {
     /// Evicts the events of a topic that exceed its own retention.
-    pub(super) fn evict_from(&self, order: &mut Order, topic: &Feed, state: &mut FeedState, now_ms: u64) {
+    pub(super) fn evict_from(&self, order: &mut Order, topic: &SharedLog, state: &mut SharedLogState, now_ms: u64) {
         let Retention { events, bytes, .. } = topic.retention;
         let horizon = topic.retention.horizon(now_ms).max(self.settings.total_retention.horizon(now_ms)).unwrap_or(0);
         while state.log.len() > events
@@ -51,7 +51,7 @@ impl Topics {
             if order.eviction_queue.len() <= keep {
                 return;
             }
-            let is_recent = |topic: &Feed| {
+            let is_recent = |topic: &SharedLog| {
                 lock(&topic.state).log.oldest().is_some_and(|entry| Some(entry.position.ms()) >= horizon)
             };
             if !too_many && !too_much && order.eviction_queue.oldest().is_some_and(|topic| is_recent(topic)) {
@@ -65,7 +65,7 @@ impl Topics {
     }
 
     /// Evicts events that are too old from the topics that have the oldest events of a pattern.
-    pub(super) fn evict_too_old(&self, order: &mut Order, pattern: &Feed, now_ms: u64) {
+    pub(super) fn evict_too_old(&self, order: &mut Order, pattern: &SharedLog, now_ms: u64) {
         loop {
             let Some(oldest) = lock(&pattern.state).log.oldest().cloned() else { return };
             let Some(topic) = order.topic(&oldest.topic) else { return };
@@ -85,7 +85,7 @@ impl Topics {
         self.settings.total_retention.bytes / 4
     }
 
-    pub(crate) fn forget_if_unused(&self, order: &mut Order, topic: &Feed, state: &FeedState) {
+    pub(crate) fn forget_if_unused(&self, order: &mut Order, topic: &SharedLog, state: &SharedLogState) {
         let is_used = state.subscribers > 0 || state.production.is_some() || topic.has_ended();
         if is_used || !state.log.is_empty() || !order.topics.remove(&**topic.name()) {
             return;

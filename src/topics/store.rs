@@ -7,10 +7,10 @@ use std::{
 
 use super::{
     deferred::Deferred,
-    feed::Feed,
     frame_cache::FrameCache,
     order::{Order, OrderGuard},
     settings::TopicSettings,
+    shared_log::SharedLog,
 };
 use crate::{
     collections::CachePadded,
@@ -29,8 +29,8 @@ pub(crate) struct Topics {
     pub(super) order: CachePadded<Mutex<Order>>,
     /// What readers look at.
     pub(super) newest: CachePadded<Newest>,
-    /// A feed of which there is never any event.
-    pub(crate) nothing: Arc<Feed>,
+    /// A log of which there is never any event.
+    pub(crate) nothing: Arc<SharedLog>,
     pub(crate) frames: FrameCache,
 }
 
@@ -50,7 +50,7 @@ impl Topics {
             clock,
             order: CachePadded(Mutex::new(Order::new(begin))),
             newest: CachePadded(Newest { published: AtomicU64::new(0), last_publish: AtomicU64::new(0) }),
-            nothing: Arc::new(Feed::new(0, "", Retention::default(), begin)),
+            nothing: Arc::new(SharedLog::new(0, "", Retention::default(), begin)),
             frames: FrameCache::new(),
         }
     }

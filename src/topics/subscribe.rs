@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{
     deferred::Deferred,
-    feed::{ByName, Feed, Kept, Parked},
     order::{Order, OrderGuard, Share},
     resume::Joining,
+    shared_log::{ByName, Kept, Parked, SharedLog},
     start::Start,
     store::Topics,
 };
@@ -17,7 +17,7 @@ use crate::{
 
 impl Topics {
     /// Returns the topic with this name and the locked order. Creates the topic if there is none.
-    pub(crate) fn topic<'a>(&'a self, name: &str, deferred: &'a mut Deferred) -> (OrderGuard<'a>, Arc<Feed>) {
+    pub(crate) fn topic<'a>(&'a self, name: &str, deferred: &'a mut Deferred) -> (OrderGuard<'a>, Arc<SharedLog>) {
         let order = self.lock_order();
         if let Some(topic) = order.topic(name) {
             return (OrderGuard { guard: order, deferred }, topic);
@@ -29,7 +29,7 @@ impl Topics {
         if let Some(topic) = order.topic(name) {
             return (order, topic);
         }
-        let topic = Feed::new(order.next_id(), name, retention, order.forgotten.floor(name));
+        let topic = SharedLog::new(order.next_id(), name, retention, order.forgotten.floor(name));
         if topic_name::is_public(name) {
             lock(&topic.state).patterns = order.patterns.matching(name).into_iter().cloned().collect();
         }
@@ -43,12 +43,12 @@ impl Topics {
     /// Returns the pattern with this name and the locked order. Creates the pattern if it has no subscribers.
     ///
     /// Earlier events are added to its log when a client asks for them.
-    pub(super) fn pattern<'a>(&'a self, name: &str, deferred: &'a mut Deferred) -> (OrderGuard<'a>, Arc<Feed>) {
+    pub(super) fn pattern<'a>(&'a self, name: &str, deferred: &'a mut Deferred) -> (OrderGuard<'a>, Arc<SharedLog>) {
         let mut order = self.order(deferred);
         if let Some(pattern) = order.patterns.get(name).cloned() {
             return (order, pattern);
         }
-        let pattern = Feed::new(order.next_id(), name, Retention::default(), order.last);
+        let pattern = SharedLog::new(order.next_id(), name, Retention::default(), order.last);
         let mut state = lock(&pattern.state);
         state.lacks = order.number;
         // A client that starts now starts after them. `complete` adds them for a client that asks later.
@@ -67,7 +67,7 @@ impl Topics {
     }
 
     /// Adds the events that were published before a pattern had subscribers to its log.
-    pub(super) fn complete(&self, order: &mut Order, pattern: &Feed) {
+    pub(super) fn complete(&self, order: &mut Order, pattern: &SharedLog) {
         let lacks = std::mem::take(&mut lock(&pattern.state).lacks);
         if lacks == 0 {
             return;
@@ -114,9 +114,9 @@ impl Topics {
         &'a self,
         name: &str,
         deferred: &'a mut Deferred,
-    ) -> Option<(OrderGuard<'a>, Arc<Feed>)> {
+    ) -> Option<(OrderGuard<'a>, Arc<SharedLog>)> {
         let now_ms = self.clock.now_ms();
-        let exists = |topic: &Feed| {
+        let exists = |topic: &SharedLog| {
             let horizon = topic.retention.horizon(now_ms).max(self.settings.total_retention.horizon(now_ms));
             topic.exists(horizon.unwrap_or(0))
         };
@@ -132,36 +132,36 @@ impl Topics {
 
     /// Adds a subscriber to a topic or a pattern. `None`: it must exist and does not.
     pub(crate) fn join(&self, name: &str, start: Start, must_exist: bool, deferred: &mut Deferred) -> Option<Joining> {
-        let (mut order, feed) = match topic_name::is_pattern(name) {
+        let (mut order, shared_log) = match topic_name::is_pattern(name) {
             _ if must_exist => self.existing(name, deferred)?,
             true => self.pattern(name, deferred),
             false => self.topic(name, deferred),
         };
-        let mut state = lock(&feed.state);
-        order.hold(&feed, &mut state, |state| state.subscribers += 1);
-        feed.prepare_for(state.subscribers);
+        let mut state = lock(&shared_log.state);
+        order.hold(&shared_log, &mut state, |state| state.subscribers += 1);
+        shared_log.prepare_for(state.subscribers);
         drop(state);
-        let place = self.place(&mut order, &feed, start);
+        let place = self.place(&mut order, &shared_log, start);
         drop(order);
-        Some(Joining { feed, place })
+        Some(Joining { shared_log, place })
     }
 
     /// Removes a subscriber from a topic or a pattern, and its waker from the waiters.
-    pub(crate) fn leave(&self, feed: &Feed, parked: Option<Parked>, deferred: &mut Deferred) {
+    pub(crate) fn leave(&self, shared_log: &SharedLog, parked: Option<Parked>, deferred: &mut Deferred) {
         let mut order = self.order(deferred);
-        let mut state = lock(&feed.state);
-        let waiter = parked.and_then(|parked| feed.unpark_locked(&mut state, parked));
-        if !feed.is_pattern() {
-            order.hold(feed, &mut state, |state| state.subscribers -= 1);
+        let mut state = lock(&shared_log.state);
+        let waiter = parked.and_then(|parked| shared_log.unpark_locked(&mut state, parked));
+        if !shared_log.is_pattern() {
+            order.hold(shared_log, &mut state, |state| state.subscribers -= 1);
             if state.subscribers == 0 {
                 // Events that were sent to one client alone are for no other client.
-                while !topic_name::is_public(feed.name()) && !state.log.is_empty() {
+                while !topic_name::is_public(shared_log.name()) && !state.log.is_empty() {
                     order.evict_oldest_of(&mut state);
                 }
                 if state.kept == Some(Kept::Subscribers) {
-                    self.forget_ended_topic(&mut order, feed, &mut state);
+                    self.forget_ended_topic(&mut order, shared_log, &mut state);
                 } else {
-                    self.forget_if_unused(&mut order, feed, &state);
+                    self.forget_if_unused(&mut order, shared_log, &state);
                 }
                 drop(state);
                 if order.cost > self.settings.total_retention.bytes {
@@ -176,10 +176,10 @@ impl Topics {
             let log = std::mem::replace(&mut state.log, Log::new(Position::default()));
             log.entries().filter(|entry| entry.audience.is_some()).for_each(|entry| order.gone.push(Arc::clone(entry)));
             drop(state);
-            order.patterns.remove(feed.name());
-            order.pattern_list.retain(|pattern| pattern.id() != feed.id());
-            for topic in order.matching(feed.name()) {
-                lock(&topic.state).patterns.retain(|pattern| pattern.id() != feed.id());
+            order.patterns.remove(shared_log.name());
+            order.pattern_list.retain(|pattern| pattern.id() != shared_log.id());
+            for topic in order.matching(shared_log.name()) {
+                lock(&topic.state).patterns.retain(|pattern| pattern.id() != shared_log.id());
             }
         } else {
             state.subscribers -= 1;

@@ -15,9 +15,9 @@ use crate::{
     sync::{AtomicU64, Mutex, lane, lock},
 };
 
-/// A name, and the log and the waiters behind it: a topic, or a pattern, whose log has the events of all topics that match it.
+/// A topic or a pattern: its name, its log and those who wait for it. A pattern's log has the events of all topics that match it.
 #[derive(Debug)]
-pub(crate) struct Feed {
+pub(crate) struct SharedLog {
     id: u64,
     name: Arc<str>,
     pub(crate) retention: Retention,
@@ -29,10 +29,10 @@ pub(crate) struct Feed {
     readers: AtomicU64,
     /// Where its readers wait since it has had many of them.
     lanes: OnceLock<PerCore<Waiters<Waker>>>,
-    pub(crate) state: Mutex<FeedState>,
+    pub(crate) state: Mutex<SharedLogState>,
 }
 
-/// A reader's place among those who wait for a feed.
+/// A reader's place among those who wait for a log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parked {
     slot: Slot,
@@ -48,12 +48,12 @@ enum Among {
 }
 
 #[derive(Debug)]
-pub(crate) struct FeedState {
+pub(crate) struct SharedLogState {
     pub(crate) log: Log,
     pub(crate) waiters: Waiters<Waker>,
     pub(crate) subscribers: usize,
     /// Of a topic: the patterns that match it and have subscribers.
-    pub(crate) patterns: Vec<Arc<Feed>>,
+    pub(crate) patterns: Vec<Arc<SharedLog>>,
     /// Of a pattern: up to this number, what was published before it had subscribers is not in its log yet.
     pub(crate) lacks: u64,
     /// Of a topic that has ended: what keeps it.
@@ -73,20 +73,20 @@ pub(crate) enum Kept {
     Subscribers,
 }
 
-impl FeedState {
+impl SharedLogState {
     /// Whether somebody holds a topic, who pays for its name: it is not part of what is retained, and cannot be evicted.
     pub(crate) fn is_held(&self) -> bool {
         self.subscribers > 0 || self.production.is_some()
     }
 }
 
-impl Feed {
+impl SharedLog {
     /// What a topic takes in memory besides its name: itself, its place in the set, the first allocation of its log.
     pub(crate) const OVERHEAD: usize = 768;
 
     /// `floor`: up to where its events count as evicted.
     pub(crate) fn new(id: u64, name: &str, retention: Retention, floor: Position) -> Self {
-        let state = FeedState {
+        let state = SharedLogState {
             log: Log::new(floor),
             waiters: Waiters::new(),
             subscribers: 0,
@@ -157,7 +157,7 @@ impl Feed {
 
     /// The number of the event that says that it was not finished: all who come are to have it, wherever they start.
     pub(crate) fn last_word(&self) -> Option<u64> {
-        let end = self.end().filter(|end| end.outcome > Outcome::Whole && end.has_last_word)?;
+        let end = self.end().filter(|end| end.outcome > Outcome::Finished && end.has_last_word)?;
         Some(end.number - 1)
     }
 
@@ -215,7 +215,7 @@ impl Feed {
 
     /// The same with the state locked, for one that has read everything.
     #[inline]
-    pub(crate) fn park_locked(&self, state: &mut FeedState, waker: &Waker) -> Parked {
+    pub(crate) fn park_locked(&self, state: &mut SharedLogState, waker: &Waker) -> Parked {
         match self.lanes.get() {
             Some(lanes) => {
                 let lane = lane::mine();
@@ -233,7 +233,7 @@ impl Feed {
     }
 
     /// The same with the state locked.
-    pub(crate) fn unpark_locked(&self, state: &mut FeedState, parked: Parked) -> Option<Waker> {
+    pub(crate) fn unpark_locked(&self, state: &mut SharedLogState, parked: Parked) -> Option<Waker> {
         match self.lane_of(parked) {
             Some(waiters) => lock(waiters).remove(parked.slot),
             None => state.waiters.remove(parked.slot),
@@ -249,7 +249,7 @@ impl Feed {
 
     /// All who wait, to be woken when nothing is locked any more. There must be something to read by now, without the lock too.
     #[inline]
-    pub(crate) fn take_waiters(&self, state: &mut FeedState, to_wake: &mut ToWake) {
+    pub(crate) fn take_waiters(&self, state: &mut SharedLogState, to_wake: &mut ToWake) {
         to_wake.take(&mut state.waiters);
         if let Some(lanes) = self.lanes.get() {
             lanes.iter().for_each(|waiters| to_wake.take(&mut lock(waiters)));
@@ -269,7 +269,7 @@ impl Parked {
 }
 
 /// A topic in the set of topics, which finds it by its name.
-pub(crate) struct ByName(pub(crate) Arc<Feed>);
+pub(crate) struct ByName(pub(crate) Arc<SharedLog>);
 
 impl Borrow<str> for ByName {
     fn borrow(&self) -> &str {
