@@ -1,5 +1,6 @@
-//! Server-Sent Events for the tower ecosystem: one layer makes every event stream behind it right, and a shared registry
-//! lets any handler publish once and deliver to all who subscribed.
+//! Server-Sent Events for axum, hyper and tonic: a tower layer and a registry of topics.
+//!
+//! Put [`SseLayer`] around your service, subscribe clients to topics in your handlers, and publish events to the [`Registry`]:
 //!
 //! ```
 //! use axum::{Router, extract::Path, routing::get};
@@ -14,122 +15,133 @@
 //!     Ok(client.into_stream())
 //! }
 //!
-//! // From any thread, any task; no await.
+//! // From any thread or task. There is nothing to await.
 //! registry.publish("prices/AAPL", Event::json(&187.42)?.event("tick"))?;
 //! # let _ = app;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The [guide] goes from the first stream to tests, proxies and shutdown.
+//! The [guide] leads from the first stream to tests, proxies and shutdown.
+//! [Topic names](guide::topics#topic-names) says what a topic name may be.
 //!
 //! # What the layer does
 //!
-//! [`SseLayer`] goes around any service of `http` requests and responses: axum, hyper, tonic. It puts a [`ClientHandle`]
-//! into the extensions of every request. A response with the content type `text/event-stream` and a status of success (200, 201, any but 204, 205 and 206) becomes the client's
-//! stream, wherever its body comes from (axum's `Sse`, a proxied answer, an empty body):
+//! [`SseLayer`] wraps any service of `http` requests and responses. It puts a [`ClientHandle`] into the extensions of every request.
 //!
-//! - It gets the headers that proxies need, where they are absent: `cache-control: no-cache, no-transform`,
-//!   `x-accel-buffering: no`, and `connection: keep-alive` on HTTP/1.1. A `content-length` is removed, and so are
-//!   validators and digests of the handler's own bytes (`etag`, `last-modified`, `accept-ranges`, `content-digest`, `repr-digest`, `content-md5`, `digest`), in headers and trailers.
-//! - It begins at once: with a [`PositionEvent`], so that a client can resume before it had an event, or with a comment.
-//! - When nothing was sent for an interval, it gets a [`Heartbeat`].
-//! - What the client subscribed to comes in between the handler's own events.
-//! - When its body is dropped, the client is over: its subscriptions go, and [`ClientHandle::closed`] says why.
+//! A response becomes an event stream of the client if it has the content type `text/event-stream` and a status of success (2xx)
+//! other than 204, 205 and 206. Its body can be anything: axum's `Sse`, a proxied response, an empty body. Then the layer does this:
 //!
-//! A request that asks for a stream is refused where [limits](Limit) say so.
+//! - It sets the headers that proxies need, where they are absent: `cache-control: no-cache, no-transform`,
+//!   `x-accel-buffering: no`, and `connection: keep-alive` on HTTP/1.1.
+//! - It removes headers and trailers about the handler's own bytes: `content-length`, `etag`, `last-modified`, `accept-ranges`,
+//!   `content-digest`, `repr-digest`, `content-md5` and `digest`.
+//! - It begins the stream at once, with a [`PositionEvent`] or a comment. With the position event, a client can resume before its
+//!   first real event.
+//! - It sends a [`Heartbeat`] when nothing was sent for an interval.
+//! - It inserts the events of the client's topics, only at a boundary between two events of the handler's own body, however the
+//!   bytes of that body are chunked.
+//! - It refuses requests for streams when a [limit](Limit) is reached.
+//! - When the body is dropped, it removes the client's subscriptions. [`ClientHandle::closed`] returns the reason.
 //!
-//! Nothing is ever put in but at a boundary between two events, however the handler's bytes are chunked. Everything
-//! that is no event stream passes byte for byte. A HEAD gets the headers of the stream, and no stream. A body with a `content-encoding` gets headers, but
-//! nothing can be put in. Where layers are nested, the inner one does the work, so that a route can have a configuration of
-//! its own: the stream is of its client, which knows what the outer one took as metadata, and the limits of both count. The layer sets no CORS headers; compose it with tower-http's `CorsLayer`.
+//! All other responses pass byte for byte. The response to a HEAD gets the headers of the stream, and no stream. If a body has a
+//! `content-encoding`, the layer sets headers and inserts nothing.
+//!
+//! Layers can be nested, for example to configure one route differently. The inner layer then does the work. The stream belongs to
+//! the inner layer's client, which also has the outer layer's metadata, and the limits of both count.
 //!
 //! # What the registry does
 //!
-//! [`Registry::publish`] appends an event to one bounded log, and wakes who waits for it. A client has no queue: it is a
-//! set of cursors into that log. So
+//! [`Registry::publish`] appends an event to one bounded log and wakes the clients that wait for it. A client has no queue. It is a
+//! set of cursors into that log. So:
 //!
-//! - an event is encoded once, and a delivery is a reference count;
-//! - a client that is behind takes all that is pending as one frame of up to about 64 KiB;
-//! - a slow client holds no memory and holds nobody up;
-//! - a client that comes back with a `Last-Event-ID` (a header, or a query parameter where a client cannot set headers) goes on where it was, over all
-//!   of its topics, with no seam between what it missed and what is new;
-//! - when what it missed is no longer retained, it is told, with a [`GapEvent`] in its stream;
-//! - memory is bounded by [`RegistryConfig::total_retention`], however many topics and events there are;
-//! - a pattern such as `orders/**` is a log of references to the events of all topics that match it, so that reading it is as
-//!   reading one topic, and matching costs when a topic comes into being and never again;
-//! - a [`Producer`] that goes on while its readers come and go is a topic with an end.
+//! - An event is encoded once, and a delivery is a reference count.
+//! - A client that is behind receives all pending events in frames of up to about 64 KiB.
+//! - A slow client holds no memory and delays nobody.
+//! - A client that reconnects with a `Last-Event-ID` resumes on all of its topics, with no event lost or repeated between old and new
+//!   events. It can send the id in the header, or in a query parameter if it cannot set headers.
+//! - If events that a client missed are no longer retained, it is told with a [`GapEvent`] in its stream.
+//! - [`RegistryConfig::total_retention`] bounds the memory, however many topics and events there are.
+//! - A pattern such as `orders/**` is a log of references to the events of all matching topics. To read it costs as much as to read one
+//!   topic. Names are matched only when a topic or a pattern is created.
+//! - A [`Producer`] fills a topic and marks its end. It continues while its readers disconnect and reconnect.
 //!
-//! All events have one order, by [`Position`]. An id says which registry gave it: one of another process, or of the time before a
-//! restart, is a gap. A client that has seen a position has seen everything before it, on every
-//! topic that it was subscribed to, that its [filters](Subscription::filter) let through.
+//! All events have one order, by [`Position`]. A client that has received a position has received everything before it on all of its
+//! topics that its [filters](Subscription::filter) let through. An id belongs to the registry that created it: an id of another process,
+//! or from before a restart, is a gap.
 //!
-//! # Limits, lifetimes, and the end
+//! # Limits, lifetimes and shutdown
 //!
-//! - [`Limit`] bounds the streams that are open, and the new ones in a time: of a registry, behind a layer, for each
-//!   user or [address](ClientIpKey). Who finds no room gets a [`RefusedResponse`] before the handler runs.
-//! - [`SseLayer::max_age`] and [`ClientHandle::expire_at`] end streams in time, [`SseLayer::farewell`] with a last event.
-//! - [`Registry::drain`] ends all of them, spread over a window, so that a server can stop.
-//! - [`ClientHandle::closed`] waits for the end of one, and says why.
+//! - [`Limit`] bounds the number of open streams, or the rate of new ones: for the whole registry, for a layer, per user, or per
+//!   [address](ClientIpKey). If there is no room, a request for a stream gets a [`RefusedResponse`] before its handler runs.
+//! - [`SseLayer::max_age`] and [`ClientHandle::expire_at`] end streams after a time. [`SseLayer::farewell`] sends a last event.
+//! - [`Registry::drain`] ends all streams, spread over a window, so that a server can stop.
+//! - [`ClientHandle::closed`] waits until one stream has ended, and returns the reason.
 //!
 //! # Security
 //!
-//! What the crate sees to:
+//! What the crate does:
 //!
-//! - Nothing that is published, no event type, id, comment or topic name can end an event or forge a field: what cannot be sent is
-//!   an [`EventError`] or a [`TopicError`]. No input makes it panic: setters that panic, such as [`Event::event`], take literals only.
-//! - Memory is bounded by what is retained and by how many streams are open, whatever names, ids and queries clients
-//!   send. A name alone is never a [pattern](Subscription::matching), and those of clients' own topics cannot be subscribed to. A text
-//!   that is made a [`segment`] leads to no other topic, whatever is in it.
-//! - Clients that read slowly or not at all cost what a client costs, and hold nobody up.
-//! - A [`ClientId`] is 128 random bits. Logs of `TracingObserver` have its first eight digits.
+//! - **No injection.** No data, event type, id, comment or topic name can end an event or forge a field. A value that cannot be sent is
+//!   an [`EventError`] or a [`TopicError`].
+//! - **No panic on input.** Setters that panic, such as [`Event::event`], take only literals.
+//! - **Bounded memory.** The memory is bounded by the retention and by the number of open streams, whatever names, ids and queries
+//!   clients send.
+//! - **No access by name.** A name alone is never a [pattern](Subscription::matching). Nobody can subscribe to the registry's own topics.
+//!   A [`segment`] leads to no other topic, whatever text it is made of.
+//! - **No harm from slow clients.** A client that reads slowly, or not at all, takes no more memory than any client, and delays nobody.
+//! - **Unguessable ids.** A [`ClientId`] is 128 random bits. `TracingObserver` (feature `tracing`) logs its first eight digits.
 //!
-//! What is for the program to see to:
+//! What your program has to do:
 //!
-//! - **Who may have what.** Whether a client may have a topic is for the handler to decide before it subscribes it; it is not asked again,
-//!   so end the stream when the right to it ends: [`ClientHandle::expire_at`], [`ClientHandle::unsubscribe`]. A
-//!   `Last-Event-ID` is no permission: it says from where, and the handler says of what.
-//! - **Ids are capabilities.** Where a handler looks clients up by id to act for them, whoever knows an id acts for that
-//!   client. Send it to its owner alone, and keep it out of logs and URLs; or check besides that both are of the same
-//!   user, by [metadata](SseLayer::metadata).
-//! - **Limits.** None is set by default, as only the program knows its users. A limit per address counts for one who can
-//!   have only so many; behind proxies [say how many they are](ClientIpKey::proxies), or all users are one address.
-//!   How many requests, connections and HTTP/2 streams there are is the server's to limit.
-//! - **Patterns.** The first client of a pattern, and the last, have all topics looked at whose names begin as the pattern does up to its first wildcard,
-//!   while nobody can publish. For a pattern that begins with a wildcard, these are all topics: measured, some 10 ms with
-//!   10,000 topics and 140 ms with 100,000, for each such pattern. And each pattern that matches a topic makes each publish on it take
-//!   longer: [`RegistryConfig::patterns_per_client`] bounds how many a client may have, and a [limit](Limit) how many clients there are. Where clients may name patterns, limit the [rate](Limit::rate) of new
-//!   streams, or keep a client of each pattern in the process.
-//! - **Memory outside the registry.** For a peer that reads nothing, hyper keeps what it has taken already, up to some 400 KiB, until its socket is closed. And the
-//!   process can be twice as large as what is allocated, where the sizes of events change much.
-//! - **Other origins.** The layer sets no CORS headers. With credentials (`EventSource` with `withCredentials`), allow the
-//!   origins by name: a server that mirrors any origin lets every page read its users' streams. A plain `EventSource` of another site
-//!   sends cookies that are `SameSite=None`, so check the `Origin` where opening a stream does something.
-//! - **Tokens.** An `EventSource` cannot set headers, and a token in the URL gets into logs, histories and `Referer`. Prefer a cookie, a
-//!   client library that uses `fetch`, or a ticket that is good for one stream and a few seconds.
-//! - **Private data.** [`SseLayer::no_store`] keeps it out of caches and histories. Events stay in the registry's memory as
-//!   long as they are [retained](RegistryConfig::total_retention).
-//! - **Compression** of a stream that has both secrets and what an attacker chooses lets their sizes tell the secrets (BREACH).
-//! - **Dead peers.** An event stream ends at the latest when its connection does. A peer that vanishes without a word is found when a heartbeat cannot be
-//!   written, which takes as long as the system's retransmissions do, a quarter of an hour on Linux; one that is there and reads nothing, never.
-//!   `TCP_USER_TIMEOUT`, TCP keep-alive and HTTP/2 pings find both: `examples/support/sockets.rs` sets them.
+//! - **Authorization.** Your handler decides whether a client may have a topic, before it subscribes the client. The crate does not ask
+//!   again. When the right ends, end the stream ([`ClientHandle::expire_at`]) or the subscription ([`ClientHandle::unsubscribe`]). A
+//!   `Last-Event-ID` gives no rights: it only says where to resume.
+//! - **Client ids.** If a handler looks up a client by its id and acts for it, anybody who knows the id can act for that client. Send the
+//!   id only to its owner, and keep it out of logs and URLs. Or check by [metadata](SseLayer::metadata) that both clients belong to the
+//!   same user.
+//! - **Limits.** No limit is set by default. A limit per address helps only against attackers with few addresses. Behind proxies,
+//!   [set their number](ClientIpKey::proxies), or all users count as one address. The server has to limit requests, connections and HTTP/2
+//!   streams.
+//! - **Patterns.** When the first client subscribes to a pattern, and when the last one leaves, the registry looks at all topics whose names
+//!   begin as the pattern does before its first wildcard. Nobody can publish meanwhile. If the pattern begins with a wildcard, these are all topics: measured, some 10 ms with
+//!   10,000 topics and 140 ms with 100,000, for each such pattern. Each matching pattern also makes each publish take longer.
+//!   [`RegistryConfig::patterns_per_client`] bounds the patterns of a client, and a [limit](Limit) the number of clients. If clients may name
+//!   patterns, limit the [rate](Limit::rate) of new streams, or keep a client in the process that is subscribed to each pattern.
+//! - **Memory outside the registry.** For a peer that reads nothing, hyper keeps up to some 400 KiB until the socket is closed. If the sizes
+//!   of events change much, the process can take twice the memory that is allocated.
+//! - **Other origins.** The layer sets no CORS headers. If you allow credentials (`EventSource` with `withCredentials`), allow the origins
+//!   by name: a server that allows every origin lets every page read its users' streams. A plain `EventSource` of another site sends cookies
+//!   that are `SameSite=None`, so check the `Origin` if opening a stream changes something.
+//! - **Tokens.** An `EventSource` cannot set headers, and a token in a URL gets into logs, histories and `Referer`. Prefer a cookie, a
+//!   client library that uses `fetch`, or a ticket that is valid for one stream and a few seconds.
+//! - **Private data.** [`SseLayer::no_store`] keeps streams out of caches and histories. Events stay in the registry's memory as long as they
+//!   are [retained](RegistryConfig::total_retention).
+//! - **Compression.** Do not compress a stream that has both secrets and text that an attacker chooses. The sizes reveal the secrets (BREACH).
+//! - **Dead peers.** A peer that vanishes is found when a heartbeat cannot be delivered. Linux takes a quarter of an hour for that. A peer that
+//!   is there and reads nothing is never found. `TCP_USER_TIMEOUT`, TCP keep-alive and HTTP/2 pings find both:
+//!   `examples/support/sockets.rs` sets them.
 //!
 //! # Features
 //!
-//! - `axum` (default): [`ClientHandle`] as an extractor; [`EventStream`] and the errors as responses.
-//! - `json` (default): [`Event::json`], [`Batching::as_array`], [`Stats`] as JSON.
-//! - `metrics`: `MetricsObserver`, an [`Observer`] that counts with the `metrics` crate.
-//! - `tracing`: `TracingObserver`, an [`Observer`] that logs with the `tracing` crate.
-//! - `test-util`: `test_util`, which reads event streams in tests of one's own handlers.
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `axum` | yes | [`ClientHandle`] as an extractor; [`EventStream`] and the errors as responses |
+//! | `json` | yes | [`Event::json`], [`Batching::as_array`], [`Stats`] as JSON |
+//! | `metrics` | no | `MetricsObserver`, an [`Observer`] that counts with the `metrics` crate |
+//! | `tracing` | no | `TracingObserver`, an [`Observer`] that logs with the `tracing` crate |
+//! | `test-util` | no | `test_util`, which reads event streams in tests of your handlers |
 //!
-//! The timers of a stream need tokio's time driver: that of the runtime in which the stream is polled. So a registry can have streams in several runtimes, and
-//! one that stands still makes only its own streams late. The registry alone needs no runtime.
+//! # Runtime
+//!
+//! The registry needs no runtime. A stream needs the time driver of tokio, in the runtime that polls the stream. One registry can have
+//! streams in several runtimes. If a runtime stands still, only its own streams are late.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod client;
 mod collections;
 mod event;
-#[cfg(all(any(doc, doctest), feature = "axum", feature = "json", feature = "test-util"))]
+#[cfg(all(any(doc, doctest), feature = "axum", feature = "json"))]
 pub mod guide;
 mod layer;
 mod limit;
