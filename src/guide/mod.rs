@@ -5,7 +5,7 @@
 //! 3. [Topics and resume](topics): [topic names](topics#topic-names), retention, reconnects, answers that survive a reload
 //! 4. [Limits and shutdown](limits): limits, the age of streams, drain, the server
 //! 5. [Layer order](layers): authentication, CORS, compression, timeouts, traces
-//! 6. [Clients](clients): what each client can do and cannot
+//! 6. [Clients](clients): what each client can and cannot do
 //! 7. [Proxies](proxies): nginx, load balancers and the gateway
 //! 8. [MCP](mcp): the layer around an MCP server
 //! 9. [A proxy before MCP and model servers](mcp_proxies): host names, origins, addresses
