@@ -1,4 +1,4 @@
-//! How far a client has read one topic or pattern.
+//! A cursor: how far a client has read one topic or pattern.
 
 use std::sync::Arc;
 
@@ -14,30 +14,31 @@ pub(crate) struct Cursor {
     pub(super) shared_log: Arc<SharedLog>,
     /// The number of the next event.
     pub(super) next: u64,
-    /// How many events there ever were before that one.
+    /// How many events the log has ever had before `next`.
     pub(super) read: u64,
     /// How many of the events that the log has lost the client knows of, or do not concern it.
     pub(super) told: u64,
-    /// The number from which on the client gets everything that the filter lets through.
+    /// From this number on, the client gets every event that the filter lets through.
     pub(super) since: u64,
-    /// Its place among the log's waiters, while nothing was published since.
+    /// The cursor's slot among the log's waiters. `None` when an event may have been published since.
     pub(super) parked: Option<Parked>,
-    /// Events after this position are missing from before the client came, and it has not been told. Few ever have one.
+    /// Events after this position were evicted before the client started here, and the client has not been notified
+    /// yet. Boxed, because few cursors have one.
     pub(super) missed: Option<Box<Position>>,
     pub(super) filter: Option<Filter>,
-    /// The client asked for what is missing, with its `Last-Event-ID`.
+    /// The missing events come after the client's `Last-Event-ID`.
     pub(super) asked: bool,
-    /// It goes on where the client was cut off.
+    /// The cursor resumes after the client's `Last-Event-ID`.
     pub(super) resumes: bool,
-    /// It is catching up: it started before what the client had seen, and has not reached that yet.
+    /// The cursor is catching up: it started before the client's position, and has not reached that position yet.
     pub(super) catches_up: bool,
-    /// Its stream has begun, and its log counts it among those that are read.
+    /// The client's stream has begun, and the log counts this reader.
     pub(super) is_read: bool,
 }
 
-/// What is enough to know, without a lock, that there is nothing new for a client that has read everything and waits.
+/// What an idle client checks, without a lock, to see that there is no new event.
 ///
-/// It is its only topic, or the registry's log of nothing if it has none.
+/// The log is the client's only one, or the registry's empty log if the client has no subscriptions.
 #[derive(Debug)]
 pub(crate) struct IdleMark {
     pub(super) shared_log: Arc<SharedLog>,
@@ -60,7 +61,7 @@ impl Cursor {
         topic_name::is_public(self.name())
     }
 
-    /// Its client leaves. What it holds of the program's is dropped later.
+    /// The client leaves the log. The filter may run user code when it is dropped, so it is dropped later.
     pub(super) fn leave(self, topics: &Topics, deferred: &mut Deferred) {
         if self.is_read {
             self.shared_log.remove_reader();
@@ -69,19 +70,20 @@ impl Cursor {
         deferred.drop(self);
     }
 
-    /// Whether there may be something to read: more than the log's newest number, which is looked up without a lock,
-    /// says only the log itself.
+    /// Whether there may be an event to read. The log's newest number is read without a lock; only the log itself has
+    /// the exact answer.
     pub(super) fn is_pending(&self) -> bool {
         self.missed.is_some() || self.shared_log.reaches(self.next)
     }
 
-    /// How its topic ended, if it has come to the end.
+    /// Returns how the topic ended, if the cursor has reached the end.
     pub(super) fn outcome(&self) -> Option<Outcome> {
         let end = self.shared_log.end().filter(|end| self.missed.is_none() && end.number < self.next)?;
         Some(end.outcome)
     }
 
-    /// What its reader may rest on, if it waits for the next event. `rested` is what it rested on before.
+    /// Returns the idle mark, if the cursor waits for the next event. `was_idle_on`: the reader's former mark, to use
+    /// again.
     pub(super) fn idle_mark(&self, was_idle_on: Option<IdleMark>) -> Option<IdleMark> {
         self.parked?;
         let shared_log = match was_idle_on {
@@ -91,19 +93,20 @@ impl Cursor {
         Some(IdleMark { shared_log, next: self.next })
     }
 
-    /// Whether it was to have something that is gone, and its client does not know.
+    /// Whether events that the client should get were evicted, and the client has not been notified.
     #[inline]
     pub(super) fn has_lost(&self, log: &Log) -> bool {
         log.has_lost(self.next, self.told)
     }
 
-    /// The first event that it is to have, if nothing is missing and nobody has to be asked for any.
+    /// Returns the first event to read, if no event is missing and no filter has to be called.
     pub(super) fn plain_from<'a>(&self, log: &'a Log) -> Option<&'a Arc<Entry>> {
         let is_plain = self.missed.is_none() && self.filter.is_none() && !self.has_lost(log) && !log.has_exceptions();
         log.next_from(self.next).filter(|_| is_plain)
     }
 
-    /// Takes what another cursor took from the same number on, if that is all that there is, and it is for this one too.
+    /// Takes the events that another cursor took from the same number on, if those are all events and this cursor may
+    /// have them.
     #[inline]
     pub(super) fn take_latest(&mut self, latest: &Latest, seen: &mut Position, horizon: u64) -> Option<Plain> {
         let is_all = latest.newest == self.shared_log.newest() && latest.newest <= horizon;
@@ -120,7 +123,7 @@ impl Cursor {
             (start.next, start.read, start.told, start.missed.map(Box::new));
     }
 
-    /// Goes on where its client was cut off, as far as anybody knows, and says whether something is missing.
+    /// Moves the cursor to where the client resumes. Returns whether events are missing.
     pub(super) fn resume(
         &mut self,
         topics: &Topics,
@@ -129,17 +132,17 @@ impl Cursor {
         bound: Bound,
         deferred: &mut Deferred,
     ) -> bool {
-        // What nobody knows comes before everything.
+        // An unknown id resumes before the first event.
         let after = progress.map(|progress| progress.of(self.shared_log.name())).unwrap_or_default();
         self.set(topics.locate(&self.shared_log, after, bound, deferred));
         self.catches_up = after < seen;
-        // Since when it had been subscribed, nobody knows any more: rather something twice than not at all.
+        // The start of the former subscription is unknown. The client rather gets an event twice than not at all.
         self.since = self.next;
         self.asked = self.missed.is_some();
         self.asked
     }
 
-    /// Whether an event that came before is one that this cursor had its client see, if the filter agrees.
+    /// Whether this cursor has already given an event to the client, if its filter agreed.
     pub(super) fn has_given(&self, entry: &Entry) -> bool {
         !self.catches_up && (self.since..self.next).contains(&entry.number) && self.shared_log.has(&entry.topic)
     }

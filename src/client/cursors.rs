@@ -1,4 +1,4 @@
-//! All cursors of a client: what it is subscribed to, and where it stands.
+//! All cursors of one client, and the client's position.
 
 use std::{mem, sync::Arc, task::Waker};
 
@@ -13,16 +13,16 @@ use crate::{
     topics::{Bound, Deferred, Joining, Place, SharedLog, Topics},
 };
 
-/// One client's cursors, over all topics and patterns that it is subscribed to.
+/// One client's cursors, one for each subscription.
 ///
-/// Events leave in position order, and never beyond the newest position that was fully published when the reading
-/// began: so whatever a client has seen, it has seen everything before it.
+/// Events are sent in position order. A read never goes beyond the newest position that was fully published when the
+/// read began. So when a client has seen a position, it has seen every event before that position.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Cursors {
     /// Most clients have one.
     pub(super) cursors: SmallList<Cursor>,
-    /// The newest position that was given out, or that the client came with: the very first if there is none.
+    /// The newest position that was sent, or that the client brought. The default position if there is none.
     pub(super) seen: Position,
 }
 
@@ -43,22 +43,22 @@ impl Cursors {
         self.cursors.iter().map(|cursor| cursor.shared_log.name())
     }
 
-    /// How many of them are on patterns.
+    /// How many subscriptions are to patterns.
     pub(crate) fn patterns(&self) -> usize {
         self.names().filter(|name| topic_name::is_pattern(name)).count()
     }
 
-    /// How many of them have the events of this topic.
+    /// How many subscriptions include the events of this topic.
     pub(crate) fn having(&self, topic: &str) -> usize {
         self.cursors.iter().filter(|cursor| cursor.shared_log.has(topic)).count()
     }
 
-    /// Whether something waits to be read.
+    /// Whether an event or a gap waits to be read.
     pub(crate) fn is_pending(&self) -> bool {
         self.cursors.iter().any(Cursor::is_pending)
     }
 
-    /// `resumes`: a `Last-Event-ID`, if there is one, goes before where it starts.
+    /// Adds a subscription. `resumes`: a `Last-Event-ID` overrides the start.
     pub(crate) fn subscribe(&mut self, frames: Joining, filter: Option<Filter>, resumes: bool) {
         let Joining { shared_log, start } = frames;
         let mut cursor = Cursor {
@@ -79,18 +79,19 @@ impl Cursors {
         self.cursors.push(cursor);
     }
 
-    /// What all subscriptions read.
+    /// Returns the logs of all subscriptions.
     pub(crate) fn shared_logs(&self) -> Vec<Arc<SharedLog>> {
         self.cursors.iter().map(|cursor| Arc::clone(&cursor.shared_log)).collect()
     }
 
-    /// What the subscription with this name reads.
+    /// Returns the log of the subscription with this name.
     pub(crate) fn shared_log(&self, name: &str) -> Option<Arc<SharedLog>> {
         self.cursors.iter().map(|cursor| &cursor.shared_log).find(|shared_log| &**shared_log.name() == name).cloned()
     }
 
-    /// Gives a subscription another start or another filter, if it is asked for one. The filter that it had is given back, to be dropped when no lock is
-    /// held. `Err`: there is no such subscription. `had_nothing`: the stream has not begun.
+    /// Changes the start or the filter of a subscription.
+    ///
+    /// Returns the former filter, which must be dropped when no lock is held. `had_nothing`: the stream has not begun.
     pub(crate) fn change(
         &mut self,
         shared_log: &Arc<SharedLog>,
@@ -108,19 +109,20 @@ impl Cursors {
                 cursor.set(start);
                 (cursor.since, cursor.catches_up, cursor.asked) = (start.next, false, false);
             }
-            // It has had everything from there on that there is, and is told of what is not.
+            // The client has already had every retained event from there on. It is notified of the others.
             Some(Place { missed: Some(missed), .. }) => cursor.missed = Some(Box::new(missed)),
             _ => {}
         }
         if filter.is_some() {
-            // What the one before let through, nobody knows any more: rather something twice than not at all.
+            // What the former filter let through is unknown. The client rather gets an event twice than not at all.
             cursor.since = cursor.next;
         }
         Ok(filter.and_then(|filter| cursor.filter.replace(filter)))
     }
 
-    /// The stream has begun: all that it is subscribed to is read from now on. Gives the names of those that were not
-    /// read before and that somebody `asks_for`.
+    /// Counts the client as a reader of all its subscriptions, when its stream begins.
+    ///
+    /// Returns the names that were not read before and that the caller `asks_for`.
     pub(crate) fn count_as_read(&mut self, asks_for: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
         let mut names = Vec::new();
         for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.is_read) {
@@ -131,7 +133,7 @@ impl Cursors {
         names
     }
 
-    /// Takes a subscription off. `false`: there is none.
+    /// Removes a subscription. Returns `false` if there is none.
     pub(crate) fn unsubscribe(&mut self, topics: &Topics, name: &str, deferred: &mut Deferred) -> bool {
         let at = self.cursors.iter().position(|cursor| &**cursor.shared_log.name() == name);
         if let Some(at) = at {
@@ -140,12 +142,13 @@ impl Cursors {
         at.is_some()
     }
 
-    /// The same for all.
+    /// Removes all subscriptions.
     pub(crate) fn clear(&mut self, topics: &Topics, deferred: &mut Deferred) {
         mem::take(&mut self.cursors).into_vec().into_iter().for_each(|cursor| cursor.leave(topics, deferred));
     }
 
-    /// The same for those that have come to the end of their topics. Gives their names, and the worst of how those ended.
+    /// Removes the subscriptions whose topics have ended and are read to the end. Returns their names, and the worst
+    /// outcome.
     pub(crate) fn take_ended(&mut self, topics: &Topics, deferred: &mut Deferred) -> (Vec<Arc<str>>, Option<Outcome>) {
         let (mut ended, mut worst) = (Vec::new(), None);
         let next = |(at, cursor): (usize, &Cursor)| Some((at, cursor.outcome()?));
@@ -158,12 +161,14 @@ impl Cursors {
         (ended, worst)
     }
 
-    /// Whether any has come to the end of its topic.
+    /// Whether any cursor has reached the end of its topic.
     pub(crate) fn has_ended(&self) -> bool {
         self.cursors.iter().any(|it| it.outcome().is_some())
     }
 
-    /// The worst of how their topics ended, if all have come to the end, and nothing waits that was sent to the client alone.
+    /// Returns the worst outcome of the topics, if all cursors have reached the end.
+    ///
+    /// Returns `None` while an event waits that was sent to this client alone.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         let mut worst = None;
         for cursor in &*self.cursors {
@@ -176,13 +181,13 @@ impl Cursors {
         worst
     }
 
-    /// Whether any is on something else than the client's own topic, which has no end.
+    /// Whether any subscription is to a topic other than the client's own, which never ends.
     pub(crate) fn has_public(&self) -> bool {
         self.cursors.iter().any(Cursor::is_public)
     }
 
-    /// Sets the cursors to where the client was cut off, and says what is no longer retained from there on, or is more
-    /// than it may have.
+    /// Moves the cursors to where the client resumes. Returns the gap, if events after that are not retained or are
+    /// more than the bound allows.
     pub(crate) fn resume(
         &mut self,
         topics: &Topics,
@@ -202,7 +207,7 @@ impl Cursors {
         (!names.is_empty()).then(|| Gap { topics: names, after: last_event_id.into(), position: None })
     }
 
-    /// The same for a subscription that was just made while the stream is open.
+    /// Resumes a subscription that was just added to an open stream.
     pub(crate) fn resume_newest(
         &mut self,
         topics: &Topics,
@@ -210,18 +215,20 @@ impl Cursors {
         bound: Bound,
         deferred: &mut Deferred,
     ) {
-        // Any of them may have given that id.
+        // The id may come from any of the subscriptions.
         let progress = topics.progress(self.cursors.iter().map(|cursor| &*cursor.shared_log), last_event_id, deferred);
         let Some(cursor) = self.cursors.last_mut() else { return };
         cursor.resume(topics, progress.as_ref(), self.seen, bound, deferred);
     }
 
-    /// Where a client stands whose stream begins and that brought no id: what it is to have comes after that.
+    /// Returns the position of a client whose stream begins without a `Last-Event-ID`. All events that the client
+    /// should get come after it.
     ///
-    /// So that this is one position, who has several subscriptions that start at different points may get more on coming back, and
-    /// never less: where some wait for what comes and others begin with what is there, those that do are named.
+    /// One position must cover all subscriptions. If they start at different points, a client that resumes from it may
+    /// get an event twice, but never loses one. If some subscriptions wait for new events and others begin with
+    /// retained events, the progress names the latter.
     ///
-    /// `None` if something is missing already: it is to be told of that first, and no id may pass over it.
+    /// `None` if events are missing already. The client is then notified of the gap first, and no id may skip that gap.
     pub(crate) fn standing(&self, topics: &Topics) -> Option<Progress> {
         let newest = topics.position();
         let (mut late, mut has_waiting) = (Vec::new(), false);
@@ -244,24 +251,24 @@ impl Cursors {
         })
     }
 
-    /// The stream begins, and with that the client stands where it stands.
+    /// Sets the client's position when its stream begins.
     pub(crate) fn begin(&mut self, standing: &Progress) {
         self.seen = standing.only().unwrap_or_default();
     }
 
-    /// The newest position that was given out, or that the client came with.
+    /// Returns the newest position that was sent, or that the client brought.
     pub(crate) fn seen(&self) -> Position {
         self.seen
     }
 
-    /// Where a client stands that has read everything.
+    /// Returns the client's position, if it has read everything.
     pub(crate) fn seen_all(&self) -> Option<Position> {
         let is_through = !self.cursors.iter().any(|it| it.is_pending() || it.catches_up);
         (is_through && self.seen != Position::default()).then_some(self.seen)
     }
 
-    /// Sets all cursors to after a position, up to which the client gets to know everything by other means. What was
-    /// sent to it alone is in no snapshot.
+    /// Moves all cursors to after the position of a snapshot. Events that were sent to the client alone are in no
+    /// snapshot, so they stay.
     pub(crate) fn skip_to(&mut self, topics: &Topics, position: Position, deferred: &mut Deferred) {
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_public()) {
             cursor.set(topics.locate(&cursor.shared_log, position, Bound::default(), deferred));
@@ -270,7 +277,7 @@ impl Cursors {
         self.seen = Some(position).filter(|position| topics.has_issued(*position)).unwrap_or_default();
     }
 
-    /// Takes itself off every log's waiters: another waker is to be woken.
+    /// Removes the client from every log's waiters, because another waker will be woken.
     pub(crate) fn unpark(&mut self) {
         for cursor in &mut *self.cursors {
             if let Some(parked) = cursor.parked.take() {
@@ -279,7 +286,7 @@ impl Cursors {
         }
     }
 
-    /// What a reader may rest on that waits for the next event on all logs.
+    /// Returns the idle mark of a reader that waits for the next event on all logs.
     pub(crate) fn idle_mark(&self, topics: &Topics) -> Option<IdleMark> {
         match &self.cursors[..] {
             [] => Some(IdleMark { shared_log: Arc::clone(&topics.nothing), next: u64::MAX }),
@@ -288,7 +295,7 @@ impl Cursors {
         }
     }
 
-    /// Registers as a waiter of every log. `false`: something came in, so look again.
+    /// Adds the waker to every log's waiters. Returns `false` if an event was published meanwhile.
     pub(crate) fn park(&mut self, waker: &Waker) -> bool {
         self.cursors.iter_mut().all(|cursor| {
             if cursor.is_pending() {
@@ -303,5 +310,5 @@ impl Cursors {
     }
 }
 
-/// There is no such subscription any more.
+/// The subscription does not exist any more.
 pub(crate) struct NotSubscribed;

@@ -1,4 +1,4 @@
-//! Events of several topics in one piece, which clients that are behind by the same share.
+//! Frames with the events of several topics, which clients share.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Cursors {
-    /// The same of several logs, in position order. Clients that are behind on the same logs by the same events get the
-    /// same bytes.
+    /// Takes the pending events of several logs in position order. Clients that have the same events to read on the
+    /// same logs share the bytes.
     pub(super) fn take_merged(&mut self, taker: Taker<'_>, horizon: u64, deferred: &mut Deferred) -> Option<Plain> {
         let mut of =
             Of { shared_logs: Vec::with_capacity(self.cursors.len()), topic_as_event_type: taker.topic_as_event_type };
@@ -33,11 +33,12 @@ impl Cursors {
             None => frames.keep(of, self.merge(taker.topic_as_event_type, horizon, deferred)?),
         };
         for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_pending()) {
-            // Something came since it waited.
+            // An event was published since the cursor waited.
             (cursor.parked, cursor.catches_up) = (None, false);
             if cursor.next <= merged.read_to {
                 let state = lock(&cursor.shared_log.state);
-                // What was evicted since it was read cannot be told from what is lost: rather too many are told as lost than too few.
+                // An event that was evicted after it was read looks like a lost one. Rather too many events are counted
+                // as lost than too few.
                 if !cursor.has_lost(&state.log) {
                     cursor.read = state.log.ordinal_before(merged.read_to + 1);
                 }
@@ -50,13 +51,13 @@ impl Cursors {
         Some(Plain { wire, events, has_id, has_more, is_live: false })
     }
 
-    /// Joins what is pending, about a frame of it.
+    /// Joins the pending events, up to about one frame.
     pub(super) fn merge(&self, topic_as_event_type: bool, mut horizon: u64, deferred: &mut Deferred) -> Option<Merged> {
         let mut entries: Vec<Arc<Entry>> = Vec::new();
         let mut has_more = false;
         for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
             let state = lock(&cursor.shared_log.state);
-            // Again, as it was not locked meanwhile.
+            // Checked again, because the log was unlocked meanwhile.
             cursor.plain_from(&state.log)?;
             let slots = state.log.frame(cursor.next, horizon, FRAME);
             if let Some(left_out) = state.log.number_at(slots.end).filter(|left_out| *left_out <= horizon) {
@@ -65,7 +66,7 @@ impl Cursors {
             entries.extend(state.log.range(slots).inspect(|entry| deferred.keep(entry)).cloned());
         }
         entries.retain(|entry| entry.number <= horizon);
-        // Each is a run of its own, in order.
+        // The events of each log are in order already.
         entries.sort_by_key(|entry| entry.number);
         entries.dedup_by_key(|entry| entry.number);
         let mut size = 0;

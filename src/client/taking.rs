@@ -1,4 +1,4 @@
-//! What a client takes next, over all of its cursors, in position order.
+//! Takes the next events for a client, over all of its cursors, in position order.
 
 use std::{mem, sync::Arc, task::Waker, time::Duration};
 
@@ -18,61 +18,61 @@ use crate::{
     topics::{Deferred, FRAME, Latest},
 };
 
-/// What a client takes in one go.
+/// The events that a client takes in one read.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     pub(crate) gap: Option<Missing>,
-    /// The logs on which it fell behind while it read them, and how many events it lost there.
+    /// The logs on which the client fell behind, and how many events it lost there.
     pub(crate) lags: Vec<(Arc<str>, u64)>,
-    /// It fell behind on a topic that ends streams for that, and is to wait about so long before it comes back.
+    /// Set if a topic's policy disconnects the client: the average reconnect delay.
     pub(crate) ends: Option<Duration>,
     pub(crate) events: Vec<Picked>,
-    /// Up to where it has read with that.
+    /// The position that the client has read up to.
     pub(crate) seen: Position,
-    /// There was more to take than makes a frame.
+    /// More events are pending than fit into one frame.
     pub(crate) has_more: bool,
 }
 
-/// One event, as one client gets it.
+/// One event for one client.
 #[derive(Debug)]
 pub(crate) struct Picked {
     pub(crate) entry: Arc<Entry>,
-    /// What its id says instead of its own, for a client that is catching up.
+    /// The id to send instead of the event's own, for a client that is catching up.
     pub(crate) progress: Option<Arc<str>>,
-    /// It goes out if one of them lets it through, or if there is none.
+    /// The event is sent if one of these filters returns `true`, or if there is no filter.
     pub(crate) filters: Vec<Filter>,
-    /// But not if one of these has let it through before.
+    /// The event is not sent if one of these filters returns `true`: the client got it before by another subscription.
     pub(crate) unless: Vec<Filter>,
 }
 
 impl Picked {
-    /// One for which nobody has to be asked.
+    /// An event without a filter.
     pub(super) fn of(entry: &Arc<Entry>) -> Self {
         Self { entry: Arc::clone(entry), progress: None, filters: Vec::new(), unless: Vec::new() }
     }
 }
 
-/// A range of one log, for which nobody has to be asked.
+/// The encoded bytes of a range of events without a filter.
 #[derive(Debug)]
 pub(crate) struct Plain {
     pub(crate) wire: Bytes,
     pub(crate) events: u64,
-    /// The last of them has one on the wire.
+    /// The last event has an id on the wire.
     pub(crate) has_id: bool,
-    /// The client was waiting for just this, so that it leaves at about the time when it was published.
+    /// The client was waiting for these events, so they are sent about when they were published.
     pub(crate) is_live: bool,
-    /// There was more to take than makes a frame.
+    /// More events are pending than fit into one frame.
     pub(crate) has_more: bool,
 }
 
-/// What one look gives.
+/// The result of one read.
 #[derive(Debug)]
 pub(crate) enum Taking {
     Plain(Plain),
     Events(Box<Taken>),
 }
 
-/// Whom the events are taken for.
+/// The client that the events are taken for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taker<'a> {
     pub(crate) client: &'a Client,
@@ -81,14 +81,15 @@ pub(crate) struct Taker<'a> {
 }
 
 impl Cursors {
-    /// Takes what was sent to the client alone so far: it goes out before everything else. Of events that it left out itself, `excluded` is the client.
+    /// Takes the events that were sent to the client alone so far. They are sent first. `excluded`: the client, for
+    /// events that exclude it.
     pub(crate) fn take_own(&mut self, excluded: Option<ClientId>) -> Vec<Picked> {
         let mut own = Vec::new();
         for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.is_public() && cursor.is_pending()) {
             let state = lock(&cursor.shared_log.state);
             let log = &state.log;
             if cursor.has_lost(log) {
-                // It is told of that first.
+                // The client is notified of the gap first.
                 continue;
             }
             let slots = log.frame(cursor.next, u64::MAX, u64::MAX);
@@ -102,10 +103,10 @@ impl Cursors {
         own
     }
 
-    /// Takes what is pending up to the event with the number `horizon`. Clients that are behind by the same range of
-    /// one log get the same bytes.
+    /// Takes the pending events up to the number `horizon`.
     ///
-    /// A client with one subscription that has taken all there is may rest until something changes.
+    /// Clients that read the same range of one log share the bytes. A client with one subscription that has read
+    /// everything gets an idle mark.
     #[inline]
     pub(crate) fn take(
         &mut self,
@@ -115,7 +116,7 @@ impl Cursors {
         deferred: &mut Deferred,
     ) -> Option<Taking> {
         let only = self.cursors.len() == 1;
-        // Whatever comes of this, what it knew of is read.
+        // The events that the mark pointed to are read now, whatever the result is.
         let was_idle_on = idle_mark.take();
         let is_live = was_idle_on.is_some();
         let mut pending = self.cursors.iter_mut().filter(|cursor| cursor.is_pending());
@@ -133,8 +134,9 @@ impl Cursors {
         self.take_events(taker.client, horizon, deferred).map(|taken| Taking::Events(Box::new(taken)))
     }
 
-    /// The same for a client that rested, if it has what it rested on, and nothing else.
-    // As a call it costs 15 of 145 ns a delivery to 1,000 idle clients: what it gives comes back in memory, and is read before it is written out.
+    /// As `take`, for an idle client whose mark is still valid.
+    // As a call it costs 15 of 145 ns of a delivery to 1,000 idle clients: the result comes back in memory and is read
+    // before it is written out.
     #[inline(always)]
     pub(crate) fn take_rested(
         &mut self,
@@ -156,8 +158,8 @@ impl Cursors {
         Some(plain)
     }
 
-    /// The case that has to be fast: one log has something, nothing is missing, all of it is newer than what the
-    /// client has seen, and all of it is for everybody.
+    /// The fast path: one log has new events for everybody, no event is missing, and the client's position is older
+    /// than all of them.
     #[inline]
     pub(super) fn take_plain(
         cursor: &mut Cursor,
@@ -189,7 +191,7 @@ impl Cursors {
             _ => {
                 let slots = log.frame(cursor.next, horizon, FRAME);
                 if slots.is_empty() {
-                    // Beyond the horizon, or nothing but an end, or holes.
+                    // The events are beyond the horizon, or there is only an end, or only evicted events.
                     return if log.newest() > horizon { Ok(None) } else { Err(NotPlain) };
                 }
                 let (Some(first), Some(last)) = (log.get(slots.start), log.get(slots.end - 1)) else {
@@ -212,7 +214,7 @@ impl Cursors {
         let from = mem::replace(&mut cursor.next, last.number + 1);
         (cursor.read, *seen) = (log.ordinal(end), last.position);
         let (has_more, has_id) = (log.number_at(end).is_some_and(|next| next <= horizon), last.has_id());
-        // It will wait next, if that was all; with the lock at hand, it may as well get in line now.
+        // If those were all events, the client waits next. The lock is held, so the waker is added now.
         let was_all = log.newest() == last.number;
         if was_all && has_lanes {
             let latest = Latest {
@@ -232,8 +234,8 @@ impl Cursors {
         Ok(Some(Plain { wire, events, has_id, has_more, is_live: false }))
     }
 
-    /// Takes what is pending up to the event with the number `horizon`, event by event, over all logs in position
-    /// order; about a frame of it. What cursors that are catching up have to catch up on goes first.
+    /// Takes the pending events up to the number `horizon`, event by event, over all logs in position order, up to
+    /// about one frame. Cursors that are catching up go first.
     pub(crate) fn take_events(&mut self, client: &Client, mut horizon: u64, deferred: &mut Deferred) -> Option<Taken> {
         let catch_up = self.gather_late().then_some(self.seen);
         let mut taken = Taken::default();
@@ -248,7 +250,7 @@ impl Cursors {
             let state = lock(&cursor.shared_log.state);
             let log = &state.log;
             if log.newest() >= cursor.next {
-                // Something came since it waited, whether or not it is still there.
+                // An event was published since the cursor waited. It may be evicted already.
                 cursor.parked = None;
             }
             if cursor.has_lost(log) {
@@ -283,7 +285,7 @@ impl Cursors {
             moves |= cursor.next <= horizon && cursor.shared_log.reaches(cursor.next);
             let slots = log.frame(cursor.next, horizon, FRAME);
             if let Some(left_out) = log.number_at(slots.end) {
-                // Nothing of another log may go before what did not fit of this one.
+                // No event of another log may be sent before an event of this one that did not fit.
                 horizon = horizon.min(left_out - 1);
                 taken.has_more |= left_out <= readable;
                 is_all = false;
@@ -311,7 +313,7 @@ impl Cursors {
         (taken.gap.is_some() || taken.ends.is_some() || moves).then_some(taken)
     }
 
-    /// Picks what goes out of the events, about a frame of it, and moves the cursors on.
+    /// Picks the events to send, up to about one frame, and moves the cursors on.
     pub(super) fn pick(
         &mut self,
         taken: &mut Taken,
@@ -341,7 +343,8 @@ impl Cursors {
             }
         }
         for cursor in &mut *self.cursors {
-            // Of what catches up, only so much is known to be read; of all others, everything up to the horizon.
+            // A cursor that catches up has read only the picked events. All others have read everything up to the
+            // horizon.
             let read_to = match (catch_up, last) {
                 (None, _) => horizon,
                 (Some(_), Some((number, _))) if cursor.catches_up => number,
@@ -352,7 +355,7 @@ impl Cursors {
         self.seen = self.seen.max(last.map(|(_, position)| position).unwrap_or_default());
     }
 
-    /// An event that several subscriptions may have: it goes out once, if at all.
+    /// Picks an event of one or more subscriptions, which is sent at most once.
     pub(super) fn picked(
         &self,
         entry: Arc<Entry>,
@@ -367,11 +370,12 @@ impl Cursors {
         let filters: Option<Vec<Filter>> = cursors.map(|cursor| cursor.filter.clone()).collect();
         let mut picked = Picked { entry, progress: None, filters: filters.unwrap_or_default(), unless: Vec::new() };
         if let Some(seen) = catch_up {
-            // What it had by another subscription does not come again. And its id must not move the client back: it says
-            // how far the client is in the logs that are catching up.
+            // The client does not get an event again that it got by another subscription. The event's id must not move
+            // the client back, so it says how far the client is in the logs that are catching up.
             let gave = self.cursors.iter().filter(|cursor| cursor.has_given(&picked.entry));
             picked.unless = gave.map(|cursor| cursor.filter.clone()).collect::<Option<_>>()?;
-            // What is sent to the client alone is not there for who comes back, and its name is nobody else's to know.
+            // Events that were sent to the client alone do not survive a reconnect, and the name of their topic is
+            // secret.
             let late =
                 self.cursors.iter().filter(|it| it.catches_up && it.is_public()).map(|it| &**it.shared_log.name());
             picked.progress = Some(Progress::catching_up(seen, picked.entry.position, late).to_string().into());
@@ -380,5 +384,5 @@ impl Cursors {
     }
 }
 
-/// It takes more than a range of one log.
+/// The fast path is not possible.
 pub(super) struct NotPlain;

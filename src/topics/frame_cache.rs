@@ -1,4 +1,4 @@
-//! Joined bytes that clients behind by the same range share.
+//! A cache of joined frames, which clients that read the same range share.
 
 use bytes::Bytes;
 
@@ -9,37 +9,40 @@ use crate::{
     sync::{Mutex, lane, lock},
 };
 
-/// About how many bytes leave as one frame: what hyper queues before it writes is a few of these.
+/// The size of a frame, in bytes. hyper queues a few of them before it writes.
 pub(crate) const FRAME: u64 = 64 * 1024;
 
-/// The logs of which a lane knows what was read last.
+/// How many logs each shard caches the last read of.
 const LATEST: usize = 8;
 
-/// The frames that were joined last, by log and range, and those of several logs. A bounded few: each of up to about 64 KiB.
+/// The frames that were joined last, by log and range, and those of several logs. It keeps a bounded number of about 64
+/// KiB each.
 #[derive(Debug)]
 pub(crate) struct FrameCache {
     slots: [Mutex<Option<Frame>>; 16],
     merged: [Mutex<Option<(Of, Merged)>>; 16],
-    /// By log, of those that have lanes. The bytes are each lane's own, so that threads do not meet at reference counts either.
+    /// The last read of each sharded log. Each shard has its own copy of the bytes, so that threads do not share
+    /// reference counts.
     latest: PerCore<[Option<(u64, Latest)>; LATEST]>,
 }
 
-/// All that a log had from a number on when somebody read it: who reads from there too need not ask the log.
+/// All events that a log had from a number on when a client read it. Another client that reads from there need not lock
+/// the log.
 #[derive(Debug)]
 pub(crate) struct Latest {
     pub(crate) from: u64,
-    /// The number of the last event, the log's newest.
+    /// The number of the last event, which is the log's newest.
     pub(crate) newest: u64,
-    /// Nothing of it has to be told as lost to who knows of so many events that were.
+    /// A client that knows of this many evictions has lost none of these events.
     pub(crate) told: u64,
-    /// Where the first event stands.
+    /// The position of the first event.
     pub(crate) first: Position,
-    /// Where the last one stands.
+    /// The position of the last event.
     pub(crate) last: Position,
     pub(crate) events: u64,
-    /// How many events there ever were on the log.
+    /// How many events the log has ever had.
     pub(crate) read: u64,
-    /// The last one has an id on the wire.
+    /// The last event has an id on the wire.
     pub(crate) has_id: bool,
     pub(crate) wire: Bytes,
 }
@@ -50,7 +53,7 @@ struct Frame {
     wire: Bytes,
 }
 
-/// What was joined: the log, the numbers of the first and the last event, and whether topics are the event types.
+/// The key of a frame: the log, the numbers of the first and the last event, and whether topics are the event types.
 #[derive(Debug, PartialEq, Eq)]
 struct Piece {
     shared_log: u64,
@@ -59,25 +62,25 @@ struct Piece {
     topic_as_event_type: bool,
 }
 
-/// What is merged: the logs with the number of the first event of each, and whether topics are the event types.
+/// The key of a merged frame: the logs with the first number of each, and whether topics are the event types.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Of {
     pub(crate) shared_logs: Vec<(u64, u64)>,
     pub(crate) topic_as_event_type: bool,
 }
 
-/// The events of several logs in one piece, in the order of their numbers.
+/// The joined events of several logs, in the order of their numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct Merged {
     pub(crate) wire: Bytes,
     pub(crate) events: u64,
-    /// Where the last one stands.
+    /// The position of the last event.
     pub(crate) seen: Position,
-    /// It has an id on the wire.
+    /// The last event has an id on the wire.
     pub(crate) has_id: bool,
-    /// Up to this number, nothing else is on these logs.
+    /// Up to this number, these logs have no other events.
     pub(crate) read_to: u64,
-    /// There was more than makes a frame.
+    /// More events are pending than fit into one frame.
     pub(crate) has_more: bool,
 }
 
@@ -99,7 +102,7 @@ impl FrameCache {
         }
     }
 
-    /// What `take` gives for what somebody on this thread's lane read last of a log, if it was from this number on.
+    /// Calls `take` with the last read of a log on this thread's shard, if that read began at this number.
     #[inline]
     pub(crate) fn latest<T>(&self, shared_log: u64, from: u64, take: impl FnOnce(&Latest) -> Option<T>) -> Option<T> {
         let mine = lock(self.latest.of(lane::mine()));
@@ -107,7 +110,7 @@ impl FrameCache {
         if *of == shared_log && latest.from == from { take(latest) } else { None }
     }
 
-    /// Keeps it for others on this thread's lane, unless it is larger than a frame: it has one large event.
+    /// Caches a read for this thread's shard, unless it is larger than a frame, which means one large event.
     pub(crate) fn keep_latest(&self, shared_log: u64, mut latest: Latest) {
         if latest.wire.len() as u64 <= FRAME {
             latest.wire = Bytes::copy_from_slice(&latest.wire);
@@ -119,23 +122,23 @@ impl FrameCache {
         shared_log as usize % LATEST
     }
 
-    /// What was merged of these, for a reader that may read up to the number `horizon`.
+    /// Returns the merged frame of these logs, for a reader that may read up to the number `horizon`.
     pub(crate) fn merged(&self, of: &Of, horizon: u64) -> Option<Merged> {
         let slot = lock(&self.merged[of.slot_index()]);
         let (_, merged) = slot.as_ref().filter(|(known, _)| known == of)?;
-        // One that was all there was then may lack what came since.
+        // A frame that had all events at its time may lack later ones.
         let is_whole = merged.read_to == horizon || merged.has_more && merged.read_to < horizon;
         is_whole.then(|| merged.clone())
     }
 
-    /// Keeps it for others.
+    /// Caches a merged frame.
     pub(crate) fn keep(&self, of: Of, merged: Merged) -> Merged {
         let index = of.slot_index();
         *lock(&self.merged[index]) = Some((of, merged.clone()));
         merged
     }
 
-    /// The bytes of a piece of a log, in one piece.
+    /// Returns the joined bytes of a range of a log.
     #[inline]
     pub(crate) fn frame(&self, shared_log: &SharedLog, log: &Log, slots: Slots, topic_as_event_type: bool) -> Bytes {
         let (Some(first), Some(last)) = (log.number_at(slots.start), log.number_at(slots.end.saturating_sub(1))) else {

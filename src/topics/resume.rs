@@ -1,4 +1,4 @@
-//! Where a client goes on.
+//! Where a cursor starts or resumes.
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -14,13 +14,13 @@ use crate::{
     sync::lock,
 };
 
-/// The most events of a topic that a client may have missed to get them when it comes back.
+/// The maximum number of missed events that a client gets of a topic when it resumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Bound(Option<NonZeroU32>);
 
 impl Bound {
     pub(crate) fn of(events: u32) -> Self {
-        // One more, as it may be none. So many are no bound.
+        // One more, because the bound may be 0. `u32::MAX` is no bound.
         Self(NonZeroU32::new(events.wrapping_add(1)))
     }
 
@@ -39,7 +39,7 @@ pub(crate) struct Place {
     pub(crate) missed: Option<Position>,
 }
 
-/// A subscription that a log counts already.
+/// A new subscription, which the log already counts.
 #[derive(Debug)]
 pub(crate) struct Joining {
     pub(crate) shared_log: Arc<SharedLog>,
@@ -47,7 +47,7 @@ pub(crate) struct Joining {
 }
 
 impl Topics {
-    /// Where a client goes on after a position, and after which it already misses something, or may not have more.
+    /// Returns where a client continues after a position, within a bound, and whether it misses events.
     pub(crate) fn locate(
         &self,
         shared_log: &SharedLog,
@@ -67,7 +67,8 @@ impl Topics {
         }
     }
 
-    /// Where a client goes on that comes back with this id. `all`: what it is subscribed to, each of which may have given it.
+    /// Returns where a client resumes after this id. `all`: the client's logs, because the id may come from any of
+    /// them.
     pub(crate) fn place_of_id(
         &self,
         shared_log: &SharedLog,
@@ -77,21 +78,21 @@ impl Topics {
     ) -> Place {
         let mut deferred = Deferred::default();
         let progress = self.progress(all.iter().map(|shared_log| &**shared_log), last_event_id, &mut deferred);
-        // What nobody knows comes before everything.
+        // An unknown id resumes before the first event.
         let after = progress.map(|progress| progress.of(shared_log.name())).unwrap_or_default();
         self.locate(shared_log, after, bound, &mut deferred)
     }
 
-    /// Where a subscription starts.
+    /// Returns where a subscription starts.
     pub(crate) fn place_of(&self, shared_log: &SharedLog, start: Start) -> Place {
         let mut deferred = Deferred::default();
         self.place(&mut self.order(&mut deferred), shared_log, start)
     }
 
-    /// How far a client had read that comes back with this id to these logs. `None`: nobody can say.
+    /// Returns how far a client with this id had read these logs. `None`: the id is unknown.
     ///
-    /// An event that was given an id of this registry's stands after the event that the id is of: the older of the two
-    /// counts, so that nothing is lost.
+    /// A publisher may give an event the id of an earlier event. Then the earlier position counts, so that nothing is
+    /// lost.
     pub(crate) fn progress<'a>(
         &self,
         shared_logs: impl Iterator<Item = &'a SharedLog>,
@@ -105,8 +106,10 @@ impl Topics {
         }
     }
 
-    /// Where the event with this id of its own is: the oldest, where several are retained. `None`: there is none, or there
-    /// was another one before, which the client may have had.
+    /// Returns the position of the event with this publisher's id, the oldest if there are several.
+    ///
+    /// `None` if no such event is retained, or if an event with that id was evicted, which may be the one that the
+    /// client has read.
     pub(super) fn find<'a>(
         &self,
         order: &mut Order,
@@ -145,14 +148,14 @@ impl Topics {
         let oldest = log.oldest().map_or(log.newest() + 1, |entry| entry.number);
         let (next, missed) = match start {
             Start::Now | Start::LastEventId => (shared_log.last_word().unwrap_or(log.newest() + 1), None),
-            // Who asks for the beginning of what somebody made is told if that is not there.
+            // A client that asks for a producer's first event is notified if that event is not retained.
             Start::Oldest => (oldest, began.filter(|began| !log.covers(*began))),
             Start::Last(events) => (log.last(events), None),
             Start::After(position) => {
                 let is_known = order.has_issued(position);
                 let missed = !(is_known && log.covers(position))
                     && shared_log.retention.slow_client_policy != SlowClientPolicy::SkipSilently;
-                // A pattern may retain events from before the position though some from after it are gone.
+                // The log of a pattern may retain events from before the position although later ones were evicted.
                 (if is_known { log.after(position) } else { oldest }, missed.then_some(position))
             }
         };

@@ -1,4 +1,4 @@
-//! What can be subscribed to.
+//! A topic or a pattern, as a log that clients share.
 
 use std::{
     borrow::Borrow,
@@ -15,24 +15,25 @@ use crate::{
     sync::{AtomicU64, Mutex, lane, lock},
 };
 
-/// A topic or a pattern: its name, its log and those who wait for it. A pattern's log has the events of all topics that match it.
+/// A topic or a pattern: its name, its log and its waiters. The log of a pattern has the events of all topics that
+/// match it.
 #[derive(Debug)]
 pub(crate) struct SharedLog {
     id: u64,
     name: Arc<str>,
     pub(crate) retention: Retention,
-    /// The log's newest number, to be looked at without the lock.
+    /// The log's newest number, to be read without the lock.
     newest: AtomicU64,
-    /// Where it ended and how, in one word: 0 before there is an end.
+    /// The encoded end of the topic. 0 while it has none.
     end: AtomicU64,
-    /// How many of its subscriptions are of clients whose streams have begun.
+    /// How many of its subscriptions belong to clients whose streams have begun.
     readers: AtomicU64,
-    /// Where its readers wait since it has had many of them.
+    /// The waiters of each shard. Made when the log has many subscribers.
     lanes: OnceLock<PerCore<Waiters<Waker>>>,
     pub(crate) state: Mutex<SharedLogState>,
 }
 
-/// A reader's place among those who wait for a log.
+/// A waiter's slot in a log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parked {
     slot: Slot,
@@ -41,9 +42,9 @@ pub(crate) struct Parked {
 
 #[derive(Debug, Clone, Copy)]
 enum Among {
-    /// All of them, as there are few.
+    /// The one list, because there are few waiters.
     All,
-    /// Those of one lane.
+    /// The list of one shard.
     Lane(u8),
 }
 
@@ -52,39 +53,40 @@ pub(crate) struct SharedLogState {
     pub(crate) log: Log,
     pub(crate) waiters: Waiters<Waker>,
     pub(crate) subscribers: usize,
-    /// Of a topic: the patterns that match it and have subscribers.
+    /// For a topic: the patterns that match it and have subscribers.
     pub(crate) patterns: Vec<Arc<SharedLog>>,
-    /// Of a pattern: up to this number, what was published before it had subscribers is not in its log yet.
+    /// For a pattern: events up to this number are not in its log yet, because the pattern had no subscribers then.
     pub(crate) lacks: u64,
-    /// Of a topic that has ended: what keeps it.
+    /// For an ended topic: why it is kept.
     pub(crate) kept: Option<Kept>,
-    /// Who fills the topic, if that is one producer.
+    /// The topic's producer, if it has one.
     pub(crate) production: Option<Arc<Production>>,
-    /// Of a topic that is filled by producers: what there was before the first event of the one that has it, or had it last.
+    /// For a topic with producers: the position before the first event of the current or last producer.
     pub(crate) began: Option<Position>,
 }
 
-/// What keeps a topic that has ended.
+/// Why an ended topic is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kept {
-    /// Its place among those that have ended: its time is not over, and there is room.
+    /// The topic is in the queue of ended topics: its time is not over, and there is room.
     Ending(Ticket),
-    /// Only its subscribers, who may not have looked yet. It is forgotten when the last of them leaves.
+    /// The topic has subscribers that may not have read its end. It is forgotten when the last of them leaves.
     Subscribers,
 }
 
 impl SharedLogState {
-    /// Whether somebody holds a topic, who pays for its name: it is not part of what is retained, and cannot be evicted.
+    /// Whether a subscriber or a producer holds the topic. Its name then does not count as retained, and it cannot be
+    /// evicted.
     pub(crate) fn is_held(&self) -> bool {
         self.subscribers > 0 || self.production.is_some()
     }
 }
 
 impl SharedLog {
-    /// What a topic takes in memory besides its name: itself, its place in the set, the first allocation of its log.
+    /// The memory of a topic without its name: the topic, its entry in the set, and the first allocation of its log.
     pub(crate) const OVERHEAD: usize = 768;
 
-    /// `floor`: up to where its events count as evicted.
+    /// `floor`: the position up to which events count as evicted.
     pub(crate) fn new(id: u64, name: &str, retention: Retention, floor: Position) -> Self {
         let state = SharedLogState {
             log: Log::new(floor),
@@ -120,28 +122,28 @@ impl SharedLog {
         topic_name::is_pattern(&self.name)
     }
 
-    /// Whether it gives this topic's events.
+    /// Whether it includes this topic's events.
     pub(crate) fn has(&self, topic: &str) -> bool {
         *self.name == *topic || topic_name::is_public(topic) && topic_name::matches(&self.name, topic)
     }
 
-    /// Whether it is a pattern that gives all that another topic or pattern does.
+    /// Whether it is a pattern that includes all events of another topic or pattern.
     pub(crate) fn covers(&self, other: &str) -> bool {
         *self.name != *other && topic_name::is_public(other) && topic_name::covers(&self.name, other)
     }
 
-    /// Whether there is anything from this number on.
+    /// Whether there is an event or an end from this number on.
     #[inline]
     pub(crate) fn reaches(&self, number: u64) -> bool {
         self.newest() >= number
     }
 
-    /// Lets readers see, without the lock, that there is something up to this number.
+    /// Publishes the newest number, for readers without the lock.
     pub(crate) fn reach(&self, number: u64) {
         self.newest.store(number, Ordering::Release);
     }
 
-    /// Where it has ended, and how: `None` if it goes on.
+    /// Returns where and how the topic has ended. `None`: it has not ended.
     pub(crate) fn end(&self) -> Option<End> {
         End::decode(self.end.load(Ordering::Acquire))
     }
@@ -150,30 +152,31 @@ impl SharedLog {
         self.end.load(Ordering::Acquire) > 0
     }
 
-    /// `None`: it goes on.
+    /// Sets or removes the end of the topic.
     pub(crate) fn set_end(&self, end: Option<End>) {
         self.end.store(end.map_or(0, End::encode), Ordering::Release);
     }
 
-    /// The number of the event that says that it was not finished: all who come are to have it, wherever they start.
+    /// Returns the number of the last event of a topic that failed or was cancelled. Every client gets that event,
+    /// wherever it starts.
     pub(crate) fn last_word(&self) -> Option<u64> {
         let end = self.end().filter(|end| end.outcome > Outcome::Finished && end.has_last_word)?;
         Some(end.number - 1)
     }
 
-    /// Whether there is more to it than who waits for it: events that are not older than `horizon`, a producer, or an end.
+    /// Whether the topic has events not older than `horizon`, a producer, or an end.
     pub(crate) fn exists(&self, horizon: u64) -> bool {
         let state = lock(&self.state);
         let is_recent = || state.log.entries().next_back().is_some_and(|newest| newest.position.ms() >= horizon);
         state.production.is_some() || self.has_ended() || is_recent()
     }
 
-    /// A stream that is subscribed to it begins, or a stream that has begun is subscribed to it.
+    /// Counts a subscription of a stream that has begun.
     pub(crate) fn add_reader(&self) {
         self.readers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Such a subscription is over.
+    /// Counts the end of such a subscription.
     pub(crate) fn remove_reader(&self) {
         self.readers.fetch_sub(1, Ordering::Relaxed);
     }
@@ -182,13 +185,13 @@ impl SharedLog {
         self.readers.load(Ordering::Relaxed) as usize
     }
 
-    /// The log's newest number.
+    /// Returns the log's newest number.
     #[inline]
     pub(crate) fn newest(&self) -> u64 {
         self.newest.load(Ordering::Acquire)
     }
 
-    /// Makes lanes if so many subscribers are worth them. The state is locked.
+    /// Makes the shards, if this many subscribers are worth them. The state must be locked.
     pub(crate) fn prepare_for(&self, subscribers: usize) {
         if lane::is_worth_it(subscribers) {
             self.lanes.get_or_init(PerCore::new);
@@ -200,7 +203,7 @@ impl SharedLog {
         self.lanes.get().is_some()
     }
 
-    /// Lets a reader wait that has read everything before a number. `None`: there is something from there on.
+    /// Adds the waker of a reader that has read everything before a number. `None`: there is an event from there on.
     #[inline]
     pub(crate) fn park(&self, next: u64, waker: &Waker) -> Option<Parked> {
         let Some(lanes) = self.lanes.get() else {
@@ -209,11 +212,12 @@ impl SharedLog {
         };
         let lane = lane::mine();
         let mut waiters = lock(lanes.of(lane));
-        // Who publishes lets this be seen before the waiters are taken: it is seen here, or this waiter is there.
+        // A publisher stores the newest number before it takes the waiters. So either the number is seen here, or the
+        // publisher takes this waiter.
         (!self.reaches(next)).then(|| Parked::in_lane(lane, &mut waiters, waker))
     }
 
-    /// The same with the state locked, for one that has read everything.
+    /// Adds the waker of a reader that has read everything. The state must be locked.
     #[inline]
     pub(crate) fn park_locked(&self, state: &mut SharedLogState, waker: &Waker) -> Parked {
         match self.lanes.get() {
@@ -232,7 +236,7 @@ impl SharedLog {
         }
     }
 
-    /// The same with the state locked.
+    /// Removes a waiter. The state must be locked.
     pub(crate) fn unpark_locked(&self, state: &mut SharedLogState, parked: Parked) -> Option<Waker> {
         match self.lane_of(parked) {
             Some(waiters) => lock(waiters).remove(parked.slot),
@@ -247,7 +251,7 @@ impl SharedLog {
         }
     }
 
-    /// All who wait, to be woken when nothing is locked any more. There must be something to read by now, without the lock too.
+    /// Takes all waiters, to be woken when no lock is held. The newest number must be stored before.
     #[inline]
     pub(crate) fn take_waiters(&self, state: &mut SharedLogState, to_wake: &mut ToWake) {
         to_wake.take(&mut state.waiters);
@@ -268,7 +272,7 @@ impl Parked {
     }
 }
 
-/// A topic in the set of topics, which finds it by its name.
+/// A topic in the set of topics, compared by name.
 pub(crate) struct ByName(pub(crate) Arc<SharedLog>);
 
 impl Borrow<str> for ByName {

@@ -1,4 +1,4 @@
-//! What holds the topics.
+//! The store of all topics.
 
 use std::{
     fmt,
@@ -19,26 +19,27 @@ use crate::{
     time::Clock,
 };
 
-/// All topics and patterns, the order of what is published on them, and what is retained.
+/// All topics and patterns, the order of their events, and the retained events.
 ///
-/// Locks are taken in this order, and user code runs under none: the order, a topic's state, a pattern's state, a joined frame, a lane.
+/// Locks are taken in this order: the order, a topic's state, a pattern's state, a joined frame, a shard. User code
+/// runs under none of them.
 pub(crate) struct Topics {
     pub(crate) settings: TopicSettings,
     pub(crate) clock: Clock,
-    /// Publishers take turns here, so that the order of positions is the order in which events come to be in the log.
+    /// Publishers take turns here, so that events enter the log in the order of their positions.
     pub(super) order: CachePadded<Mutex<Order>>,
-    /// What readers look at.
+    /// The values that readers check.
     pub(super) newest: CachePadded<Newest>,
-    /// A log of which there is never any event.
+    /// A log that never has an event.
     pub(crate) nothing: Arc<SharedLog>,
     pub(crate) frames: FrameCache,
 }
 
 #[derive(Debug)]
 pub(super) struct Newest {
-    /// The number of the newest event of which all that is older is in the log too.
+    /// The number of the newest event, when all older events are in the log too.
     pub(super) published: AtomicU64,
-    /// When something was last published, in nanoseconds since the clock's start.
+    /// When the last event was published, in nanoseconds since the clock's start.
     pub(super) last_publish: AtomicU64,
 }
 
@@ -55,29 +56,29 @@ impl Topics {
         }
     }
 
-    /// The number of the newest event that may be read: all that is older can be read too.
+    /// Returns the number of the newest event that may be read. All older events can be read too.
     #[inline]
     pub(crate) fn horizon(&self) -> u64 {
         self.newest.0.published.load(Ordering::Acquire)
     }
 
-    /// Lets readers go up to this number.
+    /// Lets readers read up to this number.
     pub(crate) fn set_horizon(&self, number: u64) {
         self.newest.0.published.store(number, Ordering::Release);
     }
 
-    /// When something was last published, by the clock: what a stream that has just got it need not ask it for.
+    /// Returns when the last event was published. A stream that has just got that event need not read the clock.
     #[inline]
     pub(crate) fn last_publish(&self) -> u64 {
         self.newest.0.last_publish.load(Ordering::Relaxed)
     }
 
-    /// The newest position that was issued.
+    /// Returns the newest position.
     pub(crate) fn position(&self) -> Position {
         lock(&self.order.0).last
     }
 
-    /// Whether this position was issued here, and not by another registry, or by nobody.
+    /// Whether this registry has issued this position.
     pub(crate) fn has_issued(&self, position: Position) -> bool {
         lock(&self.order.0).has_issued(position)
     }
@@ -94,7 +95,7 @@ impl Topics {
 }
 
 impl Drop for Topics {
-    /// What of the program's is in the events may panic here, too.
+    /// Dropping user values in the events may panic here too.
     fn drop(&mut self) {
         let mut deferred = Deferred::default();
         let mut order = OrderGuard { guard: lock(&self.order.0), deferred: &mut deferred };
