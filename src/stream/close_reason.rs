@@ -8,15 +8,21 @@ use crate::log::Outcome;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The handler's own body ended, and the client had no subscriptions that held the stream open.
+    /// The handler's own body ended, and no subscription held the stream open.
     BodyEnded,
     /// All topics of the client ended, and each was finished: see [`Producer`](crate::Producer).
     TopicsEnded,
-    /// All topics of the client ended, and at least one was cancelled: see [`Registry::cancel_producer`](crate::Registry::cancel_producer).
+    /// All topics of the client ended, and at least one was cancelled.
+    ///
+    /// See [`Registry::cancel_producer`](crate::Registry::cancel_producer).
     TopicCancelled,
-    /// All topics of the client ended, and at least one failed: see [`Producer::fail`](crate::Producer::fail).
+    /// All topics of the client ended, and at least one failed.
+    ///
+    /// See [`Producer::fail`](crate::Producer::fail).
     TopicFailed,
-    /// The response body was dropped before its end: the client disconnected, or the HTTP server closed the connection.
+    /// The response body was dropped before its end.
+    ///
+    /// The client disconnected, or the HTTP server closed the connection.
     ClientDisconnected,
     /// The program closed the stream: [`ClientHandle::close`](crate::ClientHandle::close) was called.
     ByServer,
@@ -26,14 +32,22 @@ pub enum CloseReason {
     AuthorizationExpired,
     /// The registry was drained: see [`Registry::drain`](crate::Registry::drain).
     Drained,
-    /// A limit refused it. Only for a client that is read with [`into_events`](crate::ClientHandle::into_events): a response
-    /// is refused before its stream begins.
+    /// A limit refused the stream.
+    ///
+    /// Only a client that is read with [`into_events`](crate::ClientHandle::into_events) has this reason. A response is
+    /// refused before its stream begins.
     Refused,
-    /// [`ClientHandle::close_with`](crate::ClientHandle::close_with) was called with this reason.
+    /// The program closed the stream with this reason.
+    ///
+    /// See [`ClientHandle::close_with`](crate::ClientHandle::close_with).
     Other(&'static str),
-    /// The client fell behind what a topic retains, and the topic ends streams in that case: see [`SlowClientPolicy::Disconnect`](crate::SlowClientPolicy::Disconnect).
+    /// The client fell behind what a topic retains.
+    ///
+    /// The topic's policy is [`SlowClientPolicy::Disconnect`](crate::SlowClientPolicy::Disconnect).
     Lagged,
-    /// The client read nothing for a while although events waited for it: see [`RegistryConfig::stalled_client_timeout`](crate::RegistryConfig::stalled_client_timeout).
+    /// The client stopped reading although events were waiting for it.
+    ///
+    /// See [`RegistryConfig::stalled_client_timeout`](crate::RegistryConfig::stalled_client_timeout).
     Stalled,
     /// The handler's own body failed.
     BodyFailed,
@@ -42,7 +56,9 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// The variant in snake_case, as it appears in [`Stats`](crate::Stats) as JSON, in logs, and as the label of a metric.
+    /// Returns the variant in snake_case; for [`Other`](Self::Other), its text.
+    ///
+    /// Logs, the `reason` label of metrics and [`Stats`](crate::Stats) as JSON use this word.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -69,27 +85,27 @@ impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Other(reason) => reason,
-            Self::BodyEnded => "the handler's stream ended",
-            Self::TopicsEnded => "all of its topics have ended",
-            Self::TopicCancelled => "one of its topics was cancelled",
-            Self::TopicFailed => "one of its topics has failed",
+            Self::BodyEnded => "the response body of the handler ended",
+            Self::TopicsEnded => "all topics of the stream have ended",
+            Self::TopicCancelled => "a topic of the stream was cancelled",
+            Self::TopicFailed => "a topic of the stream failed",
             Self::ClientDisconnected => "the client disconnected",
             Self::ByServer => "the server closed the stream",
             Self::MaxAge => "the stream reached its maximum age",
-            Self::AuthorizationExpired => "the authorization of the client expired",
-            Self::Drained => "the server ends its streams",
-            Self::Refused => "there was no room for the stream",
-            Self::Lagged => "the client fell behind",
-            Self::Stalled => "the client stalled: it read nothing any more",
-            Self::BodyFailed => "the handler's stream failed",
-            Self::NoStream => "the answer was no event stream",
+            Self::AuthorizationExpired => "the client's authorization expired",
+            Self::Drained => "the server is draining its streams",
+            Self::Refused => "a limit refused the stream",
+            Self::Lagged => "the client fell behind what a topic retains",
+            Self::Stalled => "the client stalled: it stopped reading",
+            Self::BodyFailed => "the response body of the handler failed",
+            Self::NoStream => "the response was not an event stream",
         })
     }
 }
 
 #[cfg(test)]
 impl CloseReason {
-    /// One of each. Whoever adds one is told by the compiler.
+    /// Returns each variant once. The `match` does not compile without a new variant.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         std::iter::successors(Some(Self::BodyEnded), |reason| match reason {
             Self::BodyEnded => Some(Self::TopicsEnded),

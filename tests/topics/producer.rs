@@ -682,7 +682,7 @@ fn a_topic_that_is_not_there_is_a_404_and_one_that_failed_a_410_with_a_sentence(
     });
     assert_eq!(gone.status(), StatusCode::GONE);
     let sentence = task::spawn(http_body_util::BodyExt::collect(gone.into_body())).poll();
-    assert_eq!(assert_ready!(sentence).unwrap().to_bytes(), "one of its topics has failed");
+    assert_eq!(assert_ready!(sentence).unwrap().to_bytes(), "a topic of the stream failed");
 }
 
 #[test]
