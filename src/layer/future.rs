@@ -42,7 +42,7 @@ pin_project! {
 ///
 /// If no response comes, the client ends.
 pub(crate) struct Pending {
-    // The first field, so that the slots are free before the client is told of its end.
+    // The first field, so that the slots are free before the client learns of its end.
     pub(crate) hold: Option<Hold>,
     pub(crate) client: Unanswered,
     pub(crate) is_connect: bool,
@@ -165,7 +165,7 @@ impl Pending {
         }
         if is_wrapped || client.over().is_some() {
             // The client of the inner layer may not have the slots of this layer, so this body holds them.
-            // A client whose stream is over, as it was read with `into_events`, gets no second stream.
+            // A client that was read with `into_events` may have ended. It gets no second stream.
             if let Some(admission) = client.admission() {
                 let _ = admission.begin();
             }

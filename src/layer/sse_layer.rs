@@ -183,14 +183,14 @@ impl SseLayer {
         self.with(|config| config.reconnect_delay = Some(delay))
     }
 
-    /// Begins every stream with a comment. Default: none.
+    /// Begins every stream with a comment. Default: no comment.
     ///
     /// Several calls add several comments.
     pub fn opening_comment(self, text: impl AsRef<str>) -> Self {
         self.with(|config| config.opening = std::mem::take(&mut config.opening).comment(text))
     }
 
-    /// Begins every stream with a comment of this many spaces. Default: none.
+    /// Begins every stream with a comment of this many spaces. Default: no comment.
     ///
     /// Old polyfills that use `XMLHttpRequest` dispatch no event before they have 2 KiB. Such a client needs 2048
     /// spaces.
@@ -282,7 +282,7 @@ impl SseLayer {
         self.with(|config| config.max_age = Some(age))
     }
 
-    /// Sends a last event when the server ends a stream. Default: none.
+    /// Sends a last event when the server ends a stream. Default: no last event.
     ///
     /// The closure gets the reason and returns the event. The event is sent at a boundary. If it has an id, the id is
     /// not sent.

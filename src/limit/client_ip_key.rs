@@ -61,8 +61,8 @@ impl ClientIpKey {
 
     /// Sets the header that the proxies write the address into.
     ///
-    /// Default: `x-forwarded-for`. Other common headers are `x-real-ip` and `cf-connecting-ip`. Without [`proxies`](Self::proxies), no header is
-    /// read.
+    /// Default: `x-forwarded-for`. Other common headers are `x-real-ip` and `cf-connecting-ip`. Without
+    /// [`proxies`](Self::proxies), no header is read.
     ///
     /// If each proxy replaces the header instead of adding to it, the header has one entry. Set
     /// [`proxies`](Self::proxies) to 1 then, however many proxies there are.
@@ -193,7 +193,7 @@ mod tests {
             assert_eq!(of(&from("1.1.1.1").proxies(1), &[peer]).unwrap(), "9.9.9.9", "{peer}");
         }
         assert_ne!(of(&from("64:ff9b::1.1.1.1"), &[]), of(&from("64:ff9b::1.1.1.2"), &[]));
-        assert_eq!(of(&from("64:ff9b:1::9.9.9.9"), &[]).unwrap(), "64:ff9b:1::", "somebody's own NAT64");
+        assert_eq!(of(&from("64:ff9b:1::9.9.9.9"), &[]).unwrap(), "64:ff9b:1::", "a NAT64 prefix of another network");
         assert_eq!(of(&from("::1"), &[]).unwrap(), "::");
     }
 }

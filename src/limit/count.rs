@@ -19,7 +19,7 @@ pub(super) struct Counted(Mutex<State>);
 #[derive(Default)]
 struct State {
     /// The entry without a key. 0: there is no entry.
-    everybody: u64,
+    without_key: u64,
     by_key: HashMap<LimitKey, u64, BuildHasherDefault<KeyHasher>>,
     /// The time at which to remove the entries of full buckets.
     next_cleanup: u64,
@@ -51,7 +51,7 @@ impl Counted {
         let mut state = lock(&self.0);
         if let Some(open) = state.entry(key) {
             *open -= 1;
-            if *open == 0 && !key.is_everybody() {
+            if *open == 0 && !key.is_without_key() {
                 state.by_key.remove(key);
                 state.shrink();
             }
@@ -72,7 +72,7 @@ impl Counted {
 
     pub(super) fn open(&self) -> u64 {
         let state = lock(&self.0);
-        state.everybody + state.by_key.values().sum::<u64>()
+        state.without_key + state.by_key.values().sum::<u64>()
     }
 
     /// Returns the number of entries. `now`: the time, for a rate only.
@@ -81,22 +81,22 @@ impl Counted {
         if let Some(now) = now {
             state.forget_full(now);
         }
-        state.by_key.len() + usize::from(state.everybody > 0)
+        state.by_key.len() + usize::from(state.without_key > 0)
     }
 }
 
 impl State {
     #[inline]
     fn entry(&mut self, key: &LimitKey) -> Option<&mut u64> {
-        match key.is_everybody() {
-            true => Some(&mut self.everybody).filter(|entry| **entry > 0),
+        match key.is_without_key() {
+            true => Some(&mut self.without_key).filter(|entry| **entry > 0),
             false => self.by_key.get_mut(key),
         }
     }
 
     fn insert(&mut self, key: &LimitKey, entry: u64) {
-        match key.is_everybody() {
-            true => self.everybody = entry,
+        match key.is_without_key() {
+            true => self.without_key = entry,
             false => _ = self.by_key.insert(key.clone(), entry),
         }
     }
@@ -129,7 +129,7 @@ impl State {
         }
         self.periods.push(Period { since: now, token });
         self.next_cleanup = now;
-        for full_at in self.by_key.values_mut().chain(Some(&mut self.everybody).filter(|entry| **entry > 0)) {
+        for full_at in self.by_key.values_mut().chain(Some(&mut self.without_key).filter(|entry| **entry > 0)) {
             *full_at = now.saturating_add(rescaled(full_at.saturating_sub(now), known.token, token));
         }
     }
@@ -153,8 +153,8 @@ impl State {
     }
 
     fn forget_full(&mut self, now: u64) {
-        if self.everybody <= now {
-            self.everybody = 0;
+        if self.without_key <= now {
+            self.without_key = 0;
         }
         self.by_key.retain(|_, full_at| *full_at > now);
         self.shrink();

@@ -23,7 +23,8 @@ enum Kind {
     Address(u32, IpAddr),
     /// The request has no key, but the limit needs one.
     Missing,
-    Everybody,
+    /// The limit has no keys.
+    NoKey,
 }
 
 /// Hashes with random state, so that nobody can search for keys with the same hash.
@@ -39,18 +40,18 @@ fn short_hash(of: impl Hash) -> u32 {
 impl LimitKey {
     pub(super) const MISSING: Self = Self(Kind::Missing);
     /// The key of a limit without keys.
-    pub(super) const EVERYBODY: Self = Self(Kind::Everybody);
+    pub(super) const WITHOUT_KEY: Self = Self(Kind::NoKey);
 
-    pub(super) fn is_everybody(&self) -> bool {
-        matches!(self.0, Kind::Everybody)
+    pub(super) fn is_without_key(&self) -> bool {
+        matches!(self.0, Kind::NoKey)
     }
 
     pub(super) fn is_missing(&self) -> bool {
         matches!(self.0, Kind::Missing)
     }
 
-    pub(super) fn somebody(self) -> Option<Self> {
-        Some(self).filter(|key| !key.is_everybody())
+    pub(super) fn some_key(self) -> Option<Self> {
+        Some(self).filter(|key| !key.is_without_key())
     }
 }
 
@@ -59,7 +60,7 @@ impl Hash for LimitKey {
         state.write_u32(match &self.0 {
             Kind::Text(hash, _) | Kind::Number(hash, _) | Kind::Address(hash, _) => *hash,
             Kind::LongText([hash, _]) => *hash as u32,
-            Kind::Missing | Kind::Everybody => 0,
+            Kind::Missing | Kind::NoKey => 0,
         });
     }
 }
@@ -72,7 +73,7 @@ impl fmt::Debug for LimitKey {
             Kind::Number(_, [low, high]) => &(u128::from(*high) << 64 | u128::from(*low)),
             Kind::Address(_, address) => address,
             Kind::Missing => &"missing",
-            Kind::Everybody => &"everybody",
+            Kind::NoKey => &"without_key",
         };
         f.debug_tuple("LimitKey").field(what).finish()
     }

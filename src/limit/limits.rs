@@ -37,7 +37,7 @@ use crate::time::nanoseconds;
 /// use tower_sse::{Limit, Registry, RegistryConfig, SseLayer};
 ///
 /// #[derive(Clone)]
-/// struct User(u64); // that an authentication layer further out puts into the extensions
+/// struct User(u64); // An outer authentication layer puts it into the extensions.
 ///
 /// let in_all = Limit::streams(10_000);
 /// let registry = Registry::with_config(RegistryConfig::default().limit(in_all.clone()));
@@ -45,7 +45,7 @@ use crate::time::nanoseconds;
 ///     .limit(Limit::streams(5).per(|request: &Parts| Some(request.extensions.get::<User>()?.0)))
 ///     .limit(Limit::rate(200, Duration::from_secs(1), 500));
 ///
-/// in_all.set(20_000); // at any time
+/// in_all.set_limit(20_000); // at any time
 /// # let _ = layer;
 /// ```
 ///
@@ -125,7 +125,7 @@ impl Limit {
     /// use std::time::Duration;
     /// use tower_sse::Limit;
     ///
-    /// // 100 a second, so that all who come back after a restart do not come at once; but 20 may.
+    /// // After a restart, the clients come back at 100 a second. 20 of them may come at once.
     /// let limit = Limit::rate(100, Duration::from_secs(1), 20);
     /// # let _ = limit;
     /// ```
@@ -230,7 +230,7 @@ impl Limit {
     /// Returns the slot that a request needs. `None`: the limit does not apply to it.
     #[inline]
     pub(crate) fn ask(&self, request: &Parts) -> Option<Claim> {
-        let key = self.inner.key.as_ref().map_or(Some(LimitKey::EVERYBODY), |key| key.of(request))?;
+        let key = self.inner.key.as_ref().map_or(Some(LimitKey::WITHOUT_KEY), |key| key.of(request))?;
         Some(Claim::new(self.clone(), key))
     }
 
@@ -246,12 +246,12 @@ impl Limit {
         let (number, counted) = (self.limit(), &self.inner.counted);
         match self.inner.rate {
             None if counted.add(key, number) => Ok(Taken::Slot),
-            None => Err(RefusedReason::Full { key: key.clone().somebody(), limit: number }),
+            None => Err(RefusedReason::Full { key: key.clone().some_key(), limit: number }),
             Some(rate) => {
                 let now = self.inner.now();
                 match rate.take(counted, key, number, now) {
                     Ok(()) => Ok(Taken::Token(now)),
-                    Err(retry_in) => Err(RefusedReason::RateLimited { key: key.clone().somebody(), retry_in }),
+                    Err(retry_in) => Err(RefusedReason::RateLimited { key: key.clone().some_key(), retry_in }),
                 }
             }
         }

@@ -23,7 +23,7 @@ use crate::{
 /// use tower_sse::{Limit, RefusedResponse, Registry, SseLayer};
 ///
 /// let registry = Registry::new();
-/// // For browsers: they keep trying, one to three seconds later.
+/// // Browsers try again after one to three seconds.
 /// let layer = SseLayer::new(&registry)
 ///     .limit(Limit::streams(10_000))
 ///     .refused_response(RefusedResponse::reconnect().delay(Duration::from_secs(2)));
@@ -47,8 +47,8 @@ type Respond = dyn Fn(&RefusedReason, &Parts) -> Response<Bytes> + Send + Sync;
 impl RefusedResponse {
     /// Responds with status 503 or 429, `retry-after`, and a sentence.
     ///
-    /// This is the default. 429 is for a limit with a key, 503 for all other refusals. A mistake in the program gets a 500 without
-    /// `retry-after`.
+    /// This is the default. 429 is for a limit with a key, 503 for all other refusals. A mistake in the program gets a
+    /// 500 without `retry-after`.
     ///
     /// A browser's `EventSource` gives up for good on such a status: see [`reconnect`](Self::reconnect).
     #[must_use]
