@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{subscription::Filter, taking::Plain};
 use crate::{
     log::{Entry, Log, Outcome, Position, Progress, topic_name},
-    topics::{Bound, Deferred, Latest, Parked, Place, SharedLog, Topics},
+    topics::{Bound, CursorStart, Deferred, Latest, Parked, SharedLog, Topics},
 };
 
 /// How far a client has read one topic or pattern.
@@ -118,7 +118,7 @@ impl Cursor {
         Some(Plain { wire: latest.wire.clone(), events, has_id, has_more: false, is_live: false })
     }
 
-    pub(super) fn set(&mut self, place: Place) {
+    pub(super) fn set(&mut self, start: CursorStart) {
         (self.next, self.read, self.told, self.missed) =
             (start.next, start.read, start.told, start.missed.map(Box::new));
     }

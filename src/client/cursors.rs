@@ -10,7 +10,7 @@ use crate::{
     collections::SmallList,
     log::{Gap, Outcome, Position, Progress, topic_name},
     sync::lock,
-    topics::{Bound, Deferred, Joining, Place, SharedLog, Topics},
+    topics::{Bound, CursorStart, Deferred, Joining, SharedLog, Topics},
 };
 
 /// One client's cursors, one for each subscription.
@@ -95,7 +95,7 @@ impl Cursors {
     pub(crate) fn change(
         &mut self,
         shared_log: &Arc<SharedLog>,
-        start: Option<Place>,
+        start: Option<CursorStart>,
         filter: Option<Filter>,
         had_nothing: bool,
     ) -> Result<Option<Filter>, NotSubscribed> {
@@ -110,7 +110,7 @@ impl Cursors {
                 (cursor.since, cursor.catches_up, cursor.asked) = (start.next, false, false);
             }
             // The client has already had every retained event from there on. It is notified of the others.
-            Some(Place { missed: Some(missed), .. }) => cursor.missed = Some(Box::new(missed)),
+            Some(CursorStart { missed: Some(missed), .. }) => cursor.missed = Some(Box::new(missed)),
             _ => {}
         }
         if filter.is_some() {

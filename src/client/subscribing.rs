@@ -130,9 +130,9 @@ impl Client {
             // Before the stream begins, the client resumes anyway.
             Start::LastEventId if is_waiting => None,
             Start::LastEventId => {
-                self.last_event_id().map(|id| self.shared.topics.place_of_id(&shared_log, &all, id, bound))
+                self.last_event_id().map(|id| self.shared.topics.cursor_start_after_id(&shared_log, &all, id, bound))
             }
-            start => Some(self.shared.topics.place_of(&shared_log, start)),
+            start => Some(self.shared.topics.cursor_start_at(&shared_log, start)),
         };
         let mut state = lock(&self.state);
         let had_nothing = state.phase == Phase::Waiting;

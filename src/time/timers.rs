@@ -34,11 +34,11 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Timer {
     time: u64,
-    place: Option<Place>,
+    waiter: Option<WaiterSlot>,
 }
 
 /// A slot among the waiters of a shared timer.
-struct Place {
+struct WaiterSlot {
     timer: Arc<SharedTimer>,
     slot: Slot,
 }
@@ -110,7 +110,7 @@ impl Timer {
     }
 }
 
-impl Drop for Place {
+impl Drop for WaiterSlot {
     fn drop(&mut self) {
         let waker = lock(&self.timer.waiters).as_mut().and_then(|waiters| waiters.remove(self.slot));
         drop(waker);
@@ -123,7 +123,7 @@ impl Timers {
     }
 
     /// Waits for a time. `None`: the time cannot be represented.
-    fn wait(&self, time: u64, waker: &Waker) -> Option<Place> {
+    fn wait(&self, time: u64, waker: &Waker) -> Option<WaiterSlot> {
         const MILLISECOND: u64 = 1_000_000;
         let ms = time.div_ceil(MILLISECOND);
         let deadline = self.clock.instant(ms.saturating_mul(MILLISECOND))?;
@@ -172,9 +172,9 @@ impl SharedTimer {
     }
 
     /// Adds a waiter. `None`: the timer has fired.
-    fn waiter_slot(self: &Arc<Self>, waker: &Waker) -> Option<Place> {
+    fn waiter_slot(self: &Arc<Self>, waker: &Waker) -> Option<WaiterSlot> {
         let slot = lock(&self.waiters).as_mut()?.insert(waker.clone());
-        Some(Place { timer: Arc::clone(self), slot })
+        Some(WaiterSlot { timer: Arc::clone(self), slot })
     }
 
     fn set(self: &Arc<Self>) {
@@ -203,7 +203,7 @@ impl Wake for TimerWaker {
     }
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for WaiterSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.timer.fmt(f)
     }
@@ -211,7 +211,7 @@ impl fmt::Debug for Place {
 
 impl fmt::Debug for SharedTimer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bell").field("has_rung", &self.has_fired).finish_non_exhaustive()
+        f.debug_struct("SharedTimer").field("has_fired", &self.has_fired).finish_non_exhaustive()
     }
 }
 

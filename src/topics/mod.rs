@@ -20,7 +20,7 @@ pub(crate) use self::{
     deferred::{Deferred, once},
     frame_cache::{FRAME, Latest, Merged, Of},
     production::{Over, Production, Writer},
-    resume::{Bound, Joining, Place},
+    resume::{Bound, CursorStart, Joining},
     settings::{LastWord, TopicSettings},
     shared_log::{Kept, Parked, SharedLog, SharedLogState},
     store::Topics,

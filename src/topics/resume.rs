@@ -31,7 +31,7 @@ impl Bound {
 
 /// Where a cursor starts.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct CursorStart {
     pub(crate) next: u64,
     pub(crate) read: u64,
     pub(crate) told: u64,
@@ -43,7 +43,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Joining {
     pub(crate) shared_log: Arc<SharedLog>,
-    pub(crate) place: Place,
+    pub(crate) start: CursorStart,
 }
 
 impl Topics {
@@ -54,28 +54,28 @@ impl Topics {
         after: Position,
         bound: Bound,
         deferred: &mut Deferred,
-    ) -> Place {
+    ) -> CursorStart {
         let mut order = self.order(deferred);
-        let place = self.place(&mut order, shared_log, Start::After(after));
-        match bound.events().filter(|events| lock(&shared_log.state).log.count_from(place.next) > *events) {
+        let cursor_start = self.cursor_start(&mut order, shared_log, Start::After(after));
+        match bound.events().filter(|events| lock(&shared_log.state).log.count_from(cursor_start.next) > *events) {
             Some(events) => {
                 let missed =
                     (shared_log.retention.slow_client_policy != SlowClientPolicy::SkipSilently).then_some(after);
-                Place { missed, ..self.place(&mut order, shared_log, Start::Last(events)) }
+                CursorStart { missed, ..self.cursor_start(&mut order, shared_log, Start::Last(events)) }
             }
-            None => place,
+            None => cursor_start,
         }
     }
 
     /// Returns where a client resumes after this id. `all`: the client's logs, because the id may come from any of
     /// them.
-    pub(crate) fn place_of_id(
+    pub(crate) fn cursor_start_after_id(
         &self,
         shared_log: &SharedLog,
         all: &[Arc<SharedLog>],
         last_event_id: &str,
         bound: Bound,
-    ) -> Place {
+    ) -> CursorStart {
         let mut deferred = Deferred::default();
         let progress = self.progress(all.iter().map(|shared_log| &**shared_log), last_event_id, &mut deferred);
         // An unknown id resumes before the first event.
@@ -84,9 +84,9 @@ impl Topics {
     }
 
     /// Returns where a subscription starts.
-    pub(crate) fn place_of(&self, shared_log: &SharedLog, start: Start) -> Place {
+    pub(crate) fn cursor_start_at(&self, shared_log: &SharedLog, start: Start) -> CursorStart {
         let mut deferred = Deferred::default();
-        self.place(&mut self.order(&mut deferred), shared_log, start)
+        self.cursor_start(&mut self.order(&mut deferred), shared_log, start)
     }
 
     /// Returns how far a client with this id had read these logs. `None`: the id is unknown.
@@ -133,7 +133,7 @@ impl Topics {
         first
     }
 
-    pub(super) fn place(&self, order: &mut Order, shared_log: &SharedLog, start: Start) -> Place {
+    pub(super) fn cursor_start(&self, order: &mut Order, shared_log: &SharedLog, start: Start) -> CursorStart {
         let now_ms = self.clock.now_ms();
         if shared_log.is_pattern() {
             if start != Start::Now {
@@ -159,6 +159,6 @@ impl Topics {
                 (if is_known { log.after(position) } else { oldest }, missed.then_some(position))
             }
         };
-        Place { next, read: log.ordinal_before(next), told: log.lost(), missed }
+        CursorStart { next, read: log.ordinal_before(next), told: log.lost(), missed }
     }
 }

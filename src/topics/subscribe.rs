@@ -141,9 +141,9 @@ impl Topics {
         order.hold(&shared_log, &mut state, |state| state.subscribers += 1);
         shared_log.prepare_for(state.subscribers);
         drop(state);
-        let place = self.place(&mut order, &shared_log, start);
+        let start = self.cursor_start(&mut order, &shared_log, start);
         drop(order);
-        Some(Joining { shared_log, place })
+        Some(Joining { shared_log, start })
     }
 
     /// Removes a subscriber from a topic or a pattern, and its waker from the waiters.
