@@ -1,9 +1,12 @@
 //! How an event comes into the log.
 
 use std::{
+    mem,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
+
+use bytes::Bytes;
 
 use super::{
     deferred::{Deferred, ToWake},
@@ -16,14 +19,56 @@ use super::{
     store::Topics,
 };
 use crate::{
-    event::{self, Event},
+    event::{self, Audience, Event},
     log::{Entry, Position, Progress},
     sync::lock,
     time::nanoseconds,
 };
 
+/// A checked event, encoded except for its id.
+///
+/// It is made before any lock is taken and dropped after the last one is released, as its audience runs the program's code when it is dropped.
+struct Draft<'a> {
+    event: &'a Event,
+    wire: Vec<u8>,
+    /// The bytes of memory that the retained event takes.
+    cost: usize,
+    /// The publisher's own id, if it parses as an id of a registry.
+    like_ours: Option<Progress>,
+    audience: Option<Box<Audience>>,
+}
+
+impl Draft<'_> {
+    /// The event's bytes on the wire at this position, and where in them its `id:` line begins.
+    #[inline(always)]
+    fn encode(&mut self, position: Position) -> (Bytes, usize) {
+        let mut wire = mem::take(&mut self.wire);
+        let id_at = wire.len();
+        if self.event.has_data() {
+            wire.extend_from_slice(b"id: ");
+            match self.event.own_id() {
+                Some(id) => wire.extend_from_slice(id.as_bytes()),
+                None => position.write(&mut wire),
+            }
+            wire.push(b'\n');
+        }
+        (event::finish(wire), id_at)
+    }
+
+    /// Why the event is refused at this position, on a topic whose events may take up to `limit` bytes of memory.
+    fn refusal(&self, position: Position, limit: usize) -> Option<PublishError> {
+        let id_to_come = self.like_ours.as_ref().filter(|id| id.seen.era() == position.era() && id.seen >= position);
+        match id_to_come {
+            Some(id) => Some(PublishError::IdToCome { id: id.to_string() }),
+            None => (self.cost > limit).then_some(PublishError::TooLarge { size: self.cost, limit }),
+        }
+    }
+}
+
 impl Topics {
-    /// Publishes. `by`: whom the event comes from, if that is a producer or who stops one.
+    /// Publishes an event: checks and encodes it, gives it the next position, and applies it.
+    ///
+    /// `by`: the producer that writes the event, or the caller that cancels one, if there is one.
     pub(crate) fn publish(
         &self,
         name: &str,
@@ -31,40 +76,17 @@ impl Topics {
         by: Option<Writer<'_>>,
         elapsed: Duration,
     ) -> Result<Receipt, PublishError> {
-        let fields = event.encode_fields();
-        let id = event.own_id().map_or(Position::MAX_LENGTH, str::len);
-        let size = fields.len() + event::ROOM_FOR_ID + id;
-        let size = Entry::cost_of(size, event.own_id(), event.audience().is_some());
         let limit = self.settings.total_retention.bytes.saturating_sub(name.len() + SharedLog::OVERHEAD);
-        if size > limit {
-            return Err(PublishError::TooLarge { size, limit });
-        }
-        let audience = event.audience().cloned().map(Box::new);
-        let like_ours = event.own_id().and_then(|id| id.parse::<Progress>().ok());
+        let mut draft = Self::check(event, limit)?;
         let now_ms = self.clock.ms(elapsed);
         let mut deferred = Deferred::default();
         let (mut order, topic) = self.topic(name, &mut deferred);
-        let limit = limit.min(topic.retention.largest());
-        // Before the topic is locked, which its readers wait for.
         let position = order.last.next(now_ms);
-        let mut wire = fields;
-        let id_at = wire.len();
-        if event.has_data() {
-            wire.extend_from_slice(b"id: ");
-            match event.own_id() {
-                Some(id) => wire.extend_from_slice(id.as_bytes()),
-                None => position.write(&mut wire),
-            }
-            wire.push(b'\n');
-        }
-        let wire = event::finish(wire);
+        // Before the topic is locked, which its readers wait for.
+        let (wire, id_at) = draft.encode(position);
         let mut state = lock(&topic.state);
-        let refusal = match like_ours.filter(|id| id.seen.era() == position.era() && id.seen >= position) {
-            Some(id) => Some(PublishError::IdToCome { id: id.to_string() }),
-            None if size > limit => Some(PublishError::TooLarge { size, limit }),
-            None => Production::refusal(by, &topic, &state),
-        };
-        if let Some(refusal) = refusal {
+        let refusal = draft.refusal(position, limit.min(topic.retention.largest()));
+        if let Some(refusal) = refusal.or_else(|| Production::refusal(by, &topic, &state)) {
             self.forget_if_unused(&mut order, &topic, &state);
             return Err(refusal);
         }
@@ -78,13 +100,11 @@ impl Topics {
             own_id: event.own_id().is_some(),
             is_typed: event.is_typed(),
             slow_client_policy: topic.retention.slow_client_policy,
-            audience,
+            audience: draft.audience.take(),
             ticket: order.eviction_queue.push(Arc::clone(&topic)),
         };
-        order.last = position;
-        order.number = entry.number;
-        order.published += 1;
-        let (subscribers, to_wake) = self.append(&mut order, &topic, &mut state, &Arc::new(entry));
+        let mut to_wake = ToWake::default();
+        let subscribers = self.apply(&mut order, &topic, &mut state, &Arc::new(entry), &mut to_wake);
         // Before the topic is unlocked: nobody gets the event without the end.
         let outcome = by.and_then(Writer::outcome);
         let stopped = outcome.and_then(|outcome| self.mark_end(&mut order, &topic, &mut state, outcome, true));
@@ -101,21 +121,39 @@ impl Topics {
         Ok(Receipt { position, subscribers })
     }
 
-    /// Puts an event into its topic's log, and into those of the patterns that match. Gives how many subscribers it is
-    /// for, and whom to wake.
-    pub(super) fn append(
+    /// Checks and encodes an event before anything is locked. `limit`: the bytes of memory that the event may take.
+    // Not inlined, this and `encode` cost 10 of 310 ns of a publish.
+    #[inline(always)]
+    fn check(event: &Event, limit: usize) -> Result<Draft<'_>, PublishError> {
+        let wire = event.encode_fields();
+        let id = event.own_id().map_or(Position::MAX_LENGTH, str::len);
+        let size = wire.len() + event::ROOM_FOR_ID + id;
+        let cost = Entry::cost_of(size, event.own_id(), event.audience().is_some());
+        if cost > limit {
+            return Err(PublishError::TooLarge { size: cost, limit });
+        }
+        let like_ours = event.own_id().and_then(|id| id.parse().ok());
+        Ok(Draft { event, wire, cost, like_ours, audience: event.audience().cloned().map(Box::new) })
+    }
+
+    /// Appends an event to its topic's log and to the logs of the patterns that match. It becomes the registry's newest event.
+    ///
+    /// Returns the number of its subscribers. Adds the waiters to `to_wake`, for the caller to wake after the last lock is released.
+    fn apply(
         &self,
         order: &mut Order,
         topic: &SharedLog,
         state: &mut SharedLogState,
         entry: &Arc<Entry>,
-    ) -> (usize, ToWake) {
+        to_wake: &mut ToWake,
+    ) -> usize {
         let number = entry.number;
         let cost = entry.cost();
+        (order.last, order.number) = (entry.position, number);
+        order.published += 1;
         order.cost += cost;
         state.log.push(Arc::clone(entry), cost);
         topic.reach(number);
-        let share = order.share(self.share_of_patterns());
         // All stay locked until the event may be read, so that no reader runs in circles for it.
         let mut patterns: Vec<_> = state.patterns.iter().map(|pattern| lock(&pattern.state)).collect();
         for (pattern, at) in patterns.iter_mut().zip(&state.patterns) {
@@ -123,17 +161,17 @@ impl Topics {
             let cost = entry.cost_of_row();
             order.add_rows(cost);
             pattern.log.push(Arc::clone(entry), cost);
+            let share = order.share(self.share_of_patterns());
             order.trim(at, &mut pattern.log, share);
             at.reach(number);
         }
         self.set_horizon(number);
         let subscribers = topic.readers() + state.patterns.iter().map(|pattern| pattern.readers()).sum::<usize>();
-        let mut to_wake = ToWake::default();
         for (pattern, at) in patterns.iter_mut().zip(&state.patterns) {
-            at.take_waiters(pattern, &mut to_wake);
+            at.take_waiters(pattern, to_wake);
         }
         drop(patterns);
-        topic.take_waiters(state, &mut to_wake);
-        (subscribers, to_wake)
+        topic.take_waiters(state, to_wake);
+        subscribers
     }
 }
