@@ -358,7 +358,7 @@ impl OpenStream {
                     Err(frame) => match frame.into_trailers() {
                         Ok(mut trailers) => {
                             if !self.is_encoded {
-                                headers::forget_bytes(&mut trailers);
+                                headers::remove_byte_descriptions(&mut trailers);
                             }
                             self.rare().trailers = Some(trailers);
                             None

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_one_is_none_and_hides_no_other() {
+    fn a_blank_id_counts_as_absent() {
         for blank in [&b""[..], b" ", b"\t  "] {
             assert_eq!(find(Some(blank), "/", &names()), None);
             assert_eq!(find(Some(blank), "/?lastEventId=2-0", &names()).as_deref(), Some("2-0"));

@@ -20,7 +20,7 @@ pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-acce
 /// Headers and trailers that describe the exact bytes of a body.
 ///
 /// They are wrong once other bytes are inserted into the body.
-static OF_THE_BYTES: [HeaderName; 7] = [
+static DESCRIBES_BYTES: [HeaderName; 7] = [
     ACCEPT_RANGES,
     ETAG,
     LAST_MODIFIED,
@@ -117,7 +117,7 @@ pub(crate) fn prepare(headers: &mut HeaderMap, keeps_alive: bool, is_private: bo
     // The crate inserts nothing into an encoded body, but may end the body early.
     headers.remove(CONTENT_LENGTH);
     if !is_encoded(headers) {
-        forget_bytes(headers);
+        remove_byte_descriptions(headers);
     }
     lower_case_content_type(headers);
     let caching = if is_private { "no-store, no-transform" } else { "no-cache, no-transform" };
@@ -129,8 +129,8 @@ pub(crate) fn prepare(headers: &mut HeaderMap, keeps_alive: bool, is_private: bo
 }
 
 /// Removes the headers that describe the exact bytes of a body.
-pub(crate) fn forget_bytes(headers: &mut HeaderMap) {
-    OF_THE_BYTES.iter().for_each(|name| drop(headers.remove(name)));
+pub(crate) fn remove_byte_descriptions(headers: &mut HeaderMap) {
+    DESCRIBES_BYTES.iter().for_each(|name| drop(headers.remove(name)));
 }
 
 fn lower_case_content_type(headers: &mut HeaderMap) {
