@@ -1,22 +1,16 @@
 //! Bodies that pass through: how slow they may be, and what of their trailers goes on.
 
 use std::{
-    collections::VecDeque,
     error::Error,
     fmt::{self, Display},
-    pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
-use tokio::{
-    sync::Notify,
-    time::{Instant, Sleep, sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::headers::clean_trailers;
 
@@ -119,95 +113,4 @@ impl Error for Fault {
             Self::Broken(error) => Some(error),
         }
     }
-}
-
-/// The requests whose bodies are arriving, those first that began first.
-#[derive(Default)]
-pub(crate) struct Uploads(Mutex<VecDeque<Weak<Upload>>>);
-
-impl Uploads {
-    pub(crate) fn begin(&self) -> Arc<Upload> {
-        let state = State { went_on: Instant::now(), is_over: false, has_failed: false };
-        let upload = Arc::new(Upload { state: Mutex::new(state), makes_room: Notify::new() });
-        let mut uploads = lock(&self.0);
-        if uploads.len() == uploads.capacity() {
-            uploads.retain(|upload| upload.upgrade().is_some_and(|upload| !lock(&upload.state).is_over));
-        }
-        uploads.push_back(Arc::downgrade(&upload));
-        upload
-    }
-
-    /// Ends the oldest one. `false`: there is none.
-    pub(crate) fn make_room(&self) -> bool {
-        let mut uploads = lock(&self.0);
-        while let Some(upload) = uploads.pop_front() {
-            if let Some(upload) = upload.upgrade().filter(|upload| !lock(&upload.state).is_over) {
-                upload.makes_room.notify_one();
-                return true;
-            }
-        }
-        false
-    }
-}
-
-/// How far the body of a request is.
-pub(crate) struct Upload {
-    state: Mutex<State>,
-    makes_room: Notify,
-}
-
-struct State {
-    went_on: Instant,
-    is_over: bool,
-    has_failed: bool,
-}
-
-/// Who is late, if there is no answer.
-pub(crate) enum Late {
-    Client,
-    Upstream,
-}
-
-impl Upload {
-    /// This body is it.
-    pub(crate) fn watch<B: Body>(self: &Arc<Self>, body: B) -> impl Body<Data = B::Data, Error = B::Error> + use<B> {
-        lock(&self.state).is_over = body.is_end_stream();
-        let (ends, fails) = (Ends(Arc::clone(self)), Arc::clone(self));
-        body.inspect_frame(move |_| lock(&ends.0.state).went_on = Instant::now())
-            .inspect_err(move |_| lock(&fails.state).has_failed = true)
-    }
-
-    pub(crate) fn has_failed(&self) -> bool {
-        lock(&self.state).has_failed
-    }
-
-    /// Waits for an answer, for so long since the body last went on.
-    pub(crate) async fn answered_within<T>(&self, time: Duration, answer: impl Future<Output = T>) -> Result<T, Late> {
-        let mut answer = pin!(answer);
-        loop {
-            let went_on = lock(&self.state).went_on;
-            tokio::select! {
-                answer = answer.as_mut() => return Ok(answer),
-                () = self.makes_room.notified() => return Err(Late::Client),
-                () = sleep_until(went_on + time) => {
-                    if lock(&self.state).went_on == went_on {
-                        return Err(Late::Upstream);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Held by a body, as long as there is more of it.
-struct Ends(Arc<Upload>);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        lock(&self.0.state).is_over = true;
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,32 +1,44 @@
 //! What becomes of a request.
 
-use std::{error::Error, io, iter, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    io::{self, ErrorKind},
+    iter,
+    net::IpAddr,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE},
+    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{self, Client, connect::HttpConnector},
+    client::legacy::{
+        self, Client,
+        connect::{HttpConnector, HttpInfo},
+    },
     rt::{TokioExecutor, TokioTimer},
-};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
 };
 
 use crate::{
-    bodies::{Fault, Late, Passing, Uploads},
+    bodies::{Fault, Passing},
+    clients,
     connections::RequestBody,
-    headers::{self, Pseudonym},
+    headers,
+    hiding::hide,
     log::{Causes, complain, one_line},
     names::{self, Refused},
     options::Rules,
+    places::{NoPlace, Places},
     sockets::Patience,
+    translation::{Asked, Translation},
+    uploads::Unanswered,
     upstream::Upstream,
+    via::Pseudonym,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,9 +48,13 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Fewer than the file descriptors that are left for what is no client's connection.
 const POOL_MAX_IDLE: usize = 32;
 
-/// How long a request waits for the place of one that was ended.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
+/// When a client may try again that was one too many, in seconds.
+const RETRY_IN: HeaderValue = HeaderValue::from_static("1");
 const TOO_SLOW: Refused = Refused(StatusCode::REQUEST_TIMEOUT, "The request's body came too slowly.\n");
+const TOO_LATE: Refused = Refused(StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time.\n");
+const FULL: Refused = Refused(StatusCode::SERVICE_UNAVAILABLE, "The gateway has as many requests as it can take.\n");
+const SHARE_TAKEN: Refused =
+    Refused(StatusCode::TOO_MANY_REQUESTS, "From this address, there are as many requests as there may be.\n");
 
 type Answer = UnsyncBoxBody<Bytes, Fault>;
 
@@ -47,13 +63,11 @@ pub(crate) struct Gateway {
     upstream: Upstream,
     rules: Rules,
     pseudonym: Pseudonym,
-    /// Each request takes a connection to the upstream. Over HTTP/2, there can be more of them than of clients' connections.
-    places: Arc<Semaphore>,
-    uploads: Uploads,
+    places: Places,
 }
 
 impl Gateway {
-    pub(crate) fn new(upstream: Upstream, rules: Rules, patience: Patience, most: u32) -> io::Result<Self> {
+    pub(crate) fn new(upstream: Upstream, rules: Rules, patience: Patience, places: Places) -> io::Result<Self> {
         let mut connector = HttpConnector::new();
         patience.set_on_upstreams(&mut connector);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -62,8 +76,7 @@ impl Gateway {
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .pool_max_idle_per_host(POOL_MAX_IDLE)
             .build(connector);
-        let places = Arc::new(Semaphore::new(most as usize));
-        Ok(Self { client, upstream, rules, pseudonym: Pseudonym::random()?, places, uploads: Uploads::default() })
+        Ok(Self { client, upstream, rules, pseudonym: Pseudonym::random()?, places })
     }
 
     pub(crate) async fn answer(&self, request: Request<RequestBody>, peer: IpAddr) -> Response<Answer> {
@@ -74,6 +87,9 @@ impl Gateway {
             if status == StatusCode::METHOD_NOT_ALLOWED {
                 let others = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE");
                 response.headers_mut().insert(ALLOW, others);
+            }
+            if [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&status) {
+                response.headers_mut().insert(RETRY_AFTER, RETRY_IN);
             }
             response
         })
@@ -91,87 +107,116 @@ impl Gateway {
         if self.pseudonym.is_in(request.headers()) {
             return Err(Refused(StatusCode::LOOP_DETECTED, "The request has been at this gateway before.\n"));
         }
-        let Some(place) = self.place().await else {
-            return Err(Refused(StatusCode::SERVICE_UNAVAILABLE, "The gateway has as many requests as it can take.\n"));
-        };
+        let (mut head, body) = request.into_parts();
+        if !headers::has_one_length(&mut head.headers) {
+            return Err(Refused(StatusCode::BAD_REQUEST, "The request's lengths differ, or are none.\n"));
+        }
+        let client = clients::address(&head, peer, &self.rules.trusted_proxies);
+        let place = self.places.take(client, !body.is_end_stream()).await.map_err(|none| match none {
+            NoPlace::InAll => FULL,
+            NoPlace::OfAddress => SHARE_TAKEN,
+        })?;
         // Not the query: it may hold a secret.
-        let what = one_line(format_args!("{} {}", request.method(), request.uri().path()));
-        let (version, is_of_a_proxy) = (request.version(), self.rules.trusted_proxies.contains(&peer));
-        let told = match self.rules.sends_upstream_host {
-            true => Some(self.upstream.authority()),
-            false => host.as_ref(),
-        };
-        let Ok(mut request) = self.upstream.request(request, told) else {
+        let what = one_line(format_args!("{} {}", head.method, head.uri.path()));
+        let (version, is_of_a_proxy) = (head.version, self.rules.trusted_proxies.contains(&peer));
+        // Whoever named no host has asked for the upstream, by whichever name.
+        let told = host.as_ref().filter(|_| !self.rules.sends_upstream_host).unwrap_or(self.upstream.authority());
+        let Ok(mut request) = self.upstream.request(Request::from_parts(head, body), told) else {
             return Err(Refused(StatusCode::BAD_REQUEST, "The request's target has no meaning for the upstream.\n"));
         };
         headers::set_claims(request.headers_mut(), peer, is_of_a_proxy, host.as_ref());
         self.pseudonym.add_to(request.headers_mut(), version);
-        let upload = self.uploads.begin();
-        let request = request.map(|body| upload.watch(Passing::new(body, Some(self.rules.body))).boxed_unsync());
+        let asked = Asked::of(request.headers());
+        let body_silence = Some(self.rules.body);
+        let request = request.map(|body| place.upload.watch(Passing::new(body, body_silence)).boxed_unsync());
 
-        let response = match upload.answered_within(self.rules.answer, self.client.request(request)).await {
-            Ok(Ok(response)) => self.response(response),
+        let response = match place.upload.answered_within(self.rules.answer, self.client.request(request)).await {
+            Ok(Ok(response)) => self.response(response, asked),
             Ok(Err(error)) => Err((refused_for(&error), one_line(Causes(&error)))),
-            Err(Late::Client) => Err((TOO_SLOW, "It made room for another.".to_owned())),
-            Err(Late::Upstream) => {
-                Err((Refused(StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time.\n"), String::new()))
-            }
+            Err(Unanswered::MadeRoom) => Err((FULL, "It made room for another.".to_owned())),
+            Err(Unanswered::TimedOut) => Err((TOO_LATE, String::new())),
         };
         match response {
             Ok(response) => Ok(response.map(|body| {
-                let body = body.inspect_err(move |error| {
-                    let whose = if upload.has_failed() { "the client's body" } else { "the upstream" };
+                // The place is taken until the body has ended.
+                body.inspect_err(move |error| {
+                    let whose = if place.body_has_failed() { "the client's body" } else { "the upstream" };
                     complain(format_args!(
                         "{what}: {whose} broke in the middle of the answer: {}",
                         one_line(Causes(error))
                     ));
-                });
-                // Until it has ended.
-                body.inspect_frame(move |_| _ = &place).boxed_unsync()
+                })
+                .boxed_unsync()
             })),
             Err((refused, details)) => {
                 let Refused(status, sentence) = &refused;
-                let whose = if status.is_client_error() { "the client" } else { "the upstream" };
+                let whose = match *status {
+                    StatusCode::SERVICE_UNAVAILABLE => "the gateway",
+                    status if status.is_client_error() => "the client",
+                    _ => "the upstream",
+                };
                 complain(format_args!("{what}: {status}, by {whose}: {} {details}", sentence.trim_end()));
                 Err(refused)
             }
         }
     }
 
-    /// If there is none, the request whose body has been arriving for the longest time makes room.
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        if self.places.available_permits() == 0 && !self.uploads.make_room() {
-            return None;
-        }
-        timeout(ROOM_TIMEOUT, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
-    }
-
     /// The upstream's answer as the client gets it.
-    fn response(&self, response: Response<Incoming>) -> Result<Response<Passing<Incoming>>, (Refused, String)> {
+    fn response(
+        &self,
+        response: Response<Incoming>,
+        asked: Option<Asked>,
+    ) -> Result<Response<Answer>, (Refused, String)> {
         let nonsense = |sentence| Err((Refused(StatusCode::BAD_GATEWAY, sentence), String::new()));
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return nonsense("The upstream switched protocols without being asked.\n");
         }
         let version = response.version();
+        let outside = Translation::new(self.upstream.names(), response.extensions().get::<HttpInfo>(), asked);
         let Some(mut response) = self.upstream.response(response) else {
             return nonsense("Nobody can say where the answer of the upstream ends.\n");
         };
-        headers::hide_hops(response.headers_mut());
+        hide(response.headers_mut(), &outside);
         self.pseudonym.add_to(response.headers_mut(), version);
         let content_type = response.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let is_stream = content_type.to_ascii_lowercase().starts_with(b"text/event-stream");
         let silence = (!is_stream).then_some(self.rules.answer);
-        Ok(response.map(|body| Passing::new(body, silence)))
+        Ok(response.map(|body| {
+            let hides = move |mut frame: Frame<Bytes>| {
+                if let Some(trailers) = frame.trailers_mut() {
+                    hide(trailers, &outside);
+                }
+                frame
+            };
+            Passing::new(body, silence).map_frame(hides).boxed_unsync()
+        }))
     }
 }
 
 /// Whose fault it is.
 fn refused_for(error: &legacy::Error) -> Refused {
-    let causes = iter::successors(error.source(), |cause| (**cause).source());
-    match causes.filter_map(|cause| cause.downcast_ref()).next() {
-        Some(Fault::TooSlow) => TOO_SLOW,
-        Some(Fault::Broken(_)) => Refused(StatusCode::BAD_REQUEST, "The request's body broke.\n"),
-        None if error.is_connect() => Refused(StatusCode::BAD_GATEWAY, "The upstream cannot be reached.\n"),
-        None => Refused(StatusCode::BAD_GATEWAY, "The connection to the upstream broke before it answered.\n"),
+    let causes = || iter::successors(error.source(), |cause| (**cause).source());
+    match causes().find_map(|cause| cause.downcast_ref()) {
+        Some(Fault::TooSlow) => return TOO_SLOW,
+        Some(Fault::Broken(_)) => return Refused(StatusCode::BAD_REQUEST, "The request's body broke.\n"),
+        None => {}
     }
+    match causes().find_map(|cause| cause.downcast_ref()) {
+        Some(error) if is_own(error) => FULL,
+        Some(error) if error.kind() == ErrorKind::TimedOut => TOO_LATE,
+        _ if error.is_connect() => Refused(StatusCode::BAD_GATEWAY, "The upstream cannot be reached.\n"),
+        _ => Refused(StatusCode::BAD_GATEWAY, "The connection to the upstream broke before it answered.\n"),
+    }
+}
+
+/// Whether the gateway itself has no more files, or no more ports.
+fn is_own(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let has_no_files = error.raw_os_error().is_some_and(|number| {
+        use nix::errno::Errno;
+        [Errno::EMFILE, Errno::ENFILE].contains(&Errno::from_raw(number))
+    });
+    #[cfg(not(unix))]
+    let has_no_files = false;
+    has_no_files || error.kind() == ErrorKind::AddrNotAvailable
 }

@@ -1,10 +1,10 @@
 //! Headers that are no matter of the client and the upstream alone.
 
-use std::{io, net::IpAddr};
+use std::net::IpAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Version,
-    header::{CONNECTION, CONTENT_LENGTH, VIA},
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, CONTENT_LENGTH},
     uri::Authority,
 };
 
@@ -197,47 +197,11 @@ pub(crate) fn has_one_length(headers: &mut HeaderMap) -> bool {
     }
 }
 
-/// By what name this process says `Via` that a message came through it (RFC 9110, 7.6.3). It tells nobody where that is.
-pub(crate) struct Pseudonym(String);
-
-impl Pseudonym {
-    pub(crate) fn random() -> io::Result<Self> {
-        Ok(Self(format!("gateway-{:016x}", getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?)))
-    }
-
-    /// Whether a message has been here.
-    pub(crate) fn is_in(&self, headers: &HeaderMap) -> bool {
-        let received_by = |hop: &[u8]| hop.split(u8::is_ascii_whitespace).nth(1).map(<[u8]>::to_vec);
-        headers.get_all(VIA).iter().flat_map(tokens).filter_map(received_by).any(|name| name == self.0.as_bytes())
-    }
-
-    /// `version`: in which the message was received.
-    pub(crate) fn add_to(&self, headers: &mut HeaderMap, version: Version) {
-        let version = match version {
-            Version::HTTP_10 => "1.0",
-            Version::HTTP_2 => "2",
-            _ => "1.1",
-        };
-        if let Ok(hop) = HeaderValue::try_from(format!("{version} {}", self.0)) {
-            headers.append(VIA, hop);
-        }
-    }
-}
-
-/// Leaves of each hop behind this one the protocol alone (RFC 9110, 7.6.3).
-pub(crate) fn hide_hops(headers: &mut HeaderMap) {
-    let protocol = |hop: &[u8]| Some(format!("{} upstream", hop.split(u8::is_ascii_whitespace).next()?.escape_ascii()));
-    let hops: Vec<String> = headers.get_all(VIA).iter().flat_map(tokens).filter_map(protocol).collect();
-    if let (false, Ok(hidden)) = (hops.is_empty(), HeaderValue::try_from(hops.join(", "))) {
-        headers.insert(VIA, hidden);
-    }
-}
-
 pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
     tokens(value).any(|one| one.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 

@@ -31,16 +31,26 @@
 //!   `x-forwarded-for` goes on from what it says.
 //! - `via` tells both sides of this hop, by a random name that it has for as long as it runs. A request that has been here
 //!   before is a 508.
-//! - `location`, `content-location` and `refresh` do not name the upstream: what is there becomes a path. `via` does not name
-//!   who is behind it, `alt-svc` is removed, and no answer of the gateway's own names the upstream either. What the upstream
-//!   writes into its bodies and into other headers passes.
+//! - A request of HTTP/1.0 that names no host is one for the upstream's own. With `--host`, it is a 421.
+//! - No header of an answer names the upstream, by none of its names: the one in `--upstream`, the address that it has, all
+//!   names of this machine if it is here, and each `--upstream-name`. `location`, `content-location`, `refresh` and `link`
+//!   get a path in place of its URL. Other headers get the host that was asked, and its `x-forwarded-proto`: `www-authenticate`,
+//!   `access-control-allow-origin`, `server-timing` and the rest. `set-cookie` loses its `domain`. What speaks of the inside
+//!   alone is removed: `alt-svc`, `forwarded`, `x-forwarded-*`, `x-served-by` and their kin (`hiding.rs`). `via` does not name
+//!   who is behind the upstream, the words after a status are the usual ones, and no answer of the gateway's own names the
+//!   upstream. Bodies, the values of cookies, and URLs that are percent-encoded in others pass as they are.
 //! - The path of `--upstream` is a prefix, not a fence: `..` passes as it is.
 //!
 //! # Bounds
 //!
 //! - Silent and slow clients cannot fill it up: `examples/support/connections.rs`. It has as many connections as the limit
-//!   on open files allows, half of them to the upstream, one for each request. When there is none for another request, as can
-//!   be over HTTP/2, the request whose body has been arriving for the longest time ends with a 408. Without such, it is a 503.
+//!   on open files allows, half of them to the upstream, one for each request.
+//! - One client cannot take all of these. An address has a share of the requests (`--requests-per-address`), counted as
+//!   [`ClientIpKey`](tower_sse::ClientIpKey) does, behind a `--trusted-proxy` by `x-forwarded-for`. The next request is a 429. A
+//!   connection of HTTP/2 has a share as well (`--requests-per-connection`). The next stream is refused (`REFUSED_STREAM`),
+//!   and a client that heeds the connection's settings waits instead.
+//! - When a share is used up, or all is, the request whose body has been arriving for the longest time makes room, with a
+//!   503. When no body is arriving, the new request is refused: 503 if the gateway is full. Both say `retry-after`.
 //! - A request whose body comes too slowly (`--body-ms`) is a 408. An answer that does not begin in time is a 504, and one
 //!   that goes on too slowly is broken off (`--answer-ms`). An event stream may be silent for ever.
 //! - Clients and upstreams that are gone without saying so are found: `examples/support/sockets.rs`.
@@ -52,18 +62,24 @@
 //! - 502: what the upstream says makes no sense, as two lengths that differ.
 
 mod bodies;
+mod clients;
 #[path = "../support/connections.rs"]
 mod connections;
 mod gateway;
 mod headers;
+mod hiding;
 mod log;
 mod names;
 mod options;
+mod places;
 #[path = "../support/signals.rs"]
 mod signals;
 #[path = "../support/sockets.rs"]
 mod sockets;
+mod translation;
+mod uploads;
 mod upstream;
+mod via;
 
 use std::{
     convert::Infallible,
@@ -85,6 +101,7 @@ use crate::{
     gateway::Gateway,
     log::complain,
     options::{Options, USAGE},
+    places::Places,
     signals::Signals,
 };
 
@@ -128,13 +145,16 @@ async fn run(options: Options) -> io::Result<()> {
     writeln!(io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     io::stdout().flush()?;
 
+    // Each has one to the upstream.
+    let connections = Connections::new(options.patience, 2);
+    let all = connections.most();
+    let (per_address, per_connection) = options.shares(all);
+    let connections = connections.requests_each(per_connection);
+    let places = Places::new(all as usize, per_address as usize);
     // Nothing is published here: the registry counts the streams, and the layer keeps them alive.
     let registry = Registry::new();
     let sse = SseLayer::new(&registry).heartbeat(options.heartbeat).finish_on_drain(true);
-    // Each has one to the upstream.
-    let connections = Connections::new(options.patience, 2);
-    let most = connections.most();
-    let gateway = Arc::new(Gateway::new(options.upstream, options.rules, options.patience, most)?);
+    let gateway = Arc::new(Gateway::new(options.upstream, options.rules, options.patience, places)?);
     let make_service = service_fn(|peer: SocketAddr| {
         let (gateway, peer) = (Arc::clone(&gateway), peer.ip().to_canonical());
         let answer = service_fn(move |request| {

@@ -28,8 +28,22 @@ impl FromStr for Name {
 
 impl Name {
     pub(crate) fn is(&self, authority: &Authority) -> bool {
-        host_of(authority) == self.host && self.port.is_none_or(|port| authority.port_u16().unwrap_or(80) == port)
+        self.is_of(&host_of(authority), authority.port_u16().unwrap_or(80))
     }
+
+    /// `host`: as [`host_of`] has it.
+    pub(crate) fn is_of(&self, host: &str, port: u16) -> bool {
+        host == self.host && self.port.is_none_or(|one| one == port)
+    }
+
+    pub(crate) fn is_below(&self, domain: &str) -> bool {
+        is_below(&self.host, domain)
+    }
+}
+
+/// Whether this host has a name in that domain.
+pub(crate) fn is_below(host: &str, domain: &str) -> bool {
+    !domain.is_empty() && host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
 }
 
 /// In lower case, and without the dot at the end of a full name.
@@ -37,7 +51,7 @@ pub(crate) fn host_of(authority: &Authority) -> String {
     authority.host().trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// The host that is asked. `None`: HTTP/1.0 need not say.
+/// The host that is asked. `None`: a request of HTTP/1.0 need not name one.
 ///
 /// What hyper lets pass and another server may read in another way is an error: several hosts, none, one that is no host, a
 /// target that is no path, and framing other than chunks.
@@ -56,24 +70,25 @@ pub(crate) fn asked<B>(request: &Request<B>) -> Result<Option<Authority>, Refuse
     if hosts.next().is_some() {
         return bad_request("The request has more than one Host.\n");
     }
-    let named = match (target.authority(), host) {
-        (Some(authority), _) => parse(authority.as_str().as_bytes()),
-        (None, Some(host)) => parse(host.as_bytes()),
-        (None, None) if request.version() == Version::HTTP_10 => return Ok(None),
-        (None, None) => None,
+    let host = match host.map(|host| parse(host.as_bytes())) {
+        // A bad one is an error even where it means nothing (RFC 9112, 3.2).
+        Some(None) => return bad_request("The request's Host is not a host.\n"),
+        host => host.flatten(),
     };
-    match (named, host) {
-        (Some(_), None) if request.version() == Version::HTTP_11 => bad_request("The request has no Host.\n"),
+    let Some(authority) = target.authority() else {
+        return match host {
+            None if request.version() != Version::HTTP_10 => bad_request("The request has no Host.\n"),
+            host => Ok(host),
+        };
+    };
+    let Some(named) = parse(authority.as_str().as_bytes()) else {
+        return bad_request("The request's target names no host.\n");
+    };
+    match (request.version(), host) {
+        (Version::HTTP_11, None) => bad_request("The request has no Host.\n"),
         // Over HTTP/1.1, a whole URI as the target stands for the host, whatever `Host` says (RFC 9112, 3.2.2).
-        (Some(named), Some(host))
-            if request.version() == Version::HTTP_2
-                && !host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()) =>
-        {
-            bad_request("The request has two different hosts.\n")
-        }
-        (Some(named), _) => Ok(Some(named)),
-        (None, None) => bad_request("The request has no Host.\n"),
-        (None, Some(_)) => bad_request("The request's Host is not a host.\n"),
+        (Version::HTTP_2, Some(host)) if host != named => bad_request("The request has two different hosts.\n"),
+        _ => Ok(Some(named)),
     }
 }
 

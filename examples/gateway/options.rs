@@ -1,6 +1,6 @@
 //! What the program is started with.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use tower_sse::Heartbeat;
 
@@ -8,15 +8,25 @@ use crate::{names::Name, sockets::Patience, upstream::Upstream};
 
 pub(crate) const USAGE: &str =
     "usage: gateway --upstream http://HOST[:PORT][/PATH] [--listen ADDR:PORT] [--host NAME[:PORT]]...
-               [--upstream-host] [--trusted-proxy ADDR]... [--heartbeat-ms MS] [--gone-after-ms MS]
-               [--body-ms MS] [--answer-ms MS] [--finish-ms MS]
+               [--upstream-host] [--upstream-name NAME[:PORT]]... [--trusted-proxy ADDR]...
+               [--requests-per-address N] [--requests-per-connection N] [--heartbeat-ms MS]
+               [--gone-after-ms MS] [--body-ms MS] [--answer-ms MS] [--finish-ms MS]
 
   --upstream       where requests go
   --listen         where clients come; port 0 picks a free one (default: 127.0.0.1:8080)
   --host           a name that clients may ask for, with a port or with any; others get a 421 (default: all)
   --upstream-host  tells the upstream its own host instead of the one that was asked for. This takes away what the
                    upstream does against pages of other sites (DNS rebinding), so it needs --host
-  --trusted-proxy  the address of a proxy before this one: what it says of its clients goes on
+  --upstream-name  another name that the upstream has for itself, with a port or with any: its answers shall not tell it
+  --trusted-proxy  the address of a proxy before this one: what it says of its clients goes on, and a request counts
+                   for the address that it says
+  --requests-per-address
+                   how many requests and open streams one client address may have at once; the next gets a 429. Of
+                   IPv6 addresses, a /64 network is one (default: a quarter of all that the limit on open files
+                   allows, at most 1000)
+  --requests-per-connection
+                   the same of one HTTP/2 connection; the next stream is refused (default: half of what an address
+                   may have, at most 100; with --trusted-proxy: 100)
   --heartbeat-ms   how long a stream is silent before it gets a heartbeat; 0 sends none (default: 15000)
   --gone-after-ms  how long a peer may answer nothing, or send no request, before its connection is closed
                    (default: 30000, at least 1000)
@@ -26,6 +36,9 @@ pub(crate) const USAGE: &str =
                    (default: 600000)
   --finish-ms      how long answers may go on when the gateway is told to end (default: 30000)";
 
+/// The least that HTTP/2 recommends where there is room for it (RFC 9113, 6.5.2).
+const MOST_PER_CONNECTION: u32 = 100;
+
 pub(crate) struct Options {
     pub(crate) listen: String,
     pub(crate) upstream: Upstream,
@@ -33,6 +46,8 @@ pub(crate) struct Options {
     pub(crate) heartbeat: Heartbeat,
     pub(crate) patience: Patience,
     pub(crate) finish: Duration,
+    pub(crate) per_address: Option<u32>,
+    pub(crate) per_connection: Option<u32>,
 }
 
 /// What holds for each request.
@@ -50,6 +65,8 @@ impl Options {
     pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut listen = "127.0.0.1:8080".to_owned();
         let mut upstream = None;
+        let mut upstream_names = Vec::new();
+        let (mut per_address, mut per_connection) = (None, None);
         let mut rules = Rules {
             hosts: Vec::new(),
             sends_upstream_host: false,
@@ -65,10 +82,13 @@ impl Options {
             match flag.as_str() {
                 "--help" | "-h" => return Ok(None),
                 "--listen" => listen = value()?,
-                "--upstream" => upstream = Some(Upstream::parse(&value()?)?),
+                "--upstream" => upstream = Some(value()?),
                 "--host" => rules.hosts.push(parsed(&flag, &value()?, "NAME or NAME:PORT")?),
                 "--upstream-host" => rules.sends_upstream_host = true,
+                "--upstream-name" => upstream_names.push(parsed(&flag, &value()?, "NAME or NAME:PORT")?),
                 "--trusted-proxy" => rules.trusted_proxies.push(parsed(&flag, &value()?, "an IP address")?),
+                "--requests-per-address" => per_address = Some(number(&flag, &value()?)?),
+                "--requests-per-connection" => per_connection = Some(number(&flag, &value()?)?),
                 "--heartbeat-ms" => {
                     heartbeat = match milliseconds(&flag, &value()?)? {
                         Duration::ZERO => Heartbeat::off(),
@@ -82,18 +102,30 @@ impl Options {
                 _ => return Err(format!("unknown argument {flag:?}")),
             }
         }
-        let upstream = upstream.ok_or("--upstream is missing")?;
+        let upstream = Upstream::parse(&upstream.ok_or("--upstream is missing")?, upstream_names)?;
         if rules.sends_upstream_host && rules.hosts.is_empty() {
             return Err(
                 "--upstream-host needs --host: nobody else would look at the host that was asked for".to_owned()
             );
         }
-        Ok(Some(Self { listen, upstream, rules, heartbeat, patience, finish }))
+        Ok(Some(Self { listen, upstream, rules, heartbeat, patience, finish, per_address, per_connection }))
+    }
+
+    /// How many requests an address may have at once, and how many a connection, if there may be so many in all.
+    pub(crate) fn shares(&self, all: u32) -> (u32, u32) {
+        let per_address = self.per_address.unwrap_or((all / 4).clamp(1, 1000));
+        // On the connection of a proxy, there are requests of many addresses.
+        let of_one = if self.rules.trusted_proxies.is_empty() { per_address / 2 } else { MOST_PER_CONNECTION };
+        (per_address, self.per_connection.unwrap_or(of_one.clamp(1, MOST_PER_CONNECTION)))
     }
 }
 
 fn parsed<T: std::str::FromStr>(flag: &str, text: &str, what: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("{flag} takes {what}, not {text:?}"))
+}
+
+fn number(flag: &str, text: &str) -> Result<u32, String> {
+    Ok(parsed::<NonZeroU32>(flag, text, "a whole number from 1 on")?.get())
 }
 
 fn milliseconds(flag: &str, text: &str) -> Result<Duration, String> {

@@ -32,8 +32,9 @@
 //! # What it does not do
 //!
 //! - It bounds no address: one client can have all connections, as long as each of them is being answered. Use a `Limit` per
-//!   address, as the dashboard does.
-//! - It gives no deadline to a request's body. The gateway does.
+//!   address, as the dashboard does, or count all requests, as the gateway does. `requests_each` bounds an HTTP/2 connection.
+//! - It gives no deadline to a request's body. tower-http's `TimeoutLayer` around the service does, where it reads all of a body
+//!   before it answers: see the dashboard. The gateway passes bodies on, and asks for a pace.
 
 use std::{
     collections::HashMap,
@@ -82,6 +83,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 pub(crate) struct Connections {
     patience: Patience,
     most: u32,
+    requests_each: Option<u32>,
     places: Arc<Semaphore>,
     open: Arc<Mutex<HashMap<u64, Arc<Connection>>>>,
     stop: watch::Sender<bool>,
@@ -96,7 +98,14 @@ impl Connections {
         let files = 1 << 16;
         let most = (files.saturating_sub(RESERVED_FILES) / files_each).clamp(1, 1 << 16) as u32;
         let places = Arc::new(Semaphore::new(most as usize));
-        Self { patience, most, places, open: Arc::default(), stop: watch::channel(false).0 }
+        Self { patience, most, requests_each: None, places, open: Arc::default(), stop: watch::channel(false).0 }
+    }
+
+    /// How many requests one HTTP/2 connection may have at once. Default: hyper's, 200. The next is refused
+    /// (`REFUSED_STREAM`), before the service sees it. Over HTTP/1.1, a connection has one.
+    #[allow(dead_code, reason = "not all programs need another bound")]
+    pub(crate) fn requests_each(self, most: u32) -> Self {
+        Self { requests_each: Some(most), ..self }
     }
 
     /// How many there may be at once.
@@ -120,6 +129,9 @@ impl Connections {
         let _ = SockRef::from(&listener).listen(BACKLOG);
         let mut server = auto::Builder::new(TokioExecutor::new());
         self.patience.ping(&mut server);
+        if let Some(most) = self.requests_each {
+            server.http2().max_concurrent_streams(most);
+        }
         for number in 0.. {
             let (socket, peer, place) = self.accept(&listener).await;
             self.patience.set_on(&socket);

@@ -44,6 +44,13 @@ async fn a_request_that_two_servers_could_read_in_two_ways_is_refused() {
             ("GET / HTTP/1.1\r\nhost: a.test:b\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nhost: \u{e4}.test\r\n\r\n", 400),
             ("GET http://user@a.test/ HTTP/1.1\r\nhost: a.test\r\n\r\n", 400),
+            // A bad Host is one in whichever form the target is (RFC 9112, 3.2). A good one means nothing beside a whole URI.
+            ("GET http://a.test/ HTTP/1.1\r\nhost: a b\r\n\r\n", 400),
+            ("GET http://a.test/ HTTP/1.1\r\nhost: user@a.test\r\n\r\n", 400),
+            ("GET http://a.test/ HTTP/1.1\r\nhost:\r\n\r\n", 400),
+            ("GET http://a.test/ HTTP/1.0\r\nhost: a/b\r\n\r\n", 400),
+            ("GET http://a.test/ HTTP/1.1\r\nhost: b.test\r\n\r\n", 200),
+            ("GET http://a.test/ HTTP/1.0\r\n\r\n", 200),
             ("GET ftp://a.test/ HTTP/1.1\r\nhost: a.test\r\n\r\n", 400),
             ("GET foo HTTP/1.1\r\nhost: a.test\r\n\r\n", 400),
             ("GET foo.test:80 HTTP/1.1\r\nhost: a.test\r\n\r\n", 400),
@@ -90,6 +97,38 @@ async fn over_http_2_too_a_request_has_one_host_that_is_one() {
         }
         let star = Request::builder().method(Method::GET).uri("http://a.test/%2a").body(AnyBody::default()).unwrap();
         assert_eq!(client.send(star).await.unwrap().status(), StatusCode::OK);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn several_lengths_of_a_request_are_one_or_a_400() {
+    within_20_s(async {
+        let (upstream, mut requests) = recording_upstream().await;
+        let gateway = Gateway::start(&upstream, &[]).await;
+        for version in VERSIONS {
+            for (lengths, is_one) in [(["4", "4"], true), (["4", "04"], true), (["4", "5"], false), (["4", "x"], false)]
+            {
+                let status = match version {
+                    Version::HTTP_2 => {
+                        let mut request = request("POST", "/", any(Full::from("body")));
+                        let lengths = lengths.map(|length| (CONTENT_LENGTH, HeaderValue::from_static(length)));
+                        lengths.into_iter().for_each(|(name, value)| _ = request.headers_mut().append(name, value));
+                        // h2 itself resets what it takes for no length.
+                        let response = gateway.client(version).await.send(request).await;
+                        response.map_or(400, |response| response.status().as_u16())
+                    }
+                    _ => {
+                        let lengths = lengths.map(|length| format!("content-length: {length}\r\n")).concat();
+                        let request = format!("POST / HTTP/1.1\r\nhost: a.test\r\n{lengths}\r\nbody");
+                        let head = read_until(&mut raw(gateway.address, &request).await, "\r\n\r\n").await;
+                        head["HTTP/1.1 ".len()..][..3].parse().unwrap()
+                    }
+                };
+                assert_eq!(status, if is_one { 200 } else { 400 }, "{version:?} {lengths:?}");
+                assert_eq!(requests.try_recv().is_ok_and(|seen| all(&seen.headers, "content-length") == ["4"]), is_one);
+            }
+        }
     })
     .await;
 }

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
-    convert::Infallible,
     net::SocketAddr,
     process::Stdio,
     sync::{Arc, Mutex},
@@ -10,14 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Response, Version};
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
-    process::ChildStderr,
+    process::{ChildStderr, Command},
     time::timeout,
 };
 
@@ -30,19 +28,22 @@ mod connections;
 mod example;
 mod failures;
 mod framing;
+mod hiding;
 #[path = "../support/listener.rs"]
 mod listener;
 mod names;
 mod proxying;
-#[path = "../support/siege.rs"]
-mod siege;
+mod shares;
 #[path = "../support/spec.rs"]
 mod spec;
 mod streams;
+#[path = "../support/upstream.rs"]
+mod upstream;
 use bodies::AnyBody;
 use client::Client;
 use example::{Example, Server};
 use listener::listen;
+use upstream::upstream;
 
 static GATEWAY: Example = Example::named("gateway");
 
@@ -56,7 +57,12 @@ struct Gateway {
 impl Gateway {
     async fn start(upstream: &str, flags: &[&str]) -> Self {
         let mut command = GATEWAY.command();
-        command.args(["--listen", "127.0.0.1:0", "--upstream", upstream]).args(flags).stderr(Stdio::piped());
+        command.args(["--listen", "127.0.0.1:0", "--upstream", upstream]).args(flags);
+        Self::started(command).await
+    }
+
+    async fn started(mut command: Command) -> Self {
+        command.stderr(Stdio::piped());
         let mut server = Server::start(&mut command).await;
         let address = server.url.strip_prefix("http://").unwrap().parse().unwrap();
         let stderr = BufReader::new(server.process.stderr.take().unwrap()).lines();
@@ -66,23 +72,6 @@ impl Gateway {
     async fn client(&self, version: Version) -> Client {
         Client::connect(self.address, version).await
     }
-}
-
-/// A server on a free port, and where it is.
-async fn upstream<A>(answer: impl Fn(Request<Incoming>) -> A + Clone + Send + 'static) -> String
-where
-    A: Future<Output = Response<AnyBody>> + Send + 'static,
-{
-    let address = listen(move |socket| {
-        let answer = answer.clone();
-        let service = service_fn(move |request| {
-            let answer = answer(request);
-            async { Ok::<_, Infallible>(answer.await) }
-        });
-        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service);
-        async { _ = connection.await }
-    });
-    format!("http://{}", address.await)
 }
 
 async fn upstream_once(response: Response<AnyBody>) -> String {
