@@ -1,0 +1,52 @@
+//! The dashboard with 512 file descriptors.
+
+use std::net::SocketAddr;
+
+use http::{StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use tokio::time::Instant;
+
+use crate::{
+    alone,
+    bodies::any,
+    client::{Client, VERSIONS, get, request},
+    example::{Example, Server},
+    siege::{self, Siege, Times},
+};
+
+static DASHBOARD: Example = Example::named("dashboard");
+
+#[tokio::test]
+async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_served_within_a_second() {
+    alone(&DASHBOARD, async {
+        let mut command = siege::with_few_files(DASHBOARD.executable());
+        let server = Server::start(command.env("PORT", "0")).await;
+        let address: SocketAddr = server.url.strip_prefix("http://").unwrap().parse().unwrap();
+        let mut reader = Client::connect(address, Version::HTTP_11).await;
+        let mut stream = reader.send(get("/events?topic=news")).await.unwrap();
+
+        let mut siege = Siege::lay(address, "/publish/other").await;
+        let mut times = Times::default();
+        for _ in 0..20 {
+            let (time, status) = siege::get(address, "/").await;
+            assert_eq!(status, "HTTP/1.1 200 OK");
+            times.note(time);
+            for version in VERSIONS {
+                let begun = Instant::now();
+                let mut client = Client::connect(address, version).await;
+                let published = request("POST", "/publish/news", any(Full::from("still here")));
+                assert_eq!(client.send(published).await.unwrap().status(), StatusCode::OK);
+                times.note(begun.elapsed());
+            }
+        }
+        times.are_within_a_second();
+        assert!(siege.left() > 100, "{} are left", siege.left());
+        // A stream that is open makes room for nobody.
+        let mut text = String::new();
+        while text.matches("still here").count() < 40 {
+            let frame = stream.frame().await.expect("no end").unwrap();
+            text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+        }
+    })
+    .await;
+}

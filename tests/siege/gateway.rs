@@ -1,0 +1,192 @@
+//! The gateway with 512 file descriptors.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::Stdio,
+    sync::{Arc, Mutex},
+};
+
+use http::{Response, StatusCode, Version};
+use http_body::Frame;
+use http_body_util::{BodyExt, Collected, Full};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
+
+use crate::{
+    alone,
+    bodies::{any, channel, event_stream},
+    client::{Client, VERSIONS, get, request},
+    example::{Example, Server},
+    siege::{self, Siege, Times},
+    upstream::upstream,
+};
+
+static GATEWAY: Example = Example::named("gateway");
+/// Another address of this machine than that of those who mean no good.
+const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// A gateway that has fewer file descriptors than its enemies have connections.
+async fn with_few_files(upstream: &str, flags: &[&str]) -> (Server, SocketAddr) {
+    let mut command = siege::with_few_files(GATEWAY.executable());
+    command.args(["--listen", "127.0.0.1:0", "--upstream", upstream]).args(flags);
+    let server = Server::start(command.stderr(Stdio::null())).await;
+    let address = server.url.trim_start_matches("http://").parse().unwrap();
+    (server, address)
+}
+
+#[tokio::test]
+async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_served_within_a_second() {
+    alone(&GATEWAY, async {
+        let (frames, body) = channel();
+        let body = Arc::new(Mutex::new(Some(body)));
+        let upstream = upstream(move |request| {
+            let stream = (request.uri().path() == "/stream").then(|| body.lock().unwrap().take()).flatten();
+            async move {
+                match stream {
+                    Some(stream) => event_stream(stream),
+                    None => Response::new(any(Full::from(request.into_body().collect().await.unwrap().to_bytes()))),
+                }
+            }
+        })
+        .await;
+        let (_server, address) = with_few_files(&upstream, &["--heartbeat-ms", "0"]).await;
+        let mut stream = Client::connect(address, Version::HTTP_11).await.send(get("/stream")).await.unwrap();
+
+        let mut siege = Siege::lay(address, "/").await;
+        let mut times = Times::default();
+        for _ in 0..20 {
+            let (time, status) = siege::get(address, "/").await;
+            assert_eq!(status, "HTTP/1.1 200 OK");
+            times.note(time);
+            for version in VERSIONS {
+                let begun = Instant::now();
+                let response = Client::connect(address, version).await.send(get("/")).await.unwrap();
+                assert_eq!(response.status(), StatusCode::OK);
+                times.note(begun.elapsed());
+            }
+        }
+        times.are_within_a_second();
+        assert!(siege.left() > 100, "{} are left", siege.left());
+        // Whoever is being answered makes room for nobody.
+        frames.send(Ok(Frame::data("data: still here\n\n".into()))).await.unwrap();
+        assert_eq!(stream.frame().await.unwrap().unwrap().into_data().unwrap(), "data: still here\n\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_thousand_connections_of_any_one_kind_keep_nobody_out_either() {
+    alone(&GATEWAY, async {
+        let upstream = upstream(|_| async { Response::new(any(Full::from("here"))) }).await;
+        let (_server, address) = with_few_files(&upstream, &[]).await;
+        Siege::lay_each(address, "/", async |_siege| {
+            let mut times = Times::default();
+            for _ in 0..5 {
+                let (time, status) = siege::get(address, "/").await;
+                assert_eq!(status, "HTTP/1.1 200 OK");
+                times.note(time);
+            }
+            times.are_within_a_second();
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_keep_nobody_out() {
+    alone(&GATEWAY, async {
+        let upstream = upstream(|_| async { Response::new(any(Full::from("here"))) }).await;
+        let (_server, address) = with_few_files(&upstream, &[]).await;
+        // An HTTP/2 client whose streams have no window, and that never opens one: a whole GET.
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let no_window = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+        let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x01, 1, b'a'];
+        let opening = [&preface[..], &no_window, &get].concat();
+        let mut clients = Vec::new();
+        for _ in 0..siege::FILES {
+            if let Ok(mut socket) = TcpStream::connect(address).await {
+                let _ = socket.write_all(&opening).await;
+                clients.push(socket);
+            }
+        }
+        // Their address has used up its share. While the last of them are being answered, there is no room either.
+        while siege::get_from(OTHER, address, "/").await.is_err() {}
+        let mut times = Times::default();
+        for _ in 0..20 {
+            let (time, status) = siege::get_from(OTHER, address, "/").await.unwrap();
+            assert_eq!(status, "HTTP/1.1 200 OK");
+            times.note(time);
+        }
+        times.are_within_a_second();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_flood_of_silent_connections_takes_no_place_of_a_body_that_is_arriving() {
+    alone(&GATEWAY, async {
+        let upstream = upstream(|request| async {
+            let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+            Response::new(any(Full::from(body)))
+        })
+        .await;
+        let (_server, address) = with_few_files(&upstream, &[]).await;
+        for version in VERSIONS {
+            let (frames, body) = channel();
+            let mut client = Client::connect(address, version).await;
+            let upload = tokio::spawn(async move { client.send(request("POST", "/", body)).await });
+            frames.send(Ok(Frame::data("first, ".into()))).await.unwrap();
+            // So it has begun.
+            siege::get(address, "/").await;
+            let mut silent = Vec::new();
+            for _ in 0..siege::FILES {
+                silent.push(TcpStream::connect(address).await.unwrap());
+            }
+            assert_eq!(siege::get(address, "/").await.1, "HTTP/1.1 200 OK");
+            frames.send(Ok(Frame::data("second".into()))).await.unwrap();
+            drop(frames);
+            let response = upload.await.unwrap().unwrap();
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "first, second");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
+    alone(&GATEWAY, async {
+        let upstream = upstream(|request| async {
+            let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+            Response::new(any(Full::from(body)))
+        })
+        .await;
+        let (_server, address) = with_few_files(&upstream, &[]).await;
+        let mut uploads = Vec::new();
+        for _ in 0..4 {
+            let mut client = Client::connect(address, Version::HTTP_2).await;
+            for _ in 0..100 {
+                let (frames, body) = channel();
+                frames.send(Ok(Frame::data("x".into()))).await.unwrap();
+                let Client::Http2(sender) = &mut client else { unreachable!() };
+                sender.ready().await.unwrap();
+                uploads.push((frames, tokio::spawn(sender.send_request(request("POST", "/", body)))));
+            }
+        }
+        // Each takes a connection to the upstream, and their address has a quarter of the 224 that there are.
+        let (_frames, first) = uploads.remove(0);
+        assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+        let mut times = Times::default();
+        for version in VERSIONS {
+            for _ in 0..20 {
+                let begun = Instant::now();
+                let post = request("POST", "/", any(Full::from("whole")));
+                let response = Client::connect(address, version).await.send(post).await.unwrap();
+                assert_eq!(response.status(), StatusCode::OK);
+                assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "whole");
+                times.note(begun.elapsed());
+            }
+        }
+        times.are_within_a_second();
+    })
+    .await;
+}

@@ -1,0 +1,34 @@
+//! Examples with 512 file descriptors, and a thousand clients that mean no good. Whoever means well is served within a second.
+//!
+//! This is a program of its own, as each request is judged by the clock: nothing else runs at the same time.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use tokio::{sync::Mutex, time::timeout};
+
+#[path = "../support/bodies.rs"]
+mod bodies;
+#[path = "../support/client.rs"]
+mod client;
+mod dashboard;
+#[allow(dead_code, reason = "what is started with few file descriptors is killed")]
+#[path = "../support/example.rs"]
+mod example;
+mod gateway;
+#[path = "../support/listener.rs"]
+mod listener;
+#[path = "../support/siege.rs"]
+mod siege;
+#[path = "../support/upstream.rs"]
+mod upstream;
+use example::Example;
+
+/// Runs one test at a time, with a bound on failure. Building the example does not count.
+async fn alone(example: &Example, test: impl Future<Output = ()>) {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let _turn = TURN.lock().await;
+    example.executable();
+    timeout(Duration::from_secs(60), test).await.expect("it takes too long");
+}
