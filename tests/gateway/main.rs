@@ -32,6 +32,8 @@ mod hiding;
 #[path = "../support/listener.rs"]
 mod listener;
 mod names;
+#[path = "../support/other_address.rs"]
+mod other_address;
 mod proxying;
 mod shares;
 #[path = "../support/spec.rs"]

@@ -1,23 +1,14 @@
 //! What one client can take of the gateway, and what becomes of the others.
 
-use std::{
-    future::pending,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    process::Stdio,
-    time::Duration,
-};
+use std::{future::pending, net::Ipv4Addr, process::Stdio, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header::RETRY_AFTER};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::body::Incoming;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     process::Command,
     sync::mpsc,
     task::JoinSet,
@@ -28,11 +19,9 @@ use crate::{
     GATEWAY, Gateway,
     bodies::{AnyBody, any, channel, event_stream},
     client::{Client, VERSIONS, get, request},
+    other_address::{OTHER, client_from},
     upstream, within_20_s,
 };
-
-/// Another address of this machine.
-const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// Says when a request has come. `/hang` gets no answer, `/stream` one without an end.
 async fn hanging_upstream() -> (String, mpsc::UnboundedReceiver<()>) {
@@ -69,21 +58,6 @@ async fn with_places(places: usize, upstream: &str, flags: &[&str]) -> Gateway {
     command.args(["-c", &limit]).arg(GATEWAY.executable()).stdin(Stdio::null()).kill_on_drop(true);
     command.args(["--listen", "127.0.0.1:0", "--upstream", upstream]).args(flags);
     Gateway::started(command).await
-}
-
-async fn client_from(own: Ipv4Addr, gateway: SocketAddr, version: Version) -> Client {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind((IpAddr::from(own), 0).into()).unwrap();
-    let socket = TokioIo::new(socket.connect(gateway).await.unwrap());
-    if version == Version::HTTP_2 {
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), socket).await.unwrap();
-        tokio::spawn(connection);
-        Client::Http2(sender)
-    } else {
-        let (sender, connection) = http1::handshake(socket).await.unwrap();
-        tokio::spawn(connection);
-        Client::Http1(sender)
-    }
 }
 
 /// Many requests over one connection of HTTP/2, whose answers and connection are held.

@@ -1,7 +1,7 @@
 //! The gateway with 512 file descriptors.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     process::Stdio,
     sync::{Arc, Mutex},
 };
@@ -16,13 +16,12 @@ use crate::{
     bodies::{any, channel, event_stream},
     client::{Client, VERSIONS, get, request},
     example::{Example, Server},
+    other_address::{OTHER, client_from},
     siege::{self, Siege, Times},
     upstream::upstream,
 };
 
 static GATEWAY: Example = Example::named("gateway");
-/// Another address of this machine than that of those who mean no good.
-const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// A gateway that has fewer file descriptors than its enemies have connections.
 async fn with_few_files(upstream: &str, flags: &[&str]) -> (Server, SocketAddr) {
@@ -172,7 +171,8 @@ async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
                 uploads.push((frames, tokio::spawn(sender.send_request(request("POST", "/", body)))));
             }
         }
-        // Each takes a connection to the upstream, and their address has a quarter of the 224 that there are.
+        // Each takes a connection to the upstream, and their address has a quarter of the 224 that there are. Its requests
+        // take each other's places, and nobody else's.
         let (_frames, first) = uploads.remove(0);
         assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
         let mut times = Times::default();
@@ -180,7 +180,7 @@ async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
             for _ in 0..20 {
                 let begun = Instant::now();
                 let post = request("POST", "/", any(Full::from("whole")));
-                let response = Client::connect(address, version).await.send(post).await.unwrap();
+                let response = client_from(OTHER, address, version).await.send(post).await.unwrap();
                 assert_eq!(response.status(), StatusCode::OK);
                 assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "whole");
                 times.note(begun.elapsed());

@@ -19,6 +19,8 @@ mod example;
 mod gateway;
 #[path = "../support/listener.rs"]
 mod listener;
+#[path = "../support/other_address.rs"]
+mod other_address;
 #[path = "../support/siege.rs"]
 mod siege;
 #[path = "../support/upstream.rs"]
