@@ -94,8 +94,8 @@ pub(crate) fn each<T>(items: impl IntoIterator<Item = T>, mut act: impl FnMut(T)
     }
 }
 
-/// Lanes: threads on different ones do not meet where each lane has something of its own.
-pub(crate) mod lane {
+/// Shards: each thread belongs to one, and threads on different shards do not share data that is kept per shard.
+pub(crate) mod shard {
     use std::{
         sync::{
             LazyLock,
@@ -104,17 +104,17 @@ pub(crate) mod lane {
         thread,
     };
 
-    /// More cores than this share lanes, so that a publisher has no more to look through.
+    /// The maximum number of shards, so that a publisher has few of them to look through.
     const MOST: usize = 16;
 
-    /// How many lanes there are: as many as cores.
+    /// Returns the number of shards: one for each core, at most 16.
     pub(crate) fn count() -> usize {
         static COUNT: LazyLock<usize> =
             LazyLock::new(|| thread::available_parallelism().map_or(1, |cores| cores.get().min(MOST)));
         *COUNT
     }
 
-    /// The lane of this thread, below the count.
+    /// Returns the shard of this thread, a number below the count.
     #[inline]
     pub(crate) fn mine() -> usize {
         static THREADS: AtomicUsize = AtomicUsize::new(0);
@@ -124,7 +124,7 @@ pub(crate) mod lane {
         MINE.with(|mine| *mine)
     }
 
-    /// Whether so many subscribers of one log are worth lanes, which take memory and a publisher's time.
+    /// Whether a log with this many subscribers gets shards, which take memory and a publisher's time.
     pub(crate) fn is_worth_it(subscribers: usize) -> bool {
         subscribers >= 32 && count() > 1
     }

@@ -91,8 +91,8 @@ mod sync {
         items.into_iter().for_each(act);
     }
 
-    /// Two lanes: the model's own thread is on one, and those that it starts are on the other.
-    pub(crate) mod lane {
+    /// Two shards: the model's own thread is on one, and the threads that it starts are on the other.
+    pub(crate) mod shard {
         use std::cell::Cell;
 
         loom::thread_local! {
@@ -100,7 +100,7 @@ mod sync {
         }
 
         std::thread_local! {
-            /// Whether all logs have lanes, or none has.
+            /// Whether all logs have shards.
             pub(crate) static ARE_WORTH_IT: Cell<bool> = const { Cell::new(false) };
         }
 
@@ -154,8 +154,8 @@ type Model = fn() -> usize;
 
 const MODELS: &[(&str, Model)] = models![
     what_is_published_wakes_a_reader_and_comes_once_and_in_order,
-    readers_on_one_lane_get_what_each_other_have_read_once_and_in_order,
-    readers_on_several_lanes_are_woken_and_get_everything_once_and_in_order,
+    readers_on_one_shard_get_what_each_other_have_read_once_and_in_order,
+    readers_on_several_shards_are_woken_and_get_everything_once_and_in_order,
     events_of_several_publishers_come_once_and_in_the_order_of_their_positions,
     a_pattern_has_what_was_published_on_a_topic_while_it_was_subscribed_to,
     a_reader_that_is_dropped_while_something_is_published_leaves_nothing,
@@ -217,13 +217,13 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) -> usize 
     orders.load(Ordering::Relaxed)
 }
 
-/// The same, for both ways to read a client, of logs with lanes and without.
+/// As `check`, for both ways to read a client, and for logs with shards and without.
 fn check_each(preemptions: usize, model: impl Fn(Way) + Copy + Send + Sync + 'static) -> usize {
-    let check_with = |way, lanes| {
-        sync::lane::ARE_WORTH_IT.set(lanes);
+    let check_with = |way, shards| {
+        sync::shard::ARE_WORTH_IT.set(shards);
         check(preemptions, move || model(way))
     };
-    [Way::Events, Way::Frames].into_iter().flat_map(|way| [false, true].map(|lanes| check_with(way, lanes))).sum()
+    [Way::Events, Way::Frames].into_iter().flat_map(|way| [false, true].map(|shards| check_with(way, shards))).sum()
 }
 
 /// A task that sleeps until its waker is woken; at times, as loom pleases, it wakes for no reason at all.
@@ -352,7 +352,7 @@ fn publish(registry: &Registry, topic: &str, data: &str) -> Position {
 fn with<T: 'static>(registry: &Registry, act: impl FnOnce(&Registry) -> T + 'static) -> JoinHandle<T> {
     let registry = registry.clone();
     loom::thread::spawn(move || {
-        sync::lane::MINE.with(|mine| mine.set(1));
+        sync::shard::MINE.with(|mine| mine.set(1));
         act(&registry)
     })
 }
@@ -378,7 +378,7 @@ fn what_is_published_wakes_a_reader_and_comes_once_and_in_order() -> usize {
     ["a", "*"].into_iter().map(|subscription| check_each(PREEMPTIONS, move |way| model(way, subscription))).sum()
 }
 
-fn readers_on_one_lane_get_what_each_other_have_read_once_and_in_order() -> usize {
+fn readers_on_one_shard_get_what_each_other_have_read_once_and_in_order() -> usize {
     check_each(PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
         let mut readings = [(); 2].map(|()| Reading::open(&registry, way, &["a"]).1);
@@ -393,7 +393,7 @@ fn readers_on_one_lane_get_what_each_other_have_read_once_and_in_order() -> usiz
     })
 }
 
-fn readers_on_several_lanes_are_woken_and_get_everything_once_and_in_order() -> usize {
+fn readers_on_several_shards_are_woken_and_get_everything_once_and_in_order() -> usize {
     check_each(FEW_PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
         let (_, mut mine) = Reading::open(&registry, way, &["a"]);

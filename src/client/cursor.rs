@@ -17,7 +17,7 @@ pub(crate) struct Cursor {
     /// How many events the log has ever had before `next`.
     pub(super) read: u64,
     /// How many of the events that the log has lost the client knows of, or do not concern it.
-    pub(super) told: u64,
+    pub(super) known_lost: u64,
     /// From this number on, the client gets every event that the filter lets through.
     pub(super) since: u64,
     /// The cursor's slot among the log's waiters. `None` when an event may have been published since.
@@ -96,7 +96,7 @@ impl Cursor {
     /// Whether events that the client should get were evicted, and the client has not been notified.
     #[inline]
     pub(super) fn has_lost(&self, log: &Log) -> bool {
-        log.has_lost(self.next, self.told)
+        log.has_lost(self.next, self.known_lost)
     }
 
     /// Returns the first event to read, if no event is missing and no filter has to be called.
@@ -110,7 +110,7 @@ impl Cursor {
     #[inline]
     pub(super) fn take_latest(&mut self, latest: &Latest, seen: &mut Position, horizon: u64) -> Option<Plain> {
         let is_all = latest.newest == self.shared_log.newest() && latest.newest <= horizon;
-        if !is_all || self.told < latest.told || *seen >= latest.first {
+        if !is_all || self.known_lost < latest.known_lost || *seen >= latest.first {
             return None;
         }
         (self.next, self.read, *seen) = (latest.newest + 1, latest.read, latest.last);
@@ -119,8 +119,8 @@ impl Cursor {
     }
 
     pub(super) fn set(&mut self, start: CursorStart) {
-        (self.next, self.read, self.told, self.missed) =
-            (start.next, start.read, start.told, start.missed.map(Box::new));
+        (self.next, self.read, self.known_lost, self.missed) =
+            (start.next, start.read, start.known_lost, start.missed.map(Box::new));
     }
 
     /// Moves the cursor to where the client resumes. Returns whether events are missing.

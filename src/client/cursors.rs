@@ -65,7 +65,7 @@ impl Cursors {
             shared_log,
             next: 0,
             read: 0,
-            told: 0,
+            known_lost: 0,
             since: start.next,
             parked: None,
             missed: None,

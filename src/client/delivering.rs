@@ -13,7 +13,7 @@ use crate::{event::Event, stream::CloseReason, sync::lock, time::jitter};
 impl Reader {
     /// Returns the frame for the taken events, if any event passes.
     pub(super) fn frame(&mut self, mut taken: Taken) -> Option<Frame> {
-        if self.sift(&mut taken).is_some() {
+        if self.apply_filters(&mut taken).is_some() {
             let delay = jitter::jittered(taken.ends.unwrap_or_default(), self.client.id().spread());
             let retry = Event::empty().retry(delay).encode();
             return Some(Frame { gap: None, wire: retry, is_live: false, has_more: true });
@@ -50,7 +50,7 @@ impl Reader {
 
     /// Applies the filters, and notifies observers of lost events. Returns the close reason if the topic's policy ends
     /// the stream.
-    pub(super) fn sift(&self, taken: &mut Taken) -> Option<CloseReason> {
+    pub(super) fn apply_filters(&self, taken: &mut Taken) -> Option<CloseReason> {
         let counters = &self.client.shared().counters;
         for (topic, missed) in &taken.lags {
             counters.lagged.fetch_add(1, Ordering::Relaxed);

@@ -33,9 +33,9 @@ pub(crate) struct Draining {
     /// Streams that have not reached their end.
     streams: AtomicU64,
     /// Streams that have reached their end, ever.
-    told: AtomicU64,
+    ended: AtomicU64,
     /// Notified when no stream is left.
-    all_told: Notify,
+    all_ended: Notify,
 }
 
 impl Draining {
@@ -55,9 +55,9 @@ impl Draining {
 
     /// Counts a stream that has reached its end, or was dropped.
     pub(crate) fn remove(&self) {
-        self.told.fetch_add(1, Ordering::Relaxed);
+        self.ended.fetch_add(1, Ordering::Relaxed);
         if self.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.all_told.notify_waiters();
+            self.all_ended.notify_waiters();
         }
     }
 
@@ -65,12 +65,12 @@ impl Draining {
         self.streams.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn told(&self) -> u64 {
-        self.told.load(Ordering::Relaxed)
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
     }
 
-    pub(crate) async fn all_told(&self) {
-        once(&self.all_told, || (self.streams() == 0).then_some(())).await;
+    pub(crate) async fn all_ended(&self) {
+        once(&self.all_ended, || (self.streams() == 0).then_some(())).await;
     }
 
     /// Encodes what a stream ends with. `spread`: a random number for the jitter.

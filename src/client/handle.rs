@@ -357,7 +357,7 @@ impl ClientHandle {
     ///
     /// With the `axum` feature it is an `IntoResponse`; see [`EventStream::into_response`] for other frameworks.
     pub fn into_stream(self) -> EventStream {
-        self.client.hold();
+        self.client.keep_open();
         EventStream { client: self.client }
     }
 
@@ -380,7 +380,7 @@ impl ClientHandle {
     /// stream never began. A HEAD request has no events, and nothing is refused.
     pub fn into_events(self) -> Events {
         if self.client.is_head() {
-            self.client.tell();
+            self.client.note_reader_ended();
             return Events { reader: None, refused: None, taken: VecDeque::new() };
         }
         match Reader::open(&self.client) {

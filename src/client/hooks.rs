@@ -11,7 +11,7 @@ use std::{
 
 use super::{observer::StreamSummary, state::Client};
 use crate::{
-    collections::spacious,
+    collections::shrunk_capacity,
     sync::{Mutex, lock},
 };
 
@@ -34,12 +34,12 @@ pub(crate) struct Hooks(Mutex<HashMap<usize, VecDeque<Hook>>>);
 pub(crate) struct TellDeferred<'a> {
     client: &'a Arc<Client>,
     /// This thread notifies about the client.
-    tells: bool,
+    notifies: bool,
 }
 
 impl<'a> TellDeferred<'a> {
     pub(crate) fn of(client: &'a Arc<Client>) -> Self {
-        Self { client, tells: false }
+        Self { client, notifies: false }
     }
 
     /// Records what happened. The client's state is locked, and that gives the order.
@@ -50,10 +50,10 @@ impl<'a> TellDeferred<'a> {
         }
         let hook = hook();
         match lock(&shared.hooks.0).entry(address(self.client)) {
-            Entry::Occupied(mut told) => told.get_mut().push_back(hook),
+            Entry::Occupied(mut pending) => pending.get_mut().push_back(hook),
             Entry::Vacant(nobody) => {
                 nobody.insert(VecDeque::from([hook]));
-                self.tells = true;
+                self.notifies = true;
             }
         }
     }
@@ -61,10 +61,10 @@ impl<'a> TellDeferred<'a> {
 
 impl Drop for TellDeferred<'_> {
     fn drop(&mut self) {
-        if self.tells {
+        if self.notifies {
             let hooks = &self.client.shared().hooks;
             while let Some(hook) = hooks.next(address(self.client)) {
-                hook.tell(self.client);
+                hook.notify(self.client);
             }
         }
     }
@@ -78,7 +78,7 @@ impl Hooks {
         let next = hooks.get_mut(&client)?.pop_front();
         if next.is_none() {
             hooks.remove(&client);
-            if let Some(enough) = spacious(hooks.len(), hooks.capacity()) {
+            if let Some(enough) = shrunk_capacity(hooks.len(), hooks.capacity()) {
                 hooks.shrink_to(enough);
             }
         }
@@ -87,7 +87,7 @@ impl Hooks {
 }
 
 impl Hook {
-    fn tell(&self, client: &Arc<Client>) {
+    fn notify(&self, client: &Arc<Client>) {
         client.observe(|observer, client| match self {
             Self::Opened => observer.opened(client),
             Self::Subscribed(topic) => observer.subscribed(client, topic),

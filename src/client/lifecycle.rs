@@ -188,8 +188,8 @@ impl Client {
     }
 
     /// Records that the reader has reached the end of the stream.
-    pub(crate) fn tell(&self) {
-        self.is_told.store(true, Ordering::Release);
+    pub(crate) fn note_reader_ended(&self) {
+        self.reader_has_ended.store(true, Ordering::Release);
         let over = lock(&self.state).waits_for_its_end();
         if let Some(over) = over {
             over.notify_waiters();
@@ -197,8 +197,8 @@ impl Client {
     }
 
     /// Waits until the reader has reached the end of the stream.
-    pub(crate) async fn told(&self) {
-        once(&self.notifies_of_its_end(), || self.is_told.load(Ordering::Acquire).then_some(())).await;
+    pub(crate) async fn reader_ended(&self) {
+        once(&self.notifies_of_its_end(), || self.reader_has_ended.load(Ordering::Acquire).then_some(())).await;
     }
 
     pub(super) fn notifies_of_its_end(&self) -> Arc<Notify> {

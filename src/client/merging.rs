@@ -9,15 +9,17 @@ use super::{
 use crate::{
     log::Entry,
     sync::lock,
-    topics::{Deferred, FRAME, Merged, Of},
+    topics::{Deferred, FRAME, MergeKey, Merged},
 };
 
 impl Cursors {
     /// Takes the pending events of several logs in position order. Clients that have the same events to read on the
     /// same logs share the bytes.
     pub(super) fn take_merged(&mut self, taker: Taker<'_>, horizon: u64, deferred: &mut Deferred) -> Option<Plain> {
-        let mut of =
-            Of { shared_logs: Vec::with_capacity(self.cursors.len()), topic_as_event_type: taker.topic_as_event_type };
+        let mut of = MergeKey {
+            shared_logs: Vec::with_capacity(self.cursors.len()),
+            topic_as_event_type: taker.topic_as_event_type,
+        };
         for cursor in self.cursors.iter().filter(|cursor| cursor.is_pending()) {
             let state = lock(&cursor.shared_log.state);
             let first = cursor.plain_from(&state.log)?;

@@ -38,7 +38,7 @@ pub(super) struct Lost {
     pub(super) ends: Option<Duration>,
     pub(super) floor: Position,
     /// The client is notified of missing events anyway.
-    pub(super) is_told: bool,
+    pub(super) is_notified: bool,
 }
 
 impl Cursors {

@@ -40,7 +40,7 @@ pub(crate) struct Reader {
     /// The count of the client's changes at the last look.
     pub(super) changes: u32,
     /// The reader has reached the end of the stream.
-    pub(super) is_told: bool,
+    pub(super) has_ended: bool,
     /// Another task reads now than before.
     pub(super) has_moved: bool,
     /// The reader has read further than the last id that was sent.
@@ -114,7 +114,7 @@ impl Reader {
             idle_mark: None,
             changes: 0,
             countdown: Countdown::of(client),
-            is_told: false,
+            has_ended: false,
             has_moved: false,
             is_ahead: false,
             hold,
@@ -181,7 +181,7 @@ impl Reader {
         }
         let taker = Taker { client, waker: cx.waker(), topic_as_event_type: style.topic_as_event_type };
         let Some(Plain { wire, events, has_id, .. }) =
-            state.cursors.take_rested(taker, client.shared().topics.horizon(), &mut self.idle_mark)
+            state.cursors.take_when_idle(taker, client.shared().topics.horizon(), &mut self.idle_mark)
         else {
             return FastRead::Unclear;
         };
@@ -194,7 +194,7 @@ impl Reader {
     /// Whether no event was published since the last look, and no time is waited for.
     #[inline]
     pub(crate) fn is_quiet(&self, waker: &Waker) -> bool {
-        self.is_at_rest(waker) && self.countdown.is_none(self.changes)
+        self.is_idle(waker) && self.countdown.is_none(self.changes)
     }
 
     /// Polls for the next frame. `Err` at the end of the stream.
@@ -205,7 +205,7 @@ impl Reader {
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>, own_body: OwnBody) -> Poll<Result<Frame, CloseReason>> {
         self.countdown.poll(&self.client, cx);
         let waker = cx.waker();
-        if self.is_at_rest(waker) {
+        if self.is_idle(waker) {
             return Poll::Pending;
         }
         for _ in 0..LOOKS {
@@ -244,7 +244,7 @@ impl Reader {
                 state.cursors.take_events(client, horizon, deferred)
             };
             let mut taken = ready!(self.poll_take(cx.waker(), OwnBody::Absent, take))?;
-            if let Some(reason) = self.sift(&mut taken) {
+            if let Some(reason) = self.apply_filters(&mut taken) {
                 return Poll::Ready(Err(reason));
             }
             if taken.gap.is_some() || !taken.events.is_empty() {
@@ -283,9 +283,9 @@ impl Reader {
     /// Ends the client's stream. The reader polls no more.
     pub(crate) fn end(&mut self, reason: CloseReason) {
         self.client.end(reason);
-        if !mem::replace(&mut self.is_told, true) {
+        if !mem::replace(&mut self.has_ended, true) {
             self.client.shared().draining.remove();
-            self.client.tell();
+            self.client.note_reader_ended();
         }
     }
 
@@ -309,7 +309,7 @@ impl Reader {
 
     /// Whether no event was published since the last look.
     #[inline]
-    fn is_at_rest(&self, waker: &Waker) -> bool {
+    fn is_idle(&self, waker: &Waker) -> bool {
         self.idle_mark.as_ref().is_some_and(IdleMark::goes_on)
             && self.client.changes.load(Ordering::Acquire) == self.changes
             && self.waker.as_ref().is_some_and(|heard| heard.will_wake(waker))
@@ -360,7 +360,7 @@ impl Reader {
             if state.is_complete && own_body != OwnBody::Open {
                 return Poll::Ready(Err(state.outcome().into()));
             }
-            if own_body == OwnBody::Ended && !state.held && state.cursors.is_empty() {
+            if own_body == OwnBody::Ended && !state.is_kept_open && state.cursors.is_empty() {
                 return Poll::Ready(Err(CloseReason::BodyEnded));
             }
             if state.cursors.park(waker) {

@@ -14,7 +14,7 @@ use super::{
     stats::{Counters, Samples},
 };
 use crate::{
-    collections::spacious,
+    collections::shrunk_capacity,
     event::{ClientId, Event},
     presence::Presences,
     sync::{AtomicU64, Mutex, lock},
@@ -99,7 +99,7 @@ impl Shared {
     pub(crate) fn unregister(&self, id: &ClientId) {
         let mut clients = lock(&self.clients);
         clients.remove(&id.half());
-        if let Some(enough) = spacious(clients.len(), clients.capacity()) {
+        if let Some(enough) = shrunk_capacity(clients.len(), clients.capacity()) {
             clients.shrink_to(enough);
         }
     }

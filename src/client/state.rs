@@ -34,7 +34,7 @@ pub(crate) struct Client {
     /// The stream is not at a boundary, so it cannot take events and does not count as stalled.
     pub(crate) cannot_take: AtomicBool,
     /// The reader has reached the end of the stream, or was dropped.
-    pub(crate) is_told: AtomicBool,
+    pub(crate) reader_has_ended: AtomicBool,
     /// The client has a request, which can be answered with its stream.
     pub(super) is_of_request: bool,
     /// The request is a HEAD, so the response has no body and the client never has a stream.
@@ -63,7 +63,7 @@ pub(crate) struct State {
     /// How often the reader has looked.
     pub(crate) reads: u32,
     /// The stream stays open without subscriptions.
-    pub(crate) held: bool,
+    pub(crate) is_kept_open: bool,
     /// The last of the client's topics has ended, and nothing was subscribed to since.
     pub(crate) is_complete: bool,
     pub(crate) phase: Phase,
@@ -153,7 +153,7 @@ impl Client {
             state: Mutex::default(),
             changes: AtomicU32::new(0),
             cannot_take: AtomicBool::new(false),
-            is_told: AtomicBool::new(false),
+            reader_has_ended: AtomicBool::new(false),
             is_head: false,
             other_bytes: AtomicU64::new(0),
             admission: None,
@@ -218,8 +218,8 @@ impl Client {
         self.last_event_id.get().map(|id| &***id)
     }
 
-    pub(crate) fn hold(&self) {
-        lock(&self.state).held = true;
+    pub(crate) fn keep_open(&self) {
+        lock(&self.state).is_kept_open = true;
     }
 
     pub(crate) fn restyle(&self, change: impl FnOnce(&mut Style)) {
@@ -264,7 +264,7 @@ impl Client {
     /// Whether the handler reads the client's events, or would if the request were not a HEAD.
     pub(crate) fn is_read_by_handler(&self) -> bool {
         let state = lock(&self.state);
-        state.is_open() || self.is_head && self.is_told.load(Ordering::Acquire)
+        state.is_open() || self.is_head && self.reader_has_ended.load(Ordering::Acquire)
     }
 
     /// Returns the number of subscriptions and what was sent, if the stream is open.
@@ -325,7 +325,7 @@ impl State {
     /// Whether the state of an unused client is as it was at first.
     pub(super) fn is_blank(&self) -> bool {
         let has_style = self.style != Style::default();
-        !(self.held || has_style || self.closing.is_some() || self.metadata.is_some() || self.rare.is_some())
+        !(self.is_kept_open || has_style || self.closing.is_some() || self.metadata.is_some() || self.rare.is_some())
     }
 
     pub(crate) fn is_open(&self) -> bool {

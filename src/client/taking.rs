@@ -138,7 +138,7 @@ impl Cursors {
     // As a call it costs 15 of 145 ns of a delivery to 1,000 idle clients: the result comes back in memory and is read
     // before it is written out.
     #[inline(always)]
-    pub(crate) fn take_rested(
+    pub(crate) fn take_when_idle(
         &mut self,
         taker: Taker<'_>,
         horizon: u64,
@@ -171,8 +171,8 @@ impl Cursors {
             return Err(NotPlain);
         }
         let frames = &taker.client.shared().topics.frames;
-        let has_lanes = cursor.shared_log.has_lanes() && !taker.topic_as_event_type;
-        if has_lanes {
+        let is_sharded = cursor.shared_log.is_sharded() && !taker.topic_as_event_type;
+        if is_sharded {
             let latest =
                 frames.latest(cursor.shared_log.id(), cursor.next, |latest| cursor.take_latest(latest, seen, horizon));
             if latest.is_some() {
@@ -216,11 +216,11 @@ impl Cursors {
         let (has_more, has_id) = (log.number_at(end).is_some_and(|next| next <= horizon), last.has_id());
         // If those were all events, the client waits next. The lock is held, so the waker is added now.
         let was_all = log.newest() == last.number;
-        if was_all && has_lanes {
+        if was_all && is_sharded {
             let latest = Latest {
                 from,
                 newest: last.number,
-                told: log.none_lost_since(from),
+                known_lost: log.none_lost_since(from),
                 first: first.position,
                 last: last.position,
                 events,
@@ -257,9 +257,9 @@ impl Cursors {
                 let left = log.numbers_from(cursor.next);
                 let unread = left.len() as u64;
                 let number = log.pushed().wrapping_sub(cursor.read).saturating_sub(unread);
-                let ends = log.ends(cursor.next, cursor.told);
-                let greatest = log.greatest_lost(cursor.told);
-                let is_told = cursor.missed.is_some();
+                let ends = log.ends(cursor.next, cursor.known_lost);
+                let greatest = log.greatest_lost(cursor.known_lost);
+                let is_notified = cursor.missed.is_some();
                 lost.push(Lost {
                     at,
                     from: cursor.next,
@@ -268,11 +268,11 @@ impl Cursors {
                     left,
                     ends,
                     floor: log.before(cursor.next),
-                    is_told,
+                    is_notified,
                 });
                 cursor.read = log.pushed().wrapping_sub(unread);
             }
-            cursor.told = log.lost();
+            cursor.known_lost = log.lost();
             if let Some(missed) = cursor.missed.take() {
                 let asked = mem::take(&mut cursor.asked);
                 let name = Arc::clone(cursor.shared_log.name());
@@ -298,7 +298,7 @@ impl Cursors {
             let name = cursor.shared_log.name();
             taken.lags.push((Arc::clone(name), lost.number));
             taken.ends = lost.ends.or(taken.ends);
-            if !lost.is_told {
+            if !lost.is_notified {
                 missing.push(Loss { name: Arc::clone(name), after: self.seen, asked: false, floor: lost.floor });
             }
         }

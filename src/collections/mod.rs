@@ -7,7 +7,7 @@ mod small_list;
 mod waiters;
 
 pub(crate) use self::{
-    capacity::spacious,
+    capacity::shrunk_capacity,
     eviction_queue::{EvictionQueue, Ticket},
     per_core::{CachePadded, PerCore},
     small_list::SmallList,

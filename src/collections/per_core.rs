@@ -1,19 +1,19 @@
-//! What each lane has of its own, so that readers on one thread do not meet those on others.
+//! What each shard has of its own, so that readers on one thread do not meet those on others.
 
-use crate::{sync::Mutex, sync::lane};
+use crate::{sync::Mutex, sync::shard};
 
 /// In cache lines of its own, so that who writes it does not slow down those who use what is next to it.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct CachePadded<T>(pub(crate) T);
 
-/// One of these for each lane.
+/// One of these for each shard.
 #[derive(Debug)]
 pub(crate) struct PerCore<T>(Box<[CachePadded<Mutex<T>>]>);
 
 impl<T: Default> PerCore<T> {
     pub(crate) fn new() -> Self {
-        Self((0..lane::count()).map(|_| CachePadded(Mutex::default())).collect())
+        Self((0..shard::count()).map(|_| CachePadded(Mutex::default())).collect())
     }
 }
 
@@ -24,8 +24,8 @@ impl<T> PerCore<T> {
     }
 
     #[inline]
-    pub(crate) fn of(&self, lane: usize) -> &Mutex<T> {
-        &self.0[lane].0
+    pub(crate) fn of(&self, shard: usize) -> &Mutex<T> {
+        &self.0[shard].0
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Mutex<T>> {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, hash::BuildHasherDefault, time::Duration};
 
 use super::key::{KeyHasher, LimitKey};
 use crate::{
-    collections::spacious,
+    collections::shrunk_capacity,
     sync::{Mutex, lock},
     time::nanoseconds,
 };
@@ -104,7 +104,7 @@ impl State {
     fn shrink(&mut self) {
         if self.by_key.is_empty() {
             self.by_key = HashMap::default();
-        } else if let Some(enough) = spacious(self.by_key.len(), self.by_key.capacity()) {
+        } else if let Some(enough) = shrunk_capacity(self.by_key.len(), self.by_key.capacity()) {
             self.by_key.shrink_to(enough);
         }
     }

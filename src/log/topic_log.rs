@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{entry::Entry, lost::Lost, position::Position, retention::SlowClientPolicy};
-use crate::collections::spacious;
+use crate::collections::shrunk_capacity;
 
 /// The retained events of one topic, or of all topics that match a pattern, in the order they were published.
 ///
@@ -268,7 +268,7 @@ impl Log {
                     ids.remove(id);
                 }
             }
-            if let Some(enough) = spacious(ids.len(), ids.capacity()) {
+            if let Some(enough) = shrunk_capacity(ids.len(), ids.capacity()) {
                 ids.shrink_to(enough);
             }
         }
@@ -287,7 +287,7 @@ impl Log {
             // The next row's `end` starts at zero again, because no reader has a range across an empty log.
             self.own_ids = None;
         }
-        if let Some(enough) = spacious(self.rows.len(), self.rows.capacity()) {
+        if let Some(enough) = shrunk_capacity(self.rows.len(), self.rows.capacity()) {
             self.rows.shrink_to(enough);
         }
     }

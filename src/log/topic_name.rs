@@ -6,7 +6,7 @@ use std::{
     fmt::{self, Write},
 };
 
-use crate::{collections::spacious, event::Quoted};
+use crate::{collections::shrunk_capacity, event::Quoted};
 
 /// Names that start with this character are the registry's own: `$client/ID` is the topic of one client.
 const RESERVED: char = '$';
@@ -184,7 +184,7 @@ impl<T> Patterns<T> {
             let value = remove(next, segments);
             if next.value.is_none() && next.next.is_empty() {
                 node.next.remove(segment);
-                if let Some(enough) = spacious(node.next.len(), node.next.capacity()) {
+                if let Some(enough) = shrunk_capacity(node.next.len(), node.next.capacity()) {
                     node.next.shrink_to(enough);
                 }
             }

@@ -19,7 +19,7 @@ use super::{
     members::{Change, Members, Watch},
 };
 use crate::{
-    collections::{Slot, Waiters, spacious},
+    collections::{Slot, Waiters, shrunk_capacity},
     event::ClientId,
     sync::{AtomicU64, Mutex, lock},
     topics::Deferred,
@@ -184,7 +184,7 @@ impl Drop for List {
         // There may be a newer list with the same name.
         if lists.get(&self.name).is_some_and(|list| list.strong_count() == 0) {
             lists.remove(&self.name);
-            if let Some(enough) = spacious(lists.len(), lists.capacity()) {
+            if let Some(enough) = shrunk_capacity(lists.len(), lists.capacity()) {
                 lists.shrink_to(enough);
             }
         }
@@ -230,7 +230,7 @@ impl Presence {
         PresenceChanges {
             list: Arc::clone(&self.list),
             watch: Watch::default(),
-            told: VecDeque::new(),
+            pending: VecDeque::new(),
             parked: None,
             expiry: None,
         }
@@ -279,7 +279,7 @@ impl From<members::Member<ClientId, Arc<Extensions>>> for Member {
 pub struct PresenceChanges {
     list: Arc<List>,
     watch: Watch,
-    told: VecDeque<Change<ClientId, Arc<Extensions>>>,
+    pending: VecDeque<Change<ClientId, Arc<Extensions>>>,
     parked: Option<Slot>,
     /// When the next grace time is over.
     expiry: Option<Pin<Box<Sleep>>>,
@@ -291,7 +291,7 @@ impl Stream for PresenceChanges {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<PresenceChange>> {
         let this = self.get_mut();
         loop {
-            match this.told.pop_front() {
+            match this.pending.pop_front() {
                 Some(Change::Joined(member)) => {
                     return Poll::Ready(Some(PresenceChange::Joined(member.into())));
                 }
@@ -303,8 +303,8 @@ impl Stream for PresenceChanges {
             deferred.drop(this.parked.take().and_then(|slot| state.waiters.remove(slot)));
             state.members.expire(Instant::now().into_std());
             deferred.drop(state.members.take_gone());
-            this.told.extend(state.members.changes(&mut this.watch));
-            if !this.told.is_empty() {
+            this.pending.extend(state.members.changes(&mut this.watch));
+            if !this.pending.is_empty() {
                 continue;
             }
             this.parked = Some(state.waiters.insert(cx.waker().clone()));

@@ -142,11 +142,11 @@ impl Registry {
     /// ```
     pub fn drain(&self, drain: Drain) -> impl Future<Output = Drained> + Send + 'static + use<> {
         let shared = Arc::clone(&self.shared);
-        let told = shared.draining.told();
+        let ended_before = shared.draining.ended();
         shared.draining.begin(&drain.last_words);
         async move {
             shared.end_all(&drain, Instant::now()).await;
-            Drained { ended: shared.draining.told() - told, still_open: shared.draining.streams() }
+            Drained { ended: shared.draining.ended() - ended_before, still_open: shared.draining.streams() }
         }
     }
 
@@ -182,27 +182,27 @@ impl Shared {
         }
         let deadline = begun + drain.finish_within;
         let finish = async {
-            if timeout_at(deadline - window / 4, all_told(&finishing)).await.is_err() {
+            if timeout_at(deadline - window / 4, all_ended(&finishing)).await.is_err() {
                 finishing.iter().for_each(|client| client.close(CloseReason::Drained));
                 cut_at(deadline - window / 8, deadline, &finishing).await;
             }
         };
         both(cut_at(begun + window * 7 / 8, begun + window, &ending), finish).await;
-        let _ = timeout_at(Instant::now().max(begun + window), self.draining.all_told()).await;
+        let _ = timeout_at(Instant::now().max(begun + window), self.draining.all_ended()).await;
     }
 }
 
 /// Waits until all clients' streams have ended. Cuts off at `time` those that have not.
 async fn cut_at(time: Instant, deadline: Instant, clients: &[Arc<Client>]) {
-    if timeout_at(time, all_told(clients)).await.is_err() {
+    if timeout_at(time, all_ended(clients)).await.is_err() {
         clients.iter().for_each(|client| client.cut(CloseReason::Drained));
-        let _ = timeout_at(deadline, all_told(clients)).await;
+        let _ = timeout_at(deadline, all_ended(clients)).await;
     }
 }
 
-async fn all_told(clients: &[Arc<Client>]) {
+async fn all_ended(clients: &[Arc<Client>]) {
     for client in clients {
-        client.told().await;
+        client.reader_ended().await;
     }
 }
 

@@ -73,7 +73,7 @@ impl Producer {
         }
         let production = Arc::new(Production::default());
         let mut other = None;
-        order.hold(&topic, &mut state, |state| other = state.production.replace(Arc::clone(&production)));
+        order.update_holders(&topic, &mut state, |state| other = state.production.replace(Arc::clone(&production)));
         if let Some(Kept::Ending(ticket)) = state.kept.take() {
             order.ended.remove(ticket);
         }

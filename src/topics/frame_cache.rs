@@ -6,7 +6,7 @@ use super::shared_log::SharedLog;
 use crate::{
     collections::PerCore,
     log::{Log, Position, Slots},
-    sync::{Mutex, lane, lock},
+    sync::{Mutex, lock, shard},
 };
 
 /// The size of a frame, in bytes. hyper queues a few of them before it writes.
@@ -20,7 +20,7 @@ const LATEST: usize = 8;
 #[derive(Debug)]
 pub(crate) struct FrameCache {
     slots: [Mutex<Option<Frame>>; 16],
-    merged: [Mutex<Option<(Of, Merged)>>; 16],
+    merged: [Mutex<Option<(MergeKey, Merged)>>; 16],
     /// The last read of each sharded log. Each shard has its own copy of the bytes, so that threads do not share
     /// reference counts.
     latest: PerCore<[Option<(u64, Latest)>; LATEST]>,
@@ -34,7 +34,7 @@ pub(crate) struct Latest {
     /// The number of the last event, which is the log's newest.
     pub(crate) newest: u64,
     /// A client that knows of this many evictions has lost none of these events.
-    pub(crate) told: u64,
+    pub(crate) known_lost: u64,
     /// The position of the first event.
     pub(crate) first: Position,
     /// The position of the last event.
@@ -49,13 +49,13 @@ pub(crate) struct Latest {
 
 #[derive(Debug)]
 struct Frame {
-    of: Piece,
+    of: FrameKey,
     wire: Bytes,
 }
 
 /// The key of a frame: the log, the numbers of the first and the last event, and whether topics are the event types.
 #[derive(Debug, PartialEq, Eq)]
-struct Piece {
+struct FrameKey {
     shared_log: u64,
     first: u64,
     last: u64,
@@ -64,7 +64,7 @@ struct Piece {
 
 /// The key of a merged frame: the logs with the first number of each, and whether topics are the event types.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Of {
+pub(crate) struct MergeKey {
     pub(crate) shared_logs: Vec<(u64, u64)>,
     pub(crate) topic_as_event_type: bool,
 }
@@ -84,7 +84,7 @@ pub(crate) struct Merged {
     pub(crate) has_more: bool,
 }
 
-impl Of {
+impl MergeKey {
     fn slot_index(&self) -> usize {
         let mixed = self.shared_logs.iter().fold(0, |mixed: u64, (shared_log, first)| {
             (mixed ^ shared_log ^ first.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -105,7 +105,7 @@ impl FrameCache {
     /// Calls `take` with the last read of a log on this thread's shard, if that read began at this number.
     #[inline]
     pub(crate) fn latest<T>(&self, shared_log: u64, from: u64, take: impl FnOnce(&Latest) -> Option<T>) -> Option<T> {
-        let mine = lock(self.latest.of(lane::mine()));
+        let mine = lock(self.latest.of(shard::mine()));
         let (of, latest) = mine[Self::slot_index(shared_log)].as_ref()?;
         if *of == shared_log && latest.from == from { take(latest) } else { None }
     }
@@ -114,7 +114,7 @@ impl FrameCache {
     pub(crate) fn keep_latest(&self, shared_log: u64, mut latest: Latest) {
         if latest.wire.len() as u64 <= FRAME {
             latest.wire = Bytes::copy_from_slice(&latest.wire);
-            lock(self.latest.of(lane::mine()))[Self::slot_index(shared_log)] = Some((shared_log, latest));
+            lock(self.latest.of(shard::mine()))[Self::slot_index(shared_log)] = Some((shared_log, latest));
         }
     }
 
@@ -123,7 +123,7 @@ impl FrameCache {
     }
 
     /// Returns the merged frame of these logs, for a reader that may read up to the number `horizon`.
-    pub(crate) fn merged(&self, of: &Of, horizon: u64) -> Option<Merged> {
+    pub(crate) fn merged(&self, of: &MergeKey, horizon: u64) -> Option<Merged> {
         let slot = lock(&self.merged[of.slot_index()]);
         let (_, merged) = slot.as_ref().filter(|(known, _)| known == of)?;
         // A frame that had all events at its time may lack later ones.
@@ -132,7 +132,7 @@ impl FrameCache {
     }
 
     /// Caches a merged frame.
-    pub(crate) fn keep(&self, of: Of, merged: Merged) -> Merged {
+    pub(crate) fn keep(&self, of: MergeKey, merged: Merged) -> Merged {
         let index = of.slot_index();
         *lock(&self.merged[index]) = Some((of, merged.clone()));
         merged
@@ -144,7 +144,7 @@ impl FrameCache {
         let (Some(first), Some(last)) = (log.number_at(slots.start), log.number_at(slots.end.saturating_sub(1))) else {
             return Bytes::new();
         };
-        let of = Piece { shared_log: shared_log.id(), first, last, topic_as_event_type };
+        let of = FrameKey { shared_log: shared_log.id(), first, last, topic_as_event_type };
         let index = (of.shared_log ^ of.first).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
         let mut slot = lock(&self.slots[index as usize]);
         match &*slot {

@@ -18,7 +18,7 @@ mod subscribe;
 
 pub(crate) use self::{
     deferred::{Deferred, once},
-    frame_cache::{FRAME, Latest, Merged, Of},
+    frame_cache::{FRAME, Latest, MergeKey, Merged},
     production::{Over, Production, Writer},
     resume::{Bound, CursorStart, Joining},
     settings::{LastWord, TopicSettings},

@@ -129,7 +129,7 @@ impl Order {
 
     /// Changes who holds a topic or a pattern, and updates the cost: the memory of a topic that nobody holds counts as
     /// retained.
-    pub(crate) fn hold(
+    pub(crate) fn update_holders(
         &mut self,
         shared_log: &SharedLog,
         state: &mut SharedLogState,

@@ -141,7 +141,7 @@ impl Topics {
             order.ended.remove(ticket);
         }
         let mut production = None;
-        order.hold(topic, state, |state| production = state.production.take());
+        order.update_holders(topic, state, |state| production = state.production.take());
         let production = production?;
         if outcome == Outcome::Cancelled {
             production.stop(Over::Cancelled);

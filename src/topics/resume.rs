@@ -34,7 +34,7 @@ impl Bound {
 pub(crate) struct CursorStart {
     pub(crate) next: u64,
     pub(crate) read: u64,
-    pub(crate) told: u64,
+    pub(crate) known_lost: u64,
     /// Events after this position are missing.
     pub(crate) missed: Option<Position>,
 }
@@ -159,6 +159,6 @@ impl Topics {
                 (if is_known { log.after(position) } else { oldest }, missed.then_some(position))
             }
         };
-        CursorStart { next, read: log.ordinal_before(next), told: log.lost(), missed }
+        CursorStart { next, read: log.ordinal_before(next), known_lost: log.lost(), missed }
     }
 }

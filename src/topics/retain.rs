@@ -7,7 +7,7 @@ use super::{
     steps::step,
     store::Topics,
 };
-use crate::{collections::spacious, log::Retention, sync::lock};
+use crate::{collections::shrunk_capacity, log::Retention, sync::lock};
 
 impl Topics {
     /// Evicts the events of a topic that exceed its own retention.
@@ -93,7 +93,7 @@ impl Topics {
         order.by_name.remove(&**topic.name());
         order.cost -= topic.cost();
         order.forgotten.insert(topic.name(), state.log.floor());
-        if let Some(enough) = spacious(order.topics.len(), order.topics.capacity()) {
+        if let Some(enough) = shrunk_capacity(order.topics.len(), order.topics.capacity()) {
             order.topics.shrink_to(enough);
         }
     }

@@ -12,7 +12,7 @@ use super::{deferred::ToWake, production::Production};
 use crate::{
     collections::{PerCore, Slot, Ticket, Waiters},
     log::{End, Log, Outcome, Position, Retention, topic_name},
-    sync::{AtomicU64, Mutex, lane, lock},
+    sync::{AtomicU64, Mutex, lock, shard},
 };
 
 /// A topic or a pattern: its name, its log and its waiters. The log of a pattern has the events of all topics that
@@ -29,7 +29,7 @@ pub(crate) struct SharedLog {
     /// How many of its subscriptions belong to clients whose streams have begun.
     readers: AtomicU64,
     /// The waiters of each shard. Made when the log has many subscribers.
-    lanes: OnceLock<PerCore<Waiters<Waker>>>,
+    shards: OnceLock<PerCore<Waiters<Waker>>>,
     pub(crate) state: Mutex<SharedLogState>,
 }
 
@@ -45,7 +45,7 @@ enum Among {
     /// The one list, because there are few waiters.
     All,
     /// The list of one shard.
-    Lane(u8),
+    Shard(u8),
 }
 
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl SharedLog {
             newest: AtomicU64::new(0),
             end: AtomicU64::new(0),
             readers: AtomicU64::new(0),
-            lanes: OnceLock::new(),
+            shards: OnceLock::new(),
             state: Mutex::new(state),
         }
     }
@@ -193,44 +193,44 @@ impl SharedLog {
 
     /// Makes the shards, if this many subscribers are worth them. The state must be locked.
     pub(crate) fn prepare_for(&self, subscribers: usize) {
-        if lane::is_worth_it(subscribers) {
-            self.lanes.get_or_init(PerCore::new);
+        if shard::is_worth_it(subscribers) {
+            self.shards.get_or_init(PerCore::new);
         }
     }
 
     #[inline]
-    pub(crate) fn has_lanes(&self) -> bool {
-        self.lanes.get().is_some()
+    pub(crate) fn is_sharded(&self) -> bool {
+        self.shards.get().is_some()
     }
 
     /// Adds the waker of a reader that has read everything before a number. `None`: there is an event from there on.
     #[inline]
     pub(crate) fn park(&self, next: u64, waker: &Waker) -> Option<Parked> {
-        let Some(lanes) = self.lanes.get() else {
+        let Some(shards) = self.shards.get() else {
             let mut state = lock(&self.state);
             return (state.log.newest() < next).then(|| self.park_locked(&mut state, waker));
         };
-        let lane = lane::mine();
-        let mut waiters = lock(lanes.of(lane));
+        let shard = shard::mine();
+        let mut waiters = lock(shards.of(shard));
         // A publisher stores the newest number before it takes the waiters. So either the number is seen here, or the
         // publisher takes this waiter.
-        (!self.reaches(next)).then(|| Parked::in_lane(lane, &mut waiters, waker))
+        (!self.reaches(next)).then(|| Parked::in_shard(shard, &mut waiters, waker))
     }
 
     /// Adds the waker of a reader that has read everything. The state must be locked.
     #[inline]
     pub(crate) fn park_locked(&self, state: &mut SharedLogState, waker: &Waker) -> Parked {
-        match self.lanes.get() {
-            Some(lanes) => {
-                let lane = lane::mine();
-                Parked::in_lane(lane, &mut lock(lanes.of(lane)), waker)
+        match self.shards.get() {
+            Some(shards) => {
+                let shard = shard::mine();
+                Parked::in_shard(shard, &mut lock(shards.of(shard)), waker)
             }
             None => Parked { slot: state.waiters.insert(waker.clone()), among: Among::All },
         }
     }
 
     pub(crate) fn unpark(&self, parked: Parked) -> Option<Waker> {
-        match self.lane_of(parked) {
+        match self.shard_of(parked) {
             Some(waiters) => lock(waiters).remove(parked.slot),
             None => lock(&self.state).waiters.remove(parked.slot),
         }
@@ -238,16 +238,16 @@ impl SharedLog {
 
     /// Removes a waiter. The state must be locked.
     pub(crate) fn unpark_locked(&self, state: &mut SharedLogState, parked: Parked) -> Option<Waker> {
-        match self.lane_of(parked) {
+        match self.shard_of(parked) {
             Some(waiters) => lock(waiters).remove(parked.slot),
             None => state.waiters.remove(parked.slot),
         }
     }
 
-    fn lane_of(&self, parked: Parked) -> Option<&Mutex<Waiters<Waker>>> {
+    fn shard_of(&self, parked: Parked) -> Option<&Mutex<Waiters<Waker>>> {
         match parked.among {
             Among::All => None,
-            Among::Lane(lane) => self.lanes.get().map(|lanes| lanes.of(lane.into())),
+            Among::Shard(shard) => self.shards.get().map(|shards| shards.of(shard.into())),
         }
     }
 
@@ -255,20 +255,20 @@ impl SharedLog {
     #[inline]
     pub(crate) fn take_waiters(&self, state: &mut SharedLogState, to_wake: &mut ToWake) {
         to_wake.take(&mut state.waiters);
-        if let Some(lanes) = self.lanes.get() {
-            lanes.iter().for_each(|waiters| to_wake.take(&mut lock(waiters)));
+        if let Some(shards) = self.shards.get() {
+            shards.iter().for_each(|waiters| to_wake.take(&mut lock(waiters)));
         }
     }
 
     pub(crate) fn cost(&self) -> usize {
-        self.name.len() + Self::OVERHEAD + self.lanes.get().map_or(0, PerCore::size)
+        self.name.len() + Self::OVERHEAD + self.shards.get().map_or(0, PerCore::size)
     }
 }
 
 impl Parked {
     #[inline]
-    fn in_lane(lane: usize, waiters: &mut Waiters<Waker>, waker: &Waker) -> Self {
-        Self { slot: waiters.insert(waker.clone()), among: Among::Lane(lane as u8) }
+    fn in_shard(shard: usize, waiters: &mut Waiters<Waker>, waker: &Waker) -> Self {
+        Self { slot: waiters.insert(waker.clone()), among: Among::Shard(shard as u8) }
     }
 }
 

@@ -138,7 +138,7 @@ impl Topics {
             false => self.topic(name, deferred),
         };
         let mut state = lock(&shared_log.state);
-        order.hold(&shared_log, &mut state, |state| state.subscribers += 1);
+        order.update_holders(&shared_log, &mut state, |state| state.subscribers += 1);
         shared_log.prepare_for(state.subscribers);
         drop(state);
         let start = self.cursor_start(&mut order, &shared_log, start);
@@ -152,7 +152,7 @@ impl Topics {
         let mut state = lock(&shared_log.state);
         let waiter = parked.and_then(|parked| shared_log.unpark_locked(&mut state, parked));
         if !shared_log.is_pattern() {
-            order.hold(shared_log, &mut state, |state| state.subscribers -= 1);
+            order.update_holders(shared_log, &mut state, |state| state.subscribers -= 1);
             if state.subscribers == 0 {
                 // Events that were sent to one client alone are for no other client.
                 while !topic_name::is_public(shared_log.name()) && !state.log.is_empty() {
