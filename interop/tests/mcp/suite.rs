@@ -53,7 +53,14 @@ fn read(folder: &Path) -> Results {
             let name = entry.file_name().into_string().unwrap();
             let checks = fs::read(entry.path().join("checks.json")).unwrap();
             let mut checks: Vec<Check> = serde_json::from_slice(&checks).unwrap();
-            checks.iter_mut().for_each(|check| leave_out_what_differs(&mut check.details));
+            for check in &mut checks {
+                leave_out_what_differs(&mut check.details);
+                // With an event, the suite notes the last `retry` that has arrived: if two events arrive at once, the later one's.
+                // Whether it obeys the right one is a check of its own.
+                if let ("incoming-sse-event", Value::Object(details)) = (&*check.id, &mut check.details) {
+                    details.remove("retryValue");
+                }
+            }
             (name[..name.len() - TIME].trim_start_matches("server-").to_owned(), checks)
         })
         .collect()
