@@ -22,6 +22,7 @@
 //! - `GET /page/events`, `/clients/{id}/...`: the page's own requests.
 //!
 //! In this example, anybody may publish, see the list of streams, and close any stream. A public program has to check who may.
+//! Pages of other sites cannot do this through a visitor's browser.
 //!
 //! The topic's name decides what happens to a client that is too slow. Under `state/` only the latest event counts, and the client
 //! is told nothing. Under `strict/` the stream ends, and the client comes back. On all other topics the client is told of the gap.
@@ -46,7 +47,7 @@
 //! | `MAX_STREAMS_PER_ADDRESS` | a quarter of the connections that the limit on open files allows, at most 2000 | open streams of one address |
 //! | `PROXIES` | 0 | how many proxies append to `x-forwarded-for` |
 //! | `DRAIN_MS` | 5000 | how long the graceful shutdown may take |
-//! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, or answer nothing; at least 1000 |
+//! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, take to send a body, or answer nothing; at least 1000 |
 //! | `PRICES_MS` | 250 | the time between two prices |
 //! | `LOG` | 0 | 1 prints a line on stderr for each stream that ended or lost events |
 
@@ -70,11 +71,12 @@ use std::{env, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{ConnectInfo, DefaultBodyLimit},
-    http::request::Parts,
+    http::{StatusCode, request::Parts},
     response::Html,
     routing::{delete, get, post},
 };
 use tokio::net::TcpListener;
+use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer};
 use tower_sse::{
     ClientIpKey, Heartbeat, Limit, RefusedResponse, Registry, RegistryConfig, Retention, SlowClientPolicy, SseLayer,
 };
@@ -106,7 +108,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
     let connections = Connections::new(patience, 1);
-    let app = app(App { registry: registry.clone(), market, counts }, limits(&connections)?, heartbeat);
+    let app = app(App { registry: registry.clone(), market, counts }, limits(&connections)?, heartbeat, patience);
     let window = Duration::from_millis(setting("DRAIN_MS", 5000)?);
     tokio::select! {
         () = connections.serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()) => {}
@@ -147,7 +149,7 @@ fn limits(connections: &Connections) -> Result<[Limit; 2], io::Error> {
     ])
 }
 
-fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat) -> Router {
+fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat, patience: Patience) -> Router {
     let layer = SseLayer::new(&app.registry).metadata(Visitor::of);
     // At most an hour, so that streams move to new servers behind a load balancer.
     let layer = limits.into_iter().fold(layer, SseLayer::limit).max_age(Duration::from_secs(3600));
@@ -174,6 +176,10 @@ fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat) -> Router {
         .route("/clients/{id}/subscribe", post(api::subscribe))
         .route("/clients/{id}/unsubscribe", post(api::unsubscribe))
         .layer(DefaultBodyLimit::max(api::MAX_BODY))
+        // Refuses requests that change something, if a browser sends them for a page of another site.
+        .layer(CsrfLayer::new())
+        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not cut streams.
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()))
         .with_state(app)
 }
 

@@ -17,6 +17,7 @@
 //!
 //! An answer is a topic with a producer. The producer writes whether or not anybody reads. An answer to a prompt with the word `break` fails in the middle.
 //! A chat is a plain topic. In this example, everybody who knows a chat's name may read and write in it. A public program has to check who may.
+//! Pages of other sites cannot ask or stop anything through a visitor's browser.
 //!
 //! Environment:
 //!
@@ -24,6 +25,7 @@
 //! |---|---|---|
 //! | `PORT` | 3001 | the port; 0 picks a free port |
 //! | `TOKEN_MS` | 60 | the average time of a token |
+//! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, take to send a prompt, or answer nothing; at least 1000 |
 
 #[allow(dead_code, reason = "it is not told to end")]
 #[path = "../support/connections.rs"]
@@ -45,6 +47,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Mutex};
 use tokio_stream::{StreamExt, once};
+use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer};
 use tower_sse::{
     ClientHandle, Event, EventStream, Registry, RegistryConfig, Retention, SseLayer, Start, SubscribeError,
     Subscription, TopicState,
@@ -71,16 +74,17 @@ async fn main() -> std::result::Result<(), Box<dyn Error>> {
         });
     let registry = Registry::with_config(config);
     let token_time = Duration::from_millis(setting("TOKEN_MS", 60)?);
+    let patience = Patience::of(Duration::from_millis(setting("GONE_AFTER_MS", 30_000)?));
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3001)?)).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let app = app(Chats { registry, token_time, turns: Arc::default() });
+    let app = app(Chats { registry, token_time, turns: Arc::default() }, patience);
     // Unlike `axum::serve`, this closes connections that send no request, and makes room for new clients.
-    Connections::new(Patience::default(), 1).serve(listener, app.into_make_service()).await;
+    Connections::new(patience, 1).serve(listener, app.into_make_service()).await;
     Ok(())
 }
 
-fn app(chats: Chats) -> Router {
+fn app(chats: Chats, patience: Patience) -> Router {
     Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))
         .route("/chats/{chat}/messages", post(ask))
@@ -90,6 +94,10 @@ fn app(chats: Chats) -> Router {
         .fallback(|| async { (StatusCode::NOT_FOUND, "there is nothing at this address; the chat page is at /") })
         .layer(DefaultBodyLimit::max(MAX_PROMPT))
         .layer(SseLayer::new(&chats.registry).reconnect_delay(Duration::from_secs(1)))
+        // Refuses requests that change something, if a browser sends them for a page of another site.
+        .layer(CsrfLayer::new())
+        // Limits the time until the response headers are sent, so a slow prompt cannot last for ever. It does not cut streams.
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()))
         .with_state(chats)
 }
 

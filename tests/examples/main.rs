@@ -1,6 +1,10 @@
 //! The dashboard and the answering example as real processes, between real clients.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../support/bodies.rs"]
+mod bodies;
+#[path = "../support/client.rs"]
+mod client;
 #[allow(dead_code, reason = "not all of it is asked for here")]
 #[path = "../support/example.rs"]
 mod example;
@@ -8,6 +12,8 @@ mod example;
 mod listener;
 #[path = "../support/spec.rs"]
 mod spec;
+#[path = "../support/strangers.rs"]
+mod strangers;
 #[path = "../support/wire.rs"]
 mod wire;
 
@@ -16,3 +22,4 @@ mod dashboard_features;
 #[cfg(unix)]
 mod dashboard_signals;
 mod llm;
+mod other_sites;

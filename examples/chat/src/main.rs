@@ -19,8 +19,8 @@
 //!   finds clients that vanished. `axum::serve` does none of that.
 //! - On SIGINT and SIGTERM all streams end. Event streams end cleanly, and an `EventSource` reconnects. gRPC streams end with
 //!   `UNAVAILABLE`, and the client in this example reconnects.
-//! - For pages of other origins, put tower-http's `CorsLayer` around everything. Expose the headers `grpc-status` and
-//!   `grpc-message`.
+//! - Pages of other sites cannot send a message through a visitor's browser. To allow pages of another origin, put tower-http's `CorsLayer`
+//!   around everything, expose the headers `grpc-status` and `grpc-message`, and add the origin to the `CsrfLayer`.
 //!
 //! This example believes every name. A public program needs an authentication layer outside of the `SseLayer`.
 //!
@@ -30,6 +30,7 @@
 //! |---|---|---|
 //! | `PORT` | 3000 | the port; 0 picks a free port |
 //! | `MAX_STREAMS` | 10000 | open streams, event streams and gRPC streams together |
+//! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, take to send a body, or answer nothing; at least 1000 |
 //! | `CHAT` | `http://127.0.0.1:3000` | the server, for the gRPC clients |
 
 mod client;
@@ -42,7 +43,9 @@ mod sockets;
 
 use std::{env, error::Error, io, process, time::Duration};
 
+use axum::http::StatusCode;
 use tokio::net::TcpListener;
+use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer};
 use tower_sse::{Drain, Limit, RegistryConfig, SseLayer};
 
 use crate::{connections::Connections, signals::Signals, sockets::Patience};
@@ -66,13 +69,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn serve() -> Result<(), Box<dyn Error>> {
     let max_streams = setting("MAX_STREAMS", 10_000)?;
     let registry = chat::registry(RegistryConfig::default().limit(Limit::streams(max_streams)));
-    let app = chat::routes(&registry).layer(SseLayer::new(&registry));
+    let patience = Patience::of(Duration::from_millis(setting("GONE_AFTER_MS", 30_000)?));
+    let app = chat::routes(&registry)
+        .layer(SseLayer::new(&registry))
+        // Refuses requests that change something, if a browser sends them for a page of another site.
+        .layer(CsrfLayer::new())
+        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not cut streams.
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()));
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
     // From now on, a signal starts a graceful shutdown.
     let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
-    let connections = Connections::new(Patience::default(), 1);
+    let connections = Connections::new(patience, 1);
     tokio::select! {
         () = connections.serve(listener, app.into_make_service()) => {}
         _ = signals.next() => {}

@@ -20,6 +20,8 @@ mod client;
 #[allow(dead_code, reason = "this program is built already")]
 #[path = "../../../tests/support/example.rs"]
 mod example;
+#[path = "../../../tests/support/strangers.rs"]
+mod strangers;
 mod support;
 use bodies::{AnyBody, any};
 use client::{VERSIONS, get};
@@ -281,4 +283,26 @@ async fn the_client_in_the_program_prints_what_is_said_and_comes_back() {
     assert_eq!(within(lines.next_line()).await.unwrap().unwrap(), "bob: Hello");
     let refused = within(program(&["say", "", "bob", "Hello"]).output()).await.unwrap();
     assert_eq!(refused.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_say_nothing() {
+    let server = chat(&[]).await;
+    let mut stream = ask(&server, Version::HTTP_11, get("/rooms/lobby/events")).await;
+    let change = ("POST", "/rooms/lobby?name=ada");
+    strangers::pages_of_other_sites_change_nothing(address(&server), &[change], "her own").await;
+    let told = strangers::until(&mut stream, "her own", 8).await;
+    assert!(!told.contains("forged"), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_is_said_so_slowly_that_it_trickles_is_given_up_and_streams_go_on() {
+    let server = chat(&[("GONE_AFTER_MS", "1000")]).await;
+    let mut grpc = connect(&server.url).await;
+    let mut updates = join(&mut grpc, "lobby", "bob").await.unwrap();
+    strangers::a_body_that_trickles_is_given_up(address(&server), &[], ("POST", "/rooms/lobby?name=ada")).await;
+    let headers = [("content-type", "application/grpc-web+proto")];
+    strangers::a_body_that_trickles_is_given_up(address(&server), &headers, ("POST", "/chat.Chat/Say")).await;
+    say(&mut grpc, "lobby", "ada", "still here").await.unwrap();
+    assert_eq!(heard(&mut updates).await.1, "ada: still here");
 }

@@ -40,6 +40,7 @@
 //! | `PROXIES` | 0 | how many proxies append to `x-forwarded-for` |
 //! | `SESSION_SECONDS` | 28800 | how long a session lasts |
 //! | `HEARTBEAT_MS` | 15000 | the interval of heartbeats of the announcements |
+//! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, take to send a body, or answer nothing; at least 1000 |
 //! | `PING_MS` | 10000 | the interval of heartbeats of users' streams |
 //! | `LOG` | `info` | `error` to `trace`, on stderr |
 
@@ -70,7 +71,9 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time};
 use tower::ServiceBuilder;
-use tower_http::{compression::CompressionLayer, cors::CorsLayer, csrf::CsrfLayer, trace::TraceLayer};
+use tower_http::{
+    compression::CompressionLayer, cors::CorsLayer, csrf::CsrfLayer, timeout::TimeoutLayer, trace::TraceLayer,
+};
 use tower_sse::{
     ClientIpKey, CloseReason, Drain, Event, Heartbeat, Limit, RefusedResponse, Registry, RegistryConfig, Retention,
     SseLayer, TracingObserver,
@@ -110,13 +113,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .observer(TracingObserver::new());
     let registry = Registry::with_config(config);
     let address = login::address(setting("PROXIES", 0)?);
-    let app = app(App { registry: registry.clone(), sessions, address })?;
+    let patience = Patience::of(Duration::from_millis(setting("GONE_AFTER_MS", 30_000)?));
+    let app = app(App { registry: registry.clone(), sessions, address }, patience)?;
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
     // From now on, a signal starts a graceful shutdown.
     let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
-    let connections = Connections::new(Patience::default(), 1);
+    let connections = Connections::new(patience, 1);
     tokio::select! {
         () = connections.serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()) => {}
         _ = signals.next() => {}
@@ -137,7 +141,7 @@ async fn tidy(sessions: Arc<Sessions>) {
     }
 }
 
-fn app(app: App) -> Result<Router, Box<dyn Error>> {
+fn app(app: App, patience: Patience) -> Result<Router, Box<dyn Error>> {
     let for_strangers = SseLayer::new(&app.registry)
         .heartbeat(Heartbeat::every(Duration::from_millis(setting("HEARTBEAT_MS", 15_000)?)))
         .limit(Limit::streams(setting("MAX_PUBLIC_STREAMS", 10_000)?))
@@ -178,6 +182,8 @@ fn app(app: App) -> Result<Router, Box<dyn Error>> {
         .layer(TraceLayer::new_for_http())
         // Answers preflight requests, and adds its headers to every response, so that a page can read why it was refused.
         .layer(cors(trusted))
+        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not cut streams.
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()))
         // Refuses requests that change something (a login too), if a browser sends them for a page of another origin.
         .layer(CsrfLayer::new().add_trusted_origin(origin)?)
         // Does not compress event streams. Keep it outside of an SseLayer: the layer cannot insert anything into a compressed stream.

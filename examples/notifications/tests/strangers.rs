@@ -5,7 +5,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 mod support;
-use support::{STREAM, Visitor, all, bodies, bodies::AnyBody, client::VERSIONS, expect, start, until, within};
+#[path = "../../../tests/support/strangers.rs"]
+mod trickling;
+use support::{STREAM, Visitor, all, bodies, bodies::AnyBody, client, client::VERSIONS, expect, start, until, within};
 
 const ASKS: [(&str, &str); 1] = [("accept", "text/event-stream")];
 const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
@@ -265,4 +267,17 @@ async fn own_pages_those_of_the_origin_that_is_named_and_programs_may_log_in_and
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_login_or_a_notification_that_trickles_is_given_up_and_streams_go_on() {
+    let server = start(&[("GONE_AFTER_MS", "1000")]).await;
+    let ada = Visitor::named(&server, "ada").await;
+    let mut stream = ada.get(STREAM).await;
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    trickling::a_body_that_trickles_is_given_up(ada.address, &form, ("POST", "/login")).await;
+    let session = [("cookie", ada.cookie.as_deref().unwrap())];
+    trickling::a_body_that_trickles_is_given_up(ada.address, &session, ("POST", "/api/users/ada/notifications")).await;
+    ada.post("/api/users/ada/notifications", "still here").await;
+    expect(&mut stream, &["ada still here"]).await;
 }

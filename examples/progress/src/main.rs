@@ -40,6 +40,7 @@ use std::{convert::Infallible, env, error::Error, future, io, sync::Arc, time::D
 use hyper::Request;
 use tokio::net::TcpListener;
 use tower::{ServiceBuilder, make::Shared};
+use tower_http::csrf::CsrfLayer;
 use tower_sse::{Drain, Registry, RegistryConfig, Retention, SseLayer};
 
 use crate::{
@@ -59,6 +60,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let jobs = Arc::new(Jobs::new(&registry, step, setting::<u16>("MAX_JOBS", 100)?.into()));
     let service = ServiceBuilder::new()
         .layer(SseLayer::new(&registry).finish_on_drain(true))
+        // Refuses requests that change something, if a browser sends them for a page of another site.
+        .layer(CsrfLayer::new())
         .service_fn(move |request: Request<RequestBody>| future::ready(Ok::<_, Infallible>(jobs.answer(&request))));
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;

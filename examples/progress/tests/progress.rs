@@ -15,6 +15,8 @@ mod client;
 #[allow(dead_code, reason = "this program is built already")]
 #[path = "../../../tests/support/example.rs"]
 mod example;
+#[path = "../../../tests/support/strangers.rs"]
+mod strangers;
 use bodies::AnyBody;
 use client::{Client, VERSIONS};
 use example::Server;
@@ -238,4 +240,14 @@ fn there_is_no_axum_in_it() {
     assert!(tree.lines().any(|line| line.starts_with("tower-sse ")), "{tree}");
     let not_needed = ["axum", "serde"];
     assert!(!tree.lines().any(|line| not_needed.iter().any(|name| line.starts_with(name))), "{tree}");
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_start_and_stop_nothing() {
+    on_both(&[], async |house| {
+        let address = house.server.url.strip_prefix("http://").unwrap().parse().unwrap();
+        let job = house.start(1000).await;
+        strangers::pages_of_other_sites_change_nothing(address, &[("POST", "/jobs"), ("DELETE", &job)], "").await;
+    })
+    .await;
 }

@@ -1,0 +1,71 @@
+//! What pages of other sites and bodies that trickle can do to the examples.
+
+use std::net::SocketAddr;
+
+use http::Version;
+use http_body_util::Full;
+
+use crate::{
+    bodies::any,
+    client::{VERSIONS, get, request},
+    example::{Example, Server},
+    strangers::{a_body_that_trickles_is_given_up, pages_of_other_sites_change_nothing, send, until},
+};
+
+static DASHBOARD: Example = Example::named("dashboard");
+static LLM: Example = Example::named("llm");
+
+async fn start(example: &Example, environment: &[(&str, &str)]) -> (Server, SocketAddr) {
+    let server = Server::start(example.command().env("PORT", "0").envs(environment.iter().copied())).await;
+    let address = server.url.strip_prefix("http://").unwrap().parse().unwrap();
+    (server, address)
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_publish_and_close_nothing_on_the_dashboard() {
+    let (_server, address) = start(&DASHBOARD, &[]).await;
+    let mut stream = send(address, Version::HTTP_11, get("/events?topic=news")).await;
+    let changes = [
+        ("POST", "/publish/news"),
+        ("POST", "/publish"),
+        ("DELETE", "/streams/1"),
+        ("DELETE", "/clients/somebody"),
+        ("POST", "/clients/somebody/subscribe?topic=news"),
+        ("POST", "/clients/somebody/unsubscribe?topic=news"),
+    ];
+    pages_of_other_sites_change_nothing(address, &changes, "its own").await;
+    let told = until(&mut stream, "its own", 8).await;
+    assert!(!told.contains("forged"), "{told:?}");
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_ask_and_stop_nothing_in_the_chat() {
+    let (_server, address) = start(&LLM, &[("TOKEN_MS", "1000")]).await;
+    let changes = [
+        ("POST", "/chats/mine/messages?instead=true"),
+        ("POST", "/chats/mine/messages"),
+        ("DELETE", "/chats/mine/answers/1"),
+    ];
+    pages_of_other_sites_change_nothing(address, &changes, "What is a lighthouse for?").await;
+}
+
+#[tokio::test]
+async fn an_event_that_trickles_is_given_up_on_the_dashboard_and_streams_go_on() {
+    let (_server, address) = start(&DASHBOARD, &[("GONE_AFTER_MS", "1000")]).await;
+    let mut streams = Vec::new();
+    for version in VERSIONS {
+        streams.push(send(address, version, get("/events?topic=news")).await);
+    }
+    a_body_that_trickles_is_given_up(address, &[], ("POST", "/publish/news")).await;
+    send(address, Version::HTTP_2, request("POST", "/publish/news", any(Full::from("still here")))).await;
+    for stream in &mut streams {
+        let told = until(stream, "still here", 1).await;
+        assert!(!told.contains('\0'), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_that_trickles_is_given_up_in_the_chat() {
+    let (_server, address) = start(&LLM, &[("GONE_AFTER_MS", "1000")]).await;
+    a_body_that_trickles_is_given_up(address, &[], ("POST", "/chats/mine/messages")).await;
+}

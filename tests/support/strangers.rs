@@ -1,0 +1,106 @@
+//! What strangers try on any program: bodies that trickle, and pages of other sites that have a visitor's browser send something.
+#![allow(dead_code, reason = "no test file needs all of it")]
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use tokio::time::{interval, timeout};
+
+use crate::{
+    bodies::{AnyBody, any, channel},
+    client::{Client, VERSIONS, request},
+};
+
+const BOUND: Duration = Duration::from_secs(60);
+/// Between two bytes of a body that trickles.
+const DRIP: Duration = Duration::from_millis(50);
+
+/// A request that changes something, without its body.
+pub(crate) type Change<'a> = (&'a str, &'a str);
+
+/// What browsers send with what a page of another site asks of them, older ones too.
+const FOREIGN: [&[(&str, &str)]; 5] = [
+    &[("origin", "https://evil.test"), ("sec-fetch-site", "cross-site")],
+    &[("origin", "https://evil.test")],
+    &[("origin", "null")],
+    &[("sec-fetch-site", "cross-site")],
+    &[("sec-fetch-site", "same-site")],
+];
+/// The same for pages of its own, and what programs send.
+const OWN: [&[(&str, &str)]; 4] = [
+    &[("origin", "http://server.test"), ("sec-fetch-site", "same-origin")],
+    &[("origin", "http://server.test")],
+    &[("sec-fetch-site", "none")],
+    &[],
+];
+
+pub(crate) async fn send(address: SocketAddr, version: Version, request: Request<AnyBody>) -> Response<Incoming> {
+    let sent = async { Client::connect(address, version).await.send(request).await.unwrap() };
+    timeout(BOUND, sent).await.expect("an answer in time")
+}
+
+fn with(headers: &[(&'static str, &str)], mut request: Request<AnyBody>) -> Request<AnyBody> {
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, HeaderValue::from_str(value).unwrap());
+    }
+    request
+}
+
+/// None of these is done for a page of another site. `text`: what is posted for its own pages and for programs.
+pub(crate) async fn pages_of_other_sites_change_nothing(
+    address: SocketAddr,
+    changes: &[Change<'_>],
+    text: &'static str,
+) {
+    let body = || any(Full::from(text));
+    for version in VERSIONS {
+        for (method, target) in changes {
+            for headers in FOREIGN {
+                let refused =
+                    send(address, version, with(headers, request(method, target, any(Full::from("forged"))))).await;
+                assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{method} {target} {headers:?} over {version:?}");
+            }
+            for headers in OWN {
+                let done = send(address, version, with(headers, request(method, target, body()))).await;
+                assert_ne!(done.status(), StatusCode::FORBIDDEN, "{method} {target} {headers:?} over {version:?}");
+            }
+        }
+    }
+}
+
+/// Of a program that waits for a second: this request is given up while its body comes, byte by byte. Zeros are text, a form, and
+/// empty gRPC messages.
+pub(crate) async fn a_body_that_trickles_is_given_up(
+    address: SocketAddr,
+    headers: &[(&'static str, &str)],
+    (method, target): Change<'_>,
+) {
+    for version in VERSIONS {
+        let (frames, body) = channel();
+        let drips = tokio::spawn(async move {
+            let mut clock = interval(DRIP);
+            // Until nobody takes it any more.
+            while frames.send(Ok(Frame::data(Bytes::from_static(b"\0")))).await.is_ok() {
+                clock.tick().await;
+            }
+        });
+        let answer = send(address, version, with(headers, request(method, target, body))).await;
+        assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT, "{target} over {version:?}");
+        drop(answer);
+        timeout(BOUND, drips).await.expect("the body is taken no more").unwrap();
+    }
+}
+
+/// What comes on a stream that was opened before, until there is so much of this text.
+pub(crate) async fn until(stream: &mut Response<Incoming>, text: &str, times: usize) -> String {
+    let mut read = String::new();
+    while read.matches(text).count() < times {
+        let frame = timeout(BOUND, stream.frame()).await.expect("more of the stream").expect("no end").unwrap();
+        read.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+    read
+}
