@@ -28,7 +28,7 @@ async fn pages_of_other_sites_publish_and_close_nothing_on_the_dashboard() {
     let changes = [
         ("POST", "/publish/news"),
         ("POST", "/publish"),
-        ("DELETE", "/streams/1"),
+        ("DELETE", "/streams/999"),
         ("DELETE", "/clients/somebody"),
         ("POST", "/clients/somebody/subscribe?topic=news"),
         ("POST", "/clients/somebody/unsubscribe?topic=news"),
