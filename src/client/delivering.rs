@@ -3,12 +3,14 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
+    cursor::IdleMark,
     events::Delivery,
     handle::ClientHandle,
     reader::{Frame, Reader},
-    taking::{Picked, Taken},
+    state::State,
+    taking::{Picked, Taken, Taker, Taking},
 };
-use crate::{event::Event, stream::CloseReason, sync::lock, time::jitter};
+use crate::{event::Event, stream::CloseReason, sync::lock, time::jitter, topics::Deferred};
 
 impl Reader {
     /// Returns the frame for the taken events, if any event passes.
@@ -71,6 +73,29 @@ impl Reader {
             taken.events.retain(|picked| picked.goes_out(&client));
         }
         None
+    }
+}
+
+impl State {
+    #[inline]
+    pub(super) fn take(
+        &mut self,
+        taker: Taker<'_>,
+        horizon: u64,
+        idle_mark: &mut Option<IdleMark>,
+        deferred: &mut Deferred,
+    ) -> Option<Taking> {
+        let taking = self.cursors.take(taker, horizon, idle_mark, deferred)?;
+        if let Taking::Plain(plain) = &taking {
+            self.note_sent(plain.events, plain.wire.len());
+        }
+        Some(taking)
+    }
+
+    #[inline]
+    pub(super) fn note_sent(&mut self, events: u64, bytes: usize) {
+        self.sent.events += events;
+        self.sent.bytes += bytes as u64;
     }
 }
 

@@ -373,28 +373,6 @@ impl Reader {
     }
 }
 
-impl State {
-    #[inline]
-    fn take(
-        &mut self,
-        taker: Taker<'_>,
-        horizon: u64,
-        idle_mark: &mut Option<IdleMark>,
-        deferred: &mut Deferred,
-    ) -> Option<Taking> {
-        let taking = self.cursors.take(taker, horizon, idle_mark, deferred)?;
-        if let Taking::Plain(plain) = &taking {
-            self.note_sent(plain.events, plain.wire.len());
-        }
-        Some(taking)
-    }
-
-    fn note_sent(&mut self, events: u64, bytes: usize) {
-        self.sent.events += events;
-        self.sent.bytes += bytes as u64;
-    }
-}
-
 impl Drop for Reader {
     fn drop(&mut self) {
         self.leave(CloseReason::ClientDisconnected);

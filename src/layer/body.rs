@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 
-use super::{open_stream::OpenStream, open_stream::into_bytes, sse_layer::Config};
+use super::{data::into_bytes, open_stream::OpenStream, sse_layer::Config};
 use crate::{
     client::{Picked, Reader},
     limit::Hold,

@@ -2,9 +2,12 @@
 
 #[cfg(feature = "axum")]
 mod axum;
+mod blocks;
 mod body;
+mod data;
 mod future;
 mod open_stream;
+mod rare_state;
 mod service;
 mod sse_layer;
 

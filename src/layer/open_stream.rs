@@ -7,13 +7,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
-use http::HeaderMap;
+use bytes::Bytes;
 use http_body::{Body, Frame};
 
-use super::sse_layer::Config;
+use super::{
+    data::{into_bytes, without_mark},
+    rare_state::{RareState, Window},
+    sse_layer::Config,
+};
 use crate::{
-    client::{ClientHandle, FastRead, OwnBody, Picked, Reader},
+    client::{FastRead, OwnBody, Picked, Reader},
     stream::{Batching, Boundary, CloseReason, HeartbeatTimer, LeadingMark, headers},
     time::Timer,
 };
@@ -46,73 +49,6 @@ pub(super) struct OpenStream {
     config: Arc<Config>,
     heartbeat_timer: Option<HeartbeatTimer>,
     timer: Timer,
-}
-
-#[derive(Default)]
-struct RareState {
-    /// A complete block that is sent next, at a boundary, before anything is polled.
-    next: Option<Bytes>,
-    /// The registry's events wait until this window ends.
-    window: Option<Window>,
-    trailers: Option<HeaderMap>,
-}
-
-/// The time until the next frame, and the batching that set it.
-struct Window {
-    end: Timer,
-    by: Option<Batching>,
-}
-
-impl RareState {
-    fn is_empty(&self) -> bool {
-        self.next.is_none() && self.window.is_none() && self.trailers.is_none()
-    }
-}
-
-/// Converts the data of a frame.
-///
-/// `Bytes`, which most bodies use, are not copied.
-pub(super) fn into_bytes(mut data: impl Buf) -> Bytes {
-    data.copy_to_bytes(data.remaining())
-}
-
-impl Config {
-    /// Returns the bytes that a stream begins with.
-    fn opening(&self, reader: &Reader, own: &[Picked]) -> Bytes {
-        let mut opening = self.opening_block(reader.client().id().spread());
-        let snapshot = reader.take_snapshot();
-        let snapshot_has_id = snapshot.as_ref().is_some_and(|snapshot| snapshot.own_id().is_some());
-        let snapshot = snapshot.map(|snapshot| snapshot.encode());
-        let position = match self.position_event.is_on() && !snapshot_has_id {
-            true => reader.standing().and_then(|id| self.position_event.encode(&id)),
-            false => None,
-        };
-        let own = (!own.is_empty()).then(|| reader.written(own).into());
-        for block in [position, snapshot, own].into_iter().flatten() {
-            opening = [opening, block].concat().into();
-        }
-        let is_empty = opening.is_empty() && !(self.gap_event.is_on() && reader.begins_with_gap());
-        if is_empty && self.opens_at_once && self.heartbeat.interval().is_some() {
-            self.heartbeat.comment_wire()
-        } else {
-            opening
-        }
-    }
-
-    /// Returns the bytes that a silent stream gets.
-    fn heartbeat(&self, reader: &mut Reader) -> Bytes {
-        let heartbeat = self.heartbeat.encode();
-        match self.position(reader) {
-            Some(position) => [heartbeat, position].concat().into(),
-            None => heartbeat,
-        }
-    }
-
-    /// Returns a position event if the client's cursor is ahead of the last sent id.
-    fn position(&self, reader: &mut Reader) -> Option<Bytes> {
-        let ahead = if self.position_event.is_on() { reader.take_ahead() } else { None };
-        self.position_event.encode(&ahead?.to_string())
-    }
 }
 
 /// What a poll of the handler's own body gave.
@@ -438,19 +374,8 @@ impl OpenStream {
         if mem::replace(&mut self.said_farewell, true) {
             return None;
         }
-        // With the position, the client resumes after all events that its cursor has passed, even if none of them was
-        // sent to it. So the server can tell when the client has had every event.
-        let position = self.config.position(&mut self.reader).unwrap_or_default();
-        let client = self.reader.client();
-        let own = self.config.farewell.as_ref();
-        let own = own.and_then(|farewell| farewell.of(&ClientHandle::new(Arc::clone(client)), reason));
-        let own = own.map(|event| event.encode_without_id()).unwrap_or_default();
-        let last_words: Bytes = match reason {
-            CloseReason::Drained => [position, own, client.last_words()].concat().into(),
-            _ if position.is_empty() => own,
-            _ => [position, own].concat().into(),
-        };
-        client.add_bytes(last_words.len());
+        let last_words = self.config.last_words(&mut self.reader, reason);
+        self.reader.client().add_bytes(last_words.len());
         Some(last_words).filter(|bytes| !bytes.is_empty())
     }
 
@@ -474,24 +399,4 @@ impl OpenStream {
         self.end(reason);
         self.rare.as_mut()?.trailers.take().map(Frame::trailers)
     }
-}
-
-/// Removes the bytes of a leading byte-order mark from a frame.
-///
-/// Bytes that were held back, and that are not a mark, are put before the frame.
-#[inline]
-fn without_mark(mark: &mut LeadingMark, frame: Bytes) -> Bytes {
-    if mark.is_decided() { frame } else { strip(mark, frame) }
-}
-
-fn strip(mark: &mut LeadingMark, mut frame: Bytes) -> Bytes {
-    let (held, gone) = mark.strip(&frame);
-    frame.advance(gone);
-    if held.is_empty() {
-        return frame;
-    }
-    let mut whole = BytesMut::with_capacity(held.len() + frame.len());
-    whole.extend_from_slice(held);
-    whole.extend_from_slice(&frame);
-    whole.freeze()
 }
