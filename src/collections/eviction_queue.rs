@@ -1,16 +1,16 @@
 //! A queue in the order of eviction.
 
+use slab::Slab;
+
 /// A queue from which any item can be removed in constant time.
 ///
 /// One holds the topic of every retained event, in the order of publishing. Another holds every ended topic, in the
 /// order of the ends.
 #[derive(Debug)]
 pub(crate) struct EvictionQueue<T> {
-    rows: Vec<Row<T>>,
+    rows: Slab<Row<T>>,
     oldest: u32,
     newest: u32,
-    free: u32,
-    len: usize,
 }
 
 /// A reference to an item of an [`EvictionQueue`].
@@ -19,7 +19,7 @@ pub(crate) struct Ticket(u32);
 
 #[derive(Debug)]
 struct Row<T> {
-    item: Option<T>,
+    item: T,
     older: u32,
     newer: u32,
 }
@@ -29,63 +29,48 @@ const NONE: u32 = u32::MAX;
 
 impl<T> EvictionQueue<T> {
     pub(crate) fn new() -> Self {
-        Self { rows: Vec::new(), oldest: NONE, newest: NONE, free: NONE, len: 0 }
+        Self { rows: Slab::new(), oldest: NONE, newest: NONE }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.rows.len()
     }
 
     /// Whether the queue has as many rows as its indexes can count.
     pub(crate) fn is_full(&self) -> bool {
-        self.len >= NONE as usize
+        self.len() >= NONE as usize
     }
 
     pub(crate) fn oldest(&self) -> Option<&T> {
-        self.rows.get(self.oldest as usize)?.item.as_ref()
+        self.rows.get(self.oldest as usize).map(|row| &row.item)
     }
 
     /// Removes the oldest item.
     pub(crate) fn pop(&mut self) -> Option<T> {
-        if self.len == 0 { None } else { self.remove(Ticket(self.oldest)) }
+        self.remove(Ticket(self.oldest))
     }
 
     pub(crate) fn push(&mut self, item: T) -> Ticket {
-        let row = Row { item: Some(item), older: self.newest, newer: NONE };
-        let at = if self.free == NONE {
-            self.rows.push(row);
-            (self.rows.len() - 1) as u32
-        } else {
-            let at = self.free;
-            self.free = self.rows[at as usize].newer;
-            self.rows[at as usize] = row;
-            at
-        };
-        match self.newest {
-            NONE => self.oldest = at,
-            newest => self.rows[newest as usize].newer = at,
+        let at = self.rows.insert(Row { item, older: self.newest, newer: NONE }) as u32;
+        match self.rows.get_mut(self.newest as usize) {
+            None => self.oldest = at,
+            Some(newest) => newest.newer = at,
         }
         self.newest = at;
-        self.len += 1;
         Ticket(at)
     }
 
     pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<T> {
-        let row = &mut self.rows[ticket.0 as usize];
-        let item = row.item.take()?;
-        let (older, newer) = (row.older, row.newer);
-        row.newer = self.free;
-        self.free = ticket.0;
-        match older {
-            NONE => self.oldest = newer,
-            older => self.rows[older as usize].newer = newer,
+        let Row { item, older, newer } = self.rows.try_remove(ticket.0 as usize)?;
+        match self.rows.get_mut(older as usize) {
+            None => self.oldest = newer,
+            Some(older) => older.newer = newer,
         }
-        match newer {
-            NONE => self.newest = older,
-            newer => self.rows[newer as usize].older = older,
+        match self.rows.get_mut(newer as usize) {
+            None => self.newest = older,
+            Some(newer) => newer.older = older,
         }
-        self.len -= 1;
-        if self.len == 0 {
+        if self.rows.is_empty() {
             *self = Self::new();
         }
         Some(item)

@@ -1,13 +1,13 @@
-//! What each shard has of its own, so that readers on one thread do not meet those on others.
+//! Values per shard, so that threads on different shards do not share cache lines.
 
 use crate::{sync::Mutex, sync::shard};
 
-/// In cache lines of its own, so that who writes it does not slow down those who use what is next to it.
+/// A value in cache lines of its own, so that writing it does not slow down threads that use its neighbours.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct CachePadded<T>(pub(crate) T);
 
-/// One of these for each shard.
+/// One value for each shard.
 #[derive(Debug)]
 pub(crate) struct PerCore<T>(Box<[CachePadded<Mutex<T>>]>);
 
@@ -18,7 +18,7 @@ impl<T: Default> PerCore<T> {
 }
 
 impl<T> PerCore<T> {
-    /// What they take in memory, besides what is in them.
+    /// Returns the memory of the values, without what they own.
     pub(crate) fn size(&self) -> usize {
         size_of_val(&*self.0)
     }

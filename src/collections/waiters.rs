@@ -2,13 +2,14 @@
 
 use std::mem;
 
+use slab::Slab;
+
 /// The waiters of a topic since its last event. All are taken at once, or one is removed, each in constant time.
 ///
 /// A publisher reads only the waker of a waiter.
 #[derive(Debug)]
 pub(crate) struct Waiters<T> {
-    slots: Vec<Option<T>>,
-    free: Vec<u32>,
+    waiters: Slab<T>,
     /// How often all waiters were taken.
     round: u32,
 }
@@ -28,45 +29,28 @@ impl<T> Default for Waiters<T> {
 
 impl<T> Waiters<T> {
     pub(crate) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), round: 0 }
+        Self { waiters: Slab::new(), round: 0 }
     }
 
     #[inline]
     pub(crate) fn insert(&mut self, waiter: T) -> Slot {
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.slots[at as usize] = Some(waiter);
-                at
-            }
-            None => {
-                self.slots.push(Some(waiter));
-                (self.slots.len() - 1) as u32
-            }
-        };
-        Slot { at, round: self.round }
+        Slot { at: self.waiters.insert(waiter) as u32, round: self.round }
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<T> {
         if slot.round != self.round {
             return None;
         }
-        let waiter = self.slots.get_mut(slot.at as usize)?.take();
-        if self.free.len() + 1 == self.slots.len() {
-            (self.slots, self.free) = (Vec::new(), Vec::new());
-        } else if waiter.is_some() {
-            self.free.push(slot.at);
+        let waiter = self.waiters.try_remove(slot.at as usize);
+        if self.waiters.is_empty() {
+            self.waiters = Slab::new();
         }
         waiter
     }
 
-    pub(crate) fn take(&mut self) -> impl Iterator<Item = T> + use<T> {
-        self.take_slots().into_iter().flatten()
-    }
-
-    pub(crate) fn take_slots(&mut self) -> Vec<Option<T>> {
+    pub(crate) fn take(&mut self) -> Slab<T> {
         self.round = self.round.wrapping_add(1);
-        self.free = Vec::new();
-        mem::take(&mut self.slots)
+        mem::take(&mut self.waiters)
     }
 }
 
@@ -80,9 +64,9 @@ mod tests {
         let [_, b, _] = ["a", "b", "c"].map(|name| waiters.insert(name));
         assert_eq!(waiters.remove(b), Some("b"));
         waiters.insert("d");
-        assert_eq!(waiters.slots.len(), 3);
-        assert_eq!(waiters.take().collect::<Vec<_>>(), ["a", "d", "c"]);
-        assert_eq!(waiters.take().count(), 0);
+        assert_eq!(waiters.waiters.iter().map(|(at, _)| at).max(), Some(2));
+        assert_eq!(waiters.take().into_iter().map(|(_, waiter)| waiter).collect::<Vec<_>>(), ["a", "d", "c"]);
+        assert!(waiters.take().is_empty());
     }
 
     #[test]
@@ -100,6 +84,6 @@ mod tests {
         let mut waiters = Waiters::new();
         let slots: Vec<Slot> = (0..1000).map(|number| waiters.insert(number)).collect();
         slots.into_iter().for_each(|slot| assert!(waiters.remove(slot).is_some()));
-        assert_eq!((waiters.slots.capacity(), waiters.free.capacity()), (0, 0));
+        assert_eq!(waiters.waiters.capacity(), 0);
     }
 }

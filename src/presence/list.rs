@@ -173,7 +173,7 @@ impl List {
         change(&mut state.members, Instant::now().into_std());
         deferred.drop(state.members.take_gone());
         if (state.members.version(), state.members.next_expiry()) != before {
-            deferred.wake(state.waiters.take());
+            deferred.wake(state.waiters.take().into_iter().map(|(_, waker)| waker));
         }
     }
 }

@@ -191,7 +191,7 @@ impl SharedTimer {
     fn fire(&self) {
         self.has_fired.store(true, Ordering::Release);
         let waiters = lock(&self.waiters).take();
-        waiters.into_iter().for_each(|mut waiters| waiters.take().for_each(Waker::wake));
+        waiters.into_iter().for_each(|mut waiters| waiters.take().into_iter().for_each(|(_, waker)| waker.wake()));
     }
 }
 

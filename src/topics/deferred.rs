@@ -2,6 +2,7 @@
 
 use std::{any::Any, fmt, mem, pin::pin, sync::Arc, task::Waker};
 
+use slab::Slab;
 use tokio::sync::Notify;
 
 use crate::{
@@ -12,19 +13,19 @@ use crate::{
 
 /// Waiters that were taken, to be woken when no lock is held.
 #[derive(Debug, Default)]
-pub(crate) struct ToWake(SmallList<Vec<Option<Waker>>>);
+pub(crate) struct ToWake(SmallList<Slab<Waker>>);
 
 impl ToWake {
     #[inline]
     pub(crate) fn take(&mut self, waiters: &mut Waiters<Waker>) {
-        let slots = waiters.take_slots();
-        if !slots.is_empty() {
-            self.0.push(slots);
+        let waiters = waiters.take();
+        if !waiters.is_empty() {
+            self.0.push(waiters);
         }
     }
 
     pub(crate) fn wake(mut self) {
-        each(self.0.iter_mut().flat_map(mem::take).flatten(), Waker::wake);
+        each(self.0.iter_mut().flat_map(mem::take), |(_, waker)| waker.wake());
     }
 }
 
