@@ -133,7 +133,10 @@ mod lifetimes {
             publish(&registry, "still here");
             client.expire_after(Duration::ZERO);
             let told = text(refreshed).await;
-            assert!(told.starts_with("data: still here\n") && told.ends_with("\n\ndata: authorization_expired\n\n"), "{told:?}");
+            assert!(
+                told.starts_with("data: still here\n") && told.ends_with("\n\ndata: authorization_expired\n\n"),
+                "{told:?}"
+            );
             assert_eq!(within(client.closed()).await, CloseReason::AuthorizationExpired);
             within(house.stop()).await.unwrap();
         })
@@ -460,7 +463,10 @@ mod failures {
                 let response = Client::connect(house.address, version).await.send(request).await.unwrap();
                 (response.status().as_u16(), text(response).await)
             };
-            assert_eq!(get("/never", "1-0").await, (404, "the topic \"never\" does not exist, or was forgotten".into()));
+            assert_eq!(
+                get("/never", "1-0").await,
+                (404, "the topic \"never\" does not exist, or was forgotten".into())
+            );
             let producer = registry.start_producer("answer").unwrap();
             let id = producer.publish(Event::data("1")).unwrap().position().to_string();
             producer.end();
