@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use http::StatusCode;
+
 use crate::{event::Quoted, log::TopicError, stream::CloseReason};
 
 /// Why a subscription was refused.
@@ -33,6 +35,22 @@ pub enum SubscribeError {
         /// The name of the topic or pattern.
         topic: String,
     },
+}
+
+impl SubscribeError {
+    /// Returns the status of an HTTP response for this error.
+    ///
+    /// - 400: the name of the topic or pattern is invalid.
+    /// - 404: the topic does not exist.
+    /// - 409: the client has too many subscriptions, or its stream has ended.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Topic(_) => StatusCode::BAD_REQUEST,
+            Self::NoTopic { .. } => StatusCode::NOT_FOUND,
+            Self::TooMany { .. } | Self::TooManyPatterns { .. } | Self::Over { .. } => StatusCode::CONFLICT,
+        }
+    }
 }
 
 impl fmt::Display for SubscribeError {

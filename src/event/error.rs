@@ -4,6 +4,8 @@ use std::fmt;
 #[cfg(feature = "json")]
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use super::{quoted::Quoted, server_sent_event::Event};
 
 /// Why a value cannot be part of an event.
@@ -51,6 +53,21 @@ impl PartialEq for EventError {
 }
 
 impl Eq for EventError {}
+
+impl EventError {
+    /// Returns the status of an HTTP response for this error.
+    ///
+    /// - 400: the value cannot be sent.
+    /// - 500: the value cannot be serialized as JSON.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            #[cfg(feature = "json")]
+            Self::Json(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::EventType { .. } | Self::Id { .. } | Self::IdWithoutData { .. } => StatusCode::BAD_REQUEST,
+        }
+    }
+}
 
 impl fmt::Display for EventError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -80,60 +80,43 @@ impl IntoResponse for RefusedReason {
     }
 }
 
-/// As a response: 400, 404 or 409, with the message as the body.
+/// As a response: [`Error::status`], with the message as the body.
 ///
-/// - 400: the name of the topic or pattern is invalid.
-/// - 404: the topic does not exist.
-/// - 409: the client has too many subscriptions, or its stream has ended.
-impl IntoResponse for SubscribeError {
-    fn into_response(self) -> Response {
-        let status = match self {
-            Self::Topic(_) => StatusCode::BAD_REQUEST,
-            Self::NoTopic { .. } => StatusCode::NOT_FOUND,
-            Self::TooMany { .. } | Self::TooManyPatterns { .. } | Self::Over { .. } => StatusCode::CONFLICT,
-        };
-        (status, self.to_string()).into_response()
-    }
-}
-
-/// As a response: 400, 409, 413, or the status of the [`EventError`] inside.
-///
-/// The body is the message.
-///
-/// - 400: the topic name is invalid, or the id names a position that the registry has not issued yet.
-/// - 409: the client has too many subscriptions, its stream has ended, or the topic does not accept the event.
-/// - 413: the event is too large.
-/// - 400 or 500, as the [`EventError`]: a value cannot be part of an event.
-impl IntoResponse for PublishError {
-    fn into_response(self) -> Response {
-        let status = match self {
-            Self::Topic(_) | Self::IdToCome { .. } => StatusCode::BAD_REQUEST,
-            Self::Event(error) => return error.into_response(),
-            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooManySubscriptions { .. }
-            | Self::Over { .. }
-            | Self::Ended { .. }
-            | Self::Replaced { .. }
-            | Self::Cancelled { .. } => StatusCode::CONFLICT,
-        };
-        (status, self.to_string()).into_response()
-    }
-}
-
-/// As a response: that of the error inside.
-///
-/// A [`ResumeError`](crate::ResumeError) is a 409, with the message as the body.
+/// A [`RefusedReason`] is its own response, with `retry-after`.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         match self {
-            Self::Event(error) => error.into_response(),
-            Self::Topic(error) => error.into_response(),
-            Self::Subscribe(error) => error.into_response(),
-            Self::Publish(error) => error.into_response(),
-            Self::Producer(error) => error.into_response(),
-            Self::Resume(error) => (StatusCode::CONFLICT, error.to_string()).into_response(),
             Self::Refused(refused) => refused.into_response::<Body>(),
+            error => (error.status(), error.to_string()).into_response(),
         }
+    }
+}
+
+/// As a response: [`SubscribeError::status`], with the message as the body.
+impl IntoResponse for SubscribeError {
+    fn into_response(self) -> Response {
+        (self.status(), self.to_string()).into_response()
+    }
+}
+
+/// As a response: [`PublishError::status`], with the message as the body.
+impl IntoResponse for PublishError {
+    fn into_response(self) -> Response {
+        (self.status(), self.to_string()).into_response()
+    }
+}
+
+/// As a response: [`ProducerError::status`], with the message as the body.
+impl IntoResponse for ProducerError {
+    fn into_response(self) -> Response {
+        (self.status(), self.to_string()).into_response()
+    }
+}
+
+/// As a response: [`EventError::status`], with the message as the body.
+impl IntoResponse for EventError {
+    fn into_response(self) -> Response {
+        (self.status(), self.to_string()).into_response()
     }
 }
 
@@ -141,35 +124,6 @@ impl IntoResponse for Error {
 impl IntoResponse for TopicError {
     fn into_response(self) -> Response {
         (StatusCode::BAD_REQUEST, self.to_string()).into_response()
-    }
-}
-
-/// As a response: 400 or 409, with the message as the body.
-///
-/// - 400: the topic name is invalid.
-/// - 409: the topic has a producer.
-impl IntoResponse for ProducerError {
-    fn into_response(self) -> Response {
-        let status = match self {
-            Self::Topic(_) => StatusCode::BAD_REQUEST,
-            Self::Busy { .. } => StatusCode::CONFLICT,
-        };
-        (status, self.to_string()).into_response()
-    }
-}
-
-/// As a response: 400 or 500, with the message as the body.
-///
-/// - 400: the value cannot be sent.
-/// - 500: the value cannot be serialized as JSON.
-impl IntoResponse for EventError {
-    fn into_response(self) -> Response {
-        let status = match self {
-            #[cfg(feature = "json")]
-            Self::Json(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::EventType { .. } | Self::Id { .. } | Self::IdWithoutData { .. } => StatusCode::BAD_REQUEST,
-        };
-        (status, self.to_string()).into_response()
     }
 }
 
@@ -183,11 +137,15 @@ mod tests {
         let event = Event::data("").try_event("a\nb").unwrap_err();
         let json = Event::json(&std::collections::HashMap::from([((1, 2), 3)])).unwrap_err();
         let topic = crate::Registry::new().presence("").unwrap_err();
-        let all: [(Error, StatusCode); 5] = [
+        let no_client = "nobody".parse::<crate::ClientId>().unwrap_err();
+        let no_position = "nowhere".parse::<crate::Position>().unwrap_err();
+        let all: [(Error, StatusCode); 7] = [
             (event.clone().into(), StatusCode::BAD_REQUEST),
             (PublishError::from(event).into(), StatusCode::BAD_REQUEST),
             (PublishError::from(json).into(), StatusCode::INTERNAL_SERVER_ERROR),
             (SubscribeError::from(topic).into(), StatusCode::BAD_REQUEST),
+            (no_client.into(), StatusCode::BAD_REQUEST),
+            (no_position.into(), StatusCode::BAD_REQUEST),
             (RefusedReason::Draining.into(), StatusCode::SERVICE_UNAVAILABLE),
         ];
         for (error, status) in all {

@@ -247,7 +247,7 @@ impl fmt::Display for TopicError {
         match self.problem {
             Problem::Empty => write!(f, "the topic name is empty: use 1 to {MAX_TOPIC} bytes"),
             Problem::TooLong => {
-                write!(f, "the topic name {name} has {} bytes, more than {MAX_TOPIC}", self.name.len())
+                write!(f, "the topic name {name} is longer than {MAX_TOPIC} bytes")
             }
             Problem::Reserved => write!(f, "the topic name {name} starts with `{RESERVED}`: encode it with `segment`"),
             Problem::Wildcard => write!(

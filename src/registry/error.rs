@@ -2,19 +2,23 @@
 
 use std::fmt;
 
+use http::StatusCode;
+
 use super::producer_error::ProducerError;
 use crate::{
     client::{ResumeError, SubscribeError},
-    event::EventError,
+    event::{EventError, InvalidClientId},
     limit::RefusedReason,
-    log::TopicError,
+    log::{InvalidPosition, TopicError},
     topics::PublishError,
 };
 
-/// Any error of this crate. Every other error type converts into it with `?`.
+/// Any error of this crate. The other error types convert into it with `?`.
 ///
-/// Use it in a handler that does several things. Its message is the message of the inner error. With the `axum` feature
-/// it is a response: the response of the inner error.
+/// Use it in a handler that does several things. Its message is the message of the inner error. [`status`](Self::status)
+/// is for a response. With the `axum` feature it is a response: the response of the inner error.
+///
+/// A [`SpawnFromError`](crate::SpawnFromError) does not convert, because it can hold an error of your own stream.
 ///
 /// ```
 /// # #[cfg(feature = "json")] {
@@ -47,9 +51,30 @@ pub enum Error {
     Resume(ResumeError),
     /// A stream was refused.
     Refused(RefusedReason),
+    /// A text is not the id of a client.
+    ClientId(InvalidClientId),
+    /// A text is not a position.
+    Position(InvalidPosition),
 }
 
 impl Error {
+    /// Returns the status of an HTTP response for this error.
+    ///
+    /// A [`TopicError`], an [`InvalidClientId`] and an [`InvalidPosition`] are a 400, and a [`ResumeError`] is a 409. Any other error has a
+    /// `status` of its own.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Event(error) => error.status(),
+            Self::Topic(_) | Self::ClientId(_) | Self::Position(_) => StatusCode::BAD_REQUEST,
+            Self::Subscribe(error) => error.status(),
+            Self::Publish(error) => error.status(),
+            Self::Producer(error) => error.status(),
+            Self::Resume(_) => StatusCode::CONFLICT,
+            Self::Refused(error) => error.status(),
+        }
+    }
+
     fn inner(&self) -> &(dyn std::error::Error + 'static) {
         match self {
             Self::Event(error) => error,
@@ -59,6 +84,8 @@ impl Error {
             Self::Producer(error) => error,
             Self::Resume(error) => error,
             Self::Refused(error) => error,
+            Self::ClientId(error) => error,
+            Self::Position(error) => error,
         }
     }
 }
@@ -115,5 +142,17 @@ impl From<ResumeError> for Error {
 impl From<RefusedReason> for Error {
     fn from(refused: RefusedReason) -> Self {
         Self::Refused(refused)
+    }
+}
+
+impl From<InvalidClientId> for Error {
+    fn from(error: InvalidClientId) -> Self {
+        Self::ClientId(error)
+    }
+}
+
+impl From<InvalidPosition> for Error {
+    fn from(error: InvalidPosition) -> Self {
+        Self::Position(error)
     }
 }

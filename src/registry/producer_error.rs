@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use http::StatusCode;
+
 use crate::{event::Quoted, log::TopicError, topics::PublishError};
 
 /// Why a producer was not started.
@@ -16,6 +18,20 @@ pub enum ProducerError {
         /// The topic's name.
         topic: String,
     },
+}
+
+impl ProducerError {
+    /// Returns the status of an HTTP response for this error.
+    ///
+    /// - 400: the topic name is invalid.
+    /// - 409: the topic has a producer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Topic(_) => StatusCode::BAD_REQUEST,
+            Self::Busy { .. } => StatusCode::CONFLICT,
+        }
+    }
 }
 
 impl fmt::Display for ProducerError {

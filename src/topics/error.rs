@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use http::StatusCode;
+
 use crate::{
     event::{EventError, Quoted},
     log::TopicError,
@@ -67,6 +69,28 @@ pub enum PublishError {
         /// The topic's name.
         topic: String,
     },
+}
+
+impl PublishError {
+    /// Returns the status of an HTTP response for this error.
+    ///
+    /// - 400: the topic name is invalid, or the id names a position that the registry has not issued yet.
+    /// - 409: the client has too many subscriptions, its stream has ended, or the topic does not accept the event.
+    /// - 413: the event is too large.
+    /// - 400 or 500, as the [`EventError`]: a value cannot be part of an event.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Topic(_) | Self::IdToCome { .. } => StatusCode::BAD_REQUEST,
+            Self::Event(error) => error.status(),
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooManySubscriptions { .. }
+            | Self::Over { .. }
+            | Self::Ended { .. }
+            | Self::Replaced { .. }
+            | Self::Cancelled { .. } => StatusCode::CONFLICT,
+        }
+    }
 }
 
 impl fmt::Display for PublishError {
