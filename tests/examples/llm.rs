@@ -300,7 +300,7 @@ async fn an_answer_that_fails_does_not_pass_for_a_whole_one() {
     assert_eq!(chat.whole(&answer).await, seen, "who comes later is told too");
     let gone = chat.open(&answer, last_id(&seen)).await;
     assert_eq!(gone.status(), StatusCode::GONE);
-    assert_eq!(text(gone).await, "one of its topics has failed");
+    assert_eq!(text(gone).await, "a topic of the stream failed");
     chat.ask("chats/mine/messages", "another").await.unwrap();
 }
 
