@@ -100,8 +100,9 @@ impl ClientHandle {
     ///
     /// If the client is already subscribed to the name, the call changes that subscription. A name alone changes
     /// nothing. A new filter applies to all events that are not yet read for the client; no event is lost or repeated
-    /// because of it. A new start replaces the old one if the stream has not begun. Once it has begun, only a start
-    /// further back has an effect: the client goes back there, and gets the events since then again.
+    /// because of it. A new start replaces the old one if the stream has not begun. Once it has begun, a new
+    /// start has an effect only if it is before the position up to which the client has read. The client then goes back
+    /// there, and gets the events since then again.
     ///
     /// Cost: the first subscription to a pattern looks at the names of all topics. If it starts at retained events, it
     /// also looks at the retained events of the matching topics. After that, a pattern costs one reference to each

@@ -15,6 +15,9 @@ use crate::event::{Quoted, random_bits};
 /// - `seq`: a counter within the millisecond.
 /// - `era`: nine characters that identify the registry.
 ///
+/// Before the first event of a millisecond is the largest `seq` of the millisecond before it: a registry without events is at
+/// `ms-4294967295-era`.
+///
 /// Each [`Registry`](crate::Registry) chooses its era at random when it is made. So a position of another registry, of
 /// another process or of the time before a restart never counts as one of this registry, whatever the clocks say.
 ///

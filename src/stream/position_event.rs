@@ -12,6 +12,9 @@ use crate::event::{EventError, OwnEvent};
 /// moved since the last id was sent. This happens when all events in between were for other clients
 /// ([filters](crate::Subscription::filter), [exclusions](crate::Event::exclude_client)).
 ///
+/// It can be the last event of a stream that the server ends. Then the client brings an id that tells the server that
+/// the client has received everything. The id can be that of the event before it.
+///
 /// Default: an event of type `position`, which no page listens to, with empty data and the id:
 ///
 /// ```text
