@@ -1,4 +1,10 @@
 //! The tower side: the layer, its service, future and body, and the axum extractor.
+//!
+//! It turns responses into event streams, and inserts the registry's events and heartbeats at boundaries. It may know all other folders. No
+//! other folder may know it.
+//!
+//! The five files from the layer to the open stream import each other in a circle: the configuration is declared with the layer, and each
+//! part of a response uses it.
 
 #[cfg(feature = "axum")]
 mod axum;

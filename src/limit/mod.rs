@@ -1,4 +1,7 @@
 //! Limits on streams, their keys, and the response to a refused stream.
+//!
+//! A limit counts open streams or new streams, in total or for each key. A request takes its slots before its handler runs. Its stream keeps
+//! them. This folder knows requests and responses of the `http` crate. It must not know topics or clients.
 
 mod admission;
 mod client_ip_key;

@@ -1,4 +1,6 @@
-//! Retained events, positions and topic names. Plain values: no locks, no clock, no clients.
+//! Retained events, positions and topic names.
+//!
+//! These are plain values: no locks, no clock, no tokio and no clients. Times are arguments.
 
 mod entry;
 mod evicted_ids;

@@ -1,4 +1,7 @@
 //! Observers for metrics and logs.
+//!
+//! They implement the `Observer` trait of the `client` folder with the `metrics` and `tracing` crates, each behind a feature. No other
+//! folder knows them.
 
 #[cfg(feature = "metrics")]
 mod metrics;

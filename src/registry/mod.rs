@@ -1,4 +1,6 @@
 //! The handle to all topics and clients: configuration, producers, errors, and the graceful shutdown.
+//!
+//! Each public method is a few lines here, and its work is done in `client`, `topics` or `presence`. This folder must not know the layer.
 
 mod config;
 mod drain;

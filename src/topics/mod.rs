@@ -1,4 +1,10 @@
-//! Topics behind their locks: publish, wake, subscribe, evict, and producers. This module knows no client.
+//! Topics behind their locks: publish, wake, subscribe, evict, and producers.
+//!
+//! An event is checked and encoded, gets the next position, and is applied: it is appended to the log of its topic and to the logs of the
+//! patterns that match, and the waiting readers are woken after the last lock is released. This folder knows the logs and the event. It must
+//! not know clients: a reader is a waker here, and a cursor is a number.
+//!
+//! Five files import each other in a circle, because the locked order keeps the topics, and a topic that ends or is evicted changes the order.
 
 mod deferred;
 mod error;
