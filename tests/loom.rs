@@ -121,10 +121,11 @@ mod sync {
 use std::{
     env,
     future::Future,
+    num::NonZero,
     pin::{Pin, pin},
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker, ready},
@@ -183,25 +184,39 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&String> = arguments.iter().take_while(|argument| !argument.starts_with('-')).collect();
     let is_asked_for = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
-    let models = MODELS.iter().filter(|(name, _)| is_asked_for(name));
+    let models: Vec<_> = MODELS.iter().filter(|(name, _)| is_asked_for(name)).collect();
     if arguments.iter().any(|argument| argument == "--list") {
-        models.for_each(|(name, _)| println!("{name}: test"));
+        models.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    let mut failed = Vec::new();
-    for (name, model) in models {
-        let began = Instant::now();
-        // In a thread of its own, so that a panic has the model's name.
-        match thread::Builder::new().name((*name).to_owned()).spawn(model).unwrap().join() {
-            Ok(orders) => println!("test {name} ... ok ({orders} orders in {:.1} s)", began.elapsed().as_secs_f64()),
-            Err(_) => {
-                println!("test {name} ... FAILED");
-                failed.push(*name);
-            }
+    // A model takes one core for seconds, and models know nothing of each other.
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some((name, model)) = models.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if !holds(name, *model) {
+                        failed.lock().unwrap().push(*name);
+                    }
+                }
+            });
         }
-    }
+    });
+    let failed = failed.into_inner().unwrap();
     println!("\ntest result: {} failed {failed:?}", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a model in a thread of its own, so that a panic has the model's name.
+fn holds(name: &str, model: Model) -> bool {
+    let began = Instant::now();
+    let result = thread::Builder::new().name(name.to_owned()).spawn(model).unwrap().join();
+    match &result {
+        Ok(orders) => println!("test {name} ... ok ({orders} orders in {:.1} s)", began.elapsed().as_secs_f64()),
+        Err(_) => println!("test {name} ... FAILED"),
+    }
+    result.is_ok()
 }
 
 /// Tries all orders with up to so many preemptions, and says how many they are.
