@@ -210,7 +210,7 @@ fn publish(registry: &Registry, topics: usize, events: usize) -> (Published, Vec
     let mut published = Published { names, wire: Vec::new(), ends: Vec::new(), ids: Vec::new() };
     for number in 0..events {
         let topic = number % topics;
-        let position = registry.publish(&published.names[topic], &event).expect("room").position();
+        let position = registry.publish(&published.names[topic], &event).expect("room").position().expect("a position");
         let wire = format!("event: tick\ndata: {PAYLOAD}\nid: {position}\n\n");
         published.wire.extend_from_slice(wire.as_bytes());
         published.ends.push(published.wire.len());

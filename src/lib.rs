@@ -128,6 +128,8 @@
 //! |---|---|---|
 //! | `axum` | yes | [`ClientHandle`] as an extractor; [`EventStream`] and the errors as responses |
 //! | `json` | yes | [`Event::json`], [`Batching::as_array`], [`Stats`] as JSON |
+//! | `file` | no | `backplane::File`, which keeps the events in a file over a restart |
+//! | `redis` | no | `backplane::Redis`, which keeps the events in a stream of Redis or Valkey |
 //! | `metrics` | no | `MetricsObserver`, an [`Observer`] that counts with the `metrics` crate |
 //! | `tracing` | no | `TracingObserver`, an [`Observer`] that logs with the `tracing` crate |
 //! | `test-util` | no | `test_util`, which reads event streams in tests of your handlers |
@@ -138,7 +140,9 @@
 //! streams in several runtimes. If a runtime stands still, only its own streams are late.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod backplane;
 mod client;
+mod cluster;
 mod collections;
 mod event;
 #[cfg(all(any(doc, doctest), feature = "axum", feature = "json"))]
@@ -176,6 +180,7 @@ pub use self::{
         ClientHandle, ClientStats, Delivery, EventStream, Events, Observation, Observer, Resume, ResumeError, Stats,
         StreamSummary, SubscribeError, Subscription,
     },
+    cluster::{BackplaneRefused, Health},
     event::{ClientId, Event, EventError, InvalidClientId},
     layer::{SseBody, SseFuture, SseLayer, SseService},
     limit::{ClientIpKey, Limit, LimitKey, RefusedReason, RefusedResponse},

@@ -9,8 +9,12 @@
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../src/backplane/mod.rs"]
+mod backplane;
 #[path = "../src/client/mod.rs"]
 mod client;
+#[path = "../src/cluster/mod.rs"]
+mod cluster;
 #[path = "../src/collections/mod.rs"]
 mod collections;
 #[path = "../src/event/mod.rs"]
@@ -360,7 +364,7 @@ fn registry() -> Registry {
 }
 
 fn publish(registry: &Registry, topic: &str, data: &str) -> Position {
-    registry.publish(topic, Event::data(data)).unwrap().position()
+    registry.publish(topic, Event::data(data)).unwrap().position().unwrap()
 }
 
 /// In a thread of its own.

@@ -8,11 +8,28 @@ use std::{
 };
 
 /// From the top floor down. A room may know those that stand after it, and no other.
-const PLAN: [(&str, &[&str]); 12] = [
+const PLAN: [(&str, &[&str]); 14] = [
     ("layer", &["registry", "client", "limit", "topics", "stream", "log", "event", "time", "collections", "sync"]),
     ("observe", &["client", "limit", "topics", "stream", "log", "event", "sync"]),
-    ("registry", &["client", "presence", "limit", "topics", "stream", "log", "event", "time", "collections", "sync"]),
-    ("client", &["presence", "limit", "topics", "stream", "log", "event", "time", "collections", "sync"]),
+    (
+        "registry",
+        &[
+            "backplane",
+            "client",
+            "cluster",
+            "presence",
+            "limit",
+            "topics",
+            "stream",
+            "log",
+            "event",
+            "time",
+            "collections",
+            "sync",
+        ],
+    ),
+    ("client", &["cluster", "presence", "limit", "topics", "stream", "log", "event", "time", "collections", "sync"]),
+    ("cluster", &["backplane", "topics", "log", "event", "time", "sync"]),
     ("presence", &["topics", "event", "collections", "sync"]),
     ("limit", &["stream", "event", "time", "collections", "sync"]),
     ("topics", &["stream", "log", "event", "time", "collections", "sync"]),
@@ -20,6 +37,7 @@ const PLAN: [(&str, &[&str]); 12] = [
     ("log", &["event", "collections"]),
     ("event", &[]),
     ("time", &["collections", "sync"]),
+    ("backplane", &["sync"]),
     ("collections", &["sync"]),
 ];
 

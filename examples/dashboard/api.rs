@@ -70,7 +70,9 @@ pub(crate) async fn publish(
         event = event.exclude_client(id.parse::<ClientId>()?);
     }
     let receipt = app.registry.publish(&topic, event)?;
-    Ok(Json(json!({ "id": receipt.position().to_string(), "clients": receipt.subscribers() })))
+    let clients = receipt.subscribers();
+    // With a backplane, the answer says that the event is stored.
+    Ok(Json(json!({ "id": receipt.await?.to_string(), "clients": clients })))
 }
 
 pub(crate) async fn publish_nowhere() -> Problem {

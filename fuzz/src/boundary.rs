@@ -355,12 +355,12 @@ impl Run<'_> {
             return;
         }
         let event = match kind {
-            Kind::Data | Kind::WithAll => event.id(receipt.position().to_string()).unwrap(),
+            Kind::Data | Kind::WithAll => event.id(receipt.position().unwrap().to_string()).unwrap(),
             _ => event,
         };
         let id = match kind {
             Kind::OwnId => format!("own-{number}"),
-            _ => receipt.position().to_string(),
+            _ => receipt.position().unwrap().to_string(),
         };
         let has_data = !matches!(kind, Kind::Comment | Kind::Empty);
         let message = has_data.then(|| (normalised(&format!("{number} {text}")), id));

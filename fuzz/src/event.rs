@@ -157,7 +157,7 @@ fn check_reader(all: &[Given]) {
     client.subscribe(TOPIC).unwrap();
     let mut events = client.into_events();
     let positions: Vec<Position> =
-        all.iter().map(|given| registry.publish(TOPIC, &given.event).unwrap().position()).collect();
+        all.iter().map(|given| registry.publish(TOPIC, &given.event).unwrap().position().unwrap()).collect();
     let deliveries = ready(&mut events);
     assert_eq!(deliveries.len(), all.len());
     for ((given, position), delivery) in all.iter().zip(positions).zip(deliveries) {
@@ -193,7 +193,7 @@ fn check_stream(all: &[Given], input: &mut Input<'_>) {
     let mut body = response.into_body();
     let mut expected = Vec::new();
     for given in all {
-        let position = registry.publish(TOPIC, &given.event).unwrap().position();
+        let position = registry.publish(TOPIC, &given.event).unwrap().position().unwrap();
         expected.extend(given.message().map(|message| spec::Message {
             own_id: given.id.clone().or_else(|| Some(position.to_string())),
             event_type: match given.event_type {

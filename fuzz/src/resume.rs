@@ -73,7 +73,7 @@ impl World {
         let padding = "x".repeat(if is_large { 40_000 } else { 0 });
         let event = Event::data(format!("{number} {padding}"));
         let event = own_id.as_ref().map_or(event.clone(), |id| event.id(id).unwrap());
-        let position = self.registry.publish(TOPICS[at], event).unwrap().position();
+        let position = self.registry.publish(TOPICS[at], event).unwrap().position().unwrap();
         assert!(position > self.events.last().map_or(self.begin, |last| last.position));
         self.events.push(Published { topic: TOPICS[at], position, own_id, is_evicted: false });
         let limits = [(Some(TOPICS[at]), self.kept[at].events), (None, self.of_all)];

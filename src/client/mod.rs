@@ -25,7 +25,9 @@ mod membership;
 mod merging;
 mod missing;
 mod observer;
+mod producing;
 mod reader;
+mod replica;
 mod resuming;
 mod settings;
 mod shared;
@@ -41,7 +43,9 @@ pub(crate) use self::{
     draining::LastWords,
     event_stream::StreamOf,
     handle::bounded,
+    producing::NotBegun,
     reader::{FastRead, OwnBody, Reader},
+    replica::CatchingUp,
     settings::{ClientSettings, PresenceKey},
     shared::Shared,
     state::{Client, Style},

@@ -14,6 +14,7 @@ use super::{
     stats::{Counters, Samples},
 };
 use crate::{
+    cluster::Cluster,
     collections::shrunk_capacity,
     event::{ClientId, Event},
     presence::Presences,
@@ -40,13 +41,16 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) samples: Samples,
     pub(crate) hooks: Hooks,
+    /// The node of a backplane, if there is one.
+    pub(crate) cluster: Option<Arc<Cluster>>,
 }
 
 impl Shared {
-    pub(crate) fn new(topics: TopicSettings, settings: ClientSettings) -> Self {
+    pub(crate) fn new(topics: TopicSettings, settings: ClientSettings, cluster: Option<Cluster>) -> Self {
         let clock = Clock::new();
         Self {
-            topics: Topics::new(topics, clock),
+            topics: Topics::new(topics, clock, cluster.is_some()),
+            cluster: cluster.map(Arc::new),
             clock,
             timers: Timers::new(clock),
             next_look: AtomicU64::new(0),
@@ -64,7 +68,10 @@ impl Shared {
     /// cancels one.
     pub(crate) fn publish(&self, name: &str, event: &Event, by: Option<Writer<'_>>) -> Result<Receipt, PublishError> {
         let elapsed = self.clock.elapsed();
-        let mut receipt = self.topics.publish(name, event, by, elapsed)?;
+        let mut receipt = match self.send_to_engine(name, event, by) {
+            None => self.topics.publish(name, event, by, elapsed)?,
+            Some(sent) => sent?,
+        };
         self.end_stalled_clients(elapsed);
         let excluded = event.audience().and_then(|audience| self.client(&audience.excluded_client?));
         let left_out = excluded.map_or(0, |client| client.having(name));
@@ -107,6 +114,9 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.close();
+        }
         self.sample_at_the_end();
     }
 }

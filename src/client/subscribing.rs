@@ -218,8 +218,13 @@ impl Client {
 
     /// Publishes on the client's own topic, and subscribes the client to it.
     pub(crate) fn send(self: &Arc<Self>, event: &Event) -> Result<Receipt, PublishError> {
-        let topic = self.own_topic();
-        match self.join(&topic, Start::Now, None, false, false) {
+        self.subscribe_to_own()?;
+        self.shared.publish(&self.own_topic(), event, None)
+    }
+
+    /// Subscribes the client to its own topic.
+    pub(super) fn subscribe_to_own(self: &Arc<Self>) -> Result<(), PublishError> {
+        match self.join(&self.own_topic(), Start::Now, None, false, false) {
             Err(SubscribeError::Over { reason }) => Err(PublishError::Over { reason }),
             // Without a subscription, the client would not get the event.
             Err(SubscribeError::TooMany { limit } | SubscribeError::TooManyPatterns { limit }) => {
@@ -228,7 +233,7 @@ impl Client {
             Err(SubscribeError::Topic(error)) => Err(PublishError::Topic(error)),
             // Not possible: `must_exist` is `false`.
             Err(SubscribeError::NoTopic { topic }) => Err(PublishError::Ended { topic }),
-            Ok(()) => self.shared.publish(&topic, event, None),
+            Ok(()) => Ok(()),
         }
     }
 }

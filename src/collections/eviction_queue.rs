@@ -45,6 +45,10 @@ impl<T> EvictionQueue<T> {
         self.rows.get(self.oldest as usize).map(|row| &row.item)
     }
 
+    pub(crate) fn get(&self, ticket: Ticket) -> Option<&T> {
+        self.rows.get(ticket.0 as usize).map(|row| &row.item)
+    }
+
     /// Removes the oldest item.
     pub(crate) fn pop(&mut self) -> Option<T> {
         self.remove(Ticket(self.oldest))

@@ -18,6 +18,14 @@ impl ClientId {
         Self(random_bits())
     }
 
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
     /// Returns 64 of the 128 bits: enough to tell all open clients apart.
     pub(crate) fn half(self) -> u64 {
         let [.., a, b, c, d, e, f, g, h] = self.0;

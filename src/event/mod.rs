@@ -2,21 +2,25 @@
 //!
 //! This folder knows no topics and no clients.
 
+mod attributes;
 mod audience;
 mod client_id;
 mod encoding;
 mod error;
 mod json;
 mod own_event;
+mod payload;
 mod quoted;
 mod server_sent_event;
 
 pub(crate) use self::{
+    attributes::AttributeTypes,
     audience::Audience,
     client_id::random_bits,
     encoding::{ROOM_FOR_ID, decode_data, decode_type, finish, push_field},
     json::push_json_string,
     own_event::OwnEvent,
+    payload::Payload,
     quoted::Quoted,
 };
 pub use self::{

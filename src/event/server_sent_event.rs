@@ -35,12 +35,12 @@ use super::{
 /// [interpret]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 #[derive(Clone, Default)]
 pub struct Event {
-    comment: Vec<u8>,
-    event_type: Option<Box<str>>,
-    data: Vec<u8>,
-    retry: Option<Duration>,
+    pub(super) comment: Vec<u8>,
+    pub(super) event_type: Option<Box<str>>,
+    pub(super) data: Vec<u8>,
+    pub(super) retry: Option<Duration>,
     id: Option<Box<str>>,
-    audience: Option<Box<Audience>>,
+    pub(super) audience: Option<Box<Audience>>,
 }
 
 impl Event {
@@ -286,6 +286,12 @@ impl Event {
 
     pub(crate) fn is_typed(&self) -> bool {
         self.event_type.is_some()
+    }
+
+    /// The same event with these attributes.
+    pub(crate) fn with_attributes(mut self, attributes: Extensions) -> Self {
+        self.audience.get_or_insert_default().attributes = attributes;
+        self
     }
 
     pub(crate) fn audience(&self) -> Option<&Audience> {

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 
 use super::{body::SseBody, sse_layer::Config};
 use crate::{
-    client::{Client, Reader, StreamOf},
+    client::{CatchingUp, Client, Reader, StreamOf},
     limit::{Hold, RefusedReason},
     stream::{CloseReason, headers},
 };
@@ -33,6 +33,8 @@ pin_project! {
             #[pin]
             inner: F,
             pending: Option<Pending>,
+            // The handler is not polled before this is ready: until then, the client's resume is not known.
+            catching_up: Option<CatchingUp>,
         },
         Refused { response: Option<Response<Bytes>> },
     }
@@ -86,8 +88,8 @@ impl Drop for Unanswered {
 }
 
 impl<F> SseFuture<F> {
-    pub(crate) fn new(inner: F, pending: Pending) -> Self {
-        Self { inner: Inner::Asked { inner, pending: Some(pending) } }
+    pub(crate) fn new(inner: F, pending: Pending, catching_up: Option<CatchingUp>) -> Self {
+        Self { inner: Inner::Asked { inner, pending: Some(pending), catching_up } }
     }
 
     pub(crate) fn refused(response: Response<Bytes>) -> Self {
@@ -104,7 +106,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().inner.project() {
-            InnerProjection::Asked { inner, pending } => {
+            InnerProjection::Asked { inner, pending, catching_up } => {
+                if let Some(waiting) = catching_up {
+                    ready!(waiting.as_mut().poll(cx));
+                    *catching_up = None;
+                }
                 let result = ready!(inner.poll(cx));
                 let pending = pending.take();
                 let response = result?;

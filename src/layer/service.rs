@@ -81,6 +81,8 @@ where
         let hold = client.admission().map(Admission::hold);
         let asks = client.may_be_refused() && headers::asks_for_event_stream(request.method(), request.headers());
         let refused = if asks { client.acquire_slot().err() } else { None };
+        let catching_up =
+            client.catching_up().filter(|_| headers::asks_for_event_stream(request.method(), request.headers()));
         let mut kept = None;
         if refused.is_none() {
             kept = self.config.refused_response.keep(&request);
@@ -98,7 +100,7 @@ where
                 let (request, _) = request.into_parts();
                 SseFuture::refused(self.config.refused_response.response(&refused, Some(&request)))
             }
-            None => SseFuture::new(self.inner.call(request), pending),
+            None => SseFuture::new(self.inner.call(request), pending, catching_up),
         }
     }
 }

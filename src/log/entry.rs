@@ -17,6 +17,8 @@ pub(crate) struct Entry {
     /// The number of the event in the whole registry: 1 for the first.
     pub(crate) number: u64,
     pub(crate) position: Position,
+    /// When the event was taken, in milliseconds since the Unix epoch.
+    pub(crate) at_ms: u64,
     /// The name of its topic.
     pub(crate) topic: Arc<str>,
     pub(crate) wire: Bytes,

@@ -64,6 +64,15 @@ impl Era {
         Self(bits.max(1))
     }
 
+    pub(crate) fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// `None`: no registry has such an era.
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        (1..1 << Self::BITS).contains(&bits).then_some(Self(bits))
+    }
+
     fn digits(self) -> [u8; Self::DIGITS] {
         std::array::from_fn(|at| Self::ALPHABET[(self.0 >> (5 * (Self::DIGITS - 1 - at))) as usize & 31])
     }

@@ -211,6 +211,31 @@ impl Log {
         self.rows.push_back(Row { number: entry.number, end, entry: Some(entry) });
     }
 
+    /// Sets the position at which the log begins. Nothing has been published yet.
+    pub(crate) fn begin_at(&mut self, begin: Position) {
+        self.floor = begin;
+    }
+
+    /// Counts an event that never came here: up to this position, events are missing.
+    ///
+    /// Every reader is told, whatever the policy for slow clients is: what such a reader has is not the latest.
+    pub(crate) fn lose(&mut self, number: u64, before: Position) {
+        self.newest = number;
+        self.pushed += 1;
+        self.floor = self.floor.max(before);
+        self.lost.count += 1;
+        self.lost.newest.push(self.lost.count, number);
+    }
+
+    /// Removes an entry of a topic's log, which no other log has to know of.
+    pub(crate) fn take_out(&mut self, entry: &Entry) {
+        let slot = self.slot(entry.number);
+        if self.rows.get(slot).is_some_and(|row| row.number == entry.number) {
+            self.rows.remove(slot);
+            self.forget(entry, entry.cost());
+        }
+    }
+
     /// Marks that no event comes up to this number.
     pub(crate) fn end_at(&mut self, number: u64) {
         self.newest = number;
@@ -378,6 +403,7 @@ mod tests {
         Arc::new(Entry {
             number,
             position: Position::at(number, 0),
+            at_ms: number,
             topic: "topic".into(),
             id_at: wire.windows(3).position(|at| at == b"id:").unwrap_or(wire.len()),
             own_id: wire.ends_with(b"\n\n"),

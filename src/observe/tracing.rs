@@ -126,7 +126,7 @@ impl Observer for TracingObserver {
         trace!(
             target: TARGET,
             topic = shown(topic),
-            position = %receipt.position(),
+            position = receipt.position().map(tracing::field::display),
             subscribers = receipt.subscribers(),
             "published"
         );
@@ -230,7 +230,7 @@ mod tests {
         let samples = Samples::new();
         let log = log_of(Level::TRACE, |observer| samples.tell(observer));
         let id = &samples.client.id().to_string()[..8];
-        let position = samples.receipt.position();
+        let position = samples.receipt.position().unwrap();
         let expected = [
             format!("DEBUG tower_sse message=stream opened client={id}"),
             format!(

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    backplane::Backplane,
     client::{ClientHandle, ClientSettings, Observer, PresenceKey},
-    event::Event,
+    event::{AttributeTypes, Event},
     limit::Limit,
     log::Retention,
     topics::{LastWord, TopicSettings},
@@ -32,6 +33,8 @@ use crate::{
 pub struct RegistryConfig {
     pub(crate) topics: TopicSettings,
     pub(crate) clients: ClientSettings,
+    pub(crate) backplane: Option<Arc<dyn Backplane>>,
+    pub(crate) attributes: AttributeTypes,
 }
 
 impl RegistryConfig {
@@ -80,6 +83,43 @@ impl RegistryConfig {
     #[must_use]
     pub fn topic_retention_by(mut self, retention: impl Fn(&str) -> Retention + Send + Sync + 'static) -> Self {
         self.topics.topic_retention_by = Some(Arc::new(retention));
+        self
+    }
+
+    /// Keeps the registry's events in an engine outside of the process: see [`backplane`](crate::backplane).
+    ///
+    /// Default: no backplane. The events are in the memory of this process.
+    ///
+    /// The registry connects by itself, in a task that it starts in the tokio runtime of the first call that needs it. While the engine is
+    /// away, open streams go on, and up to 10,000 events or 4 MiB wait for it. After that, [`publish`](crate::Registry::publish) returns
+    /// [`PublishError::Busy`](crate::PublishError::Busy).
+    ///
+    /// Events, their ends and their attributes cross to every node, and a client can resume at any of them. For each process alone are
+    /// [presence](Self::presence_key), [limits](Self::limit), the closing of clients, and
+    /// [`ProducerError::Busy`](crate::ProducerError::Busy): a producer that another node starts for the same topic replaces this one.
+    ///
+    /// The last call counts.
+    #[must_use]
+    pub fn backplane(mut self, engine: impl Backplane) -> Self {
+        self.backplane = Some(Arc::new(engine));
+        self
+    }
+
+    /// Lets [attributes](crate::Event::attribute) of this type cross to other nodes of the [backplane](Self::backplane), as JSON under a name.
+    ///
+    /// Default: no type. With a backplane, an event with an attribute of another type is refused with
+    /// [`PublishError::Attribute`](crate::PublishError::Attribute), because a filter on another node would not see it. A node that does not
+    /// know an attribute of an event gives the event to no client, and tells them of a gap.
+    ///
+    /// The name is what is stored. Use the same one on all nodes, and do not change it.
+    #[cfg(feature = "json")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
+    #[must_use]
+    pub fn attribute<T>(mut self, name: impl AsRef<str>) -> Self
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
+    {
+        self.attributes.add::<T>(name.as_ref());
         self
     }
 

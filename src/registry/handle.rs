@@ -1,15 +1,19 @@
 //! The handle to a registry: publish, start producers, and find clients.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{
+    borrow::Borrow,
+    fmt,
+    sync::{Arc, Weak},
+};
 
 use super::{config::RegistryConfig, producer::Producer, producer_error::ProducerError, topic_state::TopicState};
 use crate::{
     client::{Client, ClientHandle, ClientPool, Shared, Stats},
+    cluster::{BackplaneRefused, Cluster, Health},
     event::{ClientId, Event},
     limit::{Admission, Limit},
     log::{Position, TopicError, topic_name},
     presence::Presence,
-    sync::lock,
     topics::{Deferred, PublishError, Receipt},
 };
 
@@ -52,11 +56,67 @@ impl Registry {
     /// Creates a registry with this configuration.
     #[must_use]
     pub fn with_config(config: RegistryConfig) -> Self {
-        Self { shared: Arc::new(Shared::new(config.topics, config.clients)) }
+        let RegistryConfig { topics, clients, backplane, attributes } = config;
+        let cluster = backplane.map(|engine| Cluster::new(engine, attributes));
+        let shared = Arc::new(Shared::new(topics, clients, cluster));
+        if let Some(cluster) = &shared.cluster {
+            let node: Weak<Shared> = Arc::downgrade(&shared);
+            cluster.is_of(node);
+            cluster.start();
+        }
+        Self { shared }
     }
 
     pub(crate) fn from_shared(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    /// Waits until everything that the [backplane](RegistryConfig::backplane) retains is loaded.
+    ///
+    /// Without a backplane it is ready at once. Await it before the server accepts requests: a client that resumes earlier may be told of a
+    /// gap. A request through the layer waits for it up to two seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`BackplaneRefused`] if the engine refuses the registry, for example because of a wrong password. While the engine is away, it waits.
+    pub async fn ready(&self) -> Result<(), BackplaneRefused> {
+        match self.shared.following() {
+            Some(cluster) => cluster.ready().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until every event that was published here is stored by the [backplane](RegistryConfig::backplane), and was read back.
+    ///
+    /// Await it, with a timeout of your own, before the process ends. Without a backplane it is ready at once.
+    pub async fn flushed(&self) {
+        if let Some(cluster) = self.shared.following() {
+            cluster.flushed().await;
+        }
+    }
+
+    /// Returns how the registry stands with its [backplane](RegistryConfig::backplane).
+    ///
+    /// Without a backplane it is always [`Health::Following`].
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.shared.following().map_or(Health::Following, |cluster| cluster.health())
+    }
+
+    /// Sends an event to one client, which may be connected to any node of the [backplane](RegistryConfig::backplane).
+    ///
+    /// It is [`ClientHandle::send`] for a client of which you know only the id. A client that no node has is not an error: nobody gets the
+    /// event. A client of another node that has reached its limit of subscriptions does not get it.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`] as [`ClientHandle::send`].
+    pub fn send_to(&self, client: &ClientId, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
+        match self.shared.client(client) {
+            Some(client) => client.send(event.borrow()),
+            None if self.shared.cluster.is_none() => Ok(Receipt::at(self.position(), 0)),
+            None => self.shared.publish(&format!("$client/{client}"), event.borrow(), None),
+        }
     }
 
     /// Publishes an event on a topic.
@@ -131,14 +191,13 @@ impl Registry {
     /// `None` if the topic does not exist or was forgotten.
     #[must_use]
     pub fn topic_state(&self, topic: impl AsRef<str>) -> Option<TopicState> {
+        if self.shared.is_produced(topic.as_ref()) {
+            return Some(TopicState::Producing);
+        }
         let mut deferred = Deferred::default();
         let order = self.shared.topics.order(&mut deferred);
         let topic = order.topic(topic.as_ref())?;
-        let state = lock(&topic.state);
-        Some(match state.production {
-            Some(_) => TopicState::Producing,
-            None => TopicState::of(topic.end()),
-        })
+        Some(TopicState::of(topic.end()))
     }
 
     /// Returns the members that are subscribed to a topic or a pattern: see [`Presence`].

@@ -7,11 +7,10 @@ use tokio::task::{JoinHandle, coop};
 
 use super::producer_error::{ProducerError, SpawnFromError};
 use crate::{
-    client::Shared,
+    client::{NotBegun, Shared},
     event::Event,
     log::Outcome,
-    sync::lock,
-    topics::{Deferred, Kept, Over, Production, PublishError, Receipt, SharedLog, SharedLogState, Writer},
+    topics::{Production, PublishError, Receipt, Writer},
 };
 
 /// The one publisher of a topic, which marks the topic's end.
@@ -58,38 +57,18 @@ use crate::{
 #[must_use = "a producer that is dropped without an end fails"]
 pub struct Producer {
     shared: Arc<Shared>,
-    topic: Arc<SharedLog>,
+    topic: Box<str>,
     production: Arc<Production>,
 }
 
 impl Producer {
     /// Starts a producer for a topic. `replaces`: if the topic has another producer, that one is stopped.
     pub(crate) fn begin(shared: &Arc<Shared>, name: &str, replaces: bool) -> Result<Self, ProducerError> {
-        let mut deferred = Deferred::default();
-        let (mut order, topic) = shared.topics.topic(name, &mut deferred);
-        let mut state = lock(&topic.state);
-        if state.production.is_some() && !replaces {
-            return Err(ProducerError::Busy { topic: name.to_owned() });
-        }
-        let production = Arc::new(Production::default());
-        let mut other = None;
-        order.update_holders(&topic, &mut state, |state| other = state.production.replace(Arc::clone(&production)));
-        if let Some(Kept::Ending(ticket)) = state.kept.take() {
-            order.ended.remove(ticket);
-        }
-        if other.is_none() {
-            state.began = Some(order.last);
-        }
-        topic.set_end(None);
-        if let Some(other) = &other {
-            other.stop(Over::Replaced);
-        }
-        drop(state);
-        drop(order);
-        if let Some(other) = other {
-            other.tell();
-        }
-        Ok(Self { shared: Arc::clone(shared), topic, production })
+        let production = shared.begin_production(name, replaces).map_err(|error| match error {
+            NotBegun::Produced => ProducerError::Busy { topic: name.to_owned() },
+            NotBegun::OutboxFull => ProducerError::OutboxFull { topic: name.to_owned() },
+        })?;
+        Ok(Self { shared: Arc::clone(shared), topic: name.into(), production })
     }
 
     /// Stops the producer of a topic and ends the topic. Returns `false` if the topic has no producer.
@@ -100,22 +79,13 @@ impl Producer {
             }
         }
         // The last event is too large, or the configuration has none.
-        let mut deferred = Deferred::default();
-        let order = shared.topics.order(&mut deferred);
-        let Some(topic) = order.topic(name) else { return false };
-        let state = lock(&topic.state);
-        if state.production.is_none() {
-            return false;
-        }
-        shared.topics.end(order, &topic, state, Outcome::Cancelled);
-        true
+        shared.cancel_without_event(name)
     }
 
     /// As `cancel`, with a last event.
     pub(crate) fn cancel_producer_with(shared: &Shared, name: &str, event: &Event) -> Result<bool, PublishError> {
         // Checked first, because `publish` creates a topic that does not exist.
-        let mut deferred = Deferred::default();
-        if shared.topics.order(&mut deferred).topic(name).is_none_or(|topic| lock(&topic.state).production.is_none()) {
+        if !shared.is_produced(name) {
             return Ok(false);
         }
         match shared.publish(name, event, Some(Writer::Canceller)) {
@@ -129,7 +99,7 @@ impl Producer {
     /// Returns the topic's name.
     #[must_use]
     pub fn topic(&self) -> &str {
-        self.topic.name()
+        &self.topic
     }
 
     /// Publishes an event on the topic.
@@ -139,7 +109,7 @@ impl Producer {
     /// [`PublishError::Replaced`] or [`PublishError::Cancelled`] if the producer was stopped; otherwise as
     /// [`Registry::publish`](crate::Registry::publish).
     pub fn publish(&self, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
-        self.shared.publish(self.topic.name(), event.borrow(), Some(Writer::Producer(&self.production)))
+        self.shared.publish(&self.topic, event.borrow(), Some(Writer::Producer(&self.production)))
     }
 
     /// Marks the end of a complete topic, without a last event.
@@ -189,21 +159,11 @@ impl Producer {
     }
 
     fn publish_last(&self, event: &Event, outcome: Outcome) -> Result<Receipt, PublishError> {
-        self.shared.publish(self.topic.name(), event, Some(Writer::Last(&self.production, outcome)))
+        self.shared.publish_last(&self.topic, event, &self.production, outcome)
     }
 
     fn end_as(&self, outcome: Outcome) {
-        let mut deferred = Deferred::default();
-        let order = self.shared.topics.order(&mut deferred);
-        let state = lock(&self.topic.state);
-        if self.is_current(&state) {
-            self.shared.topics.end(order, &self.topic, state, outcome);
-        }
-    }
-
-    /// Whether this is still the topic's producer.
-    fn is_current(&self, state: &SharedLogState) -> bool {
-        state.production.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.production))
+        self.shared.end_production(&self.topic, &self.production, outcome);
     }
 
     /// Waits until the producer is stopped, and returns why.
@@ -341,10 +301,10 @@ impl Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         // The topic has ended already, or has another producer.
-        if !self.is_current(&lock(&self.topic.state)) {
+        if !self.shared.is_current(&self.topic, &self.production) {
             return;
         }
-        let event = self.shared.topics.settings.failed_event.of(self.topic.name());
+        let event = self.shared.topics.settings.failed_event.of(&self.topic);
         if event.is_none_or(|event| self.publish_last(&event, Outcome::Failed).is_err()) {
             // The last event is too large, or the configuration has none.
             self.end_as(Outcome::Failed);

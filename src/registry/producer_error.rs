@@ -18,6 +18,11 @@ pub enum ProducerError {
         /// The topic's name.
         topic: String,
     },
+    /// The outbox to the [backplane](crate::backplane) is full: the engine is away, or slower than the publishers.
+    OutboxFull {
+        /// The topic's name.
+        topic: String,
+    },
 }
 
 impl ProducerError {
@@ -25,11 +30,13 @@ impl ProducerError {
     ///
     /// - 400: the topic name is invalid.
     /// - 409: the topic has a producer.
+    /// - 503: the outbox is full.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Topic(_) => StatusCode::BAD_REQUEST,
             Self::Busy { .. } => StatusCode::CONFLICT,
+            Self::OutboxFull { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -40,6 +47,9 @@ impl fmt::Display for ProducerError {
             Self::Topic(error) => error.fmt(f),
             Self::Busy { topic } => {
                 write!(f, "the topic {} has a producer already: wait until it ends, or replace it", Quoted(topic))
+            }
+            Self::OutboxFull { topic } => {
+                write!(f, "too many events wait for the backplane: start the producer of {} later", Quoted(topic))
             }
         }
     }

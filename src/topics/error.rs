@@ -69,6 +69,15 @@ pub enum PublishError {
         /// The topic's name.
         topic: String,
     },
+    /// The outbox to the [backplane](crate::backplane) is full: the engine is away, or slower than the publishers. Nothing was published.
+    Busy,
+    /// An attribute cannot cross to another node: see [`RegistryConfig::attribute`](crate::RegistryConfig::attribute).
+    Attribute {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The registry ended before the engine answered. Nobody knows whether the event was published.
+    Unknown,
 }
 
 impl PublishError {
@@ -78,9 +87,13 @@ impl PublishError {
     /// - 409: the client has too many subscriptions, its stream has ended, or the topic does not accept the event.
     /// - 413: the event is too large.
     /// - 400 or 500, as the [`EventError`]: a value cannot be part of an event.
+    /// - 503: too many events wait for the backplane, or the registry ended before it answered.
+    /// - 500: an attribute cannot cross to another node.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
+            Self::Busy | Self::Unknown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Attribute { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Topic(_) | Self::IdToCome { .. } => StatusCode::BAD_REQUEST,
             Self::Event(error) => error.status(),
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -118,6 +131,11 @@ impl fmt::Display for PublishError {
                 write!(f, "another producer has replaced this one on the topic {}", Quoted(topic))
             }
             Self::Cancelled { topic } => write!(f, "the producer of the topic {} was cancelled", Quoted(topic)),
+            Self::Busy => f.write_str("too many events wait for the backplane: publish again later"),
+            Self::Attribute { reason } => {
+                write!(f, "the event has an attribute that cannot cross to another node: {reason}")
+            }
+            Self::Unknown => f.write_str("the registry ended before it knew whether the event was published"),
         }
     }
 }

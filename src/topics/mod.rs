@@ -13,6 +13,7 @@ mod order;
 mod production;
 mod publish;
 mod receipt;
+mod replica;
 mod resume;
 mod retain;
 mod settings;
@@ -25,10 +26,13 @@ mod subscribe;
 pub(crate) use self::{
     deferred::{Deferred, once},
     frame_cache::{FRAME, Latest, MergeKey, Merged},
-    production::{Over, Production, Writer},
+    production::{Production, ProductionId, Writer},
+    publish::Stamp,
+    receipt::Pending,
+    replica::{By, Change, What},
     resume::{Bound, CursorStart, Joining},
     settings::{LastWord, TopicSettings},
-    shared_log::{Kept, Parked, SharedLog, SharedLogState},
+    shared_log::{Kept, Parked, SharedLog},
     store::Topics,
 };
 pub use self::{error::PublishError, receipt::Receipt, start::Start};

@@ -12,6 +12,7 @@ use std::{
 use super::{
     deferred::Deferred,
     production::Ending,
+    replica::LostRanges,
     shared_log::{ByName, SharedLog, SharedLogState},
     steps::step,
 };
@@ -46,10 +47,12 @@ pub(crate) struct Order {
     pub(super) pattern_turn: usize,
     /// The memory of the patterns' logs, which is a part of `cost`.
     pub(crate) rows: usize,
-    /// The last id of a topic or pattern.
-    pub(super) feed_id: u64,
+    /// The last id of a topic, a pattern or a producer.
+    last_id: u64,
     pub(super) forgotten: Forgotten,
     pub(super) evicted_ids: EvictedIds,
+    /// What the engine has lost, if there is a backplane.
+    pub(super) lost_ranges: LostRanges,
 }
 
 /// The memory that the logs of patterns may take: of all together, and of each.
@@ -104,14 +107,15 @@ impl Order {
             pattern_list: Vec::new(),
             pattern_turn: 0,
             rows: 0,
-            feed_id: 0,
+            last_id: 0,
             forgotten: Forgotten::new(begin),
             evicted_ids: EvictedIds::default(),
+            lost_ranges: LostRanges::default(),
         }
     }
 
     pub(super) fn has_issued(&self, position: Position) -> bool {
-        position.era() == self.last.era() && position <= self.last
+        position.era() == self.last.era() && position <= self.last && self.lost_ranges.before(position).is_none()
     }
 
     pub(crate) fn topic(&self, name: &str) -> Option<Arc<SharedLog>> {
@@ -157,9 +161,9 @@ impl Order {
         number.is_none_or(|number| end.number < number).then(|| Arc::clone(&end.topic))
     }
 
-    pub(super) fn next_id(&mut self) -> u64 {
-        self.feed_id += 1;
-        self.feed_id
+    pub(crate) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
     }
 
     pub(crate) fn evict_oldest_of(&mut self, state: &mut SharedLogState) {

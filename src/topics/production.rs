@@ -40,8 +40,9 @@ impl Writer<'_> {
 }
 
 /// The state that a producer and its topic share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Production {
+    pub(crate) id: ProductionId,
     over: Mutex<Option<Over>>,
     pub(crate) changed: Notify,
 }
@@ -52,6 +53,8 @@ pub(crate) struct Ending {
     pub(crate) topic: Arc<SharedLog>,
     /// The number of the end, in the order of events.
     pub(crate) number: u64,
+    /// When the topic ended, in milliseconds since the Unix epoch.
+    pub(crate) at_ms: u64,
     /// When the topic is forgotten, in milliseconds since the Unix epoch.
     forget_at: u64,
 }
@@ -61,25 +64,51 @@ pub(crate) struct Ending {
 pub(crate) enum Over {
     Replaced,
     Cancelled,
+    /// By itself.
+    Ended,
+}
+
+/// Which of the producers that a topic has had.
+///
+/// With a backplane it is the key of the record that began the production, so that every node knows it by the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ProductionId {
+    pub(crate) session: u64,
+    pub(crate) number: u64,
 }
 
 impl Production {
+    pub(crate) fn new(id: ProductionId) -> Self {
+        Self { id, over: Mutex::default(), changed: Notify::new() }
+    }
+
     /// Returns why an event may not be published on a topic, if so.
     pub(crate) fn refusal(by: Option<Writer<'_>>, topic: &SharedLog, state: &SharedLogState) -> Option<PublishError> {
         let is_over = match by {
-            Some(Writer::Producer(production) | Writer::Last(production, _)) => return production.error(topic),
+            Some(Writer::Producer(production) | Writer::Last(production, _)) => return production.error(topic.name()),
             Some(Writer::Canceller) => state.production.is_none(),
             None => topic.has_ended() && state.production.is_none(),
         };
         is_over.then(|| PublishError::Ended { topic: topic.name().to_string() })
     }
 
-    pub(crate) fn error(&self, topic: &SharedLog) -> Option<PublishError> {
-        let topic = topic.name().to_string();
+    pub(crate) fn error(&self, topic: &str) -> Option<PublishError> {
+        let topic = topic.to_owned();
         lock(&self.over).map(|over| match over {
             Over::Replaced => PublishError::Replaced { topic },
             Over::Cancelled => PublishError::Cancelled { topic },
+            Over::Ended => PublishError::Ended { topic },
         })
+    }
+
+    /// Whether the producer was stopped or has ended the topic.
+    pub(crate) fn is_over(&self) -> bool {
+        lock(&self.over).is_some()
+    }
+
+    /// The producer has ended the topic.
+    pub(crate) fn has_ended(&self) {
+        self.stop(Over::Ended);
     }
 
     /// Stops the producer. Call `tell` afterwards, when no lock is held.
@@ -94,6 +123,28 @@ impl Production {
 }
 
 impl Topics {
+    /// Makes a production the current one of its topic. Returns the one that it replaces, to be notified when no lock is held.
+    pub(crate) fn begin(
+        order: &mut Order,
+        topic: &SharedLog,
+        state: &mut SharedLogState,
+        production: &Arc<Production>,
+    ) -> Option<Arc<Production>> {
+        let mut other = None;
+        order.update_holders(topic, state, |state| other = state.production.replace(Arc::clone(production)));
+        if let Some(Kept::Ending(ticket)) = state.kept.take() {
+            order.ended.remove(ticket);
+        }
+        if other.is_none() {
+            state.began = Some(order.last);
+        }
+        topic.set_end(None);
+        if let Some(other) = &other {
+            other.stop(Over::Replaced);
+        }
+        other
+    }
+
     /// Ends a topic that has a producer, and unlocks the topic.
     pub(crate) fn end(
         &self,
@@ -102,12 +153,12 @@ impl Topics {
         mut state: MutexGuard<'_, SharedLogState>,
         outcome: Outcome,
     ) {
-        let stopped = self.mark_end(&mut order, topic, &mut state, outcome, false);
+        let stopped = self.mark_end(&mut order, topic, &mut state, outcome, false, self.now_ms());
         let mut to_wake = ToWake::default();
         topic.take_waiters(&mut state, &mut to_wake);
         drop(state);
         if order.cost > self.settings.total_retention.bytes {
-            self.evict(&mut order, self.clock.now_ms(), 0);
+            self.evict(&mut order, self.now_ms(), 0);
         }
         drop(order);
         to_wake.wake();
@@ -126,6 +177,7 @@ impl Topics {
         state: &mut SharedLogState,
         outcome: Outcome,
         has_last_word: bool,
+        now_ms: u64,
     ) -> Option<Arc<Production>> {
         order.number += 1;
         let number = order.number;
@@ -135,8 +187,8 @@ impl Topics {
         self.set_horizon(number);
         let after = u64::try_from(self.settings.ended_topic_ttl.as_millis()).unwrap_or(u64::MAX);
         // At least one millisecond later.
-        let forget_at = self.clock.now_ms().saturating_add(after.max(1));
-        let ending = Ending { topic: Arc::clone(topic), number, forget_at };
+        let forget_at = now_ms.saturating_add(after.max(1));
+        let ending = Ending { topic: Arc::clone(topic), number, at_ms: now_ms, forget_at };
         if let Some(Kept::Ending(ticket)) = state.kept.replace(Kept::Ending(order.ended.push(ending))) {
             order.ended.remove(ticket);
         }
@@ -154,7 +206,7 @@ impl Topics {
         if order.ended.oldest().is_none() {
             return;
         }
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.now_ms();
         for _ in 0..AT_A_TIME {
             let Some(ending) = order.ended.oldest().filter(|ending| ending.forget_at <= now_ms) else { return };
             step();

@@ -28,14 +28,25 @@ use crate::{
 /// A checked event, encoded except for its id.
 ///
 /// It is made before any lock is taken and dropped after the last one is released, as its audience runs the program's code when it is dropped.
-struct Draft<'a> {
+pub(crate) struct Draft<'a> {
     event: &'a Event,
     wire: Vec<u8>,
     /// The bytes of memory that the retained event takes.
     cost: usize,
+    /// The bytes of memory that an event of this topic may take in this registry.
+    pub(super) limit: usize,
     /// The publisher's own id, if it parses as an id of a registry.
     like_ours: Option<Progress>,
     audience: Option<Box<Audience>>,
+}
+
+/// Where an event stands, and when it was taken, in milliseconds since the Unix epoch.
+///
+/// Without a backplane, the time is that of the position. With one it is the engine's time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stamp {
+    pub(crate) position: Position,
+    pub(crate) at_ms: u64,
 }
 
 impl Draft<'_> {
@@ -56,7 +67,7 @@ impl Draft<'_> {
     }
 
     /// Why the event is refused at this position, on a topic whose events may take up to `limit` bytes of memory.
-    fn refusal(&self, position: Position, limit: usize) -> Option<PublishError> {
+    pub(super) fn refusal(&self, position: Position, limit: usize) -> Option<PublishError> {
         let id_to_come = self.like_ours.as_ref().filter(|id| id.seen.era() == position.era() && id.seen >= position);
         match id_to_come {
             Some(id) => Some(PublishError::IdToCome { id: id.to_string() }),
@@ -76,40 +87,14 @@ impl Topics {
         by: Option<Writer<'_>>,
         elapsed: Duration,
     ) -> Result<Receipt, PublishError> {
-        let limit = self.settings.total_retention.bytes.saturating_sub(name.len() + SharedLog::OVERHEAD);
-        let mut draft = Self::check(event, limit)?;
+        let mut draft = self.check(name, event)?;
         let now_ms = self.clock.ms(elapsed);
         let mut deferred = Deferred::default();
         let (mut order, topic) = self.topic(name, &mut deferred);
-        let position = order.last.next(now_ms);
-        // Before the topic is locked, which its readers wait for.
-        let (wire, id_at) = draft.encode(position);
-        let mut state = lock(&topic.state);
-        let refusal = draft.refusal(position, limit.min(topic.retention.largest()));
-        if let Some(refusal) = refusal.or_else(|| Production::refusal(by, &topic, &state)) {
-            self.forget_if_unused(&mut order, &topic, &state);
-            return Err(refusal);
-        }
-        self.newest.0.last_publish.store(nanoseconds(elapsed), Ordering::Relaxed);
-        let entry = Entry {
-            number: order.number + 1,
-            position,
-            topic: Arc::clone(topic.name()),
-            wire,
-            id_at,
-            own_id: event.own_id().is_some(),
-            is_typed: event.is_typed(),
-            slow_client_policy: topic.retention.slow_client_policy,
-            audience: draft.audience.take(),
-            ticket: order.eviction_queue.push(Arc::clone(&topic)),
-        };
+        let place = Stamp { position: order.last.next(now_ms), at_ms: now_ms };
         let mut to_wake = ToWake::default();
-        let subscribers = self.apply(&mut order, &topic, &mut state, &Arc::new(entry), &mut to_wake);
-        // Before the topic is unlocked: nobody gets the event without the end.
-        let outcome = by.and_then(Writer::outcome);
-        let stopped = outcome.and_then(|outcome| self.mark_end(&mut order, &topic, &mut state, outcome, true));
-        self.evict_from(&mut order, &topic, &mut state, now_ms);
-        drop(state);
+        let (subscribers, stopped) = self.append(&mut order, &topic, &mut draft, place, by, &mut to_wake)?;
+        self.newest.0.last_publish.store(nanoseconds(elapsed), Ordering::Relaxed);
         order.trim_next(self.share_of_patterns());
         // But never the newest, which somebody is about to be woken for.
         self.evict(&mut order, now_ms, 1);
@@ -118,13 +103,56 @@ impl Topics {
         if let Some(stopped) = stopped {
             stopped.tell();
         }
-        Ok(Receipt { position, subscribers })
+        Ok(Receipt::at(place.position, subscribers))
     }
 
-    /// Checks and encodes an event before anything is locked. `limit`: the bytes of memory that the event may take.
+    /// Appends a checked event to its topic, if the topic takes it. The topic ends with the last event of a producer.
+    ///
+    /// Returns the number of subscribers, and the producer that was stopped by the end.
+    #[inline(always)]
+    pub(super) fn append(
+        &self,
+        order: &mut Order,
+        topic: &Arc<SharedLog>,
+        draft: &mut Draft<'_>,
+        stamp: Stamp,
+        by: Option<Writer<'_>>,
+        to_wake: &mut ToWake,
+    ) -> Result<(usize, Option<Arc<Production>>), PublishError> {
+        // Before the topic is locked, which its readers wait for.
+        let (wire, id_at) = draft.encode(stamp.position);
+        let mut state = lock(&topic.state);
+        let refusal = draft.refusal(stamp.position, draft.limit.min(topic.retention.largest()));
+        if let Some(refusal) = refusal.or_else(|| Production::refusal(by, topic, &state)) {
+            self.forget_if_unused(order, topic, &state);
+            return Err(refusal);
+        }
+        let entry = Entry {
+            number: order.number + 1,
+            position: stamp.position,
+            at_ms: stamp.at_ms,
+            topic: Arc::clone(topic.name()),
+            wire,
+            id_at,
+            own_id: draft.event.own_id().is_some(),
+            is_typed: draft.event.is_typed(),
+            slow_client_policy: topic.retention.slow_client_policy,
+            audience: draft.audience.take(),
+            ticket: order.eviction_queue.push(Arc::clone(topic)),
+        };
+        let subscribers = self.apply(order, topic, &mut state, &Arc::new(entry), to_wake);
+        // Before the topic is unlocked: nobody gets the event without the end.
+        let outcome = by.and_then(Writer::outcome);
+        let stopped = outcome.and_then(|outcome| self.mark_end(order, topic, &mut state, outcome, true, stamp.at_ms));
+        self.evict_from(order, topic, &mut state, stamp.at_ms);
+        Ok((subscribers, stopped))
+    }
+
+    /// Checks and encodes an event before anything is locked.
     // Not inlined, this and `encode` cost 10 of 310 ns of a publish.
     #[inline(always)]
-    fn check(event: &Event, limit: usize) -> Result<Draft<'_>, PublishError> {
+    pub(crate) fn check<'a>(&self, name: &str, event: &'a Event) -> Result<Draft<'a>, PublishError> {
+        let limit = self.settings.total_retention.bytes.saturating_sub(name.len() + SharedLog::OVERHEAD);
         let wire = event.encode_fields();
         let id = event.own_id().map_or(Position::MAX_LENGTH, str::len);
         let size = wire.len() + event::ROOM_FOR_ID + id;
@@ -133,13 +161,13 @@ impl Topics {
             return Err(PublishError::TooLarge { size: cost, limit });
         }
         let like_ours = event.own_id().and_then(|id| id.parse().ok());
-        Ok(Draft { event, wire, cost, like_ours, audience: event.audience().cloned().map(Box::new) })
+        Ok(Draft { event, wire, cost, limit, like_ours, audience: event.audience().cloned().map(Box::new) })
     }
 
     /// Appends an event to its topic's log and to the logs of the patterns that match. It becomes the registry's newest event.
     ///
     /// Returns the number of its subscribers. Adds the waiters to `to_wake`, for the caller to wake after the last lock is released.
-    fn apply(
+    pub(super) fn apply(
         &self,
         order: &mut Order,
         topic: &SharedLog,

@@ -134,7 +134,7 @@ impl Topics {
     }
 
     pub(super) fn cursor_start(&self, order: &mut Order, shared_log: &SharedLog, start: Start) -> CursorStart {
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.now_ms();
         if shared_log.is_pattern() {
             if start != Start::Now {
                 self.complete(order, shared_log);
@@ -147,7 +147,9 @@ impl Topics {
         let SharedLogState { log, began, .. } = &mut *state;
         let oldest = log.oldest().map_or(log.newest() + 1, |entry| entry.number);
         let (next, missed) = match start {
-            Start::Now | Start::LastEventId => (shared_log.last_word().unwrap_or(log.newest() + 1), None),
+            Start::Now | Start::LastEventId => {
+                (shared_log.last_word().unwrap_or(log.newest().max(self.to_be_loaded()) + 1), None)
+            }
             // A client that asks for a producer's first event is notified if that event is not retained.
             Start::Oldest => (oldest, began.filter(|began| !log.covers(*began))),
             Start::Last(events) => (log.last(events), None),
@@ -155,8 +157,9 @@ impl Topics {
                 let is_known = order.has_issued(position);
                 let missed = !(is_known && log.covers(position))
                     && shared_log.retention.slow_client_policy != SlowClientPolicy::SkipSilently;
+                let known = if is_known { Some(position) } else { order.lost_ranges.before(position) };
                 // The log of a pattern may retain events from before the position although later ones were evicted.
-                (if is_known { log.after(position) } else { oldest }, missed.then_some(position))
+                (known.map_or(oldest, |position| log.after(position)), missed.then_some(position))
             }
         };
         CursorStart { next, read: log.ordinal_before(next), known_lost: log.lost(), missed }

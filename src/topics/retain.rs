@@ -16,7 +16,7 @@ impl Topics {
         let horizon = topic.retention.horizon(now_ms).max(self.settings.total_retention.horizon(now_ms)).unwrap_or(0);
         while state.log.len() > events
             || state.log.cost() > bytes && state.log.len() > 1
-            || state.log.oldest().is_some_and(|entry| entry.position.ms() < horizon)
+            || state.log.oldest().is_some_and(|entry| entry.at_ms < horizon)
         {
             step();
             order.evict_oldest_of(state);
@@ -51,9 +51,8 @@ impl Topics {
             if order.eviction_queue.len() <= keep {
                 return;
             }
-            let is_recent = |topic: &SharedLog| {
-                lock(&topic.state).log.oldest().is_some_and(|entry| Some(entry.position.ms()) >= horizon)
-            };
+            let is_recent =
+                |topic: &SharedLog| lock(&topic.state).log.oldest().is_some_and(|entry| Some(entry.at_ms) >= horizon);
             if !too_many && !too_much && order.eviction_queue.oldest().is_some_and(|topic| is_recent(topic)) {
                 return;
             }

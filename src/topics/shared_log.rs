@@ -167,7 +167,7 @@ impl SharedLog {
     /// Whether the topic has events not older than `horizon`, a producer, or an end.
     pub(crate) fn exists(&self, horizon: u64) -> bool {
         let state = lock(&self.state);
-        let is_recent = || state.log.entries().next_back().is_some_and(|newest| newest.position.ms() >= horizon);
+        let is_recent = || state.log.entries().next_back().is_some_and(|newest| newest.at_ms >= horizon);
         state.production.is_some() || self.has_ended() || is_recent()
     }
 

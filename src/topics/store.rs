@@ -9,6 +9,7 @@ use super::{
     deferred::Deferred,
     frame_cache::FrameCache,
     order::{Order, OrderGuard},
+    replica::Replica,
     settings::TopicSettings,
     shared_log::SharedLog,
 };
@@ -33,6 +34,8 @@ pub(crate) struct Topics {
     /// A log that never has an event.
     pub(crate) nothing: Arc<SharedLog>,
     pub(crate) frames: FrameCache,
+    /// What is known of the engine's log, if there is a backplane.
+    pub(super) replica: Option<Replica>,
 }
 
 #[derive(Debug)]
@@ -44,8 +47,10 @@ pub(super) struct Newest {
 }
 
 impl Topics {
-    pub(crate) fn new(settings: TopicSettings, clock: Clock) -> Self {
-        let begin = Position::new(Era::random(), clock.start_ms(), 0);
+    /// `is_replica`: an engine keeps the log.
+    pub(crate) fn new(settings: TopicSettings, clock: Clock, is_replica: bool) -> Self {
+        // A replica begins when it is loaded. No position of its log may be before this one.
+        let begin = Position::new(Era::random(), if is_replica { 0 } else { clock.start_ms() }, 0);
         Self {
             settings,
             clock,
@@ -53,6 +58,7 @@ impl Topics {
             newest: CachePadded(Newest { published: AtomicU64::new(0), last_publish: AtomicU64::new(0) }),
             nothing: Arc::new(SharedLog::new(0, "", Retention::default(), begin)),
             frames: FrameCache::new(),
+            replica: is_replica.then(Replica::default),
         }
     }
 

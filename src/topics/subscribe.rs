@@ -26,9 +26,12 @@ impl Topics {
         nothing_is_locked();
         let retention = self.settings.topic_retention_of(name);
         let mut order = OrderGuard { guard: lock(&self.order.0), deferred };
-        if let Some(topic) = order.topic(name) {
-            return (order, topic);
-        }
+        let topic = order.topic(name).unwrap_or_else(|| Self::create(&mut order, name, retention));
+        (order, topic)
+    }
+
+    /// Creates a topic that does not exist.
+    pub(super) fn create(order: &mut Order, name: &str, retention: Retention) -> Arc<SharedLog> {
         let topic = SharedLog::new(order.next_id(), name, retention, order.forgotten.floor(name));
         if topic_name::is_public(name) {
             lock(&topic.state).patterns = order.patterns.matching(name).into_iter().cloned().collect();
@@ -37,7 +40,7 @@ impl Topics {
         order.cost += topic.cost();
         order.topics.insert(ByName(Arc::clone(&topic)));
         order.by_name.insert(ByName(Arc::clone(&topic)));
-        (order, topic)
+        topic
     }
 
     /// Returns the pattern with this name and the locked order. Creates the pattern if it has no subscribers.
@@ -106,7 +109,7 @@ impl Topics {
         state.log.prepend(entries, floor);
         pattern.reach(state.log.newest());
         drop(state);
-        self.evict(order, self.clock.now_ms(), 0);
+        self.evict(order, self.now_ms(), 0);
     }
 
     /// Returns the topic with this name, if it exists, or the pattern, if a topic exists that matches it.
@@ -115,7 +118,7 @@ impl Topics {
         name: &str,
         deferred: &'a mut Deferred,
     ) -> Option<(OrderGuard<'a>, Arc<SharedLog>)> {
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.now_ms();
         let exists = |topic: &SharedLog| {
             let horizon = topic.retention.horizon(now_ms).max(self.settings.total_retention.horizon(now_ms));
             topic.exists(horizon.unwrap_or(0))
@@ -165,7 +168,7 @@ impl Topics {
                 }
                 drop(state);
                 if order.cost > self.settings.total_retention.bytes {
-                    self.evict(&mut order, self.clock.now_ms(), 0);
+                    self.evict(&mut order, self.now_ms(), 0);
                 }
             } else {
                 drop(state);

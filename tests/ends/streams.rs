@@ -468,7 +468,7 @@ mod failures {
                 (404, "the topic \"never\" does not exist, or was forgotten".into())
             );
             let producer = registry.start_producer("answer").unwrap();
-            let id = producer.publish(Event::data("1")).unwrap().position().to_string();
+            let id = producer.publish(Event::data("1")).unwrap().position().unwrap().to_string();
             producer.end();
             until(|| registry.topic_state("answer").is_none()).await;
             assert_eq!(get("/answer", &id).await.0, 404);

@@ -114,7 +114,7 @@ impl History {
         let event = own_id.as_ref().map_or(event.clone(), |id| event.id(id).unwrap());
         match registry.publish(TOPICS[topic], event) {
             Ok(receipt) => {
-                let wire_id = own_id.clone().unwrap_or_else(|| receipt.position().to_string());
+                let wire_id = own_id.clone().unwrap_or_else(|| receipt.position().unwrap().to_string());
                 self.ids.push(wire_id);
                 events.push((TOPICS[topic], own_id));
             }
@@ -288,7 +288,7 @@ fn back(registry: &Registry, names: &[&str], id: &str) -> (Resume, Vec<String>) 
 fn publish(registry: &Registry, topic: &str, data: &str, own_id: Option<&str>) -> String {
     let event = Event::data(data);
     let event = own_id.map_or(event.clone(), |id| event.id(id).unwrap());
-    let position = registry.publish(topic, event).unwrap().position().to_string();
+    let position = registry.publish(topic, event).unwrap().position().unwrap().to_string();
     own_id.map_or(position, str::to_owned)
 }
 

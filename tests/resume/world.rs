@@ -108,7 +108,7 @@ impl World {
         }
         let receipt = self.registry.publish(topic, event).unwrap();
         let (of_topic, policy) = self.kept.of_topics[at];
-        let position = receipt.position();
+        let position = receipt.position().unwrap();
         self.events.push(Published { number, topic, level, excluded, position, policy, evicted: None });
         self.retained.push_back(number);
         self.retained_of[at].push_back(number);

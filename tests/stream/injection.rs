@@ -126,7 +126,7 @@ async fn through_the_layer(body: Paced, heartbeat: impl Into<Option<Heartbeat>>,
             for event in 0..=round % 2 {
                 let data = format!("{round}\ndata: {event}");
                 let receipt = publisher.publish(TOPIC, Event::data(&data).event("registry")).unwrap();
-                published.push((data, receipt.position().to_string()));
+                published.push((data, receipt.position().unwrap().to_string()));
             }
             sleep(silence).await;
         }

@@ -155,7 +155,7 @@ fn publish(registry: &Registry, topic: &str, data: &str) -> Receipt {
 }
 
 fn wire(data: &str, receipt: &Receipt) -> String {
-    format!("data: {data}\nid: {}\n\n", receipt.position())
+    format!("data: {data}\nid: {}\n\n", receipt.position().unwrap())
 }
 
 mod responses_that_are_no_event_stream {
@@ -713,7 +713,7 @@ mod resuming {
 
     fn resume_from(layer: &SseLayer, last: &Receipt) -> (Spawn<SseBody<Empty<Bytes>>>, Resume) {
         let mut request = request();
-        request.headers_mut().insert("last-event-id", last.position().to_string().parse().unwrap());
+        request.headers_mut().insert("last-event-id", last.position().unwrap().to_string().parse().unwrap());
         let mut resume = None;
         let response = respond(layer, request, |client| {
             client.subscribe("topic").unwrap();
@@ -742,13 +742,13 @@ mod resuming {
         let lost = publish(&registry, "topic", "2");
         let kept = publish(&registry, "topic", "3");
         let gap = |event_type: &str| {
-            let (after, id) = (last.position(), lost.position());
+            let (after, id) = (last.position().unwrap(), lost.position());
             format!("event: {event_type}\ndata: {{\"topics\":[\"topic\"],\"after\":\"{after}\"}}\nid: {id}\n\n")
         };
 
         let (mut body, resume) = resume_from(&layer(&registry).opening_comment("opening"), &last);
         let Resume::Gap(told) = resume else { panic!("{resume:?}") };
-        assert_eq!((told.topics(), told.after()), (&["topic".to_owned()][..], &*last.position().to_string()));
+        assert_eq!((told.topics(), told.after()), (&["topic".to_owned()][..], &*last.position().unwrap().to_string()));
         assert_eq!(next(&mut body), ": opening\n\n");
         assert_eq!(next(&mut body), gap("gap"));
         assert_eq!(next(&mut body), wire("3", &kept));
@@ -1227,7 +1227,8 @@ async fn timers_wake_the_task_that_reads_the_stream_now() {
 fn where_one_request_had_been_is_nothing_to_the_next() {
     let registry = Registry::new();
     let layer = layer(&registry);
-    let [_, _, last] = ["1", "2", "3"].map(|data| registry.publish("a", Event::data(data)).unwrap().position());
+    let [_, _, last] =
+        ["1", "2", "3"].map(|data| registry.publish("a", Event::data(data)).unwrap().position().unwrap());
     let resuming = Request::builder().header("last-event-id", last.to_string()).body(()).unwrap();
     drop(respond(&layer, resuming, |client| {
         assert!(!client.is_complete());

@@ -30,7 +30,7 @@ fn response<B>(body: B) -> Response<B> {
 }
 
 fn publish(registry: &Registry, data: &str) -> String {
-    registry.publish("news", Event::data(data)).unwrap().position().to_string()
+    registry.publish("news", Event::data(data)).unwrap().position().unwrap().to_string()
 }
 
 fn data(events: &[ReceivedEvent]) -> Vec<&str> {

@@ -107,7 +107,7 @@ fn a_filter_sees_the_event_as_it_was_published() {
     };
     client.subscribe(Subscription::matching("**").filter(filter)).unwrap();
     let event = Event::data("yes\r\nyes").event("vote").attribute(Level::Info);
-    let first = registry.publish("votes/1", event).unwrap().position();
+    let first = registry.publish("votes/1", event).unwrap().position().unwrap();
     let second = position(&registry, "votes/2", "no");
     let id = client.id();
     assert_eq!(data(&mut client.into_events()), ["yes\nyes"]);

@@ -130,7 +130,7 @@ fn attributes_of_events_that_a_resume_or_a_snapshot_finds_too_old_are_dropped_wi
     bounded_in_time(|| async {
         let (registry, nosy) = with_due_events().await;
         for pattern in ["t", "*"] {
-            let id = registry.publish("t", Event::data("x")).unwrap().position();
+            let id = registry.publish("t", Event::data("x")).unwrap().position().unwrap();
             let mut service = quiet(&registry).layer(service_fn(|request: Request<()>| {
                 let (client, nosy) = (request.extensions().get::<ClientHandle>().unwrap().clone(), nosy.clone());
                 async move {

@@ -37,7 +37,7 @@ fn ids(wire: &str) -> Vec<&str> {
 }
 
 fn publish(registry: &Registry, topic: &str, data: &str) -> String {
-    registry.publish(topic, Event::data(data)).unwrap().position().to_string()
+    registry.publish(topic, Event::data(data)).unwrap().position().unwrap().to_string()
 }
 
 fn keeping(events: impl Fn(&str) -> usize + Send + Sync + 'static) -> Registry {
@@ -81,7 +81,7 @@ fn what_a_pattern_loses_out_of_order_is_told() {
 fn the_id_of_a_gap_never_moves_the_client_back() {
     let registry = Registry::with_config(RegistryConfig::default().total_retention(Retention::default().events(1)));
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("b").unwrap());
-    let after = registry.publish("a", Event::data("1")).unwrap().position();
+    let after = registry.publish("a", Event::data("1")).unwrap().position().unwrap();
     for (topic, data) in [("a", "2"), ("b", "3"), ("a", "4")] {
         publish(&registry, topic, data);
     }

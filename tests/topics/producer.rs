@@ -114,8 +114,8 @@ fn who_has_had_all_is_answered_with_204() {
     bounded(|| {
         let registry = Registry::new();
         let producer = registry.start_producer("a").unwrap();
-        let first = producer.publish(Event::data("1")).unwrap().position().to_string();
-        let last = producer.publish(Event::data("2")).unwrap().position().to_string();
+        let first = producer.publish(Event::data("1")).unwrap().position().unwrap().to_string();
+        let last = producer.publish(Event::data("2")).unwrap().position().unwrap().to_string();
         assert_eq!(resumed(&registry, Some(&last), &["a"]).status(), StatusCode::OK, "more may come");
         producer.end();
         let done = resumed(&registry, Some(&last), &["a"]);
@@ -361,7 +361,7 @@ async fn see<T: Future<Output = ()>>(registry: &Registry, end: impl Fn(Registry,
     assert_eq!(state, None, "a registry of its own");
     let producer = registry.start_producer("a").unwrap();
     let (live, mut live_body) = reading(registry, "a", Start::Now);
-    let token = producer.publish(Event::data("token")).unwrap().position().to_string();
+    let token = producer.publish(Event::data("token")).unwrap().position().unwrap().to_string();
     end(registry.clone(), producer).await;
     let state = registry.topic_state("a").unwrap();
     let (wire, has_ended) = rest(&mut live_body);
@@ -513,7 +513,7 @@ fn a_stream_of_several_topics_goes_on_when_one_fails_and_does_not_pass_for_compl
             };
             end(a, first);
             assert_eq!(told(&mut body).len(), usize::from(first != TopicState::Ended), "and it goes on");
-            let id = b.publish(Event::data("b")).unwrap().position().to_string();
+            let id = b.publish(Event::data("b")).unwrap().position().unwrap().to_string();
             assert_eq!((told(&mut body), client.subscriptions()), (vec!["b".to_owned()], vec!["b".to_owned()]));
             assert_eq!(resumed(&registry, Some(&id), &["a", "b"]).status(), StatusCode::OK, "more may come");
             end(b, second);
@@ -691,7 +691,7 @@ fn what_was_produced_is_forgotten_some_time_after_its_end() {
         let config = RegistryConfig::default().ended_topic_ttl(Duration::from_secs(60));
         let registry = Registry::with_config(config);
         let producer = registry.start_producer("a").unwrap();
-        let position = producer.publish(Event::data("1")).unwrap().position().to_string();
+        let position = producer.publish(Event::data("1")).unwrap().position().unwrap().to_string();
         producer.end();
         let (late, mut late_body) = reading(&registry, "a", Start::Oldest);
         registry.start_producer("again").unwrap().end();

@@ -45,7 +45,7 @@ fn text(body: &mut SseBody<Empty>) -> String {
 }
 
 fn publish(registry: &Registry, topic: &str, data: &str) -> String {
-    registry.publish(topic, Event::data(data)).unwrap().position().to_string()
+    registry.publish(topic, Event::data(data)).unwrap().position().unwrap().to_string()
 }
 
 fn subscribed<'a>(registry: &Registry, topics: impl IntoIterator<Item = &'a str>) -> ClientHandle {
@@ -164,7 +164,7 @@ fn a_subscription_from_elsewhere_wakes_the_client_and_starts_now() {
 fn a_subscription_starts_where_it_says() {
     let registry = Registry::new();
     let positions: Vec<_> =
-        (0..5).map(|n| registry.publish("a", Event::data(n.to_string())).unwrap().position()).collect();
+        (0..5).map(|n| registry.publish("a", Event::data(n.to_string())).unwrap().position().unwrap()).collect();
     let from = |start| {
         let client = registry.connect();
         client.subscribe_from("a", start).unwrap();
@@ -182,7 +182,7 @@ fn a_position_that_is_not_covered_is_a_gap_and_the_client_goes_on_at_the_oldest(
     let config = RegistryConfig::default().topic_retention(Retention::default().events(3));
     let registry = Registry::with_config(config);
     let positions: Vec<_> =
-        (0..5).map(|n| registry.publish("a", Event::data(n.to_string())).unwrap().position()).collect();
+        (0..5).map(|n| registry.publish("a", Event::data(n.to_string())).unwrap().position().unwrap()).collect();
     let client = registry.connect();
     client.subscribe_from("a", Start::After(positions[0])).unwrap();
     let mut events = client.into_events();
@@ -268,7 +268,7 @@ fn a_gap_on_one_topic_takes_nothing_from_another() {
 #[test]
 fn an_own_id_that_looks_like_a_position_that_was_issued_hides_no_loss() {
     let registry = Registry::new();
-    let seen = registry.publish("topic", Event::data("seen")).unwrap().position().to_string();
+    let seen = registry.publish("topic", Event::data("seen")).unwrap().position().unwrap().to_string();
     registry.publish("topic", Event::data("missed")).unwrap();
     registry.publish("topic", Event::data("the same id").id(&seen).unwrap()).unwrap();
     registry.publish("topic", Event::data("newest")).unwrap();

@@ -50,7 +50,8 @@ impl Chat for Rooms {
         let said = said.ok_or_else(|| Status::invalid_argument("nothing is said"))?;
         let receipt = room::say(&self.registry, &room, &said)?;
         let clients = receipt.subscribers().try_into().unwrap_or(u32::MAX);
-        Ok(Response::new(SayReply { id: receipt.position().to_string(), clients }))
+        let position = receipt.await.map_err(room::Problem::from)?;
+        Ok(Response::new(SayReply { id: position.to_string(), clients }))
     }
 
     async fn members(&self, request: Request<MembersRequest>) -> Result<Response<MembersReply>, Status> {

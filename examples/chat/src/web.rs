@@ -50,8 +50,8 @@ async fn say(
     Query(who): Query<Who>,
     text: String,
 ) -> Result<String, Problem> {
-    let receipt = room::say(&registry, &room, &Said { name: who.name, text })?;
-    Ok(format!("{}\n", receipt.position()))
+    let position = room::say(&registry, &room, &Said { name: who.name, text })?.await?;
+    Ok(format!("{position}\n"))
 }
 
 async fn members(State(registry): State<Registry>, Path(room): Path<String>) -> Result<Json<Vec<String>>, Problem> {

@@ -144,7 +144,7 @@ async fn a_stream_over_grpc_web_has_the_same_bytes_with_the_layer() {
             let said = Said { name: "cy".into(), text: text.into() };
             let receipt = registry.publish("rooms/lobby", Event::json(&said).unwrap()).unwrap();
             assert_eq!(receipt.subscribers(), 2);
-            let update = Update { id: receipt.position().to_string(), what: Some(What::Said(said)) };
+            let update = Update { id: receipt.position().unwrap().to_string(), what: Some(What::Said(said)) };
             let message = frame(&update);
             let sent = if content_type == TEXT { chunk(&base64(&message)) } else { chunk(&message) };
             for peer in &mut peers {
@@ -203,7 +203,7 @@ async fn a_stream_over_grpc_web_has_no_heartbeats() {
 
     let said = Said { name: "cy".into(), text: "Still there?".into() };
     let receipt = registry.publish("rooms/lobby", Event::json(&said).unwrap()).unwrap();
-    let update = frame(&Update { id: receipt.position().to_string(), what: Some(What::Said(said)) });
+    let update = frame(&Update { id: receipt.position().unwrap().to_string(), what: Some(What::Said(said)) });
     silent.until(&chunk(&update)).await;
     assert_eq!(silent.all.split_off(head), chunk(&update), "and nothing before it");
 }
@@ -227,7 +227,7 @@ async fn a_grpc_web_client_that_goes_away_is_unsubscribed_and_resumes() {
     let request = JoinRequest { room: "lobby".into(), name: "ada".into() };
     let said = |text: &str| {
         let said = Said { name: "cy".into(), text: text.into() };
-        let id = registry.publish("rooms/lobby", Event::json(&said).unwrap()).unwrap().position().to_string();
+        let id = registry.publish("rooms/lobby", Event::json(&said).unwrap()).unwrap().position().unwrap().to_string();
         (id.clone(), chunk(&frame(&Update { id, what: Some(What::Said(said)) })))
     };
     let mut peer = Peer::call(address, "Join", BINARY, &request).await;

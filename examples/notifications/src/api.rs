@@ -40,7 +40,7 @@ pub(crate) async fn notify(
     text: String,
 ) -> Result<Json<Value>, Problem> {
     let user = User::named(&user).ok_or(Problem::NoSuchUser)?;
-    publish(&app, &user.topic(), "notification", &session, &text)
+    publish(&app, &user.topic(), "notification", &session, &text).await
 }
 
 pub(crate) async fn announce(
@@ -48,10 +48,10 @@ pub(crate) async fn announce(
     Extension(session): Extension<Session>,
     text: String,
 ) -> Result<Json<Value>, Problem> {
-    publish(&app, ANNOUNCEMENTS, "announcement", &session, &text)
+    publish(&app, ANNOUNCEMENTS, "announcement", &session, &text).await
 }
 
-fn publish(
+async fn publish(
     app: &App,
     topic: &str,
     event_type: &'static str,
@@ -60,7 +60,8 @@ fn publish(
 ) -> Result<Json<Value>, Problem> {
     let event = Event::json(&json!({ "from": from.user.name(), "text": text }))?.event(event_type);
     let receipt = app.registry.publish(topic, event)?;
-    Ok(Json(json!({ "id": receipt.position().to_string(), "clients": receipt.subscribers() })))
+    let clients = receipt.subscribers();
+    Ok(Json(json!({ "id": receipt.await?.to_string(), "clients": clients })))
 }
 
 pub(crate) async fn stats(State(app): State<App>) -> Json<Stats> {

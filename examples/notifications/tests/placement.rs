@@ -115,7 +115,7 @@ impl House {
         let length = text.len();
         read(&mut response, &mut text, |text| text[length..].contains(&heartbeat)).await;
         let begin = format!(": begin {layer}\n\n");
-        let event = format!("data: published\nid: {}\n\n", receipt.position());
+        let event = format!("data: published\nid: {}\n\n", receipt.position().unwrap());
         let own = if target.ends_with("/own") { "data: own\n\n" } else { "" };
         assert_eq!(text.replace(&heartbeat, ""), [&begin, &position, own, &event].concat(), "{target}");
 

@@ -299,7 +299,8 @@ async fn cut_after_what_was_filtered(stage: &Stage, client: &Client) -> Found {
     let relay = Relay::to(address).await;
     let mut run = client.follow(&stage.tools, &relay.url, &[POSITION, "gap"]);
     run.stands(None).await;
-    let publish = |event: Event| registry.publish(TOPIC, event).expect("a topic").position().to_string();
+    let publish =
+        |event: Event| registry.publish(TOPIC, event).expect("a topic").position().expect("a position").to_string();
     let hidden = || Event::data("hidden").attribute(Hidden);
     publish(Event::data("before"));
     run.events_until("before").await;
@@ -358,7 +359,9 @@ async fn heartbeats(
     // Before the first event there are some too.
     for (heartbeats, data) in [(2, "a"), (5, "b"), (8, END)] {
         relay.has_seen(|text| (text.matches(wire).count() >= heartbeats).then_some(())).await;
-        ids.push(registry.publish(TOPIC, Event::data(data)).expect("a topic").position().to_string());
+        ids.push(
+            registry.publish(TOPIC, Event::data(data)).expect("a topic").position().expect("a position").to_string(),
+        );
     }
     let seen = run.events_until(END).await;
     let (beats, events): (Vec<_>, Vec<_>) = seen.into_iter().partition(|event| event.event_type == "heartbeat");

@@ -92,7 +92,7 @@ async fn forced_outside_each_event_and_each_heartbeat_arrives_at_once() {
                 let mut stream = Stream::of(house.decompressed("/news", encoding).await);
                 for text in ["one", "two", &large()] {
                     let receipt = house.registry.publish("news", Event::data(text)).unwrap();
-                    stream.until(&format!("id: {}\n\n", receipt.position())).await;
+                    stream.until(&format!("id: {}\n\n", receipt.position().expect("a position"))).await;
                     assert!(stream.had.contains(text));
                 }
             }

@@ -194,7 +194,7 @@ impl House {
         assert_eq!(self.registry.stats().clients, 1);
         let receipt = self.registry.publish("news", Event::data("one")).unwrap();
         assert_eq!(receipt.subscribers(), 1);
-        stream.until(&format!("id: {}\n\n", receipt.position())).await;
+        stream.until(&format!("id: {}\n\n", receipt.position().expect("a position"))).await;
         assert!(stream.had.contains("data: one\n"), "{}", stream.had);
         stream.had.clear();
         stream.until(":\n\n").await;

@@ -1,0 +1,163 @@
+//! Reading.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::{Value, cmd};
+
+use super::{
+    connect::{Connection, Target, connect},
+    entry::{self, Entry, Unreadable},
+    failure::{Failure, Problem},
+};
+use crate::backplane::{BoxFuture, FollowError, Following, Mark, Place, Read, Tail};
+
+/// How long the server waits for an entry before it answers that there is none.
+const BLOCK: Duration = Duration::from_secs(1);
+
+/// How much later the answer may come.
+const BLOCK_GRACE: Duration = Duration::from_secs(2);
+
+/// About how many bytes one answer has.
+const STEP: usize = 1 << 20;
+
+/// The most entries in one answer: so that a step is not too large when small entries are followed by large ones.
+const MOST: usize = 512;
+
+/// How many entries the first answer has, when nothing is known of their size.
+const FIRST: usize = 16;
+
+/// Opens a connection and begins to read.
+pub(super) async fn follow(
+    target: Arc<Target>,
+    after: Option<Mark>,
+    skipped: Arc<AtomicU64>,
+) -> Result<Following, FollowError> {
+    let mut connection = connect(&target).await.map_err(Failure::of_follow)?;
+    let anchor = match after {
+        Some(mark) if is_there(&mut connection, &target, &mark).await.map_err(Failure::of_follow)? => Some(mark.place),
+        _ => None,
+    };
+    let tail = RedisTail {
+        connection,
+        target,
+        after: anchor.unwrap_or_default(),
+        at_newest: false,
+        count: FIRST,
+        pending: None,
+        skipped,
+    };
+    Ok(Following { continues: anchor.is_some(), tail: Box::new(tail) })
+}
+
+/// Whether the stream has exactly this block at exactly this place.
+async fn is_there(connection: &mut Connection, target: &Target, mark: &Mark) -> Result<bool, Failure> {
+    let id = entry::id(mark.place);
+    let mut command = cmd("XRANGE");
+    command.arg(&target.stream).arg(&id).arg(&id);
+    let answer = connection.ask(&command, target.response_timeout).await?;
+    let found = entry::of_range(answer).map_err(|why| unreadable(connection, &why))?;
+    let Some(found) = found.into_iter().next() else { return Ok(false) };
+    Ok(matches!(Entry::read(found), Ok((Entry::Block(stored), _)) if stored.mark() == *mark))
+}
+
+fn unreadable(connection: &Connection, why: &Unreadable) -> Failure {
+    Failure::Refused(Problem::new(&connection.address, why.describe()))
+}
+
+struct RedisTail {
+    connection: Connection,
+    target: Arc<Target>,
+    /// The last entry that was returned.
+    after: Place,
+    /// Whether the last answer reached the end of the stream. The next read then waits for an entry.
+    at_newest: bool,
+    /// How many entries to ask for.
+    count: usize,
+    /// The read that has been sent. It is kept here, and not in the future of `next`, so that its answer is not lost with that future.
+    pending: Option<BoxFuture<'static, Result<Value, Failure>>>,
+    skipped: Arc<AtomicU64>,
+}
+
+impl RedisTail {
+    fn read(&self) -> BoxFuture<'static, Result<Value, Failure>> {
+        let mut connection = self.connection.clone();
+        let mut command = cmd("XREAD");
+        command.arg("COUNT").arg(self.count);
+        let waits = self.at_newest;
+        if waits {
+            command.arg("BLOCK").arg(BLOCK.as_millis());
+        }
+        command.arg("STREAMS").arg(&self.target.stream).arg(entry::id(self.after));
+        let response_timeout = self.target.response_timeout;
+        Box::pin(async move {
+            let within = if waits { BLOCK + BLOCK_GRACE } else { response_timeout };
+            let answer = connection.ask(&command, within).await?;
+            if waits && answer == Value::Nil {
+                connection.check_role(response_timeout).await?;
+            }
+            Ok(answer)
+        })
+    }
+
+    /// Takes the entries of an answer. Nothing waits here, so that the place is only changed if the blocks are returned.
+    fn take(&mut self, answer: Value) -> Result<Read, Failure> {
+        let entries = entry::of_read(answer).map_err(|why| unreadable(&self.connection, &why))?;
+        let (number, asked) = (entries.len(), self.count);
+        let mut read = Read { blocks: Vec::with_capacity(number), is_newest: number < asked };
+        let mut bytes = 0;
+        for found in entries {
+            match Entry::read(found) {
+                Ok((entry, size)) => {
+                    bytes += size;
+                    self.after = entry.place();
+                    match entry {
+                        Entry::Block(stored) => read.blocks.push(stored),
+                        Entry::Other(_) => {
+                            self.skipped.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+                // The next read begins with this entry.
+                Err(_) if !read.blocks.is_empty() => {
+                    read.is_newest = false;
+                    break;
+                }
+                Err(why) => return Err(unreadable(&self.connection, &why)),
+            }
+        }
+        if let Some(mean) = bytes.checked_div(number) {
+            self.count = (STEP / mean.max(1)).clamp(1, MOST);
+        }
+        self.at_newest = read.is_newest;
+        Ok(read)
+    }
+}
+
+impl Tail for RedisTail {
+    fn next(&mut self) -> BoxFuture<'_, Result<Read, FollowError>> {
+        Box::pin(async move {
+            let read = self.pending.take().unwrap_or_else(|| self.read());
+            let answer = self.pending.insert(read).await;
+            self.pending = None;
+            answer.and_then(|answer| self.take(answer)).map_err(Failure::of_follow)
+        })
+    }
+}
+
+impl fmt::Debug for RedisTail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisTail")
+            .field("server", &self.connection.address)
+            .field("stream", &self.target.stream)
+            .field("after", &self.after)
+            .field("at_newest", &self.at_newest)
+            .finish_non_exhaustive()
+    }
+}

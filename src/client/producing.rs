@@ -1,0 +1,123 @@
+//! Producers begin and end: in this registry's own log, or in the log of a backplane.
+
+use std::sync::Arc;
+
+use super::shared::Shared;
+use crate::{
+    cluster::Cluster,
+    event::Event,
+    log::Outcome,
+    sync::lock,
+    topics::{By, Deferred, Production, ProductionId, PublishError, Topics, Writer},
+};
+
+/// Why a producer does not begin.
+pub(crate) enum NotBegun {
+    /// The topic has a producer.
+    Produced,
+    /// Too many events wait for the backplane.
+    OutboxFull,
+}
+
+impl Shared {
+    /// Begins a production of a topic. `replaces`: if the topic has another producer, that one is stopped.
+    pub(crate) fn begin_production(&self, name: &str, replaces: bool) -> Result<Arc<Production>, NotBegun> {
+        if let Some(cluster) = self.following() {
+            let production = cluster.begin(name, replaces).map_err(|_| NotBegun::OutboxFull)?;
+            return production.ok_or(NotBegun::Produced);
+        }
+        let mut deferred = Deferred::default();
+        let (mut order, topic) = self.topics.topic(name, &mut deferred);
+        let mut state = lock(&topic.state);
+        if state.production.is_some() && !replaces {
+            return Err(NotBegun::Produced);
+        }
+        let id = ProductionId { session: 0, number: order.next_id() };
+        let production = Arc::new(Production::new(id));
+        let other = Topics::begin(&mut order, &topic, &mut state, &production);
+        drop(state);
+        drop(order);
+        if let Some(other) = other {
+            other.tell();
+        }
+        Ok(production)
+    }
+
+    /// Whether this production is still its topic's current one, as far as this process knows.
+    pub(crate) fn is_current(&self, name: &str, production: &Production) -> bool {
+        match self.following() {
+            Some(_) => !production.is_over(),
+            None => self.production_of(name).is_some_and(|current| current.id == production.id),
+        }
+    }
+
+    fn production_of(&self, name: &str) -> Option<Arc<Production>> {
+        let mut deferred = Deferred::default();
+        let topic = self.topics.order(&mut deferred).topic(name)?;
+        let state = lock(&topic.state);
+        state.production.clone()
+    }
+
+    /// Whether the topic has a producer, as far as this process knows.
+    pub(crate) fn is_produced(&self, name: &str) -> bool {
+        self.following().is_some_and(|cluster| cluster.produces(name)) || self.production_of(name).is_some()
+    }
+
+    /// Ends a topic without a last event, if this production is the current one.
+    pub(crate) fn end_production(&self, name: &str, production: &Production, outcome: Outcome) {
+        if let Some(cluster) = self.following() {
+            if !production.is_over() {
+                cluster.end(name, By::Producer(production.id), outcome);
+                production.has_ended();
+            }
+            return;
+        }
+        self.end_without_event(name, outcome, |current| current.id == production.id);
+    }
+
+    /// Cancels the producer of a topic without a last event. Returns `false` if the topic has no producer.
+    pub(crate) fn cancel_without_event(&self, name: &str) -> bool {
+        match self.following() {
+            Some(cluster) => {
+                let is_produced = self.is_produced(name);
+                if is_produced {
+                    cluster.end(name, By::Canceller, Outcome::Cancelled);
+                }
+                is_produced
+            }
+            None => self.end_without_event(name, Outcome::Cancelled, |_| true),
+        }
+    }
+
+    fn end_without_event(&self, name: &str, outcome: Outcome, is_meant: impl Fn(&Production) -> bool) -> bool {
+        let mut deferred = Deferred::default();
+        let order = self.topics.order(&mut deferred);
+        let Some(topic) = order.topic(name) else { return false };
+        let state = lock(&topic.state);
+        let ends = state.production.as_ref().is_some_and(|current| is_meant(current));
+        if ends {
+            self.topics.end(order, &topic, state, outcome);
+        }
+        ends
+    }
+
+    /// Publishes the last event of a topic.
+    pub(crate) fn publish_last(
+        &self,
+        name: &str,
+        event: &Event,
+        production: &Arc<Production>,
+        outcome: Outcome,
+    ) -> Result<crate::topics::Receipt, PublishError> {
+        let receipt = self.publish(name, event, Some(Writer::Last(production, outcome)))?;
+        production.has_ended();
+        Ok(receipt)
+    }
+
+    /// The backplane, if there is one. Its task is started if it does not run.
+    pub(crate) fn following(&self) -> Option<&Arc<Cluster>> {
+        let cluster = self.cluster.as_ref()?;
+        cluster.start();
+        Some(cluster)
+    }
+}

@@ -1,0 +1,117 @@
+//! The registry as a replica of the log that an engine keeps.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use super::{shared::Shared, state::Client};
+use crate::{
+    cluster::{Replicated, Standing},
+    event::Event,
+    log::{End, Outcome, Position, Progress, topic_name},
+    sync::lock,
+    topics::{By, Change, Deferred, Kept, ProductionId, PublishError, Receipt, Stamp, Writer},
+};
+
+impl Shared {
+    /// Sends an event to the engine, if this process knows nothing against it. The log has the last word.
+    pub(super) fn send_to_engine(
+        &self,
+        name: &str,
+        event: &Event,
+        by: Option<Writer<'_>>,
+    ) -> Option<Result<Receipt, PublishError>> {
+        let cluster = self.following()?;
+        let (by, outcome, production) = match by {
+            None => (By::Anyone, None, None),
+            Some(Writer::Producer(production)) => (By::Producer(production.id), None, Some(production)),
+            Some(Writer::Last(production, outcome)) => (By::Producer(production.id), Some(outcome), Some(production)),
+            Some(Writer::Canceller) => (By::Canceller, Some(Outcome::Cancelled), None),
+        };
+        let stopped = production.and_then(|production| production.error(name));
+        let may_publish = stopped.map_or_else(|| self.topics.may_publish(name, event, by), Err);
+        Some(may_publish.and_then(|subscribers| cluster.publish(name, event, by, outcome, subscribers)))
+    }
+
+    /// Subscribes a client of this process to its own topic, if an event for it has come from elsewhere.
+    fn prepare_own_topics(&self, changes: &[Change<'_>]) {
+        let own = changes.iter().filter(|change| !topic_name::is_public(change.topic));
+        for id in own.filter_map(|change| change.topic.strip_prefix("$client/")?.parse().ok()) {
+            if let Some(client) = self.client(&id) {
+                // A client that has too many subscriptions does not get it, and its sender was told if it is in this process.
+                let _ = client.subscribe_to_own();
+            }
+        }
+    }
+}
+
+/// A future that is ready when this process has read the log far enough for a client.
+pub(crate) type CatchingUp = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
+impl Client {
+    /// Returns what the client has to wait for before it is known where it resumes: its position may come from a node that has read more.
+    pub(crate) fn catching_up(&self) -> Option<CatchingUp> {
+        let cluster = self.shared().following()?;
+        let position = self.last_event_id().and_then(|id| id.parse::<Progress>().ok()).map(|progress| progress.seen);
+        let cluster = cluster.has_to_wait(position).then(|| Arc::clone(cluster))?;
+        Some(Box::pin(async move { cluster.catch_up(position).await }))
+    }
+}
+
+impl Replicated for Shared {
+    fn begin_at(&self, begin: Position) {
+        self.topics.begin_at(begin);
+    }
+
+    fn loaded(&self) {
+        self.topics.loaded();
+    }
+
+    fn make(&self, changes: &[Change<'_>], newest: Stamp) -> Vec<Result<(), PublishError>> {
+        self.prepare_own_topics(changes);
+        let made = self.topics.make(changes, newest);
+        let elapsed = self.clock.elapsed();
+        self.end_stalled_clients(elapsed);
+        self.sample(elapsed);
+        made
+    }
+
+    fn lose(&self, before: Position) {
+        self.topics.lose(before);
+    }
+
+    fn cut(&self, lost: Option<(Position, Position)>, is_kept: &dyn Fn(Position) -> bool) {
+        self.topics.cut(lost, is_kept);
+    }
+
+    fn oldest(&self) -> Option<Position> {
+        self.topics.oldest()
+    }
+
+    fn standing_of(&self, name: &str) -> Option<Standing> {
+        let mut deferred = Deferred::default();
+        let order = self.topics.order(&mut deferred);
+        let topic = order.topic(name)?;
+        let state = lock(&topic.state);
+        if let Some(production) = &state.production {
+            return Some(Standing::Producing(production.id));
+        }
+        let End { outcome, .. } = topic.end()?;
+        let Some(Kept::Ending(ticket)) = state.kept else { return None };
+        let at_ms = order.ended.get(ticket)?.at_ms;
+        Some(Standing::Ended { outcome, at_ms })
+    }
+
+    fn fail(&self, name: &str, producer: ProductionId) {
+        let Some(cluster) = &self.cluster else { return };
+        if !self.topics.is_produced_by(name, producer) {
+            return;
+        }
+        let by = By::Producer(producer);
+        let sent = self.topics.settings.failed_event.of(name).map(|event| {
+            self.topics.may_publish(name, &event, by)?;
+            cluster.publish(name, &event, by, Some(Outcome::Failed), 0)
+        });
+        if !matches!(sent, Some(Ok(_))) {
+            cluster.end(name, by, Outcome::Failed);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! What the nodes of one backplane agree on: records, sessions, holes, and what is on its way.
+//!
+//! `record`, `state` and `outbox` are pure: no clock, no lock, no task. `task` reads the engine's log and appends to it, and is the only file
+//! here that waits. This folder knows the engine's trait and the changes that `topics` makes. It must not know clients or the registry: whoever
+//! makes the changes is a [`Replicated`].
+//!
+//! An event that is published becomes a record in the outbox. The task appends it in a block, and every node reads that block, the publisher
+//! too. Only then the event is in the log of a topic. So all nodes have the same events in the same order, and none has an event that the
+//! others will not have.
+
+mod health;
+mod outbox;
+mod record;
+mod state;
+mod task;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, watch};
+
+pub use self::health::{BackplaneRefused, Health};
+use self::{
+    health::Signs,
+    outbox::{Full, Outbox},
+    record::{Head, Record},
+    state::State,
+};
+use crate::{
+    backplane::{Backplane, Place},
+    event::{AttributeTypes, Event, random_bits},
+    log::{Era, Outcome, Position, topic_name},
+    sync::{AtomicBool, Mutex, MutexGuard, lock},
+    topics::{By, Change, Pending, Production, ProductionId, PublishError, Receipt, Stamp},
+};
+
+/// The registry as the log changes it. No lock of the cluster is held when these are called.
+pub(crate) trait Replicated: Send + Sync {
+    /// The log begins at this position.
+    fn begin_at(&self, begin: Position);
+
+    /// All that the engine had is loaded.
+    fn loaded(&self);
+
+    /// Makes changes, in order. Returns for each why it was not made, if so. `newest`: where the last record stands.
+    fn make(&self, changes: &[Change<'_>], newest: Stamp) -> Vec<Result<(), PublishError>>;
+
+    /// Events before this position are missing.
+    fn lose(&self, before: Position);
+
+    /// Removes the events that the engine does not have any more. `lost`: positions after the first one, up to the second one, may mean an
+    /// event that it has lost.
+    fn cut(&self, lost: Option<(Position, Position)>, is_kept: &dyn Fn(Position) -> bool);
+
+    /// The position of the oldest event that is retained here.
+    fn oldest(&self) -> Option<Position>;
+
+    /// How a topic began or ended, to be said again before the log is trimmed.
+    fn standing_of(&self, topic: &str) -> Option<Standing>;
+
+    /// Ends a topic whose producer is gone.
+    fn fail(&self, topic: &str, producer: ProductionId);
+}
+
+/// How a topic stands: who produces it, or how it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Producing(ProductionId),
+    Ended { outcome: Outcome, at_ms: u64 },
+}
+
+/// One node of a backplane.
+pub(crate) struct Cluster {
+    engine: Arc<dyn Backplane>,
+    attributes: AttributeTypes,
+    inner: Mutex<Inner>,
+    /// Something may have to be appended, or was read back.
+    to_write: Notify,
+    progress: watch::Sender<Progress>,
+    is_running: AtomicBool,
+    is_over: watch::Sender<bool>,
+    /// The registry.
+    node: OnceLock<Weak<dyn Replicated>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    outbox: Outbox,
+    state: State,
+    /// The era that this node proposes, if the log has none.
+    proposal: Option<Era>,
+    /// Whether a hello of this session is in the outbox or in the log.
+    has_said_hello: bool,
+    /// Where the log was last trimmed.
+    trimmed: Place,
+    /// The engine's log has fallen behind this place.
+    above: Option<Place>,
+    /// The producers of this process that have not ended, by topic.
+    producers: HashMap<String, Weak<Production>>,
+}
+
+/// How far the reading task has come.
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    signs: Signs,
+    /// The position of the last record.
+    last: Position,
+    /// How often a read found nothing behind what it returned.
+    newest_reads: u64,
+}
+
+impl Cluster {
+    pub(crate) fn new(engine: Arc<dyn Backplane>, attributes: AttributeTypes) -> Self {
+        let session = u64::from_ne_bytes(random_bits());
+        Self {
+            engine,
+            attributes,
+            inner: Mutex::new(Inner {
+                outbox: Outbox::new(session),
+                state: State::default(),
+                proposal: None,
+                has_said_hello: false,
+                trimmed: Place::default(),
+                above: None,
+                producers: HashMap::new(),
+            }),
+            to_write: Notify::new(),
+            progress: watch::Sender::new(Progress::default()),
+            is_running: AtomicBool::new(false),
+            is_over: watch::Sender::new(false),
+            node: OnceLock::new(),
+        }
+    }
+
+    /// Sets the registry, once.
+    pub(crate) fn is_of(&self, node: Weak<dyn Replicated>) {
+        let _ = self.node.set(node);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    /// Puts an event into the outbox.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Busy`] if the outbox is full, [`PublishError::Attribute`] if an attribute cannot cross to another node.
+    pub(crate) fn publish(
+        &self,
+        topic: &str,
+        event: &Event,
+        by: By,
+        outcome: Option<Outcome>,
+        subscribers: usize,
+    ) -> Result<Receipt, PublishError> {
+        let attributes = match event.attributes() {
+            Some(attributes) => {
+                let encoded = self.attributes.encode(attributes);
+                encoded.map_err(|reason| PublishError::Attribute { reason })?
+            }
+            None => Vec::new(),
+        };
+        let record = Record::Event {
+            topic: topic.into(),
+            payload: event.payload(),
+            attributes: attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            by,
+            outcome,
+        };
+        let pending = Arc::new(Pending::default());
+        let pushed = self.lock().outbox.push(&record, Some(Arc::clone(&pending)));
+        pushed.map_err(|Full| PublishError::Busy)?;
+        self.to_write.notify_one();
+        Ok(Receipt::pending(pending, subscribers))
+    }
+
+    /// Puts the begin of a production into the outbox. `None`: this process has another producer of the topic.
+    pub(crate) fn begin(&self, topic: &str, replaces: bool) -> Result<Option<Arc<Production>>, PublishError> {
+        let mut inner = self.lock();
+        let other = inner.producers.get(topic).and_then(Weak::upgrade).filter(|other| !other.is_over());
+        if other.is_some() && !replaces {
+            return Ok(None);
+        }
+        let id = ProductionId { session: inner.outbox.session(), number: inner.outbox.next_number() };
+        inner.outbox.push(&Record::Begin { topic: topic.into() }, None).map_err(|Full| PublishError::Busy)?;
+        let production = Arc::new(Production::new(id));
+        inner.producers.retain(|_, producer| producer.strong_count() > 0);
+        inner.producers.insert(topic.to_owned(), Arc::downgrade(&production));
+        drop(inner);
+        self.to_write.notify_one();
+        Ok(Some(production))
+    }
+
+    /// Whether this process produces a topic.
+    pub(crate) fn produces(&self, topic: &str) -> bool {
+        self.lock().producers.get(topic).and_then(Weak::upgrade).is_some_and(|producer| !producer.is_over())
+    }
+
+    /// Puts the end of a topic into the outbox, always: a topic that does not end would be waited for.
+    pub(crate) fn end(&self, topic: &str, by: By, outcome: Outcome) {
+        self.lock().outbox.push_always(&Record::End { topic: topic.into(), by, outcome }, None);
+        self.to_write.notify_one();
+    }
+
+    /// Returns the production of this process with this id.
+    fn production(&self, topic: &str, id: ProductionId) -> Arc<Production> {
+        let own = self.lock().producers.get(topic).and_then(Weak::upgrade).filter(|own| own.id == id);
+        own.unwrap_or_else(|| Arc::new(Production::new(id)))
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        self.progress.borrow().signs.health()
+    }
+
+    /// How many records are on their way to the engine.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().outbox.len()
+    }
+
+    /// Waits until everything that the engine retains is loaded.
+    ///
+    /// # Errors
+    ///
+    /// [`BackplaneRefused`] if the engine refuses the registry.
+    pub(crate) async fn ready(&self) -> Result<(), BackplaneRefused> {
+        let mut progress = self.progress.subscribe();
+        loop {
+            {
+                let signs = &progress.borrow_and_update().signs;
+                match signs.health() {
+                    Health::Refused { reason } => return Err(BackplaneRefused { reason }),
+                    _ if signs.is_loaded => return Ok(()),
+                    _ => {}
+                }
+            }
+            if progress.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether a client with this position, or a new one, has to wait until this node has read more.
+    pub(crate) fn has_to_wait(&self, position: Option<Position>) -> bool {
+        let progress = self.progress.borrow();
+        !progress.signs.is_loaded || position.is_some_and(|position| progress.is_behind(position))
+    }
+
+    /// Waits until the log is loaded and has passed a position, or until it is clear that the engine does not have that position, or until
+    /// the time is over.
+    pub(crate) async fn catch_up(&self, position: Option<Position>) {
+        let mut progress = self.progress.subscribe();
+        let first_read = progress.borrow().newest_reads;
+        let waited = async {
+            loop {
+                {
+                    let progress = progress.borrow_and_update();
+                    // The second read from now on began after now.
+                    let has_read_all = progress.newest_reads >= first_read + 2;
+                    let is_behind = position.is_some_and(|position| progress.is_behind(position)) && !has_read_all;
+                    if progress.signs.is_loaded && !is_behind {
+                        return;
+                    }
+                }
+                if progress.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Self::PATIENCE, waited).await;
+    }
+
+    /// How long a request waits for the log.
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    /// Waits until the outbox is empty.
+    pub(crate) async fn flushed(&self) {
+        let mut progress = self.progress.subscribe();
+        while !self.lock().outbox.is_empty() {
+            if progress.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Starts the task, if there is a runtime and the task is not running.
+    pub(crate) fn start(self: &Arc<Self>) {
+        if self.is_running.load(Ordering::Relaxed) {
+            return;
+        }
+        let (Ok(runtime), Some(node)) = (tokio::runtime::Handle::try_current(), self.node.get()) else { return };
+        if !self.is_running.swap(true, Ordering::AcqRel) {
+            runtime.spawn(task::run(Arc::clone(self), Weak::clone(node)));
+        }
+    }
+
+    /// Ends the task. Nobody knows of the records in the outbox whether they are in the log.
+    pub(crate) fn close(&self) {
+        self.is_over.send_replace(true);
+        let pending = self.lock().outbox.give_up();
+        pending.iter().for_each(|pending| pending.resolve(Err(PublishError::Unknown)));
+    }
+
+    /// Whether a name is one that an event of another program may have.
+    fn is_valid(topic: &str) -> bool {
+        topic_name::check(topic).is_ok()
+    }
+}
+
+impl Progress {
+    fn is_behind(&self, position: Position) -> bool {
+        position.era() == self.last.era() && position > self.last
+    }
+}
+
+impl Inner {
+    /// Returns what stands before the records of the next block, if the node may append.
+    fn head(&mut self) -> Option<Head> {
+        let era = self.state.era().map(|era| Head { era, proposes: false });
+        era.or(self.proposal.map(|era| Head { era, proposes: true }))
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("engine", &self.engine).field("health", &self.health()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,421 @@
+//! What a node knows of the log: the era, the sessions, and how far it has read.
+//!
+//! It is pure: no clock, no lock, no task. Every node that reads the same blocks comes to the same state.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::record::Head;
+use crate::{
+    backplane::{BlockKey, Mark, Place, Stored},
+    log::{Era, Position},
+    topics::ProductionId,
+};
+
+/// How many records a block may have, because the index of a record is a part of its position.
+pub(crate) const MOST_RECORDS: usize = 1000;
+const RECORDS: u64 = 1024;
+
+/// How many losses are remembered.
+const LOSSES: usize = 16;
+/// How long a session is remembered that appends nothing, in milliseconds of the engine's time. A node beats every two seconds.
+const FORGET_AFTER_MS: u64 = 3_600_000;
+/// How long a session counts as a node that is there, in milliseconds of the engine's time.
+const GONE_AFTER_MS: u64 = 30_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    era: Option<KnownEra>,
+    sessions: HashMap<u64, Session>,
+    /// The last block that was read.
+    last: Option<Mark>,
+    /// The greatest place that was ever read.
+    highest: Place,
+    time_ms: u64,
+    is_loaded: bool,
+    /// All that is retained has to be read again and compared.
+    is_doubtful: bool,
+    /// The losses that are known.
+    losses: Vec<Loss>,
+    carried: Carried,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct KnownEra {
+    era: Era,
+    /// Only proposals of it were read.
+    is_proposed: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    /// The number of the next record.
+    next: u64,
+    last_ms: u64,
+    /// Before this place, the node needs nothing.
+    oldest: Place,
+}
+
+/// What a block means for a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// The block was read before.
+    Duplicate,
+    /// The block is the next one of its session.
+    Next,
+    /// The block is new, and blocks of its session before it are missing.
+    AfterHole,
+}
+
+/// What became of the log while it was not read.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    /// The places of all blocks that the log has now.
+    places: HashSet<Place>,
+    oldest: Option<Place>,
+    /// What was lost, if the log has lost blocks that were read.
+    pub(crate) loss: Option<Loss>,
+}
+
+/// What the engine has lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// The last block before the loss.
+    pub(crate) kept: Place,
+    /// The greatest place that was read.
+    pub(crate) to: Place,
+}
+
+impl State {
+    /// Returns the log's era, if a block was read.
+    pub(crate) fn era(&self) -> Option<Era> {
+        self.era.map(|known| known.era)
+    }
+
+    /// Returns the block behind which reading continues.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.last.filter(|_| !self.is_doubtful)
+    }
+
+    pub(crate) fn loaded(&mut self) {
+        self.is_loaded = true;
+    }
+
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.is_loaded
+    }
+
+    /// All that is retained has to be read again and compared with what was read.
+    pub(crate) fn doubt(&mut self) {
+        self.is_doubtful = true;
+    }
+
+    /// Forgets everything but the era: the log has to be loaded as at the start.
+    pub(crate) fn restart(&mut self) {
+        *self = Self { era: self.era, ..Self::default() };
+    }
+
+    /// Notes a loss. Returns `false` if it was known.
+    pub(crate) fn add_loss(&mut self, loss: Loss) -> bool {
+        let is_new = !self.losses.contains(&loss);
+        if is_new {
+            self.losses.push(loss);
+            if self.losses.len() > LOSSES {
+                self.losses.remove(0);
+            }
+        }
+        is_new
+    }
+
+    pub(crate) fn carried(&mut self) -> &mut Carried {
+        &mut self.carried
+    }
+
+    /// Reads a block's key and place.
+    pub(crate) fn read(&mut self, stored: &Stored) -> Arrival {
+        let was_read = stored.place <= self.highest;
+        self.last = Some(stored.mark());
+        self.highest = self.highest.max(stored.place);
+        self.time_ms = self.time_ms.max(stored.at_ms);
+        if stored.block.records == 0 {
+            // It has no number. One at a place that was read before a loss is taken for a duplicate, and clients are told of that loss.
+            return if was_read { Arrival::Duplicate } else { Arrival::Next };
+        }
+        let BlockKey { session, number } = stored.block.key;
+        let end = number.saturating_add(stored.block.records.into());
+        let time_ms = self.time_ms;
+        let Some(known) = self.sessions.get_mut(&session) else {
+            self.forget_silent();
+            self.sessions.insert(session, Session { next: end, last_ms: time_ms, oldest: Place::default() });
+            let begins_late = number > 0 && self.is_loaded;
+            return if begins_late { Arrival::AfterHole } else { Arrival::Next };
+        };
+        known.last_ms = time_ms;
+        if number < known.next {
+            return Arrival::Duplicate;
+        }
+        let is_next = number == known.next;
+        known.next = end;
+        if is_next { Arrival::Next } else { Arrival::AfterHole }
+    }
+
+    /// Reads the head of a block's body. Returns `true` if the log has another era now, so that nothing that was read before can be named.
+    ///
+    /// Two nodes that find an empty log at once may propose two eras. The first proposal counts, until a node that has read the log says
+    /// which one counted. Where two eras have been established, after somebody deleted the log, all nodes take the smaller one.
+    pub(crate) fn read_head(&mut self, head: Head) -> bool {
+        let is_other = match self.era {
+            None => {
+                self.era = Some(KnownEra { era: head.era, is_proposed: head.proposes });
+                return false;
+            }
+            Some(_) if head.proposes => return false,
+            Some(KnownEra { era, is_proposed: true }) => era != head.era,
+            Some(KnownEra { era, is_proposed: false }) => head.era.to_bits() < era.to_bits(),
+        };
+        if is_other {
+            self.era = Some(KnownEra { era: head.era, is_proposed: false });
+        } else if let Some(known) = &mut self.era {
+            known.is_proposed = false;
+        }
+        is_other
+    }
+
+    fn forget_silent(&mut self) {
+        let time_ms = self.time_ms;
+        self.sessions.retain(|_, session| session.last_ms.saturating_add(FORGET_AFTER_MS) >= time_ms);
+    }
+
+    /// Returns the position of a record. `None`: the log has no era yet, or the engine gave a place out of bounds.
+    pub(crate) fn position(&self, place: Place, index: usize) -> Option<Position> {
+        let seq = place.seq.checked_mul(RECORDS)?.checked_add(u64::try_from(index).ok()?)?;
+        Some(Position::new(self.era()?, place.ms, u32::try_from(seq).ok()?))
+    }
+
+    /// Returns the last position before a loss, and the greatest one that may mean a lost event.
+    pub(crate) fn positions(&self, loss: Loss) -> Option<(Position, Position)> {
+        let last = RECORDS as usize - 1;
+        self.position(loss.kept, last).zip(self.position(loss.to, last))
+    }
+
+    /// Returns where the block of a position stands.
+    pub(crate) fn place(position: Position) -> Place {
+        Place { ms: position.ms(), seq: u64::from(position.seq()) / RECORDS }
+    }
+
+    /// Whether a record of this session was read.
+    pub(crate) fn has_read(&self, key: BlockKey) -> bool {
+        self.sessions.get(&key.session).is_some_and(|session| key.number < session.next)
+    }
+
+    /// Compares what was read with what the log has now, after the last block that was read was not found in it.
+    pub(crate) fn compare(&mut self, log: &[Stored]) -> Comparison {
+        self.is_doubtful = false;
+        let places: HashSet<Place> = log.iter().map(|stored| stored.place).collect();
+        let oldest = log.first().map(|stored| stored.place);
+        let last = self.last.map(|mark| mark.place).unwrap_or_default();
+        // If the log begins after the last block, it was only trimmed: the numbers of the sessions say whether blocks are missing.
+        let is_trimmed = oldest.is_some_and(|oldest| oldest > last);
+        let is_there = log.iter().any(|stored| Some(stored.mark()) == self.last);
+        let known = log
+            .iter()
+            .filter(|stored| stored.place <= last && (stored.block.records == 0 || self.has_read(stored.block.key)));
+        let kept = known.map(|stored| stored.place).max().unwrap_or_default();
+        let loss = (!is_trimmed && !is_there && self.last.is_some()).then_some(Loss { kept, to: self.highest });
+        Comparison { places, oldest, loss }
+    }
+
+    /// Says from which place on a node needs the log.
+    pub(crate) fn needs(&mut self, session: u64, oldest: Place) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.oldest = oldest;
+        }
+    }
+
+    /// Returns the topics whose producers belong to nodes that are gone.
+    pub(crate) fn abandoned(&self) -> Vec<(String, ProductionId)> {
+        let is_gone = |session: u64| {
+            let last_ms = self.sessions.get(&session).map_or(0, |session| session.last_ms);
+            last_ms.saturating_add(GONE_AFTER_MS) < self.time_ms
+        };
+        self.carried
+            .producing()
+            .filter(|(_, id)| is_gone(id.session))
+            .map(|(topic, id)| (topic.to_owned(), id))
+            .collect()
+    }
+
+    /// Returns the place before which no node needs the log.
+    pub(crate) fn needed_by_all(&self) -> Option<Place> {
+        let is_there = |session: &&Session| session.last_ms.saturating_add(GONE_AFTER_MS) >= self.time_ms;
+        self.sessions.values().filter(is_there).map(|session| session.oldest).min()
+    }
+}
+
+impl Comparison {
+    /// Whether the log still has the event of this position, or has trimmed it.
+    pub(crate) fn has(&self, position: Position) -> bool {
+        let place = State::place(position);
+        self.places.contains(&place) || self.oldest.is_some_and(|oldest| place < oldest)
+    }
+}
+
+/// The topics whose begin or end must outlive the record that said so, with the place of that record.
+///
+/// Before the log is trimmed behind such a record, a node says it again. Otherwise a node that starts later would not know that the topic has
+/// ended, and a reader would wait for ever.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    by_topic: HashMap<String, Noted>,
+    by_place: BTreeMap<(Place, usize), String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Noted {
+    at: (Place, usize),
+    /// The producer that has begun.
+    producer: Option<ProductionId>,
+}
+
+impl Carried {
+    /// Notes that the record at this place says how a topic began or ended. `producer`: the producer, if it began.
+    pub(crate) fn note(&mut self, topic: &str, at: (Place, usize), producer: Option<ProductionId>) {
+        if let Some(before) = self.by_topic.insert(topic.to_owned(), Noted { at, producer }) {
+            self.by_place.remove(&before.at);
+        }
+        self.by_place.insert(at, topic.to_owned());
+    }
+
+    pub(crate) fn forget(&mut self, topic: &str) {
+        if let Some(noted) = self.by_topic.remove(topic) {
+            self.by_place.remove(&noted.at);
+        }
+    }
+
+    fn producing(&self) -> impl Iterator<Item = (&str, ProductionId)> {
+        self.by_topic.iter().filter_map(|(topic, noted)| Some((&**topic, noted.producer?)))
+    }
+
+    /// Returns the topics that are said before a place, the oldest first.
+    pub(crate) fn before(&self, place: Place) -> impl Iterator<Item = &str> {
+        self.by_place.range(..(place, 0)).map(|(_, topic)| &**topic)
+    }
+
+    /// Returns the place of the oldest record that must be kept.
+    pub(crate) fn oldest(&self) -> Option<Place> {
+        self.by_place.keys().next().map(|(place, _)| *place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backplane::Block;
+
+    fn stored(place: u64, session: u64, number: u64) -> Stored {
+        let block = Block { key: BlockKey { session, number }, records: 1, body: "".into() };
+        Stored { place: Place { ms: place, seq: 0 }, at_ms: place, block }
+    }
+
+    fn at(ms: u64) -> Place {
+        Place { ms, seq: 0 }
+    }
+
+    fn after(blocks: &[Stored]) -> State {
+        let mut state = State::default();
+        state.loaded();
+        blocks.iter().for_each(|block| _ = state.read(block));
+        state
+    }
+
+    #[test]
+    fn each_number_of_a_session_is_new_once_and_a_jump_is_a_hole() {
+        let mut state = after(&[stored(1, 7, 0)]);
+        let arrivals =
+            [(2, 7, 1), (3, 7, 1), (4, 7, 0), (5, 8, 0), (6, 7, 2), (7, 7, 9), (8, 7, 3), (9, 7, 10), (10, 9, 4)]
+                .map(|(place, session, number)| state.read(&stored(place, session, number)));
+        use Arrival::{AfterHole, Duplicate, Next};
+        assert_eq!(arrivals, [Next, Duplicate, Duplicate, Next, Next, AfterHole, Duplicate, Next, AfterHole]);
+    }
+
+    #[test]
+    fn what_was_trimmed_before_the_start_is_no_hole() {
+        let mut state = State::default();
+        assert_eq!(state.read(&stored(5, 7, 40)), Arrival::Next);
+        state.loaded();
+        assert_eq!(state.read(&stored(6, 7, 41)), Arrival::Next);
+    }
+
+    #[test]
+    fn a_log_that_went_back_is_a_loss_after_the_last_block_that_is_still_there() {
+        let log: Vec<_> = (1..=6).map(|number| stored(number, 7, number - 1)).collect();
+        let mut state = after(&log);
+        assert_eq!(state.compare(&log[..4]).loss, Some(Loss { kept: at(4), to: at(6) }));
+        assert_eq!(state.compare(&[]).loss, Some(Loss { kept: at(0), to: at(6) }));
+        // Another node has appended at a place that was used before.
+        let mut other = log[..4].to_vec();
+        other.push(stored(5, 8, 0));
+        let comparison = state.compare(&other);
+        assert_eq!(comparison.loss, Some(Loss { kept: at(4), to: at(6) }));
+        let position = |ms| Position::new(Era::random(), ms, 3);
+        assert!(comparison.has(position(4)) && !comparison.has(position(6)));
+    }
+
+    #[test]
+    fn a_log_that_was_trimmed_has_lost_nothing() {
+        let log: Vec<_> = (1..=6).map(|number| stored(number, 7, number - 1)).collect();
+        let mut state = after(&log[..3]);
+        let comparison = state.compare(&log[4..]);
+        assert_eq!(comparison.loss, None);
+        assert!(comparison.has(Position::new(Era::random(), 2, 0)));
+    }
+
+    #[test]
+    fn the_first_proposal_counts_until_a_node_that_has_read_it_says_so() {
+        let [small, great] = {
+            let mut eras = [Era::random(), Era::random()];
+            eras.sort_unstable_by_key(|era| era.to_bits());
+            eras
+        };
+        let head = |era, proposes| Head { era, proposes };
+        let mut state = State::default();
+        assert!(!state.read_head(head(great, true)) && !state.read_head(head(small, true)));
+        assert_eq!(state.era(), Some(great));
+        assert!(!state.read_head(head(great, false)));
+        // Both are established: all nodes take the smaller one.
+        assert!(state.read_head(head(small, false)) && !state.read_head(head(great, false)));
+        assert_eq!(state.era(), Some(small));
+        // A node that starts later, when the first proposal is trimmed.
+        let mut late = State::default();
+        assert!(!late.read_head(head(small, true)) && late.read_head(head(great, false)));
+        assert_eq!(late.era(), Some(great));
+    }
+
+    #[test]
+    fn the_log_is_needed_from_where_the_neediest_living_node_needs_it() {
+        let mut state = after(&[stored(10_000, 7, 0), stored(10_000, 8, 0)]);
+        state.needs(7, at(5));
+        state.needs(8, at(9));
+        assert_eq!(state.needed_by_all(), Some(at(5)));
+        state.read(&stored(10_001 + GONE_AFTER_MS, 8, 1));
+        assert_eq!(state.needed_by_all(), Some(at(9)));
+    }
+
+    #[test]
+    fn sessions_that_are_silent_for_long_are_forgotten() {
+        let mut state = after(&[stored(1, 7, 0)]);
+        state.read(&stored(2 + FORGET_AFTER_MS, 8, 0));
+        state.read(&stored(3 + FORGET_AFTER_MS, 9, 0));
+        assert_eq!(state.sessions.len(), 2);
+    }
+
+    #[test]
+    fn what_must_outlive_trimming_is_known_by_the_place_that_says_it_last() {
+        let mut carried = Carried::default();
+        carried.note("a", (at(1), 0), None);
+        carried.note("b", (at(2), 0), None);
+        carried.note("a", (at(3), 0), None);
+        assert_eq!((carried.before(at(3)).collect::<Vec<_>>(), carried.oldest()), (vec!["b"], Some(at(2))));
+        carried.forget("b");
+        assert_eq!(carried.oldest(), Some(at(3)));
+    }
+}

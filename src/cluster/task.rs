@@ -1,0 +1,651 @@
+//! The task of a node: it reads the engine's log, appends to it, and beats.
+
+use std::{
+    borrow::Cow,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Weak, atomic::Ordering},
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use http::Extensions;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    Cluster, Replicated, Standing,
+    health::{Signs, Trouble},
+    record::{self, Head, InvalidBody, Record},
+    state::{Arrival, State},
+};
+use crate::{
+    backplane::{AppendError, Block, FollowError, Following, Place, PlainEvent, Read, Stored, Tail},
+    event::{Event, Payload},
+    log::{Era, Outcome, Position},
+    time::jitter::{jittered, random},
+    topics::{By, Change, Pending, Production, ProductionId, Stamp, What},
+};
+
+/// How often a node says that it is there.
+const BEAT: Duration = Duration::from_secs(2);
+
+/// After how long a node takes its connection for dead, if what it appended does not come back: three beats.
+const SILENCE: Duration = Duration::from_secs(6);
+
+/// How long one call of the engine may take.
+const CALL: Duration = Duration::from_secs(10);
+
+/// How many topics are said again with one beat.
+const CARRIED_AT_ONCE: usize = 200;
+
+/// Runs until the registry ends.
+pub(super) async fn run(cluster: Arc<Cluster>, node: Weak<dyn Replicated>) {
+    let _running = Running(&cluster);
+    let mut parts: [Pin<Box<dyn Future<Output = ()> + Send>>; 4] = [
+        Box::pin(follow(&cluster, &node)),
+        Box::pin(write(&cluster)),
+        Box::pin(beat(&cluster, &node)),
+        Box::pin(over(&cluster)),
+    ];
+    poll_fn(|cx| match parts.iter_mut().any(|part| part.as_mut().poll(cx).is_ready()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+}
+
+/// When its runtime ends, the task may begin again in another one.
+struct Running<'a>(&'a Cluster);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.is_running.store(false, Ordering::Release);
+    }
+}
+
+async fn over(cluster: &Cluster) {
+    // An error says that the sender is gone, and the cluster with it.
+    let _ = cluster.is_over.subscribe().wait_for(|is_over| *is_over).await;
+}
+
+/// Waits longer each time, from 0.1 s to a maximum.
+struct Backoff(Duration);
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const AWAY: Duration = Duration::from_secs(5);
+    const REFUSED: Duration = Duration::from_secs(30);
+
+    fn new() -> Self {
+        Self(Self::FIRST)
+    }
+
+    async fn wait(&mut self, at_most: Duration) {
+        sleep(jittered(self.0, random())).await;
+        self.0 = (self.0 * 2).min(at_most);
+    }
+}
+
+/// Why reading has to begin again.
+enum Stop {
+    Failed(FollowError),
+    /// What this node appended did not come back.
+    Silent,
+    /// Everything has to be read and compared again.
+    Compare,
+    /// The registry has ended.
+    Over,
+}
+
+impl From<FollowError> for Stop {
+    fn from(error: FollowError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Reads the log, and begins again after each failure.
+async fn follow(cluster: &Cluster, node: &Weak<dyn Replicated>) {
+    let mut backoff = Backoff::new();
+    loop {
+        let stop = match begin(cluster).await {
+            Ok(following) => read(cluster, node, following, &mut backoff).await,
+            Err(error) => Stop::Failed(error),
+        };
+        match stop {
+            Stop::Failed(FollowError::Away(error)) => {
+                cluster.reading_is(away(error.to_string()));
+                backoff.wait(Backoff::AWAY).await;
+            }
+            Stop::Failed(FollowError::Refused(error)) => {
+                cluster.reading_is(Some(Trouble::Refused { reason: error.to_string() }));
+                backoff.wait(Backoff::REFUSED).await;
+            }
+            Stop::Silent => {
+                cluster.reading_is(away(SILENT.to_owned()));
+                backoff.wait(Backoff::AWAY).await;
+            }
+            Stop::Compare => cluster.lock().state.doubt(),
+            Stop::Over => return,
+        }
+    }
+}
+
+fn away(reason: String) -> Option<Trouble> {
+    Some(Trouble::Away { since: SystemTime::now(), reason })
+}
+
+async fn begin(cluster: &Cluster) -> Result<Following, FollowError> {
+    let mark = cluster.lock().state.mark();
+    match timeout(CALL, cluster.engine.follow(mark.as_ref())).await {
+        Ok(following) => following,
+        Err(elapsed) => Err(FollowError::Away(elapsed.into())),
+    }
+}
+
+/// Reads one connection's log, until something is wrong with it.
+async fn read(cluster: &Cluster, node: &Weak<dyn Replicated>, following: Following, backoff: &mut Backoff) -> Stop {
+    let Following { continues, mut tail } = following;
+    if !continues {
+        if let Err(stop) = read_anew(cluster, node, &mut *tail).await {
+            return stop;
+        }
+    }
+    let mut silence = Silence::new(cluster);
+    loop {
+        let read = match next(&mut *tail).await {
+            Ok(read) => read,
+            Err(error) => return error.into(),
+        };
+        let Some(node) = node.upgrade() else { return Stop::Over };
+        let stop = cluster.take(&*node, &read.blocks);
+        if read.is_newest {
+            cluster.has_read_newest();
+        }
+        if let Some(stop) = stop {
+            return stop;
+        }
+        if let Some(stop) = silence.look(cluster) {
+            return stop;
+        }
+        *backoff = Backoff::new();
+    }
+}
+
+async fn next(tail: &mut dyn Tail) -> Result<Read, FollowError> {
+    match timeout(CALL, tail.next()).await {
+        Ok(read) => read,
+        Err(elapsed) => Err(FollowError::Away(elapsed.into())),
+    }
+}
+
+/// Whether what this node appends comes back.
+struct Silence {
+    /// The block in flight, and since when.
+    waiting: Option<(u64, Instant)>,
+}
+
+impl Silence {
+    fn new(cluster: &Cluster) -> Self {
+        let mut silence = Self { waiting: None };
+        silence.waiting = silence.now(cluster);
+        silence
+    }
+
+    fn now(&self, cluster: &Cluster) -> Option<(u64, Instant)> {
+        cluster.lock().outbox.accepted().map(|number| (number, Instant::now()))
+    }
+
+    /// Looks whether the engine has accepted a block that has not come back for too long.
+    fn look(&mut self, cluster: &Cluster) -> Option<Stop> {
+        let now = self.now(cluster);
+        match (self.waiting, now) {
+            (Some((before, since)), Some((number, _))) if before == number => {
+                if since.elapsed() > 2 * BEAT {
+                    cluster.reading_is(away(SILENT.to_owned()));
+                }
+                return (since.elapsed() > SILENCE).then_some(Stop::Silent);
+            }
+            _ => self.waiting = now,
+        }
+        cluster.reading_is(None);
+        None
+    }
+}
+
+/// What is said of an engine that accepts blocks which then cannot be read.
+const SILENT: &str = "what was appended does not come back";
+
+/// Reads all that the log has, and makes the registry the same.
+async fn read_anew(cluster: &Cluster, node: &Weak<dyn Replicated>, tail: &mut dyn Tail) -> Result<(), Stop> {
+    let mut log = Vec::new();
+    loop {
+        let read = next(tail).await?;
+        log.extend(read.blocks);
+        if read.is_newest {
+            break;
+        }
+    }
+    let node = node.upgrade().ok_or(Stop::Over)?;
+    if !cluster.progress.borrow().signs.is_loaded {
+        cluster.load(&*node, &log)?;
+    } else {
+        cluster.compare(&*node, &log)?;
+    }
+    cluster.has_read_newest();
+    cluster.reading_is(None);
+    Ok(())
+}
+
+/// Appends what is in the outbox, one block after the other.
+async fn write(cluster: &Cluster) {
+    let mut backoff = Backoff::new();
+    loop {
+        let Some((block, above)) = cluster.to_append() else {
+            cluster.to_write.notified().await;
+            continue;
+        };
+        let first_read = cluster.progress.borrow().newest_reads;
+        let appending = match above {
+            None => cluster.engine.append(&block),
+            Some(place) => cluster.engine.append_above(place, &block),
+        };
+        let appended = match timeout(CALL, appending).await {
+            Ok(appended) => appended,
+            Err(elapsed) => Err(AppendError::Unknown(elapsed.into())),
+        };
+        match appended {
+            Ok(()) => {
+                cluster.has_appended(block.key.number, above);
+                cluster.writing_is(None);
+                backoff = Backoff::new();
+                cluster.read_back(block.key.number, first_read).await;
+            }
+            Err(AppendError::Unknown(error)) => {
+                cluster.writing_is(away(error.to_string()));
+                cluster.read_back(block.key.number, first_read).await;
+                backoff.wait(Backoff::AWAY).await;
+            }
+            Err(AppendError::Away(error)) => {
+                cluster.writing_is(away(error.to_string()));
+                backoff.wait(Backoff::AWAY).await;
+            }
+            Err(AppendError::Full(error)) => {
+                cluster.writing_is(Some(Trouble::Full { reason: error.to_string() }));
+                backoff.wait(Backoff::AWAY).await;
+            }
+            Err(AppendError::Refused(error)) => {
+                cluster.writing_is(Some(Trouble::Refused { reason: error.to_string() }));
+                backoff.wait(Backoff::REFUSED).await;
+            }
+        }
+    }
+}
+
+/// Says every two seconds that this node is there, and from where on it needs the log.
+async fn beat(cluster: &Cluster, node: &Weak<dyn Replicated>) {
+    loop {
+        sleep(BEAT).await;
+        let Some(node) = node.upgrade() else { return };
+        cluster.beat(&*node);
+    }
+}
+
+impl Cluster {
+    fn reading_is(&self, trouble: Option<Trouble>) {
+        self.sign(|signs| &mut signs.reading, trouble);
+    }
+
+    fn writing_is(&self, trouble: Option<Trouble>) {
+        self.sign(|signs| &mut signs.writing, trouble);
+    }
+
+    fn sign(&self, of: impl Fn(&mut Signs) -> &mut Option<Trouble>, trouble: Option<Trouble>) {
+        self.progress.send_if_modified(|progress| {
+            let sign = of(&mut progress.signs);
+            match trouble {
+                None => sign.take().is_some(),
+                Some(trouble) => {
+                    Signs::set(sign, trouble);
+                    true
+                }
+            }
+        });
+    }
+
+    /// Returns the block that has to be appended, and the place that it has to stand above.
+    fn to_append(&self) -> Option<(Block, Option<Place>)> {
+        let inner = &mut *self.lock();
+        let head = inner.head().filter(|_| inner.has_said_hello)?;
+        Some((inner.outbox.block(head)?, inner.above))
+    }
+
+    /// The engine has a block.
+    fn has_appended(&self, number: u64, above: Option<Place>) {
+        let mut inner = self.lock();
+        inner.outbox.accept(number);
+        if inner.above == above {
+            inner.above = None;
+        }
+    }
+
+    fn has_read_newest(&self) {
+        self.progress.send_modify(|progress| progress.newest_reads += 1);
+    }
+
+    /// Waits until the block with this number was read back, or until the log was read to its end without it, so that it has to be appended
+    /// again. `first_read`: how often the log had been read to its end before the block was appended.
+    async fn read_back(&self, number: u64, first_read: u64) {
+        let mut progress = self.progress.subscribe();
+        // The first read may have begun before the block was appended. Two more are for an engine that answers an old question late.
+        let enough = progress.borrow().newest_reads.max(first_read) + 3;
+        while self.lock().outbox.is_in_flight(number) && progress.borrow_and_update().newest_reads < enough {
+            if progress.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Loads the log for the first time.
+    fn load(&self, node: &dyn Replicated, log: &[Stored]) -> Result<(), Stop> {
+        for stored in log {
+            let head = head_of(stored)?;
+            let mut inner = self.lock();
+            head.into_iter().for_each(|head| _ = inner.state.read_head(head));
+        }
+        let begin = {
+            let inner = &mut *self.lock();
+            let era = inner.state.era().or(inner.proposal).unwrap_or_else(Era::random);
+            inner.proposal = Some(era);
+            match log.first() {
+                Some(first) => Position::new(era, first.place.ms, 0).before(),
+                None => Position::new(era, 0, 0),
+            }
+        };
+        node.begin_at(begin);
+        if let Some(stop) = self.take(node, log) {
+            return Err(stop);
+        }
+        node.loaded();
+        let mut inner = self.lock();
+        inner.state.loaded();
+        if !inner.has_said_hello {
+            inner.has_said_hello = true;
+            inner.outbox.push_always(&Record::Hello, None);
+        }
+        drop(inner);
+        self.progress.send_modify(|progress| progress.signs.is_loaded = true);
+        self.to_write.notify_one();
+        Ok(())
+    }
+
+    /// Compares the registry with a log in which the last block was not found, or in which something was lost.
+    fn compare(&self, node: &dyn Replicated, log: &[Stored]) -> Result<(), Stop> {
+        let mut inner = self.lock();
+        let comparison = inner.state.compare(log);
+        let loss = comparison.loss.filter(|loss| inner.state.add_loss(*loss));
+        let mut lost = None;
+        if let Some(loss) = loss {
+            lost = inner.state.positions(loss);
+            inner.above = Some(inner.above.unwrap_or_default().max(loss.to));
+            inner.outbox.push_always(&Record::Fork(loss), None);
+        }
+        drop(inner);
+        node.cut(lost, &|position| comparison.has(position));
+        if let Some((_, to)) = lost {
+            node.lose(to);
+            self.to_write.notify_one();
+        }
+        self.take(node, log).map_or(Ok(()), Err)
+    }
+
+    /// Takes blocks that were read: makes the changes that are new, and resolves the receipts of those that are this node's own.
+    fn take(&self, node: &dyn Replicated, blocks: &[Stored]) -> Option<Stop> {
+        let mut batch = Batch::default();
+        for stored in blocks {
+            if let Err(stop) = self.take_one(node, stored, &mut batch) {
+                self.make(node, &mut batch);
+                return Some(stop);
+            }
+        }
+        self.make(node, &mut batch);
+        None
+    }
+
+    fn take_one<'a>(&self, node: &dyn Replicated, stored: &'a Stored, batch: &mut Batch<'a>) -> Result<(), Stop> {
+        let records = match records_of(stored) {
+            Ok(records) => records,
+            Err(InvalidBody::Version(version)) => return Err(refused(&InvalidBody::Version(version))),
+            // What it said is lost.
+            Err(InvalidBody::Damaged) => (None, Vec::new()),
+        };
+        let (head, records) = records;
+        let mut inner = self.lock();
+        let arrival = inner.state.read(stored);
+        if arrival == Arrival::Duplicate {
+            return Ok(());
+        }
+        let was_of_another_era = head.is_some_and(|head| inner.state.read_head(head)) && inner.state.is_loaded();
+        let Some(first) = inner.state.position(stored.place, 0) else {
+            return Err(refused(&format!("the place {:?} is out of bounds", stored.place)));
+        };
+        let receipts = inner.outbox.read_back(stored.block.key).unwrap_or_default();
+        drop(inner);
+        if was_of_another_era {
+            // Nothing that is retained can be named in this era.
+            self.make(node, batch);
+            node.cut(None, &|_| false);
+            node.begin_at(first.before());
+            node.lose(first.before());
+            self.lock().state.restart();
+            self.progress.send_modify(|progress| progress.signs.is_loaded = false);
+            return Err(Stop::Compare);
+        }
+        if arrival == Arrival::AfterHole || (head.is_none() && stored.block.records > 0) {
+            self.make(node, batch);
+            node.lose(first.before());
+        }
+        let mut receipts = receipts.into_iter();
+        for (index, record) in records.into_iter().enumerate() {
+            let receipt = receipts.next().flatten();
+            let Some(position) = self.lock().state.position(stored.place, index) else { break };
+            let stamp = Stamp { position, at_ms: stored.at_ms };
+            batch.newest = Some(stamp);
+            match self.prepare(node, stored, index, record) {
+                Prepared::Change(topic, what) => batch.changes.push((stamp, topic, what, receipt)),
+                Prepared::Nothing => receipt.into_iter().for_each(|receipt| receipt.resolve(Ok(position))),
+                Prepared::Lost => {
+                    self.make(node, batch);
+                    node.lose(position);
+                }
+                Prepared::Compare => {
+                    self.make(node, batch);
+                    return Err(Stop::Compare);
+                }
+            }
+        }
+        batch.newest.get_or_insert(Stamp { position: first, at_ms: stored.at_ms });
+        Ok(())
+    }
+
+    /// Says what a record changes.
+    fn prepare<'a>(&self, node: &dyn Replicated, stored: &Stored, index: usize, record: Record<'a>) -> Prepared<'a> {
+        let key = stored.block.key;
+        let note = |topic: &str, producer| self.lock().state.carried().note(topic, (stored.place, index), producer);
+        match record {
+            Record::Hello | Record::Unknown => Prepared::Nothing,
+            Record::Beat { oldest } => {
+                self.lock().state.needs(key.session, oldest);
+                Prepared::Nothing
+            }
+            Record::Event { topic, payload, attributes, by, outcome } => match self.event(&payload, &attributes) {
+                Some(event) => {
+                    if outcome.is_some() {
+                        note(&topic, None);
+                    }
+                    Prepared::Change(topic, Prepare::Event { event: Box::new(event), by, outcome })
+                }
+                None => Prepared::Lost,
+            },
+            Record::Begin { topic } => {
+                let number = key.number.saturating_add(u64::try_from(index).unwrap_or(u64::MAX));
+                let id = ProductionId { session: key.session, number };
+                note(&topic, Some(id));
+                let production = self.production(&topic, id);
+                Prepared::Change(topic, Prepare::Begin(production))
+            }
+            Record::End { topic, by, outcome } => {
+                note(&topic, None);
+                Prepared::Change(topic, Prepare::End { by, outcome, at_ms: None })
+            }
+            Record::Standing { topic, standing } => {
+                let stands = node.standing_of(&topic);
+                let producer = match stands.unwrap_or(standing) {
+                    Standing::Producing(id) => Some(id),
+                    Standing::Ended { .. } => None,
+                };
+                note(&topic, producer);
+                match standing {
+                    _ if stands.is_some() => Prepared::Nothing,
+                    Standing::Producing(id) => {
+                        let production = self.production(&topic, id);
+                        Prepared::Change(topic, Prepare::Begin(production))
+                    }
+                    Standing::Ended { outcome, at_ms } => {
+                        Prepared::Change(topic, Prepare::End { by: By::Anyone, outcome, at_ms: Some(at_ms) })
+                    }
+                }
+            }
+            Record::Fork(loss) => {
+                let mut inner = self.lock();
+                let (is_new, is_loaded) = (inner.state.add_loss(loss), inner.state.is_loaded());
+                let lost = inner.state.positions(loss).filter(|_| is_new);
+                drop(inner);
+                let Some((_, to)) = lost else { return Prepared::Nothing };
+                node.cut(lost, &|_| true);
+                if !is_loaded {
+                    return Prepared::Nothing;
+                }
+                // This node may have what the engine has lost.
+                node.lose(to);
+                Prepared::Compare
+            }
+        }
+    }
+
+    /// Makes the event of a record. `None`: this node does not know what the event is, so it must not give it to anyone.
+    fn event(&self, payload: &Payload<'_>, attributes: &[(Cow<'_, str>, Cow<'_, [u8]>)]) -> Option<Event> {
+        let mut extensions = Extensions::new();
+        for (name, value) in attributes {
+            self.attributes.decode(name, value, &mut extensions).ok()?;
+        }
+        let event = Event::from_payload(payload).ok()?;
+        Some(if attributes.is_empty() { event } else { event.with_attributes(extensions) })
+    }
+
+    fn make(&self, node: &dyn Replicated, batch: &mut Batch<'_>) {
+        let Some(newest) = batch.newest.take() else { return };
+        let prepared = std::mem::take(&mut batch.changes);
+        let changes: Vec<Change<'_>> = prepared
+            .iter()
+            .map(|(stamp, topic, prepared, _)| {
+                let (what, at_ms) = match prepared {
+                    Prepare::Event { event, by, outcome } => (What::Event { event, by: *by, outcome: *outcome }, None),
+                    Prepare::Begin(production) => (What::Begin(Arc::clone(production)), None),
+                    Prepare::End { by, outcome, at_ms } => (What::End { by: *by, outcome: *outcome }, *at_ms),
+                };
+                Change { stamp: Stamp { at_ms: at_ms.unwrap_or(stamp.at_ms), ..*stamp }, topic, what }
+            })
+            .collect();
+        let made = node.make(&changes, newest);
+        for ((stamp, _, _, receipt), made) in prepared.iter().zip(made) {
+            receipt.iter().for_each(|receipt| receipt.resolve(made.clone().map(|()| stamp.position)));
+        }
+        self.progress.send_modify(|progress| progress.last = newest.position);
+        self.to_write.notify_one();
+    }
+
+    fn beat(&self, node: &dyn Replicated) {
+        let retained = node.oldest().map(State::place);
+        let mut inner = self.lock();
+        let Some(last) = inner.state.mark().filter(|_| inner.has_said_hello) else { return };
+        let oldest = retained.unwrap_or(last.place).min(last.place);
+        let said_before = inner.state.carried().before(oldest).take(CARRIED_AT_ONCE).map(str::to_owned);
+        let said_before: Vec<String> = said_before.collect();
+        let abandoned = inner.state.abandoned();
+        drop(inner);
+        let standing: Vec<_> = said_before.iter().map(|topic| (topic, node.standing_of(topic))).collect();
+        abandoned.iter().for_each(|(topic, producer)| node.fail(topic, *producer));
+        let mut inner = self.lock();
+        for (topic, standing) in standing {
+            match standing {
+                Some(standing) => {
+                    inner.outbox.push_always(&Record::Standing { topic: topic.into(), standing }, None);
+                }
+                None => inner.state.carried().forget(topic),
+            }
+        }
+        let oldest = inner.state.carried().oldest().map_or(oldest, |carried| carried.min(oldest));
+        // One beat is enough for an engine that is away.
+        if inner.outbox.is_empty() {
+            inner.outbox.push_always(&Record::Beat { oldest }, None);
+        }
+        let needed = inner.state.needed_by_all().filter(|needed| *needed > inner.trimmed);
+        inner.trimmed = needed.unwrap_or(inner.trimmed);
+        drop(inner);
+        if let Some(needed) = needed {
+            self.engine.trim(needed);
+        }
+        self.to_write.notify_one();
+    }
+}
+
+/// What was read and is not made yet.
+#[derive(Default)]
+struct Batch<'a> {
+    changes: Vec<(Stamp, Cow<'a, str>, Prepare, Option<Arc<Pending>>)>,
+    newest: Option<Stamp>,
+}
+
+/// What a record changes in its topic.
+enum Prepare {
+    Event { event: Box<Event>, by: By, outcome: Option<Outcome> },
+    Begin(Arc<Production>),
+    End { by: By, outcome: Outcome, at_ms: Option<u64> },
+}
+
+enum Prepared<'a> {
+    Change(Cow<'a, str>, Prepare),
+    Nothing,
+    /// This node cannot take the event.
+    Lost,
+    /// Everything has to be read and compared again.
+    Compare,
+}
+
+/// Returns the head of a block and its records. A block that no registry has appended has no head, and one event.
+fn records_of(stored: &Stored) -> Result<(Option<Head>, Vec<Record<'_>>), InvalidBody> {
+    if stored.block.records > 0 {
+        return record::read(&stored.block.body).map(|(head, records)| (Some(head), records));
+    }
+    let event = stored.block.plain_event().filter(|event| Cluster::is_valid(&event.topic));
+    let records = event.map(|PlainEvent { topic, event_type, data }| Record::Event {
+        topic: topic.into(),
+        payload: Payload { event_type: event_type.map(Into::into), data: Some(data.into()), ..Payload::default() },
+        attributes: Vec::new(),
+        by: By::Anyone,
+        outcome: None,
+    });
+    Ok((None, records.into_iter().collect()))
+}
+
+fn refused(why: &dyn std::fmt::Display) -> Stop {
+    Stop::Failed(FollowError::Refused(why.to_string().into()))
+}
+
+fn head_of(stored: &Stored) -> Result<Option<Head>, Stop> {
+    match records_of(stored) {
+        Ok((head, _)) => Ok(head),
+        Err(InvalidBody::Damaged) => Ok(None),
+        Err(error) => Err(refused(&error)),
+    }
+}

@@ -1,0 +1,338 @@
+//! A log that an engine keeps, of which this registry has a replica.
+//!
+//! The engine decides on the order and the time. So the changes of the log come here one after the other, from the one task that reads the
+//! engine's log, and every node makes the same changes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
+
+use super::{
+    deferred::{Deferred, ToWake},
+    error::PublishError,
+    order::Order,
+    production::{Production, ProductionId, Writer},
+    publish::Stamp,
+    shared_log::SharedLog,
+    store::Topics,
+};
+use crate::{
+    event::Event,
+    log::{Entry, Forgotten, Outcome, Position, Retention, topic_name},
+    sync::{AtomicBool, AtomicU64, lock},
+};
+
+/// What the registry knows of the engine's log.
+#[derive(Debug, Default)]
+pub(crate) struct Replica {
+    /// The engine's time when it took the newest block, in milliseconds since the Unix epoch.
+    time_ms: AtomicU64,
+    is_loaded: AtomicBool,
+}
+
+impl Replica {
+    /// The events that are loaded at the start have numbers up to this one, and all later events have greater numbers. So a client that
+    /// subscribes to new events before the load gets none of the old ones.
+    const LOADED: u64 = 1 << 40;
+}
+
+/// One change of the log: what happened in a topic, where it stands, and when the engine took it.
+#[derive(Debug)]
+pub(crate) struct Change<'a> {
+    pub(crate) stamp: Stamp,
+    pub(crate) topic: &'a str,
+    pub(crate) what: What<'a>,
+}
+
+#[derive(Debug)]
+pub(crate) enum What<'a> {
+    /// An event, and how the topic ends with it, if it does.
+    Event { event: &'a Event, by: By, outcome: Option<Outcome> },
+    /// A producer begins.
+    Begin(Arc<Production>),
+    /// The topic ends without a last event.
+    End { by: By, outcome: Outcome },
+}
+
+/// Who changes a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Anyone,
+    /// The producer, which must be the topic's current one.
+    Producer(ProductionId),
+    /// The caller that cancels the producer. The topic must have one.
+    Canceller,
+}
+
+/// Positions that may mean an event that the engine has lost.
+///
+/// Each range has the last position before the loss, and the greatest position that was known when the loss was found. Between them, the same
+/// position may mean a lost event or one that was published after the loss.
+#[derive(Debug, Default)]
+pub(super) struct LostRanges(Vec<(Position, Position)>);
+
+impl LostRanges {
+    /// With more ranges, the two oldest become one. A client may then be told of a gap where there is none.
+    const MOST: usize = 16;
+
+    fn push(&mut self, before: Position, to: Position) {
+        self.0.push((before, to));
+        if self.0.len() > Self::MOST {
+            let (oldest, second) = (self.0.remove(0), &mut self.0[0]);
+            *second = (oldest.0.min(second.0), oldest.1.max(second.1));
+        }
+    }
+
+    /// Returns the last position before the loss, if this position may mean a lost event.
+    pub(super) fn before(&self, position: Position) -> Option<Position> {
+        let is_in = |(before, to): &&(Position, Position)| *before < position && position <= *to;
+        self.0.iter().filter(is_in).map(|(before, _)| *before).min()
+    }
+}
+
+impl Topics {
+    /// Returns the time by which retention goes, in milliseconds since the Unix epoch: the clock's, or the engine's.
+    pub(crate) fn now_ms(&self) -> u64 {
+        match &self.replica {
+            None => self.clock.now_ms(),
+            Some(replica) => replica.time_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Returns the greatest number that an event may get that is not loaded yet. Usually 0.
+    pub(super) fn to_be_loaded(&self) -> u64 {
+        match &self.replica {
+            Some(replica) if !replica.is_loaded.load(Ordering::Acquire) => Replica::LOADED,
+            _ => 0,
+        }
+    }
+
+    /// Begins the replica: the log is this one's, and nothing before `begin` is in it.
+    pub(crate) fn begin_at(&self, begin: Position) {
+        let mut deferred = Deferred::default();
+        let mut order = self.order(&mut deferred);
+        order.last = begin;
+        order.forgotten = Forgotten::new(begin);
+        for topic in order.all_logs() {
+            lock(&topic.state).log.begin_at(begin);
+        }
+    }
+
+    /// All events that the engine had are loaded. What comes from now on is new.
+    pub(crate) fn loaded(&self) {
+        let mut deferred = Deferred::default();
+        let mut order = self.order(&mut deferred);
+        order.number = order.number.max(Replica::LOADED);
+        self.set_horizon(order.number);
+        if let Some(replica) = &self.replica {
+            replica.is_loaded.store(true, Ordering::Release);
+        }
+    }
+
+    /// Makes changes in order, with one lock, and wakes each waiter once. Returns for each change why it was not made, if so.
+    ///
+    /// `newest`: where the last record stands, and when the engine took it. It may be a record that changes no topic.
+    pub(crate) fn make(&self, changes: &[Change<'_>], newest: Stamp) -> Vec<Result<(), PublishError>> {
+        let mut made = Vec::with_capacity(changes.len());
+        let mut to_wake = ToWake::default();
+        let mut stopped = Vec::new();
+        while made.len() < changes.len() {
+            let rest = &changes[made.len()..];
+            let retentions = self.retentions_of_new(rest);
+            let mut deferred = Deferred::default();
+            let mut order = self.order(&mut deferred);
+            for change in rest {
+                let topic = match (order.topic(change.topic), retentions.get(change.topic)) {
+                    (Some(topic), _) => Some(topic),
+                    // Only the node that has the client has its topic.
+                    (None, _) if !topic_name::is_public(change.topic) => None,
+                    (None, Some(retention)) => Some(Self::create(&mut order, change.topic, *retention)),
+                    // It was forgotten a moment ago.
+                    (None, None) => break,
+                };
+                made.push(match topic {
+                    Some(topic) => self.make_one(&mut order, &topic, change, &mut to_wake, &mut stopped),
+                    None => Ok(()),
+                });
+            }
+        }
+        self.pass(newest);
+        to_wake.wake();
+        stopped.iter().for_each(|production| production.tell());
+        made
+    }
+
+    /// Moves the log on to a position and a time, and evicts what has become too old.
+    fn pass(&self, newest: Stamp) {
+        let mut deferred = Deferred::default();
+        let mut order = self.order(&mut deferred);
+        order.last = order.last.max(newest.position);
+        if let Some(replica) = &self.replica {
+            replica.time_ms.fetch_max(newest.at_ms, Ordering::Relaxed);
+        }
+        order.trim_next(self.share_of_patterns());
+        self.evict(&mut order, newest.at_ms, 1);
+    }
+
+    /// Returns the retention of each topic that does not exist. The settings may ask the program, so no lock may be held.
+    fn retentions_of_new<'a>(&self, changes: &[Change<'a>]) -> HashMap<&'a str, Retention> {
+        let mut deferred = Deferred::default();
+        let order = self.order(&mut deferred);
+        let mut new: Vec<&str> = changes.iter().map(|change| change.topic).collect();
+        new.retain(|name| topic_name::is_public(name) && order.topic(name).is_none());
+        drop(order);
+        new.sort_unstable();
+        new.dedup();
+        new.into_iter().map(|name| (name, self.settings.topic_retention_of(name))).collect()
+    }
+
+    fn make_one(
+        &self,
+        order: &mut Order,
+        topic: &Arc<SharedLog>,
+        change: &Change<'_>,
+        to_wake: &mut ToWake,
+        stopped: &mut Vec<Arc<Production>>,
+    ) -> Result<(), PublishError> {
+        match &change.what {
+            What::Event { event, by, outcome } => {
+                let mut draft = match self.check(topic.name(), event) {
+                    Ok(draft) => draft,
+                    Err(error) => {
+                        // The node that published it retains more. Readers here are told that they miss something.
+                        self.lose_in(order, topic, change.stamp.position, to_wake);
+                        return Err(error);
+                    }
+                };
+                let production = self.current(topic, *by)?;
+                let by = match (by, &production, outcome) {
+                    (By::Canceller, ..) => Some(Writer::Canceller),
+                    (_, Some(production), Some(outcome)) => Some(Writer::Last(production, *outcome)),
+                    (_, Some(production), None) => Some(Writer::Producer(production)),
+                    (_, None, _) => None,
+                };
+                let (_, over) = self.append(order, topic, &mut draft, change.stamp, by, to_wake)?;
+                stopped.extend(over);
+            }
+            What::Begin(production) => {
+                order.last = order.last.max(change.stamp.position);
+                stopped.extend(Self::begin(order, topic, &mut lock(&topic.state), production));
+            }
+            What::End { by, outcome } => {
+                self.current(topic, *by)?;
+                let mut state = lock(&topic.state);
+                stopped.extend(self.mark_end(order, topic, &mut state, *outcome, false, change.stamp.at_ms));
+                topic.take_waiters(&mut state, to_wake);
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what this process knows of an event that is to be sent to the engine. Returns the number of subscribers.
+    pub(crate) fn may_publish(&self, name: &str, event: &Event, by: By) -> Result<usize, PublishError> {
+        let mut deferred = Deferred::default();
+        let draft = self.check(name, event)?;
+        let order = self.order(&mut deferred);
+        let next = order.last.next(0);
+        let Some(topic) = order.topic(name) else {
+            return draft.refusal(next, draft.limit).map_or(Ok(0), Err);
+        };
+        let state = lock(&topic.state);
+        let has_ended = by == By::Anyone && topic.has_ended() && state.production.is_none();
+        let ended = has_ended.then(|| PublishError::Ended { topic: name.to_owned() });
+        let refusal = draft.refusal(next, draft.limit.min(topic.retention.largest())).or(ended);
+        let subscribers = topic.readers() + state.patterns.iter().map(|pattern| pattern.readers()).sum::<usize>();
+        refusal.map_or(Ok(subscribers), Err)
+    }
+
+    /// Whether a topic's current producer is this one.
+    pub(crate) fn is_produced_by(&self, name: &str, id: ProductionId) -> bool {
+        let mut deferred = Deferred::default();
+        let topic = self.order(&mut deferred).topic(name);
+        topic.is_some_and(|topic| lock(&topic.state).production.as_ref().is_some_and(|current| current.id == id))
+    }
+
+    /// Returns the position of the oldest retained event.
+    pub(crate) fn oldest(&self) -> Option<Position> {
+        let mut deferred = Deferred::default();
+        let order = self.order(&mut deferred);
+        let topic = order.eviction_queue.oldest()?;
+        lock(&topic.state).log.oldest().map(|entry| entry.position)
+    }
+
+    /// Returns the topic's current production, if it is the one that is meant. A producer that was replaced or has ended changes nothing any
+    /// more, on any node.
+    fn current(&self, topic: &SharedLog, by: By) -> Result<Option<Arc<Production>>, PublishError> {
+        let production = lock(&topic.state).production.clone();
+        match (by, production) {
+            (By::Anyone, _) => Ok(None),
+            (By::Canceller, Some(production)) => Ok(Some(production)),
+            (By::Producer(id), Some(production)) if production.id == id => Ok(Some(production)),
+            (By::Producer(_), Some(_)) => Err(PublishError::Replaced { topic: topic.name().to_string() }),
+            (By::Producer(_) | By::Canceller, None) => Err(PublishError::Ended { topic: topic.name().to_string() }),
+        }
+    }
+
+    /// Tells the readers of all topics that events are missing before a position.
+    pub(crate) fn lose(&self, before: Position) {
+        let mut to_wake = ToWake::default();
+        let mut deferred = Deferred::default();
+        let mut order = self.order(&mut deferred);
+        order.last = order.last.max(before);
+        order.forgotten = Forgotten::new(before);
+        for log in order.all_logs() {
+            self.lose_in(&mut order, &log, before, &mut to_wake);
+        }
+        drop(order);
+        to_wake.wake();
+    }
+
+    fn lose_in(&self, order: &mut Order, log: &SharedLog, before: Position, to_wake: &mut ToWake) {
+        order.number += 1;
+        let mut state = lock(&log.state);
+        state.log.lose(order.number, before);
+        log.reach(order.number);
+        self.set_horizon(order.number);
+        log.take_waiters(&mut state, to_wake);
+    }
+
+    /// Removes the events that the engine does not have: those for which `is_kept` is `false`.
+    ///
+    /// `lost`: a client that comes back with a position after the first one, up to the second one, is told of a gap, and continues after the
+    /// first one.
+    pub(crate) fn cut(&self, lost: Option<(Position, Position)>, is_kept: &dyn Fn(Position) -> bool) {
+        let mut deferred = Deferred::default();
+        let mut order = self.order(&mut deferred);
+        lost.into_iter().for_each(|(before, to)| order.lost_ranges.push(before, to));
+        for log in order.all_logs() {
+            if log.is_pattern() {
+                continue;
+            }
+            let gone: Vec<Arc<Entry>> = {
+                let state = lock(&log.state);
+                state.log.entries().filter(|entry| !is_kept(entry.position)).cloned().collect()
+            };
+            for entry in gone.into_iter().rev() {
+                let mut state = lock(&log.state);
+                order.cost -= entry.cost();
+                state.log.take_out(&entry);
+                for pattern in &state.patterns {
+                    let cost = lock(&pattern.state).log.remove(&entry);
+                    order.free_rows(cost);
+                }
+                drop(state);
+                order.left_out(&entry, &entry.topic);
+                order.eviction_queue.remove(entry.ticket);
+                order.gone.push(entry);
+            }
+        }
+    }
+}
+
+impl Order {
+    /// Returns all topics and patterns.
+    fn all_logs(&self) -> Vec<Arc<SharedLog>> {
+        self.by_name.iter().map(|topic| Arc::clone(&topic.0)).chain(self.pattern_list.iter().cloned()).collect()
+    }
+}

@@ -1,0 +1,107 @@
+//! Producers and the ends of topics, over several nodes.
+
+use tower_sse::{Event, EventStream, PublishError, Registry, Start, Subscription, TopicState, backplane::Memory};
+
+use super::nodes::{data_of, next, node, reader};
+
+#[tokio::test]
+async fn the_end_of_a_topic_and_its_last_event_reach_the_readers_of_all_nodes() {
+    let engine = Memory::new();
+    let [a, b] = [node(&engine).await, node(&engine).await];
+    let mut reader = reader(&b, "answers/1");
+    let producer = a.start_producer("answers/1").unwrap();
+    assert_eq!(a.topic_state("answers/1"), Some(TopicState::Producing));
+    producer.publish(Event::data("Once")).unwrap();
+    producer.finish(Event::data("the end")).unwrap().await.unwrap();
+    assert_eq!([data_of(&mut reader).await, data_of(&mut reader).await], ["Once", "the end"]);
+    assert_eq!(b.topic_state("answers/1"), Some(TopicState::Ended));
+    let client = b.connect();
+    client.subscribe("answers/1").unwrap();
+    let _: EventStream = client.into_stream();
+}
+
+#[tokio::test]
+async fn a_node_that_starts_later_knows_that_a_topic_has_failed() {
+    let engine = Memory::new();
+    let a = node(&engine).await;
+    let producer = a.start_producer("answers/1").unwrap();
+    producer.publish(Event::data("Once")).unwrap();
+    drop(producer);
+    a.flushed().await;
+    let late = node(&engine).await;
+    assert_eq!(late.topic_state("answers/1"), Some(TopicState::Failed));
+    let mut events = reader(&late, Subscription::to("answers/1").from(Start::Oldest));
+    assert_eq!(data_of(&mut events).await, "Once");
+    let last = next(&mut events).await.unwrap();
+    assert_eq!(last.event_type(), Some("failed"));
+    assert!(tokio_stream::StreamExt::next(&mut events).await.is_none());
+}
+
+#[tokio::test]
+async fn a_producer_of_another_node_replaces_this_one_and_no_node_takes_what_it_publishes_later() {
+    let engine = Memory::new();
+    let [a, b] = [node(&engine).await, node(&engine).await];
+    let old = a.start_producer("t").unwrap();
+    old.publish(Event::data("old")).unwrap().await.unwrap();
+    let new = b.start_producer("t").unwrap();
+    // Published before the old producer can know, and after the new one in the log.
+    new.publish(Event::data("new")).unwrap().await.unwrap();
+    let late = old.publish(Event::data("too late"));
+    let refused = match late {
+        Ok(receipt) => receipt.await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(refused, PublishError::Replaced { topic: "t".into() });
+    assert_eq!(old.stopped().await, refused);
+    for registry in [&a, &b] {
+        let mut events = reader(registry, Subscription::to("t").from(Start::Oldest));
+        assert_eq!([data_of(&mut events).await, data_of(&mut events).await], ["old", "new"]);
+    }
+    new.end();
+    b.flushed().await;
+    a.flushed().await;
+    until_ended(&a).await;
+}
+
+async fn until_ended(registry: &Registry) {
+    while registry.topic_state("t") != Some(TopicState::Ended) {
+        registry.publish("other", Event::data("x")).unwrap().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_producer_is_cancelled_from_another_node() {
+    let engine = Memory::new();
+    let [a, b] = [node(&engine).await, node(&engine).await];
+    let producer = a.start_producer("t").unwrap();
+    producer.publish(Event::data("x")).unwrap().await.unwrap();
+    b.publish("other", Event::data("x")).unwrap().await.unwrap();
+    assert!(b.cancel_producer("t"));
+    assert_eq!(producer.stopped().await, PublishError::Cancelled { topic: "t".into() });
+    assert_eq!(a.topic_state("t"), Some(TopicState::Cancelled));
+}
+
+#[tokio::test]
+async fn a_topic_that_has_ended_takes_no_event_of_any_node() {
+    let engine = Memory::new();
+    let [a, b] = [node(&engine).await, node(&engine).await];
+    a.start_producer("t").unwrap().end();
+    let sent = b.publish("t", Event::data("x"));
+    a.flushed().await;
+    // It was sent before the end was known, or it was refused at once. In the log it is first or last, and all nodes agree.
+    if let Ok(receipt) = sent {
+        let _ = receipt.await;
+    }
+    b.publish("other", Event::data("x")).unwrap().await.unwrap();
+    assert_eq!(b.publish("t", Event::data("x")), Err(PublishError::Ended { topic: "t".into() }));
+}
+
+#[tokio::test]
+async fn one_process_has_one_producer_of_a_topic() {
+    let engine = Memory::new();
+    let a = node(&engine).await;
+    let producer = a.start_producer("t").unwrap();
+    assert!(a.start_producer("t").is_err());
+    producer.end();
+    a.start_producer("t").unwrap().end();
+}
