@@ -71,6 +71,18 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// Adds a block that stands behind all others, at its own place. For tests.
+    #[doc(hidden)]
+    pub fn restore(&self, stored: Stored) {
+        let mut log = lock(&self.log);
+        log.last = log.last.max(stored.place);
+        log.blocks.push_back(stored);
+        drop(log);
+        self.appended.send_modify(|count| *count += 1);
+    }
+}
+
 impl Default for Memory {
     fn default() -> Self {
         Self::new()

@@ -274,8 +274,9 @@ impl Cluster {
         let _ = tokio::time::timeout(Self::PATIENCE, waited).await;
     }
 
-    /// How long a request waits for the log.
-    const PATIENCE: Duration = Duration::from_secs(2);
+    /// How long a request waits for a node that is behind because its engine is away. If the engine is there, it is known in about two seconds
+    /// whether it has the position.
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     /// Waits until the outbox is empty.
     pub(crate) async fn flushed(&self) {

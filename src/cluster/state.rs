@@ -74,6 +74,9 @@ pub(crate) struct Comparison {
     oldest: Option<Place>,
     /// What was lost, if the log has lost blocks that were read.
     pub(crate) loss: Option<Loss>,
+    /// The log begins after the last block that was read, so blocks between may be missing. The numbers of the sessions would say so too, but
+    /// only when each session appends again.
+    pub(crate) begins_later: Option<Place>,
 }
 
 /// What the engine has lost.
@@ -213,7 +216,6 @@ impl State {
         let places: HashSet<Place> = log.iter().map(|stored| stored.place).collect();
         let oldest = log.first().map(|stored| stored.place);
         let last = self.last.map(|mark| mark.place).unwrap_or_default();
-        // If the log begins after the last block, it was only trimmed: the numbers of the sessions say whether blocks are missing.
         let is_trimmed = oldest.is_some_and(|oldest| oldest > last);
         let is_there = log.iter().any(|stored| Some(stored.mark()) == self.last);
         let known = log
@@ -221,7 +223,7 @@ impl State {
             .filter(|stored| stored.place <= last && (stored.block.records == 0 || self.has_read(stored.block.key)));
         let kept = known.map(|stored| stored.place).max().unwrap_or_default();
         let loss = (!is_trimmed && !is_there && self.last.is_some()).then_some(Loss { kept, to: self.highest });
-        Comparison { places, oldest, loss }
+        Comparison { places, oldest, loss, begins_later: oldest.filter(|_| is_trimmed && self.last.is_some()) }
     }
 
     /// Says from which place on a node needs the log.
@@ -365,7 +367,7 @@ mod tests {
         let log: Vec<_> = (1..=6).map(|number| stored(number, 7, number - 1)).collect();
         let mut state = after(&log[..3]);
         let comparison = state.compare(&log[4..]);
-        assert_eq!(comparison.loss, None);
+        assert_eq!((comparison.loss, comparison.begins_later), (None, Some(at(5))));
         assert!(comparison.has(Position::new(Era::random(), 2, 0)));
     }
 

@@ -389,8 +389,12 @@ impl Cluster {
             inner.above = Some(inner.above.unwrap_or_default().max(loss.to));
             inner.outbox.push_always(&Record::Fork(loss), None);
         }
+        let begins = comparison.begins_later.and_then(|place| inner.state.position(place, 0));
         drop(inner);
         node.cut(lost, &|position| comparison.has(position));
+        if let Some(begins) = begins {
+            node.lose(begins.before());
+        }
         if let Some((_, to)) = lost {
             node.lose(to);
             self.to_write.notify_one();
@@ -445,6 +449,8 @@ impl Cluster {
             node.lose(first.before());
         }
         let mut receipts = receipts.into_iter();
+        // The rest of the block is read first: it is not read again.
+        let mut has_to_compare = false;
         for (index, record) in records.into_iter().enumerate() {
             let receipt = receipts.next().flatten();
             let Some(position) = self.lock().state.position(stored.place, index) else { break };
@@ -457,14 +463,11 @@ impl Cluster {
                     self.make(node, batch);
                     node.lose(position);
                 }
-                Prepared::Compare => {
-                    self.make(node, batch);
-                    return Err(Stop::Compare);
-                }
+                Prepared::Compare => has_to_compare = true,
             }
         }
         batch.newest.get_or_insert(Stamp { position: first, at_ms: stored.at_ms });
-        Ok(())
+        if has_to_compare { Err(Stop::Compare) } else { Ok(()) }
     }
 
     /// Says what a record changes.

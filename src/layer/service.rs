@@ -81,8 +81,9 @@ where
         let hold = client.admission().map(Admission::hold);
         let asks = client.may_be_refused() && headers::asks_for_event_stream(request.method(), request.headers());
         let refused = if asks { client.acquire_slot().err() } else { None };
-        let catching_up =
-            client.catching_up().filter(|_| headers::asks_for_event_stream(request.method(), request.headers()));
+        let catching_up = client.catching_up().filter(|_| {
+            client.last_event_id().is_some() || headers::asks_for_event_stream(request.method(), request.headers())
+        });
         let mut kept = None;
         if refused.is_none() {
             kept = self.config.refused_response.keep(&request);

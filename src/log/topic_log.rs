@@ -223,8 +223,12 @@ impl Log {
         self.newest = number;
         self.pushed += 1;
         self.floor = self.floor.max(before);
-        self.lost.count += 1;
-        self.lost.newest.push(self.lost.count, number);
+        self.lost.add_hole(number);
+    }
+
+    /// Returns how many of the lost events a reader knows of that begins at a number: those before it.
+    pub(crate) fn known_lost_from(&self, number: u64) -> u64 {
+        self.lost.known_from(number)
     }
 
     /// Removes an entry of a topic's log, which no other log has to know of.

@@ -86,7 +86,8 @@ impl LostRanges {
 
     /// Returns the last position before the loss, if this position may mean a lost event.
     pub(super) fn before(&self, position: Position) -> Option<Position> {
-        let is_in = |(before, to): &&(Position, Position)| *before < position && position <= *to;
+        let is_in =
+            |(before, to): &&(Position, Position)| position.era() == to.era() && *before < position && position <= *to;
         self.0.iter().filter(is_in).map(|(before, _)| *before).min()
     }
 }

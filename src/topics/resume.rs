@@ -100,7 +100,9 @@ impl Topics {
         deferred: &mut Deferred,
     ) -> Option<Progress> {
         let mut order = self.order(deferred);
-        match id.parse::<Progress>().ok().filter(|progress| order.has_issued(progress.seen)) {
+        let is_of_this_log =
+            |progress: &Progress| order.has_issued(progress.seen) || order.last_shared_with(progress.seen).is_some();
+        match id.parse::<Progress>().ok().filter(is_of_this_log) {
             Some(issued) => Some(issued.for_names(shared_logs.map(|shared_log| &**shared_log.name()))),
             None => self.find(&mut order, shared_logs, id).map(Progress::from),
         }
@@ -157,11 +159,11 @@ impl Topics {
                 let is_known = order.has_issued(position);
                 let missed = !(is_known && log.covers(position))
                     && shared_log.retention.slow_client_policy != SlowClientPolicy::SkipSilently;
-                let known = if is_known { Some(position) } else { order.lost_ranges.before(position) };
+                let known = if is_known { Some(position) } else { order.last_shared_with(position) };
                 // The log of a pattern may retain events from before the position although later ones were evicted.
                 (known.map_or(oldest, |position| log.after(position)), missed.then_some(position))
             }
         };
-        CursorStart { next, read: log.ordinal_before(next), known_lost: log.lost(), missed }
+        CursorStart { next, read: log.ordinal_before(next), known_lost: log.known_lost_from(next), missed }
     }
 }

@@ -22,7 +22,11 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(test: &str) -> Self {
-        let folder = env::temp_dir().join(format!("tower-sse-{test}-{}", std::process::id()));
+        Self::within(&env::temp_dir(), test)
+    }
+
+    fn within(parent: &Path, test: &str) -> Self {
+        let folder = parent.join(format!("tower-sse-{test}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         Self(folder)
     }
@@ -76,8 +80,7 @@ fn every(time: Duration) -> FileConfig {
     FileConfig::default().durability(Durability::Every(time))
 }
 
-async fn passes_the_suite(test: &str, config: FileConfig) {
-    let folder = Folder::new(test);
+async fn passes_the_suite(folder: Folder, config: FileConfig) {
     let files: Mutex<HashMap<String, File>> = Mutex::default();
     suite::run(|name: &str| -> BoxFuture<'static, Arc<dyn Backplane>> {
         let mut files = files.lock().unwrap();
@@ -90,12 +93,15 @@ async fn passes_the_suite(test: &str, config: FileConfig) {
 
 #[tokio::test]
 async fn it_passes_the_suite() {
-    passes_the_suite("suite", FileConfig::default()).await;
+    passes_the_suite(Folder::new("suite"), FileConfig::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_passes_the_suite_on_several_threads_with_every_block_durable() {
-    passes_the_suite("suite-durable", FileConfig::default().durability(Durability::EveryBlock)).await;
+    // The suite appends some 20,000 blocks, and a disk that others use too can take 20 ms for each.
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { Folder::within(memory, "suite") } else { Folder::new("suite-durable") };
+    passes_the_suite(folder, FileConfig::default().durability(Durability::EveryBlock)).await;
 }
 
 #[tokio::test]
@@ -327,10 +333,8 @@ async fn a_killed_process_loses_no_block_that_was_acknowledged() {
         for (number, stored) in (oldest..).zip(&read) {
             assert_eq!(stored.block, block(number), "round {round}");
         }
-        assert!(
-            acknowledged.is_some_and(|last| oldest <= last.saturating_sub(RETAINED)),
-            "round {round}: trimmed too much"
-        );
+        let retained = acknowledged.map(|last: u64| (last + 1).saturating_sub(RETAINED));
+        assert!(Some(oldest) <= retained, "round {round}: trimmed too much");
     }
 }
 
@@ -561,9 +565,10 @@ async fn a_damaged_log_is_an_error_or_ends_early_and_never_loads_wrong() {
                     let expected = &pristine.blocks[..read.len().min(pristine.blocks.len())];
                     assert!(read == expected, "{how}: it loads wrong");
                     assert!(appended, "{how}: a block is appended, and the log is another one then");
-                    // Only what the newest file had can be missing.
-                    assert!(!closed || read.len() == expected.len(), "{how}: {} blocks", read.len());
-                    *(if read.len() == pristine.blocks.len() { &mut whole } else { &mut short }) += 1;
+                    let is_whole = read.len() == pristine.blocks.len();
+                    // Only the newest blocks can be missing, which are in a file of their own. An empty file is a new log.
+                    assert!(is_whole || !closed || database.is_empty(), "{how}: {} blocks", read.len());
+                    *(if is_whole { &mut whole } else { &mut short }) += 1;
                 }
             }
         }

@@ -132,10 +132,8 @@ impl Tail for WrongTail {
             let mut read = self.tail.next().await?;
             self.read += read.blocks.len();
             match self.fault {
-                Fault::LosesWhenNextIsDropped => {
-                    if !read.blocks.is_empty() {
-                        tokio::time::sleep(Duration::from_micros(100)).await;
-                    }
+                Fault::LosesWhenNextIsDropped if !read.blocks.is_empty() => {
+                    tokio::time::sleep(Duration::from_micros(100)).await;
                 }
                 Fault::RepeatsPlaces => read.blocks.iter_mut().for_each(|stored| stored.place.seq = 0),
                 Fault::IsAlwaysNewest => read.is_newest = true,

@@ -206,6 +206,19 @@ async fn a_demoted_master_is_away_for_both_connections_until_the_name_leads_to_t
 }
 
 #[tokio::test]
+async fn a_master_that_was_demoted_between_two_reads_is_found_when_nothing_comes() {
+    let server = Server::start(&[]);
+    let engine = server.engine();
+    let mut reader = Reader::follow(&engine, None).await;
+    // It closes only connections that wait, and this one does not wait yet.
+    let _: String = server.tell(&format!("REPLICAOF 127.0.0.1 {}", Server::free_port()));
+    let begin = Instant::now();
+    let error = reader.error().await;
+    assert!(matches!(&error, FollowError::Away(why) if why.to_string().contains("not a master")), "{error:?}");
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
 async fn following_again_takes_the_appending_connection_to_the_new_server_too() {
     // The old master does not know that it is one no more, and its connections stay open.
     let (old, new) = (Server::start(&[]), Server::start(&[]));

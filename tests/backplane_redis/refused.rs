@@ -69,6 +69,12 @@ async fn a_user_without_permission_is_refused_and_the_documented_permissions_suf
 }
 
 #[tokio::test]
+async fn a_database_that_does_not_exist_is_refused() {
+    let server = Server::start(&[]);
+    is_refused(&Redis::at(&format!("{}/99", server.url())).unwrap(), &["DB index is out of range"]).await;
+}
+
+#[tokio::test]
 async fn a_key_of_another_type_is_refused() {
     let server = Server::start(&[]);
     let engine = server.engine();

@@ -1,5 +1,6 @@
 //! A real Sentinel that fails over.
 
+use nix::sys::signal::Signal;
 use tower_sse::backplane::{AppendError, Backplane, FollowError, Redis};
 
 use crate::{
@@ -18,7 +19,8 @@ async fn after_a_failover_by_sentinel_the_reader_continues_at_the_new_master() {
     }
 
     let nobody = format!("redis://127.0.0.1:{}", Server::free_port());
-    let engine = Redis::at("redis://shop").unwrap().sentinels([nobody, sentinel.url()]).unwrap();
+    let stranger = Server::start(&["--sentinel"]);
+    let engine = Redis::at("redis://shop").unwrap().sentinels([nobody, stranger.url(), sentinel.url()]).unwrap();
     for number in 1..=3 {
         engine.append(&block(number)).await.unwrap();
     }
@@ -37,6 +39,17 @@ async fn after_a_failover_by_sentinel_the_reader_continues_at_the_new_master() {
     assert!(reader.continues);
     assert_eq!(reader.new_numbers_to(4).await, [4]);
     assert_eq!(replica.tell::<usize>("XLEN tower-sse"), 4);
+}
+
+#[tokio::test]
+async fn a_sentinel_that_does_not_answer_is_passed_over() {
+    let master = Server::start(&[]);
+    let [stopped, sentinel] = [0, 1].map(|_| Server::start(&["--sentinel"]));
+    let _: String = sentinel.tell(&format!("SENTINEL MONITOR shop 127.0.0.1 {} 1", master.port));
+    stopped.signal(Signal::SIGSTOP);
+    let engine = Redis::at("redis://shop").unwrap().sentinels([stopped.url(), sentinel.url()]).unwrap();
+    engine.append(&block(1)).await.unwrap();
+    assert_eq!(master.tell::<usize>("XLEN tower-sse"), 1);
 }
 
 #[tokio::test]

@@ -46,11 +46,10 @@ impl Server {
     }
 
     fn start_program(program: PathBuf, arguments: &[&str]) -> Self {
-        let folder = new_folder();
         let arguments: Vec<String> = arguments.iter().map(|&it| it.to_owned()).collect();
         // A port that was free may be taken a moment later.
         for _ in 0..10 {
-            let (program, port, folder) = (program.clone(), Self::free_port(), folder.clone());
+            let (program, port, folder) = (program.clone(), Self::free_port(), new_folder());
             let mut server = Self { process: None, program, port, folder, arguments: arguments.clone() };
             if server.run() {
                 return server;
@@ -74,7 +73,8 @@ impl Server {
             }
             command.arg(config);
         } else {
-            command.args(["--save", ""]);
+            // A replica has not to wait for others before it gets its data.
+            command.args(["--save", "", "--repl-diskless-sync-delay", "0"]);
         }
         command.args(["--port", &self.port.to_string()]).args(["--bind", "127.0.0.1"]).arg("--dir").arg(&self.folder);
         command.args(&self.arguments).stdout(Stdio::piped()).stdin(Stdio::null());
@@ -159,7 +159,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
-        // Of two that share a folder, because one did not start, the other still needs it.
+        // After a failure, somebody may want to look at the files.
         if !thread::panicking() {
             let _ = fs::remove_dir_all(&self.folder);
         }

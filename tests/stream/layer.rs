@@ -742,7 +742,7 @@ mod resuming {
         let lost = publish(&registry, "topic", "2");
         let kept = publish(&registry, "topic", "3");
         let gap = |event_type: &str| {
-            let (after, id) = (last.position().unwrap(), lost.position());
+            let (after, id) = (last.position().unwrap(), lost.position().unwrap());
             format!("event: {event_type}\ndata: {{\"topics\":[\"topic\"],\"after\":\"{after}\"}}\nid: {id}\n\n")
         };
 

@@ -63,7 +63,8 @@ use super::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Ma
 /// The file grows until [`trim`](Backplane::trim) lets it remove old blocks. Their room is used again, so the file stays about as large as
 /// what was retained at most, but it does not shrink. The second file takes another 4 MiB and the largest block.
 ///
-/// If the disk has no room, `append` returns [`AppendError::Full`], and nothing of the block is kept. The log goes on when there is room.
+/// If the disk has no room, `append` returns [`AppendError::Full`], and nothing of the block is kept. The log goes on when there is room. A
+/// trim may need room too, so leave some beside what is retained.
 ///
 /// # Why SQLite
 ///
@@ -72,8 +73,8 @@ use super::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Ma
 ///
 /// # Runtime
 ///
-/// The file has a thread of its own, and blocks no runtime. Opening the file, and dropping the last clone and reader, waits for that thread.
-/// Reading needs the time driver of tokio.
+/// The file has a thread of its own, and blocks no runtime. Opening the file, and dropping the last of its clones and readers, waits for
+/// that thread. Reading needs the time driver of tokio. Building the feature `file` compiles SQLite, and needs a C compiler.
 #[derive(Debug, Clone)]
 pub struct File {
     worker: Arc<Worker>,
@@ -123,7 +124,10 @@ impl Default for Durability {
 impl File {
     /// Opens the log in a file, or makes a new one if there is no file.
     ///
-    /// It does not make the folder. It reads the whole file and checks it, and blocks the thread meanwhile.
+    /// It does not make the folder.
+    ///
+    /// Cost: it reads and checks the whole file, and blocks the thread meanwhile. Measured on two cores of an AMD EPYC, it takes about 60 ms
+    /// for 100,000 blocks of 230 bytes, and for 5,700 blocks of 11,500 bytes.
     ///
     /// # Errors
     ///
@@ -138,8 +142,7 @@ impl File {
     ///
     /// As [`open`](Self::open).
     pub fn open_with(path: impl Into<PathBuf>, config: FileConfig) -> Result<Self, FileError> {
-        let FileConfig { durability } = config;
-        Ok(Self { worker: Arc::new(Worker::start(path.into(), durability)?) })
+        Ok(Self { worker: Arc::new(Worker::start(path.into(), config)?) })
     }
 }
 

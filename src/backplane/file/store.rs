@@ -81,9 +81,19 @@ impl Database {
             Durability::EveryBlock => "FULL",
             Durability::Every(_) => "NORMAL",
         };
-        set(&connection, "synchronous", synchronous).map_err(of_store)?;
-        set(&connection, "wal_autocheckpoint", "0").map_err(of_store)?;
-        set(&connection, "journal_size_limit", &WAL.to_string()).map_err(of_store)?;
+        let limit = WAL.to_string();
+        let settings = [
+            ("synchronous", synchronous),
+            // macOS needs to be asked to wait for the disk and not only for its cache.
+            ("fullfsync", "ON"),
+            ("checkpoint_fullfsync", "ON"),
+            ("wal_autocheckpoint", "0"),
+            ("journal_size_limit", &limit),
+            ("cell_size_check", "ON"),
+        ];
+        for (name, value) in settings {
+            set(&connection, name, value).map_err(of_store)?;
+        }
         check(&connection, path)?;
         let (range, last) = check_blocks(&connection, path)?;
         Ok(Self { path: path.to_owned(), connection, range, last })

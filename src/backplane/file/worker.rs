@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Durability, FileError,
+    Durability, FileConfig, FileError,
     store::{Database, Log},
 };
 use crate::backplane::{AppendError, Block, Mark, Place, Read};
@@ -38,13 +38,13 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Starts the thread, and waits until it has opened the file.
-    pub(super) fn start(path: PathBuf, durability: Durability) -> Result<Self, FileError> {
+    pub(super) fn start(path: PathBuf, config: FileConfig) -> Result<Self, FileError> {
         let (requests, received) = channel();
         let (opened, is_open) = channel();
         let (newest_sender, newest) = watch::channel(0);
         let file = path.clone();
         let run = move || {
-            let database = match Database::open(&path, durability) {
+            let database = match Database::open(&path, config.durability) {
                 Ok(database) => database,
                 Err(error) => return drop(opened.send(Err(error))),
             };
@@ -52,7 +52,7 @@ impl Worker {
                 Ok(log) => {
                     newest_sender.send_replace(log.newest());
                     let _ = opened.send(Ok(()));
-                    Thread { log, newest: newest_sender, durability, due: None, is_overdue: false }.run(&received);
+                    Thread { log, newest: newest_sender, config, due: None, is_overdue: false }.run(&received);
                 }
                 Err(error) => drop(opened.send(Err(error))),
             }
@@ -93,7 +93,7 @@ pub(super) const STOPPED: &str = "the thread that has the file has stopped";
 struct Thread<'a> {
     log: Log<'a>,
     newest: watch::Sender<i64>,
-    durability: Durability,
+    config: FileConfig,
     /// When the blocks have to be made durable that are not.
     due: Option<Instant>,
     /// Whether blocks could not be made durable when it was time.
@@ -149,7 +149,7 @@ impl Thread<'_> {
             })?;
         }
         self.log.append(above, block, now_ms())?;
-        if let Durability::Every(time) = self.durability {
+        if let Durability::Every(time) = self.config.durability {
             self.due = self.due.or_else(|| Instant::now().checked_add(time));
         }
         Ok(())

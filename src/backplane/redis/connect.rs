@@ -19,6 +19,9 @@ use super::failure::{Failure, Problem};
 /// How long it may take until a connection is open and logged in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long a Sentinel may take, so that the others are asked before the caller gives up.
+const SENTINEL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How often a node of a cluster may name another node.
 const MOST_HOPS: usize = 3;
 
@@ -203,9 +206,16 @@ async fn ask_sentinels(target: &Target) -> Result<ConnectionInfo, Failure> {
                 ))),
             }
         };
-        match answer.await {
-            Ok(master) => return Ok(master),
-            Err(failure) => last = Some(failure),
+        let late = || {
+            Problem::new(
+                &sentinel.addr().to_string(),
+                format!("the Sentinel did not answer within {SENTINEL_TIMEOUT:?}"),
+            )
+        };
+        match timeout(SENTINEL_TIMEOUT, answer).await {
+            Ok(Ok(master)) => return Ok(master),
+            Ok(Err(failure)) => last = Some(failure),
+            Err(_) => last = Some(Failure::Away(late())),
         }
     }
     // The list is not empty.

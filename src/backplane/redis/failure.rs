@@ -110,9 +110,9 @@ impl Failure {
     }
 }
 
-/// Whether an error with the general code says that the server does not know the command, or not in this form.
+/// Whether an error with the general code is one that stays until somebody changes something.
 fn is_permanent(detail: &str) -> bool {
-    const BEGINNINGS: [&str; 10] = [
+    const BEGINNINGS: [&str; 11] = [
         "unknown command",
         "unknown subcommand",
         "syntax error",
@@ -122,9 +122,11 @@ fn is_permanent(detail: &str) -> bool {
         "AUTH",
         "Client sent AUTH",
         "DB index",
+        "SELECT is not allowed",
         "The ID specified in XADD",
     ];
-    BEGINNINGS.iter().any(|beginning| detail.starts_with(beginning))
+    // `redis` gives the answer to SELECT without its own code.
+    BEGINNINGS.iter().any(|beginning| detail.starts_with(beginning)) || detail.contains("no permissions")
 }
 
 fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
@@ -172,6 +174,8 @@ mod tests {
         for answer in [
             "ERR AUTH <password> called without any password configured for the default user.",
             "ERR DB index is out of range",
+            "ERR SELECT is not allowed in cluster mode",
+            "ERR User shop has no permissions to run the 'select' command",
             "ERR syntax error",
             "ERR unknown command 'XADD', with args beginning with: ",
             "NOAUTH Authentication required.",

@@ -43,14 +43,14 @@ use super::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Ma
 /// - **Eviction.** A server with an `allkeys` policy of `maxmemory-policy` is refused, because it evicts the whole stream when its memory is
 ///   full. With `noeviction` or a `volatile` policy, appending fails with [`AppendError::Full`] until there is room.
 /// - **Durability.** Redis acknowledges a block before it is on the disk, and before replicas have it. With `appendonly yes`, a killed server
-///   loses nothing, and a crash of the machine loses about two seconds. `appendfsync always` narrows that, and `min-replicas-to-write` narrows
+///   loses nothing, and a crash of the machine loses up to about two seconds. `appendfsync always` narrows that, and `min-replicas-to-write` narrows
 ///   what a failover loses. Lost blocks are found, and clients are told of a gap.
 /// - **Permissions.** A user needs the commands `xadd`, `xread`, `xrange` and `xlen` on the key of the stream. With `info`, the eviction policy
 ///   is checked. For example: `ACL SETUSER shop on >password ~shop/events +xadd +xread +xrange +xlen +info`.
 /// - **Sentinel.** See [`sentinels`](Self::sentinels).
 /// - **Cluster.** Give the address of any node. If another node has the stream, the connection goes there. A stream is in one slot, so it
 ///   needs the room of one master.
-/// - **Proxies.** A proxy must pass `HELLO 3` and blocking commands. Twemproxy and Envoy do not.
+/// - **Proxies.** A proxy on the way must pass `HELLO 3` and blocking commands. Not all proxies for Redis do.
 ///
 /// # Entries
 ///
@@ -123,7 +123,7 @@ impl Redis {
     ///
     /// Put the name of the master in place of the host of the URL in [`at`](Self::at), whose user, password, database and TLS are those of the
     /// master. The URLs of the Sentinels have their own, and the default port 6379: Sentinels usually have 26379. The Sentinels are asked in
-    /// this order, until one knows the master.
+    /// this order, each for two seconds at most, until one knows the master.
     ///
     /// ```
     /// use tower_sse::backplane::Redis;
@@ -177,8 +177,8 @@ impl Redis {
 
     /// Sets how long an answer of the server may take. Default: 5 seconds.
     ///
-    /// A longer time suits large blocks and slow networks. A shorter time finds a server sooner that does not answer. Waiting for a new block
-    /// always takes a second, and fails after three.
+    /// A longer time suits large blocks and slow networks. A shorter time finds a server sooner that does not answer. A read that waits for a
+    /// block is answered after a second, and fails after three, whatever this is.
     pub fn response_timeout(self, timeout: Duration) -> Self {
         self.with(|target| target.response_timeout = timeout)
     }
