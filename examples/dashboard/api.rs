@@ -7,7 +7,9 @@ use axum::{
     extract::{Path, RawQuery, State, rejection::StringRejection},
     http::StatusCode,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tower_sse::{
     Batching, ClientHandle, ClientId, Event, EventStream, Registry, Resume, Start, Stats, SubscribeError, Subscription,
 };
@@ -22,7 +24,7 @@ use crate::{
 pub(crate) const MAX_BODY: usize = 1 << 20;
 
 /// The severity of an event. It is an attribute: filters read it, and it is not sent.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub(crate) enum Level {
     Info,
     Warn,
@@ -71,8 +73,20 @@ pub(crate) async fn publish(
     }
     let receipt = app.registry.publish(&topic, event)?;
     let clients = receipt.subscribers();
-    // With a backplane, the answer says that the event is stored.
-    Ok(Json(json!({ "id": receipt.await?.to_string(), "clients": clients })))
+    let Ok(stored) = timeout(STORED_WITHIN, receipt).await else {
+        let sentence = format!("the event is not stored yet, and may still be: {}", app.registry.health());
+        return Err(problem(StatusCode::SERVICE_UNAVAILABLE, sentence));
+    };
+    Ok(Json(json!({ "id": stored?.to_string(), "clients": clients })))
+}
+
+/// How long a publisher waits until the engine has stored the event.
+const STORED_WITHIN: Duration = Duration::from_secs(5);
+
+pub(crate) async fn health(State(app): State<App>) -> (StatusCode, String) {
+    let health = app.registry.health();
+    let status = if health.is_following() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, format!("{health}\n"))
 }
 
 pub(crate) async fn publish_nowhere() -> Problem {

@@ -15,6 +15,9 @@ use crate::{api::Level, market::Market};
 
 /// Starts the three sources. They publish while the process runs, also without subscribers.
 pub(crate) fn start(registry: &Registry, market: &Arc<Market>, between_prices: Duration) {
+    if between_prices.is_zero() {
+        return;
+    }
     tokio::spawn(prices(Arc::clone(market), between_prices));
     tokio::spawn(job(registry.clone()));
     tokio::spawn(log(registry.clone()));

@@ -15,8 +15,10 @@
 //!   - `&user=ada`, or the header `x-user`: the user's name.
 //! - `GET /prices/events`: all prices as one event, then each change.
 //! - `POST /publish/{topic}?event=type&level=warn&except=CLIENT_ID`: publishes the body to all clients but the client in
-//!   `except`. The response is `{"id": "...", "clients": n}`.
+//!   `except`. The response is `{"id": "...", "clients": n}`. With an engine, it says that the event is stored. It is a 503 if the engine does
+//!   not store the event within five seconds.
 //! - `GET /presence/{topic}`: who is subscribed to this topic or pattern.
+//! - `GET /health`: whether the engine that keeps the events can be reached: 200 or 503, for a balancer.
 //! - `GET /stats`: the registry's statistics. `GET /counts`: the counters of the observer.
 //! - `GET /clients`: the open streams. `DELETE /streams/{number}`: closes one of them.
 //! - `GET /page/events`, `/clients/{id}/...`: the page's own requests.
@@ -48,13 +50,17 @@
 //! | `PROXIES` | 0 | how many proxies append to `x-forwarded-for` |
 //! | `DRAIN_MS` | 5000 | how long the graceful shutdown may take |
 //! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, take to send a body, or answer nothing; at least 1000 |
-//! | `PRICES_MS` | 250 | the time between two prices |
+//! | `PRICES_MS` | 250 | the time between two prices; 0: no demo events |
+//! | `FILE` | none | keeps the events in this file, over restarts (feature `file`) |
+//! | `REDIS_URL` | none | keeps the events in Redis, for several processes (feature `redis`) |
+//! | `STREAM` | tower-sse-dashboard | the name of the stream in Redis |
 //! | `LOG` | 0 | 1 prints a line on stderr for each stream that ended or lost events |
 
 mod api;
 #[path = "../support/connections.rs"]
 mod connections;
 mod demo;
+mod engine;
 mod hooks;
 mod market;
 mod page;
@@ -96,7 +102,9 @@ struct App {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let counts = Arc::new(Counts::default());
-    let registry = Registry::with_config(config(&counts)?);
+    let registry = Registry::with_config(engine::of_environment(config(&counts)?)?);
+    // With an engine, what it retains is loaded first.
+    registry.ready().await?;
     let market = Arc::new(Market::new(&registry));
     demo::start(&registry, &market, Duration::from_millis(setting("PRICES_MS", 250)?));
     tokio::spawn(page::announce_viewers(registry.presence(page::VIEWERS)?, registry.clone()));
@@ -168,6 +176,7 @@ fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat, patience: Patience) -
         .route("/publish", post(api::publish_nowhere))
         .route("/publish/", post(api::publish_nowhere))
         .route("/presence/{*topic}", get(api::presence))
+        .route("/health", get(api::health))
         .route("/stats", get(api::stats))
         .route("/counts", get(api::counts))
         .route("/clients", get(api::clients))

@@ -1,9 +1,15 @@
-//! Several nodes of one backplane, in one process.
+//! Several nodes of one backplane, in one process and in several.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../support/example.rs"]
+mod example;
 mod faulty;
 mod nodes;
+mod processes;
 mod producers;
 #[path = "../support/random.rs"]
 mod random;
+#[path = "../backplane_redis/server.rs"]
+#[allow(dead_code, reason = "the tests of the engine need more of it")]
+mod redis_server;
 mod sim;
