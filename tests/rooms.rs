@@ -10,7 +10,7 @@ use std::{
 /// From the top floor down. A room may know those that stand after it, and no other.
 const PLAN: [(&str, &[&str]); 14] = [
     ("layer", &["registry", "client", "limit", "topics", "stream", "log", "event", "time", "collections", "sync"]),
-    ("observe", &["client", "limit", "topics", "stream", "log", "event", "sync"]),
+    ("observe", &["client", "cluster", "limit", "topics", "stream", "log", "event", "sync"]),
     (
         "registry",
         &[

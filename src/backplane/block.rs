@@ -80,7 +80,8 @@ impl Stored {
 impl Block {
     /// The first byte of an encoded block.
     const VERSION: u8 = 1;
-    const HEAD: usize = 1 + 8 + 8 + 4;
+    /// The bytes of an encoded block without its body.
+    pub(crate) const HEAD: usize = 1 + 8 + 8 + 4;
 
     /// Encodes the block as one value, for an engine that keeps values.
     ///
@@ -135,7 +136,7 @@ impl Block {
     /// # Errors
     ///
     /// [`InvalidBlock`] if the bytes are too short, or of another version.
-    pub fn decode(bytes: Bytes) -> Result<Self, InvalidBlock> {
+    pub fn decode(bytes: &Bytes) -> Result<Self, InvalidBlock> {
         let number = |at: usize| Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         match bytes.first() {
             Some(&Self::VERSION) => {}
@@ -191,7 +192,7 @@ mod tests {
         let block = Block { key: BlockKey { session: u64::MAX - 7, number: 9 }, records: 3, body: "body".into() };
         let bytes = block.encode();
         assert_eq!(bytes.len(), block.encoded_len());
-        assert_eq!(Block::decode(bytes), Ok(block));
+        assert_eq!(Block::decode(&bytes), Ok(block));
     }
 
     #[test]
@@ -205,8 +206,8 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_block_are_an_error_that_says_why() {
-        assert_eq!(Block::decode(Bytes::new()), Err(InvalidBlock::Length { length: 0 }));
-        assert_eq!(Block::decode(vec![1; 20].into()), Err(InvalidBlock::Length { length: 20 }));
-        assert_eq!(Block::decode(vec![9; 30].into()), Err(InvalidBlock::Version { version: 9 }));
+        assert_eq!(Block::decode(&Bytes::new()), Err(InvalidBlock::Length { length: 0 }));
+        assert_eq!(Block::decode(&vec![1; 20].into()), Err(InvalidBlock::Length { length: 20 }));
+        assert_eq!(Block::decode(&vec![9; 30].into()), Err(InvalidBlock::Version { version: 9 }));
     }
 }

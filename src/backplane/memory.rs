@@ -60,9 +60,10 @@ impl Memory {
         let at_ms = u64::try_from(at_ms.as_millis()).unwrap_or(u64::MAX);
         let mut log = lock(&self.log);
         let last = log.last.max(least);
-        let place = match at_ms > last.ms {
-            true => Place { ms: at_ms, seq: 0 },
-            false => Place { ms: last.ms, seq: last.seq + 1 },
+        let place = match (at_ms > last.ms, last.seq + 1) {
+            (true, _) => Place { ms: at_ms, seq: 0 },
+            (false, seq) if seq < 1 << 22 => Place { ms: last.ms, seq },
+            (false, _) => Place { ms: last.ms + 1, seq: 0 },
         };
         log.last = place;
         log.blocks.push_back(Stored { place, at_ms, block: block.clone() });
@@ -148,8 +149,9 @@ impl Tail for MemoryTail {
         Box::pin(async move {
             let quiet = Instant::now() + QUIET;
             loop {
+                let is_first = !std::mem::replace(&mut self.has_read, true);
                 let read = self.read();
-                if !read.blocks.is_empty() || !std::mem::replace(&mut self.has_read, true) {
+                if !read.blocks.is_empty() || is_first {
                     return Ok(read);
                 }
                 if timeout_at(quiet, self.appended.changed()).await.is_err() {

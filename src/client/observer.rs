@@ -8,7 +8,9 @@ use std::{
 };
 
 use super::{error::SubscribeError, handle::ClientHandle, stats::Stats};
-use crate::{limit::RefusedReason, log::Gap, stream::CloseReason, sync::nothing_is_locked, topics::Receipt};
+use crate::{
+    cluster::Health, limit::RefusedReason, log::Gap, stream::CloseReason, sync::nothing_is_locked, topics::Receipt,
+};
 
 /// Hooks that are called when something happens in a registry or in its streams.
 ///
@@ -201,6 +203,14 @@ pub trait Observer: Send + Sync + 'static {
     fn sampled(&self, before: &Stats, now: &Stats) {
         self.observe(&Observation::Sampled { before, now });
     }
+
+    /// The registry's [`Health`] has changed.
+    ///
+    /// Called when the kind of health changes, such as from [`Health::Following`] to [`Health::Away`]; not for each reason. The last call is
+    /// when the registry is dropped; `now` then is [`Health::Loading`]. Without a [backplane](crate::backplane) it is never called.
+    fn health_changed(&self, before: &Health, now: &Health) {
+        self.observe(&Observation::HealthChanged { before, now });
+    }
 }
 
 /// Does nothing.
@@ -263,6 +273,10 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
 
     fn sampled(&self, before: &Stats, now: &Stats) {
         O::sampled(self, before, now);
+    }
+
+    fn health_changed(&self, before: &Health, now: &Health) {
+        O::health_changed(self, before, now);
     }
 }
 
@@ -348,6 +362,13 @@ pub enum Observation<'a> {
         before: &'a Stats,
         /// The numbers now.
         now: &'a Stats,
+    },
+    /// [`Observer::health_changed`].
+    HealthChanged {
+        /// The health until now.
+        before: &'a Health,
+        /// The health from now on.
+        now: &'a Health,
     },
 }
 
@@ -445,6 +466,7 @@ pub(crate) mod samples {
                     events: 9,
                     bytes: 80,
                     delivered: 17,
+                    waiting: 3,
                     sent_bytes: 1000,
                     ..Stats::default()
                 },
@@ -464,6 +486,7 @@ pub(crate) mod samples {
             observer.closed(&self.client, &self.summary);
             observer.published("a/1", &self.receipt);
             observer.sampled(&self.before, &self.now);
+            observer.health_changed(&Health::Following, &Health::Full { reason: "no room".to_owned() });
         }
     }
 }
@@ -491,10 +514,11 @@ mod tests {
             Observation::Closed { .. } => "closed",
             Observation::Published { .. } => "published",
             Observation::Sampled { .. } => "sampled",
+            Observation::HealthChanged { .. } => "health_changed",
         }
     }
 
-    const ALL: [&str; 11] = [
+    const ALL: [&str; 12] = [
         "opened",
         "stream_refused",
         "subscription_refused",
@@ -506,6 +530,7 @@ mod tests {
         "closed",
         "published",
         "sampled",
+        "health_changed",
     ];
 
     /// Implements `closed` only.
@@ -556,6 +581,7 @@ mod tests {
             Observation::Closed { client, summary: got } => assert_eq!((client.id(), got), (id, &closed)),
             Observation::Published { topic, receipt: got } => assert_eq!((topic, got), ("a/1", &receipt)),
             Observation::Sampled { before, now } => assert_eq!((before, now), (&earlier, &deferred)),
+            Observation::HealthChanged { before, now } => assert!(before.is_following() && !now.is_following()),
         });
     }
 
@@ -619,6 +645,10 @@ mod tests {
 
         fn sampled(&self, _before: &Stats, _now: &Stats) {
             lock(&self.0).push("sampled");
+        }
+
+        fn health_changed(&self, _before: &Health, _now: &Health) {
+            lock(&self.0).push("health_changed");
         }
     }
 

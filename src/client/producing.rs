@@ -68,7 +68,7 @@ impl Shared {
         if let Some(cluster) = self.following() {
             if !production.is_over() {
                 cluster.end(name, By::Producer(production.id), outcome);
-                production.has_ended();
+                production.end();
             }
             return;
         }
@@ -110,7 +110,7 @@ impl Shared {
         outcome: Outcome,
     ) -> Result<crate::topics::Receipt, PublishError> {
         let receipt = self.publish(name, event, Some(Writer::Last(production, outcome)))?;
-        production.has_ended();
+        production.end();
         Ok(receipt)
     }
 

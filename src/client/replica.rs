@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use super::{shared::Shared, state::Client};
 use crate::{
-    cluster::{Replicated, Standing},
+    cluster::{Health, Replicated, Standing},
     event::Event,
     log::{End, Outcome, Position, Progress, topic_name},
     sync::lock,
@@ -80,6 +80,10 @@ impl Replicated for Shared {
 
     fn cut(&self, lost: Option<(Position, Position)>, is_kept: &dyn Fn(Position) -> bool) {
         self.topics.cut(lost, is_kept);
+    }
+
+    fn health_changed(&self, before: &Health, now: &Health) {
+        self.settings.observers.notify(|observer| observer.health_changed(before, now));
     }
 
     fn oldest(&self) -> Option<Position> {

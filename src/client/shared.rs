@@ -14,7 +14,7 @@ use super::{
     stats::{Counters, Samples},
 };
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, Health},
     collections::shrunk_capacity,
     event::{ClientId, Event},
     presence::Presences,
@@ -116,6 +116,10 @@ impl Drop for Shared {
     fn drop(&mut self) {
         if let Some(cluster) = &self.cluster {
             cluster.close();
+            let health = cluster.health();
+            if health != Health::Loading {
+                self.settings.observers.notify(|observer| observer.health_changed(&health, &Health::Loading));
+            }
         }
         self.sample_at_the_end();
     }

@@ -34,6 +34,8 @@ pub struct Stats {
     pub bytes: usize,
     /// The events that were published.
     pub published: u64,
+    /// The events that are on their way to the [backplane](crate::backplane). Without one, it is 0.
+    pub waiting: usize,
     /// The events that were delivered to clients.
     ///
     /// An event that ten clients get counts ten times.
@@ -122,6 +124,7 @@ impl Shared {
             events: order.eviction_queue.len(),
             bytes: order.cost,
             published: order.published,
+            waiting: self.cluster.as_ref().map_or(0, |cluster| cluster.waiting()),
             delivered: all.events,
             sent_bytes: all.bytes,
             lagged: count(&counters.lagged),

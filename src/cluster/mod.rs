@@ -26,12 +26,12 @@ use tokio::sync::{Notify, watch};
 pub use self::health::{BackplaneRefused, Health};
 use self::{
     health::Signs,
-    outbox::{Full, Outbox},
+    outbox::{NotTaken, Outbox},
     record::{Head, Record},
     state::State,
 };
 use crate::{
-    backplane::{Backplane, Place},
+    backplane::{Backplane, Block, Place},
     event::{AttributeTypes, Event, random_bits},
     log::{Era, Outcome, Position, topic_name},
     sync::{AtomicBool, Mutex, MutexGuard, lock},
@@ -55,6 +55,9 @@ pub(crate) trait Replicated: Send + Sync {
     /// Removes the events that the engine does not have any more. `lost`: positions after the first one, up to the second one, may mean an
     /// event that it has lost.
     fn cut(&self, lost: Option<(Position, Position)>, is_kept: &dyn Fn(Position) -> bool);
+
+    /// How the registry stands with the engine has changed.
+    fn health_changed(&self, before: &Health, now: &Health);
 
     /// The position of the oldest event that is retained here.
     fn oldest(&self) -> Option<Position>;
@@ -149,7 +152,8 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// [`PublishError::Busy`] if the outbox is full, [`PublishError::Attribute`] if an attribute cannot cross to another node.
+    /// [`PublishError::Busy`] if the outbox is full, [`PublishError::TooLarge`] if the engine takes no such block, and
+    /// [`PublishError::Attribute`] if an attribute cannot cross to another node.
     pub(crate) fn publish(
         &self,
         topic: &str,
@@ -173,8 +177,12 @@ impl Cluster {
             outcome,
         };
         let pending = Arc::new(Pending::default());
-        let pushed = self.lock().outbox.push(&record, Some(Arc::clone(&pending)));
-        pushed.map_err(|Full| PublishError::Busy)?;
+        let limit = self.engine.max_block().saturating_sub(Block::HEAD + Head::LENGTH);
+        let pushed = self.lock().outbox.push(&record, Some(Arc::clone(&pending)), limit);
+        pushed.map_err(|not_taken| match not_taken {
+            NotTaken::Full => PublishError::Busy,
+            NotTaken::TooLarge { size } => PublishError::TooLarge { size, limit },
+        })?;
         self.to_write.notify_one();
         Ok(Receipt::pending(pending, subscribers))
     }
@@ -187,7 +195,8 @@ impl Cluster {
             return Ok(None);
         }
         let id = ProductionId { session: inner.outbox.session(), number: inner.outbox.next_number() };
-        inner.outbox.push(&Record::Begin { topic: topic.into() }, None).map_err(|Full| PublishError::Busy)?;
+        let record = Record::Begin { topic: topic.into() };
+        inner.outbox.push(&record, None, usize::MAX).map_err(|_| PublishError::Busy)?;
         let production = Arc::new(Production::new(id));
         inner.producers.retain(|_, producer| producer.strong_count() > 0);
         inner.producers.insert(topic.to_owned(), Arc::downgrade(&production));

@@ -43,9 +43,15 @@ struct InFlight {
     receipts: Vec<Option<Arc<Pending>>>,
 }
 
-/// The outbox is full.
+/// Why the outbox does not take a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Full;
+pub(crate) enum NotTaken {
+    Full,
+    /// The engine takes no block that is so large.
+    TooLarge {
+        size: usize,
+    },
+}
 
 impl Outbox {
     /// How many bytes and records may wait. A publisher that is faster than the engine is told so.
@@ -76,13 +82,26 @@ impl Outbox {
         self.records.len() + self.in_flight.as_ref().map_or(0, |block| block.receipts.len())
     }
 
-    /// Adds a record, if there is room.
-    pub(crate) fn push(&mut self, record: &Record<'_>, receipt: Option<Arc<Pending>>) -> Result<(), Full> {
+    /// Adds a record, if there is room. `largest`: how many bytes a record may have.
+    pub(crate) fn push(
+        &mut self,
+        record: &Record<'_>,
+        receipt: Option<Arc<Pending>>,
+        largest: usize,
+    ) -> Result<(), NotTaken> {
         // A record that is larger than the outbox needs an empty one.
         if self.records.len() >= Self::RECORDS || self.waiting.len() >= Self::BYTES {
-            return Err(Full);
+            return Err(NotTaken::Full);
         }
-        self.push_always(record, receipt);
+        let before = self.waiting.len();
+        record.write(&mut self.waiting);
+        let bytes = self.waiting.len() - before;
+        if bytes > largest {
+            self.waiting.truncate(before);
+            return Err(NotTaken::TooLarge { size: bytes });
+        }
+        self.records.push_back(Outgoing { bytes, receipt });
+        self.next += 1;
         Ok(())
     }
 
@@ -175,10 +194,10 @@ mod tests {
     fn one_block_is_in_flight_until_it_is_read_back_and_the_next_has_what_came_meanwhile() {
         let mut outbox = Outbox::new(7);
         assert_eq!(outbox.block(head()), None);
-        outbox.push(&event(1), None).unwrap();
+        outbox.push(&event(1), None, usize::MAX).unwrap();
         let first = outbox.block(head()).unwrap();
         for _ in 0..3 {
-            outbox.push(&event(1), None).unwrap();
+            outbox.push(&event(1), None, usize::MAX).unwrap();
         }
         assert_eq!(outbox.block(head()), Some(first.clone()));
         assert!(outbox.read_back(BlockKey { session: 7, number: 5 }).is_none());
@@ -193,12 +212,12 @@ mod tests {
     fn a_block_has_at_most_a_thousand_records_and_256_kib_or_one_record() {
         let mut outbox = Outbox::new(7);
         for _ in 0..2500 {
-            outbox.push(&event(1), None).unwrap();
+            outbox.push(&event(1), None, usize::MAX).unwrap();
         }
-        outbox.push(&event(1 << 20), None).unwrap();
-        outbox.push(&event(100_000), None).unwrap();
-        outbox.push(&event(100_000), None).unwrap();
-        outbox.push(&event(100_000), None).unwrap();
+        outbox.push(&event(1 << 20), None, usize::MAX).unwrap();
+        outbox.push(&event(100_000), None, usize::MAX).unwrap();
+        outbox.push(&event(100_000), None, usize::MAX).unwrap();
+        outbox.push(&event(100_000), None, usize::MAX).unwrap();
         let mut counts = Vec::new();
         while let Some(block) = outbox.block(head()) {
             counts.push(count(&block));
@@ -210,11 +229,12 @@ mod tests {
     #[test]
     fn a_full_outbox_takes_no_event_and_takes_what_the_node_itself_says() {
         let mut outbox = Outbox::new(7);
-        (0..Outbox::RECORDS).for_each(|_| outbox.push(&event(1), None).unwrap());
-        assert_eq!(outbox.push(&event(1), None), Err(Full));
+        (0..Outbox::RECORDS).for_each(|_| outbox.push(&event(1), None, usize::MAX).unwrap());
+        assert_eq!(outbox.push(&event(1), None, usize::MAX), Err(NotTaken::Full));
         outbox.push_always(&Record::Hello, None);
+        assert_eq!(Outbox::new(7).push(&event(100), None, 99), Err(NotTaken::TooLarge { size: 110 }));
         let mut outbox = Outbox::new(7);
-        outbox.push(&event(2 * Outbox::BYTES), None).unwrap();
-        assert_eq!(outbox.push(&event(1), None), Err(Full));
+        outbox.push(&event(2 * Outbox::BYTES), None, usize::MAX).unwrap();
+        assert_eq!(outbox.push(&event(1), None, usize::MAX), Err(NotTaken::Full));
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     future::{Future, poll_fn},
+    mem::discriminant,
     pin::Pin,
     sync::{Arc, Weak, atomic::Ordering},
     task::Poll,
@@ -300,16 +301,25 @@ impl Cluster {
     }
 
     fn sign(&self, of: impl Fn(&mut Signs) -> &mut Option<Trouble>, trouble: Option<Trouble>) {
+        let mut change = None;
         self.progress.send_if_modified(|progress| {
+            let before = progress.signs.health();
             let sign = of(&mut progress.signs);
             match trouble {
-                None => sign.take().is_some(),
-                Some(trouble) => {
-                    Signs::set(sign, trouble);
-                    true
-                }
+                None if sign.is_none() => return false,
+                None => *sign = None,
+                Some(trouble) => Signs::set(sign, trouble),
             }
+            change = Some((before, progress.signs.health()));
+            true
         });
+        let Some((before, now)) = change.filter(|(before, now)| discriminant(before) != discriminant(now)) else {
+            return;
+        };
+        // No lock is held any more.
+        if let Some(node) = self.node.get().and_then(Weak::upgrade) {
+            node.health_changed(&before, &now);
+        }
     }
 
     /// Returns the block that has to be appended, and the place that it has to stand above.
@@ -373,7 +383,12 @@ impl Cluster {
             inner.outbox.push_always(&Record::Hello, None);
         }
         drop(inner);
+        let before = self.health();
         self.progress.send_modify(|progress| progress.signs.is_loaded = true);
+        let now = self.health();
+        if discriminant(&before) != discriminant(&now) {
+            node.health_changed(&before, &now);
+        }
         self.to_write.notify_one();
         Ok(())
     }
@@ -457,7 +472,7 @@ impl Cluster {
             let stamp = Stamp { position, at_ms: stored.at_ms };
             batch.newest = Some(stamp);
             match self.prepare(node, stored, index, record) {
-                Prepared::Change(topic, what) => batch.changes.push((stamp, topic, what, receipt)),
+                Prepared::Change(topic, prepared) => batch.changes.push(ReadChange { stamp, topic, prepared, receipt }),
                 Prepared::Nothing => receipt.into_iter().for_each(|receipt| receipt.resolve(Ok(position))),
                 Prepared::Lost => {
                     self.make(node, batch);
@@ -550,7 +565,7 @@ impl Cluster {
         let prepared = std::mem::take(&mut batch.changes);
         let changes: Vec<Change<'_>> = prepared
             .iter()
-            .map(|(stamp, topic, prepared, _)| {
+            .map(|ReadChange { stamp, topic, prepared, .. }| {
                 let (what, at_ms) = match prepared {
                     Prepare::Event { event, by, outcome } => (What::Event { event, by: *by, outcome: *outcome }, None),
                     Prepare::Begin(production) => (What::Begin(Arc::clone(production)), None),
@@ -560,7 +575,7 @@ impl Cluster {
             })
             .collect();
         let made = node.make(&changes, newest);
-        for ((stamp, _, _, receipt), made) in prepared.iter().zip(made) {
+        for (ReadChange { stamp, receipt, .. }, made) in prepared.iter().zip(made) {
             receipt.iter().for_each(|receipt| receipt.resolve(made.clone().map(|()| stamp.position)));
         }
         self.progress.send_modify(|progress| progress.last = newest.position);
@@ -605,8 +620,16 @@ impl Cluster {
 /// What was read and is not made yet.
 #[derive(Default)]
 struct Batch<'a> {
-    changes: Vec<(Stamp, Cow<'a, str>, Prepare, Option<Arc<Pending>>)>,
+    changes: Vec<ReadChange<'a>>,
     newest: Option<Stamp>,
+}
+
+/// A change that was read.
+struct ReadChange<'a> {
+    stamp: Stamp,
+    topic: Cow<'a, str>,
+    prepared: Prepare,
+    receipt: Option<Arc<Pending>>,
 }
 
 /// What a record changes in its topic.

@@ -4,6 +4,7 @@ use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_h
 
 use crate::{
     client::{ClientHandle, Observer, Stats, StreamSummary, SubscribeError},
+    cluster::Health,
     limit::RefusedReason,
     log::Gap,
     topics::Receipt,
@@ -32,6 +33,8 @@ use crate::{
 /// | `sse_missed_total` | counter | events that clients lost because they fell behind |
 /// | `sse_gaps_total` | counter | gaps: when a client resumed, or when it fell behind |
 /// | `sse_heartbeats_total` | counter | heartbeats that were sent |
+/// | `sse_backplane_following` | gauge | registries that follow their [backplane](crate::backplane); without one, it is missing |
+/// | `sse_backplane_waiting` | gauge | events that are on their way to the backplane |
 ///
 /// The only label is `reason`. Logs use the same words:
 ///
@@ -85,6 +88,8 @@ impl MetricsObserver {
         describe_counter!("sse_missed_total", Unit::Count, "Events that clients lost because they fell behind");
         describe_counter!("sse_gaps_total", Unit::Count, "Gaps in the events that clients should have had");
         describe_counter!("sse_heartbeats_total", Unit::Count, "Heartbeats that were sent");
+        describe_gauge!("sse_backplane_following", Unit::Count, "Registries that follow their backplane");
+        describe_gauge!("sse_backplane_waiting", Unit::Count, "Events that are on their way to the backplane");
         Self {}
     }
 }
@@ -144,6 +149,14 @@ impl Observer for MetricsObserver {
         change(gauge!("sse_subscriptions"), before.subscriptions, now.subscriptions);
         change(gauge!("sse_retained_events"), before.events, now.events);
         change(gauge!("sse_retained_bytes"), before.bytes, now.bytes);
+        if before.waiting != now.waiting {
+            change(gauge!("sse_backplane_waiting"), before.waiting, now.waiting);
+        }
+    }
+
+    fn health_changed(&self, before: &Health, now: &Health) {
+        let following = gauge!("sse_backplane_following");
+        following.increment(f64::from(u8::from(now.is_following())) - f64::from(u8::from(before.is_following())));
     }
 }
 
@@ -267,6 +280,8 @@ mod tests {
             ("counter sse_refused_streams_total{reason=draining}", 1.0),
             ("counter sse_refused_subscriptions_total", 1.0),
             ("counter sse_sent_bytes_total", 900.0),
+            ("gauge sse_backplane_following", -1.0),
+            ("gauge sse_backplane_waiting", 3.0),
             ("gauge sse_open_streams", 0.0),
             ("gauge sse_retained_bytes", 80.0),
             ("gauge sse_retained_events", 5.0),

@@ -6,6 +6,7 @@ use tracing::{debug, info, trace, warn};
 
 use crate::{
     client::{ClientHandle, Observer, StreamSummary, SubscribeError},
+    cluster::Health,
     event::{ClientId, Quoted},
     limit::RefusedReason,
     log::Gap,
@@ -18,6 +19,8 @@ use crate::{
 ///
 /// | level | message | fields |
 /// |---|---|---|
+/// | WARN | `backplane`, if the registry does not follow its [backplane](crate::backplane) | `health` (a sentence) |
+/// | INFO | `backplane`, if it follows again | `health` |
 /// | WARN | `client lagged` | `client`, `topic`, `missed` |
 /// | INFO | `gap` | `client`, `topic` (the first), `topics` (how many), `after` |
 /// | INFO | `stream refused` | `client`, `reason` (a word), `error` (a sentence) |
@@ -130,6 +133,13 @@ impl Observer for TracingObserver {
             subscribers = receipt.subscribers(),
             "published"
         );
+    }
+
+    fn health_changed(&self, _before: &Health, now: &Health) {
+        match now {
+            Health::Following | Health::Loading => info!(target: TARGET, health = %now, "backplane"),
+            _ => warn!(target: TARGET, health = %now, "backplane"),
+        }
     }
 }
 
@@ -251,6 +261,7 @@ mod tests {
                  duration_ms=1500 events=7 bytes=900"
             ),
             format!("TRACE tower_sse message=published topic=\"a/1\" position={position} subscribers=0"),
+            format!("WARN tower_sse message=backplane health=the engine is full: no room"),
         ];
         assert_eq!(log, expected);
     }

@@ -1,6 +1,6 @@
 //! The state that a topic and its producer share, and the end of a topic.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use tokio::sync::Notify;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     log::{End, Outcome},
-    sync::{Mutex, MutexGuard, lock},
+    sync::{AtomicBool, Mutex, MutexGuard, lock},
 };
 
 /// Who publishes on a topic that has a producer.
@@ -43,6 +43,7 @@ impl Writer<'_> {
 #[derive(Debug)]
 pub(crate) struct Production {
     pub(crate) id: ProductionId,
+    has_ended: AtomicBool,
     over: Mutex<Option<Over>>,
     pub(crate) changed: Notify,
 }
@@ -64,8 +65,6 @@ pub(crate) struct Ending {
 pub(crate) enum Over {
     Replaced,
     Cancelled,
-    /// By itself.
-    Ended,
 }
 
 /// Which of the producers that a topic has had.
@@ -79,7 +78,7 @@ pub(crate) struct ProductionId {
 
 impl Production {
     pub(crate) fn new(id: ProductionId) -> Self {
-        Self { id, over: Mutex::default(), changed: Notify::new() }
+        Self { id, has_ended: AtomicBool::new(false), over: Mutex::default(), changed: Notify::new() }
     }
 
     /// Returns why an event may not be published on a topic, if so.
@@ -97,18 +96,17 @@ impl Production {
         lock(&self.over).map(|over| match over {
             Over::Replaced => PublishError::Replaced { topic },
             Over::Cancelled => PublishError::Cancelled { topic },
-            Over::Ended => PublishError::Ended { topic },
         })
     }
 
     /// Whether the producer was stopped or has ended the topic.
     pub(crate) fn is_over(&self) -> bool {
-        lock(&self.over).is_some()
+        self.has_ended.load(Ordering::Relaxed) || lock(&self.over).is_some()
     }
 
-    /// The producer has ended the topic.
-    pub(crate) fn has_ended(&self) {
-        self.stop(Over::Ended);
+    /// The producer has ended the topic. With a backplane, the end is on its way.
+    pub(crate) fn end(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
     }
 
     /// Stops the producer. Call `tell` afterwards, when no lock is held.

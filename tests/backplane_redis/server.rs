@@ -38,18 +38,18 @@ impl Server {
     /// Without files, unless the arguments say otherwise. The environment may name another program, such as a Valkey.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let program = env::var_os("TOWER_SSE_REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
-        Self::start_program(program.into(), arguments)
+        Self::start_program(Path::new(&program), arguments)
     }
 
     pub(crate) fn start_valkey(arguments: &[&str]) -> Self {
-        Self::start_program(valkey(), arguments)
+        Self::start_program(&valkey(), arguments)
     }
 
-    fn start_program(program: PathBuf, arguments: &[&str]) -> Self {
+    fn start_program(program: &Path, arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|&it| it.to_owned()).collect();
         // A port that was free may be taken a moment later.
         for _ in 0..10 {
-            let (program, port, folder) = (program.clone(), Self::free_port(), new_folder());
+            let (program, port, folder) = (program.to_owned(), Self::free_port(), new_folder());
             let mut server = Self { process: None, program, port, folder, arguments: arguments.clone() };
             if server.run() {
                 return server;

@@ -54,6 +54,23 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
+    pub(crate) fn none() -> Self {
+        let reuses_places = false;
+        Self {
+            away: 0,
+            unknown: 0,
+            twice: 0,
+            late: 0,
+            cut: 0,
+            close: 0,
+            trim: 0,
+            rollback: 0,
+            reuses_places,
+            hole: 0,
+            delete: 0,
+        }
+    }
+
     pub(crate) fn random(random: &mut Random) -> Self {
         let mut some = |share: u64| if random.one_in(2) { share } else { 0 };
         let (away, unknown, twice, late) = (some(20), some(10), some(10), some(10));
@@ -103,6 +120,11 @@ impl Engine {
 
     fn log(&self) -> std::sync::MutexGuard<'_, Log> {
         self.0.lock().unwrap()
+    }
+
+    /// Cuts a node off for good: it is dead.
+    pub(crate) fn cut_off(&self, node: usize) {
+        self.log().cuts[node] = [Instant::now() + Duration::from_secs(1_000_000); 2];
     }
 
     pub(crate) fn begin_faults(&self) {

@@ -1,8 +1,13 @@
 //! Producers and the ends of topics, over several nodes.
 
+use std::time::Duration;
+
 use tower_sse::{Event, EventStream, PublishError, Registry, Start, Subscription, TopicState, backplane::Memory};
 
-use super::nodes::{data_of, next, node, reader};
+use super::{
+    faulty::{Engine, Faults},
+    nodes::{data_of, next, node, reader},
+};
 
 #[tokio::test]
 async fn the_end_of_a_topic_and_its_last_event_reach_the_readers_of_all_nodes() {
@@ -104,4 +109,55 @@ async fn one_process_has_one_producer_of_a_topic() {
     assert!(a.start_producer("t").is_err());
     producer.end();
     a.start_producer("t").unwrap().end();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_whose_producer_died_with_its_node_fails_within_a_minute() {
+    let engine = Engine::new(1, Faults::none());
+    let config = || tower_sse::RegistryConfig::default().backplane(engine.handle());
+    let [dead, alive] = [Registry::with_config(config()), Registry::with_config(config())];
+    dead.ready().await.unwrap();
+    alive.ready().await.unwrap();
+    let mut events = reader(&alive, "t");
+    let producer = dead.start_producer("t").unwrap();
+    producer.publish(Event::data("Once")).unwrap().await.unwrap();
+    engine.cut_off(0);
+    assert_eq!(data_of(&mut events).await, "Once");
+    assert_eq!(alive.topic_state("t"), Some(TopicState::Producing));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(alive.topic_state("t"), Some(TopicState::Failed));
+    assert_eq!(next(&mut events).await.unwrap().event_type(), Some("failed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_when_the_end_of_a_topic_is_trimmed_knows_that_it_has_ended() {
+    let engine = Engine::new(1, Faults::none());
+    let config = || {
+        let retention = tower_sse::Retention::default().events(10);
+        tower_sse::RegistryConfig::default().backplane(engine.handle()).topic_retention(retention)
+    };
+    let registry = Registry::with_config(config());
+    registry.ready().await.unwrap();
+    registry.start_producer("ended").unwrap().end();
+    let failing = registry.start_producer("failed").unwrap();
+    let going_on = registry.start_producer("going on").unwrap();
+    drop(failing);
+    for turn in 0..5 {
+        for number in 0..40 {
+            registry.publish("other", Event::data(format!("{turn}-{number}"))).unwrap().await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    assert!(engine.trims());
+    let late = Registry::with_config(config());
+    late.ready().await.unwrap();
+    let states = ["ended", "failed", "going on"].map(|topic| late.topic_state(topic));
+    assert_eq!(states, [TopicState::Ended, TopicState::Failed, TopicState::Producing].map(Some));
+    going_on.finish(Event::data("the end")).unwrap().await.unwrap();
+    late.publish("other", Event::data("x")).unwrap().await.unwrap();
+    assert_eq!(late.topic_state("going on"), Some(TopicState::Ended));
+    // Events that are older than the end are evicted before it, so the time of the end decides.
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    late.publish("other", Event::data("x")).unwrap().await.unwrap();
+    assert_eq!(late.topic_state("ended"), None);
 }

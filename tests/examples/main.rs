@@ -17,6 +17,7 @@ mod strangers;
 #[path = "../support/wire.rs"]
 mod wire;
 
+mod cluster;
 mod dashboard;
 mod dashboard_features;
 #[cfg(unix)]

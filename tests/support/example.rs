@@ -65,6 +65,7 @@ pub(crate) fn signal(process: &Child, signal: nix::sys::signal::Signal) {
 /// An example that listens. It is killed when this is dropped.
 pub(crate) struct Server {
     /// `http://127.0.0.1:PORT`.
+    #[allow(dead_code, reason = "not all tests need it")]
     pub(crate) url: String,
     pub(crate) process: Child,
     _stdout: Lines<BufReader<ChildStdout>>,

@@ -359,7 +359,7 @@ fn checked(row: Option<&Row<'_>>, number: i64, path: &Path) -> Result<Stored, Fi
     if row.checksum() != checksum {
         return Err(torn("does not have its checksum"));
     }
-    let block = Block::decode(row.encoded).map_err(|error| torn(&error.to_string()))?;
+    let block = Block::decode(&row.encoded).map_err(|error| torn(&error.to_string()))?;
     Ok(Stored { place: Place { ms, seq }, at_ms, block })
 }
 

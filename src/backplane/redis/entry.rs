@@ -144,7 +144,7 @@ impl Fields {
     /// A block of another version is an error: a node that left it out would miss events without knowing.
     fn into_block(mut self) -> Result<Option<Block>, InvalidBlock> {
         match self.take(FIELD) {
-            Some(bytes) => match Block::decode(Bytes::from(bytes)) {
+            Some(bytes) => match Block::decode(&Bytes::from(bytes)) {
                 Ok(block) => Ok(Some(block)),
                 Err(why @ InvalidBlock::Version { .. }) => Err(why),
                 Err(_) => Ok(None),
