@@ -48,13 +48,15 @@ async fn in_a_thread(node: Node, engine: Memory) -> Result<(Life, u16), BoxError
     let ended = spawn_blocking(move || {
         let mut supervisor = stop.clone();
         let stopped = async move {
-            if stop.wait_for(|stop| *stop).await.is_err() {
-                pending().await
+            match stop.wait_for(|stop| *stop).await {
+                Ok(_) => {}
+                Err(_) => pending().await,
             }
         };
+        let ready = |port| _ = ready.send(port);
         let ended = runtime.block_on(async {
             tokio::select! {
-                ended = node.run(node::config().backplane(engine), |port| drop(ready.send(port)), stopped) => ended,
+                ended = node.run(node::config().backplane(engine), ready, stopped) => ended,
                 // An error says that the sender was dropped.
                 _ = supervisor.wait_for(|_| false) => Ok(()),
             }

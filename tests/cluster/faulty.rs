@@ -82,9 +82,10 @@ impl Faults {
         Self { away, unknown, twice, late, cut, close, trim, rollback, reuses_places, hole, delete }
     }
 
-    /// Whether blocks disappear that a node is about to read, so that it learns of the loss only when their sender goes on.
+    /// Whether a loss is known only a little later: blocks disappear that a node is about to read, and it learns of that when their sender
+    /// goes on; or a place is used again before a node has said that the log fell back.
     pub(crate) fn loses_unread(&self) -> bool {
-        self.hole + self.delete > 0
+        self.hole + self.delete > 0 || self.rollback > 0 && self.reuses_places
     }
 
     pub(crate) fn loses(&self) -> bool {

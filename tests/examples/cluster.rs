@@ -14,6 +14,11 @@ use crate::{
     strangers::pages_of_other_sites_change_nothing,
 };
 
+#[cfg(all(unix, feature = "redis"))]
+#[allow(dead_code, reason = "not all of it is asked for here")]
+#[path = "../backplane_redis/server.rs"]
+mod redis_server;
+
 static CLUSTER: Example = Example::named("cluster");
 
 /// How long anything may take before it counts as failed.
@@ -419,7 +424,10 @@ async fn the_page_reads_and_publishes_at_the_nodes_and_other_pages_do_not() {
         }
         // So that a script can read why.
         let refused = ask(Method::POST, "/publish/a/*", origin, site).await;
-        assert_eq!((refused.status(), &refused.headers()[ALLOWED]), (StatusCode::BAD_REQUEST, &(**origin).try_into().unwrap()));
+        assert_eq!(
+            (refused.status(), &refused.headers()[ALLOWED]),
+            (StatusCode::BAD_REQUEST, &(**origin).try_into().unwrap())
+        );
     }
     for other in ["https://evil.test", "http://127.0.0.1:1", "null"] {
         let answer = ask(Method::GET, "/events", other, "cross-site").await;
@@ -431,7 +439,10 @@ async fn the_page_reads_and_publishes_at_the_nodes_and_other_pages_do_not() {
     let preflight = cluster.http.request(Method::OPTIONS, cluster.url(2, "/events")).header("origin", page.as_str());
     let preflight = preflight.header("access-control-request-method", "GET");
     let answer = sent(preflight.header("access-control-request-headers", "last-event-id")).await.unwrap();
-    assert_eq!((answer.status(), &answer.headers()["access-control-allow-headers"]), (StatusCode::OK, &"last-event-id".try_into().unwrap()));
+    assert_eq!(
+        (answer.status(), &answer.headers()["access-control-allow-headers"]),
+        (StatusCode::OK, &"last-event-id".try_into().unwrap())
+    );
 }
 
 #[tokio::test]
@@ -474,14 +485,13 @@ mod with_redis {
         unistd::Pid,
     };
 
-    use super::*;
+    use super::{
+        redis_server::{Server, WITH_AOF},
+        *,
+    };
 
-    #[allow(dead_code, reason = "not all of it is asked for here")]
-    #[path = "../../backplane_redis/server.rs"]
-    mod server;
-
-    async fn start() -> (server::Server, Cluster) {
-        let redis = server::Server::start(&[]);
+    async fn start() -> (Server, Cluster) {
+        let redis = Server::start(&[]);
         let cluster = Cluster::start_with(&["--redis", &redis.url()]).await;
         (redis, cluster)
     }
@@ -544,7 +554,7 @@ mod with_redis {
     /// A node that cannot store an event says so, and open streams go on when the log is back.
     #[tokio::test]
     async fn while_the_log_is_away_health_and_publishing_are_503_with_a_sentence() {
-        let mut redis = server::Server::start(server::WITH_AOF);
+        let mut redis = Server::start(WITH_AOF);
         let cluster = Cluster::start_with(&["--redis", &redis.url()]).await;
         let mut reader = Reader::of(&cluster, 1, "").await;
         let before = cluster.publish(2, "t", "before").await;
