@@ -1,4 +1,5 @@
-//! A graceful end over real sockets, next to the servers' own: what each peer sees on the wire, and what the process is told.
+//! Graceful shutdown over real sockets, together with the servers' own: what each peer sees on the wire, and what the
+//! process is told.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -26,13 +27,13 @@ use crate::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// More than a peer takes that reads nothing.
+/// A window that no test fills.
 const ALL: u32 = 0x7fff_ffff;
 
 const STREAMS: usize = 1000;
 const CONNECTIONS: usize = 10;
 
-/// A thousand streams over HTTP/1.1 and a thousand over HTTP/2, and two seconds for all.
+/// Ends a thousand streams over HTTP/1.1 and a thousand over HTTP/2 within two seconds.
 async fn two_thousand_streams_end(server: Server) {
     const BEFORE: usize = 20;
     let window = 2 * SECOND;
@@ -78,8 +79,8 @@ async fn two_thousand_streams_end(server: Server) {
     let seen: Vec<Seen> = within(peers.join_all()).await.into_iter().flatten().collect();
 
     assert_eq!((drained.ended, drained.still_open), (2 * STREAMS as u64, 0));
-    assert!(drained_in < window + SECOND / 4, "its own time is over: {drained_in:?}");
-    assert!(served_in < window + 10 * SECOND, "a server that has nothing to do is over: {served_in:?}");
+    assert!(drained_in < window + SECOND / 4, "the drain takes no longer than its window: {drained_in:?}");
+    assert!(served_in < window + 10 * SECOND, "a server without streams stops: {served_in:?}");
     let mut retries: Vec<u64> = seen.iter().map(|seen| last_words(seen, BEFORE)).collect();
     retries.sort_unstable();
     retries.dedup();
@@ -95,7 +96,7 @@ async fn two_thousand_streams_end(server: Server) {
     );
     assert!(last < window, "{last:?}");
     for (nth, end) in ends.iter().enumerate() {
-        // What a busy machine does later may come at once, but nothing comes before its time.
+        // On a busy machine, several late ends may come at once. But no end may come before its time.
         let due = (window * 3 / 4).mul_f64(nth as f64 / ends.len() as f64);
         assert!(*end >= due, "end {nth} of {} comes after {end:?}", ends.len());
     }
@@ -105,7 +106,8 @@ fn publish(registry: &Registry, number: usize) {
     registry.publish("news", Event::data(number.to_string())).unwrap();
 }
 
-/// Checks what a stream got: all that was published before, more of the same without a hole, the farewell and the time to wait, which is given back.
+/// Checks what a stream got: all events from before, later ones without a hole, the farewell, and the reconnection
+/// time. Returns that time.
 fn last_words(seen: &Seen, before: usize) -> u64 {
     assert_eq!(seen.end, End::Clean, "{:?}", seen.text);
     let (events, retry) = seen.text.split_once("event: restart\ndata: bye\nretry: ").expect(&seen.text);
@@ -119,22 +121,22 @@ fn last_words(seen: &Seen, before: usize) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_streams_of_each_version_end_in_two_seconds_behind_axum() {
+async fn axum_ends_a_thousand_streams_of_each_version_in_two_seconds() {
     two_thousand_streams_end(Server::Axum).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_streams_of_each_version_end_in_two_seconds_on_plain_hyper() {
+async fn hyper_ends_a_thousand_streams_of_each_version_in_two_seconds() {
     two_thousand_streams_end(Server::Hyper).await;
 }
 
 #[tokio::test]
-async fn meanwhile_new_streams_are_refused_and_other_requests_are_answered() {
+async fn a_drain_refuses_new_streams_and_answers_other_requests() {
     on_all(async |server, version| {
         for refusal in [RefusedResponse::status(), RefusedResponse::reconnect()] {
             let reconnects = format!("{refusal:?}").contains("reconnect");
             let registry = Registry::new();
-            // The first stream may go on, so that the drain does.
+            // The first stream may finish, so that the drain goes on.
             let house =
                 House::open(server, news(&quiet(&registry).refused_response(refusal).finish_on_drain(true))).await;
             let stream = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
@@ -143,7 +145,7 @@ async fn meanwhile_new_streams_are_refused_and_other_requests_are_answered() {
             until(|| registry.is_draining()).await;
 
             for _ in 0..2 {
-                // On the same connection each time: a refusal does not cost it.
+                // All requests use the same connection: a refusal does not close it.
                 let refused = other.send(asking("/")).await.unwrap();
                 let (head, body) = refused.into_parts();
                 let body = body.collect().await.unwrap().to_bytes();
@@ -165,12 +167,12 @@ async fn meanwhile_new_streams_are_refused_and_other_requests_are_answered() {
                 let head = other.send(request("HEAD", "/", AnyBody::default())).await.unwrap();
                 assert_eq!((head.status().as_u16(), text(head).await.as_str()), (200, ""));
             }
-            // It goes on all the same.
+            // The first stream still goes on.
             publish(&registry, 0);
             registry.clients().iter().for_each(ClientHandle::close);
             assert!(text(stream).await.starts_with("data: 0\n"));
             let drained = within(draining).await.unwrap();
-            assert_eq!((drained.ended, drained.still_open), (1, 0), "who is refused is not counted");
+            assert_eq!((drained.ended, drained.still_open), (1, 0), "a refused stream is not counted");
             drop(other);
             within(house.stop()).await.unwrap();
         }
@@ -178,9 +180,9 @@ async fn meanwhile_new_streams_are_refused_and_other_requests_are_answered() {
     .await;
 }
 
-/// As the server has not been told to stop, its connections go on.
+/// The server was not told to stop, so its connections stay open.
 #[tokio::test]
-async fn a_client_that_comes_back_at_once_on_its_connection_is_refused_there() {
+async fn a_client_that_reconnects_at_once_on_its_connection_is_refused() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let house = House::open(server, news(&quiet(&registry))).await;
@@ -198,7 +200,7 @@ async fn a_client_that_comes_back_at_once_on_its_connection_is_refused_there() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_sent_behind_a_stream_is_answered_after_its_end() {
+async fn a_request_pipelined_behind_a_stream_is_answered_after_its_end() {
     for server in SERVERS {
         let registry = Registry::new();
         let house = House::open(server, news(&quiet(&registry))).await;
@@ -217,7 +219,7 @@ async fn a_request_that_was_sent_behind_a_stream_is_answered_after_its_end() {
 }
 
 #[tokio::test]
-async fn a_stream_with_a_request_behind_it_ends_cleanly_when_the_server_stops() {
+async fn a_stream_with_a_pipelined_request_ends_cleanly_when_the_server_stops() {
     for server in SERVERS {
         for _ in 0..20 {
             let registry = Registry::new();
@@ -231,24 +233,24 @@ async fn a_stream_with_a_request_behind_it_ends_cleanly_when_the_server_stops() 
             within(served).await.unwrap();
             let seen = within(connection.body()).await;
             assert_eq!((seen.text.as_str(), seen.end), ("data: bye\n\n", End::Clean));
-            // Then it is closed, be it in order or by a reset, and the request is not answered.
+            // Then the connection is closed, in order or by a reset. The request gets no response.
             let _ = within(connection.socket.read_u8()).await.unwrap_err();
         }
     }
 }
 
-/// A peer whose bytes wait in the server's buffers for ever.
+/// A peer that does not read, so that its bytes wait in the server's buffers.
 mod stalled {
     use super::*;
 
-    /// More than the kernel and a server hold.
+    /// Publishes more than the kernel and a server buffer.
     fn flood(registry: &Registry, topic: &str) {
         let event = Event::data("x".repeat(100 << 10));
         (0..300).for_each(|_| _ = registry.publish(topic, &event).unwrap());
     }
 
-    /// Its stream is of the flood, and it takes no more than the response's head.
-    async fn who_reads_nothing(address: SocketAddr, version: Version) -> (Option<Http1>, Option<Http2>) {
+    /// Opens a stream of the topic `flood` and reads only the head of the response.
+    async fn peer_that_reads_nothing(address: SocketAddr, version: Version) -> (Option<Http1>, Option<Http2>) {
         if version == Version::HTTP_2 {
             let mut connection = Http2::connect(address, 1 << 10).await;
             connection.get("/?topic=flood").await;
@@ -261,11 +263,11 @@ mod stalled {
     }
 
     #[tokio::test]
-    async fn a_peer_that_reads_nothing_is_told_of_and_holds_up_no_other() {
+    async fn drain_reports_a_peer_that_reads_nothing_and_delays_no_other() {
         on_all(async |server, version| {
             let registry = Registry::new();
             let house = House::open(server, news(&quiet(&registry))).await;
-            let peer = who_reads_nothing(house.address, version).await;
+            let peer = peer_that_reads_nothing(house.address, version).await;
             let mut others = Vec::new();
             for _ in 0..20 {
                 others.push(Client::connect(house.address, version).await.send(get("/")).await.unwrap());
@@ -281,8 +283,8 @@ mod stalled {
             }
             let drained = within(draining).await.unwrap();
             assert_eq!((drained.ended, drained.still_open), (20, 1));
-            assert!(start.elapsed() >= SECOND, "it had all of the window");
-            // As the documentation of `Registry::drain` has it, the server is not waited for.
+            assert!(start.elapsed() >= SECOND, "the silent peer had the whole window");
+            // The test does not wait for the server, as the documentation of `Registry::drain` advises.
             let mut served = served;
             assert!(timeout(SECOND / 10, &mut served).await.is_err());
             drop(peer);
@@ -293,7 +295,7 @@ mod stalled {
     }
 
     #[tokio::test]
-    async fn a_stream_that_is_not_read_holds_up_no_other_of_its_connection() {
+    async fn an_unread_stream_delays_no_other_stream_of_its_connection() {
         for server in SERVERS {
             let registry = Registry::new();
             let house = House::open(server, news(&quiet(&registry))).await;
@@ -306,7 +308,7 @@ mod stalled {
             let draining = tokio::spawn(registry.drain(Drain::within(SECOND).farewell(Event::data("bye"))));
             let seen = within(connection.over(other)).await;
             assert_eq!((seen.text.as_str(), seen.end), ("data: bye\n\n", End::Clean));
-            // It reads on, but gives the other stream no room.
+            // The peer reads on, but gives the other stream no window.
             let (drained, _) = tokio::join!(within(draining), timeout(2 * SECOND, connection.all()));
             let drained = drained.unwrap();
             assert_eq!((drained.ended, drained.still_open), (1, 1));
@@ -315,11 +317,11 @@ mod stalled {
     }
 
     #[tokio::test]
-    async fn who_stalled_before_is_still_open_too() {
+    async fn a_peer_that_stalled_before_the_drain_counts_as_still_open() {
         on_all(async |server, version| {
             let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(SECOND));
             let house = House::open(server, news(&quiet(&registry))).await;
-            let peer = who_reads_nothing(house.address, version).await;
+            let peer = peer_that_reads_nothing(house.address, version).await;
             let client = registry.clients().pop().unwrap();
             flood(&registry, "flood");
             let mut ticks = interval(Duration::from_millis(5));
@@ -342,9 +344,9 @@ mod stalled {
         .await;
     }
 
-    /// What the server has taken is out of the registry's hands.
+    /// The registry does not control bytes that the server has taken.
     #[tokio::test]
-    async fn what_waits_in_the_servers_own_buffer_keeps_the_server_but_counts_as_sent() {
+    async fn bytes_in_the_servers_buffer_keep_the_server_but_count_as_sent() {
         let registry = Registry::new();
         let (mut peer, socket) = tokio::io::duplex(1 << 10);
         let connection = hyper::server::conn::http1::Builder::new().serve_connection(
@@ -367,9 +369,9 @@ mod stalled {
         let _ = within(connection).await.unwrap();
     }
 
-    /// It is no stream.
+    /// The half request is no stream.
     #[tokio::test]
-    async fn half_a_request_keeps_the_server_and_is_none_of_the_streams() {
+    async fn half_a_request_keeps_the_server_and_counts_as_no_stream() {
         for server in SERVERS {
             let registry = Registry::new();
             let house = House::open(server, news(&quiet(&registry))).await;
@@ -402,7 +404,7 @@ async fn a_stream_that_stalls_in_the_middle_of_an_event_is_cut() {
         let served = house.stop();
         let drained = within(registry.drain(Drain::within(SECOND).farewell(Event::data("bye")))).await;
         assert_eq!((drained.ended, drained.still_open), (1, 0));
-        // The end is a clean one: clients drop the half, and come back.
+        // The end is a clean one. Clients drop the half event and reconnect.
         assert_eq!(text(response).await, "");
         within(served).await.unwrap();
     })
@@ -410,7 +412,7 @@ async fn a_stream_that_stalls_in_the_middle_of_an_event_is_cut() {
 }
 
 #[tokio::test]
-async fn answers_that_are_being_given_are_finished() {
+async fn drain_lets_answers_finish() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let (sender, mut frames) = mpsc::unbounded_channel();
@@ -439,8 +441,8 @@ async fn answers_that_are_being_given_are_finished() {
         let farewell = Event::data("bye");
         let drain = Drain::within(SECOND / 2).finish_within(BOUND).farewell(farewell);
         let draining = tokio::spawn(registry.drain(drain));
-        assert!(text(ordinary).await.ends_with("\n\ndata: bye\n\n"), "the window is for this one");
-        // Twice the window later.
+        assert!(text(ordinary).await.ends_with("\n\ndata: bye\n\n"), "the ordinary stream ends within the window");
+        // The time here is twice the window.
         let _ = timeout(SECOND, client.closed()).await.unwrap_err();
         tell("two").await;
         drop(frames);
@@ -448,7 +450,7 @@ async fn answers_that_are_being_given_are_finished() {
         let finished = [text(own_response).await, text(produced_response).await];
         for text in finished {
             let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
-            assert_eq!(data, ["one", "two"], "and no farewell: it had all");
+            assert_eq!(data, ["one", "two"], "no farewell, as the answer is complete");
         }
         let drained = within(draining).await.unwrap();
         assert_eq!((drained.ended, drained.still_open), (3, 0));
@@ -464,7 +466,7 @@ async fn answers_that_are_being_given_are_finished() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_finished_in_time_ends_at_a_boundary() {
+async fn an_answer_that_misses_the_deadline_ends_at_a_boundary() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let (sender, mut frames) = mpsc::unbounded_channel();
@@ -492,7 +494,7 @@ async fn an_answer_that_is_not_finished_in_time_ends_at_a_boundary() {
 }
 
 #[tokio::test]
-async fn it_can_be_called_from_a_handler_and_twice_at_once() {
+async fn drain_can_be_called_from_a_handler_and_twice_at_once() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let drains = registry.clone();
@@ -523,7 +525,7 @@ async fn it_can_be_called_from_a_handler_and_twice_at_once() {
         for stream in streams {
             assert_eq!(text(stream).await, "");
         }
-        // The one that began later may have begun when some were over.
+        // The drain that began later may have begun after some streams ended.
         assert!(a == "10 0" || b == "10 0", "{a:?} {b:?}");
         assert!(a.ends_with(" 0") && b.ends_with(" 0"), "{a:?} {b:?}");
         within(house.stop()).await.unwrap();
@@ -532,7 +534,7 @@ async fn it_can_be_called_from_a_handler_and_twice_at_once() {
 }
 
 #[tokio::test]
-async fn clients_that_leave_meanwhile_have_ended() {
+async fn clients_that_leave_during_the_drain_count_as_ended() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let house = House::open(server, news(&quiet(&registry).finish_on_drain(true))).await;
@@ -553,7 +555,7 @@ async fn clients_that_leave_meanwhile_have_ended() {
     .await;
 }
 
-/// A handler that streams the topic `news`, or the one that is asked for.
+/// A handler that streams the topic `news`, or the topic that the query names.
 fn news(layer: &SseLayer) -> App {
     app(layer, async |request: Request<()>| {
         if request.uri().path() == "/plain" {

@@ -1,4 +1,4 @@
-//! How streams end, and a server.
+//! How streams end, and how a server ends.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/answer.rs"]

@@ -1,4 +1,4 @@
-//! The dashboard and the answering example as real processes, between real clients.
+//! The dashboard and the chat example as real processes between real clients.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/bodies.rs"]
