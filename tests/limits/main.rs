@@ -1,4 +1,4 @@
-//! How many streams there may be.
+//! Limits of the number of streams.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/answer.rs"]
