@@ -1,4 +1,4 @@
-//! Many clients, hostile ones, and what they take of the machine.
+//! Many clients, hostile clients, and the memory and files that they take.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/bodies.rs"]
