@@ -1,4 +1,4 @@
-//! The layer on plain hyper servers, over real loopback sockets: the same contracts on HTTP/1.1 and HTTP/2.
+//! The layer on plain hyper servers over real loopback sockets: the same contracts on HTTP/1.1 and HTTP/2.
 
 use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -50,7 +50,7 @@ async fn headers_come_at_once_before_any_event() {
     .await;
 }
 
-/// Firefox gives a page nothing before that.
+/// Firefox shows a page nothing of the response before the first bytes.
 #[tokio::test]
 async fn the_first_bytes_come_at_once_with_default_settings() {
     on_both(async |version| {
@@ -66,7 +66,8 @@ async fn the_first_bytes_come_at_once_with_default_settings() {
         let patience = Duration::from_secs(5);
         for (target, expected) in [("/default", ":\n\n"), ("/default?subscribed", "event: position\ndata: \nid: ")] {
             let mut response = house.client().await.send(get(target)).await.unwrap();
-            let frame = timeout(patience, response.frame()).await.expect("it begins at once").unwrap().unwrap();
+            let frame =
+                timeout(patience, response.frame()).await.expect("the first bytes come at once").unwrap().unwrap();
             let first = frame.into_data().unwrap();
             assert!(first.starts_with(expected.as_bytes()) && first.ends_with(b"\n\n"), "{target}: {first:?}");
         }
@@ -76,7 +77,7 @@ async fn the_first_bytes_come_at_once_with_default_settings() {
 }
 
 #[tokio::test]
-async fn keep_alive_is_said_on_http_1_1_only() {
+async fn keep_alive_is_sent_on_http_1_1_only() {
     on_both(async |version| {
         let house = House::open(version, subscribed_to("news")).await;
         let response = house.client().await.send(get("/")).await.unwrap();
@@ -133,7 +134,7 @@ async fn a_stream_is_resumed_by_header_and_by_query() {
         let mut client = house.client().await;
         let mut streams = Vec::new();
         for request in [by_header, by_query] {
-            // HTTP/1.1 has one stream a connection.
+            // HTTP/1.1 has one stream per connection.
             if version == Version::HTTP_11 {
                 client = house.client().await;
             }
@@ -166,9 +167,9 @@ async fn a_client_that_leaves_is_unregistered() {
     .await;
 }
 
-/// hyper does not see that such a client closed its connection, before a write fails.
+/// hyper does not notice that such a client closed its connection until a write fails.
 #[tokio::test]
-async fn a_client_that_pipelined_before_it_left_is_found_by_a_heartbeat() {
+async fn a_heartbeat_finds_that_a_client_with_a_pipelined_request_has_left() {
     within_20_s(async {
         let mut house = House::open(Version::HTTP_11, subscribed_to("news")).await;
         let mut socket = TcpStream::connect(house.address).await.unwrap();
@@ -221,7 +222,7 @@ async fn closing_a_silent_client_ends_the_response_cleanly() {
 }
 
 #[tokio::test]
-async fn head_gets_no_stream() {
+async fn a_head_request_gets_no_stream() {
     on_both(async |version| {
         let mut house = House::open(version, subscribed_to("news")).await;
         let mut client = house.client().await;
@@ -236,7 +237,7 @@ async fn head_gets_no_stream() {
 }
 
 #[tokio::test]
-async fn what_is_no_stream_keeps_its_length() {
+async fn a_response_that_is_no_stream_keeps_its_length() {
     on_both(async |version| {
         let house = House::open(version, async |_: Request<Incoming>| {
             let mut response = Response::new(Full::new(Bytes::from_static(b"{\"a\": 1}\n\n")));
@@ -258,7 +259,7 @@ async fn what_is_no_stream_keeps_its_length() {
 #[tokio::test]
 async fn trailers_of_the_handlers_own_body_come_last() {
     on_both(async |version| {
-        // Its own body ends at once; what it is subscribed to goes on, until the client is closed.
+        // The handler's body ends at once. The subscription goes on until the client is closed.
         let mut house = House::open(version, async |request: Request<Incoming>| {
             if request.uri().path() == "/subscribed" {
                 handle_of(&request).subscribe("news").unwrap();
@@ -292,7 +293,7 @@ async fn trailers_of_the_handlers_own_body_come_last() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_handlers_body_is_no_clean_end() {
+async fn an_error_of_the_handlers_body_ends_the_response_uncleanly() {
     on_both(async |version| {
         let (fails, failing) = watch::channel(false);
         let mut house = House::open(version, move |_| {
@@ -319,7 +320,7 @@ async fn an_error_of_the_handlers_body_is_no_clean_end() {
 }
 
 #[tokio::test]
-async fn of_200_streams_opened_and_dropped_nothing_is_left() {
+async fn two_hundred_dropped_streams_leave_nothing_behind() {
     on_both(async |version| {
         let mut house = House::open(version, async |request: Request<Incoming>| {
             let handle = handle_of(&request);
@@ -331,7 +332,7 @@ async fn of_200_streams_opened_and_dropped_nothing_is_left() {
         let mut client = house.client().await;
         let mut streams = Vec::new();
         for n in 0..200 {
-            // HTTP/1.1 has one stream a connection.
+            // HTTP/1.1 has one stream per connection.
             if version == Version::HTTP_11 {
                 client = house.client().await;
             }
@@ -349,10 +350,11 @@ async fn of_200_streams_opened_and_dropped_nothing_is_left() {
 }
 
 #[tokio::test]
-async fn a_body_need_not_be_of_bytes() {
+async fn a_body_may_have_other_data_than_bytes() {
     on_both(async |version| {
         let house = House::open(version, async |request: Request<Incoming>| {
-            // `\r` and `\n` of one line end in two pieces of one frame, and of two.
+            // The `\r` and `
+            // ` of one line end are in two pieces of one frame, and in two frames.
             let chained = |front: &'static [u8], back: &[u8]| Buf::chain(front, VecDeque::from(back.to_vec()));
             let frames = [chained(b"data: a\r", b"\n\r\ndata: "), chained(b"", b"b\r\n\r"), chained(b"\n", b"")];
             let mut response =
@@ -376,7 +378,7 @@ async fn a_body_need_not_be_of_bytes() {
     .await;
 }
 
-/// A server with the layer, and what its handlers know.
+/// A server with the layer, and the handles of its handlers' clients.
 struct House {
     version: Version,
     address: SocketAddr,
@@ -386,7 +388,8 @@ struct House {
 }
 
 impl House {
-    /// A path `/with-heartbeats` has one every 3 ms, and `/default` is as a layer is by default; others have none.
+    /// The path `/with-heartbeats` has a heartbeat every 3 ms, `/default` has the layer's defaults, and others have no
+    /// heartbeats.
     async fn open<A, B>(version: Version, answer: impl Fn(Request<Incoming>) -> A + Clone + Send + 'static) -> Self
     where
         A: Future<Output = Response<B>> + Send + 'static,
@@ -453,7 +456,7 @@ fn events(response: Response<Incoming>) -> impl Stream<Item = Received> + Unpin 
     Box::pin(response.into_body().into_data_stream().eventsource().map(Result::unwrap))
 }
 
-/// The same of a stream with subscriptions, after where it stands.
+/// The events of a stream with subscriptions, after its position event.
 async fn subscribed(response: Response<Incoming>) -> impl Stream<Item = Received> + Unpin {
     let mut events = events(response);
     let first = events.next().await.unwrap();
@@ -461,7 +464,7 @@ async fn subscribed(response: Response<Incoming>) -> impl Stream<Item = Received
     events
 }
 
-/// What follows on where a stream with subscriptions stands.
+/// The text after the position event of a stream with subscriptions.
 fn after_the_position(wire: &[u8]) -> &str {
     let wire = std::str::from_utf8(wire).unwrap();
     let id_and_rest = wire.strip_prefix("event: position\ndata: \nid: ").expect(wire);

@@ -1,4 +1,4 @@
-//! What goes over the wire: encoding, frames, headers, heartbeats, and responses that are no stream.
+//! Bytes on the wire: encoding, frames, headers, heartbeats, and responses that are no stream.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/answer.rs"]

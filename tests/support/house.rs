@@ -1,4 +1,4 @@
-//! A server with the layer that is told to stop, behind axum and on plain hyper.
+//! A server with the layer that can be told to stop, behind axum or on plain hyper.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
@@ -28,10 +28,10 @@ use crate::{
     client::VERSIONS,
 };
 
-/// How long anything may take before it counts as failed.
+/// The time limit of each step.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
-/// What runs it.
+/// The software that runs the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
     Axum,
@@ -42,7 +42,7 @@ pub(crate) const SERVERS: [Server; 2] = [Server::Axum, Server::Hyper];
 
 pub(crate) type App = BoxCloneSyncService<Request<()>, Response<SseBody<AnyBody>>, Infallible>;
 
-/// Handlers behind the layer.
+/// A handler behind the layer.
 pub(crate) fn app<A>(layer: &SseLayer, answer: impl Fn(Request<()>) -> A + Clone + Send + Sync + 'static) -> App
 where
     A: Future<Output = Response<AnyBody>> + Send + 'static,
@@ -76,7 +76,7 @@ impl House {
         Self { address, stop, server }
     }
 
-    /// No new connections, and none that has nothing to do. The server is over when all are.
+    /// Stops accepting connections and closes idle ones. The returned task ends when all connections have ended.
     pub(crate) fn stop(self) -> JoinHandle<()> {
         self.stop.send(()).expect("it runs");
         self.server
@@ -105,7 +105,7 @@ async fn hyper(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<(
         tokio::spawn(async move {
             let server = auto::Builder::new(TokioExecutor::new());
             let connection = server.serve_connection(TokioIo::new(socket), service);
-            // It is the peer's business how it goes.
+            // The peer checks how the connection ends.
             let _ = watcher.watch(connection).await;
         });
     }
@@ -115,7 +115,7 @@ async fn hyper(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<(
 
 pub(crate) type Frames = mpsc::Sender<Result<Frame<Bytes>, AnyError>>;
 
-/// A handler whose own bodies a test writes.
+/// A handler whose body a test writes.
 pub(crate) fn own_bodies(layer: &SseLayer, writers: mpsc::UnboundedSender<(ClientHandle, Frames)>) -> App {
     app(layer, move |request| {
         let (frames, body) = channel();
@@ -149,5 +149,5 @@ pub(crate) async fn on_all(test: impl AsyncFn(Server, Version)) {
 
 /// A bound on failure.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future).await.expect("it takes too long")
+    timeout(BOUND, future).await.expect("the future takes too long")
 }

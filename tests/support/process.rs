@@ -1,4 +1,4 @@
-//! What this process takes of the machine.
+//! This process's memory and files.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::{alloc::System, env, fs, process::Command};
@@ -7,8 +7,8 @@ use cap::Cap;
 
 const ALONE: &str = "TOWER_SSE_TEST_ALONE";
 
-/// Whether this process has one test to run. If not, the test was run in one of its own, where nobody else takes or gives back
-/// anything, and has passed.
+/// Whether this process has only this test to run. Otherwise it runs the test in a new process, where no other test
+/// allocates or frees memory. The test has passed when it returns false.
 pub(crate) fn is_alone(test: &str) -> bool {
     if env::var_os(ALONE).is_some() {
         return true;
@@ -22,12 +22,12 @@ pub(crate) fn is_alone(test: &str) -> bool {
 #[global_allocator]
 static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 
-/// The memory that is allocated, in bytes.
+/// The allocated memory in bytes.
 pub(crate) fn allocated() -> usize {
     HEAP.allocated()
 }
 
-/// How many files and sockets it has open.
+/// The number of open files and sockets.
 pub(crate) fn open_files() -> usize {
     // One is the directory itself.
     fs::read_dir("/proc/self/fd").expect("Linux").count() - 1
