@@ -1,4 +1,4 @@
-//! tower-http's authorisation, and axum's with a `from_fn`: outside.
+//! tower-http's authorization layers, and axum's `from_fn`. They go outside of `SseLayer`.
 
 use std::sync::{
     Arc,
@@ -12,13 +12,13 @@ use tower_sse::{Limit, SseLayer};
 
 use crate::house::House;
 
-/// Who has been let in, as a layer notes it in the request's extensions.
+/// The authenticated user. An auth layer puts it into the request's extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User(String);
 
 /// `Authorization: Bearer NAME` is a user of that name.
 async fn authorize<In, Out: Default>(mut request: Request<In>) -> Result<Request<In>, Response<Out>> {
-    // A real one asks a database meanwhile.
+    // A real one queries a database here.
     tokio::task::yield_now().await;
     let name = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     match name.map(str::to_owned) {
@@ -40,7 +40,7 @@ fn user_of(request: &Parts) -> Option<User> {
     request.extensions.get().cloned()
 }
 
-/// One stream for each user, whose name is known of the client.
+/// One stream per user. The user is part of the client's metadata.
 fn one_each(sse: SseLayer) -> SseLayer {
     sse.metadata(user_of).limit(Limit::streams(1).per(|request: &Parts| Some(user_of(request)?.0)))
 }
@@ -57,7 +57,7 @@ async fn a_bearer_token_is_checked_in_both_orders() {
 
 #[tokio::test]
 #[allow(clippy::result_large_err, reason = "it is what tower-http asks for")]
-async fn a_check_of_ones_own_composes_in_both_orders() {
+async fn a_custom_check_composes_in_both_orders() {
     in_both_orders!(ValidateRequestHeaderLayer::custom(|request: &mut Request<_>| {
         match request.headers().contains_key(AUTHORIZATION) {
             true => Ok(()),
@@ -76,7 +76,7 @@ async fn async_authorization_composes_in_both_orders() {
 }
 
 #[tokio::test]
-async fn limits_and_metadata_of_a_user_are_taken_from_what_auth_outside_put_into_the_extensions() {
+async fn limits_and_metadata_read_the_user_of_an_outer_auth_layer() {
     behind!(
         |sse| ServiceBuilder::new().layer(AsyncRequireAuthorizationLayer::new(authorize)).layer(one_each(sse)),
         async |house: House| {
@@ -96,7 +96,7 @@ async fn auth_inside_comes_too_late_for_limits_and_metadata() {
         |sse| ServiceBuilder::new().layer(one_each(sse)).layer(AsyncRequireAuthorizationLayer::new(authorize)),
         async |house: House| {
             let answer = house.with("authorization", "Bearer ada").get("/news").await;
-            assert_eq!(answer.status(), 500, "as no user is known yet, a limit for each cannot be kept");
+            assert_eq!(answer.status(), 500, "without a user, a limit per user cannot be checked");
             assert_eq!((house.registry.stats().clients, house.registry.stats().refused_streams), (0, 1));
         }
     );
@@ -113,7 +113,7 @@ async fn auth_inside_comes_too_late_for_limits_and_metadata() {
 }
 
 #[tokio::test]
-async fn whom_auth_outside_turns_away_costs_nothing() {
+async fn a_request_that_outer_auth_refuses_costs_nothing() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counting = |sse: SseLayer| {
         let asked = Arc::clone(&asked);
@@ -132,7 +132,7 @@ async fn whom_auth_outside_turns_away_costs_nothing() {
 }
 
 #[tokio::test]
-async fn with_auth_inside_strangers_learn_that_the_house_is_full() {
+async fn with_auth_inside_strangers_learn_that_the_limit_is_reached() {
     behind!(
         |sse| {
             let full = sse.limit(Limit::streams(1));
@@ -148,7 +148,7 @@ async fn with_auth_inside_strangers_learn_that_the_house_is_full() {
 }
 
 #[tokio::test]
-async fn auth_in_a_middleware_of_axums_is_the_same() {
+async fn auth_in_axum_middleware_works_the_same() {
     use axum::{
         extract::Request,
         middleware::{Next, from_fn},

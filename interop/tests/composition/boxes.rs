@@ -1,4 +1,4 @@
-//! tower's adapters: boxed services, retries, one service of several, and functions.
+//! tower's adapters: boxed services, retries, several services as one, and functions.
 
 use std::sync::{
     Arc,
@@ -35,7 +35,7 @@ async fn functions_compose_in_both_orders() {
 }
 
 #[tokio::test]
-async fn a_boxed_stack_is_as_it_was() {
+async fn a_boxed_stack_works_like_the_stack_itself() {
     for version in VERSIONS {
         let registry = Registry::new();
         let boxed = BoxCloneSyncService::new(house::layer(&registry).layer(Handlers));
@@ -50,7 +50,7 @@ async fn a_boxed_stack_is_as_it_was() {
 }
 
 #[tokio::test]
-async fn boxes_that_are_not_for_servers_stream_too() {
+async fn boxed_services_without_send_stream_too() {
     let registry = Registry::new();
     let request = || Request::builder().uri("/own").body(()).unwrap();
     let boxed = BoxService::new(house::layer(&registry).layer(Handlers));
@@ -61,7 +61,7 @@ async fn boxes_that_are_not_for_servers_stream_too() {
 }
 
 #[tokio::test]
-async fn an_optional_layer_needs_one_type_of_body() {
+async fn an_optional_layer_needs_one_body_type() {
     for version in VERSIONS {
         for is_on in [true, false] {
             let registry = Registry::new();
@@ -93,7 +93,7 @@ async fn one_of_several_layers_is_chosen_by_the_request() {
     }
 }
 
-/// Tries three times, but not again where there is no room.
+/// Retries up to three attempts, but not a request that was refused for lack of a slot.
 #[derive(Clone)]
 struct Attempts(usize);
 
@@ -112,12 +112,12 @@ impl<B: Clone, R, E> Policy<Request<B>, Response<R>, E> for Attempts {
     }
 }
 
-/// Retries need requests that can be cloned.
+/// Removes the request's body, as retries need requests that can be cloned.
 fn without_body<B>() -> MapRequestBodyLayer<fn(B) -> Empty<Bytes>> {
     MapRequestBodyLayer::new(|_| Empty::new())
 }
 
-/// Has every other answer fail.
+/// Makes every second response fail.
 fn fail_first<B>(has_failed: &Arc<AtomicBool>) -> impl Fn(Response<B>) -> Response<B> + Clone + use<B> {
     let has_failed = Arc::clone(has_failed);
     move |mut response| {
@@ -128,14 +128,14 @@ fn fail_first<B>(has_failed: &Arc<AtomicBool>) -> impl Fn(Response<B>) -> Respon
     }
 }
 
-/// Has room for one stream, and counts the clients that it makes.
+/// A layer with one slot that counts the clients that it creates.
 fn counting(sse: SseLayer, clients: &Arc<AtomicUsize>) -> SseLayer {
     let clients = Arc::clone(clients);
     sse.limit(Limit::streams(1)).metadata(move |_| Some(clients.fetch_add(1, Ordering::Relaxed)))
 }
 
 #[tokio::test]
-async fn retries_outside_make_a_client_for_each_attempt() {
+async fn outer_retries_create_a_client_for_each_attempt() {
     let (has_failed, clients) = (Arc::default(), Arc::default());
     behind!(
         |sse| ServiceBuilder::new()
@@ -155,7 +155,7 @@ async fn retries_outside_make_a_client_for_each_attempt() {
 }
 
 #[tokio::test]
-async fn retries_inside_are_of_one_client() {
+async fn inner_retries_have_one_client() {
     let (has_failed, clients) = (Arc::default(), Arc::default());
     behind!(
         |sse| ServiceBuilder::new()
@@ -175,7 +175,7 @@ async fn retries_inside_are_of_one_client() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_known_to_a_policy_that_should_not_try_again() {
+async fn a_retry_policy_can_detect_a_refusal() {
     behind!(
         |sse| ServiceBuilder::new()
             .layer(without_body())

@@ -1,4 +1,5 @@
-//! tower-http's `CorsLayer`: outside, so that every answer that a page may see has its headers.
+//! tower-http's `CorsLayer`. It goes outside of `SseLayer`, so that every response that a page may read has its
+//! headers.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::{
 
 const ORIGIN: &str = "https://app.test";
 
-/// With credentials, everything is allowed by name.
+/// With credentials, everything that is allowed must be named.
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin([ORIGIN.parse().unwrap()])
@@ -48,7 +49,7 @@ async fn streams_of_another_origin_with_credentials_carry_the_headers_in_both_or
 }
 
 #[tokio::test]
-async fn a_preflight_for_last_event_id_is_answered_in_both_orders_and_is_no_client() {
+async fn a_preflight_for_last_event_id_is_answered_in_both_orders_without_a_client() {
     in_both_orders!(cors(), async |house: House| {
         let answer = preflight(&house, "last-event-id,authorization").await;
         assert_eq!(answer.status(), 200);
@@ -68,7 +69,8 @@ async fn last_event_id_is_not_allowed_unless_it_is_named() {
     });
 }
 
-/// What a page of another origin is given when there is no room: by default, for each user, as an event stream.
+/// The response to a page of another origin when no slot is free: the default refusal, the refusal per user, and the
+/// refusal as an event stream.
 macro_rules! refusals {
     (|$sse:ident| $stack:expr, $check:expr) => {
         behind!(
@@ -110,7 +112,7 @@ macro_rules! refusals {
 }
 
 #[tokio::test]
-async fn outside_refusals_carry_the_headers_so_that_a_page_may_see_them() {
+async fn with_cors_outside_a_page_can_read_refusals() {
     refusals!(|sse| ServiceBuilder::new().layer(cors()).layer(sse), |answer: &http::Response<Incoming>| {
         assert_eq!(answer.headers()["access-control-allow-origin"], ORIGIN);
         assert_eq!(answer.headers()["access-control-allow-credentials"], "true");
@@ -118,7 +120,7 @@ async fn outside_refusals_carry_the_headers_so_that_a_page_may_see_them() {
 }
 
 #[tokio::test]
-async fn inside_refusals_have_no_headers_and_a_page_sees_a_network_error() {
+async fn with_cors_inside_refusals_have_no_headers() {
     refusals!(|sse| ServiceBuilder::new().layer(sse).layer(cors()), |answer: &http::Response<Incoming>| {
         assert!(!answer.headers().contains_key("access-control-allow-origin"));
         assert!(!answer.headers().contains_key("access-control-allow-credentials"));
@@ -127,7 +129,7 @@ async fn inside_refusals_have_no_headers_and_a_page_sees_a_network_error() {
 
 #[tokio::test]
 #[allow(deprecated, reason = "it is there, and used")]
-async fn around_auth_a_preflight_needs_no_token_and_a_401_carries_the_headers() {
+async fn with_cors_around_auth_preflights_need_no_token_and_a_401_has_headers() {
     use tower_http::validate_request::ValidateRequestHeaderLayer;
     behind!(
         |sse| ServiceBuilder::new().layer(cors()).layer(ValidateRequestHeaderLayer::bearer("secret")).layer(sse),

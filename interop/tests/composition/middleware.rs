@@ -1,4 +1,4 @@
-//! axum's own middleware, on both sides.
+//! axum's own middleware, on both sides of `SseLayer`.
 
 use axum::{
     Json,
@@ -18,7 +18,7 @@ use crate::{
     house::{self, House, text},
 };
 
-/// The handlers behind a stack, in axum alone: its middleware needs its bodies.
+/// Runs a test against the handlers behind a stack in axum only, as axum's middleware needs its body type.
 macro_rules! behind_axum {
     (|$sse:ident| $stack:expr, $test:expr) => {
         for version in VERSIONS {
@@ -34,7 +34,7 @@ async fn open(router: axum::Router, registry: Registry, version: Version) -> Hou
     House::new(house::serve_router(router).await, registry, version)
 }
 
-/// What a program does with a client that its handlers know nothing of.
+/// Uses the client of a request whose handler does not use it.
 async fn greet(request: Request, next: Next) -> Response {
     if let Some(client) = request.extensions().get::<ClientHandle>() {
         client.insert_metadata("greeted");
@@ -43,7 +43,7 @@ async fn greet(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// What it says to who is refused.
+/// Explains a refusal to the client.
 async fn explain(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     match response.extensions().get::<RefusedReason>() {
@@ -69,7 +69,8 @@ async fn functions_compose_in_both_orders() {
     in_both_orders_of_axum!(DefaultBodyLimit::max(1000));
 }
 
-/// A function of responses takes those of one body: outside, it has axum's as a layer of its own, and ours in one stack.
+/// A function of responses accepts one body type. Outside, that is axum's if the function is a layer of its own, and
+/// `SseBody` in one stack with `SseLayer`.
 #[tokio::test]
 async fn functions_of_responses_compose_in_both_orders() {
     let same = || map_response(async |response: Response| response);
@@ -84,7 +85,7 @@ async fn functions_of_responses_compose_in_both_orders() {
 }
 
 #[tokio::test]
-async fn inside_a_function_has_the_client_before_the_handler() {
+async fn an_inner_function_has_the_client_before_the_handler() {
     behind_axum!(|sse| ServiceBuilder::new().layer(sse).layer(from_fn(greet)), async |house: House| {
         let _stream = house.open("/news").await.having("data: hello\n").await;
         assert_eq!(house.registry.clients()[0].metadata().get(), Some(&"greeted"));
@@ -92,7 +93,7 @@ async fn inside_a_function_has_the_client_before_the_handler() {
 }
 
 #[tokio::test]
-async fn outside_there_is_no_client_yet() {
+async fn an_outer_function_has_no_client_yet() {
     behind_axum!(|sse| ServiceBuilder::new().layer(from_fn(greet)).layer(sse), async |house: House| {
         house.streams().await;
         let stream = house.open("/news").await.having(":\n\n").await;
@@ -102,7 +103,7 @@ async fn outside_there_is_no_client_yet() {
 }
 
 #[tokio::test]
-async fn outside_a_function_can_say_what_a_refusal_is() {
+async fn an_outer_function_can_replace_a_refusal() {
     behind_axum!(
         |sse| ServiceBuilder::new().layer(from_fn(explain)).layer(sse.limit(Limit::streams(0))),
         async |house: House| {
@@ -121,7 +122,7 @@ async fn outside_a_function_can_say_what_a_refusal_is() {
 }
 
 #[tokio::test]
-async fn an_optional_layer_is_axum_extras() {
+async fn axum_extras_optional_layer_composes() {
     for version in VERSIONS {
         for is_on in [true, false] {
             let registry = Registry::new();
@@ -140,7 +141,7 @@ async fn an_optional_layer_is_axum_extras() {
 }
 
 #[tokio::test]
-async fn a_whole_router_can_be_inside() {
+async fn the_layer_can_wrap_a_whole_router() {
     for version in VERSIONS {
         let registry = Registry::new();
         let address = house::serve(house::layer(&registry).layer(handlers::router())).await;

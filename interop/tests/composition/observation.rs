@@ -1,4 +1,4 @@
-//! Layers that watch: outside they see what the client gets, inside what the handler gives.
+//! Layers that observe. Outside of `SseLayer` they see what the client gets, inside what the handler returns.
 
 use std::{
     sync::{Arc, Mutex},
@@ -20,7 +20,7 @@ use tracing::Span;
 
 use crate::house::{House, until};
 
-/// What a layer saw, in words.
+/// A record of what a layer saw, as text.
 #[derive(Debug, Default, Clone)]
 struct Seen(Arc<Mutex<Vec<String>>>);
 
@@ -38,7 +38,7 @@ impl Seen {
     }
 }
 
-/// A `TraceLayer` that says all that it sees. As a macro, since its type has no name.
+/// A `TraceLayer` that records everything. It is a macro, as its type cannot be written.
 macro_rules! trace {
     ($seen:expr) => {{
         let [request, response, chunk, end, failure] = std::array::from_fn(|_| $seen.clone());
@@ -49,7 +49,7 @@ macro_rules! trace {
             })
             .on_body_chunk(move |it: &Bytes, _: Duration, _: &Span| {
                 let text = String::from_utf8_lossy(it).into_owned();
-                // The id of an event is another in each run.
+                // The id of an event differs from run to run.
                 chunk.push(text.split("id:").next().unwrap_or_default().to_owned());
             })
             .on_eos(move |_: Option<&HeaderMap>, _: Duration, _: &Span| end.push("end"))
@@ -65,7 +65,7 @@ async fn trace_composes_in_both_orders() {
 }
 
 #[tokio::test]
-async fn trace_outside_sees_each_event_and_heartbeat_and_the_end_of_the_stream() {
+async fn outer_trace_sees_each_event_and_heartbeat_and_the_end_of_the_stream() {
     let seen = Seen::default();
     behind!(|sse| ServiceBuilder::new().layer(trace!(seen)).layer(sse), async |house: House| {
         seen.take();
@@ -83,7 +83,7 @@ async fn trace_outside_sees_each_event_and_heartbeat_and_the_end_of_the_stream()
 }
 
 #[tokio::test]
-async fn trace_inside_sees_what_the_handler_gives_and_a_stream_of_the_registry_end_at_once() {
+async fn inner_trace_sees_the_handlers_body_and_an_early_end_of_registry_streams() {
     let seen = Seen::default();
     behind!(|sse| ServiceBuilder::new().layer(sse).layer(trace!(seen)), async |house: House| {
         seen.take();
@@ -100,7 +100,7 @@ async fn trace_inside_sees_what_the_handler_gives_and_a_stream_of_the_registry_e
 }
 
 #[tokio::test]
-async fn trace_outside_takes_a_503_for_a_failure_and_trace_inside_sees_no_refused_request() {
+async fn outer_trace_logs_a_503_as_failure_and_inner_trace_sees_no_refusal() {
     let seen = Seen::default();
     behind!(
         |sse| ServiceBuilder::new().layer(trace!(seen)).layer(sse.limit(Limit::streams(0))),
@@ -132,7 +132,7 @@ async fn no_trace_sees_the_end_of_a_stream_whose_client_leaves() {
     });
 }
 
-/// Says when a body is dropped before its end.
+/// Records when a body is dropped before its end.
 macro_rules! on_early_drop {
     ($seen:expr) => {{
         let seen = $seen.clone();
@@ -144,11 +144,11 @@ macro_rules! on_early_drop {
 }
 
 #[tokio::test]
-async fn an_early_drop_outside_is_a_client_that_left() {
+async fn an_outer_early_drop_is_a_client_that_left() {
     let seen = Seen::default();
     behind!(|sse| ServiceBuilder::new().layer(on_early_drop!(seen)).layer(sse), async |house: House| {
         house.streams().await;
-        assert_eq!(seen.take(), ["/own"], "which left, and not the one that was closed");
+        assert_eq!(seen.take(), ["/own"], "the stream whose client left, and not the closed one");
         drop(house.open("/news").await);
         until(|| seen.has("/news")).await;
         seen.take();
@@ -156,7 +156,7 @@ async fn an_early_drop_outside_is_a_client_that_left() {
 }
 
 #[tokio::test]
-async fn an_early_drop_inside_is_any_handlers_own_stream_that_had_not_ended_and_none_of_the_registrys() {
+async fn an_inner_early_drop_is_an_unfinished_body_of_a_handler() {
     let seen = Seen::default();
     behind!(|sse| ServiceBuilder::new().layer(sse).layer(on_early_drop!(seen)), async |house: House| {
         drop(house.open("/news").await);
@@ -195,7 +195,7 @@ fn ids() -> tower::layer::util::Stack<PropagateRequestIdLayer, SetRequestIdLayer
 }
 
 #[tokio::test]
-async fn a_request_id_set_outside_is_known_of_the_client_and_on_refusals() {
+async fn a_request_id_of_an_outer_layer_is_in_metadata_and_on_refusals() {
     behind!(
         |sse| ServiceBuilder::new().layer(ids()).layer(sse.metadata(id_of).limit(Limit::streams(1))),
         async |house: House| {
@@ -211,7 +211,7 @@ async fn a_request_id_set_outside_is_known_of_the_client_and_on_refusals() {
 }
 
 #[tokio::test]
-async fn a_request_id_set_inside_is_not() {
+async fn a_request_id_of_an_inner_layer_is_not_in_metadata_or_on_refusals() {
     behind!(
         |sse| ServiceBuilder::new().layer(sse.metadata(id_of).limit(Limit::streams(1))).layer(ids()),
         async |house: House| {
@@ -226,7 +226,7 @@ async fn a_request_id_set_inside_is_not() {
     );
 }
 
-/// A header that is not to be in a log.
+/// A header that must not be logged.
 #[derive(Clone)]
 struct Token(HeaderValue);
 
@@ -235,7 +235,7 @@ fn with_token(sse: SseLayer) -> SseLayer {
 }
 
 #[tokio::test]
-async fn headers_marked_as_sensitive_outside_are_so_for_metadata() {
+async fn headers_marked_as_sensitive_outside_are_sensitive_in_metadata() {
     let is_sensitive = async |house: &House| {
         house.streams().await;
         let _stream = house.open("/news").await;

@@ -1,4 +1,4 @@
-//! tower-http's `CatchPanicLayer`: either way a panic leaves nothing behind in the registry.
+//! tower-http's `CatchPanicLayer`. In both orders, a panic leaves nothing behind in the registry.
 
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -7,7 +7,7 @@ use tower_sse::{CloseReason, Limit};
 use crate::house::{House, text};
 
 #[tokio::test]
-async fn a_panic_before_the_answer_is_a_500_in_both_orders_and_leaves_nothing_behind() {
+async fn a_panic_before_the_response_is_a_500_and_leaves_nothing_behind() {
     in_both_orders!(CatchPanicLayer::new(), async |house: House| {
         let answer = house.get("/panic").await;
         assert_eq!(answer.status(), 500);
@@ -18,7 +18,7 @@ async fn a_panic_before_the_answer_is_a_500_in_both_orders_and_leaves_nothing_be
 }
 
 #[tokio::test]
-async fn a_panic_gives_the_place_back_in_both_orders() {
+async fn a_panic_releases_the_slot_in_both_orders() {
     let [outside, inside] = [Limit::streams(1), Limit::streams(1)];
     behind!(
         |sse| ServiceBuilder::new().layer(CatchPanicLayer::new()).layer(sse.limit(outside.clone())),
@@ -37,19 +37,19 @@ async fn a_panic_gives_the_place_back_in_both_orders() {
 }
 
 #[tokio::test]
-async fn a_panic_of_a_stream_that_has_begun_is_not_caught_in_either_order_and_its_client_is_over() {
+async fn a_panic_of_an_open_stream_is_not_caught_and_ends_its_client() {
     in_both_orders!(CatchPanicLayer::new(), async |house: House| {
         let stream = house.open("/panic-later").await;
         let had = stream.breaks().await;
         assert!(had.starts_with("event: position\n") && had.contains("\n\ndata: own\n\n"), "{had:?}");
         house.until_open(0).await;
         assert_eq!(house.registry.stats().subscriptions, 0);
-        assert_eq!(house.closed(CloseReason::ClientDisconnected), 2, "and one that left before");
+        assert_eq!(house.closed(CloseReason::ClientDisconnected), 2, "including one client that left before");
     });
 }
 
 #[tokio::test]
-async fn outside_what_the_layer_itself_is_given_to_call_is_caught_too() {
+async fn an_outer_layer_catches_panics_of_sse_layers_closures_too() {
     behind!(
         |sse| ServiceBuilder::new().layer(CatchPanicLayer::new()).layer(sse.metadata(|request| {
             assert_ne!(request.uri.path(), "/bad", "the program's");
@@ -66,7 +66,7 @@ async fn outside_what_the_layer_itself_is_given_to_call_is_caught_too() {
             .layer(CatchPanicLayer::new()),
         async |house: House| {
             house.streams().await;
-            assert!(house.try_send(crate::client::get("/bad")).await.is_err(), "the connection is gone");
+            assert!(house.try_send(crate::client::get("/bad")).await.is_err(), "the connection is closed");
         }
     );
 }

@@ -1,4 +1,4 @@
-//! Layers that change a request, or turn it away.
+//! Layers that change or refuse a request.
 
 use bytes::Bytes;
 use http::{HeaderValue, request::Parts};
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Tenant(&'static str);
 
-/// What the layer can know of a request.
+/// A layer that records a request's values.
 fn watching(sse: SseLayer) -> SseLayer {
     sse.metadata(|request: &Parts| request.extensions.get::<Tenant>().cloned())
         .metadata(|request: &Parts| Some(request.uri.path().to_owned()))
@@ -32,7 +32,7 @@ async fn known<T: Clone + Send + Sync + 'static>(house: &House) -> Option<T> {
 }
 
 #[tokio::test]
-async fn an_extension_is_known_to_metadata_if_it_is_added_outside() {
+async fn an_extension_is_in_metadata_if_an_outer_layer_adds_it() {
     in_both_orders!(AddExtensionLayer::new(Tenant("a")));
     let added = || AddExtensionLayer::new(Tenant("a"));
     behind!(|sse| ServiceBuilder::new().layer(added()).layer(watching(sse)), async |house: House| {
@@ -44,13 +44,13 @@ async fn an_extension_is_known_to_metadata_if_it_is_added_outside() {
 }
 
 #[tokio::test]
-async fn a_limit_of_request_bodies_outside_refuses_before_a_place_is_taken() {
+async fn an_outer_body_limit_refuses_before_a_slot_is_taken() {
     in_both_orders!(RequestBodyLimitLayer::new(1000), async |house: House| {
         let small = house.send(request("POST", "/news", any(Full::new(Bytes::from_static(b"small"))))).await;
         assert_eq!(small.headers()["content-type"], "text/event-stream");
         let large = request("POST", "/news", any(Full::new(Bytes::from(vec![b'x'; 1001]))));
         assert_eq!(house.send(large).await.status(), 413);
-        assert_eq!(house.registry.stats().clients, 1, "the small one's");
+        assert_eq!(house.registry.stats().clients, 1, "the client of the small request");
     });
     let large = || request("POST", "/news", any(Full::new(Bytes::from(vec![b'x'; 1001]))));
     behind!(
@@ -72,9 +72,9 @@ async fn mapped_bodies_compose_in_both_orders() {
     }));
 }
 
-/// Around the router, as what a router's own layers do comes after it has chosen the route.
+/// It goes around the router, as a router's own layers run after the route was chosen.
 #[tokio::test]
-async fn a_path_is_normalized_around_the_router_and_metadata_sees_it_if_that_is_outside() {
+async fn metadata_sees_the_normalized_path_if_it_is_normalized_outside() {
     for version in VERSIONS {
         for (is_outside, expected) in [(true, "/news"), (false, "/news/")] {
             let registry = Registry::new();
@@ -95,7 +95,7 @@ async fn a_path_is_normalized_around_the_router_and_metadata_sees_it_if_that_is_
 }
 
 #[tokio::test]
-async fn protection_from_cross_site_requests_lets_streams_of_other_sites_through_in_both_orders() {
+async fn csrf_protection_does_not_refuse_cross_site_streams_in_both_orders() {
     in_both_orders!(CsrfLayer::new(), async |house: House| {
         let elsewhere = house.with("sec-fetch-site", "cross-site").with("origin", "https://elsewhere.test");
         elsewhere.streams().await;

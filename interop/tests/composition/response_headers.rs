@@ -1,4 +1,4 @@
-//! Layers that set headers of the answer, and cookies.
+//! Layers that set response headers, and cookies.
 
 use axum::{Router, response::IntoResponse, routing::get};
 use axum_extra::extract::cookie::{Cookie, CookieJar};
@@ -35,7 +35,7 @@ async fn headers_that_the_layer_does_not_set_compose_in_both_orders() {
 }
 
 #[tokio::test]
-async fn if_not_present_outside_gives_all_but_streams_a_default() {
+async fn if_not_present_outside_sets_a_default_on_all_but_streams() {
     behind!(
         |sse| ServiceBuilder::new().layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, CACHED)).layer(sse),
         async |house: House| {
@@ -46,7 +46,7 @@ async fn if_not_present_outside_gives_all_but_streams_a_default() {
 }
 
 #[tokio::test]
-async fn if_not_present_inside_is_taken_for_the_handlers_and_kept() {
+async fn if_not_present_inside_counts_as_the_handlers_header() {
     behind!(
         |sse| ServiceBuilder::new().layer(sse).layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, CACHED)),
         async |house: House| assert_eq!(caching(&house).await, ["public, max-age=600", "public, max-age=600"])
@@ -54,7 +54,7 @@ async fn if_not_present_inside_is_taken_for_the_handlers_and_kept() {
 }
 
 #[tokio::test]
-async fn overriding_has_its_way_in_both_orders() {
+async fn overriding_replaces_the_header_in_both_orders() {
     behind!(
         |sse| ServiceBuilder::new().layer(SetResponseHeaderLayer::overriding(CACHE_CONTROL, CACHED)).layer(sse),
         async |house: House| assert_eq!(caching(&house).await, ["public, max-age=600", "public, max-age=600"])
@@ -65,7 +65,7 @@ async fn overriding_has_its_way_in_both_orders() {
     );
 }
 
-/// Gives each visitor a name, with the head of the stream.
+/// Gives each visitor a name in a cookie, in the head of the stream.
 async fn named(jar: CookieJar, client: ClientHandle) -> Result<impl IntoResponse, SubscribeError> {
     client.subscribe("news")?;
     let name = jar.get("visitor").map_or("new".to_owned(), |cookie| format!("{} again", cookie.value()));
@@ -73,7 +73,7 @@ async fn named(jar: CookieJar, client: ClientHandle) -> Result<impl IntoResponse
 }
 
 #[tokio::test]
-async fn cookies_go_out_with_a_streams_head_and_are_known_to_metadata() {
+async fn cookies_are_sent_with_a_streams_head_and_are_in_metadata() {
     for version in VERSIONS {
         let registry = Registry::new();
         let visitor = |request: &http::request::Parts| {

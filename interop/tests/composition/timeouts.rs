@@ -1,4 +1,4 @@
-//! Layers that bound a time. Those that bound an answer's head cut no stream; those that bound a body do.
+//! Layers that limit time. Limits on the response head cut no stream. Limits on a body do.
 
 use std::time::{Duration, Instant};
 
@@ -13,23 +13,23 @@ use tower_sse::{CloseReason, Heartbeat};
 
 use crate::house::House;
 
-/// Long enough for an answer's head, and for several heartbeats.
+/// Long enough for a response head and for several heartbeats.
 const TIME: Duration = Duration::from_millis(200);
 
 #[tokio::test]
-async fn a_timeout_bounds_the_head_in_both_orders_and_cuts_no_stream() {
+async fn a_timeout_limits_the_head_in_both_orders_and_cuts_no_stream() {
     in_both_orders!(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIME), async |house: House| {
         let mut stream = house.open("/news").await;
         assert_eq!(house.get("/never").await.status(), 504);
         stream.lasts(TIME).await;
         house.publish("later");
         stream.until("data: later\n").await;
-        assert_eq!(house.registry.stats().clients, 1, "the request that was given up is none");
+        assert_eq!(house.registry.stats().clients, 1, "the cancelled request has no client");
     });
 }
 
 #[tokio::test]
-async fn towers_timeout_does_the_same_with_an_error_for_axum_to_handle() {
+async fn towers_timeout_does_the_same_with_an_error_that_axum_handles() {
     let handle = async |_: BoxError| StatusCode::GATEWAY_TIMEOUT;
     let test = async |house: House| {
         house.streams().await;
@@ -64,15 +64,15 @@ async fn towers_timeout_does_the_same_with_an_error_for_axum_to_handle() {
 }
 
 #[tokio::test]
-async fn bounds_of_the_request_body_do_not_touch_the_stream_in_either_order() {
+async fn limits_of_the_request_body_do_not_affect_the_stream() {
     let outlives = async |house: House| house.open("/news").await.lasts(TIME + TIME / 4).await;
     in_both_orders!(RequestBodyTimeoutLayer::new(TIME), outlives);
     in_both_orders!(RequestBodyDeadlineLayer::new(TIME), outlives);
 }
 
 #[tokio::test]
-async fn a_body_timeout_outside_is_kept_off_by_heartbeats() {
-    // So long that no busy machine keeps a heartbeat back until then.
+async fn heartbeats_prevent_an_outer_body_timeout() {
+    // Long enough that even a busy machine sends a heartbeat in time.
     let time = Duration::from_secs(1);
     behind!(|sse| ServiceBuilder::new().layer(ResponseBodyTimeoutLayer::new(time)).layer(sse), async |house: House| {
         house.streams_alone().await;
@@ -85,7 +85,7 @@ async fn a_body_timeout_outside_is_kept_off_by_heartbeats() {
 }
 
 #[tokio::test]
-async fn a_body_timeout_outside_breaks_a_stream_without_heartbeats() {
+async fn an_outer_body_timeout_breaks_a_stream_without_heartbeats() {
     behind!(
         |sse| {
             let silent = sse.heartbeat(Heartbeat::off());
@@ -106,25 +106,25 @@ async fn a_body_timeout_outside_breaks_a_stream_without_heartbeats() {
 }
 
 #[tokio::test]
-async fn a_body_timeout_inside_breaks_a_handlers_own_stream_that_is_quiet() {
+async fn an_inner_body_timeout_breaks_a_handlers_silent_body() {
     behind!(|sse| ServiceBuilder::new().layer(sse).layer(ResponseBodyTimeoutLayer::new(TIME)), async |house: House| {
         house.streams_alone().await;
         let had = house.open("/quiet").await.breaks().await;
-        assert!(had.starts_with(":\n\n:\n\n"), "what it begins with, and in spite of its heartbeats: {had:?}");
+        assert!(had.starts_with(":\n\n:\n\n"), "the opening and heartbeats came before the break: {had:?}");
         house.until_open(0).await;
         assert_eq!(house.closed(CloseReason::BodyFailed), 1);
     });
 }
 
 #[tokio::test]
-async fn a_body_timeout_inside_leaves_the_registrys_streams_alone() {
+async fn an_inner_body_timeout_does_not_affect_the_registrys_streams() {
     behind!(|sse| ServiceBuilder::new().layer(sse).layer(ResponseBodyTimeoutLayer::new(TIME)), async |house: House| {
         house.open("/news").await.lasts(TIME + TIME / 2).await;
     });
 }
 
 #[tokio::test]
-async fn a_body_deadline_outside_breaks_every_stream_when_its_time_is_over() {
+async fn an_outer_body_deadline_breaks_every_stream() {
     behind!(
         |sse| ServiceBuilder::new().layer(ResponseBodyDeadlineLayer::new(TIME)).layer(sse),
         async |house: House| {
@@ -139,7 +139,7 @@ async fn a_body_deadline_outside_breaks_every_stream_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn a_body_deadline_inside_breaks_handlers_own_streams_alone() {
+async fn an_inner_body_deadline_breaks_only_handlers_own_bodies() {
     behind!(
         |sse| ServiceBuilder::new().layer(sse).layer(ResponseBodyDeadlineLayer::new(TIME)),
         async |house: House| {
@@ -156,9 +156,9 @@ async fn until_broken(house: &House) {
     assert_eq!(house.closed(CloseReason::BodyFailed), 1);
 }
 
-/// What to have instead.
+/// The alternative in this crate.
 #[tokio::test]
-async fn max_age_ends_streams_in_order() {
+async fn max_age_ends_streams_cleanly() {
     behind!(|sse| ServiceBuilder::new().layer(sse.max_age(TIME)), async |house: House| {
         house.open("/own").await.ends().await;
         house.until_open(0).await;
