@@ -39,7 +39,7 @@ const TOPIC: &str = "news";
 const NO_LAYER: &str = "no SseLayer is around this route: add one with Router::layer";
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(60), future).await.expect("it takes too long")
+    timeout(Duration::from_secs(60), future).await.expect("the step takes too long")
 }
 
 fn layer(registry: &Registry, name: &str) -> SseLayer {
@@ -137,7 +137,7 @@ impl House {
 
 async fn read(response: &mut http::Response<Incoming>, text: &mut String, has_it: impl Fn(&str) -> bool) {
     while !(has_it(text) && text.ends_with("\n\n")) {
-        let frame = within(response.frame()).await.expect("it goes on").unwrap();
+        let frame = within(response.frame()).await.expect("the stream goes on").unwrap();
         text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
     }
 }
@@ -180,7 +180,7 @@ async fn is_untouched(house: &House, targets: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_layer_of_a_router_covers_its_routes_and_its_fallback_and_nothing_that_is_added_later() {
+async fn a_routers_layer_covers_its_routes_and_fallback_and_no_later_routes() {
     let app =
         |registry: &Registry| routes().fallback(stream).layer(layer(registry, "router")).route("/late", get(stream));
     on_both(app, async |house| {
@@ -207,7 +207,7 @@ async fn a_route_layer_covers_the_routes_and_not_the_fallback() {
 }
 
 #[tokio::test]
-async fn a_layer_of_a_method_router_covers_that_route_alone() {
+async fn a_method_routers_layer_covers_only_that_route() {
     let app = |registry: &Registry| {
         let covered: MethodRouter = get(stream).layer(layer(registry, "route"));
         routes().route("/covered", covered).route("/own-covered/own", get(own).layer(layer(registry, "second")))
@@ -229,7 +229,7 @@ async fn a_layer_of_a_method_router_covers_that_route_alone() {
 }
 
 #[tokio::test]
-async fn a_layer_of_a_handler_covers_that_method_alone() {
+async fn a_handlers_layer_covers_only_that_method() {
     let app = |registry: &Registry| {
         Router::new().route("/stream", get(stream.layer(layer(registry, "handler"))).post(stream))
     };
@@ -244,7 +244,7 @@ async fn a_layer_of_a_handler_covers_that_method_alone() {
 }
 
 #[tokio::test]
-async fn of_nested_layers_the_inner_one_does_the_work() {
+async fn the_inner_of_nested_layers_prepares_the_stream() {
     let app = |registry: &Registry| {
         let api = routes().layer(layer(registry, "api"));
         let outside = Router::new()
@@ -264,7 +264,7 @@ async fn of_nested_layers_the_inner_one_does_the_work() {
 }
 
 #[tokio::test]
-async fn of_nested_layers_with_two_registries_the_inner_one_has_the_client() {
+async fn with_two_registries_the_inner_layer_has_the_client() {
     let app = |registry: &Registry| {
         let elsewhere = Registry::new();
         routes().layer(layer(registry, "inner")).layer(layer(&elsewhere, "outer")).route(

@@ -22,7 +22,7 @@ use client::{Client, VERSIONS};
 use example::Server;
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(60), future).await.expect("it takes too long")
+    timeout(Duration::from_secs(60), future).await.expect("the step takes too long")
 }
 
 /// The program, and the HTTP version of the requests.
@@ -76,7 +76,7 @@ async fn text(response: Response<Incoming>) -> String {
 async fn first(stream: &mut Response<Incoming>, count: usize) -> String {
     let mut text = String::new();
     while text.matches("\n\n").count() <= count {
-        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("it ends after {text:?}")).unwrap();
+        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("the stream ends after {text:?}")).unwrap();
         text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
     }
     text
@@ -102,7 +102,7 @@ fn without_ids(text: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_job_is_followed_from_its_beginning_to_its_end() {
+async fn a_reader_gets_a_job_from_its_beginning_to_its_end() {
     on_both(&[("STEP_MS", "5")], async |house| {
         let job = house.start(30).await;
         let stream = house.ask("GET", &job).await;
@@ -115,13 +115,13 @@ async fn a_job_is_followed_from_its_beginning_to_its_end() {
         assert!(early.starts_with("event: position\ndata: \nid: "), "{early}");
         assert_eq!(without_ids(&early), steps(1, 30));
         let late = text(house.ask("GET", &job).await).await;
-        assert_eq!(events(&late), events(&early), "and so it is for who comes when it is over");
+        assert_eq!(events(&late), events(&early), "a reader that comes after the end gets the same");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_stream_that_was_cut_goes_on_where_it_was_and_the_job_goes_on_meanwhile() {
+async fn a_cut_stream_resumes_and_the_job_goes_on_meanwhile() {
     on_both(&[("STEP_MS", "20")], async |house| {
         let job = house.start(20).await;
         let mut stream = house.ask("GET", &job).await;
@@ -138,7 +138,7 @@ async fn a_stream_that_was_cut_goes_on_where_it_was_and_the_job_goes_on_meanwhil
 }
 
 #[tokio::test]
-async fn who_had_all_of_a_job_gets_a_204() {
+async fn a_client_that_read_a_whole_job_gets_a_204() {
     on_both(&[("STEP_MS", "1")], async |house| {
         let job = house.start(3).await;
         let all = text(house.ask("GET", &job).await).await;
@@ -154,7 +154,7 @@ async fn who_had_all_of_a_job_gets_a_204() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_stopped_ends_its_streams_without_being_done() {
+async fn a_stopped_job_ends_its_streams_without_a_done_event() {
     on_both(&[("STEP_MS", "100"), ("MAX_JOBS", "1")], async |house| {
         let job = house.start(1000).await;
         let mut stream = house.ask("GET", &job).await;
@@ -179,7 +179,7 @@ async fn a_job_that_is_stopped_ends_its_streams_without_being_done() {
 }
 
 #[tokio::test]
-async fn what_is_no_stream_is_as_without_the_layer() {
+async fn responses_that_are_no_stream_are_the_same_without_the_layer() {
     on_both(&[], async |house| {
         let job = house.start(1000).await;
         for (method, target, status, expected) in [
@@ -212,7 +212,7 @@ async fn what_is_no_stream_is_as_without_the_layer() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn told_to_end_it_lets_jobs_finish_that_are_soon_done() {
+async fn a_signal_lets_jobs_finish_that_are_done_in_time() {
     on_both(&[("STEP_MS", "30"), ("FINISH_MS", "3000")], async |mut house| {
         let soon = house.start(20).await;
         let late = house.start(1000).await;
@@ -223,14 +223,14 @@ async fn told_to_end_it_lets_jobs_finish_that_are_soon_done() {
         all.push_str(&rest);
         assert_eq!(without_ids(&all), steps(1, 20));
         assert!(!cut.contains("event: done"));
-        assert!(cut.ends_with("\n\n") && events(&cut).len() > 20, "it ends in order, at a boundary, and later");
+        assert!(cut.ends_with("\n\n") && events(&cut).len() > 20, "the stream ends cleanly, at a boundary, and later");
         assert_eq!(within(house.server.process.wait()).await.unwrap().code(), Some(0));
     })
     .await;
 }
 
 #[test]
-fn there_is_no_axum_in_it() {
+fn the_program_does_not_depend_on_axum() {
     let tree = std::process::Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--package", "progress", "--edges", "normal", "--prefix", "none"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -243,7 +243,7 @@ fn there_is_no_axum_in_it() {
 }
 
 #[tokio::test]
-async fn pages_of_other_sites_start_and_stop_nothing() {
+async fn pages_of_other_sites_cannot_start_or_stop_jobs() {
     on_both(&[], async |house| {
         let address = house.server.url.strip_prefix("http://").unwrap().parse().unwrap();
         let job = house.start(1000).await;

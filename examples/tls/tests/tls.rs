@@ -43,7 +43,7 @@ use example::Server;
 const VERSIONS: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(60), future).await.expect("it takes too long")
+    timeout(Duration::from_secs(60), future).await.expect("the step takes too long")
 }
 
 /// The program, and the certificates that its clients trust.
@@ -82,7 +82,7 @@ impl House {
     }
 
     fn address(&self) -> &str {
-        self.server.url.strip_prefix("https://").expect("it speaks TLS")
+        self.server.url.strip_prefix("https://").expect("the program uses TLS")
     }
 
     async fn connect(&self, protocols: &[&[u8]]) -> io::Result<TlsStream<TcpStream>> {
@@ -154,7 +154,7 @@ async fn ticks(stream: &mut Response<Incoming>, count: usize) -> Vec<(u64, Strin
     let mut text = String::new();
     let begins = |text: &str| text.starts_with("event: position\n");
     while text.matches("\n\n").count() < count + usize::from(begins(&text)) || !text.ends_with("\n\n") {
-        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("it ends after {text:?}")).unwrap();
+        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("the stream ends after {text:?}")).unwrap();
         text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
     }
     let block = |block: &str| {
@@ -168,7 +168,7 @@ async fn ticks(stream: &mut Response<Incoming>, count: usize) -> Vec<(u64, Strin
 }
 
 #[tokio::test]
-async fn a_stream_has_its_events_and_the_headers_of_its_version() {
+async fn a_stream_has_its_events_and_the_headers_of_its_http_version() {
     let house = House::open("events").await;
     for version in VERSIONS {
         let mut stream = house.client(version).await.get("/ticks", None).await;
@@ -185,7 +185,7 @@ async fn a_stream_has_its_events_and_the_headers_of_its_version() {
 }
 
 #[tokio::test]
-async fn a_stream_that_was_cut_goes_on_where_it_was_in_either_version() {
+async fn a_cut_stream_resumes_in_either_http_version() {
     let house = House::open("resume").await;
     let mut id: Option<String> = None;
     let mut expected = None;
@@ -199,7 +199,7 @@ async fn a_stream_that_was_cut_goes_on_where_it_was_in_either_version() {
 }
 
 #[tokio::test]
-async fn many_streams_share_a_connection_of_http_2() {
+async fn many_streams_share_an_http_2_connection() {
     let house = House::open("many").await;
     let mut client = house.client(Version::HTTP_2).await;
     let mut streams = Vec::new();
@@ -214,7 +214,7 @@ async fn many_streams_share_a_connection_of_http_2() {
 }
 
 #[tokio::test]
-async fn the_better_protocol_is_chosen_and_none_is_needed() {
+async fn the_preferred_protocol_is_chosen_and_alpn_is_optional() {
     let house = House::open("alpn").await;
     let both = house.connect(&[b"http/1.1", b"h2"]).await.unwrap();
     assert_eq!(both.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -225,7 +225,7 @@ async fn the_better_protocol_is_chosen_and_none_is_needed() {
 }
 
 #[tokio::test]
-async fn peers_that_speak_no_tls_or_nothing_hold_up_nobody() {
+async fn peers_without_tls_and_silent_peers_delay_no_other_client() {
     let house = House::open("others").await;
     let _silent = TcpStream::connect(house.address()).await.unwrap();
     let mut plain = TcpStream::connect(house.address()).await.unwrap();
@@ -238,7 +238,7 @@ async fn peers_that_speak_no_tls_or_nothing_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn who_shakes_hands_and_sends_no_request_is_given_up_and_who_did_is_not() {
+async fn only_a_client_without_a_request_is_disconnected_after_the_handshake() {
     const HEAD: Duration = Duration::from_millis(500);
     let house = House::open_with("heads", &[("HEAD_MS", "500")]).await;
     let mut streams = Vec::new();
@@ -327,7 +327,7 @@ async fn without_files_it_makes_a_certificate_for_localhost() {
 }
 
 #[tokio::test]
-async fn files_that_are_wrong_are_named() {
+async fn errors_name_the_wrong_file() {
     let nonsense = file("nonsense", "nonsense");
     for (arguments, said, code) in [
         (&["--cert", "/nowhere", "--key", "/nowhere"][..], "/nowhere", 1),
@@ -344,7 +344,7 @@ async fn files_that_are_wrong_are_named() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn told_to_end_it_ends_its_streams_in_order() {
+async fn a_signal_ends_the_streams_cleanly() {
     use nix::sys::signal::Signal::{SIGINT, SIGTERM};
     for signal in [SIGINT, SIGTERM] {
         let mut house = House::open(&format!("end-{signal}")).await;
