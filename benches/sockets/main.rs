@@ -41,7 +41,7 @@ mod plan;
 #[cfg(target_os = "linux")]
 mod server;
 #[cfg(target_os = "linux")]
-#[allow(dead_code, reason = "the plan has arguments of its own")]
+#[allow(dead_code, reason = "the plan parses its own arguments")]
 #[path = "../support/table.rs"]
 mod table;
 #[cfg(target_os = "linux")]

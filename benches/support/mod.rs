@@ -1,6 +1,6 @@
 //! Clients that are tasks, and rounds of events that end when all events have arrived.
 
-#![allow(dead_code, reason = "no bench needs all of it")]
+#![allow(dead_code, reason = "no bench uses all of it")]
 
 pub(crate) mod table;
 

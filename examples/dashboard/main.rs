@@ -59,6 +59,8 @@ mod hooks;
 mod market;
 mod page;
 mod problem;
+#[path = "../support/settings.rs"]
+mod settings;
 #[path = "../support/signals.rs"]
 mod signals;
 #[path = "../support/sockets.rs"]
@@ -66,7 +68,7 @@ mod sockets;
 mod stop;
 mod visitor;
 
-use std::{env, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -82,7 +84,8 @@ use tower_sse::{
 };
 
 use crate::{
-    connections::Connections, hooks::Counts, market::Market, signals::Signals, sockets::Patience, visitor::Visitor,
+    connections::Connections, hooks::Counts, market::Market, settings::setting, signals::Signals, sockets::Patience,
+    visitor::Visitor,
 };
 
 /// The state that all handlers share.
@@ -181,12 +184,4 @@ fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat, patience: Patience) -
         // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not cut streams.
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()))
         .with_state(app)
-}
-
-/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
-    match env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} is not a number that fits"))),
-    }
 }

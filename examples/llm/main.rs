@@ -27,14 +27,16 @@
 //! | `TOKEN_MS` | 60 | the average time of a token |
 //! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, take to send a prompt, or answer nothing; at least 1000 |
 
-#[allow(dead_code, reason = "it is not told to end")]
+#[allow(dead_code, reason = "it is not stopped gracefully")]
 #[path = "../support/connections.rs"]
 mod connections;
 mod generator;
+#[path = "../support/settings.rs"]
+mod settings;
 #[path = "../support/sockets.rs"]
 mod sockets;
 
-use std::{collections::HashMap, env, error::Error, io, str::FromStr, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -53,7 +55,7 @@ use tower_sse::{
     Subscription, TopicState,
 };
 
-use crate::{connections::Connections, sockets::Patience};
+use crate::{connections::Connections, settings::setting, sockets::Patience};
 
 const MAX_PROMPT: usize = 16 << 10;
 /// The most answers that are written at once, in all chats together. Each answer takes a task.
@@ -222,13 +224,5 @@ impl Answer {
 
     fn is_unknown(&self) -> axum::response::ErrorResponse {
         (StatusCode::NOT_FOUND, format!("this chat has no answer {}, or no longer", self.n)).into()
-    }
-}
-
-/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
-fn setting<T: FromStr>(name: &str, default: T) -> std::result::Result<T, io::Error> {
-    match env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} is not a number that fits"))),
     }
 }

@@ -108,13 +108,13 @@ impl Connections {
 
     /// How many requests one HTTP/2 connection may have at once. Default: hyper's, 200. The next request is refused
     /// (`REFUSED_STREAM`) before the service sees it. An HTTP/1.1 connection has one.
-    #[allow(dead_code, reason = "not all programs need another bound")]
+    #[allow(dead_code, reason = "not all programs set a limit")]
     pub(crate) fn requests_each(self, most: u32) -> Self {
         Self { requests_each: Some(most), ..self }
     }
 
     /// The maximum number of connections.
-    #[allow(dead_code, reason = "only a program that has connections to others needs to know")]
+    #[allow(dead_code, reason = "not all programs need the limit")]
     pub(crate) fn most(&self) -> u32 {
         self.most
     }

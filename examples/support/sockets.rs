@@ -57,7 +57,7 @@
 //!   buffer.
 //! - Behind a proxy, the proxy is the peer. It has to detect the vanished clients behind it.
 //! - On systems other than Linux and Android, pending bytes wait for as long as the system decides.
-#![allow(dead_code, reason = "axum::serve has no pings, and the dashboard asks no other server")]
+#![allow(dead_code, reason = "no example uses all of it")]
 
 use std::time::Duration;
 

@@ -23,7 +23,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(10);
 
 /// A registry whose topics have this retention and slow-client policy.
-fn keeping(retention: Retention) -> (Recorder, Registry) {
+fn with_retention(retention: Retention) -> (Recorder, Registry) {
     let (recorder, config) = Recorder::new();
     (recorder, Registry::with_config(config.topic_retention(retention)))
 }
@@ -40,7 +40,8 @@ fn reading(registry: &Registry, topics: &[&str]) -> (ClientHandle, SseBody<Empty
 
 #[test]
 fn a_client_that_is_told_of_a_gap_goes_on_at_the_oldest_event() {
-    let (recorder, registry) = keeping(Retention::default().events(3).slow_client_policy(SlowClientPolicy::NotifyGap));
+    let (recorder, registry) =
+        with_retention(Retention::default().events(3).slow_client_policy(SlowClientPolicy::NotifyGap));
     let (client, mut body) = reading(&registry, &["a", "b"]);
     flood(&registry, "a", 0..1);
     let seen = fields(&text(&mut body), "id")[0].to_owned();
@@ -61,7 +62,7 @@ fn a_client_that_is_told_of_a_gap_goes_on_at_the_oldest_event() {
 #[test]
 fn each_loss_is_counted_exactly_and_once() {
     for bound in [Retention::default().events(3), Retention::default().bytes(3 * 320)] {
-        let (recorder, registry) = keeping(bound);
+        let (recorder, registry) = with_retention(bound);
         let (client, mut body) = reading(&registry, &["a"]);
         let mut missed = Vec::new();
         for burst in [2, 5, 3, 100, 4] {
@@ -85,7 +86,7 @@ fn each_loss_is_counted_exactly_and_once() {
 
 #[test]
 fn a_loss_on_each_of_two_topics_is_two_losses_and_one_gap() {
-    let (recorder, registry) = keeping(Retention::default().events(2));
+    let (recorder, registry) = with_retention(Retention::default().events(2));
     let client = subscribed(&registry, ["a", "b", "c"]);
     recorder.take();
     let mut events = client.clone().into_events();
@@ -98,7 +99,7 @@ fn a_loss_on_each_of_two_topics_is_two_losses_and_one_gap() {
 
 #[test]
 fn a_stream_of_a_slow_client_sends_a_reconnection_time_and_ends() {
-    let (recorder, registry) = keeping(
+    let (recorder, registry) = with_retention(
         Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: RETRY }),
     );
     for _ in 0..50 {
@@ -121,7 +122,7 @@ fn a_stream_of_a_slow_client_sends_a_reconnection_time_and_ends() {
 
 #[test]
 fn a_disconnected_slow_client_resumes_with_a_gap_and_goes_on() {
-    let (_, registry) = keeping(
+    let (_, registry) = with_retention(
         Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: RETRY }),
     );
     let (_, mut body) = reading(&registry, &["a"]);
@@ -143,7 +144,7 @@ fn a_disconnected_slow_client_resumes_with_a_gap_and_goes_on() {
 
 #[test]
 fn events_of_a_slow_client_that_is_disconnected_end() {
-    let (_, registry) = keeping(
+    let (_, registry) = with_retention(
         Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: RETRY }),
     );
     let client = subscribed(&registry, ["a"]);
@@ -156,7 +157,7 @@ fn events_of_a_slow_client_that_is_disconnected_end() {
 #[test]
 fn any_reconnection_delay_is_a_valid_retry_field() {
     for retry in [Duration::ZERO, Duration::MAX] {
-        let (_, registry) = keeping(
+        let (_, registry) = with_retention(
             Retention::default().events(1).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: retry }),
         );
         for _ in 0..20 {
@@ -171,7 +172,7 @@ fn any_reconnection_delay_is_a_valid_retry_field() {
 #[test]
 fn a_topic_that_skips_silently_gives_the_current_value() {
     let (recorder, registry) =
-        keeping(Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently));
+        with_retention(Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently));
     let (_, mut body) = reading(&registry, &["a", "b"]);
     flood(&registry, "a", 0..10);
     flood(&registry, "b", 0..3);

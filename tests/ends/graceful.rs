@@ -21,8 +21,8 @@ use tower_sse::{
 use crate::{
     bodies::{AnyBody, any},
     client::{Client, get, request},
-    house::{App, BOUND, House, SERVERS, Server, app, handle_of, on_all, own_bodies, text, until, within},
     layers::quiet,
+    test_server::{App, BOUND, SERVERS, Server, TestServer, app, handle_of, on_all, own_bodies, text, until, within},
     wire::{End, Http1, Http2, Seen},
 };
 
@@ -39,15 +39,15 @@ async fn two_thousand_streams_end(server: Server) {
     let window = 2 * SECOND;
     rlimit::increase_nofile_limit(8192).unwrap();
     let registry = Registry::new();
-    let house = House::open(server, news(&quiet(&registry))).await;
+    let test_server = TestServer::open(server, news(&quiet(&registry))).await;
     let (mut ones, mut twos) = (Vec::new(), Vec::new());
     for _ in 0..STREAMS {
-        let mut one = Http1::get(house.address, "/").await;
+        let mut one = Http1::get(test_server.address, "/").await;
         assert!(one.head().await.starts_with("http/1.1 200"));
         ones.push(one);
     }
     for _ in 0..CONNECTIONS {
-        let mut two = Http2::connect(house.address, ALL).await;
+        let mut two = Http2::connect(test_server.address, ALL).await;
         for _ in 0..STREAMS / CONNECTIONS {
             two.get("/").await;
         }
@@ -61,7 +61,7 @@ async fn two_thousand_streams_end(server: Server) {
     let mut peers = JoinSet::new();
     ones.into_iter().for_each(|one| _ = peers.spawn(async { vec![one.last_body().await] }));
     twos.into_iter().for_each(|two| _ = peers.spawn(two.all()));
-    let served = house.stop();
+    let served = test_server.stop();
     let farewell = Event::data("bye").event("restart");
     let draining = tokio::spawn(registry.drain(Drain::within(window).farewell(farewell).reconnect_delay(10 * SECOND)));
     let publisher = tokio::spawn(async move {
@@ -137,10 +137,10 @@ async fn a_drain_refuses_new_streams_and_answers_other_requests() {
             let reconnects = format!("{refusal:?}").contains("reconnect");
             let registry = Registry::new();
             // The first stream may finish, so that the drain goes on.
-            let house =
-                House::open(server, news(&quiet(&registry).refused_response(refusal).finish_on_drain(true))).await;
-            let stream = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
-            let mut other = Client::connect(house.address, version).await;
+            let test_server =
+                TestServer::open(server, news(&quiet(&registry).refused_response(refusal).finish_on_drain(true))).await;
+            let stream = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
+            let mut other = Client::connect(test_server.address, version).await;
             let draining = tokio::spawn(registry.drain(Drain::within(SECOND).finish_within(BOUND)));
             until(|| registry.is_draining()).await;
 
@@ -174,7 +174,7 @@ async fn a_drain_refuses_new_streams_and_answers_other_requests() {
             let drained = within(draining).await.unwrap();
             assert_eq!((drained.ended, drained.still_open), (1, 0), "a refused stream is not counted");
             drop(other);
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         }
     })
     .await;
@@ -185,8 +185,8 @@ async fn a_drain_refuses_new_streams_and_answers_other_requests() {
 async fn a_client_that_reconnects_at_once_on_its_connection_is_refused() {
     on_all(async |server, version| {
         let registry = Registry::new();
-        let house = House::open(server, news(&quiet(&registry))).await;
-        let mut client = Client::connect(house.address, version).await;
+        let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+        let mut client = Client::connect(test_server.address, version).await;
         let stream = client.send(asking("/")).await.unwrap();
         let drained = within(registry.drain(Drain::within(SECOND))).await;
         assert_eq!((drained.ended, drained.still_open), (1, 0));
@@ -194,7 +194,7 @@ async fn a_client_that_reconnects_at_once_on_its_connection_is_refused() {
         assert_eq!(client.send(asking("/")).await.unwrap().status(), 503);
         assert_eq!(text(client.send(get("/plain")).await.unwrap()).await, "plain");
         drop(client);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
@@ -203,8 +203,8 @@ async fn a_client_that_reconnects_at_once_on_its_connection_is_refused() {
 async fn a_request_pipelined_behind_a_stream_is_answered_after_its_end() {
     for server in SERVERS {
         let registry = Registry::new();
-        let house = House::open(server, news(&quiet(&registry))).await;
-        let mut connection = Http1::get(house.address, "/").await;
+        let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+        let mut connection = Http1::get(test_server.address, "/").await;
         connection.send("GET", "/").await;
         connection.send("GET", "/plain").await;
         assert!(connection.head().await.starts_with("http/1.1 200"));
@@ -214,7 +214,7 @@ async fn a_request_pipelined_behind_a_stream_is_answered_after_its_end() {
         assert_eq!((seen.text.as_str(), seen.end), ("data: bye\n\n", End::Clean));
         assert!(within(connection.head()).await.starts_with("http/1.1 503"));
         drop(connection);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     }
 }
 
@@ -223,11 +223,11 @@ async fn a_stream_with_a_pipelined_request_ends_cleanly_when_the_server_stops() 
     for server in SERVERS {
         for _ in 0..20 {
             let registry = Registry::new();
-            let house = House::open(server, news(&quiet(&registry))).await;
-            let mut connection = Http1::get(house.address, "/").await;
+            let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+            let mut connection = Http1::get(test_server.address, "/").await;
             assert!(connection.head().await.starts_with("http/1.1 200"));
             connection.send("GET", "/plain").await;
-            let served = house.stop();
+            let served = test_server.stop();
             let drained = within(registry.drain(Drain::within(SECOND).farewell(Event::data("bye")))).await;
             assert_eq!((drained.ended, drained.still_open), (1, 0));
             within(served).await.unwrap();
@@ -266,15 +266,15 @@ mod stalled {
     async fn drain_reports_a_peer_that_reads_nothing_and_delays_no_other() {
         on_all(async |server, version| {
             let registry = Registry::new();
-            let house = House::open(server, news(&quiet(&registry))).await;
-            let peer = peer_that_reads_nothing(house.address, version).await;
+            let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+            let peer = peer_that_reads_nothing(test_server.address, version).await;
             let mut others = Vec::new();
             for _ in 0..20 {
-                others.push(Client::connect(house.address, version).await.send(get("/")).await.unwrap());
+                others.push(Client::connect(test_server.address, version).await.send(get("/")).await.unwrap());
             }
             flood(&registry, "flood");
             publish(&registry, 0);
-            let served = house.stop();
+            let served = test_server.stop();
             let start = Instant::now();
             let draining = tokio::spawn(registry.drain(Drain::within(SECOND).farewell(Event::data("bye"))));
             for other in others {
@@ -298,13 +298,13 @@ mod stalled {
     async fn an_unread_stream_delays_no_other_stream_of_its_connection() {
         for server in SERVERS {
             let registry = Registry::new();
-            let house = House::open(server, news(&quiet(&registry))).await;
-            let mut connection = Http2::connect(house.address, 1 << 10).await;
+            let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+            let mut connection = Http2::connect(test_server.address, 1 << 10).await;
             connection.get("/?topic=flood").await;
             let other = connection.get("/").await;
             connection.answered().await;
             flood(&registry, "flood");
-            let served = house.stop();
+            let served = test_server.stop();
             let draining = tokio::spawn(registry.drain(Drain::within(SECOND).farewell(Event::data("bye"))));
             let seen = within(connection.over(other)).await;
             assert_eq!((seen.text.as_str(), seen.end), ("data: bye\n\n", End::Clean));
@@ -320,8 +320,8 @@ mod stalled {
     async fn a_peer_that_stalled_before_the_drain_counts_as_still_open() {
         on_all(async |server, version| {
             let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(SECOND));
-            let house = House::open(server, news(&quiet(&registry))).await;
-            let peer = peer_that_reads_nothing(house.address, version).await;
+            let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+            let peer = peer_that_reads_nothing(test_server.address, version).await;
             let client = registry.clients().pop().unwrap();
             flood(&registry, "flood");
             let mut ticks = interval(Duration::from_millis(5));
@@ -339,7 +339,7 @@ mod stalled {
             let drained = within(registry.drain(Drain::within(SECOND / 5))).await;
             assert_eq!((drained.ended, drained.still_open), (0, 1));
             drop(peer);
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
@@ -374,13 +374,13 @@ mod stalled {
     async fn half_a_request_keeps_the_server_and_counts_as_no_stream() {
         for server in SERVERS {
             let registry = Registry::new();
-            let house = House::open(server, news(&quiet(&registry))).await;
-            let mut half = Http1::get(house.address, "/plain").await;
+            let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+            let mut half = Http1::get(test_server.address, "/plain").await;
             let mut rest = [0; 1024];
             assert!(half.socket.read(&mut rest).await.unwrap() > 0);
             half.socket.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
-            let stream = Client::connect(house.address, Version::HTTP_11).await.send(get("/")).await.unwrap();
-            let served = house.stop();
+            let stream = Client::connect(test_server.address, Version::HTTP_11).await.send(get("/")).await.unwrap();
+            let served = test_server.stop();
             let drained = within(registry.drain(Drain::within(SECOND))).await;
             assert_eq!((drained.ended, drained.still_open), (1, 0));
             assert_eq!(text(stream).await, "");
@@ -395,13 +395,13 @@ async fn a_stream_that_stalls_in_the_middle_of_an_event_is_cut() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let (sender, mut frames) = mpsc::unbounded_channel();
-        let house = House::open(server, own_bodies(&quiet(&registry), sender)).await;
-        let mut response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let test_server = TestServer::open(server, own_bodies(&quiet(&registry), sender)).await;
+        let mut response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
         let (_, frames) = frames.recv().await.unwrap();
         frames.send(Ok(Frame::data("data: whole\n\ndata: half".into()))).await.unwrap();
         let first = response.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(first, "data: whole\n\ndata: half");
-        let served = house.stop();
+        let served = test_server.stop();
         let drained = within(registry.drain(Drain::within(SECOND).farewell(Event::data("bye")))).await;
         assert_eq!((drained.ended, drained.still_open), (1, 0));
         // The end is a clean one. Clients drop the half event and reconnect.
@@ -424,7 +424,7 @@ async fn drain_lets_answers_finish() {
             client.subscribe("answer").unwrap();
             any_response(client.into_stream())
         });
-        let (own, produced) = (House::open(server, own).await, House::open(server, produced).await);
+        let (own, produced) = (TestServer::open(server, own).await, TestServer::open(server, produced).await);
         let producer = registry.start_producer("answer").unwrap();
         let own_response = Client::connect(own.address, version).await.send(get("/")).await.unwrap();
         let (client, frames) = frames.recv().await.unwrap();
@@ -470,8 +470,8 @@ async fn an_answer_that_misses_the_deadline_ends_at_a_boundary() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let (sender, mut frames) = mpsc::unbounded_channel();
-        let house = House::open(server, own_bodies(&quiet(&registry).finish_on_drain(true), sender)).await;
-        let response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let test_server = TestServer::open(server, own_bodies(&quiet(&registry).finish_on_drain(true), sender)).await;
+        let response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
         let (client, frames) = frames.recv().await.unwrap();
         let writer = tokio::spawn(async move {
             let mut ticks = interval(Duration::from_millis(1));
@@ -479,7 +479,7 @@ async fn an_answer_that_misses_the_deadline_ends_at_a_boundary() {
                 ticks.tick().await;
             }
         });
-        let served = house.stop();
+        let served = test_server.stop();
         let drain = Drain::within(SECOND / 5).finish_within(SECOND).farewell(Event::data("bye"));
         let draining = tokio::spawn(registry.drain(drain));
         let text = text(response).await;
@@ -499,7 +499,7 @@ async fn drain_can_be_called_from_a_handler_and_twice_at_once() {
         let registry = Registry::new();
         let drains = registry.clone();
         let news = news(&quiet(&registry));
-        let house = House::open(
+        let test_server = TestServer::open(
             server,
             app(&quiet(&registry), move |request| {
                 let (registry, news) = (drains.clone(), news.clone());
@@ -516,10 +516,10 @@ async fn drain_can_be_called_from_a_handler_and_twice_at_once() {
         .await;
         let mut streams = Vec::new();
         for _ in 0..10 {
-            streams.push(Client::connect(house.address, version).await.send(get("/")).await.unwrap());
+            streams.push(Client::connect(test_server.address, version).await.send(get("/")).await.unwrap());
         }
         let [mut a, mut b] =
-            [Client::connect(house.address, version).await, Client::connect(house.address, version).await];
+            [Client::connect(test_server.address, version).await, Client::connect(test_server.address, version).await];
         let (a, b) = tokio::join!(a.send(get("/drain")), b.send(get("/drain")));
         let (a, b) = (text(a.unwrap()).await, text(b.unwrap()).await);
         for stream in streams {
@@ -528,7 +528,7 @@ async fn drain_can_be_called_from_a_handler_and_twice_at_once() {
         // The drain that began later may have begun after some streams ended.
         assert!(a == "10 0" || b == "10 0", "{a:?} {b:?}");
         assert!(a.ends_with(" 0") && b.ends_with(" 0"), "{a:?} {b:?}");
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
@@ -537,13 +537,13 @@ async fn drain_can_be_called_from_a_handler_and_twice_at_once() {
 async fn clients_that_leave_during_the_drain_count_as_ended() {
     on_all(async |server, version| {
         let registry = Registry::new();
-        let house = House::open(server, news(&quiet(&registry).finish_on_drain(true))).await;
+        let test_server = TestServer::open(server, news(&quiet(&registry).finish_on_drain(true))).await;
         let mut streams = Vec::new();
         for _ in 0..10 {
-            let mut client = Client::connect(house.address, version).await;
+            let mut client = Client::connect(test_server.address, version).await;
             streams.push((client.send(get("/")).await.unwrap(), client));
         }
-        let served = house.stop();
+        let served = test_server.stop();
         let draining = tokio::spawn(registry.drain(Drain::within(SECOND).finish_within(BOUND)));
         until(|| registry.is_draining()).await;
         drop(streams);

@@ -29,8 +29,8 @@ use tower_sse::{
 use crate::{
     bodies::{AnyBody, any, channel, event_stream},
     client::{Client, get},
-    house::{App, Frames, House, SERVERS, Server, app, handle_of, on_all, own_bodies, text, until, within},
     layers::quiet,
+    test_server::{App, Frames, SERVERS, Server, TestServer, app, handle_of, on_all, own_bodies, text, until, within},
     wire::{End, Http1, Http2},
 };
 
@@ -63,8 +63,8 @@ mod lifetimes {
             let layer = quiet(&registry)
                 .max_age(SECOND / 5)
                 .farewell(|_, reason| Some(Event::data(reason.as_str()).event("farewell")));
-            let house = House::open(server, streaming(&layer, |_| {})).await;
-            let mut source = EventSource::get(format!("http://{}/", house.address));
+            let test_server = TestServer::open(server, streaming(&layer, |_| {})).await;
+            let mut source = EventSource::get(format!("http://{}/", test_server.address));
             source.set_retry_policy(Box::new(retry::Constant::new(Duration::from_millis(5), None)));
             assert!(matches!(source.next().await, Some(Ok(reqwest_eventsource::Event::Open))));
             let (enough, publisher) = publish_on(&registry);
@@ -89,7 +89,7 @@ mod lifetimes {
             let published = publisher.await.unwrap();
             assert_eq!(arrived, Vec::from_iter((0..published).map(|number| number.to_string())));
             assert!(registry.stats().closed_streams[&CloseReason::MaxAge] >= 5);
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         }
     }
 
@@ -99,8 +99,8 @@ mod lifetimes {
             let registry = Registry::new();
             let (sender, mut frames) = mpsc::unbounded_channel();
             let layer = quiet(&registry).max_age(SECOND).farewell(|_, _| Some(Event::data("bye")));
-            let house = House::open(server, own_bodies(&layer, sender)).await;
-            let mut response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+            let test_server = TestServer::open(server, own_bodies(&layer, sender)).await;
+            let mut response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
             let (client, frames) = frames.recv().await.unwrap();
             let write = async |text: &'static str| frames.send(Ok(Frame::data(text.into()))).await;
             write("data: half").await.unwrap();
@@ -109,7 +109,7 @@ mod lifetimes {
             write(" and half\n\n").await.unwrap();
             assert_eq!(text(response).await, " and half\n\ndata: bye\n\n");
             assert_eq!(within(client.closed()).await, CloseReason::MaxAge);
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
@@ -119,9 +119,9 @@ mod lifetimes {
         on_all(async |server, version| {
             let registry = Registry::new();
             let layer = quiet(&registry).farewell(|_, reason| Some(Event::data(reason.as_str())));
-            let house = House::open(server, streaming(&layer, |client| client.expire_after(SECOND))).await;
+            let test_server = TestServer::open(server, streaming(&layer, |client| client.expire_after(SECOND))).await;
             let open = async |target: &str| {
-                let mut peer = Client::connect(house.address, version).await;
+                let mut peer = Client::connect(test_server.address, version).await;
                 let response = peer.send(get(target)).await.unwrap();
                 (peer, response)
             };
@@ -139,7 +139,7 @@ mod lifetimes {
                 "{told:?}"
             );
             assert_eq!(within(client.closed()).await, CloseReason::AuthorizationExpired);
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
@@ -171,8 +171,8 @@ mod the_close_reason {
             sender.send((client, writer)).unwrap();
             std::future::ready(event_stream(body))
         });
-        let house = House::open(server, app).await;
-        let mut peer = Client::connect(house.address, version).await;
+        let test_server = TestServer::open(server, app).await;
+        let mut peer = Client::connect(test_server.address, version).await;
         let mut response = Some(peer.send(get("/")).await.unwrap());
         let (client, frames) = frames.recv().await.unwrap();
         let late = tokio::spawn({
@@ -187,7 +187,7 @@ mod the_close_reason {
         assert_eq!(within(client.closed()).await, expected, "a later question gets the same reason");
         assert_eq!(registry.stats().closed_streams, [(expected, 1)].into());
         drop((response, peer));
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     }
 
     async fn on_all_ends_with(
@@ -358,8 +358,8 @@ mod failures {
     async fn failing_after(server: Server, version: Version, own: &'static str) -> (String, bool) {
         let registry = Registry::new();
         let (sender, mut frames) = mpsc::unbounded_channel();
-        let house = House::open(server, own_bodies(&saying_why(&registry), sender)).await;
-        let mut response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let test_server = TestServer::open(server, own_bodies(&saying_why(&registry), sender)).await;
+        let mut response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
         let (client, frames) = frames.recv().await.unwrap();
         let mut text = String::new();
         if !own.is_empty() {
@@ -380,7 +380,7 @@ mod failures {
         assert_eq!(within(client.closed()).await, CloseReason::BodyFailed);
         assert_eq!(registry.stats().closed_streams, [(CloseReason::BodyFailed, 1)].into());
         drop(response);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
         (text, is_clean)
     }
 
@@ -424,12 +424,12 @@ mod failures {
         const MINUTE: Duration = Duration::from_secs(60);
         for server in SERVERS {
             let registry = Registry::with_config(RegistryConfig::default().ended_topic_ttl(MINUTE));
-            let house = House::open(server, existing(&registry)).await;
+            let test_server = TestServer::open(server, existing(&registry)).await;
             for (topic, last, status) in
                 [("failed", "failed", 410), ("cancelled", "cancelled", 410), ("whole", "done", 204)]
             {
                 let producer = registry.start_producer(topic).unwrap();
-                let mut source = EventSource::get(format!("http://{}/{topic}", house.address));
+                let mut source = EventSource::get(format!("http://{}/{topic}", test_server.address));
                 source.set_retry_policy(Box::new(retry::Constant::new(Duration::from_millis(5), None)));
                 assert!(matches!(within(source.next()).await, Some(Ok(reqwest_eventsource::Event::Open))));
                 producer.publish(Event::data("token")).unwrap();
@@ -449,7 +449,7 @@ mod failures {
                 }
                 assert_eq!((types, statuses), (vec!["message".to_owned(), last.to_owned()], vec![status]));
             }
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         }
     }
 
@@ -457,11 +457,11 @@ mod failures {
     async fn a_topic_that_is_forgotten_or_unknown_is_a_404() {
         on_all(async |server, version| {
             let registry = Registry::with_config(RegistryConfig::default().ended_topic_ttl(Duration::ZERO));
-            let house = House::open(server, existing(&registry)).await;
+            let test_server = TestServer::open(server, existing(&registry)).await;
             let get = async |topic: &str, last_event_id: &str| {
                 let mut request = get(topic);
                 request.headers_mut().insert("last-event-id", last_event_id.parse().unwrap());
-                let response = Client::connect(house.address, version).await.send(request).await.unwrap();
+                let response = Client::connect(test_server.address, version).await.send(request).await.unwrap();
                 (response.status().as_u16(), text(response).await)
             };
             assert_eq!(
@@ -474,7 +474,7 @@ mod failures {
             until(|| registry.topic_state("answer").is_none()).await;
             assert_eq!(get("/answer", &id).await.0, 404);
             assert_eq!((registry.stats().topics, registry.stats().clients), (0, 0));
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
@@ -485,9 +485,10 @@ async fn a_reset_stream_ends_and_other_streams_of_its_connection_go_on() {
     for server in SERVERS {
         let registry = Registry::new();
         let (sender, mut handles) = mpsc::unbounded_channel();
-        let house =
-            House::open(server, streaming(&quiet(&registry), move |client| sender.send(client.clone()).unwrap())).await;
-        let mut connection = Http2::connect(house.address, 1 << 20).await;
+        let test_server =
+            TestServer::open(server, streaming(&quiet(&registry), move |client| sender.send(client.clone()).unwrap()))
+                .await;
+        let mut connection = Http2::connect(test_server.address, 1 << 20).await;
         let mut clients = Vec::new();
         for _ in 0..3 {
             let id = connection.get("/").await;
@@ -506,7 +507,7 @@ async fn a_reset_stream_ends_and_other_streams_of_its_connection_go_on() {
             assert_eq!(within(client.closed()).await, CloseReason::ByServer);
         }
         drop(connection);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     }
 }
 
@@ -540,10 +541,10 @@ async fn a_request_cancelled_before_its_response_was_no_stream() {
         let registry = Registry::new();
         let (sender, mut handles) = mpsc::unbounded_channel();
         let dropped = Arc::new(AtomicU32::new(0));
-        let house = House::open(server, pondering(&quiet(&registry), sender, &dropped)).await;
+        let test_server = TestServer::open(server, pondering(&quiet(&registry), sender, &dropped)).await;
         let client = match version {
             Version::HTTP_2 => {
-                let mut connection = Http2::connect(house.address, 1 << 10).await;
+                let mut connection = Http2::connect(test_server.address, 1 << 10).await;
                 let [gone, _] = [connection.get("/").await, connection.get("/").await];
                 let [client, other] = [handles.recv().await.unwrap(), handles.recv().await.unwrap()];
                 connection.reset(gone).await;
@@ -554,7 +555,7 @@ async fn a_request_cancelled_before_its_response_was_no_stream() {
                 other
             }
             _ => {
-                let connection = Http1::get(house.address, "/").await;
+                let connection = Http1::get(test_server.address, "/").await;
                 let client = handles.recv().await.unwrap();
                 drop(connection);
                 client
@@ -565,7 +566,7 @@ async fn a_request_cancelled_before_its_response_was_no_stream() {
         assert_eq!((stats.clients, stats.subscriptions, stats.closed_streams.len()), (0, 0, 0), "there was no stream");
         let requests = if version == Version::HTTP_2 { 2 } else { 1 };
         until(|| dropped.load(Ordering::Relaxed) == requests).await;
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
@@ -586,14 +587,14 @@ async fn a_timeout_of_an_outer_layer_cuts_no_stream() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let time = SECOND / 10;
-        let house = House::open(server, in_time(streaming(&quiet(&registry), |_| {}), time)).await;
-        let response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let test_server = TestServer::open(server, in_time(streaming(&quiet(&registry), |_| {}), time)).await;
+        let response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
         let client = registry.clients().pop().unwrap();
         let _ = timeout(3 * time, client.closed()).await.unwrap_err();
         publish(&registry, "later");
         client.close();
         assert!(text(response).await.starts_with("data: later\n"));
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
@@ -605,13 +606,13 @@ async fn a_response_that_misses_the_timeout_was_no_stream() {
         let (sender, mut handles) = mpsc::unbounded_channel();
         let dropped = Arc::new(AtomicU32::new(0));
         let app = pondering(&quiet(&registry), sender, &dropped);
-        let house = House::open(server, in_time(app, SECOND / 20)).await;
-        let response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let test_server = TestServer::open(server, in_time(app, SECOND / 20)).await;
+        let response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
         assert_eq!((response.status().as_u16(), dropped.load(Ordering::Relaxed)), (408, 1));
         assert_eq!(within(handles.recv().await.unwrap().closed()).await, CloseReason::NoStream);
         assert_eq!(registry.stats().clients, 0);
         drop(response);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
@@ -622,7 +623,7 @@ async fn observers_are_told_of_all_clients_that_leave_at_once() {
         let registry = Registry::new();
         let waiting = Arc::new(std::sync::Mutex::new(JoinSet::new()));
         let tasks = Arc::clone(&waiting);
-        let house = House::open(
+        let test_server = TestServer::open(
             server,
             streaming(&quiet(&registry), move |client| {
                 let client = client.clone();
@@ -632,14 +633,14 @@ async fn observers_are_told_of_all_clients_that_leave_at_once() {
         .await;
         let mut peers = Vec::new();
         for _ in 0..100 {
-            let mut peer = Client::connect(house.address, version).await;
+            let mut peer = Client::connect(test_server.address, version).await;
             peers.push((peer.send(get("/")).await.unwrap(), peer));
         }
         drop(peers);
         let tasks = std::mem::take(&mut *waiting.lock().unwrap());
         assert_eq!(within(tasks.join_all()).await, [CloseReason::ClientDisconnected; 100]);
         assert_eq!(registry.stats().clients, 0);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }

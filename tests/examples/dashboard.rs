@@ -27,14 +27,13 @@ use tokio::{
 use tokio_stream::StreamExt;
 
 use crate::{
+    BOUND,
     example::{Example, Server},
     listener::listen,
+    text,
 };
 
 static DASHBOARD: Example = Example::named("dashboard");
-
-/// The time limit of each step.
-const BOUND: Duration = Duration::from_secs(60);
 
 async fn dashboard(environment: &[(&str, &str)]) -> Server {
     Server::start(DASHBOARD.command().env("PORT", "0").envs(environment.iter().copied())).await
@@ -75,11 +74,6 @@ async fn opened(http: &Http, url: &str, last_event_id: Option<&str>) -> (Respons
     let id = position.strip_prefix("event: position\ndata: \nid: ").expect(&position);
     let id = id.strip_suffix("\n\n").unwrap().to_owned();
     (stream, id)
-}
-
-async fn text(response: Response<Incoming>) -> String {
-    let body = timeout(BOUND, response.into_body().collect()).await.expect("the end of the body in time").unwrap();
-    String::from_utf8(body.to_bytes().to_vec()).unwrap()
 }
 
 /// Publishes, and returns the event's id and the number of subscribers.

@@ -1,6 +1,6 @@
 //! What the dashboard shows of the registry's features, as a real process over real sockets.
 
-use std::{process::Stdio, time::Duration};
+use std::process::Stdio;
 
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
@@ -12,14 +12,12 @@ use tokio::{
 };
 
 use crate::{
+    BOUND,
     example::{Example, Server},
     spec::{Message, Parsed, parse},
 };
 
 static DASHBOARD: Example = Example::named("dashboard");
-
-/// The time limit of each step.
-const BOUND: Duration = Duration::from_secs(60);
 
 struct Dashboard {
     server: Server,

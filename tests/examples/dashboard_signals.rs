@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    example,
+    BOUND, example,
     example::Example,
     wire::{End, Http1, Http2, Seen},
 };
@@ -20,8 +20,6 @@ use crate::{
 static DASHBOARD: Example = Example::named("dashboard");
 
 const SECOND: Duration = Duration::from_secs(1);
-/// The time limit of each step.
-const BOUND: Duration = Duration::from_secs(60);
 const WINDOW: Duration = Duration::from_secs(2);
 /// A window that no test fills.
 const ALL: u32 = 0x7fff_ffff;

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,12 +17,13 @@ use hyper_util::{
 use tokio::{task::JoinSet, time::timeout};
 use tokio_stream::{StreamExt, iter};
 
-use crate::example::{Example, Server};
+use crate::{
+    BOUND,
+    example::{Example, Server},
+    text,
+};
 
 static LLM: Example = Example::named("llm");
-
-/// The time limit of each step.
-const BOUND: Duration = Duration::from_secs(60);
 
 /// The server and a client of it.
 struct Chat {
@@ -78,11 +78,6 @@ impl Chat {
     async fn whole(&self, answer: &str) -> Vec<Event> {
         events(self.open(answer, "").await).await
     }
-}
-
-async fn text(response: Response<Incoming>) -> String {
-    let body = timeout(BOUND, response.into_body().collect()).await.expect("the end of the body in time").unwrap();
-    String::from_utf8(body.to_bytes().to_vec()).unwrap()
 }
 
 /// The complete events of a body, without the position event. The body may be cut off.

@@ -5,7 +5,6 @@ use std::{
     net::SocketAddr,
     process::Stdio,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,7 +15,6 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
     process::{ChildStderr, Command},
-    time::timeout,
 };
 
 #[path = "../support/bodies.rs"]
@@ -39,6 +37,8 @@ mod shares;
 #[path = "../support/spec.rs"]
 mod spec;
 mod streams;
+#[path = "../support/time_limit.rs"]
+mod time_limit;
 #[path = "../support/upstream.rs"]
 mod upstream;
 use bodies::AnyBody;
@@ -127,5 +127,5 @@ async fn read_until(socket: &mut TcpStream, end: &str) -> String {
 /// A bound on failure. The time to build the gateway does not count.
 async fn within_20_s(test: impl Future<Output = ()>) {
     GATEWAY.executable();
-    timeout(Duration::from_secs(20), test).await.expect("the test takes too long");
+    time_limit::within_20_s(test).await;
 }

@@ -20,3 +20,5 @@ mod process;
 
 mod counting;
 mod sockets;
+#[path = "../support/time_limit.rs"]
+mod time_limit;

@@ -21,7 +21,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use reqwest_eventsource::{Error, Event as Received, EventSource, retry};
-use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::StreamExt;
 use tower::{Layer, Service, limit::GlobalConcurrencyLimitLayer, service_fn};
 use tower_sse::{ClientHandle, ClientIpKey, CloseReason, Event, Limit, RefusedResponse, Registry, SseBody, SseLayer};
@@ -30,9 +30,10 @@ use crate::{
     bodies,
     bodies::AnyBody,
     client,
-    client::{Client, VERSIONS},
+    client::Client,
     layers::plain,
     listener::listen,
+    time_limit::{on_both_versions, within_20_s},
 };
 
 type Streams = Response<SseBody<Empty<Bytes>>>;
@@ -112,7 +113,7 @@ async fn first_frame((response, _): &mut (Response<Incoming>, Client)) -> Bytes 
 /// streams.
 #[tokio::test]
 async fn a_limit_of_one_stream_holds_where_towers_concurrency_limit_does_not() {
-    on_both(async |version| {
+    on_both_versions(async |version| {
         let registry = Registry::new();
         let (handler, _handles) = handler();
         let tower = serve(version, GlobalConcurrencyLimitLayer::new(1).layer(plain(&registry).layer(handler)));
@@ -146,7 +147,7 @@ async fn a_limit_of_one_stream_holds_where_towers_concurrency_limit_does_not() {
 
 #[tokio::test]
 async fn a_slot_is_released_when_its_client_leaves() {
-    on_both(async |version| {
+    on_both_versions(async |version| {
         let limit = Limit::streams(1);
         let registry = Registry::new();
         let (handler, mut handles) = handler();
@@ -167,7 +168,7 @@ async fn a_slot_is_released_when_its_client_leaves() {
 
 #[tokio::test]
 async fn a_connection_stays_open_after_a_refusal() {
-    on_both(async |version| {
+    on_both_versions(async |version| {
         let limit = Limit::streams(0);
         let registry = Registry::new();
         let (handler, _handles) = handler();
@@ -320,16 +321,4 @@ async fn a_client_that_fails_on_a_refusal_sees_the_status() {
         assert!(source.next().await.is_none(), "the client gives up");
     })
     .await;
-}
-
-async fn on_both(test: impl AsyncFn(Version)) {
-    for version in VERSIONS {
-        eprintln!("over {version:?}");
-        within_20_s(test(version)).await;
-    }
-}
-
-/// A bound on failure.
-async fn within_20_s(test: impl Future<Output = ()>) {
-    timeout(Duration::from_secs(20), test).await.expect("it takes too long");
 }

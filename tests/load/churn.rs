@@ -72,19 +72,19 @@ fn misbehaving_clients_leave_nothing_behind_and_harm_no_other() {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let mut random = Random(seed);
-        let house = House::open().await;
+        let test_server = TestServer::open().await;
         // What the registry remembers of forgotten topics is bounded. This fills it to the bound, with names of the
         // maximum length.
         for topic in 0..10_000 {
-            house.registry.publish(format!("bygone/{topic:033}"), Event::data("x")).unwrap();
+            test_server.registry.publish(format!("bygone/{topic:033}"), Event::data("x")).unwrap();
         }
-        let begin = house.at_rest().await;
+        let begin = test_server.at_rest().await;
         // The first run allocates what the allocator and the runtime keep for good.
-        house.churn(Duration::from_secs(2), &mut random).await;
-        house.comes_to(&begin).await;
+        test_server.churn(Duration::from_secs(2), &mut random).await;
+        test_server.comes_to(&begin).await;
         let memory = allocated();
-        house.churn(Duration::from_secs(seconds), &mut random).await;
-        house.comes_to(&begin).await;
+        test_server.churn(Duration::from_secs(seconds), &mut random).await;
+        test_server.comes_to(&begin).await;
         let growth = allocated().saturating_sub(memory);
         println!("at rest: {begin:?}");
         println!("memory: {} KiB before, {} KiB after", memory >> 10, allocated() >> 10);
@@ -110,7 +110,7 @@ struct AtRest {
 }
 
 /// A server that uses every setting.
-struct House {
+struct TestServer {
     registry: Registry,
     address: SocketAddr,
     limits: Vec<Limit>,
@@ -174,7 +174,7 @@ fn retention(topic: &str) -> Retention {
     }
 }
 
-impl House {
+impl TestServer {
     async fn open() -> Arc<Self> {
         let counts = Arc::<Counts>::default();
         let counted = Arc::clone(&counts);
@@ -291,8 +291,8 @@ impl House {
         for version in VERSIONS {
             for expires in [false, true] {
                 let target = format!("/steady?topic={steady}&start=oldest{}", if expires { "&expire=700" } else { "" });
-                let (house, all) = (Arc::clone(self), all.clone());
-                readers.spawn(async move { house.read_all(version, &target, all).await });
+                let (test_server, all) = (Arc::clone(self), all.clone());
+                readers.spawn(async move { test_server.read_all(version, &target, all).await });
             }
         }
         let until = Instant::now() + time;

@@ -5,7 +5,7 @@
 mod bodies;
 #[path = "../support/client.rs"]
 mod client;
-#[allow(dead_code, reason = "not all of it is asked for here")]
+#[allow(dead_code, reason = "these tests do not use all of it")]
 #[path = "../support/example.rs"]
 mod example;
 #[path = "../support/layers.rs"]
@@ -29,5 +29,7 @@ mod hostile;
 mod leaks;
 #[cfg(target_os = "linux")]
 mod memory;
+#[path = "../support/time_limit.rs"]
+mod time_limit;
 #[cfg(target_os = "linux")]
 mod vanished;

@@ -22,7 +22,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinSet,
-    time::timeout,
 };
 use tower::service_fn;
 use tower_layer::Layer;
@@ -34,6 +33,7 @@ use crate::{
     example::{Example, Server},
     listener::listen,
     sockets::Patience,
+    time_limit::within_20_s,
 };
 
 static GATEWAY: Example = Example::named("gateway");
@@ -49,11 +49,11 @@ const EVENTS: u64 = 500;
 #[tokio::test]
 async fn a_frozen_peer_with_pending_events_is_disconnected_over_http_1_1() {
     within_20_s(async {
-        let mut house = House::open(Heartbeat::off()).await;
-        let _peer = Peer::open(house.address, Version::HTTP_11, "/events").await;
-        house.publish_too_much();
-        house.disconnects_its_newest_client().await;
-        assert!(house.registry.stats().delivered < EVENTS, "it stalled");
+        let mut test_server = TestServer::open(Heartbeat::off()).await;
+        let _peer = Peer::open(test_server.address, Version::HTTP_11, "/events").await;
+        test_server.publish_too_much();
+        test_server.disconnects_its_newest_client().await;
+        assert!(test_server.registry.stats().delivered < EVENTS, "it stalled");
     })
     .await;
 }
@@ -61,9 +61,9 @@ async fn a_frozen_peer_with_pending_events_is_disconnected_over_http_1_1() {
 #[tokio::test]
 async fn a_frozen_peer_with_a_pending_body_is_disconnected_over_http_1_1() {
     within_20_s(async {
-        let mut house = House::open(Heartbeat::off()).await;
-        let _peer = Peer::open(house.address, Version::HTTP_11, "/flood").await;
-        house.disconnects_its_newest_client().await;
+        let mut test_server = TestServer::open(Heartbeat::off()).await;
+        let _peer = Peer::open(test_server.address, Version::HTTP_11, "/flood").await;
+        test_server.disconnects_its_newest_client().await;
     })
     .await;
 }
@@ -75,10 +75,10 @@ async fn a_frozen_peer_is_disconnected_over_http_2_with_any_windows() {
     let topic_or_body = ["/events", "/flood"];
     let cases = topic_or_body.into_iter().flat_map(|path| [(path, 0xffff), (path, MOST)]);
     within_20_s(all(cases.map(|(path, window)| async move {
-        let mut house = House::open(Heartbeat::off()).await;
-        let _peer = Peer::open_http_2(house.address, path, window).await;
-        house.publish_too_much();
-        house.disconnects_its_newest_client().await;
+        let mut test_server = TestServer::open(Heartbeat::off()).await;
+        let _peer = Peer::open_http_2(test_server.address, path, window).await;
+        test_server.publish_too_much();
+        test_server.disconnects_its_newest_client().await;
     })))
     .await;
 }
@@ -88,16 +88,16 @@ async fn a_vanished_peer_is_disconnected_and_a_quiet_one_is_not() {
     let heartbeats = [Heartbeat::off(), Heartbeat::every(Duration::from_millis(100))];
     let cases = VERSIONS.into_iter().flat_map(|version| heartbeats.clone().map(|heartbeat| (version, heartbeat)));
     within_20_s(all(cases.map(|(version, heartbeat)| async move {
-        let mut house = House::open(heartbeat).await;
-        let mut client = Client::connect(house.address, version).await;
+        let mut test_server = TestServer::open(heartbeat).await;
+        let mut client = Client::connect(test_server.address, version).await;
         let mut quiet = client.send(get("/quiet")).await.unwrap();
-        house.handles.recv().await.unwrap();
+        test_server.handles.recv().await.unwrap();
 
-        let peer = Peer::open(house.address, version, "/quiet").await;
+        let peer = Peer::open(test_server.address, version, "/quiet").await;
         peer.vanish().await;
-        house.disconnects_its_newest_client().await;
+        test_server.disconnects_its_newest_client().await;
 
-        house.registry.publish("quiet", Event::data("still there")).unwrap();
+        test_server.registry.publish("quiet", Event::data("still there")).unwrap();
         while !quiet.frame().await.unwrap().unwrap().into_data().unwrap().starts_with(b"data: still there\n") {}
     })))
     .await;
@@ -210,7 +210,7 @@ async fn the_dashboard_no_longer_counts_a_vanished_client() {
 }
 
 /// A server whose sockets have the same options as the gateway's. It does not drop stalled clients.
-struct House {
+struct TestServer {
     address: SocketAddr,
     registry: Registry,
     /// The client handle of every request, in order.
@@ -219,7 +219,7 @@ struct House {
     over: mpsc::UnboundedReceiver<()>,
 }
 
-impl House {
+impl TestServer {
     /// The path is a topic. Only `/flood` is a body that is always ready.
     async fn open(heartbeat: Heartbeat) -> Self {
         let retention = Retention::default().bytes(2 * EVENTS as usize * LARGE);
@@ -404,9 +404,4 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 async fn all<T: Future<Output = ()> + Send + 'static>(cases: impl IntoIterator<Item = T>) {
     let cases: JoinSet<()> = cases.into_iter().collect();
     cases.join_all().await;
-}
-
-/// A bound on failure.
-async fn within_20_s(test: impl Future<Output = ()>) {
-    timeout(Duration::from_secs(20), test).await.expect("the test takes too long");
 }

@@ -13,7 +13,7 @@ mod bodies;
 #[path = "../support/client.rs"]
 mod client;
 mod dashboard;
-#[allow(dead_code, reason = "what is started with few file descriptors is killed")]
+#[allow(dead_code, reason = "a process with few file descriptors is killed, not stopped")]
 #[path = "../support/example.rs"]
 mod example;
 mod gateway;

@@ -23,8 +23,8 @@ use tower_sse::{ClientHandle, CloseReason, Event, Heartbeat, Limit, Presence, Re
 use crate::{
     bodies::{AnyBody, any, event_stream},
     client::{Client, VERSIONS, get, request},
-    house::{App, House, app, handle_of, on_all, until, within},
     observer::{Observed, Recorder},
+    test_server::{App, TestServer, app, handle_of, on_all, until, within},
 };
 
 fn quiet(registry: &Registry) -> SseLayer {
@@ -84,8 +84,8 @@ mod a_head_response {
                 sender.send(client.clone()).unwrap();
                 std::future::ready(client.into_stream().into_response::<AnyBody>())
             });
-            let house = House::open(server, app).await;
-            let (status, said) = compare(house.address, version, "/").await;
+            let test_server = TestServer::open(server, app).await;
+            let (status, said) = compare(test_server.address, version, "/").await;
             assert_eq!(status, 200);
             is_that_of_a_stream(&said, version);
             for _ in 0..2 {
@@ -95,7 +95,7 @@ mod a_head_response {
             }
             until(|| limit.open_streams() == 0).await;
             assert_eq!(registry.stats().closed_streams.values().sum::<u64>(), 1, "only GET had a stream");
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
@@ -164,11 +164,11 @@ mod a_head_response {
                 response.headers_mut().insert("x-own", "1".parse().unwrap());
                 std::future::ready(response)
             });
-            let house = House::open(server, app).await;
-            let (_, said) = compare(house.address, version, "/").await;
+            let test_server = TestServer::open(server, app).await;
+            let (_, said) = compare(test_server.address, version, "/").await;
             is_that_of_a_stream(&said, version);
             assert_eq!(said["x-own"], "1");
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
@@ -194,7 +194,7 @@ const KINDS: [(&str, &str, usize, Option<u16>); 6] = [
     ("GET", "/pending", 20, None),
 ];
 
-fn house_without_streams(layer: &SseLayer, begun: &Arc<AtomicUsize>) -> App {
+fn app_without_streams(layer: &SseLayer, begun: &Arc<AtomicUsize>) -> App {
     let begun = Arc::clone(begun);
     app(layer, move |request| {
         let (client, begun) = (handle_of(&request), Arc::clone(&begun));
@@ -229,16 +229,16 @@ async fn requests_without_a_stream_leave_nothing_behind() {
         let registry = Registry::with_config(config.limit(Limit::streams(0)).topic_retention(Retention::default()));
         let (room, pattern) = (registry.presence("room").unwrap(), registry.presence("room/*").unwrap());
         let begun = Arc::<AtomicUsize>::default();
-        let house = House::open(server, house_without_streams(&quiet(&registry), &begun)).await;
+        let test_server = TestServer::open(server, app_without_streams(&quiet(&registry), &begun)).await;
         let mut asked = 0;
         for (method, target, times, status) in KINDS {
-            let mut peer = Client::connect(house.address, version).await;
+            let mut peer = Client::connect(test_server.address, version).await;
             for _ in 0..times {
                 asked += 1;
                 // Without an `accept` header, so that the limit is checked after the handler has run.
                 let asking = request(method, target, AnyBody::default());
                 let Some(status) = status else {
-                    let mut peer = Client::connect(house.address, version).await;
+                    let mut peer = Client::connect(test_server.address, version).await;
                     let answer = tokio::spawn(async move { peer.send(asking).await.map(drop) });
                     until(|| begun.load(Ordering::Relaxed) == asked).await;
                     assert_eq!(
@@ -257,7 +257,7 @@ async fn requests_without_a_stream_leave_nothing_behind() {
             assert_nothing_is_left(&registry, &room, &recorder).await;
             assert_eq!((room.count(), pattern.count()), (0, 0));
         }
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
@@ -277,8 +277,8 @@ async fn events_published_before_the_stream_begins_are_sent_but_not_counted() {
                 client.into_stream().into_response::<AnyBody>()
             }
         });
-        let house = House::open(server, app).await;
-        let mut peer = Client::connect(house.address, version).await;
+        let test_server = TestServer::open(server, app).await;
+        let mut peer = Client::connect(test_server.address, version).await;
         let answer = tokio::spawn(async move { (peer.send(get("/")).await.unwrap(), peer) });
         let (client, go) = handles.recv().await.unwrap();
         assert_eq!(registry.publish("news", Event::data("early")).unwrap().subscribers(), 0);
@@ -297,7 +297,7 @@ async fn events_published_before_the_stream_begins_are_sent_but_not_counted() {
         assert_eq!(data.collect::<Vec<_>>(), ["early", "late"]);
         client.close();
         drop(response);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }

@@ -8,15 +8,15 @@ use std::time::Duration;
 use http::{Request, Response, header::CONTENT_ENCODING};
 use http_body::Body;
 use tower_sse::{
-    Batching, ClientHandle, Delivery, Event, GapEvent, Heartbeat, PositionEvent, Registry, RegistryConfig, Resume,
-    ResumeError, Retention, SseBody, SseLayer, Start, Subscription,
+    Batching, ClientHandle, Delivery, Event, GapEvent, Heartbeat, PositionEvent, Registry, Resume, ResumeError,
+    SseBody, SseLayer, Start, Subscription,
 };
 
 use crate::{
     answer::answer,
     bodies,
     open::open,
-    polling::{Polled, data, fields, next, poll, position, publish, text, told},
+    polling::{Polled, data, fields, next, poll, position, publish, retaining, text, told},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -24,10 +24,6 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A layer whose streams have the default opening, and which needs no clock.
 fn layer(registry: &Registry) -> SseLayer {
     SseLayer::new(registry).heartbeat(Heartbeat::off())
-}
-
-fn keeping(events: usize) -> Registry {
-    Registry::with_config(RegistryConfig::default().topic_retention(Retention::default().events(events)))
 }
 
 fn block(id: &str) -> String {
@@ -144,7 +140,7 @@ mod a_client_cut_off_before_its_first_event {
 
     #[test]
     fn is_told_again_of_a_gap_before_its_start() {
-        let registry = keeping(2);
+        let registry = retaining(2);
         for from_a_position in [false, true] {
             let before = position(&registry, "a", "seen");
             let subscribe = |client: &ClientHandle| {
@@ -169,7 +165,7 @@ mod a_client_that_gets_no_event_of_a_busy_topic {
     use super::*;
 
     async fn has_an_id_after_a_heartbeat(subscribe: impl Fn(&ClientHandle), event: impl Fn(&ClientHandle) -> Event) {
-        let registry = keeping(10);
+        let registry = retaining(10);
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(SECOND));
         let (client, mut body) = open(&layer, None, &subscribe);
         let begin = position_of(&mut body);
@@ -208,7 +204,7 @@ mod a_client_that_gets_no_event_of_a_busy_topic {
 
     #[tokio::test(start_paused = true)]
     async fn gets_only_comments_if_the_position_event_is_off() {
-        let registry = keeping(10);
+        let registry = retaining(10);
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(SECOND));
         let (client, mut body) =
             open(&layer.position_event(PositionEvent::off()), None, |client| client.subscribe("busy").unwrap());
@@ -304,7 +300,7 @@ mod a_stream_begins {
 
     #[tokio::test(start_paused = true)]
     async fn with_the_id_that_it_resumes_from_or_with_the_gap() {
-        let registry = keeping(1);
+        let registry = retaining(1);
         let [lost, seen] = ["lost", "seen"].map(|data| position(&registry, "a", data).to_string());
         let layer = SseLayer::new(&registry);
         let subscribe = |client: &ClientHandle| client.subscribe("a").unwrap();
@@ -347,7 +343,7 @@ mod the_last_event_id_as_a_start {
     #[test]
     fn is_where_a_later_subscription_starts() {
         for retained in [10, 1] {
-            let registry = keeping(retained);
+            let registry = retaining(retained);
             let (_, mut body) = open(&layer(&registry), None, |client| client.subscribe("a").unwrap());
             publish(&registry, "b", "before");
             publish(&registry, "a", "seen");
@@ -505,7 +501,7 @@ mod the_id_of_a_client_is_hidden {
 
     #[test]
     fn in_a_gap_of_events_sent_to_it_alone() {
-        let registry = keeping(1);
+        let registry = retaining(1);
         for subscribes in [true, false] {
             let held = std::cell::RefCell::new(None);
             let (client, mut body) = open(&layer(&registry), None, |client| {

@@ -56,7 +56,7 @@ impl Example {
 
 /// Sends a signal to the process.
 #[cfg(unix)]
-#[allow(dead_code, reason = "not all tests end one")]
+#[allow(dead_code, reason = "not all tests send a signal")]
 pub(crate) fn signal(process: &Child, signal: nix::sys::signal::Signal) {
     let id = process.id().expect("the process runs").try_into().expect("a process id");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), signal).expect("the process exists");

@@ -1,5 +1,5 @@
 //! Layers without an opening of their own, for tests of other things.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use tower_sse::{Heartbeat, PositionEvent, Registry, SseLayer};
 

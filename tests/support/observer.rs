@@ -1,5 +1,5 @@
 //! An observer that records what it is told.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::sync::{Arc, Mutex};
 

@@ -1,5 +1,5 @@
 //! Reads streams poll by poll, without a task to wake.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{
     panic,
@@ -13,9 +13,11 @@ use std::{
 use bytes::Bytes;
 use futures_core::Stream;
 use http_body::Body;
-use tower_sse::{ClientHandle, Delivery, Event, Events, Gap, Position, Registry, SseBody, Subscription};
+use tower_sse::{
+    ClientHandle, Delivery, Event, Events, Gap, Position, Registry, RegistryConfig, Retention, SseBody, Subscription,
+};
 
-#[allow(unused_imports, reason = "no test file needs all of it")]
+#[allow(unused_imports, reason = "no test uses all of it")]
 pub(crate) use crate::layers::{plain, quiet};
 
 /// The result of one poll of a body.
@@ -90,10 +92,20 @@ pub(crate) fn publish(registry: &Registry, topic: &str, data: &str) {
     registry.publish(topic, Event::data(data)).unwrap();
 }
 
+/// Publishes, and returns the event's id.
+pub(crate) fn publish_id(registry: &Registry, topic: &str, data: &str) -> String {
+    registry.publish(topic, Event::data(data)).unwrap().position().to_string()
+}
+
 /// Publishes, and returns the event's position.
 pub(crate) fn position(registry: &Registry, topic: &str, data: &str) -> Position {
     publish(registry, topic, data);
     registry.position()
+}
+
+/// A registry whose topics retain this many events.
+pub(crate) fn retaining(events: usize) -> Registry {
+    Registry::with_config(RegistryConfig::default().topic_retention(Retention::default().events(events)))
 }
 
 /// A client in this process that is subscribed to these topics and patterns.

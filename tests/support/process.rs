@@ -1,5 +1,5 @@
 //! This process's memory and files.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{alloc::System, env, fs, process::Command};
 

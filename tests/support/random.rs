@@ -1,5 +1,5 @@
 //! Pseudo-random numbers, the same for the same seed.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 /// SplitMix64.
 #[derive(Debug, Clone)]

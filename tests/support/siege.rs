@@ -1,5 +1,5 @@
 //! A thousand hostile clients, and a program with fewer file descriptors than that.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{
     io::{self, ErrorKind, Read, Write},

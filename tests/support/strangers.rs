@@ -1,6 +1,6 @@
 //! Attacks that concern any program: slow request bodies, and pages of other sites that make a visitor's browser send
 //! requests.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,6 +1,6 @@
 //! The bytes of a stream as a peer sees them: chunks in HTTP/1.1, frames in HTTP/2. A client library may treat a reset
 //! as a normal end.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{collections::BTreeMap, io, net::SocketAddr};
 

@@ -81,13 +81,13 @@ impl Drop for Nosy {
     }
 }
 
-fn keeping(retention: Retention) -> Registry {
+fn with_retention(retention: Retention) -> Registry {
     Registry::with_config(RegistryConfig::default().topic_retention(retention).stalled_client_timeout(None))
 }
 
 /// A registry with an answer and events that are due to be forgotten now. The next caller drops them.
 async fn with_due_events() -> (Registry, Nosy) {
-    let registry = keeping(Retention::default().age(Duration::from_secs(600)));
+    let registry = with_retention(Retention::default().age(Duration::from_secs(600)));
     let nosy = Nosy::new(&registry, &registry.connect());
     make_due(&registry, &nosy).await;
     (registry, nosy)
@@ -165,7 +165,7 @@ fn attributes_of_events_found_too_old_are_dropped_without_a_lock() {
 #[test]
 fn the_last_subscriber_of_a_pattern_drops_no_value_under_a_lock() {
     bounded(|| {
-        let registry = keeping(Retention::default().events(1));
+        let registry = with_retention(Retention::default().events(1));
         let nosy = Nosy::new(&registry, &registry.connect());
         let client = registry.connect();
         for pattern in ["a/*", "**"] {
@@ -261,7 +261,8 @@ fn the_farewell_of_a_drain_is_dropped_without_a_lock() {
 #[test]
 fn an_event_evicted_while_it_is_read_is_dropped_without_a_lock() {
     bounded(|| {
-        let registry = keeping(Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently));
+        let registry =
+            with_retention(Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently));
         let is_over = Arc::new(AtomicBool::new(false));
         let (client, mut body) = open(&quiet(&registry), None, |client| {
             ["a", "b", "c"].iter().for_each(|topic| client.subscribe(*topic).unwrap());
@@ -302,7 +303,7 @@ impl Drop for Bomb {
 #[test]
 fn a_waiting_task_is_woken_if_an_evicted_attribute_panics() {
     bounded(|| {
-        let registry = keeping(Retention::default().events(3));
+        let registry = with_retention(Retention::default().events(3));
         let explodes = Arc::new(AtomicBool::new(false));
         let mut waiting: Vec<_> = ["t", "t", "*"]
             .map(|name| {
@@ -325,7 +326,7 @@ fn a_waiting_task_is_woken_if_an_evicted_attribute_panics() {
         assert_eq!(receipt.subscribers(), 3, "a publisher does not get the panic of another one's attribute");
         assert!(waiting.iter().all(|events| events.is_woken()));
         // Two panics at the same time do not abort the process.
-        let shorter = keeping(Retention::default().bytes(5000));
+        let shorter = with_retention(Retention::default().bytes(5000));
         explodes.store(false, Ordering::Relaxed);
         for _ in 0..4 {
             shorter.publish("t", Event::data("x").attribute(Bomb(Arc::clone(&explodes)))).unwrap();

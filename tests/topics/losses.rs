@@ -14,7 +14,7 @@ use tower_sse::{
 
 use crate::{
     open::{Empty, open},
-    polling::{self, quiet},
+    polling::{self, publish_id, quiet},
 };
 
 /// Reads until nothing is ready, in at most 100 polls.
@@ -36,22 +36,18 @@ fn ids(wire: &str) -> Vec<&str> {
     wire.lines().filter_map(|line| line.strip_prefix("id: ")).collect()
 }
 
-fn publish(registry: &Registry, topic: &str, data: &str) -> String {
-    registry.publish(topic, Event::data(data)).unwrap().position().to_string()
-}
-
-fn keeping(events: impl Fn(&str) -> usize + Send + Sync + 'static) -> Registry {
+fn with_retention(events: impl Fn(&str) -> usize + Send + Sync + 'static) -> Registry {
     let by_name = move |topic: &str| Retention::default().events(events(topic));
     Registry::with_config(RegistryConfig::default().topic_retention_by(by_name))
 }
 
 #[test]
 fn a_gap_in_a_pattern_repeats_no_event() {
-    let registry = keeping(|topic| if topic == "a/1" { 1 } else { 100 });
-    publish(&registry, "a/0", "1");
-    let seen = publish(&registry, "a/0", "2");
+    let registry = with_retention(|topic| if topic == "a/1" { 1 } else { 100 });
+    publish_id(&registry, "a/0", "1");
+    let seen = publish_id(&registry, "a/0", "2");
     for data in ["lost", "3"] {
-        publish(&registry, "a/1", data);
+        publish_id(&registry, "a/1", data);
     }
     let (client, mut body) =
         open(&quiet(&registry), Some(&seen), |client| client.subscribe(Subscription::matching("a/*")).unwrap());
@@ -61,17 +57,17 @@ fn a_gap_in_a_pattern_repeats_no_event() {
 
 #[test]
 fn a_pattern_reports_events_that_it_loses_out_of_order() {
-    let registry = keeping(|topic| if topic == "a/0" { 1 } else { 2 });
+    let registry = with_retention(|topic| if topic == "a/0" { 1 } else { 2 });
     let (_other, _held) =
         open(&quiet(&registry), None, |client| client.subscribe(Subscription::matching("a/*")).unwrap());
     for (topic, data) in [("a/1", "1"), ("a/1", "2"), ("a/0", "3"), ("a/0", "4")] {
-        publish(&registry, topic, data);
+        publish_id(&registry, topic, data);
     }
     let (_client, mut body) = open(&quiet(&registry), None, |client| {
         client.subscribe(Subscription::matching("a/*").from(Start::Oldest)).unwrap();
     });
     // Event 1 is evicted. It is older than 3, which was evicted before.
-    publish(&registry, "a/1", "5");
+    publish_id(&registry, "a/1", "5");
     let wire = text(&mut body);
     assert!(wire.starts_with("event: gap\n"), "{wire}");
     assert_eq!(data(&wire)[1..], ["2", "4", "5"]);
@@ -83,7 +79,7 @@ fn the_id_of_a_gap_never_moves_the_client_back() {
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("b").unwrap());
     let after = registry.publish("a", Event::data("1")).unwrap().position();
     for (topic, data) in [("a", "2"), ("b", "3"), ("a", "4")] {
-        publish(&registry, topic, data);
+        publish_id(&registry, topic, data);
     }
     let first = text(&mut body);
     client.subscribe_from("a", Start::After(after)).unwrap();
@@ -141,12 +137,12 @@ fn an_event_sent_for_a_pattern_is_not_missing_on_its_topic() {
             let client = registry.connect();
             client.subscribe(Subscription::matching(first)).unwrap();
             let mut events = client.clone().into_events();
-            ["1", "2"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
+            ["1", "2"].iter().for_each(|data| drop(publish_id(&registry, "a/1", data)));
             assert_eq!(read_all(&mut events), ["1", "2"]);
             client.subscribe(Subscription::matching(second).from(Start::Oldest)).unwrap();
-            publish(&registry, "a/1", "3");
+            publish_id(&registry, "a/1", "3");
             assert_eq!(read_all(&mut events), ["3"], "{first} and {second}: the client already has the evicted events");
-            ["4", "5", "6"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
+            ["4", "5", "6"].iter().for_each(|data| drop(publish_id(&registry, "a/1", data)));
             match policy {
                 SlowClientPolicy::NotifyGap => {
                     assert_eq!(read_all(&mut events), ["gap", "5", "6"], "{first} and {second}")
@@ -159,14 +155,14 @@ fn an_event_sent_for_a_pattern_is_not_missing_on_its_topic() {
 
 #[test]
 fn an_event_that_a_patterns_filter_refused_is_missing_on_its_topic() {
-    let registry = keeping(|_| 2);
+    let registry = with_retention(|_| 2);
     let client = registry.connect();
     client.subscribe(Subscription::matching("a/*").filter(|_, _| false)).unwrap();
     let mut events = client.clone().into_events();
-    ["1", "2"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
+    ["1", "2"].iter().for_each(|data| drop(publish_id(&registry, "a/1", data)));
     assert!(read_all(&mut events).is_empty());
     client.subscribe_from("a/1", Start::Oldest).unwrap();
-    publish(&registry, "a/1", "3");
+    publish_id(&registry, "a/1", "3");
     assert_eq!(read_all(&mut events), ["gap", "2", "3"]);
 }
 
@@ -177,7 +173,7 @@ fn an_event_that_came_by_another_subscription_is_not_missing() {
     const EVENTS: u64 = 2000;
     polling::bounded(|| {
         for names in [["a/1", "*/1"], ["*/1", "a/1"], ["a/*", "*/1"]] {
-            let registry = keeping(|_| 3);
+            let registry = with_retention(|_| 3);
             let client = registry.connect();
             names.iter().for_each(|name| client.subscribe(Subscription::matching(*name)).unwrap());
             let mut events = client.into_events();
@@ -185,7 +181,7 @@ fn an_event_that_came_by_another_subscription_is_not_missing() {
                 let registry = registry.clone();
                 move || {
                     for number in 0..EVENTS {
-                        publish(&registry, "a/1", &number.to_string());
+                        publish_id(&registry, "a/1", &number.to_string());
                     }
                 }
             });

@@ -8,7 +8,7 @@ use tower_sse::{
 
 use crate::{
     open::{Empty, open},
-    polling::{bounded, data, fields, frame, next, position, publish, quiet, subscribed, text, told},
+    polling::{bounded, data, fields, frame, next, position, publish, quiet, retaining, subscribed, text, told},
 };
 
 /// Resumes from this id. Returns the result and the stream.
@@ -34,10 +34,6 @@ fn from(registry: &Registry, name: &str, at: Start) -> Vec<String> {
     let client = registry.connect();
     start(&client, name, at);
     data(&mut client.into_events())
-}
-
-fn keeping(events: usize) -> Registry {
-    Registry::with_config(RegistryConfig::default().topic_retention(Retention::default().events(events)))
 }
 
 #[test]
@@ -247,7 +243,7 @@ fn an_event_sent_to_one_client_matches_no_pattern() {
 
 #[test]
 fn a_pattern_over_last_value_topics_starts_with_each_current_value() {
-    let registry = keeping(1);
+    let registry = retaining(1);
     let early = subscribed(&registry, ["state/*"]);
     ["a", "b", "a", "c", "b", "a"]
         .iter()
@@ -277,7 +273,7 @@ fn an_event_evicted_from_a_patterns_middle_is_a_gap_of_the_pattern() {
 
 #[test]
 fn events_lost_while_a_pattern_was_unused_are_a_gap_on_resume() {
-    let registry = keeping(1);
+    let registry = retaining(1);
     let seen = position(&registry, "a/1", "seen");
     let lost = position(&registry, "a/1", "lost");
     publish(&registry, "a/1", "kept");
@@ -322,7 +318,7 @@ fn a_client_that_catches_up_skips_evicted_events_and_goes_on() {
 
 #[test]
 fn only_retained_events_count_as_delivered() {
-    let registry = keeping(1);
+    let registry = retaining(1);
     let keeper = subscribed(&registry, ["a/*"]);
     ["a/1", "a/2", "a/3", "a/2"].iter().for_each(|topic| publish(&registry, topic, topic));
     let (_, mut body) = open(&quiet(&registry), None, |client| start(client, "a/*", Start::Oldest));

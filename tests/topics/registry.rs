@@ -12,40 +12,23 @@ use futures_core::Stream;
 use http_body::Body;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_sse::{
-    ClientHandle, CloseReason, Delivery, Event, Events, Gap, PublishError, Registry, RegistryConfig, Resume, Retention,
-    SseBody, Start, SubscribeError, Subscription,
+    ClientHandle, CloseReason, Event, Events, Gap, PublishError, Registry, RegistryConfig, Resume, Retention, SseBody,
+    Start, SubscribeError, Subscription,
 };
 
 use crate::{
     layers::quiet,
     open::{Empty, open},
+    polling::{frame, next, publish_id},
 };
-
-fn next(events: &mut Events) -> Option<Result<Delivery, Gap>> {
-    match Pin::new(events).poll_next(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(item) => item,
-        Poll::Pending => None,
-    }
-}
 
 fn data(events: &mut Events) -> Vec<String> {
     std::iter::from_fn(|| next(events)).map(|item| item.unwrap().data().unwrap().into_owned()).collect()
 }
 
-fn frame(body: &mut SseBody<Empty>) -> Option<Bytes> {
-    match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
-        Poll::Ready(_) | Poll::Pending => None,
-    }
-}
-
 fn text(body: &mut SseBody<Empty>) -> String {
     let frames: Vec<Bytes> = std::iter::from_fn(|| frame(body)).collect();
     String::from_utf8(frames.concat()).unwrap()
-}
-
-fn publish(registry: &Registry, topic: &str, data: &str) -> String {
-    registry.publish(topic, Event::data(data)).unwrap().position().to_string()
 }
 
 fn subscribed<'a>(registry: &Registry, topics: impl IntoIterator<Item = &'a str>) -> ClientHandle {
@@ -63,8 +46,8 @@ fn events_of_several_topics_come_in_one_frame_in_position_order() {
     assert_eq!(frame(&mut body), None);
     let topics = ["b", "a", "c", "a", "b"];
     let expected: String =
-        topics.iter().map(|topic| format!("data: {topic}\nid: {}\n\n", publish(&registry, topic, topic))).collect();
-    publish(&registry, "elsewhere", "not for it");
+        topics.iter().map(|topic| format!("data: {topic}\nid: {}\n\n", publish_id(&registry, topic, topic))).collect();
+    publish_id(&registry, "elsewhere", "not for it");
     assert_eq!(frame(&mut body).unwrap(), expected);
     assert_eq!(frame(&mut body), None);
 }
@@ -77,9 +60,9 @@ fn a_frame_has_at_most_64_kib_unless_one_event_is_larger() {
             topics.iter().for_each(|topic| client.subscribe(topic).unwrap());
         });
         for number in 0..300 {
-            publish(&registry, topics[number % topics.len()], &"x".repeat(1000));
+            publish_id(&registry, topics[number % topics.len()], &"x".repeat(1000));
         }
-        publish(&registry, "a", &"x".repeat(100_000));
+        publish_id(&registry, "a", &"x".repeat(100_000));
         let frames: Vec<usize> = std::iter::from_fn(|| frame(&mut body)).map(|frame| frame.len()).collect();
         let (last, others) = frames.split_last().unwrap();
         assert!((100_000..101_000).contains(last), "{frames:?}");
@@ -93,7 +76,7 @@ fn clients_that_are_behind_by_the_same_range_share_the_bytes() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     let mut bodies: Vec<_> = (0..3).map(|_| open(&layer, None, |client| client.subscribe("a").unwrap()).1).collect();
-    (0..10).for_each(|number| drop(publish(&registry, "a", &number.to_string())));
+    (0..10).for_each(|number| drop(publish_id(&registry, "a", &number.to_string())));
     let frames: Vec<Bytes> = bodies.iter_mut().map(|body| frame(body).unwrap()).collect();
     assert!(frames.iter().all(|frame| frame.as_ptr() == frames[0].as_ptr()));
 }
@@ -103,10 +86,10 @@ fn only_events_of_its_subscriptions_wake_a_waiting_client() {
     let registry = Registry::new();
     let mut events = task::spawn(subscribed(&registry, ["a", "b"]).into_events());
     assert_pending!(events.poll_next());
-    publish(&registry, "c", "not for it");
+    publish_id(&registry, "c", "not for it");
     assert!(!events.is_woken());
     for topic in ["b", "a", "b"] {
-        publish(&registry, topic, "1");
+        publish_id(&registry, topic, "1");
         assert!(events.is_woken());
         assert!(assert_ready!(events.poll_next()).is_some());
         assert_pending!(events.poll_next());
@@ -119,12 +102,12 @@ fn a_client_that_lost_all_of_a_topic_is_told_and_still_woken() {
     let registry = Registry::with_config(RegistryConfig::default().total_retention(Retention::default().events(1)));
     let mut events = task::spawn(subscribed(&registry, ["a"]).into_events());
     assert_pending!(events.poll_next());
-    publish(&registry, "a", "lost");
-    publish(&registry, "b", "what made it go");
+    publish_id(&registry, "a", "lost");
+    publish_id(&registry, "b", "what made it go");
     assert!(events.is_woken());
     assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap_err().topics(), ["a"]);
     assert_pending!(events.poll_next());
-    publish(&registry, "a", "next");
+    publish_id(&registry, "a", "next");
     assert!(events.is_woken());
     assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data().as_deref(), Some("next"));
 }
@@ -136,7 +119,7 @@ fn a_client_that_moved_to_another_task_is_woken_there() {
     assert_pending!(first.poll_next());
     let mut second = task::spawn(first.into_inner());
     assert_pending!(second.poll_next());
-    publish(&registry, "a", "1");
+    publish_id(&registry, "a", "1");
     assert!(second.is_woken());
 }
 
@@ -147,16 +130,16 @@ fn a_subscription_from_another_task_wakes_the_client_and_starts_now() {
     let id = client.id();
     let mut events = task::spawn(client.into_events());
     assert_pending!(events.poll_next());
-    publish(&registry, "a", "before");
+    publish_id(&registry, "a", "before");
     registry.client(&id).unwrap().subscribe("a").unwrap();
     assert!(events.is_woken());
     assert_pending!(events.poll_next());
-    publish(&registry, "a", "after");
+    publish_id(&registry, "a", "after");
     assert!(events.is_woken());
     assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data().as_deref(), Some("after"));
     assert!(registry.client(&id).unwrap().unsubscribe("a"));
     assert!(!registry.client(&id).unwrap().unsubscribe("a"));
-    publish(&registry, "a", "too late");
+    publish_id(&registry, "a", "too late");
     assert_pending!(events.poll_next());
 }
 
@@ -200,10 +183,10 @@ fn a_slow_client_is_told_of_its_loss_and_goes_on() {
     let config = RegistryConfig::default().topic_retention(Retention::default().events(3));
     let registry = Registry::with_config(config);
     let mut events = subscribed(&registry, ["a", "b"]).into_events();
-    let seen = publish(&registry, "b", "seen");
+    let seen = publish_id(&registry, "b", "seen");
     assert_eq!(data(&mut events), ["seen"]);
-    (0..5).for_each(|number| drop(publish(&registry, "a", &number.to_string())));
-    publish(&registry, "b", "b");
+    (0..5).for_each(|number| drop(publish_id(&registry, "a", &number.to_string())));
+    publish_id(&registry, "b", "b");
     let gap = next(&mut events).unwrap().unwrap_err();
     assert_eq!((gap.topics(), gap.after()), (&["a".to_owned()][..], seen.as_str()));
     assert_eq!(data(&mut events).concat(), "234b");
@@ -220,7 +203,7 @@ fn resumed(registry: &Registry, last_event_id: &str, topics: &[&str]) -> (Resume
 #[test]
 fn a_resumed_client_gets_exactly_the_missed_events() {
     let registry = Registry::new();
-    let ids: Vec<String> = ["a", "b", "a", "b"].iter().map(|topic| publish(&registry, topic, topic)).collect();
+    let ids: Vec<String> = ["a", "b", "a", "b"].iter().map(|topic| publish_id(&registry, topic, topic)).collect();
     let (resume, wire) = resumed(&registry, &ids[1], &["a", "b"]);
     assert_eq!(resume, Resume::Continued);
     assert_eq!(wire, format!("data: a\nid: {}\n\ndata: b\nid: {}\n\n", ids[2], ids[3]));
@@ -244,7 +227,7 @@ fn an_unknown_id_is_a_gap_with_a_new_id() {
         assert!(wire.starts_with("event: gap\ndata: {\"topics\":[\"a\",\"b\"],\"after\":"), "{wire}");
         assert_eq!(resumed(&registry, new_id, &["a", "b"]), (Resume::Continued, String::new()));
     }
-    let first = publish(&registry, "a", "1");
+    let first = publish_id(&registry, "a", "1");
     let (_, wire) = resumed(&registry, before_restart, &["a", "b"]);
     assert!(wire.ends_with(&format!("\n\ndata: 1\nid: {first}\n\n")), "the retained events come after the gap: {wire}");
 }
@@ -253,10 +236,10 @@ fn an_unknown_id_is_a_gap_with_a_new_id() {
 fn a_gap_on_one_topic_skips_no_event_of_another() {
     let by_name = |topic: &str| Retention::default().events(if topic == "small" { 1 } else { 100 });
     let registry = Registry::with_config(RegistryConfig::default().topic_retention_by(by_name));
-    let seen = publish(&registry, "big", "0");
-    publish(&registry, "small", "lost");
-    let kept = publish(&registry, "big", "kept");
-    let last = publish(&registry, "small", "last");
+    let seen = publish_id(&registry, "big", "0");
+    publish_id(&registry, "small", "lost");
+    let kept = publish_id(&registry, "big", "kept");
+    let last = publish_id(&registry, "small", "last");
     let (resume, wire) = resumed(&registry, &seen, &["small", "big"]);
     assert!(matches!(resume, Resume::Gap(gap) if gap.topics() == ["small"]));
     let (gap, rest) = wire.split_once("\n\n").unwrap();
@@ -284,7 +267,7 @@ fn an_own_id_is_sent_unchanged_and_can_be_resumed_from() {
     for order in 1..4 {
         registry.publish("orders", Event::data(order.to_string()).id(format!("order-{order}")).unwrap()).unwrap();
     }
-    let position = publish(&registry, "other", "x");
+    let position = publish_id(&registry, "other", "x");
     let (resume, wire) = resumed(&registry, "order-2", &["other", "orders"]);
     assert_eq!(resume, Resume::Continued);
     assert_eq!(wire, format!("data: 3\nid: order-3\n\ndata: x\nid: {position}\n\n"));
@@ -302,11 +285,11 @@ fn an_event_without_data_has_no_id() {
 #[test]
 fn a_late_subscription_never_moves_the_client_back() {
     let registry = Registry::new();
-    let late: Vec<String> = (0..3).map(|number| publish(&registry, "late", &number.to_string())).collect();
+    let late: Vec<String> = (0..3).map(|number| publish_id(&registry, "late", &number.to_string())).collect();
     let layer = quiet(&registry);
     let (client, mut body) = open(&layer, None, |client| client.subscribe("live").unwrap());
     assert_eq!(frame(&mut body), None);
-    let live = publish(&registry, "live", "seen");
+    let live = publish_id(&registry, "live", "seen");
     assert_eq!(text(&mut body), format!("data: seen\nid: {live}\n\n"));
 
     client.subscribe_from("late", Start::Oldest).unwrap();
@@ -329,10 +312,10 @@ fn a_later_catch_up_waits_for_an_earlier_one() {
     let registry = Registry::new();
     ["second", "first", "second", "first"]
         .iter()
-        .for_each(|topic| drop(publish(&registry, topic, &"x".repeat(60_000))));
+        .for_each(|topic| drop(publish_id(&registry, topic, &"x".repeat(60_000))));
     let layer = quiet(&registry);
     let (client, mut body) = open(&layer, None, |client| client.subscribe("live").unwrap());
-    publish(&registry, "live", "seen");
+    publish_id(&registry, "live", "seen");
     frame(&mut body).unwrap();
     let last_id = |frame: Bytes| {
         let text = String::from_utf8(frame.to_vec()).unwrap();
@@ -355,11 +338,11 @@ fn a_client_gets_all_events_of_an_additional_subscription() {
     let layer = quiet(&registry);
     let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
     assert_eq!(frame(&mut body), None);
-    publish(&registry, "a", "1");
+    publish_id(&registry, "a", "1");
     assert!(text(&mut body).starts_with("data: 1\n"));
     client.subscribe("b").unwrap();
     for data in ["2", "3"] {
-        publish(&registry, "b", data);
+        publish_id(&registry, "b", data);
         assert!(text(&mut body).starts_with(&format!("data: {data}\n")));
     }
 }
@@ -371,9 +354,9 @@ fn an_event_sent_to_one_client_goes_to_that_client_only() {
     client.send(Event::data("welcome")).unwrap();
     let mut other = subscribed(&registry, ["a"]).into_events();
     let mut events = client.clone().into_events();
-    publish(&registry, "a", "1");
+    publish_id(&registry, "a", "1");
     assert_eq!(client.send(Event::data("2")).unwrap().subscribers(), 1);
-    publish(&registry, "a", "3");
+    publish_id(&registry, "a", "3");
     assert_eq!(data(&mut events), ["welcome", "1", "2", "3"]);
     assert_eq!(data(&mut other), ["1", "3"]);
     drop(events);
@@ -392,9 +375,9 @@ fn a_closed_client_gets_only_events_published_before() {
     assert_pending!(closed.poll());
     let mut events = task::spawn(client.clone().into_events());
     assert_pending!(events.poll_next());
-    publish(&registry, "a", "before");
+    publish_id(&registry, "a", "before");
     client.close();
-    publish(&registry, "a", "after");
+    publish_id(&registry, "a", "after");
     assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data().as_deref(), Some("before"));
     assert!(assert_ready!(events.poll_next()).is_none());
     assert!(closed.is_woken());
@@ -477,8 +460,8 @@ fn no_flood_of_events_or_topics_passes_the_budget() {
     const BUDGET: usize = 1 << 20;
     let registry = Registry::with_config(RegistryConfig::default().total_retention(Retention::default().bytes(BUDGET)));
     for number in 0..20_000 {
-        publish(&registry, &format!("topic/{number}"), "x");
-        publish(&registry, "one", &"x".repeat(number % 5_000));
+        publish_id(&registry, &format!("topic/{number}"), "x");
+        publish_id(&registry, "one", &"x".repeat(number % 5_000));
         assert!(registry.stats().bytes <= BUDGET);
     }
     let mut events = {
@@ -494,7 +477,7 @@ fn retention_by_number_keeps_the_newest() {
     let config = RegistryConfig::default().total_retention(Retention::default().events(5));
     let registry = Registry::with_config(config.topic_retention(Retention::default().events(2)));
     for number in 0..4 {
-        ["a", "b", "c"].iter().for_each(|topic| drop(publish(&registry, topic, &number.to_string())));
+        ["a", "b", "c"].iter().for_each(|topic| drop(publish_id(&registry, topic, &number.to_string())));
     }
     assert_eq!(registry.stats().events, 5, "two each, but five in all");
     let client = registry.connect();
@@ -515,14 +498,14 @@ async fn events_that_are_too_old_are_evicted_and_not_delivered() {
         client.subscribe_from(topic, Start::Oldest).unwrap();
         data(&mut client.into_events()).concat()
     };
-    publish(&registry, "short", "1");
-    publish(&registry, "long", "1");
+    publish_id(&registry, "short", "1");
+    publish_id(&registry, "long", "1");
     tokio::time::advance(Duration::from_secs(9)).await;
     assert_eq!((oldest("short"), oldest("long")), ("1".into(), "1".into()));
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!((oldest("short"), oldest("long")), (String::new(), "1".into()));
     tokio::time::advance(Duration::from_secs(60)).await;
-    publish(&registry, "elsewhere", "1");
+    publish_id(&registry, "elsewhere", "1");
     assert_eq!(
         (registry.stats().events, registry.stats().topics),
         (1, 1),
@@ -573,7 +556,7 @@ fn racing_publishers_make_no_client_miss_or_reorder_events() {
     thread::scope(|scope| {
         for topic in topics {
             let registry = &registry;
-            scope.spawn(move || (0..EACH).for_each(|number| drop(publish(registry, topic, &number.to_string()))));
+            scope.spawn(move || (0..EACH).for_each(|number| drop(publish_id(registry, topic, &number.to_string()))));
         }
         for client in clients {
             scope.spawn(move || {
@@ -627,15 +610,15 @@ fn an_event_to_a_client_alone_keeps_no_stream_open_after_its_topics() {
 fn a_reader_gets_all_small_events_of_a_fast_loop() {
     let registry = Registry::new();
     let mut events = subscribed(&registry, ["t"]).into_events();
-    (0..5000).for_each(|number| drop(publish(&registry, "t", &number.to_string())));
+    (0..5000).for_each(|number| drop(publish_id(&registry, "t", &number.to_string())));
     assert_eq!(data(&mut events).len(), 5000);
 }
 
 #[test]
 fn a_busy_topic_does_not_evict_the_events_of_others() {
     let registry = Registry::new();
-    (0..500).for_each(|_| drop(publish(&registry, "quiet", "x")));
-    (0..60_000).for_each(|_| drop(publish(&registry, "chatty", &"x".repeat(1000))));
+    (0..500).for_each(|_| drop(publish_id(&registry, "quiet", "x")));
+    (0..60_000).for_each(|_| drop(publish_id(&registry, "chatty", &"x".repeat(1000))));
     let client = registry.connect();
     client.subscribe_from("quiet", Start::Oldest).unwrap();
     assert_eq!(data(&mut client.into_events()).len(), 500);
@@ -647,11 +630,11 @@ fn an_event_that_is_larger_than_a_topic_retains_by_default_is_retained_alone() {
     let registry =
         Registry::with_config(RegistryConfig::default().total_retention(Retention::default().bytes(100_000)));
     let mut events = subscribed(&registry, ["t"]).into_events();
-    publish(&registry, "t", "small");
-    publish(&registry, "t", &"x".repeat(50_000));
+    publish_id(&registry, "t", "small");
+    publish_id(&registry, "t", &"x".repeat(50_000));
     assert!(next(&mut events).unwrap().is_err());
     assert_eq!(data(&mut events).concat().len(), 50_000);
-    publish(&registry, "t", "small");
+    publish_id(&registry, "t", "small");
     assert_eq!((data(&mut events).concat(), registry.stats().events), ("small".into(), 1));
     let refused = registry.publish("t", Event::data("x".repeat(100_000)));
     assert!(matches!(refused, Err(PublishError::TooLarge { .. })));

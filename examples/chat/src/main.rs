@@ -36,19 +36,21 @@
 mod client;
 #[path = "../../support/connections.rs"]
 mod connections;
+#[path = "../../support/settings.rs"]
+mod settings;
 #[path = "../../support/signals.rs"]
 mod signals;
 #[path = "../../support/sockets.rs"]
 mod sockets;
 
-use std::{env, error::Error, io, process, time::Duration};
+use std::{env, error::Error, process, time::Duration};
 
 use axum::http::StatusCode;
 use tokio::net::TcpListener;
 use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer};
 use tower_sse::{Drain, Limit, RegistryConfig, SseLayer};
 
-use crate::{connections::Connections, signals::Signals, sockets::Patience};
+use crate::{connections::Connections, settings::setting, signals::Signals, sockets::Patience};
 
 const USAGE: &str = "usage: chat | chat join ROOM NAME | chat say ROOM NAME TEXT";
 
@@ -90,12 +92,4 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     let drain = registry.drain(Drain::within(Duration::from_secs(2)).reconnect_delay(Duration::from_secs(2)));
     tokio::join!(drain, connections.close_within(Duration::from_secs(3)));
     Ok(())
-}
-
-/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
-    match env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} is not a number that fits"))),
-    }
 }

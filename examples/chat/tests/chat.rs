@@ -17,7 +17,7 @@ use tonic::{Code, transport::Endpoint};
 mod bodies;
 #[path = "../../../tests/support/client.rs"]
 mod client;
-#[allow(dead_code, reason = "this program is built already")]
+#[allow(dead_code, reason = "cargo has built this program already")]
 #[path = "../../../tests/support/example.rs"]
 mod example;
 #[path = "../../../tests/support/strangers.rs"]

@@ -18,10 +18,10 @@ use tokio::{
 };
 use tower_sse::{ClientHandle, ClientIpKey, Event, EventStream, Registry, RegistryConfig, SseLayer, SubscribeError};
 
-#[allow(dead_code, reason = "not all of it is asked for")]
+#[allow(dead_code, reason = "these tests do not use all of it")]
 #[path = "../src/login.rs"]
 mod login;
-#[allow(dead_code, reason = "not all of it is asked for")]
+#[allow(dead_code, reason = "these tests do not use all of it")]
 #[path = "../src/session.rs"]
 mod session;
 mod support;

@@ -30,12 +30,14 @@
 #[path = "../../support/connections.rs"]
 mod connections;
 mod jobs;
+#[path = "../../support/settings.rs"]
+mod settings;
 #[path = "../../support/signals.rs"]
 mod signals;
 #[path = "../../support/sockets.rs"]
 mod sockets;
 
-use std::{convert::Infallible, env, error::Error, future, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, future, sync::Arc, time::Duration};
 
 use hyper::Request;
 use tokio::net::TcpListener;
@@ -46,6 +48,7 @@ use tower_sse::{Drain, Registry, RegistryConfig, Retention, SseLayer};
 use crate::{
     connections::{Connections, RequestBody},
     jobs::Jobs,
+    settings::setting,
     signals::Signals,
     sockets::Patience,
 };
@@ -78,12 +81,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // `close_within` has a timeout, because some peers may read nothing.
     tokio::join!(drain, connections.close_within(finish.max(window) + Duration::from_secs(1)));
     Ok(())
-}
-
-/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
-    match env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} is not a number that fits"))),
-    }
 }

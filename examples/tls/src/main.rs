@@ -23,10 +23,12 @@
 //! | `HEAD_MS` | 10000 | how long a client may take for the handshake, and then for its first request |
 
 mod acceptor;
+#[path = "../../support/settings.rs"]
+mod settings;
 #[path = "../../support/signals.rs"]
 mod signals;
 
-use std::{env, error::Error, io, pin::pin, process, sync::Arc, time::Duration};
+use std::{env, error::Error, pin::pin, process, sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
 use hyper_util::{
@@ -46,7 +48,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceBuilder;
 use tower_sse::{ClientHandle, Drain, Event, EventStream, Registry, SseLayer, Start, SubscribeError};
 
-use crate::signals::Signals;
+use crate::{settings::setting, signals::Signals};
 
 const TOPIC: &str = "ticks";
 const USAGE: &str = "usage: tls [--cert FILE --key FILE]";
@@ -151,12 +153,4 @@ async fn serve(socket: TcpStream, acceptor: TlsAcceptor, app: Router, head: Dura
     }
     // After an error, the client has left.
     let _ = connection.await;
-}
-
-/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
-    match env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} is not a number that fits"))),
-    }
 }

@@ -218,7 +218,7 @@ pub(crate) struct Run {
 #[derive(Debug)]
 enum Running {
     Process { _child: Child },
-    Task(#[allow(dead_code, reason = "it is for its drop")] Aborted),
+    Task(#[allow(dead_code, reason = "only its drop is used")] Aborted),
 }
 
 #[derive(Debug)]

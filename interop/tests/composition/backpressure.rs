@@ -23,7 +23,7 @@ use tower_sse::{Limit, Registry, SseLayer};
 use crate::{
     client::get,
     handlers::{self, Handlers},
-    house::{self, House, until},
+    test_server::{self, TestServer, until},
 };
 
 async fn handle(error: BoxError) -> (StatusCode, String) {
@@ -73,11 +73,11 @@ async fn the_layer_calls_the_service_that_was_polled_ready() {
 
 #[tokio::test]
 async fn a_concurrency_limit_admits_any_number_of_streams_in_both_orders() {
-    let many = async |house: House| {
+    let many = async |test_server: TestServer| {
         let mut streams = Vec::new();
         for open in 1..=5 {
-            streams.push(house.open("/news").await);
-            assert_eq!(house.registry.stats().clients, open);
+            streams.push(test_server.open("/news").await);
+            assert_eq!(test_server.registry.stats().clients, open);
         }
     };
     in_both_orders!(ConcurrencyLimitLayer::new(1), many);
@@ -86,13 +86,13 @@ async fn a_concurrency_limit_admits_any_number_of_streams_in_both_orders() {
 
 #[tokio::test]
 async fn a_limit_of_streams_counts_until_they_end() {
-    behind!(|sse| ServiceBuilder::new().layer(sse.limit(Limit::streams(1))), async |house: House| {
-        house.streams().await;
-        let stream = house.open("/news").await;
-        assert_eq!(house.get("/news").await.status(), 503);
+    behind!(|sse| ServiceBuilder::new().layer(sse.limit(Limit::streams(1))), async |test_server: TestServer| {
+        test_server.streams().await;
+        let stream = test_server.open("/news").await;
+        assert_eq!(test_server.get("/news").await.status(), 503);
         drop(stream);
-        house.until_open(0).await;
-        house.open("/news").await;
+        test_server.until_open(0).await;
+        test_server.open("/news").await;
     });
 }
 
@@ -103,9 +103,9 @@ async fn a_refused_request_releases_what_it_reserved() {
         |sse| ServiceBuilder::new()
             .layer(sse.limit(Limit::streams(0)))
             .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(&permits))),
-        async |house: House| {
+        async |test_server: TestServer| {
             for _ in 0..3 {
-                assert_eq!(house.get("/news").await.status(), 503);
+                assert_eq!(test_server.get("/news").await.status(), 503);
             }
             until(|| permits.available_permits() == 1).await;
         }
@@ -113,14 +113,14 @@ async fn a_refused_request_releases_what_it_reserved() {
 }
 
 /// One request waits for its response, and the stack has room for one.
-async fn sheds(house: House) {
-    house.streams().await;
-    let _stream = house.open("/news").await;
-    let never = async { house.try_send(get("/never")).await.map(drop) };
+async fn sheds(test_server: TestServer) {
+    test_server.streams().await;
+    let _stream = test_server.open("/news").await;
+    let never = async { test_server.try_send(get("/never")).await.map(drop) };
     let shed = async {
         loop {
             // This request is over the limit once the other one has arrived.
-            let answer = house.get("/plain").await;
+            let answer = test_server.get("/plain").await;
             if answer.status() == 503 {
                 return answer;
             }
@@ -130,12 +130,12 @@ async fn sheds(house: House) {
         answered = never => panic!("{answered:?}"),
         shed = shed => assert!(!shed.headers().contains_key("retry-after"), "the error is tower's and not a refusal of the layer"),
     }
-    until_answered(&house).await;
-    assert_eq!(house.registry.stats().clients, 1, "the stream goes on");
+    until_answered(&test_server).await;
+    assert_eq!(test_server.registry.stats().clients, 1, "the stream goes on");
 }
 
-async fn until_answered(house: &House) {
-    while house.get("/plain").await.status() != 200 {}
+async fn until_answered(test_server: &TestServer) {
+    while test_server.get("/plain").await.status() != 200 {}
 }
 
 #[tokio::test]
@@ -170,11 +170,11 @@ async fn load_shedding_counts_waiting_requests_and_no_open_streams() {
 async fn a_buffer_composes_in_both_orders() {
     behind!(
         |sse| ServiceBuilder::new().layer(HandleErrorLayer::new(handle)).layer(BufferLayer::new(4)).layer(sse),
-        async |house: House| house.streams().await
+        async |test_server: TestServer| test_server.streams().await
     );
     behind!(
         |sse| ServiceBuilder::new().layer(HandleErrorLayer::new(handle)).layer(sse).layer(BufferLayer::new(4)),
-        async |house: House| house.streams().await
+        async |test_server: TestServer| test_server.streams().await
     );
 }
 
@@ -182,10 +182,10 @@ const ONE_AN_HOUR: RateLimitLayer = RateLimitLayer::new(1, Duration::from_secs(3
 
 #[tokio::test]
 async fn towers_rate_limit_delays_requests() {
-    let waits = async |house: House| {
-        let _stream = house.open("/news").await;
-        assert!(timeout(Duration::from_millis(100), house.get("/news")).await.is_err());
-        assert_eq!(house.registry.stats().clients, 1);
+    let waits = async |test_server: TestServer| {
+        let _stream = test_server.open("/news").await;
+        assert!(timeout(Duration::from_millis(100), test_server.get("/news")).await.is_err());
+        assert_eq!(test_server.registry.stats().clients, 1);
     };
     behind!(
         |sse| ServiceBuilder::new()
@@ -201,9 +201,9 @@ async fn towers_rate_limit_delays_requests() {
             .layer(sse)
             .layer(BufferLayer::new(4))
             .layer(ONE_AN_HOUR),
-        async |house: House| {
-            let _stream = house.open("/news").await;
-            assert!(timeout(Duration::from_millis(100), house.get("/news")).await.is_err());
+        async |test_server: TestServer| {
+            let _stream = test_server.open("/news").await;
+            assert!(timeout(Duration::from_millis(100), test_server.get("/news")).await.is_err());
         }
     );
 }
@@ -217,10 +217,10 @@ async fn towers_rate_limit_with_load_shedding_refuses_requests() {
             .layer(LoadShedLayer::new())
             .layer(ONE_AN_HOUR)
             .layer(sse),
-        async |house: House| {
-            let _stream = house.open("/news").await;
-            assert_eq!(house.get("/news").await.status(), 503);
-            assert_eq!(house.registry.stats().refused_streams, 0, "the registry does not count the refusal");
+        async |test_server: TestServer| {
+            let _stream = test_server.open("/news").await;
+            assert_eq!(test_server.get("/news").await.status(), 503);
+            assert_eq!(test_server.registry.stats().refused_streams, 0, "the registry does not count the refusal");
         }
     );
 }
@@ -234,33 +234,33 @@ async fn towers_limit_is_per_route_and_per_connection_if_axum_serves_the_router(
             .layer(BufferLayer::new(4))
             .layer(LoadShedLayer::new())
             .layer(ONE_AN_HOUR)
-            .layer(house::layer(registry));
+            .layer(test_server::layer(registry));
         handlers::router().layer(stack)
     };
     let registry = Registry::new();
-    let address = house::serve_router(of_towers(&registry)).await;
-    let house = House::new(address, registry, Version::HTTP_11);
-    let _streams = [house.open("/news").await, house.open("/own").await];
-    assert_eq!(house.get("/news").await.status(), 503);
-    assert_eq!(house.get("/own").await.status(), 503);
+    let address = test_server::serve_router(of_towers(&registry)).await;
+    let test_server = TestServer::new(address, registry, Version::HTTP_11);
+    let _streams = [test_server.open("/news").await, test_server.open("/own").await];
+    assert_eq!(test_server.get("/news").await.status(), 503);
+    assert_eq!(test_server.get("/own").await.status(), 503);
 
     let registry = Registry::new();
-    let house = serve_itself(of_towers(&registry), registry).await;
-    let _streams = [house.open("/news").await, house.open("/news").await, house.open("/own").await];
+    let test_server = serve_itself(of_towers(&registry), registry).await;
+    let _streams = [test_server.open("/news").await, test_server.open("/news").await, test_server.open("/own").await];
 
     let registry = Registry::new();
-    let of_ours = house::layer(&registry).limit(Limit::rate(1, Duration::from_secs(3600), 1));
-    let house = serve_itself(handlers::router().layer(of_ours), registry).await;
-    let _stream = house.open("/news").await;
-    assert_eq!(house.get("/news").await.status(), 503);
-    assert_eq!(house.get("/own").await.status(), 503);
+    let of_ours = test_server::layer(&registry).limit(Limit::rate(1, Duration::from_secs(3600), 1));
+    let test_server = serve_itself(handlers::router().layer(of_ours), registry).await;
+    let _stream = test_server.open("/news").await;
+    assert_eq!(test_server.get("/news").await.status(), 503);
+    assert_eq!(test_server.get("/own").await.status(), 503);
 }
 
-async fn serve_itself(router: axum::Router, registry: Registry) -> House {
+async fn serve_itself(router: axum::Router, registry: Registry) -> TestServer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async { axum::serve(listener, router).await });
-    House::new(address, registry, Version::HTTP_11)
+    TestServer::new(address, registry, Version::HTTP_11)
 }
 
 /// The alternative in this crate: it refuses at once, and says when to try again.
@@ -268,12 +268,12 @@ async fn serve_itself(router: axum::Router, registry: Registry) -> House {
 async fn a_rate_of_streams_refuses_at_once() {
     behind!(
         |sse| ServiceBuilder::new().layer(sse.limit(Limit::rate(1, Duration::from_secs(3600), 1))),
-        async |house: House| {
-            let _stream = house.open("/news").await;
-            let answer = house.get("/news").await;
+        async |test_server: TestServer| {
+            let _stream = test_server.open("/news").await;
+            let answer = test_server.get("/news").await;
             assert_eq!(answer.status(), 503);
             assert!(answer.headers().contains_key("retry-after"));
-            assert_eq!(house.registry.stats().refused_streams, 1);
+            assert_eq!(test_server.registry.stats().refused_streams, 1);
         }
     );
 }

@@ -24,7 +24,7 @@ use tower_sse::{Limit, RefusedReason, Registry, SseLayer};
 use crate::{
     client::VERSIONS,
     handlers::Handlers,
-    house::{self, House, Stream},
+    test_server::{self, Stream, TestServer},
 };
 
 #[tokio::test]
@@ -38,14 +38,14 @@ async fn functions_compose_in_both_orders() {
 async fn a_boxed_stack_works_like_the_stack_itself() {
     for version in VERSIONS {
         let registry = Registry::new();
-        let boxed = BoxCloneSyncService::new(house::layer(&registry).layer(Handlers));
-        let address = house::serve(boxed).await;
-        house::within(House::new(address, registry, version).streams()).await;
+        let boxed = BoxCloneSyncService::new(test_server::layer(&registry).layer(Handlers));
+        let address = test_server::serve(boxed).await;
+        test_server::within(TestServer::new(address, registry, version).streams()).await;
 
         let registry = Registry::new();
-        let boxed = BoxCloneSyncServiceLayer::new(house::layer(&registry));
-        let address = house::serve_router(crate::handlers::router().layer(boxed)).await;
-        house::within(House::new(address, registry, version).streams()).await;
+        let boxed = BoxCloneSyncServiceLayer::new(test_server::layer(&registry));
+        let address = test_server::serve_router(crate::handlers::router().layer(boxed)).await;
+        test_server::within(TestServer::new(address, registry, version).streams()).await;
     }
 }
 
@@ -53,8 +53,8 @@ async fn a_boxed_stack_works_like_the_stack_itself() {
 async fn boxed_services_without_send_stream_too() {
     let registry = Registry::new();
     let request = || Request::builder().uri("/own").body(()).unwrap();
-    let boxed = BoxService::new(house::layer(&registry).layer(Handlers));
-    let cloned = BoxCloneService::new(house::layer(&registry).layer(Handlers)).clone();
+    let boxed = BoxService::new(test_server::layer(&registry).layer(Handlers));
+    let cloned = BoxCloneService::new(test_server::layer(&registry).layer(Handlers)).clone();
     Stream::of(boxed.oneshot(request()).await.unwrap()).having("data: own\n\n").await.until(":\n\n").await;
     Stream::of(cloned.oneshot(request()).await.unwrap()).having("data: own\n\n").await.until(":\n\n").await;
     assert_eq!(registry.stats().clients, 0);
@@ -65,13 +65,13 @@ async fn an_optional_layer_needs_one_body_type() {
     for version in VERSIONS {
         for is_on in [true, false] {
             let registry = Registry::new();
-            let sse = is_on.then(|| (MapResponseBodyLayer::new(Body::new), house::layer(&registry)));
+            let sse = is_on.then(|| (MapResponseBodyLayer::new(Body::new), test_server::layer(&registry)));
             let stack = ServiceBuilder::new().layer(option_layer(sse)).layer(MapResponseBodyLayer::new(Body::new));
-            let address = house::serve(stack.service(Handlers)).await;
-            let house = House::new(address, registry, version);
+            let address = test_server::serve(stack.service(Handlers)).await;
+            let test_server = TestServer::new(address, registry, version);
             match is_on {
-                true => house::within(house.streams()).await,
-                false => assert!(!house.get("/quiet").await.headers().contains_key("x-accel-buffering")),
+                true => test_server::within(test_server.streams()).await,
+                false => assert!(!test_server.get("/quiet").await.headers().contains_key("x-accel-buffering")),
             }
         }
     }
@@ -81,13 +81,13 @@ async fn an_optional_layer_needs_one_body_type() {
 async fn one_of_several_layers_is_chosen_by_the_request() {
     for version in VERSIONS {
         let registry = Registry::new();
-        let [open, full] = [house::layer(&registry), house::layer(&registry).limit(Limit::streams(0))];
+        let [open, full] = [test_server::layer(&registry), test_server::layer(&registry).limit(Limit::streams(0))];
         let by_path = |request: &Request<_>, _: &[_]| usize::from(request.uri().path() == "/quiet");
-        let address = house::serve(Steer::new([open, full].map(|sse| sse.layer(Handlers)), by_path)).await;
-        let house = House::new(address, registry, version);
-        house::within(async {
-            house.streams().await;
-            assert_eq!(house.get("/quiet").await.status(), 503);
+        let address = test_server::serve(Steer::new([open, full].map(|sse| sse.layer(Handlers)), by_path)).await;
+        let test_server = TestServer::new(address, registry, version);
+        test_server::within(async {
+            test_server.streams().await;
+            assert_eq!(test_server.get("/quiet").await.status(), 503);
         })
         .await;
     }
@@ -143,12 +143,12 @@ async fn outer_retries_create_a_client_for_each_attempt() {
             .layer(RetryLayer::new(Attempts(2)))
             .layer(counting(sse, &clients))
             .map_response(fail_first(&has_failed)),
-        async |house: House| {
-            house.streams().await;
+        async |test_server: TestServer| {
+            test_server.streams().await;
             let before = clients.load(Ordering::Relaxed);
-            let _stream = house.open("/news").await;
+            let _stream = test_server.open("/news").await;
             assert_eq!(clients.load(Ordering::Relaxed), before + 2);
-            let stats = house.registry.stats();
+            let stats = test_server.registry.stats();
             assert_eq!((stats.clients, stats.subscriptions, stats.refused_streams), (1, 1, 0));
         }
     );
@@ -163,12 +163,12 @@ async fn inner_retries_have_one_client() {
             .layer(without_body())
             .layer(RetryLayer::new(Attempts(2)))
             .map_response(fail_first(&has_failed)),
-        async |house: House| {
-            house.streams().await;
+        async |test_server: TestServer| {
+            test_server.streams().await;
             let before = clients.load(Ordering::Relaxed);
-            let _stream = house.open("/news").await;
+            let _stream = test_server.open("/news").await;
             assert_eq!(clients.load(Ordering::Relaxed), before + 1);
-            let stats = house.registry.stats();
+            let stats = test_server.registry.stats();
             assert_eq!((stats.clients, stats.subscriptions, stats.refused_streams), (1, 1, 0));
         }
     );
@@ -181,9 +181,9 @@ async fn a_retry_policy_can_detect_a_refusal() {
             .layer(without_body())
             .layer(RetryLayer::new(Attempts(2)))
             .layer(sse.limit(Limit::streams(0))),
-        async |house: House| {
-            assert_eq!(house.get("/news").await.status(), 503);
-            assert_eq!(house.registry.stats().refused_streams, 1);
+        async |test_server: TestServer| {
+            assert_eq!(test_server.get("/news").await.status(), 503);
+            assert_eq!(test_server.registry.stats().refused_streams, 1);
         }
     );
 }

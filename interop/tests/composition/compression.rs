@@ -14,7 +14,7 @@ use crate::{
     bodies::AnyBody,
     client::get,
     handlers::PLAIN,
-    house::{HEARTBEAT, House, Stream, until},
+    test_server::{HEARTBEAT, Stream, TestServer, until},
 };
 
 const ENCODINGS: [&str; 4] = ["gzip", "deflate", "br", "zstd"];
@@ -35,7 +35,7 @@ fn large() -> String {
     .collect()
 }
 
-impl House {
+impl TestServer {
     /// The response of a client that decompresses while it reads.
     async fn decompressed(&self, target: &str, encoding: &'static str) -> http::Response<DecompressionBody<Incoming>> {
         let client = Decompression::new(service_fn(async |mut request: http::Request<AnyBody>| {
@@ -65,15 +65,15 @@ impl House {
 
 #[tokio::test]
 async fn event_streams_are_not_compressed_by_default_in_both_orders() {
-    in_both_orders!(CompressionLayer::new(), async |house: House| {
+    in_both_orders!(CompressionLayer::new(), async |test_server: TestServer| {
         for encoding in ENCODINGS {
-            let stream = Stream::of(house.get_with("/own", "accept-encoding", encoding).await);
+            let stream = Stream::of(test_server.get_with("/own", "accept-encoding", encoding).await);
             assert!(!stream.headers.contains_key("content-encoding"));
             let mut stream = stream.having("data: own\n\n").await;
-            house.publish("one");
+            test_server.publish("one");
             stream.until("data: one\n").await;
             stream.until(":\n\n").await;
-            let answer = house.decompressed("/plain", encoding).await;
+            let answer = test_server.decompressed("/plain", encoding).await;
             let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
             assert_eq!(body, PLAIN);
         }
@@ -82,17 +82,17 @@ async fn event_streams_are_not_compressed_by_default_in_both_orders() {
 
 #[tokio::test]
 async fn with_forced_outer_compression_events_and_heartbeats_arrive_at_once() {
-    behind!(|sse| ServiceBuilder::new().layer(forced()).layer(sse), async |house: House| {
-        house.streams_compressed().await;
+    behind!(|sse| ServiceBuilder::new().layer(forced()).layer(sse), async |test_server: TestServer| {
+        test_server.streams_compressed().await;
     });
     // No later bytes come that could flush the event out.
     behind!(
         |sse| ServiceBuilder::new().layer(forced()).layer(sse.heartbeat(Heartbeat::off())),
-        async |house: House| {
+        async |test_server: TestServer| {
             for encoding in ENCODINGS {
-                let mut stream = Stream::of(house.decompressed("/news", encoding).await);
+                let mut stream = Stream::of(test_server.decompressed("/news", encoding).await);
                 for text in ["one", "two", &large()] {
-                    let receipt = house.registry.publish("news", Event::data(text)).unwrap();
+                    let receipt = test_server.registry.publish("news", Event::data(text)).unwrap();
                     stream.until(&format!("id: {}\n\n", receipt.position())).await;
                     assert!(stream.had.contains(text));
                 }
@@ -103,27 +103,27 @@ async fn with_forced_outer_compression_events_and_heartbeats_arrive_at_once() {
 
 #[tokio::test]
 async fn with_forced_inner_compression_nothing_can_be_inserted() {
-    behind!(|sse| ServiceBuilder::new().layer(sse).layer(forced()), async |house: House| {
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(forced()), async |test_server: TestServer| {
         for encoding in ENCODINGS {
-            let mut stream = Stream::of(house.decompressed("/own", encoding).await).having("data: own\n\n").await;
+            let mut stream = Stream::of(test_server.decompressed("/own", encoding).await).having("data: own\n\n").await;
             assert_eq!(stream.headers["x-accel-buffering"], "no");
-            assert_eq!(house.registry.stats().clients, 1, "the stream is counted");
-            house.publish("one");
+            assert_eq!(test_server.registry.stats().clients, 1, "the stream is counted");
+            test_server.publish("one");
             stream.lasts(5 * HEARTBEAT).await;
             assert_eq!(stream.had, "data: own\n\n");
             drop(stream);
-            house.until_open(0).await;
+            test_server.until_open(0).await;
         }
     });
 }
 
 #[tokio::test]
 async fn with_forced_inner_compression_a_registrys_stream_ends_at_once() {
-    behind!(|sse| ServiceBuilder::new().layer(sse).layer(forced()), async |house: House| {
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(forced()), async |test_server: TestServer| {
         for encoding in ENCODINGS {
-            assert_eq!(Stream::of(house.decompressed("/news", encoding).await).ends().await, "");
+            assert_eq!(Stream::of(test_server.decompressed("/news", encoding).await).ends().await, "");
         }
-        until(|| house.closed(CloseReason::BodyEnded) == 4).await;
+        until(|| test_server.closed(CloseReason::BodyEnded) == 4).await;
     });
 }
 
@@ -132,12 +132,12 @@ async fn with_forced_inner_compression_a_registrys_stream_ends_at_once() {
 async fn a_stream_decompressed_inside_gets_heartbeats_and_events() {
     behind!(
         |sse| ServiceBuilder::new().layer(sse).layer(DecompressionLayer::new()).layer(forced()),
-        async |house: House| {
-            let mut stream = house.open("/own").await;
+        async |test_server: TestServer| {
+            let mut stream = test_server.open("/own").await;
             assert!(!stream.headers.contains_key("content-encoding"));
             stream.until("data: own\n\n").await;
             stream.until(":\n\n").await;
-            house.publish("one");
+            test_server.publish("one");
             stream.until("data: one\n").await;
         }
     );
@@ -147,9 +147,9 @@ async fn a_stream_decompressed_inside_gets_heartbeats_and_events() {
 async fn a_stream_decompressed_outside_gets_no_heartbeats_or_events() {
     behind!(
         |sse| ServiceBuilder::new().layer(DecompressionLayer::new()).layer(sse).layer(forced()),
-        async |house: House| {
-            let mut stream = house.open("/own").await.having("data: own\n\n").await;
-            house.publish("one");
+        async |test_server: TestServer| {
+            let mut stream = test_server.open("/own").await.having("data: own\n\n").await;
+            test_server.publish("one");
             stream.lasts(5 * HEARTBEAT).await;
             assert_eq!(stream.had, "data: own\n\n");
         }
@@ -165,16 +165,16 @@ async fn decompression_composes_in_both_orders() {
 #[tokio::test]
 async fn a_client_that_accepts_no_encoding_gets_a_406_with_a_stream_body() {
     let refused = "identity;q=0";
-    behind!(|sse| ServiceBuilder::new().layer(CompressionLayer::new()).layer(sse), async |house: House| {
-        let answer = house.get_with("/news", "accept-encoding", refused).await;
+    behind!(|sse| ServiceBuilder::new().layer(CompressionLayer::new()).layer(sse), async |test_server: TestServer| {
+        let answer = test_server.get_with("/news", "accept-encoding", refused).await;
         assert_eq!(answer.status(), 406);
-        assert_eq!(house.registry.stats().clients, 1);
+        assert_eq!(test_server.registry.stats().clients, 1);
         drop(answer);
-        house.until_open(0).await;
+        test_server.until_open(0).await;
     });
-    behind!(|sse| ServiceBuilder::new().layer(sse).layer(CompressionLayer::new()), async |house: House| {
-        let answer = house.get_with("/news", "accept-encoding", refused).await;
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(CompressionLayer::new()), async |test_server: TestServer| {
+        let answer = test_server.get_with("/news", "accept-encoding", refused).await;
         assert_eq!(answer.status(), 406);
-        assert_eq!(house.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
     });
 }

@@ -12,7 +12,7 @@ use tower_sse::{Limit, RefusedResponse};
 use crate::{
     bodies::AnyBody,
     client::request,
-    house::{House, Stream, text},
+    test_server::{Stream, TestServer, text},
 };
 
 const ORIGIN: &str = "https://app.test";
@@ -26,22 +26,22 @@ fn cors() -> CorsLayer {
         .allow_credentials(true)
 }
 
-async fn preflight(house: &House, headers: &'static str) -> http::Response<Incoming> {
+async fn preflight(test_server: &TestServer, headers: &'static str) -> http::Response<Incoming> {
     let mut request = request("OPTIONS", "/news", AnyBody::default());
     let asked =
         [("origin", ORIGIN), ("access-control-request-method", "GET"), ("access-control-request-headers", headers)];
     for (name, value) in asked {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
-    house.as_nobody().send(request).await
+    test_server.as_nobody().send(request).await
 }
 
 #[tokio::test]
 async fn streams_of_another_origin_with_credentials_carry_the_headers_in_both_orders() {
-    in_both_orders!(cors(), async |house: House| {
-        let house = house.with("origin", ORIGIN);
-        house.streams().await;
-        let stream = house.open("/news").await;
+    in_both_orders!(cors(), async |test_server: TestServer| {
+        let test_server = test_server.with("origin", ORIGIN);
+        test_server.streams().await;
+        let stream = test_server.open("/news").await;
         assert_eq!(stream.headers["access-control-allow-origin"], ORIGIN);
         assert_eq!(stream.headers["access-control-allow-credentials"], "true");
         assert!(stream.headers.get_all("vary").iter().any(|value| value.to_str().unwrap().contains("origin")));
@@ -50,21 +50,21 @@ async fn streams_of_another_origin_with_credentials_carry_the_headers_in_both_or
 
 #[tokio::test]
 async fn a_preflight_for_last_event_id_is_answered_in_both_orders_without_a_client() {
-    in_both_orders!(cors(), async |house: House| {
-        let answer = preflight(&house, "last-event-id,authorization").await;
+    in_both_orders!(cors(), async |test_server: TestServer| {
+        let answer = preflight(&test_server, "last-event-id,authorization").await;
         assert_eq!(answer.status(), 200);
         let allowed = answer.headers()["access-control-allow-headers"].to_str().unwrap();
         assert!(allowed.split(',').any(|name| name.trim() == "last-event-id"), "{allowed}");
         assert_eq!(answer.headers()["access-control-allow-credentials"], "true");
         assert!(!answer.headers().contains_key("content-type"));
-        assert_eq!(house.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
     });
 }
 
 #[tokio::test]
 async fn last_event_id_is_not_allowed_unless_it_is_named() {
-    in_both_orders!(CorsLayer::new().allow_origin([ORIGIN.parse().unwrap()]), async |house: House| {
-        let answer = preflight(&house, "last-event-id").await;
+    in_both_orders!(CorsLayer::new().allow_origin([ORIGIN.parse().unwrap()]), async |test_server: TestServer| {
+        let answer = preflight(&test_server, "last-event-id").await;
         assert!(!answer.headers().contains_key("access-control-allow-headers"));
     });
 }
@@ -78,8 +78,8 @@ macro_rules! refusals {
                 let $sse = sse.limit(Limit::streams(0));
                 $stack
             },
-            async |house: House| {
-                let answer = house.with("origin", ORIGIN).get("/news").await;
+            async |test_server: TestServer| {
+                let answer = test_server.with("origin", ORIGIN).get("/news").await;
                 assert_eq!(answer.status(), 503);
                 $check(&answer);
             }
@@ -89,8 +89,8 @@ macro_rules! refusals {
                 let $sse = sse.limit(Limit::streams(0).per(|_| Some("everybody")));
                 $stack
             },
-            async |house: House| {
-                let answer = house.with("origin", ORIGIN).get("/news").await;
+            async |test_server: TestServer| {
+                let answer = test_server.with("origin", ORIGIN).get("/news").await;
                 assert_eq!(answer.status(), 429);
                 $check(&answer);
             }
@@ -101,8 +101,8 @@ macro_rules! refusals {
                 let $sse = sse.limit(Limit::streams(0)).refused_response(refusal);
                 $stack
             },
-            async |house: House| {
-                let answer = house.with("origin", ORIGIN).get("/news").await;
+            async |test_server: TestServer| {
+                let answer = test_server.with("origin", ORIGIN).get("/news").await;
                 $check(&answer);
                 let had = Stream::of(answer).ends().await;
                 assert!(had.starts_with("retry:"), "{had:?}");
@@ -133,10 +133,10 @@ async fn with_cors_around_auth_preflights_need_no_token_and_a_401_has_headers() 
     use tower_http::validate_request::ValidateRequestHeaderLayer;
     behind!(
         |sse| ServiceBuilder::new().layer(cors()).layer(ValidateRequestHeaderLayer::bearer("secret")).layer(sse),
-        async |house: House| {
-            house.with("origin", ORIGIN).streams().await;
-            assert_eq!(preflight(&house, "last-event-id").await.status(), 200);
-            let answer = house.as_nobody().with("origin", ORIGIN).get("/news").await;
+        async |test_server: TestServer| {
+            test_server.with("origin", ORIGIN).streams().await;
+            assert_eq!(preflight(&test_server, "last-event-id").await.status(), 200);
+            let answer = test_server.as_nobody().with("origin", ORIGIN).get("/news").await;
             assert_eq!(answer.status(), 401);
             assert_eq!(answer.headers()["access-control-allow-origin"], ORIGIN);
             assert_eq!(text(answer).await, "");

@@ -6,8 +6,10 @@
 mod bodies;
 #[path = "../../../tests/support/client.rs"]
 mod client;
+#[path = "../../../tests/support/time_limit.rs"]
+mod time_limit;
 #[macro_use]
-mod house;
+mod test_server;
 mod handlers;
 
 mod auth;

@@ -16,21 +16,18 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use rmcp::transport::streamable_http_server::StreamableHttpServerConfig;
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpListener,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, time::sleep};
 use tower_sse::{ClientHandle, Drain, Heartbeat, Limit, Observation, Registry, RegistryConfig, SseLayer};
 
 #[path = "../../../tests/support/bodies.rs"]
 mod bodies;
 #[path = "../../../tests/support/client.rs"]
-#[allow(dead_code, reason = "requests here have a host that rmcp takes")]
+#[allow(dead_code, reason = "requests here need a host that rmcp accepts")]
 mod client;
 #[path = "../../../tests/support/example.rs"]
-#[allow(dead_code, reason = "nothing here is told to end")]
+#[allow(dead_code, reason = "no test here sends a signal")]
 mod example;
-#[allow(dead_code, reason = "its main function is for who starts from it")]
+#[allow(dead_code, reason = "its main function is for readers of the guide")]
 mod guide {
     include!("guide.rs");
 
@@ -40,15 +37,18 @@ mod guide {
 }
 mod names;
 #[path = "../proxies/nginx.rs"]
-#[allow(dead_code, reason = "nothing here looks into its log")]
+#[allow(dead_code, reason = "no test here reads its log")]
 mod nginx;
 mod server;
 #[path = "../../../tests/support/spec.rs"]
 mod spec;
 mod suite;
+#[path = "../../../tests/support/time_limit.rs"]
+mod time_limit;
 use bodies::{AnyBody, any};
 use client::Client;
 use example::{Example, Server};
+use time_limit::within_20_s;
 
 static GATEWAY: Example = Example::named("gateway");
 
@@ -415,9 +415,4 @@ fn content_type(response: &Response<Incoming>) -> &str {
 async fn text(response: Response<Incoming>) -> String {
     let body = within_20_s(response.into_body().collect()).await.expect("a clean end").to_bytes();
     String::from_utf8(body.into()).unwrap()
-}
-
-/// A bound on failure.
-async fn within_20_s<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future).await.expect("the step takes too long")
 }

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tower_sse::{ClientHandle, Event, EventStream, Registry, SseLayer, Start, SubscribeError};
 
-#[allow(dead_code, reason = "the dashboard is killed")]
+#[allow(dead_code, reason = "the dashboard is killed, not stopped")]
 #[path = "../../../tests/support/example.rs"]
 mod example;
 use example::{Example, Server};

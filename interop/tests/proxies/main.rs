@@ -23,9 +23,12 @@ mod nginx;
 #[path = "../../../tests/support/spec.rs"]
 mod spec;
 mod through_nginx;
+#[path = "../../../tests/support/time_limit.rs"]
+mod time_limit;
 use bodies::{AnyBody, any};
 use client::{Client, get, request};
 use example::{Example, Server};
+use time_limit::within_20_s;
 
 static DASHBOARD: Example = Example::named("dashboard");
 static GATEWAY: Example = Example::named("gateway");
@@ -181,9 +184,4 @@ impl Stream {
 
 fn address(url: &str) -> SocketAddr {
     url.strip_prefix("http://").unwrap().parse().unwrap()
-}
-
-/// A bound on failure. The time to build the examples does not count.
-async fn within_20_s<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future).await.expect("the step takes too long")
 }

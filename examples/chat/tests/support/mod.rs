@@ -1,5 +1,5 @@
 //! Code that the tests of this example share.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::time::Duration;
 

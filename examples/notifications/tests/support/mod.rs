@@ -1,5 +1,5 @@
 //! The program as a process, and its users.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,7 +17,7 @@ use tokio::{net::TcpSocket, process::Command, time::timeout};
 pub(crate) mod bodies;
 #[path = "../../../../tests/support/client.rs"]
 pub(crate) mod client;
-#[allow(dead_code, reason = "this program is built already")]
+#[allow(dead_code, reason = "cargo has built this program already")]
 #[path = "../../../../tests/support/example.rs"]
 pub(crate) mod example;
 use bodies::{AnyBody, any};

@@ -31,6 +31,7 @@ use crate::{
     bodies::{AnyBody, any},
     client::{Client, get},
     handlers::PLAIN,
+    time_limit,
 };
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -59,37 +60,37 @@ pub(crate) const FRAMEWORKS: [Framework; 2] = [Framework::Axum, Framework::Tower
 /// The macro expands the stack twice, as its type differs for each of the two.
 macro_rules! behind {
     (|$sse:ident| $stack:expr, $test:expr) => {
-        for framework in $crate::house::FRAMEWORKS {
+        for framework in $crate::test_server::FRAMEWORKS {
             for version in $crate::client::VERSIONS {
                 eprintln!("{framework:?}, {version:?}, {}", stringify!($stack));
                 let registry = tower_sse::Registry::new();
-                let $sse = $crate::house::layer(&registry);
+                let $sse = $crate::test_server::layer(&registry);
                 let address = match framework {
-                    $crate::house::Framework::Axum => {
-                        $crate::house::serve_router($crate::handlers::router().layer($stack)).await
+                    $crate::test_server::Framework::Axum => {
+                        $crate::test_server::serve_router($crate::handlers::router().layer($stack)).await
                     }
-                    $crate::house::Framework::Tower => {
+                    $crate::test_server::Framework::Tower => {
                         let handlers = $crate::handlers::Handlers;
-                        $crate::house::serve(tower_layer::Layer::layer(&$stack, handlers)).await
+                        $crate::test_server::serve(tower_layer::Layer::layer(&$stack, handlers)).await
                     }
                 };
-                let house = $crate::house::House::new(address, registry, version);
-                $crate::house::within($test(house)).await;
+                let test_server = $crate::test_server::TestServer::new(address, registry, version);
+                $crate::test_server::within($test(test_server)).await;
             }
         }
     };
 }
 
-/// Checks that a layer is harmless on either side of `SseLayer`: [`House::streams`] holds in both orders.
+/// Checks that a layer is harmless on either side of `SseLayer`: [`TestServer::streams`] holds in both orders.
 macro_rules! in_both_orders {
     ($layer:expr, $($test:expr)?) => {
-        behind!(|sse| tower::ServiceBuilder::new().layer($layer).layer(sse), async |house: $crate::house::House| {
-            house.streams().await;
-            $($test(house).await;)?
+        behind!(|sse| tower::ServiceBuilder::new().layer($layer).layer(sse), async |test_server: $crate::test_server::TestServer| {
+            test_server.streams().await;
+            $($test(test_server).await;)?
         });
-        behind!(|sse| tower::ServiceBuilder::new().layer(sse).layer($layer), async |house: $crate::house::House| {
-            house.streams().await;
-            $($test(house).await;)?
+        behind!(|sse| tower::ServiceBuilder::new().layer(sse).layer($layer), async |test_server: $crate::test_server::TestServer| {
+            test_server.streams().await;
+            $($test(test_server).await;)?
         });
     };
     ($layer:expr) => { in_both_orders!($layer,) };
@@ -97,14 +98,14 @@ macro_rules! in_both_orders {
 
 /// A running server, and the registry behind it.
 #[derive(Clone)]
-pub(crate) struct House {
+pub(crate) struct TestServer {
     pub(crate) registry: Registry,
     address: SocketAddr,
     version: Version,
     headers: HeaderMap,
 }
 
-impl House {
+impl TestServer {
     pub(crate) fn new(address: SocketAddr, registry: Registry, version: Version) -> Self {
         let headers = [(ACCEPT, "text/event-stream"), (AUTHORIZATION, "Bearer secret")];
         let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value))).into_iter().collect();
@@ -113,16 +114,16 @@ impl House {
 
     /// Adds a header to all requests that lack it.
     pub(crate) fn with(&self, name: &'static str, value: &'static str) -> Self {
-        let mut house = self.clone();
-        house.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-        house
+        let mut test_server = self.clone();
+        test_server.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        test_server
     }
 
     /// Sends requests without a token.
     pub(crate) fn as_nobody(&self) -> Self {
-        let mut house = self.clone();
-        house.headers.remove(AUTHORIZATION);
-        house
+        let mut test_server = self.clone();
+        test_server.headers.remove(AUTHORIZATION);
+        test_server
     }
 
     /// Sends a request for an event stream on a connection of its own.
@@ -284,12 +285,7 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 pub(crate) async fn until(is: impl Fn() -> bool) {
-    within(async {
-        while !is() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    time_limit::until(BOUND, is).await;
 }
 
 /// Serves the router as a service, so that its layers are made once. If axum serves the router itself, they are made

@@ -1,5 +1,5 @@
 //! A server with the layer that can be told to stop, behind axum or on plain hyper.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -26,6 +26,7 @@ use tower_sse::{ClientHandle, SseBody, SseLayer};
 use crate::{
     bodies::{AnyBody, AnyError, channel, event_stream},
     client::VERSIONS,
+    time_limit,
 };
 
 /// The time limit of each step.
@@ -53,18 +54,18 @@ where
     })))
 }
 
-pub(crate) fn handle_of(request: &Request<()>) -> ClientHandle {
+pub(crate) fn handle_of<B>(request: &Request<B>) -> ClientHandle {
     request.extensions().get::<ClientHandle>().expect("the layer's").clone()
 }
 
 /// A running server.
-pub(crate) struct House {
+pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
 
-impl House {
+impl TestServer {
     pub(crate) async fn open(server: Server, app: App) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -130,12 +131,7 @@ pub(crate) async fn text(response: Response<hyper::body::Incoming>) -> String {
 }
 
 pub(crate) async fn until(is: impl Fn() -> bool) {
-    within(async {
-        while !is() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    time_limit::until(BOUND, is).await;
 }
 
 pub(crate) async fn on_all(test: impl AsyncFn(Server, Version)) {
