@@ -51,7 +51,7 @@ async fn axums(clients: usize) -> Side {
     let publish = move |events| {
         for _ in 0..events {
             let event = sse::Event::default().event("tick").data(PAYLOAD).id("1763612345678-0-7k3m9p2xr");
-            sender.send(event).expect("somebody listens");
+            sender.send(event).expect("there is a receiver");
         }
     };
     ("axum Sse + broadcast", Box::new(publish), arrived)

@@ -154,7 +154,7 @@ async fn axums(case: Case, number: usize) -> Cost {
     }
     let publish = |round: usize, data: String| {
         let event = sse::Event::default().data(data).id("1763612345678-0-7k3m9p2xr");
-        senders[round % senders.len()].send(event).expect("somebody listens");
+        senders[round % senders.len()].send(event).expect("there is a receiver");
     };
     rounds(case, number_of_rounds(case, number), &arrived, publish).await
 }

@@ -48,7 +48,7 @@ struct Handler {
 }
 
 fn permit(permits: &Permits, user: u64) -> Option<OwnedSemaphorePermit> {
-    let mut permits = permits.lock().expect("nobody panics");
+    let mut permits = permits.lock().expect("no holder panics");
     let semaphore = Arc::clone(permits.entry(user).or_insert_with(|| Arc::new(Semaphore::new(ROOM as usize))));
     drop(permits);
     semaphore.try_acquire_owned().ok()

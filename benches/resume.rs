@@ -94,7 +94,7 @@ impl ByHand {
     fn missed(&self, had: usize) -> Vec<(usize, Bytes)> {
         let mut missed = Vec::new();
         for history in &self.0 {
-            let history = history.lock().expect("nobody panics");
+            let history = history.lock().expect("no holder panics");
             let from = history.partition_point(|(number, _)| *number < had);
             missed.extend(history.range(from..).cloned());
         }
@@ -217,7 +217,7 @@ fn publish(registry: &Registry, topics: usize, events: usize) -> (Published, Vec
         published.wire.extend_from_slice(wire.as_bytes());
         published.ends.push(published.wire.len());
         published.ids.push(position);
-        history[topic].lock().expect("nobody panics").push_back((number, wire.into()));
+        history[topic].lock().expect("no holder panics").push_back((number, wire.into()));
     }
     (published, history)
 }

@@ -139,7 +139,7 @@ fn axums(plan: Plan, threads: usize, clients: usize) -> Side {
     let publish = move |publisher: usize, number| {
         let (data, id) = payload(publisher, number);
         let event = sse::Event::default().data(data).id(id);
-        senders[plan.topic(publisher, threads)].send(event).expect("somebody listens");
+        senders[plan.topic(publisher, threads)].send(event).expect("there is a receiver");
     };
     Side { runtime, arrived, publish: Arc::new(publish), published: 0 }
 }

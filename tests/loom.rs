@@ -377,7 +377,7 @@ fn with<T: 'static>(registry: &Registry, act: impl FnOnce(&Registry) -> T + 'sta
 fn assert_nothing_is_left(registry: &Registry, task: &Task) {
     let stats = registry.stats();
     assert_eq!((stats.clients, stats.subscriptions), (0, 0));
-    assert_eq!(task.kept(), 0, "its waker is kept");
+    assert_eq!(task.kept(), 0, "a waker of the task is kept");
 }
 
 fn a_published_event_wakes_a_reader_and_comes_once_in_order() -> usize {

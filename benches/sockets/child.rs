@@ -84,12 +84,12 @@ impl Server {
     }
 
     fn say(&mut self, line: &str) {
-        writeln!(self.input, "{line}").expect("it listens");
+        writeln!(self.input, "{line}").expect("the server reads its input");
     }
 
     fn answer(&mut self) -> Vec<String> {
         let mut line = String::new();
-        self.output.read_line(&mut line).expect("it answers");
+        self.output.read_line(&mut line).expect("the server answers");
         assert!(!line.is_empty(), "the server process has ended");
         line.split_whitespace().map(str::to_owned).collect()
     }

@@ -219,7 +219,7 @@ fn axums() -> (Router, Publish) {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set");
         let id = format!("{}-0", since_epoch.as_millis());
         let event = sse::Event::default().event(EVENT_TYPE).data(data).id(id);
-        sender.send(event).expect("somebody listens");
+        sender.send(event).expect("there is a receiver");
     };
     (Router::new().route("/", get(prices)), Box::new(publish))
 }
@@ -242,7 +242,7 @@ impl http_body::Body for Least {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
-        let mut past = this.past.lock().expect("nobody panics");
+        let mut past = this.past.lock().expect("no holder panics");
         if let Some(event) = past.events.get(this.next) {
             this.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(event.clone()))));
@@ -260,7 +260,7 @@ fn least() -> (Router, Publish) {
         ([(CONTENT_TYPE, "text/event-stream")], Body::new(body)).into_response()
     };
     let publish = move |sequence, data: String| {
-        let mut past = past.lock().expect("nobody panics");
+        let mut past = past.lock().expect("no holder panics");
         past.events.push(wire_by_hand(sequence, &data).into());
         let waiting = take(&mut past.waiting);
         drop(past);
@@ -342,7 +342,7 @@ async fn keep(listener: TcpListener, sockets: Sockets) {
         let mut socket = accept(&listener).await;
         _ = socket.read(&mut [0; 256]).await.expect("a request");
         socket.write_all(HEAD).await.expect("a connected socket");
-        sockets.lock().expect("nobody panics").push(socket.into_std().expect("a socket"));
+        sockets.lock().expect("no holder panics").push(socket.into_std().expect("a socket"));
     }
 }
 
@@ -351,7 +351,7 @@ fn raw(sockets: &Sockets) -> Publish {
     Box::new(move |sequence, data| {
         let event = wire_by_hand(sequence, &data);
         let chunk = format!("{:X}\r\n{event}\r\n", event.len());
-        for mut socket in sockets.lock().expect("nobody panics").iter() {
+        for mut socket in sockets.lock().expect("no holder panics").iter() {
             // A reader this slow misses the bytes, and the load counts the loss.
             _ = socket.write(chunk.as_bytes());
         }

@@ -247,7 +247,7 @@ mod tests {
         let own = [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "yes")];
         let mut headers = with(&own);
         prepare(&mut headers, false, true);
-        assert_eq!(headers, with(&own), "and HTTP/2 forbids connection-specific ones");
+        assert_eq!(headers, with(&own), "HTTP/2 forbids connection-specific headers");
 
         let mut headers = with(&[("content-type", "text/event-stream")]);
         prepare(&mut headers, false, true);

@@ -387,7 +387,7 @@ mod an_upgraded_connection {
             }
         })
         .await
-        .expect("it leaves");
+        .expect("the client leaves");
     }
 }
 

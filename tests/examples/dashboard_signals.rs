@@ -204,5 +204,5 @@ async fn first<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
 
 /// A bound on failure.
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future).await.expect("it takes too long")
+    timeout(BOUND, future).await.expect("the step takes too long")
 }

@@ -250,7 +250,9 @@ impl TestServer {
     /// Publishes an event that is too large for the budget, which evicts every other event, and returns the state.
     async fn at_rest(&self) -> AtRest {
         let publish = |bytes| self.registry.publish("last", Event::data("x".repeat(bytes)));
-        let Err(PublishError::TooLarge { size, limit }) = publish(BUDGET) else { panic!("there is a bound") };
+        let Err(PublishError::TooLarge { size, limit }) = publish(BUDGET) else {
+            panic!("an event as large as the budget was accepted")
+        };
         let besides = size - (BUDGET + BUDGET / 4);
         publish((limit - besides) / 5 * 4 - 16).unwrap();
         self.now()
@@ -324,7 +326,7 @@ impl TestServer {
             reconnects.push(reader.unwrap());
         }
         for others in [&mut clients, &mut publishers] {
-            while let Some(other) = timeout(PATIENCE, others.join_next()).await.expect("all go") {
+            while let Some(other) = timeout(PATIENCE, others.join_next()).await.expect("all tasks end") {
                 other.unwrap();
             }
         }
@@ -413,7 +415,7 @@ impl TestServer {
                 let (number, at) = event.data.split_once(' ').unwrap();
                 assert_eq!(number.parse(), Ok(next));
                 let took = self.begun.elapsed().as_micros() as u64 - at.parse::<u64>().unwrap();
-                assert!(took < PATIENCE.as_micros() as u64, "it took {took} microseconds");
+                assert!(took < PATIENCE.as_micros() as u64, "an event took {took} microseconds");
                 self.counts.slowest.fetch_max(took, Ordering::Relaxed);
                 (next, last_id) = (next + 1, Some(event.id));
             }

@@ -821,7 +821,7 @@ mod memory {
             assert_eq!((got, registry.stats().published), (EVENTS, EVENTS as u64));
             let each = (most - before).saturating_sub(BUDGET) / SILENT;
             println!(
-                "{SILENT} who never read: {} KiB more at most, {each} bytes each besides what is retained",
+                "{SILENT} clients that never read: at most {} KiB more, {each} bytes each in addition to the retained events",
                 kib(most - before)
             );
             // The server's own queue for a connection is bounded at about 400 KiB. Readers share some of that memory.

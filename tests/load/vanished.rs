@@ -53,7 +53,7 @@ async fn a_frozen_peer_with_pending_events_is_disconnected_over_http_1_1() {
         let _peer = Peer::open(test_server.address, Version::HTTP_11, "/events").await;
         test_server.publish_too_much();
         test_server.disconnects_its_newest_client().await;
-        assert!(test_server.registry.stats().delivered < EVENTS, "it stalled");
+        assert!(test_server.registry.stats().delivered < EVENTS, "the peer stalled");
     })
     .await;
 }

@@ -183,7 +183,7 @@ proptest! {
         let unused = Registry::new();
         for topic in TOPICS {
             let expected = growth(&unused, topic);
-            prop_assert_eq!(growth(&world.registry, topic), expected, "a pattern that nobody is subscribed to takes part of {}", topic);
+            prop_assert_eq!(growth(&world.registry, topic), expected, "a pattern without subscribers takes part of {}", topic);
         }
     }
 

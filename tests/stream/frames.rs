@@ -366,7 +366,7 @@ fn a_stream_begins_with_its_snapshot_and_goes_on_after_it() {
         let (client, mut body) = with_snapshot(&registry, last_event_id.as_deref(), &["a", "b/*"], "01", at);
         let wire = text(&mut body);
         assert!(wire.starts_with(&format!("data: 01\nid: {at}\n\n")), "{wire}");
-        assert_eq!(fields(&wire, "data"), ["01", "2"], "whatever it had before: {last_event_id:?}");
+        assert_eq!(fields(&wire, "data"), ["01", "2"], "with the last event id {last_event_id:?}");
         assert_eq!(client.resume(), Resume::Continued);
     }
     let (_, mut body) = with_snapshot(&registry, None, &["a", "b/*"], "01", at);

@@ -427,8 +427,12 @@ async fn a_stream_that_stalls_within_an_event_gets_no_heartbeat() {
     let out = through_the_layer(body, Heartbeat::every(INTERVAL), false).await;
     let text = out.text();
     assert_eq!(text.trim_start_matches(":\n\n").trim_end_matches(":\n\n"), "data: a\ndata: b\n\n");
-    assert!((18..=20).contains(&out.withheld), "one for each interval of two silences, not {}", out.withheld);
-    assert!(out.injected >= 18, "and one for each interval of the others, not {}", out.injected);
+    assert!(
+        (18..=20).contains(&out.withheld),
+        "one withheld heartbeat for each interval of two silences, not {}",
+        out.withheld
+    );
+    assert!(out.injected >= 18, "one heartbeat for each interval of the other silences, not {}", out.injected);
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ fn block(id: &str) -> String {
 
 /// Reads the position event and returns its id.
 fn position_of<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> String {
-    let Polled::Frame(wire) = poll(body) else { panic!("it does not begin") };
+    let Polled::Frame(wire) = poll(body) else { panic!("the stream does not begin") };
     let id = fields(&wire, "id").concat();
     assert_eq!(wire, block(&id));
     id

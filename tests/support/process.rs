@@ -13,9 +13,9 @@ pub(crate) fn is_alone(test: &str) -> bool {
     if env::var_os(ALONE).is_some() {
         return true;
     }
-    let mut child = Command::new(env::current_exe().expect("this file"));
+    let mut child = Command::new(env::current_exe().expect("the path of this program"));
     child.args(["--exact", test, "--nocapture"]).env(ALONE, "1");
-    assert!(child.status().expect("it starts").success(), "{test}");
+    assert!(child.status().expect("the process starts").success(), "{test}");
     false
 }
 

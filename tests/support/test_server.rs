@@ -79,7 +79,7 @@ impl TestServer {
 
     /// Stops accepting connections and closes idle ones. The returned task ends when all connections have ended.
     pub(crate) fn stop(self) -> JoinHandle<()> {
-        self.stop.send(()).expect("it runs");
+        self.stop.send(()).expect("the server runs");
         self.server
     }
 }

@@ -36,8 +36,8 @@ impl Chromium {
         command.args(["--disable-background-networking", "--disable-component-update", "--no-proxy-server"]);
         command.arg("--remote-debugging-port=0").arg(format!("--user-data-dir={}", profile.display()));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().expect("it starts");
-        let mut stderr = BufReader::new(process.stderr.take().expect("it is piped")).lines();
+        let mut process = command.spawn().expect("the process starts");
+        let mut stderr = BufReader::new(process.stderr.take().expect("the stream is piped")).lines();
         let devtools = within(async {
             loop {
                 let line = stderr.next_line().await.expect("text").expect("the address of Chromium's DevTools");
@@ -80,9 +80,9 @@ impl Firefox {
         command.env("PAGES", interop::drivers("page"));
         // Firefox's profile is in this folder, and is removed with it.
         command.env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
-        let stdin = process.stdin.take().expect("it is piped");
-        let mut stdout = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the process starts");
+        let stdin = process.stdin.take().expect("the stream is piped");
+        let mut stdout = BufReader::new(process.stdout.take().expect("the stream is piped")).lines();
         let ready = within(stdout.next_line()).await.expect("text").expect("a line when Firefox is ready");
         let ready: Value = serde_json::from_str(&ready).expect("JSON");
         let port = ready["port"].as_u64().and_then(|port| port.try_into().ok()).expect("a port");
@@ -92,7 +92,10 @@ impl Firefox {
 
     pub(crate) async fn stop(mut self) {
         drop(self.stdin);
-        assert!(within(self.process.wait()).await.expect("its end").success(), "Firefox does not exit cleanly");
+        assert!(
+            within(self.process.wait()).await.expect("the exit of the driver").success(),
+            "Firefox does not exit cleanly"
+        );
     }
 }
 

@@ -202,7 +202,9 @@ impl Client {
         };
         // Node warns about experimental APIs.
         command.arg(url).args(types).env("NODE_NO_WARNINGS", "1").env("NO_PROXY", "127.0.0.1");
-        Run::of(command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts"))
+        Run::of(
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("the process starts"),
+        )
     }
 }
 
@@ -233,7 +235,7 @@ impl Drop for Aborted {
 impl Run {
     fn of(mut child: Child) -> Self {
         let (report, observations) = mpsc::unbounded_channel();
-        tokio::spawn(pass_on(child.stdout.take().expect("it is piped"), report));
+        tokio::spawn(pass_on(child.stdout.take().expect("the stream is piped"), report));
         Self { observations, seen: Vec::new(), _driver: Running::Process { _child: child } }
     }
 

@@ -34,7 +34,7 @@ impl Reader {
         command.args(["--header", &format!("last-event-id: {}", self.last_event_id)]).arg(url);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut curl = command.spawn().expect("curl starts");
-        let mut stdout = curl.stdout.take().expect("it is piped");
+        let mut stdout = curl.stdout.take().expect("the stream is piped");
         let (mut received, mut told, mut is_open) = (Vec::new(), 0, false);
         loop {
             let before = received.len();
@@ -69,7 +69,7 @@ impl Reader {
             }
             told = parsed.messages.len();
         }
-        let status = curl.wait().await.expect("its end");
+        let status = curl.wait().await.expect("the exit of curl");
         self.tell(Observation::Error(status.to_string()));
         true
     }

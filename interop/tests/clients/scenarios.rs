@@ -526,7 +526,7 @@ async fn farewell(stage: &Stage, client: &Client) -> Found {
     let mut seen = run.events_until("before").await;
     relay.hold();
     example::signal(&old.server.process, Signal::SIGTERM);
-    assert!(old.server.process.wait().await.expect("its end").success());
+    assert!(old.server.process.wait().await.expect("the exit of the dashboard").success());
     let new = Dashboard::start(&[]).await;
     relay.mend(new.address());
     // The first response that is not from the old server.

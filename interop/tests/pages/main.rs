@@ -45,7 +45,7 @@ impl Page {
         // Chromium's profile is in this folder, and is removed with it.
         command.env("CHROMIUM", interop::program("chromium")).env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut driver = command.spawn().expect("it starts");
+        let mut driver = command.spawn().expect("the process starts");
         let (stdin, stdout) = (driver.stdin.take().expect("a pipe"), driver.stdout.take().expect("a pipe"));
         let mut page = Self { driver, stdin, says: BufReader::new(stdout).lines() };
         assert_eq!(page.hears().await["open"], true);
