@@ -412,7 +412,7 @@ mod a_refused_request {
     }
 
     #[test]
-    fn without_accept_header_has_its_stream_body_dropped_unread() {
+    fn drops_the_handlers_stream_unread_if_it_had_no_accept_header() {
         let (limit, registry) = (Limit::streams(1), Registry::new());
         let layer = quiet(&registry).limit(limit.clone());
         let open = assert_admitted(ask(&layer.layer(Handler::default()), plain("/stream")));
@@ -560,7 +560,7 @@ mod limits {
     }
 
     #[test]
-    fn and_their_types_are_send_sync_and_static() {
+    fn have_types_that_are_send_sync_and_static() {
         fn everywhere<T: Send + Sync + 'static>() {}
         fn cloned<T: Clone + Debug + Send + Sync + 'static>() {}
         cloned::<Limit>();

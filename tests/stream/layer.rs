@@ -477,7 +477,7 @@ mod nested_layers_with_metadata {
     use super::*;
 
     #[tokio::test]
-    async fn of_the_outer_layer_is_known_to_the_inner_layer() {
+    async fn pass_the_outer_layers_metadata_to_the_inner_layer() {
         let registry = Registry::new();
         let outer = SseLayer::new(&registry).metadata(|_| Some(1_u8)).metadata(|_| Some("outer"));
         let inner = SseLayer::new(&registry).metadata(|_| Some("inner"));

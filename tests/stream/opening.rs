@@ -114,7 +114,7 @@ mod a_client_cut_off_before_its_first_event {
     }
 
     #[test]
-    fn or_after_any_early_event_gets_each_event_once() {
+    fn gets_each_event_once_after_a_later_cut_too() {
         let registry = Registry::new();
         fill(&registry);
         let (_, mut body) = open(&layer(&registry), None, subscribe_to_all);
@@ -190,14 +190,14 @@ mod a_client_that_gets_no_event_of_a_busy_topic {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn by_a_filter_has_an_id_after_a_heartbeat_and_comes_back_without_a_gap() {
+    async fn has_an_id_after_a_heartbeat_if_a_filter_hides_the_events() {
         let filter = |_: &Delivery, _: &ClientHandle| false;
         let subscribe = |client: &ClientHandle| client.subscribe(Subscription::to("busy").filter(filter)).unwrap();
         has_an_id_after_a_heartbeat(subscribe, |_| Event::data("not let through")).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn by_exceptions_has_an_id_after_a_heartbeat_and_comes_back_without_a_gap() {
+    async fn has_an_id_after_a_heartbeat_if_it_is_excluded_from_the_events() {
         let subscribe = |client: &ClientHandle| client.subscribe("busy").unwrap();
         has_an_id_after_a_heartbeat(subscribe, |client| Event::data("for others").exclude_client(client.id())).await;
     }
@@ -417,7 +417,7 @@ mod the_last_event_id_as_a_start {
     }
 }
 
-mod a_bound_on_how_far_back_a_client_gets {
+mod the_resume_bound {
     use super::*;
 
     /// Resumes from this id. Returns the topics of the gap, if any, and the data of the events.

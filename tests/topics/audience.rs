@@ -343,7 +343,7 @@ fn a_filter_changed_during_reads_loses_and_repeats_no_event() {
 }
 
 #[test]
-fn of_two_simultaneous_subscriptions_the_filter_applies() {
+fn the_filter_applies_if_two_threads_subscribe_at_once() {
     bounded(|| {
         for _ in 0..300 {
             let registry = Registry::new();
