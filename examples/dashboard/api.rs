@@ -77,7 +77,7 @@ pub(crate) async fn publish_nowhere() -> Problem {
     problem(StatusCode::BAD_REQUEST, "the topic name is empty: name a topic, as in POST /publish/a/topic")
 }
 
-/// Who is subscribed by exactly this name. It returns the number of each member's streams and not their ids, because whoever
+/// The members that are subscribed by exactly this name. Returns the number of each member's streams and not their ids, because everybody who
 /// knows an id may act for the client.
 ///
 /// A member stays listed for the grace period only while some code holds the presence list, as `page` does for its viewers.

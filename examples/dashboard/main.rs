@@ -25,7 +25,7 @@
 //! Pages of other sites cannot do this through a visitor's browser.
 //!
 //! The topic's name decides what happens to a client that is too slow. Under `state/` only the latest event counts, and the client
-//! is told nothing. Under `strict/` the stream ends, and the client comes back. On all other topics the client is told of the gap.
+//! is told nothing. Under `strict/` the stream ends, and the client reconnects. On all other topics the client is told of the gap.
 //!
 //! `examples/support/connections.rs` serves the connections. It closes connections that send no request, and makes room for new clients. `axum::serve`
 //! waits for such connections for ever.

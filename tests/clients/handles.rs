@@ -28,7 +28,7 @@ use crate::{
     observer::{Observed, Recorder},
     open::open,
     polling,
-    polling::{bounded, data, fields, publish, quiet, subscribed, text, told},
+    polling::{bounded, data, fields, publish, quiet, received, subscribed, text},
 };
 
 /// The time limit of each test.
@@ -169,10 +169,10 @@ mod events {
         assert_eq!(thief.refused(), Some(&RefusedReason::Open));
         assert_eq!(told_refused(&recorder), [RefusedReason::Open]);
         publish(&registry, "topic", "1");
-        assert_eq!((data(&mut thief), told(&mut body)), (vec![], vec!["1".to_owned()]));
+        assert_eq!((data(&mut thief), received(&mut body)), (vec![], vec!["1".to_owned()]));
         drop(thief);
         publish(&registry, "topic", "2");
-        assert_eq!(told(&mut body), ["2"], "the stream is still open");
+        assert_eq!(received(&mut body), ["2"], "the stream is still open");
         assert_eq!(registry.stats().clients, 1);
     }
 
@@ -516,7 +516,7 @@ mod an_event_sent_before_the_stream_begins {
         let (_, mut body) = open(&quiet(&registry), Some(&id), |client| {
             ["a", "b"].into_iter().for_each(|topic| client.subscribe(topic).unwrap());
         });
-        assert_eq!(told(&mut body).concat(), "01234567");
+        assert_eq!(received(&mut body).concat(), "01234567");
     }
 
     #[test]

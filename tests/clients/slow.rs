@@ -16,7 +16,7 @@ use crate::{
     bodies,
     observer::{Observed, Recorder},
     open::{Empty, open},
-    polling::{Polled, bounded, data, fields, next, plain, poll, publish, quiet, rest, subscribed, text, told},
+    polling::{Polled, bounded, data, fields, next, plain, poll, publish, quiet, received, rest, subscribed, text},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -136,7 +136,7 @@ fn a_disconnected_slow_client_resumes_with_a_gap_and_goes_on() {
         let wire = text(&mut body);
         assert!(wire.starts_with("event: gap\n") && wire.contains("data: 4\n") && wire.contains("data: 5\n"), "{wire}");
         publish(&registry, "a", "live");
-        assert_eq!(told(&mut body), ["live"]);
+        assert_eq!(received(&mut body), ["live"]);
         flood(&registry, "a", 4..6);
     }
     assert_eq!(registry.stats().closed_streams[&CloseReason::Lagged], 1);
@@ -176,13 +176,13 @@ fn a_topic_that_skips_silently_gives_the_current_value() {
     let (_, mut body) = reading(&registry, &["a", "b"]);
     flood(&registry, "a", 0..10);
     flood(&registry, "b", 0..3);
-    assert_eq!(told(&mut body), ["9", "2"]);
+    assert_eq!(received(&mut body), ["9", "2"]);
     let (client, mut late) = open(&quiet(&registry), None, |client| client.subscribe_from("a", Start::Oldest).unwrap());
-    assert_eq!((told(&mut late), client.resume()), (vec!["9".to_owned()], Resume::Fresh));
+    assert_eq!((received(&mut late), client.resume()), (vec!["9".to_owned()], Resume::Fresh));
     let id = registry.position().to_string();
     flood(&registry, "a", 10..20);
     let (client, mut resumed) = open(&quiet(&registry), Some(&id), |client| client.subscribe("a").unwrap());
-    assert_eq!((told(&mut resumed), client.resume()), (vec!["19".to_owned()], Resume::Continued));
+    assert_eq!((received(&mut resumed), client.resume()), (vec!["19".to_owned()], Resume::Continued));
     let stats = registry.stats();
     assert_eq!((stats.lagged, stats.missed, stats.gaps), (0, 0, 0));
     assert!(!recorder.take().iter().any(|it| matches!(it, Observed::Lagged(..) | Observed::Gap(..))));
@@ -200,7 +200,7 @@ fn a_topic_that_skips_silently_may_lose_all_its_events() {
         ["a", "b"].iter().for_each(|topic| publish(&registry, topic, "what the next one makes go"));
         assert_eq!(poll(&mut body), Polled::Pending);
         publish(&registry, "a", "next");
-        assert_eq!(told(&mut body), ["next"]);
+        assert_eq!(received(&mut body), ["next"]);
     });
 }
 
@@ -296,7 +296,7 @@ async fn a_client_that_waits_for_the_next_batch_is_not_stalled() {
     let layer = plain(&registry).heartbeat(Heartbeat::every(2 * SECOND)).batching(Batching::every(30 * SECOND));
     let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
     publish(&registry, "a", "1");
-    assert_eq!(told(&mut body), ["1"]);
+    assert_eq!(received(&mut body), ["1"]);
     publish(&registry, "a", "2");
     for _ in 0..29 {
         pass(&registry, 1).await;
@@ -304,7 +304,7 @@ async fn a_client_that_waits_for_the_next_batch_is_not_stalled() {
     }
     assert_eq!(close_reason(&client), None);
     pass(&registry, 2).await;
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -346,7 +346,7 @@ async fn no_client_is_dropped_if_the_timeout_is_off() {
     let (client, mut body) = reading(&registry, &["a"]);
     publish(&registry, "a", "waits");
     pass(&registry, 600).await;
-    assert_eq!((close_reason(&client), told(&mut body)), (None, vec!["waits".to_owned()]));
+    assert_eq!((close_reason(&client), received(&mut body)), (None, vec!["waits".to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -370,7 +370,7 @@ async fn a_process_that_was_paused_drops_no_client_that_is_about_to_read() {
         tokio::time::advance(3600 * SECOND).await;
         // The publisher is the first to run when the process goes on.
         publish(&registry, "a", "after");
-        assert_eq!((close_reason(&client), told(&mut body)), (None, vec!["before".to_owned(), "after".to_owned()]));
+        assert_eq!((close_reason(&client), received(&mut body)), (None, vec!["before".to_owned(), "after".to_owned()]));
     }
     publish(&registry, "a", "waits");
     pass(&registry, 15).await;

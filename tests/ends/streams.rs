@@ -501,7 +501,7 @@ async fn a_reset_stream_ends_and_other_streams_of_its_connection_go_on() {
         assert_eq!(registry.stats().clients, 2);
         publish(&registry, "for those who stay");
         for (id, client) in clients {
-            within(connection.has_had(id, "data: for those who stay\n")).await;
+            within(connection.has_received(id, "data: for those who stay\n")).await;
             client.close();
             assert_eq!(within(connection.over(id)).await.end, End::Clean);
             assert_eq!(within(client.closed()).await, CloseReason::ByServer);

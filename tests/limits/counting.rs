@@ -103,7 +103,7 @@ fn plain(path: &str) -> Request<()> {
     Request::builder().uri(path).body(()).unwrap()
 }
 
-fn of(key: &str, path: &str) -> Request<()> {
+fn request_of(key: &str, path: &str) -> Request<()> {
     let mut request = asking(path);
     request.headers_mut().insert("x-key", key.parse().unwrap());
     request
@@ -114,7 +114,7 @@ fn by_key(request: &Parts) -> Option<String> {
 }
 
 /// Polls a future once and returns its output.
-fn now<T>(future: impl Future<Output = T>) -> T {
+fn ready_now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
         Poll::Pending => unreachable!("nothing waits"),
@@ -125,7 +125,7 @@ fn ask<S, B>(service: &S, request: Request<()>) -> Response<B>
 where
     S: Service<Request<()>, Response = Response<B>, Error: Debug> + Clone,
 {
-    now(service.clone().oneshot(request)).unwrap()
+    ready_now(service.clone().oneshot(request)).unwrap()
 }
 
 /// A stream through one layer, or the refusal in its place.
@@ -134,34 +134,34 @@ fn stream(layer: &SseLayer) -> Response<SseBody<Own>> {
 }
 
 fn stream_of(layer: &SseLayer, key: &str) -> Response<SseBody<Own>> {
-    ask(&layer.layer(Handler::default()), of(key, "/stream"))
+    ask(&layer.layer(Handler::default()), request_of(key, "/stream"))
 }
 
-fn why<B>(response: &Response<B>) -> Option<RefusedReason> {
+fn refused_reason<B>(response: &Response<B>) -> Option<RefusedReason> {
     response.extensions().get().cloned()
 }
 
 #[track_caller]
 fn assert_admitted<B>(response: Response<B>) -> Response<B> {
-    assert_eq!(why(&response), None);
+    assert_eq!(refused_reason(&response), None);
     assert_eq!(response.headers()[CONTENT_TYPE], STREAM);
     response
 }
 
 #[track_caller]
 fn assert_full<B>(response: &Response<B>, limit: u32) {
-    assert_eq!(why(response), Some(RefusedReason::Full { key: None, limit }));
+    assert_eq!(refused_reason(response), Some(RefusedReason::Full { key: None, limit }));
 }
 
 #[track_caller]
 fn assert_full_of<B>(response: &Response<B>, key: &str, limit: u32) {
-    assert_eq!(why(response), Some(RefusedReason::Full { key: Some(key.into()), limit }));
+    assert_eq!(refused_reason(response), Some(RefusedReason::Full { key: Some(key.into()), limit }));
 }
 
 /// The time until a rate admits a stream again.
 #[track_caller]
 fn retry_in<B>(response: &Response<B>) -> Duration {
-    match why(response) {
+    match refused_reason(response) {
         Some(RefusedReason::RateLimited { retry_in: Some(time), .. }) => time,
         other => panic!("{other:?}"),
     }
@@ -172,7 +172,7 @@ fn limited(limit: &Limit) -> SseLayer {
 }
 
 fn body_text<B: Body<Data = Bytes, Error: Debug> + Unpin>(body: B) -> String {
-    String::from_utf8(now(body.collect()).unwrap().to_bytes().to_vec()).unwrap()
+    String::from_utf8(ready_now(body.collect()).unwrap().to_bytes().to_vec()).unwrap()
 }
 
 mod a_slot {
@@ -199,7 +199,7 @@ mod a_slot {
         let (client, response) = answer(&layer, asking("/"), |_| event_stream(Own::new()));
         let mut body = response.into_body();
         assert_eq!(poll(&mut body), Polled::End, "nothing keeps the stream open");
-        assert_eq!(now(client.closed()), CloseReason::BodyEnded);
+        assert_eq!(ready_now(client.closed()), CloseReason::BodyEnded);
         assert_eq!(limit.open_streams(), 1);
         assert_full(&stream(&layer), 1);
         drop(body);
@@ -247,7 +247,11 @@ mod a_slot {
         let service = limited(&limit).layer(handler.clone());
         for path in ["/json", "/no-content", "/failing-stream"] {
             let response = ask(&service, asking(path));
-            assert_eq!((why(&response), limit.open_streams()), (None, 0), "{path}, while its body still exists");
+            assert_eq!(
+                (refused_reason(&response), limit.open_streams()),
+                (None, 0),
+                "{path}, while its body still exists"
+            );
         }
         assert_eq!(handler.runs(), 3);
     }
@@ -256,10 +260,10 @@ mod a_slot {
     fn is_released_when_the_service_fails_even_if_the_future_still_exists() {
         let limit = Limit::streams(1);
         let mut answer = pin!(limited(&limit).layer(Handler::default()).oneshot(asking("/broken")));
-        assert_eq!(now(answer.as_mut()).unwrap_err(), Broken);
+        assert_eq!(ready_now(answer.as_mut()).unwrap_err(), Broken);
         let mut service = limited(&limit).layer(Handler::default());
         let mut answer = pin!(service.call(asking("/broken")));
-        assert_eq!(now(answer.as_mut()).unwrap_err(), Broken);
+        assert_eq!(ready_now(answer.as_mut()).unwrap_err(), Broken);
         assert_eq!(limit.open_streams(), 0);
     }
 
@@ -289,7 +293,7 @@ mod a_slot {
             let panics = || -> Result<Response<Own>, Broken> { panic!("the handler's, later") };
             panics()
         }));
-        assert!(catch_unwind(AssertUnwindSafe(|| drop(now(service.call(asking("/")))))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(ready_now(service.call(asking("/")))))).is_err());
         assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
     }
 
@@ -349,7 +353,7 @@ mod a_slot {
         let events = client.clone().into_events();
         assert_eq!((limit.open_streams(), client.stats().age.is_some()), (0, true));
         drop(events);
-        assert_eq!(now(client.closed()), CloseReason::ClientDisconnected);
+        assert_eq!(ready_now(client.closed()), CloseReason::ClientDisconnected);
     }
 }
 
@@ -375,16 +379,19 @@ mod a_refused_request {
         let service = limited(&Limit::streams(0)).layer(handler.clone());
         for accept in ["text/event-stream", "application/json, Text/Event-Stream;q=0.1"] {
             let request = Request::builder().method(Method::POST).header(ACCEPT, accept).body(()).unwrap();
-            assert!(why(&ask(&service, request)).is_some(), "{accept}");
+            assert!(refused_reason(&ask(&service, request)).is_some(), "{accept}");
         }
         assert_eq!(handler.runs(), 0);
         for method in [Method::HEAD, Method::OPTIONS] {
             let request = Request::builder().method(method).header(ACCEPT, STREAM).body(()).unwrap();
-            assert_eq!(why(&ask(&service, request)), None);
+            assert_eq!(refused_reason(&ask(&service, request)), None);
         }
         let quoted = "application/json;profile=\"a, text/event-stream, b\"";
         for accept in ["*/*", "application/json", "text/event-stream;q=0", quoted] {
-            assert_eq!(why(&ask(&service, Request::builder().header(ACCEPT, accept).body(()).unwrap())), None);
+            assert_eq!(
+                refused_reason(&ask(&service, Request::builder().header(ACCEPT, accept).body(()).unwrap())),
+                None
+            );
         }
         assert_eq!(handler.runs(), 6);
     }
@@ -429,7 +436,7 @@ mod a_refused_request {
         assert_full(&response, 1);
         assert!(!response.headers().contains_key("x-own"), "no header of the handler's response is left");
         assert!(was_dropped.load(Ordering::Relaxed) && !was_polled.load(Ordering::Relaxed));
-        assert_eq!(now(client.closed()), CloseReason::NoStream);
+        assert_eq!(ready_now(client.closed()), CloseReason::NoStream);
         assert_eq!((registry.stats().clients, registry.stats().subscriptions, limit.open_streams()), (1, 1, 1));
         drop(open);
         assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
@@ -504,7 +511,7 @@ mod limits {
             let open = assert_admitted(stream_of(&layer, "a"));
             let counted = || [&wide, &tight, &each].map(|limit| (limit.open_streams(), limit.entries()));
             assert_eq!(counted(), [(1, 1); 3]);
-            assert!(why(&stream_of(&layer, "a")).is_some());
+            assert!(refused_reason(&stream_of(&layer, "a")).is_some());
             assert_full(&stream_of(&layer, "b"), 1);
             assert_eq!(counted(), [(1, 1); 3]);
             drop(open);
@@ -608,7 +615,7 @@ mod keys {
             ask(&service, request)
         };
         let _open = [assert_admitted(of(1)), assert_admitted(of(2))];
-        assert_eq!(why(&of(2)), Some(RefusedReason::Full { key: Some(2_u64.into()), limit: 1 }));
+        assert_eq!(refused_reason(&of(2)), Some(RefusedReason::Full { key: Some(2_u64.into()), limit: 1 }));
     }
 
     fn lacks_key(refused: &Option<RefusedReason>) -> bool {
@@ -625,7 +632,7 @@ mod keys {
                 let response = ask(&service, asking("/stream"));
                 assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
                 assert!(!response.headers().contains_key("retry-after"), "waiting would not help");
-                assert!(lacks_key(&why(&response)), "{:?}", why(&response));
+                assert!(lacks_key(&refused_reason(&response)), "{:?}", refused_reason(&response));
                 assert_eq!(body_text(response.into_body()), "the server has no key to count this event stream by");
             }
             assert_eq!((handler.runs(), limit.entries(), registry.stats().refused_streams), (0, 0, 2));
@@ -643,7 +650,10 @@ mod keys {
                 "the request asks for a stream"
             );
             assert_eq!(ask(&service, plain("/json")).status(), StatusCode::OK, "the response is no stream");
-            assert!(lacks_key(&why(&ask(&service, plain("/stream")))), "the response turns out to be a stream");
+            assert!(
+                lacks_key(&refused_reason(&ask(&service, plain("/stream")))),
+                "the response turns out to be a stream"
+            );
             let mut refused = None;
             answer(&quiet(&registry).limit(limit.clone()), plain("/"), |client| {
                 refused = client.acquire_slot().err();
@@ -668,7 +678,7 @@ mod keys {
         drop(open);
         assert_eq!(limit.entries(), 0);
         assert!(
-            lacks_key(&why(&ask(&service, asking("/stream")))),
+            lacks_key(&refused_reason(&ask(&service, asking("/stream")))),
             "the outer layer asks for the key before it is known"
         );
     }
@@ -689,7 +699,7 @@ mod keys {
         let layer = limited(&Limit::streams(1).per(key));
         let open: Vec<_> = kinds.iter().map(|_| assert_admitted(stream(&layer))).collect();
         for (key, _) in kinds.iter().zip(&open) {
-            assert_eq!(why(&stream(&layer)), Some(RefusedReason::Full { key: Some(key.clone()), limit: 1 }));
+            assert_eq!(refused_reason(&stream(&layer)), Some(RefusedReason::Full { key: Some(key.clone()), limit: 1 }));
         }
         assert_eq!(LimitKey::from(7_u64), LimitKey::from(7_u128));
         assert_eq!(LimitKey::from("a"), LimitKey::from("a".to_owned()));
@@ -735,7 +745,7 @@ mod keys {
         }
         for forwarded in [Some("unknown"), None] {
             assert!(
-                matches!(why(&from(None, forwarded)), Some(RefusedReason::MissingKey { .. })),
+                matches!(refused_reason(&from(None, forwarded)), Some(RefusedReason::MissingKey { .. })),
                 "these are different addresses"
             );
         }
@@ -804,9 +814,9 @@ mod rates {
         let limit = Limit::rate(1, SECOND, 1);
         let mut service = limited(&limit).layer(Handler::default());
         for path in ["/json", "/no-content", "/failing-stream"] {
-            assert_eq!(why(&ask(&service, asking(path))), None);
+            assert_eq!(refused_reason(&ask(&service, asking(path))), None);
         }
-        assert!(now(service.clone().oneshot(asking("/broken"))).is_err());
+        assert!(ready_now(service.clone().oneshot(asking("/broken"))).is_err());
         let waiting = service.call(asking("/never"));
         assert_eq!(retry_in(&ask(&service, asking("/stream"))), SECOND);
         drop(waiting);
@@ -826,7 +836,10 @@ mod rates {
         assert_admitted(stream_of(&layer, "a"));
         assert_admitted(stream_of(&layer, "b"));
         let refused = stream_of(&layer, "a");
-        assert_eq!(why(&refused), Some(RefusedReason::RateLimited { key: Some("a".into()), retry_in: Some(SECOND) }));
+        assert_eq!(
+            refused_reason(&refused),
+            Some(RefusedReason::RateLimited { key: Some("a".into()), retry_in: Some(SECOND) })
+        );
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(limit.entries(), 2);
         advance(SECOND).await;
@@ -848,7 +861,7 @@ mod rates {
     async fn of_zero_admit_no_stream_and_give_no_waiting_time() {
         for limit in [Limit::rate(0, SECOND, 5), Limit::rate(0, Duration::ZERO, 5), Limit::rate(0, Duration::MAX, 0)] {
             let refused = stream(&limited(&limit));
-            assert_eq!(why(&refused), Some(RefusedReason::RateLimited { key: None, retry_in: None }));
+            assert_eq!(refused_reason(&refused), Some(RefusedReason::RateLimited { key: None, retry_in: None }));
             assert!((3..=8).contains(&seconds(&refused)));
             assert_eq!(limit.entries(), 0);
         }
@@ -900,7 +913,7 @@ mod rates {
         limit.set_limit(1);
         assert_eq!(retry_in(&stream(&layer)), SECOND);
         limit.set_limit(0);
-        assert_eq!(why(&stream(&layer)), Some(RefusedReason::RateLimited { key: None, retry_in: None }));
+        assert_eq!(refused_reason(&stream(&layer)), Some(RefusedReason::RateLimited { key: None, retry_in: None }));
         limit.set_limit(1);
         assert_eq!(retry_in(&stream(&layer)), SECOND);
     }
@@ -930,7 +943,7 @@ mod rates {
         for request in slow {
             drop(request);
             let response = ask(&service, asking("/stream"));
-            if why(&response).is_none() {
+            if refused_reason(&response).is_none() {
                 open.push(response);
             }
         }
@@ -1080,7 +1093,7 @@ mod nested_layers {
         let handler = Handler::default();
         let service = outer.layer(retry::RetryLayer::new(Again(3)).layer(inner.layer(handler.clone())));
         for tries in [4, 8] {
-            let open = assert_admitted(ask(&service, of("a", "/stream")));
+            let open = assert_admitted(ask(&service, request_of("a", "/stream")));
             assert_eq!((handler.runs(), shared.open_streams(), inner_own.open_streams()), (tries, 1, 1));
             drop(open);
             assert_eq!((shared.open_streams(), inner_own.open_streams()), (0, 0));
@@ -1168,7 +1181,7 @@ mod a_handler {
             response
         };
         let own = refused(|_| Response::new("come back tomorrow".to_owned()));
-        assert_eq!((own.status(), why(&own)), (StatusCode::OK, None));
+        assert_eq!((own.status(), refused_reason(&own)), (StatusCode::OK, None));
         let response = refused(RefusedReason::into_response);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_full(&response, 0);
@@ -1208,7 +1221,7 @@ mod a_handler {
             assert_eq!(limit.open_streams(), 1);
             assert_full(&stream(&layer), 1);
             drop(kept);
-            assert_eq!(now(client.closed()), CloseReason::ClientDisconnected);
+            assert_eq!(ready_now(client.closed()), CloseReason::ClientDisconnected);
             assert_eq!(limit.open_streams(), 0);
         }
     }
@@ -1225,10 +1238,14 @@ mod a_handler {
             kept = Some(client.clone().into_events());
             Response::new(Own::new())
         });
-        assert_eq!((response.status(), why(&response)), (StatusCode::OK, None), "the handler chooses the response");
+        assert_eq!(
+            (response.status(), refused_reason(&response)),
+            (StatusCode::OK, None),
+            "the handler chooses the response"
+        );
         let mut events = kept.unwrap();
-        assert!(now(events.next()).is_none());
-        assert_eq!(now(client.closed()), CloseReason::Refused);
+        assert!(ready_now(events.next()).is_none());
+        assert_eq!(ready_now(client.closed()), CloseReason::Refused);
         assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
         let stats = registry.stats();
         assert_eq!((stats.clients, stats.closed_streams.len(), stats.delivered), (0, 0, 0), "the stream never began");
@@ -1249,16 +1266,16 @@ mod a_handler {
         });
         assert_eq!(limit.open_streams(), 1);
         drop(kept);
-        assert_eq!((now(client.closed()), limit.open_streams()), (CloseReason::ClientDisconnected, 0));
+        assert_eq!((ready_now(client.closed()), limit.open_streams()), (CloseReason::ClientDisconnected, 0));
     }
 
     #[test]
     fn that_reads_events_after_the_response_takes_no_slot() {
         let limit = Limit::streams(1);
         let (client, _response) = answer(&limited(&limit), plain("/"), |_| Response::new(Own::new()));
-        assert_eq!(now(client.closed()), CloseReason::NoStream);
+        assert_eq!(ready_now(client.closed()), CloseReason::NoStream);
         let mut events = client.into_events();
-        assert!(now(events.next()).is_none());
+        assert!(ready_now(events.next()).is_none());
         assert_eq!(limit.open_streams(), 0, "although the events still exist");
     }
 
@@ -1291,8 +1308,8 @@ mod code_of_the_program {
         let layer = quiet(&registry).limit(first.clone()).limit(panics.clone());
         let (outer, inner) = (layer.layer(Handler::default()), quiet(&registry).limit(first.clone()));
         let nested = inner.layer(layer.layer(Handler::default()));
-        assert!(catch_unwind(AssertUnwindSafe(|| ask(&outer, of("a", "/stream")))).is_err());
-        assert!(catch_unwind(AssertUnwindSafe(|| ask(&nested, of("a", "/stream")))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| ask(&outer, request_of("a", "/stream")))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| ask(&nested, request_of("a", "/stream")))).is_err());
         assert_eq!((first.open_streams(), panics.open_streams(), registry.stats().clients), (0, 0, 0));
         drop(assert_admitted(ask(&outer, asking("/stream"))));
         drop(assert_admitted(ask(&nested, asking("/stream"))));
@@ -1307,13 +1324,13 @@ mod code_of_the_program {
         let layer = quiet(&registry).limit(each.clone()).limit(none.clone()).refused_response(refusal);
         let around = limited(&each);
         for service in [around.layer(layer.layer(Handler::default())), around.layer(layer.layer(Handler::default()))] {
-            for request in [of("a", "/stream"), plain("/stream")] {
+            for request in [request_of("a", "/stream"), plain("/stream")] {
                 assert!(catch_unwind(AssertUnwindSafe(|| ask(&service, request))).is_err());
                 assert_eq!((each.open_streams(), none.open_streams(), registry.stats().clients), (0, 0, 0));
             }
         }
         none.set_limit(1);
-        drop(assert_admitted(ask(&layer.layer(Handler::default()), of("a", "/stream"))));
+        drop(assert_admitted(ask(&layer.layer(Handler::default()), request_of("a", "/stream"))));
         assert_eq!((each.entries(), none.entries()), (0, 0));
     }
 
@@ -1401,7 +1418,7 @@ mod a_refusal {
         for (limit, (status, sentence)) in limits.as_flattened().iter().zip(expected) {
             let response = refused(limit, RefusedResponse::default());
             assert_eq!(response.status(), status);
-            assert_eq!(response.status(), why(&response).unwrap().status());
+            assert_eq!(response.status(), refused_reason(&response).unwrap().status());
             assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
             assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
             assert_eq!(response.headers().len(), 3, "and retry-after");
@@ -1538,7 +1555,7 @@ mod a_refusal {
         assert!(answered.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         registry.drain(Drain::within(Duration::ZERO)).await;
         let response = answered.await.unwrap();
-        assert_eq!(why(&response), Some(RefusedReason::Draining));
+        assert_eq!(refused_reason(&response), Some(RefusedReason::Draining));
         assert_eq!((response.status(), body_text(response.into_body())), expected);
     }
 
@@ -1549,7 +1566,7 @@ mod a_refusal {
         let layer = quiet(&registry).refused_response(RefusedResponse::reconnect());
         registry.drain(Drain::within(Duration::ZERO)).await;
         let response = stream(&layer);
-        assert_eq!((why(&response), limit.open_streams()), (Some(RefusedReason::Draining), 0));
+        assert_eq!((refused_reason(&response), limit.open_streams()), (Some(RefusedReason::Draining), 0));
         assert!(body_text(response.into_body()).starts_with("retry: "));
     }
 
@@ -1574,7 +1591,11 @@ mod a_refusal {
             let second = from_elsewhere(Method::GET);
             assert_full(&second, 1);
             let preflight = from_elsewhere(Method::OPTIONS);
-            assert_eq!((preflight.status(), why(&preflight)), (StatusCode::OK, None), "although no slot is free");
+            assert_eq!(
+                (preflight.status(), refused_reason(&preflight)),
+                (StatusCode::OK, None),
+                "although no slot is free"
+            );
             for response in [first, second, preflight] {
                 assert_eq!(
                     response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN],
@@ -1594,7 +1615,9 @@ mod a_limit_with_100_000_keys {
 
     fn open_all(layer: &SseLayer) -> Vec<Response<SseBody<Own>>> {
         let service = layer.layer(Handler::default());
-        (0..KEYS).map(|number| assert_admitted(ask(&service, of(&format!("key-{number}"), "/stream")))).collect()
+        (0..KEYS)
+            .map(|number| assert_admitted(ask(&service, request_of(&format!("key-{number}"), "/stream"))))
+            .collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -1853,8 +1876,8 @@ mod random_steps {
                     false
                 } else {
                     let has_room = is_counted || models.iter().all(|model| model.has_room(user));
-                    let response = now(future);
-                    let is_let_in = with == With::Stream && why(&response).is_none();
+                    let response = ready_now(future);
+                    let is_let_in = with == With::Stream && refused_reason(&response).is_none();
                     assert_eq!(is_let_in, with == With::Stream && has_room);
                     if is_let_in {
                         if !is_counted {

@@ -41,7 +41,7 @@ use crate::{
     client,
     open::open,
     polling,
-    polling::{Polled, bounded, bounded_in_time, plain, poll, publish, quiet, rest, subscribed, text, told},
+    polling::{Polled, bounded, bounded_in_time, plain, poll, publish, quiet, received, rest, subscribed, text},
     random::Random,
 };
 
@@ -242,7 +242,7 @@ fn a_position_out_of_range_is_a_gap() {
         for id in [format!("{most}-{most}"), "0-0".into(), format!("{most}-0"), format!("{most}0-0"), "-".into()] {
             let (client, mut body) = open(&quiet(&registry), Some(&id), |client| client.subscribe("a").unwrap());
             assert!(matches!(client.resume(), Resume::Gap(gap) if gap.after() == id), "{id}");
-            assert_eq!(told(&mut body).len(), 2, "the gap and the retained event");
+            assert_eq!(received(&mut body).len(), 2, "the gap and the retained event");
         }
         let era = registry.position().to_string().rsplit('-').next().unwrap().to_owned();
         for after in [format!("{}-{}-{era}", (1_u64 << 48) - 1, u32::MAX), "0-0-000000000".into()] {
@@ -268,7 +268,10 @@ fn a_clock_jump_causes_one_heartbeat_and_no_stalled_client() {
         let mut last = registry.position();
         for years in [1, 10, 100] {
             publish(&registry, "a", "before");
-            assert_eq!((told(&mut body), told(&mut late)), (vec!["before".to_owned()], vec!["before".to_owned()]));
+            assert_eq!(
+                (received(&mut body), received(&mut late)),
+                (vec!["before".to_owned()], vec!["before".to_owned()])
+            );
             tokio::time::advance(years * 365 * 24 * 3600 * SECOND).await;
             assert_eq!(text(&mut body), ":\n\n", "one heartbeat for all that were due");
             // The other client has not read since the jump. It still has its whole timeout when an event comes.
@@ -278,7 +281,7 @@ fn a_clock_jump_causes_one_heartbeat_and_no_stalled_client() {
                 last = position;
                 tokio::time::advance(SECOND).await;
             }
-            assert_eq!(told(&mut body), ["1", "2", "3"]);
+            assert_eq!(received(&mut body), ["1", "2", "3"]);
             let wire = text(&mut late);
             assert_eq!(polling::fields(&wire, "data"), ["1", "2", "3"]);
         }
@@ -306,7 +309,7 @@ fn a_client_that_subscribes_to_everything_is_bounded() {
     for topic in ["topic/0", "topic/3", "topic/4/x", "nobody's"] {
         publish(&registry, topic, topic);
     }
-    assert_eq!(told(&mut body), ["topic/0", "topic/3", "topic/4/x"]);
+    assert_eq!(received(&mut body), ["topic/0", "topic/3", "topic/4/x"]);
     drop(body);
     let stats = registry.stats();
     assert_eq!((stats.clients, stats.subscriptions, stats.topics), (0, 0, 4), "the topics that have events");

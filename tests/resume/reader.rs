@@ -239,7 +239,7 @@ impl Reader {
                 Block::Event { number, topic, id } => self.event(number, &topic, id, world)?,
                 Block::Gap { names, after, id } if at == 0 => self.gap(&names, &after, id, world)?,
                 Block::Gap { names, .. } => prop_assert!(false, "{} is told of {:?} too late", self, names),
-                Block::Retry(_) => prop_assert!(false, "{} is told to come back after a frame had begun", self),
+                Block::Retry(_) => prop_assert!(false, "{} is told to reconnect after a frame had begun", self),
             }
         }
         if had_all {
@@ -283,7 +283,7 @@ impl Reader {
             let late = stream.resumed.as_ref().and_then(|(_, progress)| progress.late.as_ref());
             let several = self.asked.iter().filter(|name| matches(name, topic)).count() > 1;
             let may = late.is_some_and(|(_, names)| names.is_none() || several);
-            prop_assert!(may, "{} got {} ({}) again after it came back with {:?}", self, number, topic, stream.resumed);
+            prop_assert!(may, "{} got {} ({}) again after it resumed with {:?}", self, number, topic, stream.resumed);
         }
         let stands_at = progress.late.as_ref().map_or(progress.up_to, |(late, _)| *late);
         prop_assert_eq!(stands_at, number + 1, "{} got {} ({}) with the id {}", self, number, topic, id);

@@ -21,7 +21,7 @@ use crate::{
     bodies,
     open::{Empty, open},
     polling,
-    polling::{Polled, fields, frame, poll, position, publish, quiet, text, told},
+    polling::{Polled, fields, frame, poll, position, publish, quiet, received, text},
     spec,
 };
 
@@ -68,7 +68,7 @@ async fn the_first_event_is_sent_at_once_and_then_one_frame_per_interval() {
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
     publish(&registry, "b", "4");
     assert!(body.is_woken());
-    assert_eq!(told(&mut body), ["4"]);
+    assert_eq!(received(&mut body), ["4"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,7 +78,7 @@ async fn an_interval_of_zero_means_no_batching() {
     advance(MS / 2).await;
     for number in ["1", "2", "3"] {
         publish(&registry, "a", number);
-        assert_eq!(told(&mut body), [number]);
+        assert_eq!(received(&mut body), [number]);
     }
 }
 
@@ -96,7 +96,7 @@ async fn the_handlers_settings_override_the_layers() {
     advance(9 * WINDOW).await;
     assert_eq!(poll(&mut body), Polled::Pending);
     advance(WINDOW + MS).await;
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,15 +123,15 @@ async fn event_types_and_batching_of_an_open_stream_can_be_changed() {
     advance(9 * WINDOW).await;
     assert_eq!(poll(&mut body), Polled::Pending);
     advance(WINDOW + MS).await;
-    assert_eq!(told(&mut body), ["5"]);
+    assert_eq!(received(&mut body), ["5"]);
 
     publish(&registry, "a", "6");
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
     client.batch(Batching::every(Duration::ZERO));
     assert!(body.is_woken(), "the pending events need not wait any longer");
-    assert_eq!(told(&mut body), ["6"]);
+    assert_eq!(received(&mut body), ["6"]);
     publish(&registry, "a", "7");
-    assert_eq!(told(&mut body), ["7"]);
+    assert_eq!(received(&mut body), ["7"]);
     client.batch(Batching::every(WINDOW).as_array());
     publish(&registry, "a", "8");
     assert_eq!(fields(&text(&mut body), "event"), ["batch"]);
@@ -142,10 +142,10 @@ async fn a_client_that_stops_batching_can_stall_from_then_on() {
     let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(Duration::from_secs(30)));
     let (client, mut body) = reading(&quiet(&registry).batching(Batching::every(Duration::from_secs(3600))), &["a"]);
     publish(&registry, "a", "1");
-    assert_eq!(told(&mut body), ["1"]);
+    assert_eq!(received(&mut body), ["1"]);
     client.batch(Batching::every(Duration::ZERO));
     publish(&registry, "a", "2");
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
     for _ in 0..20 {
         publish(&registry, "a", "unread");
         advance(Duration::from_secs(5)).await;
@@ -164,16 +164,16 @@ async fn heartbeats_and_the_handlers_own_bytes_are_not_batched() {
     });
     let mut body = response.into_body();
     publish(&registry, "a", "1");
-    assert_eq!(told(&mut body), ["1"]);
+    assert_eq!(received(&mut body), ["1"]);
     publish(&registry, "a", "2");
     for _ in 0..10 {
         advance(21 * MS).await;
         assert_eq!(text(&mut body), ":\n\n");
         frames.try_send(Ok(Frame::data(Bytes::from_static(b"data: own\n\n")))).unwrap();
-        assert_eq!(told(&mut body), ["own"]);
+        assert_eq!(received(&mut body), ["own"]);
     }
     advance(800 * MS).await;
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,7 +181,7 @@ async fn a_close_does_not_wait_for_the_end_of_the_interval() {
     let registry = Registry::new();
     let (client, mut body) = reading(&batched(&registry), &["a"]);
     publish(&registry, "a", "1");
-    assert_eq!(told(&mut body), ["1"]);
+    assert_eq!(received(&mut body), ["1"]);
     publish(&registry, "a", "2");
     let mut body = task::spawn(body);
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
@@ -196,7 +196,7 @@ async fn events_that_exceed_a_frame_follow_at_once() {
     let registry = Registry::new();
     let (_, mut body) = reading(&batched(&registry), &["a"]);
     publish(&registry, "a", "first");
-    assert_eq!(told(&mut body), ["first"]);
+    assert_eq!(received(&mut body), ["first"]);
     let large = "x".repeat(30_000);
     (0..7).for_each(|_| publish(&registry, "a", &large));
     assert_eq!(poll(&mut body), Polled::Pending);
@@ -315,7 +315,7 @@ fn an_event_with_its_topic_as_type_keeps_its_id() {
     let layer = quiet(&registry).topic_as_event_type(true);
     let (client, mut body) = reading(&layer, &["live"]);
     publish(&registry, "live", "seen");
-    assert_eq!(told(&mut body), ["seen"]);
+    assert_eq!(received(&mut body), ["seen"]);
     client.subscribe_from("late", Start::Oldest).unwrap();
     let wire = text(&mut body);
     assert_eq!(fields(&wire, "event"), ["late"; 3]);
@@ -374,7 +374,7 @@ fn a_stream_begins_with_its_snapshot_and_goes_on_after_it() {
     let (client, mut body) = open(&quiet(&registry), Some(fields(&wire, "id")[0]), |client| {
         ["a", "b/*"].iter().for_each(|name| client.subscribe(Subscription::matching(*name)).unwrap());
     });
-    assert_eq!((client.resume(), told(&mut body)), (Resume::Continued, vec!["2".to_owned()]));
+    assert_eq!((client.resume(), received(&mut body)), (Resume::Continued, vec!["2".to_owned()]));
 }
 
 #[test]
@@ -400,7 +400,7 @@ fn an_event_sent_to_the_client_before_its_snapshot_comes_too() {
         let stream = client.clone().into_stream();
         stream.snapshot(Event::data("state"), registry.position()).into_response::<Empty>()
     });
-    assert_eq!(told(&mut response.into_body()), ["state", "welcome"]);
+    assert_eq!(received(&mut response.into_body()), ["state", "welcome"]);
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn each_event_after_a_snapshot_comes_exactly_once() {
         }
         publishers.into_iter().for_each(|thread| thread.join().unwrap());
         for (_, mut body) in bodies {
-            let numbers: Vec<u64> = told(&mut body).iter().map(|data| data.parse().unwrap()).collect();
+            let numbers: Vec<u64> = received(&mut body).iter().map(|data| data.parse().unwrap()).collect();
             let first = numbers[0];
             assert!(numbers.iter().copied().eq(first..=GOALS), "from {first}: {} events", numbers.len());
         }

@@ -16,7 +16,7 @@ use crate::{
     answer::answer,
     bodies,
     open::open,
-    polling::{Polled, data, fields, next, poll, position, publish, retaining, text, told},
+    polling::{Polled, data, fields, next, poll, position, publish, received, retaining, text},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ mod a_client_cut_off_before_its_first_event {
         let (client, mut body) = open(&layer(registry), Some(&id), &subscribe);
         assert_eq!(client.resume(), Resume::Continued);
         assert_eq!(position_of(&mut body), id, "the client misses nothing");
-        told(&mut body)
+        received(&mut body)
     }
 
     #[test]
@@ -129,7 +129,7 @@ mod a_client_cut_off_before_its_first_event {
             assert_eq!(client.resume(), Resume::Continued);
             position_of(&mut body);
             let mut all: Vec<String> = fields(&begin, "data")[1..].iter().map(|it| (*it).to_owned()).collect();
-            all.extend(told(&mut body));
+            all.extend(received(&mut body));
             // If the client is cut off while it reads other topics, it may get older events of a topic that started at
             // the newest position.
             let mut sorted: Vec<&String> = all.iter().filter(|data| *data != "before").collect();
@@ -156,7 +156,7 @@ mod a_client_cut_off_before_its_first_event {
             let (_, mut body) = open(&layer(&registry), None, subscribe);
             let Polled::Frame(wire) = poll(&mut body) else { panic!("the stream does not begin") };
             assert!(wire.starts_with("event: gap\n"), "{wire}");
-            assert_eq!(told(&mut body), ["1", "2"]);
+            assert_eq!(received(&mut body), ["1", "2"]);
         }
     }
 }
@@ -315,7 +315,7 @@ mod a_stream_begins {
         let (client, mut body) = open(&layer.gap_event(GapEvent::off()), Some(&lost), subscribe);
         assert!(matches!(client.resume(), Resume::Gap(_)));
         assert_eq!(poll(&mut body), frame(":\n\n"));
-        assert_eq!(told(&mut body), ["next"]);
+        assert_eq!(received(&mut body), ["next"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -363,7 +363,7 @@ mod the_last_event_id_as_a_start {
                 }
             }
             publish(&registry, "b", "live");
-            assert_eq!(told(&mut body), ["live"]);
+            assert_eq!(received(&mut body), ["live"]);
         }
     }
 
@@ -375,7 +375,7 @@ mod the_last_event_id_as_a_start {
         publish(&registry, "b", "before");
         client.subscribe_from("b", Start::LastEventId).unwrap();
         publish(&registry, "b", "after");
-        assert_eq!(told(&mut body), ["after"]);
+        assert_eq!(received(&mut body), ["after"]);
     }
 
     #[test]

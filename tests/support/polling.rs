@@ -72,7 +72,7 @@ pub(crate) fn fields<'a>(wire: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 /// The data of all events that are ready.
-pub(crate) fn told<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> Vec<String> {
+pub(crate) fn received<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> Vec<String> {
     fields(&text(body), "data").into_iter().map(str::to_owned).collect()
 }
 

@@ -173,7 +173,7 @@ impl Http2 {
     }
 
     /// Reads until this stream has received this text.
-    pub(crate) async fn has_had(&mut self, id: u32, text: &str) {
+    pub(crate) async fn has_received(&mut self, id: u32, text: &str) {
         while !std::str::from_utf8(&self.streams[&id].text).unwrap().contains(text) {
             assert!(self.step().await && self.streams[&id].over.is_none(), "the stream ends before {text:?}");
         }

@@ -18,7 +18,7 @@ use crate::{
     bodies, open,
     open::open,
     polling,
-    polling::{Polled, bounded, data, fields, frame, poll, position, publish, quiet, subscribed, text, told},
+    polling::{Polled, bounded, data, fields, frame, poll, position, publish, quiet, received, subscribed, text},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,9 +44,9 @@ fn an_event_is_not_sent_to_its_excluded_client() {
     let [mut a, mut b] = [0, 1].map(|_| open(&quiet(&registry), None, |client| client.subscribe("room").unwrap()));
     let receipt = registry.publish("room", Event::data("hello").exclude_client(a.0.id())).unwrap();
     assert_eq!(receipt.subscribers(), 1);
-    assert_eq!((told(&mut a.1), told(&mut b.1)), (vec![], vec!["hello".to_owned()]));
+    assert_eq!((received(&mut a.1), received(&mut b.1)), (vec![], vec!["hello".to_owned()]));
     publish(&registry, "room", "all");
-    assert_eq!((told(&mut a.1), told(&mut b.1)), (vec!["all".to_owned()], vec!["all".to_owned()]));
+    assert_eq!((received(&mut a.1), received(&mut b.1)), (vec!["all".to_owned()], vec!["all".to_owned()]));
 }
 
 #[test]
@@ -58,8 +58,8 @@ fn an_exclusion_in_a_burst_affects_no_other_event() {
     registry.publish("room", Event::data("2").exclude_client(a.0.id())).unwrap();
     publish(&registry, "room", "3");
     registry.publish("room", Event::data("4").exclude_client(b.0.id())).unwrap();
-    assert_eq!(told(&mut c.1).concat(), "1234");
-    assert_eq!((told(&mut a.1).concat(), told(&mut b.1).concat()), ("134".into(), "123".into()));
+    assert_eq!(received(&mut c.1).concat(), "1234");
+    assert_eq!((received(&mut a.1).concat(), received(&mut b.1).concat()), ("134".into(), "123".into()));
     assert_eq!(registry.stats().delivered, 10);
     // The frames without exclusions are shared again.
     (5..8).for_each(|number| publish(&registry, "room", &number.to_string()));
@@ -151,7 +151,7 @@ fn a_filter_sees_the_clients_metadata() {
         registry.publish("mail", Event::data(user).attribute(User(user.to_owned()))).unwrap();
     }
     assert_eq!(
-        (told(&mut ann_body), told(&mut admin_body)),
+        (received(&mut ann_body), received(&mut admin_body)),
         (vec!["ann".into()], vec!["ann".to_owned(), "bob".into()])
     );
     admin.insert_metadata(User("bob".into()));
@@ -160,7 +160,7 @@ fn a_filter_sees_the_clients_metadata() {
     for user in ["ann", "bob"] {
         registry.publish("mail", Event::data(user).attribute(User(user.to_owned()))).unwrap();
     }
-    assert_eq!((told(&mut ann_body), told(&mut admin_body)), (vec!["ann".to_owned()], vec!["bob".to_owned()]));
+    assert_eq!((received(&mut ann_body), received(&mut admin_body)), (vec!["ann".to_owned()], vec!["bob".to_owned()]));
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn an_event_that_a_filter_refuses_is_refused_on_resume_too() {
     log(&registry, Level::Error, "4");
     let (client, mut body) =
         open(&quiet(&registry), Some(fields(&live, "id")[0]), |client| client.subscribe(errors()).unwrap());
-    assert_eq!((client.resume(), told(&mut body)), (Resume::Continued, vec!["4".to_owned()]));
+    assert_eq!((client.resume(), received(&mut body)), (Resume::Continued, vec!["4".to_owned()]));
     let oldest = registry.connect();
     oldest.subscribe(errors().from(Start::Oldest)).unwrap();
     assert_eq!(data(&mut oldest.into_events()), ["1", "4"]);
@@ -190,7 +190,7 @@ fn an_event_comes_once_if_one_of_several_filters_accepts_it() {
     log(&registry, Level::Error, "hidden");
     log(&registry, Level::Error, "both");
     log(&registry, Level::Info, "second");
-    assert_eq!(told(&mut body), ["hidden", "both", "second"]);
+    assert_eq!(received(&mut body), ["hidden", "both", "second"]);
 }
 
 #[test]
@@ -199,9 +199,9 @@ fn an_event_that_a_filter_refused_comes_with_a_later_subscription() {
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe(errors()).unwrap());
     log(&registry, Level::Info, "refused");
     log(&registry, Level::Error, "given");
-    assert_eq!(told(&mut body), ["given"]);
+    assert_eq!(received(&mut body), ["given"]);
     client.subscribe(Subscription::matching("*").from(Start::Oldest)).unwrap();
-    assert_eq!(told(&mut body), ["refused"]);
+    assert_eq!(received(&mut body), ["refused"]);
 }
 
 #[test]
@@ -209,22 +209,22 @@ fn a_new_filter_applies_to_all_events_that_were_not_sent() {
     let registry = Registry::new();
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("log").unwrap());
     log(&registry, Level::Info, "had");
-    assert_eq!(told(&mut body), ["had"]);
+    assert_eq!(received(&mut body), ["had"]);
     log(&registry, Level::Info, "refused");
     log(&registry, Level::Error, "1");
     client.subscribe(errors()).unwrap();
-    assert_eq!(told(&mut body), ["1"]);
+    assert_eq!(received(&mut body), ["1"]);
     log(&registry, Level::Info, "refused");
     client.subscribe("log").unwrap();
-    assert_eq!(told(&mut body), [] as [&str; 0], "a subscription by name only changes nothing");
+    assert_eq!(received(&mut body), [] as [&str; 0], "a subscription by name only changes nothing");
     client.subscribe(Subscription::to("log").filter(|_, _| true)).unwrap();
     log(&registry, Level::Info, "2");
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
     assert_eq!(client.subscriptions(), ["log"]);
     log(&registry, Level::Error, "3");
     client.subscribe(Subscription::to("log").filter(|_, _| false)).unwrap();
     client.subscribe(errors().from(Start::Last(2))).unwrap();
-    assert_eq!(told(&mut body), ["3"], "the new filter sees each event again");
+    assert_eq!(received(&mut body), ["3"], "the new filter sees each event again");
 
     let events = registry.connect();
     events.subscribe(Subscription::matching("log/*").filter(|_, _| false)).unwrap();
@@ -258,19 +258,19 @@ fn a_new_start_replaces_the_one_before() {
         client.subscribe(not_2().from(Start::Last(1))).unwrap();
         client.subscribe_from("a", Start::Oldest).unwrap();
     });
-    assert_eq!(told(&mut body), ["1", "3"], "the filter stays the same");
+    assert_eq!(received(&mut body), ["1", "3"], "the filter stays the same");
 
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
     publish(&registry, "a", "4");
     client.subscribe_from("a", Start::Now).unwrap();
-    assert_eq!(told(&mut body), ["4"], "the client gets new events anyway");
+    assert_eq!(received(&mut body), ["4"], "the client gets new events anyway");
     client.subscribe_from("a", Start::Last(2)).unwrap();
-    assert_eq!(told(&mut body), ["3", "4"]);
+    assert_eq!(received(&mut body), ["3", "4"]);
     publish(&registry, "a", "5");
     client.subscribe_from("a", Start::Last(2)).unwrap();
-    assert_eq!(told(&mut body), ["5"], "the client already has the earlier events");
+    assert_eq!(received(&mut body), ["5"], "the client already has the earlier events");
     (0..2).for_each(|_| client.subscribe_from("a", Start::Oldest).unwrap());
-    assert_eq!(told(&mut body), ["1", "2", "3", "4", "5"], "once");
+    assert_eq!(received(&mut body), ["1", "2", "3", "4", "5"], "once");
     let other = Registry::new().position();
     client.subscribe_from("a", Start::After(other)).unwrap();
     let gap = text(&mut body);
@@ -308,12 +308,12 @@ fn a_start_at_the_last_event_id_set_twice_sends_events_once() {
     let cut = position(&registry, "a", "1").to_string();
     publish(&registry, "a", "2");
     let (client, mut body) = open(&quiet(&registry), Some(&cut), |client| client.subscribe("b").unwrap());
-    assert_eq!(told(&mut body), [] as [&str; 0]);
+    assert_eq!(received(&mut body), [] as [&str; 0]);
     client.subscribe("a").unwrap();
     (0..2).for_each(|_| client.subscribe_from("a", Start::LastEventId).unwrap());
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
     client.subscribe_from("a", Start::LastEventId).unwrap();
-    assert_eq!(told(&mut body), [] as [&str; 0]);
+    assert_eq!(received(&mut body), [] as [&str; 0]);
 }
 
 #[test]
@@ -421,7 +421,7 @@ fn a_filter_may_call_any_method() {
         });
         let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe(busy.clone()).unwrap());
         publish(&registry, "a", "1");
-        assert_eq!(told(&mut body), ["1", "sent"]);
+        assert_eq!(received(&mut body), ["1", "sent"]);
         assert_eq!(client.subscriptions(), ["b"]);
         let closing = Subscription::to("b").filter(|_, client| {
             client.close();
@@ -523,7 +523,7 @@ fn a_filter_that_panics_harms_only_its_own_stream() {
         assert!(reader.await.unwrap_err().is_panic());
         assert_eq!(client.closed().await, CloseReason::ClientDisconnected);
         publish(&registry, "a", "3");
-        assert_eq!(told(&mut other), ["1", "bad", "2", "3"]);
+        assert_eq!(received(&mut other), ["1", "bad", "2", "3"]);
         assert_eq!((registry.stats().clients, registry.stats().subscriptions), (1, 1));
     });
 }

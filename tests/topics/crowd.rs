@@ -10,7 +10,7 @@ use tower_sse::{ClientHandle, Event, Registry, RegistryConfig, Retention, SseBod
 
 use crate::{
     open::{Empty, open},
-    polling::{fields, position, publish, quiet, rest, subscribed, text, told},
+    polling::{fields, position, publish, quiet, received, rest, subscribed, text},
 };
 
 /// More clients than sharing needs.
@@ -189,7 +189,7 @@ fn a_closed_client_gets_only_events_published_before() {
     publish(&registry, "a", "before");
     crowd[0].0.close();
     publish(&registry, "a", "after");
-    assert_eq!(told(&mut crowd[1].1), ["before", "after"]);
+    assert_eq!(received(&mut crowd[1].1), ["before", "after"]);
     let (wire, has_ended) = rest(&mut crowd[0].1);
     assert!(has_ended);
     assert_eq!(fields(&wire, "data")[0], "before");
@@ -220,12 +220,12 @@ fn each_client_is_told_of_a_patterns_loss_in_any_reading_order() {
     let large = "x".repeat(40_000);
     publish(&registry, "a", &large);
     let (first, others) = crowd.split_first_mut().unwrap();
-    assert_eq!(told(&mut others[0].1), [&*large]);
+    assert_eq!(received(&mut others[0].1), [&*large]);
     for (topic, data) in [("a", &*large), ("brief", "lost"), ("brief", "kept")] {
         publish(&registry, topic, data);
     }
-    assert_eq!(told(&mut first.1)[1..], [&*large, &large, "kept"]);
-    let told = told(&mut others[0].1);
+    assert_eq!(received(&mut first.1)[1..], [&*large, &large, "kept"]);
+    let told = received(&mut others[0].1);
     assert!(told[0].starts_with("{\"topics\":[\"*\"]"), "{}", told[0]);
     assert_eq!(told[1..], [&*large, "kept"]);
 }
@@ -240,8 +240,8 @@ fn crowds_of_a_topic_and_of_a_pattern_get_their_own_frames() {
         for topic in ["a", "b", "a"] {
             publish(&registry, topic, topic);
         }
-        assert_eq!(told(&mut of_topic[0].1), ["a", "a"]);
-        assert_eq!(told(&mut of_pattern[0].1), ["a", "b", "a"]);
+        assert_eq!(received(&mut of_topic[0].1), ["a", "a"]);
+        assert_eq!(received(&mut of_pattern[0].1), ["a", "b", "a"]);
     }
 }
 

@@ -8,7 +8,7 @@ use tower_sse::{
 
 use crate::{
     open::{Empty, open},
-    polling::{bounded, data, fields, frame, next, position, publish, quiet, retaining, subscribed, text, told},
+    polling::{bounded, data, fields, frame, next, position, publish, quiet, received, retaining, subscribed, text},
 };
 
 /// Resumes from this id. Returns the result and the stream.
@@ -72,7 +72,7 @@ fn events_of_patterns_and_topics_are_sent_in_position_order() {
     let (_, mut body) = reading(&registry, &["a/*", "b", "c/**"]);
     let topics = ["c/1", "a/1", "b", "a/2", "c/1/x", "b", "a/1"];
     topics.iter().for_each(|topic| publish(&registry, topic, topic));
-    assert_eq!(told(&mut body), topics);
+    assert_eq!(received(&mut body), topics);
 }
 
 #[test]
@@ -81,14 +81,14 @@ fn an_event_that_several_subscriptions_match_comes_once() {
         let registry = Registry::new();
         let (client, mut body) = reading(&registry, &[names[0]]);
         publish(&registry, "a/1", "0");
-        assert_eq!(told(&mut body), ["0"]);
+        assert_eq!(received(&mut body), ["0"]);
         start(&client, names[1], Start::Now);
         publish(&registry, "a/1", "1");
         start(&client, names[2], Start::Now);
         publish(&registry, "a/1", "2");
-        assert_eq!(told(&mut body), ["1", "2"], "{names:?}");
+        assert_eq!(received(&mut body), ["1", "2"], "{names:?}");
         publish(&registry, "a/1", "3");
-        assert_eq!(told(&mut body), ["3"], "{names:?}");
+        assert_eq!(received(&mut body), ["3"], "{names:?}");
     }
 }
 
@@ -99,14 +99,14 @@ fn an_event_does_not_come_again_when_another_subscription_catches_up() {
         publish(&registry, "a/1", "before");
         let (client, mut body) = reading(&registry, &[first]);
         publish(&registry, "a/1", "given");
-        assert_eq!(told(&mut body), ["given"]);
+        assert_eq!(received(&mut body), ["given"]);
         publish(&registry, "a/1", "pending");
         start(&client, second, Start::Oldest);
-        let mut all = told(&mut body);
+        let mut all = received(&mut body);
         all.sort_unstable();
         assert_eq!(all, ["before", "pending"], "{first} then {second}");
         publish(&registry, "a/1", "next");
-        assert_eq!(told(&mut body), ["next"], "{first} then {second}");
+        assert_eq!(received(&mut body), ["next"], "{first} then {second}");
     }
 }
 
@@ -149,7 +149,7 @@ fn a_new_subscriber_reads_retained_events_without_waiting() {
     let registry = Registry::new();
     publish(&registry, "a/1", "1");
     let (_, mut body) = open(&quiet(&registry), None, |client| start(client, "a/*", Start::Oldest));
-    assert_eq!(told(&mut body), ["1"]);
+    assert_eq!(received(&mut body), ["1"]);
 }
 
 #[test]
@@ -162,7 +162,10 @@ fn a_resumed_pattern_sends_exactly_the_missed_events() {
     // The second topic was created while the client was away.
     ["a/1", "a/new/topic", "b", "a/1"].iter().for_each(|topic| publish(&registry, topic, topic));
     let (resume, mut body) = resumed(&registry, &id, &["a/**"]);
-    assert_eq!((resume, told(&mut body)), (Resume::Continued, vec!["a/1".into(), "a/new/topic".into(), "a/1".into()]));
+    assert_eq!(
+        (resume, received(&mut body)),
+        (Resume::Continued, vec!["a/1".into(), "a/new/topic".into(), "a/1".into()])
+    );
     publish(&registry, "a/2", "live");
     let live = text(&mut body);
     assert_eq!(fields(&live, "data"), ["live"]);
@@ -175,7 +178,7 @@ fn a_resumed_client_gets_an_event_of_several_subscriptions_once() {
     (0..3).for_each(|number| publish(&registry, "a/1", &number.to_string()));
     for names in [&["a/1", "a/*"][..], &["**", "a/1"], &["a/*", "a/1", "*/1"]] {
         let (resume, mut body) = resumed(&registry, &seen.to_string(), names);
-        assert_eq!((resume, told(&mut body).concat()), (Resume::Continued, "012".into()), "{names:?}");
+        assert_eq!((resume, received(&mut body).concat()), (Resume::Continued, "012".into()), "{names:?}");
     }
 }
 
@@ -185,12 +188,12 @@ fn a_cut_while_a_pattern_catches_up_loses_and_repeats_no_event() {
     (0..3).for_each(|number| publish(&registry, &format!("late/{number}"), &number.to_string()));
     let (client, mut body) = reading(&registry, &["live"]);
     publish(&registry, "live", "seen");
-    assert_eq!(told(&mut body), ["seen"]);
+    assert_eq!(received(&mut body), ["seen"]);
     start(&client, "late/*", Start::Oldest);
     let wire = text(&mut body);
     assert_eq!(fields(&wire, "data"), ["0", "1", "2"]);
     let (resume, mut body) = resumed(&registry, fields(&wire, "id")[0], &["live", "late/*"]);
-    assert_eq!((resume, told(&mut body).concat()), (Resume::Continued, "12".into()));
+    assert_eq!((resume, received(&mut body).concat()), (Resume::Continued, "12".into()));
 }
 
 #[test]
@@ -201,7 +204,7 @@ fn a_pattern_resumes_from_an_own_id() {
         registry.publish(format!("orders/{order}"), event).unwrap();
     }
     let (resume, mut body) = resumed(&registry, "order-2", &["orders/*"]);
-    assert_eq!((resume, told(&mut body)), (Resume::Continued, vec!["3".into()]));
+    assert_eq!((resume, received(&mut body)), (Resume::Continued, vec!["3".into()]));
 }
 
 #[test]
@@ -238,7 +241,7 @@ fn an_event_sent_to_one_client_matches_no_pattern() {
     assert_eq!(data(&mut sent), ["before", "secret"]);
     let (client, mut body) = reading(&registry, &["**"]);
     client.send(Event::data("own")).unwrap();
-    assert_eq!(told(&mut body), ["own"]);
+    assert_eq!(received(&mut body), ["own"]);
 }
 
 #[test]
@@ -281,7 +284,7 @@ fn events_lost_while_a_pattern_was_unused_are_a_gap_on_resume() {
     assert!(matches!(resume, Resume::Gap(gap) if gap.topics() == ["a/*"] && gap.after() == seen.to_string()));
     assert!(text(&mut body).ends_with(&format!("data: kept\nid: {}\n\n", registry.position())));
     let (resume, mut body) = resumed(&registry, &lost.to_string(), &["a/*"]);
-    assert_eq!((resume, told(&mut body)), (Resume::Continued, vec!["kept".into()]));
+    assert_eq!((resume, received(&mut body)), (Resume::Continued, vec!["kept".into()]));
 }
 
 #[test]
@@ -307,12 +310,12 @@ fn a_client_that_catches_up_skips_evicted_events_and_goes_on() {
         }
         let (client, mut body) = reading(&registry, &["live"]);
         publish(&registry, "live", "seen");
-        assert_eq!(told(&mut body), ["seen"]);
+        assert_eq!(received(&mut body), ["seen"]);
         start(&client, "p/*", Start::Oldest);
         assert!(frame(&mut body).unwrap().starts_with(b"data: a\n"));
         // The client's next event is evicted, as a newer one takes its place.
         ["p/b", "p/c"].iter().for_each(|topic| publish(&registry, topic, topic));
-        assert_eq!(told(&mut body), ["d", "p/b", "p/c"]);
+        assert_eq!(received(&mut body), ["d", "p/b", "p/c"]);
     });
 }
 
@@ -322,7 +325,7 @@ fn only_retained_events_count_as_delivered() {
     let keeper = subscribed(&registry, ["a/*"]);
     ["a/1", "a/2", "a/3", "a/2"].iter().for_each(|topic| publish(&registry, topic, topic));
     let (_, mut body) = open(&quiet(&registry), None, |client| start(client, "a/*", Start::Oldest));
-    assert_eq!((told(&mut body).len(), registry.stats().delivered), (3, 3));
+    assert_eq!((received(&mut body).len(), registry.stats().delivered), (3, 3));
     drop(keeper);
 }
 
@@ -331,12 +334,12 @@ fn an_unsubscribe_from_a_pattern_keeps_the_topics_subscription() {
     let registry = Registry::new();
     let (client, mut body) = reading(&registry, &["a/*", "a/1"]);
     ["a/1", "a/2"].iter().for_each(|topic| publish(&registry, topic, topic));
-    assert_eq!(told(&mut body), ["a/1", "a/2"]);
+    assert_eq!(received(&mut body), ["a/1", "a/2"]);
     publish(&registry, "a/2", "not sent yet");
     assert!(client.unsubscribe("a/*") && !client.unsubscribe("a/*"));
     assert_eq!(client.subscriptions(), ["a/1"]);
     ["a/1", "a/2", "a/3", "a/1"].iter().for_each(|topic| publish(&registry, topic, topic));
-    assert_eq!(told(&mut body), ["a/1", "a/1"]);
+    assert_eq!(received(&mut body), ["a/1", "a/1"]);
     assert!(client.unsubscribe("a/1") && registry.stats().subscriptions == 0);
 }
 

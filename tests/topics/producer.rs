@@ -16,7 +16,7 @@ use crate::{
     bodies,
     open::{Empty, open},
     polling,
-    polling::{Polled, bounded, bounded_in_time, data, fields, next, poll, publish, quiet, rest, settle, told},
+    polling::{Polled, bounded, bounded_in_time, data, fields, next, poll, publish, quiet, received, rest, settle},
     watched::watched,
 };
 
@@ -56,7 +56,7 @@ fn a_reader_gets_all_events_and_then_a_clean_end() {
         assert_eq!((producer.topic(), registry.topic_state("a")), ("a", Some(TopicState::Producing)));
         let (waiting, mut waiting_body) = reading(&registry, "a", Start::Now);
         producer.publish(Event::data("1")).unwrap();
-        assert_eq!(told(&mut waiting_body), ["1"]);
+        assert_eq!(received(&mut waiting_body), ["1"]);
         let mut waiting_body = task::spawn(waiting_body);
         assert_pending!(waiting_body.enter(|cx, body| http_body::Body::poll_frame(body, cx)));
         let (behind, mut behind_body) = reading(&registry, "a", Start::Oldest);
@@ -100,7 +100,7 @@ fn a_reader_with_batches_or_topics_as_types_gets_the_end_too() {
             open(&layer.topic_as_event_type(true), None, |client| client.subscribe_from("a", Start::Oldest).unwrap()).1
         });
         assert_eq!(
-            (told(&mut plain), told(&mut array)),
+            (received(&mut plain), received(&mut array)),
             (vec!["1".into()], vec![r#"[{"topic":"a","data":1}]"#.into()])
         );
         producer.end();
@@ -154,9 +154,9 @@ fn a_stream_ends_with_the_last_of_its_topics() {
         });
         a.publish(Event::data("a")).unwrap();
         a.end();
-        assert_eq!(told(&mut body), ["a"]);
+        assert_eq!(received(&mut body), ["a"]);
         b.publish(Event::data("b")).unwrap();
-        assert_eq!((told(&mut body), client.subscriptions()), (vec!["b".to_owned()], vec!["b".to_owned()]));
+        assert_eq!((received(&mut body), client.subscriptions()), (vec!["b".to_owned()], vec!["b".to_owned()]));
         b.end();
         assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::TopicsEnded));
     });
@@ -192,9 +192,9 @@ fn a_handlers_own_body_is_not_cut_at_the_end_of_topics() {
         producer.publish(Event::data("1")).unwrap();
         producer.end();
         let send = |data: &'static str| frames.try_send(Ok(Frame::data(Bytes::from_static(data.as_bytes())))).unwrap();
-        assert_eq!(polling::told(&mut body), ["1"]);
+        assert_eq!(polling::received(&mut body), ["1"]);
         send("data: own\n\n");
-        assert_eq!(polling::told(&mut body), ["own"]);
+        assert_eq!(polling::received(&mut body), ["own"]);
         drop(frames);
         assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::TopicsEnded));
     });
@@ -223,7 +223,7 @@ fn a_topic_has_one_producer_until_another_replaces_it() {
             Some(TopicState::Producing),
             "a replaced producer does not end the topic"
         );
-        assert_eq!(told(&mut body), ["first", "second"]);
+        assert_eq!(received(&mut body), ["first", "second"]);
         second.end();
         assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::TopicsEnded));
     });
@@ -268,9 +268,9 @@ fn an_ended_topic_refuses_events_until_it_has_a_new_producer() {
         assert_eq!(refused, PublishError::Ended { topic: "a".into() });
         let again = registry.start_producer("a").unwrap();
         again.publish(Event::data("2")).unwrap();
-        assert_eq!(told(&mut old_body), ["1", "2"], "a reader that had not reached the end goes on");
+        assert_eq!(received(&mut old_body), ["1", "2"], "a reader that had not reached the end goes on");
         let (_, mut new_body) = reading(&registry, "a", Start::Oldest);
-        assert_eq!(told(&mut new_body), ["1", "2"]);
+        assert_eq!(received(&mut new_body), ["1", "2"]);
         again.end();
         assert_eq!((poll(&mut old_body), poll(&mut new_body)), (Polled::End, Polled::End));
         assert_eq!(reason(&old), CloseReason::TopicsEnded);
@@ -519,9 +519,9 @@ fn a_stream_with_a_failed_topic_goes_on_and_is_not_complete() {
                 _ => assert!(registry.cancel_producer(producer.topic())),
             };
             end(a, first);
-            assert_eq!(told(&mut body).len(), usize::from(first != TopicState::Ended), "the stream goes on");
+            assert_eq!(received(&mut body).len(), usize::from(first != TopicState::Ended), "the stream goes on");
             let id = b.publish(Event::data("b")).unwrap().position().to_string();
-            assert_eq!((told(&mut body), client.subscriptions()), (vec!["b".to_owned()], vec!["b".to_owned()]));
+            assert_eq!((received(&mut body), client.subscriptions()), (vec!["b".to_owned()], vec!["b".to_owned()]));
             assert_eq!(resumed(&registry, Some(&id), &["a", "b"]).status(), StatusCode::OK, "more events may come");
             end(b, second);
             let (wire, has_ended) = rest(&mut body);
@@ -614,7 +614,7 @@ fn a_pattern_is_told_of_a_topic_that_failed_and_goes_on() {
         let (_, mut body) = reading(&registry, "a/*", Start::Now);
         drop(registry.start_producer("a/1").unwrap());
         publish(&registry, "a/2", "2");
-        assert_eq!(told(&mut body), [r#"{"topic":"a/1"}"#, "2"]);
+        assert_eq!(received(&mut body), [r#"{"topic":"a/1"}"#, "2"]);
     });
 }
 
@@ -627,7 +627,7 @@ fn a_failed_topic_can_be_restarted_and_finished() {
         assert_eq!(refused, PublishError::Ended { topic: "a".into() });
         let again = registry.start_producer("a").unwrap();
         assert_eq!(registry.topic_state("a"), Some(TopicState::Producing));
-        assert_eq!(told(&mut reading(&registry, "a", Start::Now).1), [""; 0]);
+        assert_eq!(received(&mut reading(&registry, "a", Start::Now).1), [""; 0]);
         again.publish(Event::data("1")).unwrap();
         again.end();
         let (client, mut body) = reading(&registry, "a", Start::Oldest);
@@ -748,7 +748,10 @@ fn a_pattern_goes_on_when_one_of_its_topics_ends() {
         assert_eq!(producer.publish(Event::data("1")).unwrap().subscribers(), 1);
         producer.end();
         publish(&registry, "a/2", "2");
-        assert_eq!((told(&mut body), client.subscriptions()), (vec!["1".into(), "2".into()], vec!["a/*".to_owned()]));
+        assert_eq!(
+            (received(&mut body), client.subscriptions()),
+            (vec!["1".into(), "2".into()], vec!["a/*".to_owned()])
+        );
     });
 }
 

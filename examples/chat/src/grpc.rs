@@ -70,7 +70,7 @@ fn missed(gap: &Gap) -> Update {
     Update { id, what: Some(What::Missed(Missed { after: gap.after().to_owned() })) }
 }
 
-/// The status that a stream ends with. After most reasons the client should come back.
+/// The status that a stream ends with. After most reasons the client should reconnect.
 fn status_of(reason: CloseReason) -> Option<Status> {
     match reason {
         CloseReason::ByServer | CloseReason::TopicsEnded => None,

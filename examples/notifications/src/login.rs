@@ -92,7 +92,7 @@ pub(crate) async fn log_in(
         return Err(Problem::TooManyLogins);
     }
     let user = User::named(&name).ok_or(Problem::NoName)?;
-    // A new login replaces the cookie. The old session would stay open, and nobody could end it.
+    // A new login replaces the cookie. Without this, the old session would stay open, and no request could end it.
     end_all(&app, &request.headers);
     let session = app.sessions.begin(user).map_err(Problem::NoSession)?;
     // Behind TLS, also set `secure`, and use the name `__Host-session`: no sub-domain can set a cookie with such a name.

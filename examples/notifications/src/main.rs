@@ -10,13 +10,13 @@
 //! ```
 //!
 //! - Each of the two event streams has its own `SseLayer` around its route, and so its own limits. Strangers cannot use up the slots
-//!   of users. A refused client is told to come back, because an `EventSource` gives up for good at a 503.
+//!   of users. A refused client is told to reconnect, because an `EventSource` gives up for good at a 503.
 //! - The session layer is outside of the users' `SseLayer`. Its value in the request's extensions is therefore there for `Limit::per` and
 //!   `SseLayer::metadata`.
 //! - Pages of other sites cannot open users' streams, because they could use up a user's slots.
 //! - A request with several session cookies is refused, because one of them may come from an attacker.
 //! - A stream ends with its session: when the session expires, when the user logs out, and when the user logs in again. An `EventSource`
-//!   then comes back, gets a 401, and stops.
+//!   then reconnects, gets a 401, and stops.
 //! - tower-http's layers are around all routes. The comments at the layers say what each is for, and why they have this order.
 //! - `examples/support/connections.rs` serves the connections. It closes connections that send no request, and makes room for new clients.
 //!   `axum::serve` waits for such connections for ever.

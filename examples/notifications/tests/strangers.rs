@@ -12,8 +12,8 @@ use support::{STREAM, Visitor, all, bodies, bodies::AnyBody, client, client::VER
 const ASKS: [(&str, &str); 1] = [("accept", "text/event-stream")];
 const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
 
-/// The limit refuses the stream, and an `EventSource` comes back.
-async fn is_told_to_come_back(refused: Response<Incoming>) {
+/// The limit refuses the stream, and an `EventSource` reconnects.
+async fn is_told_to_reconnect(refused: Response<Incoming>) {
     assert_eq!(refused.status(), StatusCode::OK);
     assert_eq!(refused.headers()["content-type"], "text/event-stream");
     let text = all(refused).await;
@@ -25,13 +25,13 @@ async fn strangers_cannot_use_up_the_slots_of_users() {
     let server = start(&[("MAX_PUBLIC_STREAMS", "2"), ("MAX_STREAMS", "1")]).await;
     let nobody = Visitor::of(&server);
     let _streams = (nobody.get("/announcements").await, nobody.get_with("/announcements", &ASKS).await);
-    is_told_to_come_back(nobody.get_with("/announcements", &ASKS).await).await;
-    is_told_to_come_back(nobody.get("/announcements").await).await;
+    is_told_to_reconnect(nobody.get_with("/announcements", &ASKS).await).await;
+    is_told_to_reconnect(nobody.get("/announcements").await).await;
     let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
     let mut stream = ada.get_with(STREAM, &ASKS).await;
     bob.post("/api/users/ada/notifications", "still here").await;
     expect(&mut stream, &["bob still here"]).await;
-    is_told_to_come_back(bob.get_with(STREAM, &ASKS).await).await;
+    is_told_to_reconnect(bob.get_with(STREAM, &ASKS).await).await;
 }
 
 #[cfg(target_os = "linux")]
@@ -40,7 +40,7 @@ async fn each_address_has_its_own_limit_of_public_streams() {
     let server = start(&[("MAX_STREAMS_PER_ADDRESS", "2")]).await;
     let nobody = Visitor::of(&server);
     let _streams = (nobody.get("/announcements").await, nobody.get("/announcements").await);
-    is_told_to_come_back(nobody.get_with("/announcements", &ASKS).await).await;
+    is_told_to_reconnect(nobody.get_with("/announcements", &ASKS).await).await;
     let elsewhere = Visitor { from: Some(ELSEWHERE.into()), ..Visitor::of(&server) };
     let mut stream = elsewhere.get_with("/announcements", &ASKS).await;
     Visitor::named(&server, "ada").await.post("/api/announcements", "to all").await;
@@ -58,7 +58,7 @@ async fn a_slot_that_a_stranger_leaves_is_free_for_the_next_one() {
             if stream.headers()["cache-control"] == "no-cache, no-transform" {
                 return;
             }
-            is_told_to_come_back(stream).await;
+            is_told_to_reconnect(stream).await;
         }
     })
     .await;

@@ -88,7 +88,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A new client gets the last three ticks. A client that comes back gets the ticks that it missed.
+/// A new client gets the last three ticks. A client that reconnects gets the ticks that it missed.
 async fn ticks(client: ClientHandle) -> Result<EventStream, SubscribeError> {
     client.subscribe_from(TOPIC, Start::Last(3))?;
     Ok(client.into_stream())

@@ -1,4 +1,4 @@
-//! The lines that it takes to come back to a stream that `sse-stream` reads. The guide shows what follows.
+//! Code that reconnects and resumes a stream that `sse-stream` reads. The guide quotes the rest of this file.
 
 use std::{error::Error, time::Duration};
 
