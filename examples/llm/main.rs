@@ -7,17 +7,19 @@
 //! ```
 //!
 //! - `GET /`: the chat page.
-//! - `POST /chats/{chat}/messages`: asks the question in the body. The response is `{"answer": n}`, or a 409 while another answer is being
-//!   written in this chat. With `?instead=true`, the new answer replaces the other answer.
-//! - `GET /chats/{chat}/answers/{n}/events`: the tokens of an answer, from the first token or after `Last-Event-ID`. The last
-//!   event is an `end` with the reason: `done`, `stopped`, `replaced` or `failed`. A client that has read everything gets a 204 if the answer is
-//!   done, and a 410 if it is not. Both stop an `EventSource`. An unknown answer is a 404.
+//! - `POST /chats/{chat}/messages`: asks the question in the body. The response is `{"answer": n}`, or a 409 while
+//!   another answer is being written in this chat. With `?instead=true`, the new answer replaces the other answer.
+//! - `GET /chats/{chat}/answers/{n}/events`: the tokens of an answer, from the first token or after `Last-Event-ID`.
+//!   The last event is an `end` with the reason: `done`, `stopped`, `replaced` or `failed`. A client that has read
+//!   everything gets a 204 if the answer is done, and a 410 if it is not. Both stop an `EventSource`. An unknown answer
+//!   is a 404.
 //! - `DELETE /chats/{chat}/answers/{n}`: stops an answer.
 //! - `GET /chats/{chat}/events`: the questions of a chat. Each `question` contains the number of its answer.
 //!
-//! An answer is a topic with a producer. The producer writes whether or not anybody reads. An answer to a prompt with the word `break` fails in the middle.
-//! A chat is a plain topic. In this example, everybody who knows a chat's name may read and write in it. A public program has to check who may.
-//! Pages of other sites cannot ask or stop anything through a visitor's browser.
+//! An answer is a topic with a producer. The producer writes whether or not anybody reads. An answer to a prompt with
+//! the word `break` fails in the middle. A chat is a plain topic. In this example, everybody who knows a chat's name
+//! may read and write in it. A public program has to check who may. Pages of other sites cannot ask or stop anything
+//! through a visitor's browser.
 //!
 //! Environment:
 //!
@@ -98,7 +100,8 @@ fn app(chats: Chats, patience: Patience) -> Router {
         .layer(SseLayer::new(&chats.registry).reconnect_delay(Duration::from_secs(1)))
         // Refuses requests that change something, if a browser sends them for a page of another site.
         .layer(CsrfLayer::new())
-        // Limits the time until the response headers are sent, so a slow prompt cannot last for ever. It does not cut streams.
+        // Limits the time until the response headers are sent, so a slow prompt cannot last for ever. It does not cut
+        // streams.
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()))
         .with_state(chats)
 }

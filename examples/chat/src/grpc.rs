@@ -30,7 +30,8 @@ impl Chat for Rooms {
     type JoinStream = Pin<Box<dyn Stream<Item = Result<Update, Status>> + Send>>;
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<Self::JoinStream>, Status> {
-        // `SseLayer` has put the handle there. It also reads the metadata `last-event-id`, because gRPC metadata are headers.
+        // `SseLayer` has put the handle there. It also reads the metadata `last-event-id`, because gRPC metadata are
+        // headers.
         let client = request.extensions().get::<ClientHandle>().cloned();
         let client = client.ok_or_else(|| Status::internal("no SseLayer is around this service"))?;
         let JoinRequest { room, name } = request.into_inner();

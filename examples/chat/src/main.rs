@@ -9,18 +9,19 @@
 //! curl http://127.0.0.1:3000/rooms/lobby                             # who is there
 //! ```
 //!
-//! - The method `Join` takes its `ClientHandle` from the request's extensions, subscribes the client, and converts the client's
-//!   events into messages (`ClientHandle::into_events`). The layer does not change gRPC responses, and sends no heartbeats in them: HTTP/2 has
-//!   its own pings.
-//! - The metadata `last-event-id` is the gRPC equivalent of the `Last-Event-ID` header. The layer reads both. Event streams and gRPC streams have
-//!   the same ids.
+//! - The method `Join` takes its `ClientHandle` from the request's extensions, subscribes the client, and converts the
+//!   client's events into messages (`ClientHandle::into_events`). The layer does not change gRPC responses, and sends
+//!   no heartbeats in them: HTTP/2 has its own pings.
+//! - The metadata `last-event-id` is the gRPC equivalent of the `Last-Event-ID` header. The layer reads both. Event
+//!   streams and gRPC streams have the same ids.
 //! - When a gRPC client leaves, tonic drops the stream. This ends the client's subscription and its presence.
-//! - `examples/support/connections.rs` serves the connections. It closes connections that send no request, makes room for new clients, and
-//!   finds clients that vanished. `axum::serve` does none of that.
-//! - On SIGINT and SIGTERM all streams end. Event streams end cleanly, and an `EventSource` reconnects. gRPC streams end with
-//!   `UNAVAILABLE`, and the client in this example reconnects.
-//! - Pages of other sites cannot send a message through a visitor's browser. To allow pages of another origin, put tower-http's `CorsLayer`
-//!   around everything, expose the headers `grpc-status` and `grpc-message`, and add the origin to the `CsrfLayer`.
+//! - `examples/support/connections.rs` serves the connections. It closes connections that send no request, makes room
+//!   for new clients, and finds clients that vanished. `axum::serve` does none of that.
+//! - On SIGINT and SIGTERM all streams end. Event streams end cleanly, and an `EventSource` reconnects. gRPC streams
+//!   end with `UNAVAILABLE`, and the client in this example reconnects.
+//! - Pages of other sites cannot send a message through a visitor's browser. To allow pages of another origin, put
+//!   tower-http's `CorsLayer` around everything, expose the headers `grpc-status` and `grpc-message`, and add the
+//!   origin to the `CsrfLayer`.
 //!
 //! This example believes every name. A public program needs an authentication layer outside of the `SseLayer`.
 //!
@@ -76,7 +77,8 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         .layer(SseLayer::new(&registry))
         // Refuses requests that change something, if a browser sends them for a page of another site.
         .layer(CsrfLayer::new())
-        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not cut streams.
+        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not
+        // cut streams.
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()));
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;

@@ -1,4 +1,5 @@
-//! Tests gRPC-web over HTTP/1.1: the bytes are the same with the layer and without it. Also the tests that need their own registry.
+//! Tests gRPC-web over HTTP/1.1: the bytes are the same with the layer and without it. Also the tests that need their
+//! own registry.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{net::SocketAddr, time::Duration};

@@ -1,4 +1,5 @@
-//! Tests the places where an axum application can have an `SseLayer`, and the routes that the layer then covers. Over sockets, HTTP/1.1 and HTTP/2.
+//! Tests the places where an axum application can have an `SseLayer`, and the routes that the layer then covers. Over
+//! sockets, HTTP/1.1 and HTTP/2.
 //!
 //! Each layer here sends its name in a comment at the beginning of its streams, and in their heartbeats.
 #![allow(clippy::unwrap_used, clippy::expect_used)]

@@ -1,4 +1,5 @@
-//! Tests the program as a process against strangers, against pages of other sites, and against a client that logs in again and again.
+//! Tests the program as a process against strangers, against pages of other sites, and against a client that logs in
+//! again and again.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -129,7 +130,8 @@ async fn a_second_login_replaces_the_session_and_ends_its_streams() {
     }
 }
 
-/// The session cookies as a browser sends them if a sub-domain has set one too, or as a client sends them in one header each.
+/// The session cookies as a browser sends them if a sub-domain has set one too, or as a client sends them in one header
+/// each.
 fn with_cookies(mut request: Request<AnyBody>, lines: &[&str]) -> Request<AnyBody> {
     for line in lines {
         request.headers_mut().append("cookie", HeaderValue::from_bytes(line.as_bytes()).unwrap());

@@ -9,12 +9,14 @@
 //! curl -i -X DELETE http://127.0.0.1:3000/jobs/ID                   # stops it
 //! ```
 //!
-//! - The layer goes around a tower service, and hyper-util serves the service: `examples/support/connections.rs`, which closes connections that send
-//!   no request, and makes room for new clients. The crate is used without its default features, so there is no axum and no JSON library.
-//! - A job fills its topic through a `Producer`, whether or not anybody reads. When the job is done, it ends the topic. Readers then get the
-//!   remaining events, and their streams end. An `EventSource` reconnects with the last id, gets a 204, and stops.
-//! - The last event of a job is `done`. If somebody stopped the job, it is `cancelled`. If the job failed, it is `failed`. A client that has read `cancelled`
-//!   or `failed` gets a 410 when it reconnects.
+//! - The layer goes around a tower service, and hyper-util serves the service: `examples/support/connections.rs`, which
+//!   closes connections that send no request, and makes room for new clients. The crate is used without its default
+//!   features, so there is no axum and no JSON library.
+//! - A job fills its topic through a `Producer`, whether or not anybody reads. When the job is done, it ends the topic.
+//!   Readers then get the remaining events, and their streams end. An `EventSource` reconnects with the last id, gets a
+//!   204, and stops.
+//! - The last event of a job is `done`. If somebody stopped the job, it is `cancelled`. If the job failed, it is
+//!   `failed`. A client that has read `cancelled` or `failed` gets a 410 when it reconnects.
 //! - The events of a job are forgotten five minutes after its end. After that, the job is a 404.
 //! - On SIGINT and SIGTERM, streams of running jobs may continue for `FINISH_MS`.
 //!

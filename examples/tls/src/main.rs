@@ -7,11 +7,12 @@
 //! cargo run -p tls -- --cert fullchain.pem --key key.pem   # with your certificate
 //! ```
 //!
-//! - Over HTTP/2, a browser sends all streams of all its tabs over one connection. Over HTTP/1.1, a browser opens six connections to an
-//!   origin, and each stream takes one connection. Browsers use HTTP/2 only over TLS.
+//! - Over HTTP/2, a browser sends all streams of all its tabs over one connection. Over HTTP/1.1, a browser opens six
+//!   connections to an origin, and each stream takes one connection. Browsers use HTTP/2 only over TLS.
 //! - The layer sets `connection: keep-alive` for HTTP/1.1 requests only, because HTTP/2 forbids it.
-//! - The server closes the connection of a client that is slow to finish its handshake or to send its first request. Such a client does not
-//!   delay other clients. This example does not limit the number of connections. `examples/support/connections.rs` does.
+//! - The server closes the connection of a client that is slow to finish its handshake or to send its first request.
+//!   Such a client does not delay other clients. This example does not limit the number of connections.
+//!   `examples/support/connections.rs` does.
 //! - On SIGINT and SIGTERM the server shuts down gracefully.
 //!
 //! Environment:
