@@ -12,7 +12,7 @@ use futures_core::Stream;
 use http_body::Body;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_sse::{
-    ClientHandle, CloseReason, Event, Events, Gap, PublishError, Registry, RegistryConfig, Resume, Retention, SseBody,
+    ClientHandle, CloseReason, Event, Events, PublishError, Registry, RegistryConfig, Resume, Retention, SseBody,
     Start, SubscribeError, Subscription,
 };
 
