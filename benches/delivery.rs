@@ -1,11 +1,11 @@
-//! What it costs to deliver an event, beside axum's `Sse` over `tokio::sync::broadcast`, in the same run.
+//! The cost to deliver an event, compared with axum's `Sse` over `tokio::sync::broadcast` in the same run.
 //!
 //! `cargo bench --bench delivery [-- CLIENTS ROUNDS BURST] [-- --quick]`
 //!
-//! Each client is a task that polls its response body; there are no sockets. A round publishes one event of 100 bytes (or a burst of
-//! 32) and ends when every client has everything. Heartbeats are on, on both sides. The two sides take turns, round
-//! block by round block, so that whatever else the machine does hits both; the median block counts. Without numbers: 100, 1,000, 10,000 and 100,000 clients. No time is
-//! asserted.
+//! Each client is a task that polls its response body. There are no sockets. A round publishes one event of 100 bytes,
+//! or a burst of 32, and ends when every client has every event. Heartbeats are on in both sides. The two sides take
+//! turns, block by block of rounds, so that the machine's other work affects both. The median block counts. Without
+//! numbers: 100, 1,000, 10,000 and 100,000 clients. No time is asserted.
 
 #![allow(clippy::expect_used)]
 
@@ -40,7 +40,7 @@ async fn ours(clients: usize) -> Side {
     ("tower-sse", Box::new(publish), arrived)
 }
 
-/// What one would write instead.
+/// The alternative: axum's `Sse`.
 async fn axums(clients: usize) -> Side {
     let (sender, _) = broadcast::channel::<sse::Event>(1024);
     let arrived = Arc::new(Arrived::default());
@@ -51,7 +51,7 @@ async fn axums(clients: usize) -> Side {
     let publish = move |events| {
         for _ in 0..events {
             let event = sse::Event::default().event("tick").data(PAYLOAD).id("1763612345678-0-7k3m9p2xr");
-            sender.send(event).expect("somebody listens");
+            sender.send(event).expect("there is a receiver");
         }
     };
     ("axum Sse + broadcast", Box::new(publish), arrived)
@@ -59,7 +59,7 @@ async fn axums(clients: usize) -> Side {
 
 async fn compare(clients: usize, rounds: usize, burst: usize) {
     let sides = [ours(clients).await, axums(clients).await];
-    // The tasks start, and park.
+    // The tasks start and wait for events.
     for side in &sides {
         block(side, clients, 3, burst).await;
     }

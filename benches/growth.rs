@@ -1,14 +1,16 @@
-//! How what a delivery and a publish cost grows: with clients, topics, topics per client, and the size of events.
+//! How the costs of a delivery and of a publish grow with clients, topics, topics per client, and the size of events.
 //!
 //! `cargo bench --bench growth [-- clients topics topics-per-client bytes] [-- --quick]`
 //!
-//! Clients are tasks that poll their bodies, without sockets. A round publishes one event, to clients that are all idle, and ends when all have it; the
-//! publish is measured by itself too: what it takes until it returns, waking its clients included. And a publish without clients, on all topics
-//! in turn. One thing grows, and all else stays: 1,000 clients (100 with many topics each), 1 topic, events of 100 bytes.
+//! Clients are tasks that poll their bodies. There are no sockets. A round publishes one event to idle clients, and
+//! ends when all have it. The publish alone is measured too: until it returns, with the wake-ups of its clients. A
+//! publish without clients, on all topics in turn, is measured as well. One quantity grows, and the others stay: 1,000
+//! clients (100 with many topics each), 1 topic, events of 100 bytes.
 //!
-//! The last lines say how each grows: to which power of what makes it grow, from the smallest to the largest. 0 is not at all, 1 is linear; what fits into
-//! no cache any more is in there. Instead, one would write axum's `Sse` over broadcast channels, several of them in a `StreamMap`.
-//! Each client has to get each event once; one of a hundred looks at all of them, in order. No time is asserted.
+//! The last lines show the exponent of each growth, from the smallest size to the largest. 0 is constant, 1 is linear.
+//! Cache misses at large sizes are included. The alternative is axum's `Sse` over broadcast channels, with several of
+//! them in a `StreamMap`. Each client must get each event once. One client in a hundred checks all of them, in order.
+//! No time is asserted.
 
 #![allow(clippy::expect_used)]
 
@@ -40,25 +42,25 @@ use support::{
 #[derive(Debug, Clone, Copy)]
 struct Case {
     clients: usize,
-    /// That have an event each, and no clients.
+    /// Topics that have one event each and no clients.
     topics: usize,
     topics_per_client: usize,
     bytes: usize,
 }
 
-/// Nanoseconds.
+/// Costs in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
     delivery: f64,
     publish: f64,
 }
 
-/// It begins with the number of the round.
+/// The payload of a round. It begins with the round's number.
 fn payload(round: usize, bytes: usize) -> String {
     format!("{round:010}{}", "x".repeat(bytes - 10))
 }
 
-/// A client. `looks`: at each event.
+/// A client. With `looks`, it checks each event.
 async fn read<B: Body<Data = Bytes> + Unpin>(mut body: B, arrived: Arc<Arrived>, bytes: usize, looks: bool) {
     let mut round = 0;
     while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -66,14 +68,14 @@ async fn read<B: Body<Data = Bytes> + Unpin>(mut body: B, arrived: Arc<Arrived>,
             let data = frame.into_data().unwrap_or_default();
             let number = data.strip_prefix(b"data: ").and_then(|data| data.get(..10));
             assert_eq!(number, Some(format!("{round:010}").as_bytes()), "the event of this round");
-            assert!(data.ends_with(b"\n\n") && data.len() < bytes + 64, "and no other");
+            assert!(data.ends_with(b"\n\n") && data.len() < bytes + 64, "exactly one event");
         }
         round += 1;
         arrived.add(1);
     }
 }
 
-/// Publishes so many rounds, and gives the median of what they cost.
+/// Publishes this many rounds. Returns the median costs.
 async fn rounds(case: Case, rounds: usize, arrived: &Arrived, mut publish: impl FnMut(usize, String)) -> Cost {
     let (mut deliveries, mut publishes) = (Vec::new(), Vec::new());
     for round in 0..rounds + 2 {
@@ -84,19 +86,19 @@ async fn rounds(case: Case, rounds: usize, arrived: &Arrived, mut publish: impl 
         let published = start.elapsed();
         arrived.wait().await;
         let all = start.elapsed();
-        // In the first the tasks begin, and park.
+        // In the first round, the tasks start and wait for events.
         if round > 1 {
             publishes.push(published.as_nanos() as f64);
             deliveries.push(all.as_nanos() as f64 / case.clients as f64);
         }
     }
-    // Let those that have too much have it.
+    // Lets the clients read, so that no client falls behind.
     tokio::task::yield_now().await;
     assert_eq!(arrived.count.load(Ordering::Acquire), arrived.goal.load(Ordering::Acquire), "each once");
     Cost { delivery: median(deliveries), publish: median(publishes) }
 }
 
-/// And what a publish costs without clients.
+/// Returns the costs, and the cost of a publish without clients.
 async fn ours(case: Case, number: usize) -> (Cost, f64) {
     let retention = Retention::default().bytes(8 << 30);
     let config = RegistryConfig::default().total_retention(retention).topic_retention(Retention::default().events(10));
@@ -116,7 +118,7 @@ async fn ours(case: Case, number: usize) -> (Cost, f64) {
     let names: Arc<[String]> = (0..case.topics_per_client).map(|topic| format!("prices/{topic}")).collect();
     let (arrived, topics) = (Arc::new(Arrived::default()), Arc::clone(&names));
     let mut service = SseLayer::new(&registry).layer(service_fn(move |request: Request<()>| {
-        let client = request.extensions().get::<ClientHandle>().expect("the layer is around");
+        let client = request.extensions().get::<ClientHandle>().expect("the layer adds the handle");
         topics.iter().for_each(|name| client.subscribe(name.as_str()).expect("a name"));
         let response = Response::builder().header(CONTENT_TYPE, "text/event-stream").body(Empty::<Bytes>::new());
         ready(Ok::<_, Infallible>(response.expect("a response")))
@@ -152,7 +154,7 @@ async fn axums(case: Case, number: usize) -> Cost {
     }
     let publish = |round: usize, data: String| {
         let event = sse::Event::default().data(data).id("1763612345678-0-7k3m9p2xr");
-        senders[round % senders.len()].send(event).expect("somebody listens");
+        senders[round % senders.len()].send(event).expect("there is a receiver");
     };
     rounds(case, number_of_rounds(case, number), &arrived, publish).await
 }
@@ -166,14 +168,14 @@ fn block_on<F: Future>(future: F) -> F::Output {
     runtime.block_on(future)
 }
 
-/// To which power of what makes it grow a cost grows.
+/// Returns the exponent of the growth.
 fn power(sizes: &[usize], costs: &[f64]) -> f64 {
     let ratio = |first: f64, last: f64| (last / first).ln();
     let (first, last) = (sizes[0] as f64, sizes[sizes.len() - 1] as f64);
     ratio(costs[0], costs[costs.len() - 1]) / ratio(first, last)
 }
 
-/// One thing grows. `has_like`: there is something like it to write instead.
+/// Measures with one growing quantity. `has_like`: the alternative can do the same.
 fn grow(what: &str, sizes: &[usize], number: usize, has_like: bool, case: impl Fn(usize) -> Case) {
     println!("{:>18} | a delivery, axum's      | a publish, axum's           | a publish without clients", what);
     let (mut costs, mut axums_costs, mut alone) = (Vec::new(), Vec::new(), Vec::new());

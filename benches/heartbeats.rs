@@ -1,11 +1,12 @@
-//! What idle and busy streams cost by their heartbeats, beside axum's `KeepAlive`, in the same run.
+//! The cost of heartbeats for idle and busy streams, compared with axum's `KeepAlive` in the same run.
 //!
 //! `cargo bench --bench heartbeats [-- STREAMS BUSY] [-- --quick]`
 //!
-//! Time is tokio's paused clock, which goes on to the next timer as soon as nothing else is to be done: 100,000 streams with a heartbeat every 15 seconds are
-//! idle for a minute. Each has to get four, and its task has to be woken for those and for nothing else. Then streams that get an event every 100 milliseconds:
-//! whatever wakes them besides their events is their timer, which is set anew when it fires. That has to be at most once an interval. What a
-//! heartbeat costs such a stream is measured as the difference to a stream without. No time is asserted.
+//! The clock is tokio's paused clock, which advances to the next timer when no task is ready. 100,000 streams with a
+//! heartbeat every 15 seconds are idle for a minute. Each must get four heartbeats, and its task must be woken only for
+//! those. Then streams get an event every 100 milliseconds. Any other wake-up of such a stream is its timer, which is
+//! set anew when it fires. That may happen at most once per interval. The cost of a heartbeat for such a stream is the
+//! difference to a stream without heartbeats. No time is asserted.
 
 #![allow(clippy::expect_used)]
 
@@ -35,16 +36,17 @@ use support::{
 };
 
 const INTERVAL: Duration = Duration::from_secs(15);
-/// When all streams have begun, theirs in the time until then, and none of ours had its first heartbeat, which comes after half an interval or more.
+/// The time at which all streams have begun. The streams with axum's `Sse` began in the time before. No stream with the
+/// layer has had its first heartbeat, which comes after half an interval or more.
 const SETTLED: Duration = Duration::from_millis(7_450);
 const WHILE: Duration = Duration::from_secs(60);
 const INTERVALS: usize = 4;
 const BLOCKS: usize = 5;
 
-/// Over all streams.
+/// Counts over all streams.
 #[derive(Default)]
 struct Counted {
-    /// How often a task was polled, besides when it began.
+    /// How often a task was polled after its start.
     wakes: AtomicUsize,
     heartbeats: AtomicUsize,
     events: AtomicUsize,
@@ -56,7 +58,7 @@ impl Counted {
     }
 }
 
-/// A task reads this body from a time on, as hyper does.
+/// A task that reads this body from a given time on, as hyper does.
 fn read<B: Body<Data = Bytes> + Unpin + Send + 'static>(mut body: B, counted: &Arc<Counted>, delay: Duration) {
     let counted = Arc::clone(counted);
     let reading = poll_fn(move |cx| {
@@ -79,7 +81,7 @@ fn read<B: Body<Data = Bytes> + Unpin + Send + 'static>(mut body: B, counted: &A
     });
 }
 
-/// Streams, and how to publish to them.
+/// A number of streams, and the function that publishes to them.
 struct Side {
     publish: Box<dyn Fn()>,
     counted: Arc<Counted>,
@@ -106,8 +108,8 @@ async fn axums(streams: usize, heartbeat: bool) -> Side {
             true => sse.keep_alive(sse::KeepAlive::new().interval(INTERVAL)).into_response(),
             false => sse.into_response(),
         };
-        // Ours are spread over half an interval by themselves, in no order. How many are due at once, and in which order of
-        // their memory, is most of what a heartbeat costs.
+        // The layer spreads its streams over half an interval, in random order. The number of heartbeats that are due
+        // at once, and the order of their memory, cause most of the cost. So axum's streams are spread too.
         read(response.into_body(), &counted, Duration::from_millis(at as u64 * 5003 % 7_400));
     }
     let publish =
@@ -115,7 +117,7 @@ async fn axums(streams: usize, heartbeat: bool) -> Side {
     Side { publish: Box::new(publish), counted }
 }
 
-/// A side in a runtime of its own, whose clock stands still while it is not its turn.
+/// A side in a runtime of its own. Its clock stands still while the other sides run.
 struct Paused {
     runtime: Runtime,
     side: Side,
@@ -127,7 +129,7 @@ impl Paused {
         let runtime = runtime.expect("a runtime");
         let side = runtime.block_on(async {
             let side = side().await;
-            // All tasks begin, and park.
+            // All tasks start and wait.
             time::sleep(SETTLED).await;
             side.counted.take();
             side
@@ -135,17 +137,17 @@ impl Paused {
         Self { runtime, side }
     }
 
-    /// Nanoseconds for each heartbeat of idle streams, and how often a task was woken for it.
+    /// The nanoseconds per heartbeat of idle streams, and the wake-ups per heartbeat.
     fn idle(&self, streams: usize) -> (f64, f64) {
         let start = Instant::now();
         self.runtime.block_on(async { time::sleep(WHILE).await });
         let took = start.elapsed();
         let [wakes, heartbeats, events] = self.side.counted.take();
-        assert_eq!((heartbeats, events), (INTERVALS * streams, 0), "each has its heartbeats");
+        assert_eq!((heartbeats, events), (INTERVALS * streams, 0), "each stream has its heartbeats");
         (took.as_nanos() as f64 / heartbeats as f64, wakes as f64 / heartbeats as f64)
     }
 
-    /// Nanoseconds for each event of busy streams, and how often each was woken by something else in an interval.
+    /// The nanoseconds per event of busy streams, and the other wake-ups of each stream per interval.
     fn busy(&self, streams: usize) -> (f64, f64) {
         let rounds = WHILE.as_millis() as usize / 100;
         let start = Instant::now();
@@ -157,7 +159,7 @@ impl Paused {
         });
         let took = start.elapsed();
         let [wakes, heartbeats, events] = self.side.counted.take();
-        assert_eq!((heartbeats, events), (0, rounds * streams), "each has all events, and is never silent");
+        assert_eq!((heartbeats, events), (0, rounds * streams), "each stream has all events and no heartbeats");
         let intervals = WHILE.as_secs_f64() / INTERVAL.as_secs_f64() * streams as f64;
         (took.as_nanos() as f64 / events as f64, (wakes - events) as f64 / intervals)
     }
@@ -180,16 +182,20 @@ fn main() {
         Paused::new(async || axums(some, true).await),
         Paused::new(async || axums(some, false).await),
     ];
-    // The first timers are spread, so that no stream can have more than this many in this time.
+    // The first timers are spread, so no stream can have more wake-ups than this in this time.
     let [(_, rearms), (_, without), (_, axums_wakes), _] = sides.each_ref().map(|side| side.busy(some));
-    assert_eq!((without, axums_wakes), (0.0, 0.0), "without a heartbeat there is no timer, and axum's never fires");
+    assert_eq!(
+        (without, axums_wakes),
+        (0.0, 0.0),
+        "without a heartbeat there is no timer, and axum's timer never fires"
+    );
     let mut best = [f64::INFINITY; 4];
     for _ in 0..arguments.pick(BLOCKS, 1) {
         for (side, best) in sides.iter().zip(&mut best) {
             *best = best.min(side.busy(some).0);
         }
     }
-    // axum's sets its timer anew with each event, which cannot be counted from outside.
+    // axum's `KeepAlive` sets its timer anew with each event. That cannot be counted from outside.
     result("timer set anew by a busy stream in an interval", "", rearms, None, Budget::AtMost(1.0));
     let [ours, ours_without, axums, axums_without] = best;
     println!(

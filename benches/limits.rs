@@ -1,12 +1,12 @@
-//! What a limit costs a request: a place is taken before the handler runs and given back as the answer is no stream. Beside what a
-//! program would write instead, in the same run: a locked map of semaphores by key.
+//! The cost of a limit for a request: a slot is taken before the handler runs, and released because the response is no
+//! stream. Compared with the alternative in the same run: a locked map of semaphores by key.
 //!
 //! `cargo bench --bench limits [-- KEYS] [-- --quick]`
 //!
-//! Each side is a request through the layer and a handler that answers at once; what that takes without any limit is measured
-//! beside it and subtracted. With 1 key and with as many as are given (default 100,000), each of which has an open stream, or in the map
-//! of semaphores a permit in use; the requests are of all of them, in an order that no cache likes. What is given
-//! back must leave nothing behind; no time is asserted.
+//! Each side is a request through the layer and a handler that responds at once. The same request without a limit is
+//! measured too, and subtracted. There is 1 key, or as many as are given (default 100,000). Each key has an open
+//! stream, or a permit of the map's semaphores in use. The requests use all keys in an order that defeats caches.
+//! Released slots must leave nothing behind. No time is asserted.
 
 #![allow(clippy::expect_used)]
 
@@ -32,7 +32,7 @@ mod support;
 use support::table::{Arguments, Budget, result};
 
 const BLOCKS: usize = 25;
-/// More than any key has.
+/// More slots than any key uses.
 const ROOM: u32 = 1_000_000;
 
 #[derive(Clone, Copy)]
@@ -40,7 +40,7 @@ struct User(u64);
 
 type Permits = Arc<Mutex<HashMap<u64, Arc<Semaphore>>>>;
 
-/// A handler that streams if it is to, and takes a permit by hand if there are any.
+/// A handler that returns a stream if `streams` is set, and takes a permit if it has semaphores.
 #[derive(Clone)]
 struct Handler {
     streams: bool,
@@ -48,7 +48,7 @@ struct Handler {
 }
 
 fn permit(permits: &Permits, user: u64) -> Option<OwnedSemaphorePermit> {
-    let mut permits = permits.lock().expect("nobody panics");
+    let mut permits = permits.lock().expect("no holder panics");
     let semaphore = Arc::clone(permits.entry(user).or_insert_with(|| Arc::new(Semaphore::new(ROOM as usize))));
     drop(permits);
     semaphore.try_acquire_owned().ok()
@@ -64,7 +64,7 @@ impl Service<Request<()>> for Handler {
     }
 
     fn call(&mut self, request: Request<()>) -> Self::Future {
-        let user = request.extensions().get::<User>().expect("it is in each request").0;
+        let user = request.extensions().get::<User>().expect("each request has a user").0;
         let _permit = black_box(self.by_hand.as_ref().and_then(|permits| permit(permits, user)));
         let client = request.extensions().get::<ClientHandle>().filter(|_| self.streams);
         ready(Ok(client.map_or_else(Response::default, |client| client.clone().into_stream().into_response())))
@@ -88,7 +88,7 @@ struct Side {
 }
 
 impl Side {
-    /// Each key is in use from now on, as long as what is given back.
+    /// Opens a stream for each key. The streams stay open as long as the returned value lives.
     fn fill(&self, keys: u64) -> InUse {
         let mut streaming = self.layer.layer(Handler { streams: true, by_hand: None });
         let by_hand = self.by_hand.as_ref();
@@ -98,7 +98,7 @@ impl Side {
         }
     }
 
-    /// Nanoseconds for each request.
+    /// Nanoseconds per request.
     fn block(&self, keys: u64, requests: usize) -> f64 {
         let mut service = self.layer.layer(Handler { streams: false, by_hand: self.by_hand.clone() });
         let start = Instant::now();
@@ -134,7 +134,7 @@ fn run(keys: u64, requests: usize) {
     for block in 0..=BLOCKS {
         for (side, times) in sides.iter().zip(&mut times) {
             let time = side.block(keys, requests);
-            // The first is for the caches.
+            // The first block only warms the caches.
             if block > 0 {
                 times.push(time);
             }
@@ -147,7 +147,7 @@ fn run(keys: u64, requests: usize) {
     );
     drop(in_use);
     for limit in [&number, &per_key] {
-        assert_eq!((limit.open_streams(), limit.entries()), (0, 0), "nothing is left of what was given back");
+        assert_eq!((limit.open_streams(), limit.entries()), (0, 0), "released slots leave nothing behind");
     }
     let times: Vec<f64> = times.into_iter().map(|times| times.into_iter().fold(f64::INFINITY, f64::min)).collect();
     let by_hand = times[1] - times[0];

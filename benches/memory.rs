@@ -1,10 +1,10 @@
-//! What things take in memory when nothing happens, as a counting allocator sees it.
+//! The memory of idle streams, subscriptions and topics, as a counting allocator measures it.
 //!
 //! `cargo bench --bench memory [-- --quick]`
 //!
-//! Each figure is the growth over many, divided by their number. A client is a response body that has been polled, with its heartbeat
-//! timer set; the task that polls it and hyper's connection are not in it. And how often memory is allocated for a request whose answer is no stream, behind
-//! the layer more than without it. No figure is asserted.
+//! Each figure is the growth over many items, divided by their number. A client is a response body that has been polled
+//! and whose heartbeat timer is set, without the task that polls it and without hyper's connection. The bench also
+//! counts the allocations that the layer adds to a request whose response is no stream. No figure is asserted.
 
 #![allow(clippy::expect_used)]
 
@@ -31,7 +31,7 @@ use support::{
     table::{Arguments, Budget, result},
 };
 
-/// Bytes for each of what is made, while all of it is kept.
+/// Bytes per item, while all items are kept.
 fn each<T>(number: usize, make: impl FnMut(usize) -> T) -> f64 {
     let mut all = Vec::with_capacity(number);
     let memory = allocation_counter::measure(|| all.extend((0..number).map(make)));
@@ -53,7 +53,7 @@ fn clients(many: usize) -> f64 {
         inline = size_of_val(&body);
         body
     });
-    // What is not on the heap too.
+    // Adds the bytes that are not on the heap.
     heap + inline as f64
 }
 
@@ -105,7 +105,7 @@ fn requests() {
     let handler = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())));
     let mut bare = service_fn(handler);
     let mut layered = SseLayer::new(&Registry::new()).layer(service_fn(handler));
-    // The first one makes the client that all others get too.
+    // The first request creates the client that all later requests reuse.
     drop(ready_now(layered.call(page_request())));
     let ours = allocation_counter::measure(|| drop(black_box(ready_now(layered.call(page_request())))));
     let theirs = allocation_counter::measure(|| drop(black_box(ready_now(bare.call(page_request())))));
@@ -114,7 +114,7 @@ fn requests() {
 }
 
 fn main() {
-    // The heartbeats' timers are tokio's.
+    // The heartbeats use tokio's timers.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
     let many = Arguments::new().pick(100_000, 2_000);

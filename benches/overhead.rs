@@ -1,13 +1,14 @@
-//! What is paid where the layer or the registry has nothing to do, beside the same without it, in the same run.
+//! The cost of the layer and the registry where they have nothing to do, compared with the same without them in the
+//! same run.
 //!
 //! `cargo bench --bench overhead [-- requests frames publishing] [-- --quick]`
 //!
-//! - A request whose answer is no stream, behind the layer and without it. How often memory is allocated for it is counted in `memory`, as counting would be
-//!   a part of what is measured here.
-//! - A frame of a stream of the handler's own, through the layer's body and without it.
-//! - Publishing on a topic without subscribers, where there is one and where there are a million.
+//! - A request whose response is no stream, with the layer and without it. The bench `memory` counts its allocations,
+//!   as counting would add to the times here.
+//! - A frame of a handler's own stream, through the layer's body and without it.
+//! - A publish on a topic without subscribers, among one topic and among a million.
 //!
-//! The sides take turns, block by block; the fastest block counts. No time is asserted.
+//! The sides take turns, block by block. The fastest block counts. No time is asserted.
 
 #![allow(clippy::expect_used)]
 
@@ -35,7 +36,7 @@ use support::{
 
 const BLOCKS: usize = 25;
 
-/// Nanoseconds for each of `number`, of the fastest block of each side.
+/// Nanoseconds per item in the fastest block of each side.
 fn measure<const SIDES: usize>(number: usize, mut sides: [&mut dyn FnMut(); SIDES]) -> [f64; SIDES] {
     let mut best = [f64::INFINITY; SIDES];
     for _ in 0..BLOCKS {
@@ -61,7 +62,7 @@ fn requests(number: usize) {
     result("a request that is no stream, layer on and off", "ns", ours, theirs, Budget::More(120.0));
 }
 
-/// The same frame again and again.
+/// A body that returns the same frame without end.
 struct Endless(Bytes);
 
 impl Body for Endless {
@@ -119,7 +120,7 @@ fn publishing(topics: usize, number: usize) {
 }
 
 fn main() {
-    // The layer's timers are tokio's.
+    // The layer uses tokio's timers.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
     let arguments = Arguments::new();

@@ -1,10 +1,10 @@
-//! What it costs to publish to, and to deliver to, clients of a pattern that matches 10,000 topics, beside clients of one topic, in the
-//! same run; and whether it depends on how many other patterns there are.
+//! The cost of a publish and a delivery to clients of a pattern that matches 10,000 topics, compared with clients of
+//! one topic in the same run; and whether the cost depends on the number of other patterns.
 //!
 //! `cargo bench --bench patterns [-- CLIENTS TOPICS] [-- --quick]`
 //!
-//! Deliveries: as in `delivery`, one event a round, each round on another topic of those that the pattern matches. Publishing: on topics
-//! with one subscriber that never reads, by a pattern or by name. No time is asserted.
+//! Deliveries are as in `delivery`, with one event per round. Each round uses another topic that the pattern matches.
+//! Publishes are on topics with one subscriber that never reads, by pattern or by name. No time is asserted.
 
 #![allow(clippy::expect_used)]
 
@@ -20,7 +20,7 @@ use support::{
 
 const BLOCKS: usize = 5;
 
-/// Clients that are subscribed by this name to what is published on these topics in turn.
+/// Clients that subscribe with this name. Events are published on these topics in turn.
 async fn side(registry: &Registry, name: &'static str, topics: Vec<String>, clients: usize) -> Side {
     let arrived = Arc::new(Arrived::default());
     let event = Event::data(PAYLOAD).event("tick");
@@ -63,7 +63,7 @@ async fn run(clients: usize, topics: usize, published: usize) {
     let quiet = names("quiet", topics);
     let readers = [by_topic.connect(), by_pattern.connect()];
     quiet.iter().for_each(|topic| {
-        // More topics than one client may have.
+        // One client may not have this many topics, so some subscriptions are refused.
         let _ = readers[0].subscribe(topic);
     });
     readers[1].subscribe(Subscription::matching("quiet/*")).expect("a valid pattern");

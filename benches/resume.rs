@@ -1,13 +1,15 @@
-//! Clients come back and take everything that they missed, beside what one would write instead, in the same run.
+//! Clients that resume and read everything that they missed, compared with alternatives in the same run.
 //!
 //! `cargo bench --bench resume [-- CLIENTS EVENTS] [-- --quick]`
 //!
-//! 10,000 clients each missed 1,000 events of 100 bytes on each of their topics, three or one. They come back in groups of 100 that are read in turns, frame by
-//! frame, as sockets are. What is measured is the time from a client's request to when it has everything, and the memory that is asked for meanwhile: what
-//! is copied for a client and not shared with others is in there. Each client's bytes are compared with what was published: all of it, in order.
+//! Each of 10,000 clients missed 1,000 events of 100 bytes on each of its topics, three or one. The clients resume in
+//! groups of 100, which are read in turns, frame by frame, as sockets are. The bench measures the time from a client's
+//! request until it has everything, and the memory that is allocated meanwhile: bytes that are copied for one client
+//! are included, shared bytes are not. Each client's bytes are compared with the published events: all of them, in
+//! order.
 //!
-//! Instead, one would write a history for each topic, a locked queue of encoded events, from which each client that comes back copies what it missed, merged by
-//! id; here into one buffer, or event by event through axum's `Sse`. No time is asserted.
+//! The alternative is a history per topic, a locked queue of encoded events. Each resuming client copies what it
+//! missed, merged by id, into one buffer or event by event through axum's `Sse`. No time is asserted.
 
 #![allow(clippy::expect_used)]
 
@@ -40,28 +42,28 @@ use support::{
 
 const GROUP: usize = 100;
 
-/// What was published, in order.
+/// The published events, in order.
 struct Published {
     names: Vec<String>,
-    /// As it goes out, from the first event to the last.
+    /// The bytes on the wire of all events.
     wire: Vec<u8>,
-    /// Where in that each event ends.
+    /// The offset at which each event ends.
     ends: Vec<usize>,
     ids: Vec<Position>,
 }
 
 impl Published {
-    /// What goes out of it after so many events.
+    /// The bytes after this many events.
     fn after(&self, events: usize) -> &[u8] {
         &self.wire[events.checked_sub(1).map_or(0, |last| self.ends[last])..]
     }
 }
 
-/// One of those who can be asked for what was missed.
+/// An implementation that sends missed events.
 trait Side {
     type Body: Body<Data = Bytes> + Unpin;
 
-    /// The answer to a client that had so many events.
+    /// The response body for a client that has received this many events.
     fn resume(&mut self, published: &Published, had: usize) -> Self::Body;
 }
 
@@ -92,7 +94,7 @@ impl ByHand {
     fn missed(&self, had: usize) -> Vec<(usize, Bytes)> {
         let mut missed = Vec::new();
         for history in &self.0 {
-            let history = history.lock().expect("nobody panics");
+            let history = history.lock().expect("no holder panics");
             let from = history.partition_point(|(number, _)| *number < had);
             missed.extend(history.range(from..).cloned());
         }
@@ -129,7 +131,7 @@ impl Side for Axum {
     }
 }
 
-/// What it took to serve some clients.
+/// The costs to serve some clients.
 #[derive(Default)]
 struct Took {
     time: Duration,
@@ -144,13 +146,13 @@ impl Took {
         self.bytes as f64 / self.time.as_nanos() as f64
     }
 
-    /// Bytes for each client.
+    /// Bytes per client.
     fn of_each(&self, bytes: usize) -> f64 {
         bytes as f64 / self.clients as f64
     }
 }
 
-/// Whether somebody who said that nothing is ready wants to be asked again at once.
+/// Whether a body that was pending asked to be polled again at once.
 #[derive(Default)]
 struct Again(AtomicBool);
 
@@ -160,7 +162,7 @@ impl Wake for Again {
     }
 }
 
-/// Clients that had so many events each come back, and read in turns.
+/// Resumes clients that have received these numbers of events, and reads them in turns.
 fn serve<S: Side>(side: &mut S, published: &Published, had: &[usize], took: &mut Took) {
     let again = Arc::new(Again::default());
     let waker = Waker::from(Arc::clone(&again));
@@ -182,7 +184,7 @@ fn serve<S: Side>(side: &mut S, published: &Published, had: &[usize], took: &mut
                     }
                     Poll::Ready(Some(Err(_))) => panic!("no body fails"),
                     Poll::Pending if again.0.swap(false, Ordering::Relaxed) => {}
-                    // It has all there is, and waits; or it ends, where there is nothing to wait for.
+                    // The body has sent everything and waits, or it ends because nothing more can come.
                     Poll::Ready(None) | Poll::Pending => over.push(bodies.swap_remove(at)),
                 }
             }
@@ -193,11 +195,11 @@ fn serve<S: Side>(side: &mut S, published: &Published, had: &[usize], took: &mut
     took.clients += had.len();
     for (frames, had) in frames.iter().zip(had) {
         let mut rest = published.after(*had);
-        // Where it stands is not counted.
+        // The position event is not counted.
         for frame in frames.iter().filter(|frame| !frame.starts_with(b"event: position\n")) {
-            rest = rest.strip_prefix(&frame[..]).expect("what was published, in order, none lost and none doubled");
+            rest = rest.strip_prefix(&frame[..]).expect("the published events in order, each once");
         }
-        assert!(rest.is_empty(), "all of it");
+        assert!(rest.is_empty(), "all events");
         took.bytes += published.after(*had).len();
         took.frames += frames.iter().filter(|frame| !frame.starts_with(b"event: position\n")).count();
     }
@@ -215,12 +217,12 @@ fn publish(registry: &Registry, topics: usize, events: usize) -> (Published, Vec
         published.wire.extend_from_slice(wire.as_bytes());
         published.ends.push(published.wire.len());
         published.ids.push(position);
-        history[topic].lock().expect("nobody panics").push_back((number, wire.into()));
+        history[topic].lock().expect("no holder panics").push_back((number, wire.into()));
     }
     (published, history)
 }
 
-/// `places`: in how many different places the clients were cut off.
+/// `places` is the number of different positions at which clients were cut off.
 fn run(clients: usize, topics: usize, missed: usize, places: usize) {
     let retention = Retention::default().bytes(1 << 30);
     let registry =
@@ -228,7 +230,7 @@ fn run(clients: usize, topics: usize, missed: usize, places: usize) {
     let (published, history) = publish(&registry, topics, topics * missed + places);
     let names = published.names.clone();
     let mut ours = Ours(SseLayer::new(&registry).layer(service_fn(move |request: Request<()>| {
-        let client = request.extensions().get::<ClientHandle>().expect("the layer is around");
+        let client = request.extensions().get::<ClientHandle>().expect("the layer adds the handle");
         names.iter().for_each(|name| client.subscribe(name.as_str()).expect("a name"));
         let response = Response::builder().header(CONTENT_TYPE, "text/event-stream").body(Empty::<Bytes>::new());
         ready(Ok::<_, Infallible>(response.expect("a response")))
@@ -239,7 +241,7 @@ fn run(clients: usize, topics: usize, missed: usize, places: usize) {
     for (round, had) in all.chunks(GROUP).enumerate() {
         serve(&mut ours, &published, had, &mut by_layer);
         serve(&mut buffer, &published, had, &mut by_buffer);
-        // It takes its time.
+        // This alternative is slow, so it runs in few rounds.
         if round % 10 == 0 {
             let mut axum = Axum(buffer.0);
             serve(&mut axum, &published, had, &mut by_axum);
@@ -269,7 +271,7 @@ fn run(clients: usize, topics: usize, missed: usize, places: usize) {
 }
 
 fn main() {
-    // The heartbeats' timers are tokio's.
+    // The heartbeats use tokio's timers.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
     let arguments = Arguments::new();

@@ -1,16 +1,18 @@
-//! Publishing and reading on several threads at once, beside axum's `Sse` over `tokio::sync::broadcast`, in the same run.
+//! Publishing and reading on several threads at once, compared with axum's `Sse` over `tokio::sync::broadcast` in the
+//! same run.
 //!
 //! `cargo bench --bench threads [-- CLIENTS] [-- --quick]`
 //!
-//! A runtime with 1 to 8 worker threads, as many publishers, and 1,000 clients a topic that are tasks of it. In a round each publisher publishes a burst of 32 events, and a
-//! round ends when every client has everything:
+//! A runtime with 1 to 8 worker threads, as many publishers, and 1,000 clients per topic, which are tasks of the
+//! runtime. In a round each publisher publishes a burst of 32 events. The round ends when every client has every event:
 //!
-//! - on one topic, to which all clients are subscribed: its lock is what all meet at;
-//! - each on a topic of its own, with as many clients each: what they still meet at is the registry's one order;
-//! - each on topics of its own that have no clients: nothing but the order.
+//! - on one topic, to which all clients are subscribed: all threads contend for its lock;
+//! - on one topic per publisher, with as many clients each: the threads contend only for the registry's one order;
+//! - on topics of each publisher without clients: only the order.
 //!
-//! What counts is time a core: with more threads than cores, the cores. Each event has the number of its publisher and one of its own;
-//! each client counts all, and one of a hundred looks at each: all there, each once, each publisher's in order. No time is asserted.
+//! The result is the time per core: with more threads than cores, the number of cores counts. Each event has the number
+//! of its publisher and a number of its own. Each client counts all events. One client in a hundred checks each event:
+//! all are there, each once, in each publisher's order. No time is asserted.
 
 #![allow(clippy::expect_used)]
 
@@ -40,14 +42,15 @@ const BLOCKS: usize = 5;
 const TOPICS: [&str; 8] =
     ["prices/0", "prices/1", "prices/2", "prices/3", "prices/4", "prices/5", "prices/6", "prices/7"];
 
-/// 100 bytes that say who published it, and how many of that one came before. The id is as long for all, so that events can be counted by their bytes.
+/// 100 bytes with the number of the publisher and of its event. All ids have the same length, so that events can be
+/// counted by their bytes.
 fn payload(publisher: usize, number: usize) -> (String, String) {
     (format!("{publisher}:{number:010}:{}", "x".repeat(87)), format!("{publisher}-{number:010}"))
 }
 
 const LENGTH: usize = "data: 0:0123456789:\nid: 0-0123456789\n\n".len() + 87;
 
-/// A client: it says so when it has all events of a round, `a_round`. `looks`: at each event.
+/// A client. It reports when it has all events of a round, `a_round`. With `looks`, it checks each event.
 async fn read<B: Body<Data = Bytes> + Unpin>(mut body: B, arrived: Arc<Arrived>, a_round: usize, looks: bool) {
     let (mut bytes, mut numbers) = (0, [0; TOPICS.len()]);
     while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -56,11 +59,11 @@ async fn read<B: Body<Data = Bytes> + Unpin>(mut body: B, arrived: Arc<Arrived>,
         for event in data.chunks(LENGTH).filter(|_| looks) {
             let publisher = usize::from(event["data: ".len()] - b'0');
             let (data, _) = payload(publisher, numbers[publisher]);
-            assert!(event["data: ".len()..].starts_with(data.as_bytes()), "the next of this publisher's");
+            assert!(event["data: ".len()..].starts_with(data.as_bytes()), "the next event of this publisher");
             numbers[publisher] += 1;
         }
         bytes += data.len();
-        assert!(bytes <= a_round * LENGTH, "nothing comes twice");
+        assert!(bytes <= a_round * LENGTH, "no event comes twice");
         if bytes == a_round * LENGTH {
             bytes = 0;
             arrived.add(a_round);
@@ -82,7 +85,7 @@ impl Plan {
         }
     }
 
-    /// How many events a client gets in a round.
+    /// The number of events that a client gets in a round.
     fn a_round(self, threads: usize) -> usize {
         match self {
             Self::OneTopic => threads * BURST,
@@ -97,7 +100,7 @@ struct Side {
     runtime: Runtime,
     arrived: Arc<Arrived>,
     publish: Publish,
-    /// How many events each has published.
+    /// The number of events that each publisher has published.
     published: usize,
 }
 
@@ -136,13 +139,13 @@ fn axums(plan: Plan, threads: usize, clients: usize) -> Side {
     let publish = move |publisher: usize, number| {
         let (data, id) = payload(publisher, number);
         let event = sse::Event::default().data(data).id(id);
-        senders[plan.topic(publisher, threads)].send(event).expect("somebody listens");
+        senders[plan.topic(publisher, threads)].send(event).expect("there is a receiver");
     };
     Side { runtime, arrived, publish: Arc::new(publish), published: 0 }
 }
 
 impl Side {
-    /// Nanoseconds for each delivery over a block of rounds.
+    /// Nanoseconds per delivery over a block of rounds.
     fn block(&mut self, plan: Plan, threads: usize, clients: usize, rounds: usize) -> f64 {
         let deliveries = clients * plan.a_round(threads);
         let start = Instant::now();
@@ -159,11 +162,11 @@ impl Side {
     }
 }
 
-/// Nanoseconds of one core for each delivery: ours, theirs.
+/// Nanoseconds of one core per delivery: ours, theirs.
 fn deliveries(plan: Plan, threads: usize, cores: usize, clients: usize, number: usize) -> [f64; 2] {
     let clients = match plan {
         Plan::OneTopic => clients,
-        // So that as many share what a publish costs.
+        // As many clients per topic, so that a publish costs the same per client.
         Plan::TopicsOfTheirOwn => clients * threads,
     };
     let mut sides = [ours(plan, threads, clients), axums(plan, threads, clients)];
@@ -172,7 +175,7 @@ fn deliveries(plan: Plan, threads: usize, cores: usize, clients: usize, number: 
     for block in 0..=BLOCKS {
         for (side, figures) in sides.iter_mut().zip(&mut figures) {
             let figure = side.block(plan, threads, clients, rounds);
-            // The first is for the caches.
+            // The first block only warms the caches.
             if block > 0 {
                 figures.push(figure * threads.min(cores) as f64);
             }
@@ -181,7 +184,7 @@ fn deliveries(plan: Plan, threads: usize, cores: usize, clients: usize, number: 
     figures.map(median)
 }
 
-/// Nanoseconds of one core for each publish on topics that have no clients, 1,000 for each thread.
+/// Nanoseconds of one core per publish on topics without clients, 1,000 for each thread.
 fn publishes(threads: usize, cores: usize, number: usize) -> f64 {
     let registry = Registry::new();
     let figures = (0..=BLOCKS).map(|_| {
@@ -247,7 +250,7 @@ fn main() {
     }
 }
 
-/// It is about as many threads as there are cores.
+/// The budget is for as many threads as there are cores.
 fn budget(threads: usize, cores: usize) -> Budget {
     if threads > cores { Budget::None } else { Budget::AtMost(1.5) }
 }

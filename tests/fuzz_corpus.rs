@@ -1,4 +1,4 @@
-//! What the fuzz targets have come upon so far, every file of it, on stable: see `fuzz/README.md`.
+//! Runs every file of the fuzz targets' corpora on stable Rust: see `fuzz/README.md`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../fuzz/src/lib.rs"]
@@ -13,33 +13,33 @@ fn assert_holds(target: &str, check: fn(&[u8])) {
         fs::read_dir(&corpus).expect("the target has a corpus").map(|file| file.unwrap().path()).collect();
     assert!(!files.is_empty(), "the corpus of {target} is empty");
     for file in files {
-        // Shown if it fails.
+        // The file's name is shown if the check fails.
         println!("{}", file.display());
         check(&fs::read(file).unwrap());
     }
 }
 
 #[test]
-fn whatever_is_put_in_is_invisible() {
+fn inserted_bytes_are_invisible_to_clients() {
     assert_holds("boundary", fuzz::boundary::check);
 }
 
 #[test]
-fn whatever_goes_into_an_event_comes_out_of_it() {
+fn an_event_is_decoded_to_what_it_was_made_of() {
     assert_holds("event", fuzz::event::check);
 }
 
 #[test]
-fn whatever_a_topic_is_called_it_is_refused_or_found_again() {
+fn any_topic_name_is_refused_or_found_again() {
     assert_holds("topic", fuzz::topic::check);
 }
 
 #[test]
-fn whatever_is_no_position_is_refused() {
+fn text_that_is_no_position_is_refused() {
     assert_holds("position", fuzz::position::check);
 }
 
 #[test]
-fn whatever_a_client_resumes_with_nothing_is_lost_silently() {
+fn a_client_that_resumes_with_any_id_loses_nothing_silently() {
     assert_holds("resume", fuzz::resume::check);
 }

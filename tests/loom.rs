@@ -1,11 +1,11 @@
-//! What threads do to one another in a registry: its own code, with loom's locks and atomics in the place of the
-//! standard library's, in all orders that have few preemptions.
+//! Loom models of the registry. They run the crate's code with loom's locks and atomics, in all thread orders that have
+//! few preemptions.
 //!
-//! A wake-up that is lost is a deadlock here, and a reader that runs in circles has too many branches: loom reports both.
-//! What loom does not know (`Arc`, `OnceLock`, tokio's `Notify`) is taken for granted.
+//! A lost wake-up is a deadlock here, and a reader that polls without end has too many branches. Loom reports both. The
+//! models trust what loom does not know: `Arc`, `OnceLock`, and tokio's `Notify`.
 //!
-//! It is compiled from the sources, as the library itself has std's locks, and has a `main` of its own, as the unit tests in
-//! those sources cannot run with loom's.
+//! The sources are compiled into this program, as the library itself uses std's locks. The program has its own `main`,
+//! as the unit tests in those sources cannot run with loom's locks.
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -34,7 +34,7 @@ mod time;
 #[path = "../src/topics/mod.rs"]
 mod topics;
 
-/// What `src/sync.rs` gives, from loom.
+/// The items of `src/sync.rs`, from loom.
 mod sync {
     use std::sync::{Arc, PoisonError};
 
@@ -43,7 +43,7 @@ mod sync {
         atomic::{AtomicBool, AtomicU32, AtomicU64},
     };
 
-    /// Both kinds of locks: the unit tests inside the modules, which are compiled here too but not run, lock std's.
+    /// Both kinds of locks. The unit tests inside the modules are compiled here too, but not run. They use std's locks.
     pub(crate) trait Lock {
         type Guard<'a>
         where
@@ -95,7 +95,7 @@ mod sync {
         items.into_iter().for_each(act);
     }
 
-    /// Two shards: the model's own thread is on one, and the threads that it starts are on the other.
+    /// Two shards: the model's main thread uses one, and the threads that it starts use the other.
     pub(crate) mod shard {
         use std::cell::Cell;
 
@@ -141,49 +141,49 @@ use bytes::Bytes;
 use futures_core::Stream;
 use loom::{sync::Notify, thread::JoinHandle};
 
-// What the modules find at the library's root, and some more.
+// The items at the library's root, and some more.
 use self::{client::*, event::*, limit::*, log::*, presence::*, registry::*, stream::*, topics::*};
 
-/// How many preemptions an order has at most. One more makes three to ten times as many orders.
+/// The maximum number of preemptions in an order. One more makes three to ten times as many orders.
 const PREEMPTIONS: usize = 3;
 
-/// The same where three threads meet, or two for long.
+/// The maximum for models with three threads, or with two long threads.
 const FEW_PREEMPTIONS: usize = 2;
 
 macro_rules! models {
     ($($name:ident,)*) => { &[$((stringify!($name), $name)),*] };
 }
 
-/// Says how many orders were tried.
+/// Returns the number of orders that were tried.
 type Model = fn() -> usize;
 
 const MODELS: &[(&str, Model)] = models![
-    what_is_published_wakes_a_reader_and_comes_once_and_in_order,
-    readers_on_one_shard_get_what_each_other_have_read_once_and_in_order,
-    readers_on_several_shards_are_woken_and_get_everything_once_and_in_order,
-    events_of_several_publishers_come_once_and_in_the_order_of_their_positions,
-    a_pattern_has_what_was_published_on_a_topic_while_it_was_subscribed_to,
-    a_reader_that_is_dropped_while_something_is_published_leaves_nothing,
-    a_reader_that_is_closed_gets_what_was_published_before_and_ends,
-    a_subscription_that_is_taken_back_while_something_is_published_leaves_nothing,
-    a_reader_that_waits_or_rests_gets_what_it_is_subscribed_to_from_elsewhere,
-    a_reader_of_a_topic_that_its_producer_ends_has_all_of_it_and_ends,
-    a_reader_of_a_topic_that_is_cancelled_has_what_was_taken_and_ends,
-    a_reader_that_has_the_last_event_has_the_end,
-    a_topic_that_begins_anew_holds_no_reader_up,
-    a_reader_that_moves_while_something_is_published_is_woken_where_it_is,
-    a_reader_that_is_counted_out_while_it_reads_ends,
-    who_waits_for_the_end_of_a_client_is_told,
-    presence_knows_of_a_client_that_comes_and_goes_while_it_is_asked_for,
-    of_two_requests_for_the_last_place_one_gets_it,
-    requests_that_need_several_places_get_all_or_none,
-    a_place_that_is_given_back_while_another_request_asks_for_it_is_had_by_that_or_by_nobody,
-    places_that_several_hold_are_given_back_by_the_last_and_not_taken_again,
-    a_stream_that_opens_while_the_registry_begins_to_drain_ends,
+    a_published_event_wakes_a_reader_and_comes_once_in_order,
+    readers_on_one_shard_get_shared_frames_once_in_order,
+    readers_on_several_shards_are_woken_and_get_all_events_once_in_order,
+    events_of_several_publishers_come_once_in_position_order,
+    a_new_pattern_gets_what_is_published_meanwhile,
+    a_reader_dropped_during_a_publish_leaves_nothing,
+    a_closed_reader_gets_what_was_published_before_and_ends,
+    a_subscription_removed_during_a_publish_leaves_nothing,
+    a_waiting_or_parked_reader_gets_events_of_a_new_subscription,
+    a_reader_gets_all_of_a_topic_that_its_producer_ends,
+    a_reader_gets_all_that_a_cancelled_producer_published,
+    a_reader_that_has_the_last_event_sees_the_end,
+    a_restarted_topic_blocks_no_reader,
+    a_reader_that_moves_during_a_publish_is_woken_in_its_new_task,
+    a_reader_dropped_as_stalled_while_it_reads_ends,
+    a_task_that_waits_for_the_end_of_a_client_is_told,
+    presence_sees_a_client_that_comes_and_goes_during_the_first_question,
+    one_of_two_requests_gets_the_last_slot,
+    requests_that_need_several_slots_get_all_or_no_slots,
+    a_released_slot_goes_to_a_concurrent_request_or_stays_free,
+    shared_slots_are_released_by_the_last_holder_and_not_taken_again,
+    a_stream_that_opens_as_the_drain_begins_ends,
 ];
 
-/// Runs them all, or those whose names have a word of the arguments in them. Where a model goes wrong, loom panics, and may
-/// abort, as what is dropped then needs the model.
+/// Runs all models, or those whose names contain one of the arguments. If a model fails, loom panics and may abort, as
+/// values that are dropped then need the model.
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&String> = arguments.iter().take_while(|argument| !argument.starts_with('-')).collect();
@@ -193,7 +193,7 @@ fn main() -> ExitCode {
         models.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    // A model takes one core for seconds, and models know nothing of each other.
+    // A model takes one core for seconds, and models are independent.
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
@@ -212,7 +212,7 @@ fn main() -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs a model in a thread of its own, so that a panic has the model's name.
+/// Runs a model in a thread of its own, so that a panic message has the model's name.
 fn holds(name: &str, model: Model) -> bool {
     let began = Instant::now();
     let result = thread::Builder::new().name(name.to_owned()).spawn(model).unwrap().join();
@@ -223,7 +223,7 @@ fn holds(name: &str, model: Model) -> bool {
     result.is_ok()
 }
 
-/// Tries all orders with up to so many preemptions, and says how many they are.
+/// Tries all orders with up to this many preemptions. Returns the number of orders.
 fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) -> usize {
     let orders = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&orders);
@@ -236,7 +236,7 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) -> usize 
     orders.load(Ordering::Relaxed)
 }
 
-/// As `check`, for both ways to read a client, and for logs with shards and without.
+/// As `check`, with both ways to read a client, and with and without shards.
 fn check_each(preemptions: usize, model: impl Fn(Way) + Copy + Send + Sync + 'static) -> usize {
     let check_with = |way, shards| {
         sync::shard::ARE_WORTH_IT.set(shards);
@@ -245,15 +245,15 @@ fn check_each(preemptions: usize, model: impl Fn(Way) + Copy + Send + Sync + 'st
     [Way::Events, Way::Frames].into_iter().flat_map(|way| [false, true].map(|shards| check_with(way, shards))).sum()
 }
 
-/// A task that sleeps until its waker is woken; at times, as loom pleases, it wakes for no reason at all.
+/// A task that sleeps until its waker is woken. At times, loom wakes it for no reason.
 struct Task {
-    alarm: Arc<Timer>,
+    notify: Arc<TaskNotify>,
     waker: Waker,
 }
 
-struct Timer(Notify);
+struct TaskNotify(Notify);
 
-impl Wake for Timer {
+impl Wake for TaskNotify {
     fn wake(self: Arc<Self>) {
         self.0.notify();
     }
@@ -261,8 +261,8 @@ impl Wake for Timer {
 
 impl Task {
     fn new() -> Self {
-        let alarm = Arc::new(Timer(Notify::new()));
-        Self { waker: Arc::clone(&alarm).into(), alarm }
+        let notify = Arc::new(TaskNotify(Notify::new()));
+        Self { waker: Arc::clone(&notify).into(), notify }
     }
 
     fn poll<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
@@ -273,18 +273,18 @@ impl Task {
         loop {
             match self.poll(&mut poll) {
                 Poll::Ready(value) => return value,
-                Poll::Pending => self.alarm.0.wait(),
+                Poll::Pending => self.notify.0.wait(),
             }
         }
     }
 
-    /// How many clones of its waker somebody keeps.
+    /// The number of clones of its waker that something still holds.
     fn kept(&self) -> usize {
-        Arc::strong_count(&self.alarm) - 2
+        Arc::strong_count(&self.notify) - 2
     }
 }
 
-/// What a body gets that has nothing of its own to say.
+/// Polls as a response body does whose handler has no body of its own.
 fn next_frame(reader: &mut Reader, cx: &mut Context<'_>) -> Poll<Result<Bytes, CloseReason>> {
     match reader.poll_fast(cx) {
         FastRead::Live(wire) => return Poll::Ready(Ok(wire)),
@@ -298,7 +298,8 @@ fn next_frame(reader: &mut Reader, cx: &mut Context<'_>) -> Poll<Result<Bytes, C
     }))
 }
 
-/// How a client is read: event by event, or as frames, as a response's body does. That one rests when it has had all.
+/// How a client is read: event by event, or as frames, as a response body reads it. A body parks its reader when it has
+/// read everything.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
     Events,
@@ -322,7 +323,7 @@ impl Reading {
         (handle, reading)
     }
 
-    /// The data of the next events. `None`: it has ended.
+    /// Returns the data of the next events, or `None` at the end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Vec<String>>> {
         match self {
             Self::Events(events) => {
@@ -343,23 +344,23 @@ impl Reading {
         }
     }
 
-    /// The data of so many events.
+    /// Returns the data of this many events.
     fn read(&mut self, task: &Task, events: usize) -> Vec<String> {
         let mut read = Vec::new();
         while read.len() < events {
-            read.extend(task.wait(|cx| self.poll(cx)).expect("it goes on"));
+            read.extend(task.wait(|cx| self.poll(cx)).expect("the stream goes on"));
         }
         read
     }
 
-    /// The data of all events until it ends.
+    /// Returns the data of all events until the end.
     fn read_all(&mut self, task: &Task) -> Vec<String> {
         std::iter::from_fn(|| task.wait(|cx| self.poll(cx))).flatten().collect()
     }
 }
 
 fn registry() -> Registry {
-    // When stalled clients are looked for depends on a clock, which a model must not.
+    // The check for stalled clients depends on a clock. A model must not.
     Registry::with_config(RegistryConfig::default().stalled_client_timeout(None))
 }
 
@@ -367,7 +368,7 @@ fn publish(registry: &Registry, topic: &str, data: &str) -> Position {
     registry.publish(topic, Event::data(data)).unwrap().position().unwrap()
 }
 
-/// In a thread of its own.
+/// Runs `act` in a thread of its own.
 fn with<T: 'static>(registry: &Registry, act: impl FnOnce(&Registry) -> T + 'static) -> JoinHandle<T> {
     let registry = registry.clone();
     loom::thread::spawn(move || {
@@ -376,14 +377,14 @@ fn with<T: 'static>(registry: &Registry, act: impl FnOnce(&Registry) -> T + 'sta
     })
 }
 
-/// What there has to be when all clients are gone: nothing of them.
+/// Checks that nothing is left when all clients have been dropped.
 fn assert_nothing_is_left(registry: &Registry, task: &Task) {
     let stats = registry.stats();
     assert_eq!((stats.clients, stats.subscriptions), (0, 0));
-    assert_eq!(task.kept(), 0, "its waker is kept");
+    assert_eq!(task.kept(), 0, "a waker of the task is kept");
 }
 
-fn what_is_published_wakes_a_reader_and_comes_once_and_in_order() -> usize {
+fn a_published_event_wakes_a_reader_and_comes_once_in_order() -> usize {
     let model = |way, subscription| {
         let (registry, task) = (registry(), Task::new());
         let (_, mut reading) = Reading::open(&registry, way, &[subscription]);
@@ -397,7 +398,7 @@ fn what_is_published_wakes_a_reader_and_comes_once_and_in_order() -> usize {
     ["a", "*"].into_iter().map(|subscription| check_each(PREEMPTIONS, move |way| model(way, subscription))).sum()
 }
 
-fn readers_on_one_shard_get_what_each_other_have_read_once_and_in_order() -> usize {
+fn readers_on_one_shard_get_shared_frames_once_in_order() -> usize {
     check_each(PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
         let mut readings = [(); 2].map(|()| Reading::open(&registry, way, &["a"]).1);
@@ -412,7 +413,7 @@ fn readers_on_one_shard_get_what_each_other_have_read_once_and_in_order() -> usi
     })
 }
 
-fn readers_on_several_shards_are_woken_and_get_everything_once_and_in_order() -> usize {
+fn readers_on_several_shards_are_woken_and_get_all_events_once_in_order() -> usize {
     check_each(FEW_PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
         let (_, mut mine) = Reading::open(&registry, way, &["a"]);
@@ -432,7 +433,7 @@ fn readers_on_several_shards_are_woken_and_get_everything_once_and_in_order() ->
     })
 }
 
-fn events_of_several_publishers_come_once_and_in_the_order_of_their_positions() -> usize {
+fn events_of_several_publishers_come_once_in_position_order() -> usize {
     let model = |way, subscriptions| {
         let (registry, task) = (registry(), Task::new());
         let (_, mut reading) = Reading::open(&registry, way, subscriptions);
@@ -450,7 +451,7 @@ fn events_of_several_publishers_come_once_and_in_the_order_of_their_positions() 
     subscriptions.into_iter().map(|names| check_each(FEW_PREEMPTIONS, move |way| model(way, names))).sum()
 }
 
-fn a_pattern_has_what_was_published_on_a_topic_while_it_was_subscribed_to() -> usize {
+fn a_new_pattern_gets_what_is_published_meanwhile() -> usize {
     check_each(PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
         let publisher = with(&registry, |registry| ["1", "2"].map(|data| publish(registry, "a", data)));
@@ -464,7 +465,7 @@ fn a_pattern_has_what_was_published_on_a_topic_while_it_was_subscribed_to() -> u
     })
 }
 
-fn a_reader_that_is_dropped_while_something_is_published_leaves_nothing() -> usize {
+fn a_reader_dropped_during_a_publish_leaves_nothing() -> usize {
     let model = |way, subscription| {
         let (registry, task) = (registry(), Task::new());
         let (_, mut reading) = Reading::open(&registry, way, &[subscription]);
@@ -478,7 +479,7 @@ fn a_reader_that_is_dropped_while_something_is_published_leaves_nothing() -> usi
     ["a", "*"].into_iter().map(|subscription| check_each(PREEMPTIONS, move |way| model(way, subscription))).sum()
 }
 
-fn a_reader_that_is_closed_gets_what_was_published_before_and_ends() -> usize {
+fn a_closed_reader_gets_what_was_published_before_and_ends() -> usize {
     let model = |way, goes_on| {
         let (registry, task) = (registry(), Task::new());
         let (client, mut reading) = Reading::open(&registry, way, &["a"]);
@@ -498,7 +499,7 @@ fn a_reader_that_is_closed_gets_what_was_published_before_and_ends() -> usize {
     [false, true].into_iter().map(|goes_on| check_each(PREEMPTIONS, move |way| model(way, goes_on))).sum()
 }
 
-fn a_subscription_that_is_taken_back_while_something_is_published_leaves_nothing() -> usize {
+fn a_subscription_removed_during_a_publish_leaves_nothing() -> usize {
     let model = |way, subscription: &'static str| {
         let (registry, task) = (registry(), Task::new());
         let (client, mut reading) = Reading::open(&registry, way, &[subscription]);
@@ -506,7 +507,7 @@ fn a_subscription_that_is_taken_back_while_something_is_published_leaves_nothing
         let _ = task.poll(|cx| reading.poll(cx));
         assert!(client.unsubscribe(subscription));
         assert_eq!(registry.stats().subscriptions, 0);
-        assert!(task.poll(|cx| reading.poll(cx)).is_pending(), "what was not sent yet is not sent");
+        assert!(task.poll(|cx| reading.poll(cx)).is_pending(), "an event that was not sent before is not sent");
         publisher.join().unwrap();
         assert!(task.poll(|cx| reading.poll(cx)).is_pending());
         drop(reading);
@@ -515,7 +516,7 @@ fn a_subscription_that_is_taken_back_while_something_is_published_leaves_nothing
     ["a", "*"].into_iter().map(|subscription| check_each(PREEMPTIONS, move |way| model(way, subscription))).sum()
 }
 
-fn a_reader_that_waits_or_rests_gets_what_it_is_subscribed_to_from_elsewhere() -> usize {
+fn a_waiting_or_parked_reader_gets_events_of_a_new_subscription() -> usize {
     let model = |way, rests| {
         let (registry, task) = (registry(), Task::new());
         let (client, mut reading) = Reading::open(&registry, way, &["a"]);
@@ -536,7 +537,7 @@ fn a_reader_that_waits_or_rests_gets_what_it_is_subscribed_to_from_elsewhere() -
     [false, true].into_iter().map(|rests| check_each(PREEMPTIONS, move |way| model(way, rests))).sum()
 }
 
-fn a_reader_of_a_topic_that_its_producer_ends_has_all_of_it_and_ends() -> usize {
+fn a_reader_gets_all_of_a_topic_that_its_producer_ends() -> usize {
     check_each(PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
         let producer = registry.start_producer("a").unwrap();
@@ -553,7 +554,7 @@ fn a_reader_of_a_topic_that_its_producer_ends_has_all_of_it_and_ends() -> usize 
     })
 }
 
-fn a_reader_of_a_topic_that_is_cancelled_has_what_was_taken_and_ends() -> usize {
+fn a_reader_gets_all_that_a_cancelled_producer_published() -> usize {
     check_each(FEW_PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
         let producer = registry.start_producer("a").unwrap();
@@ -563,7 +564,7 @@ fn a_reader_of_a_topic_that_is_cancelled_has_what_was_taken_and_ends() -> usize 
         let read = reading.read_all(&task);
         let was_cancelled = canceller.join().unwrap();
         let was_taken = producer.join().unwrap().is_ok();
-        // The producer is dropped in its thread: if that is first, it has failed.
+        // The producer is dropped in its thread. If that happens first, the topic has failed.
         assert!(was_taken || was_cancelled);
         assert_eq!(read.len(), usize::from(was_taken) + 1, "{read:?}");
         drop(reading);
@@ -573,14 +574,14 @@ fn a_reader_of_a_topic_that_is_cancelled_has_what_was_taken_and_ends() -> usize 
     })
 }
 
-fn a_reader_that_has_the_last_event_has_the_end() -> usize {
+fn a_reader_that_has_the_last_event_sees_the_end() -> usize {
     check_each(PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
         let producer = registry.start_producer("a").unwrap();
         let (_, mut reading) = Reading::open(&registry, way, &["a"]);
         let producer = with(&registry, move |_| _ = producer.finish(Event::data("last")).unwrap());
         assert_eq!(reading.read(&task, 1), ["last"]);
-        // Without waiting for anybody.
+        // The end is ready without waiting.
         assert_eq!(task.poll(|cx| reading.poll(cx)), Poll::Ready(None));
         producer.join().unwrap();
         drop(reading);
@@ -589,7 +590,7 @@ fn a_reader_that_has_the_last_event_has_the_end() -> usize {
     })
 }
 
-fn a_topic_that_begins_anew_holds_no_reader_up() -> usize {
+fn a_restarted_topic_blocks_no_reader() -> usize {
     check_each(FEW_PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
         let first = registry.start_producer("a").unwrap();
@@ -600,7 +601,7 @@ fn a_topic_that_begins_anew_holds_no_reader_up() -> usize {
             second.publish(Event::data("1")).unwrap();
             second.end();
         });
-        // It depends on whether it looked between the two.
+        // The result depends on whether the reader polled between the two.
         let read = reading.read_all(&task);
         assert!(read.is_empty() || read == ["1"], "{read:?}");
         producer.join().unwrap();
@@ -610,7 +611,7 @@ fn a_topic_that_begins_anew_holds_no_reader_up() -> usize {
     })
 }
 
-fn a_reader_that_moves_while_something_is_published_is_woken_where_it_is() -> usize {
+fn a_reader_that_moves_during_a_publish_is_woken_in_its_new_task() -> usize {
     let model = |way, rests, pauses| {
         let (registry, first, second) = (registry(), Task::new(), Task::new());
         let (_, mut reading) = Reading::open(&registry, way, &["a"]);
@@ -621,12 +622,12 @@ fn a_reader_that_moves_while_something_is_published_is_woken_where_it_is() -> us
         assert!(first.poll(|cx| reading.poll(cx)).is_pending());
         let publisher = with(&registry, |registry| publish(registry, "a", "1"));
         if let (Reading::Frames(reader), true) = (&mut reading, pauses) {
-            // As a body does that batches.
+            // Polls as a batching body does.
             assert!(second.poll(|cx| reader.poll_closing(cx)).is_pending());
         }
         assert_eq!(reading.read(&second, 1), ["1"]);
         publisher.join().unwrap();
-        assert_eq!(first.kept(), 0, "a waker that is no longer the reader's is kept");
+        assert_eq!(first.kept(), 0, "a waker of the reader's old task is kept");
         drop(reading);
         assert_nothing_is_left(&registry, &second);
     };
@@ -636,9 +637,9 @@ fn a_reader_that_moves_while_something_is_published_is_woken_where_it_is() -> us
         .sum()
 }
 
-fn a_reader_that_is_counted_out_while_it_reads_ends() -> usize {
+fn a_reader_dropped_as_stalled_while_it_reads_ends() -> usize {
     check_each(FEW_PREEMPTIONS, |way| {
-        // With no patience, whoever publishes looks each time, whatever the clock says.
+        // With a timeout of zero, each publish checks for stalled clients, whatever the clock says.
         let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(Duration::ZERO));
         let task = Task::new();
         let (client, mut reading) = Reading::open(&registry, way, &["a"]);
@@ -654,7 +655,7 @@ fn a_reader_that_is_counted_out_while_it_reads_ends() -> usize {
     })
 }
 
-fn who_waits_for_the_end_of_a_client_is_told() -> usize {
+fn a_task_that_waits_for_the_end_of_a_client_is_told() -> usize {
     check_each(PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
         let (client, mut reading) = Reading::open(&registry, way, &["a"]);
@@ -669,7 +670,7 @@ fn who_waits_for_the_end_of_a_client_is_told() -> usize {
     })
 }
 
-fn presence_knows_of_a_client_that_comes_and_goes_while_it_is_asked_for() -> usize {
+fn presence_sees_a_client_that_comes_and_goes_during_the_first_question() -> usize {
     check(PREEMPTIONS, || {
         let registry = Registry::with_config(RegistryConfig::default().presence_grace(Duration::ZERO));
         let (client, task) = (registry.connect(), Task::new());
@@ -691,14 +692,14 @@ fn presence_knows_of_a_client_that_comes_and_goes_while_it_is_asked_for() -> usi
     })
 }
 
-/// What a request takes of these.
+/// What a request takes of these limits.
 fn admission(limits: &[&Limit]) -> Arc<Admission> {
     let (request, ()) = http::Request::new(()).into_parts();
     let limits: Vec<Limit> = limits.iter().copied().cloned().collect();
     Admission::of(&request, [&limits, &[]], None)
 }
 
-/// As a layer does: it holds what it takes.
+/// Takes slots as a layer does, and holds them.
 fn ask(limits: &[&Limit]) -> (Hold, Result<(), RefusedReason>) {
     let admission = admission(limits);
     let hold = admission.hold();
@@ -709,7 +710,7 @@ fn assert_nothing_is_counted(limits: &[&Limit]) {
     limits.iter().for_each(|limit| assert_eq!((limit.open_streams(), limit.entries()), (0, 0)));
 }
 
-fn of_two_requests_for_the_last_place_one_gets_it() -> usize {
+fn one_of_two_requests_gets_the_last_slot() -> usize {
     let model = |limit: fn() -> Limit| {
         let limit = limit();
         let other = limit.clone();
@@ -729,11 +730,11 @@ fn of_two_requests_for_the_last_place_one_gets_it() -> usize {
     limits.into_iter().map(|limit| check(PREEMPTIONS, move || model(limit))).sum()
 }
 
-fn requests_that_need_several_places_get_all_or_none() -> usize {
+fn requests_that_need_several_slots_get_all_or_no_slots() -> usize {
     check(PREEMPTIONS, || {
         let limits = [Limit::streams(1), Limit::rate(1, Duration::from_secs(3600), 1), Limit::streams(1)];
         let [a, b, c] = limits.clone();
-        // The other way round: they must not wait for each other.
+        // The other way round: the two requests must not deadlock.
         let other = loom::thread::spawn(move || ask(&[&c, &b, &a]));
         let [a, b, c] = &limits;
         let one = ask(&[a, b, c]);
@@ -746,7 +747,7 @@ fn requests_that_need_several_places_get_all_or_none() -> usize {
     })
 }
 
-fn a_place_that_is_given_back_while_another_request_asks_for_it_is_had_by_that_or_by_nobody() -> usize {
+fn a_released_slot_goes_to_a_concurrent_request_or_stays_free() -> usize {
     check(PREEMPTIONS, || {
         let limit = Limit::streams(1);
         let (hold, result) = ask(&[&limit]);
@@ -757,13 +758,13 @@ fn a_place_that_is_given_back_while_another_request_asks_for_it_is_had_by_that_o
         let result = admission.acquire_slot();
         leaves.join().unwrap();
         assert_eq!(limit.open_streams(), u64::from(result.is_ok()));
-        assert_eq!(admission.acquire_slot(), Ok(()), "now there is room");
+        assert_eq!(admission.acquire_slot(), Ok(()), "a slot is free now");
         drop(hold);
         assert_nothing_is_counted(&[&limit]);
     })
 }
 
-fn places_that_several_hold_are_given_back_by_the_last_and_not_taken_again() -> usize {
+fn shared_slots_are_released_by_the_last_holder_and_not_taken_again() -> usize {
     check(FEW_PREEMPTIONS, || {
         let limit = Limit::streams(1);
         let admission = admission(&[&limit]);
@@ -773,22 +774,23 @@ fn places_that_several_hold_are_given_back_by_the_last_and_not_taken_again() -> 
         let asks = loom::thread::spawn(move || admission.acquire_slot());
         drop(inner);
         drops.join().unwrap();
-        // It has its place; or nobody has it any more, and it may be just about to be given back.
+        // The stream has a slot, or another thread is releasing the slot.
         let result = asks.join().unwrap();
         assert!(matches!(result, Ok(()) | Err(RefusedReason::Full { .. })), "{result:?}");
         assert_nothing_is_counted(&[&limit]);
     })
 }
 
-fn a_stream_that_opens_while_the_registry_begins_to_drain_ends() -> usize {
-    // Its clock stands still, so that no time-out is over. All threads of a model are this one.
+fn a_stream_that_opens_as_the_drain_begins_ends() -> usize {
+    // The runtime's clock stands still, so no timeout fires. Loom runs all threads of a model in this thread.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let _entered = runtime.enter();
     check_each(PREEMPTIONS, |way| {
         let (registry, task) = (registry(), Task::new());
         let drains = with(&registry, |registry| {
             let (task, mut draining) = (Task::new(), pin!(registry.drain(Drain::within(Duration::from_secs(8)))));
-            // That closes those that it finds. Waiting for their ends is tokio's `Notify`.
+            // The first poll closes the streams that are open. Waiting for their ends uses tokio's `Notify`, which loom
+            // does not model.
             let _ = task.poll(|cx| draining.as_mut().poll(cx));
         });
         let (_, mut reading) = Reading::open(&registry, way, &["a"]);

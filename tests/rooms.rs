@@ -1,4 +1,4 @@
-//! The plan of the house: which folder of `src` may know which, and that the code keeps to it.
+//! Checks the plan of the folders of `src`: each folder uses only the folders that the plan allows.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-/// From the top floor down. A room may know those that stand after it, and no other.
+/// The rooms from the top down. A room may use only the rooms that stand after it in its list.
 const PLAN: [(&str, &[&str]); 14] = [
     ("layer", &["registry", "client", "limit", "topics", "stream", "log", "event", "time", "collections", "sync"]),
     ("observe", &["client", "cluster", "limit", "topics", "stream", "log", "event", "sync"]),
@@ -41,11 +41,11 @@ const PLAN: [(&str, &[&str]); 14] = [
     ("collections", &["sync"]),
 ];
 
-/// The ground, which knows no room. What stands above all of them may know each.
+/// Modules that use no room. Every room may use them.
 const GROUND: [&str; 1] = ["sync"];
 const ROOF: [&str; 3] = ["lib", "guide", "test_util"];
 
-/// The code of a file without its unit tests, comments and texts.
+/// The code of a file without its unit tests, comments and strings.
 fn code(file: &Path) -> String {
     let source = fs::read_to_string(file).unwrap();
     let source = ["\nmod tests {", "\npub(crate) mod samples {"]
@@ -54,7 +54,7 @@ fn code(file: &Path) -> String {
     source.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// What comes first in each path that begins at the crate's root: `a` and `b` in `use crate::{a::X, b}`.
+/// Returns the first segment after each `crate::`, for example `a` and `b` of `use crate::{a::X, b}`.
 fn known(code: &str) -> BTreeSet<String> {
     let word = |text: &str| text.chars().take_while(|it| it.is_alphanumeric() || *it == '_').collect::<String>();
     let mut known = BTreeSet::new();
@@ -81,7 +81,7 @@ fn known(code: &str) -> BTreeSet<String> {
     known
 }
 
-/// The rooms, and what each knows: the files that do.
+/// Returns the rooms, and for each room that it uses, the files that use it.
 fn rooms() -> BTreeMap<String, BTreeMap<String, Vec<String>>> {
     let mut rooms: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
@@ -105,11 +105,11 @@ fn rooms() -> BTreeMap<String, BTreeMap<String, Vec<String>>> {
 }
 
 #[test]
-fn no_room_knows_one_that_the_plan_does_not_give_it() {
+fn each_room_uses_only_the_rooms_of_its_plan() {
     let rooms = rooms();
     let planned: BTreeSet<&str> = PLAN.iter().map(|(room, _)| *room).chain(GROUND).chain(ROOF).collect();
     let there: BTreeSet<&str> = rooms.keys().map(String::as_str).collect();
-    assert_eq!(there, planned, "the rooms that there are, and those of the plan");
+    assert_eq!(there, planned, "the folders of `src`, and the rooms of the plan");
     let mut against = Vec::new();
     for (room, knows) in &rooms {
         let allowed: &[&str] = PLAN.iter().find(|(name, _)| name == room).map_or(&[], |(_, allowed)| *allowed);
@@ -123,17 +123,17 @@ fn no_room_knows_one_that_the_plan_does_not_give_it() {
 }
 
 #[test]
-fn the_plan_has_arrows_in_one_direction_only() {
+fn the_plan_has_no_cycles() {
     let floor = |room: &str| PLAN.iter().position(|(name, _)| *name == room).unwrap_or(PLAN.len());
     for (room, allowed) in PLAN {
         for other in allowed {
-            assert!(floor(room) < floor(other), "{room} stands above {other}, or does not know it");
+            assert!(floor(room) < floor(other), "{room} must stand above {other} to use it");
         }
     }
 }
 
 #[test]
-fn what_a_file_knows_is_read_from_its_paths() {
+fn the_rooms_that_a_file_uses_are_read_from_its_paths() {
     let found = known("use crate::{a::{X, Y}, b, c::Z};\nfn f() -> crate::d::V { crate::E }");
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), ["E", "a", "b", "c", "d"]);
 }

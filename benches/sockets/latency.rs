@@ -1,4 +1,4 @@
-//! How latencies are counted: millions of them, in buckets that are at most a thirty-second wide.
+//! Counts millions of latencies in buckets that are at most a thirty-second wide.
 
 const FINE: u32 = 5;
 
@@ -18,7 +18,7 @@ impl Latencies {
         self.count += 1;
     }
 
-    /// What so large a part of all is not above, in milliseconds.
+    /// The latency that this part of all events does not exceed, in milliseconds.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
         let wanted = (self.count as f64 * part).ceil() as u64;
         let mut seen = 0;

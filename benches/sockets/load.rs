@@ -1,4 +1,4 @@
-//! The load: thousands of streams that are read in one thread, and each event of each looked at.
+//! The load: one thread reads thousands of streams and checks each event of each.
 
 use std::{
     io::{self, Read, Write},
@@ -14,29 +14,29 @@ use crate::{
     wire::{self, begins_a_tick, tick},
 };
 
-/// As many connections are opened at a time as a listener keeps waiting for sure.
+/// The number of connections that are opened at a time: as many as any listener's queue holds.
 const AT_ONCE: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(30);
 const AT_A_LOOK: usize = 1024;
-/// It looks, and does not wait to be woken: who writes to a socket that somebody waits for pays for waking them, which is
-/// no cost of a server whose clients are elsewhere.
+/// The load polls its sockets and does not wait to be woken. A process that writes to a socket with a waiting reader
+/// pays for the wake-up. A server whose clients are on other machines does not pay that.
 const BETWEEN_LOOKS: Duration = Duration::from_micros(200);
 
-/// What came.
+/// The received events.
 pub(crate) struct Arrivals {
     pub(crate) events: u64,
-    /// By their sequence numbers, of streams that went on.
+    /// Missing sequence numbers in streams that went on.
     pub(crate) missing: u64,
-    /// With a number that had been reached already.
+    /// Events whose number was not greater than the last one.
     pub(crate) misplaced: u64,
-    /// Bytes that are no event, and no comment either.
+    /// Bytes that are neither an event nor a comment.
     pub(crate) foreign: u64,
     pub(crate) closed: usize,
     pub(crate) last: Duration,
     pub(crate) latencies: Latencies,
 }
 
-/// Streams that are open.
+/// Open streams.
 pub(crate) struct Load {
     poll: Poll,
     events: Events,
@@ -45,7 +45,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Opens so many streams, and waits until each has got its head.
+    /// Opens this many streams, and waits until each has received its head.
     pub(crate) fn open(address: SocketAddr, streams: usize) -> Self {
         let mut load = Self {
             poll: Poll::new().expect("a poll"),
@@ -70,7 +70,7 @@ impl Load {
         load
     }
 
-    /// Reads until all streams have all of so many events, or until then.
+    /// Reads until all streams have this many events, or until the deadline.
     pub(crate) fn run(&mut self, events: u64, deadline: Duration) -> Arrivals {
         let mut arrivals = Arrivals::new();
         while wire::now() < deadline && self.streams.iter().any(|stream| stream.next <= events && !stream.is_closed) {
@@ -109,7 +109,7 @@ impl Arrivals {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Head,
-    /// Before the size of a chunk. `true`: and behind the line end of the chunk before it.
+    /// Before the size of a chunk. `true`: first comes the line end of the chunk before it.
     Size(bool),
     Chunk {
         left: usize,
@@ -119,7 +119,7 @@ enum Phase {
 struct Stream {
     socket: TcpStream,
     phase: Phase,
-    /// What has been read and is no whole piece yet.
+    /// Bytes that are not a complete piece yet.
     rest: Vec<u8>,
     /// The next event's sequence number.
     next: u64,
@@ -136,7 +136,7 @@ impl Stream {
         Self { socket, phase: Phase::Head, rest: Vec::new(), next: 1, is_closed: false }
     }
 
-    /// Reads what there is.
+    /// Reads all bytes that are ready.
     fn read(&mut self, buffer: &mut [u8], arrivals: &mut Arrivals) {
         loop {
             let before = self.rest.len();
@@ -158,14 +158,14 @@ impl Stream {
             let taken = self.take(bytes, arrivals);
             self.rest.clear();
             self.rest.extend_from_slice(&bytes[taken..]);
-            // There is another event of the poll for what comes after a read that was not full.
+            // Bytes that come after a read that did not fill the buffer cause another poll event.
             if is_all {
                 return;
             }
         }
     }
 
-    /// Looks at what is whole of these bytes. Gives how many that were.
+    /// Checks the complete pieces in these bytes. Returns how many bytes they are.
     fn take(&mut self, bytes: &[u8], arrivals: &mut Arrivals) -> usize {
         let now = wire::now();
         let mut at = 0;
@@ -199,7 +199,7 @@ impl Stream {
                             arrivals.add(&mut self.next, tick.sequence, now, tick.due);
                             tick.length
                         }
-                        // What is no event of the plan is a heartbeat, or told of as foreign.
+                        // A block that is no event of the plan is a heartbeat, or is counted as foreign.
                         None if whole.len() == left => {
                             arrivals.foreign += u64::from(begins_a_tick(whole) || !whole.starts_with(b":"));
                             left

@@ -1,4 +1,4 @@
-//! What an idle stream takes in memory, as the system sees it, from a bare task to a whole server.
+//! The memory of an idle stream as the system counts it, from a bare task to a whole server.
 
 use crate::{
     child::Server,
@@ -6,7 +6,7 @@ use crate::{
     server::{Behind, Side},
 };
 
-/// Each with what it shows.
+/// The steps, and what each shows.
 const STEPS: [(Side, Behind, &str); 16] = [
     (Side::Task, Behind::Http1, "no HTTP server: a task with its socket"),
     (Side::Bare, Behind::Http1, "hyper's http1::Builder, a body that never has anything"),
@@ -33,7 +33,7 @@ pub(crate) fn print(arguments: &[String], core: usize) {
     println!("resident memory of the server process for each of {streams} idle streams");
     for (side, behind, what) in STEPS {
         let mut server = Server::start(side, behind, core);
-        // What is made once is there.
+        // The first stream allocates what is allocated only once.
         let first = Load::open(server.address, 1);
         let before = server.usage().resident;
         let load = Load::open(server.address, streams);

@@ -1,4 +1,4 @@
-//! The plan: each rate, each side, and what came of it.
+//! The plan: each rate with each side, and its outcome.
 
 use std::{env, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     wire,
 };
 
-/// For five thousand streams, and whatever else is open.
+/// For five thousand streams, and other open files.
 const FILES: u64 = 19_000;
 
 const HEADING: [&str; 2] = [
@@ -28,25 +28,25 @@ struct Plan {
     sides: Vec<Side>,
     behind: Behind,
     rounds: usize,
-    /// The server's, and the load's.
+    /// The server's core, and the load's.
     cores: (usize, usize),
 }
 
 struct Outcome {
     arrivals: Arrivals,
     expected: u64,
-    /// From when the first was due to the last arrival, as a multiple of what the plan says.
+    /// The time from the first event's due time to the last arrival, as a multiple of the plan's time.
     took: f64,
-    /// Of the server process, in microseconds.
+    /// The server process's time per delivery, in microseconds.
     time_per_delivery: f64,
-    /// How much of that the system took, at most 1.
+    /// The part of that time that was spent in the system, at most 1.
     in_system: f64,
     /// Before the first event, and after the last.
     memory_per_stream: [f64; 2],
-    /// How busy the server was, and the load, each at most 1. A server that cannot write each event by itself is always busy: it takes
-    /// what its core has, and what it does not reach goes out with the next.
+    /// How busy the server and the load were, each at most 1. A server that cannot write each event separately is
+    /// always busy: it uses its whole core, and events that it does not write in time go out with the next ones.
     busy: [f64; 2],
-    /// How much of the time something else had the server's core, at most 1.
+    /// The part of the time in which something else used the server's core, at most 1.
     without_core: f64,
 }
 
@@ -85,7 +85,7 @@ impl Plan {
         let events = self.length.as_secs() * u64::from(rate);
         let load_before = own_time();
         let from = server.publish(rate, events);
-        // Some sides never get there.
+        // Some sides never receive all events.
         let arrivals = load.run(events, from + self.length * 4 + Duration::from_secs(5));
         let (load_after, until) = (own_time(), wire::now());
         let done = server.usage();
@@ -139,14 +139,14 @@ impl Outcome {
     }
 }
 
-/// The time that this process has had of its core.
+/// The CPU time of this process.
 fn own_time() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_SELF).expect("its own usage");
     let of = |time: nix::sys::time::TimeVal| Duration::new(time.tv_sec() as u64, time.tv_usec() as u32 * 1000);
     of(usage.user_time()) + of(usage.system_time())
 }
 
-/// What the time per delivery may be of axum's.
+/// The budget of the time per delivery, relative to axum's.
 fn budget(rate: u32) -> Budget {
     match rate {
         20 => Budget::Times(0.85),
@@ -194,7 +194,7 @@ fn compare(plan: &Plan) {
             result(&length, "x", median(lengths[at].clone()), of_axum(&lengths), Budget::AtMost(1.1));
         }
     }
-    assert!(is_whole, "of ours, events are missing, or were not in order");
+    assert!(is_whole, "this crate lost events, or sent them out of order");
 }
 
 pub(crate) fn main() {

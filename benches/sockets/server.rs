@@ -1,4 +1,4 @@
-//! The server process: one thread on one core, told over its standard input what to do, and ending with it.
+//! The server process: one thread on one core. It reads commands from its standard input, and ends with it.
 
 use std::{
     convert::Infallible,
@@ -46,34 +46,35 @@ use tower_sse::{Batching, ClientHandle, Event, EventStream, Registry, SseLayer, 
 
 use crate::wire::{self, EVENT_TYPE};
 
-/// What answers the requests.
+/// The implementation that answers the requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     /// The layer and the registry.
     Ours,
-    /// The same, which lets events wait for each other for a tenth of a second.
+    /// The same with batches: events wait for up to a tenth of a second.
     Batched,
-    /// What one would write instead: axum's `Sse` over a broadcast channel.
+    /// The alternative: axum's `Sse` over a broadcast channel.
     Axums,
-    /// The least that a body can do: no heartbeat, no end, nothing joined. What hyper and tokio take besides the system.
+    /// A minimal body: no heartbeat, no end, no joined events. It shows the cost of hyper and tokio besides the
+    /// system's.
     Least,
-    /// A body that never has anything.
+    /// A body that never has a frame.
     Bare,
-    /// The same, which keeps the headers of its request.
+    /// The same body, which also keeps the headers of its request.
     Keeping,
-    /// A body that never has anything, in a router with a hundred other routes.
+    /// A body that never has a frame, in a router with a hundred other routes.
     ManyRoutes,
-    /// No HTTP server: a task that answers by hand, and waits.
+    /// No HTTP server: a task that answers by hand and waits.
     Task,
-    /// No server at all: a loop over sockets, with a write for each event. What the system takes for it is the floor.
+    /// No server at all: a loop over sockets with a write for each event. The system's cost for this is the minimum.
     Raw,
 }
 
-/// What serves the connections.
+/// The code that serves the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behind {
     AxumServe,
-    /// The same, where the router is given as a service that makes services.
+    /// The same, with the router given as a service that makes services.
     MakeService,
     Auto,
     Http1,
@@ -137,20 +138,20 @@ impl Behind {
 }
 
 fn name_in<T: Copy + PartialEq>(all: &[(&'static str, T)], wanted: T) -> &'static str {
-    all.iter().find(|(_, it)| *it == wanted).expect("all have a name").0
+    all.iter().find(|(_, it)| *it == wanted).expect("each side has a name").0
 }
 
 fn named_in<T: Copy>(all: &[(&'static str, T)], wanted: &str) -> Option<T> {
     all.iter().find(|(name, _)| *name == wanted).map(|(_, it)| *it)
 }
 
-/// Of an answer by hand.
+/// The head of a response that is written by hand.
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
-/// What is published, by whoever is asked to: the sequence number, and the data.
+/// A function that publishes an event with this sequence number and data.
 type Publish = Box<dyn Fn(u64, String)>;
 
-/// Serves until its standard input ends. Says on its standard output where.
+/// Serves until the standard input ends. Prints the address on the standard output.
 pub(crate) fn serve(side: Side, behind: Behind) {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -181,7 +182,7 @@ pub(crate) fn serve(side: Side, behind: Behind) {
         while let Some((rate, events, from)) = plans.recv().await {
             for sequence in 1..=events {
                 let due = from + Duration::from_secs(sequence - 1) / rate;
-                // One that is late publishes what is due meanwhile at once, and nobody waits for it any less.
+                // A late server publishes all due events at once. Their latency still counts from their due time.
                 let early = due.saturating_sub(wire::now());
                 if !early.is_zero() {
                     sleep(early).await;
@@ -210,7 +211,7 @@ fn axums() -> (Router, Publish) {
     let (sender, _) = broadcast::channel::<sse::Event>(1024);
     let of_all = sender.clone();
     let prices = move || async move {
-        // Who lags misses what was overwritten, and goes on.
+        // A reader that falls behind misses the overwritten events, and goes on.
         let events = BroadcastStream::new(of_all.subscribe()).filter_map(Result::ok).map(Ok::<_, Infallible>);
         Sse::new(events).keep_alive(sse::KeepAlive::default())
     };
@@ -218,12 +219,12 @@ fn axums() -> (Router, Publish) {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set");
         let id = format!("{}-0", since_epoch.as_millis());
         let event = sse::Event::default().event(EVENT_TYPE).data(data).id(id);
-        sender.send(event).expect("somebody listens");
+        sender.send(event).expect("there is a receiver");
     };
     (Router::new().route("/", get(prices)), Box::new(publish))
 }
 
-/// All that went out, and who waits for more.
+/// All events so far, and the tasks that wait for more.
 #[derive(Default)]
 struct Past {
     events: Vec<Bytes>,
@@ -241,7 +242,7 @@ impl http_body::Body for Least {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
-        let mut past = this.past.lock().expect("nobody panics");
+        let mut past = this.past.lock().expect("no holder panics");
         if let Some(event) = past.events.get(this.next) {
             this.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(event.clone()))));
@@ -259,7 +260,7 @@ fn least() -> (Router, Publish) {
         ([(CONTENT_TYPE, "text/event-stream")], Body::new(body)).into_response()
     };
     let publish = move |sequence, data: String| {
-        let mut past = past.lock().expect("nobody panics");
+        let mut past = past.lock().expect("no holder panics");
         past.events.push(wire_by_hand(sequence, &data).into());
         let waiting = take(&mut past.waiting);
         drop(past);
@@ -282,7 +283,7 @@ fn bare(side: Side) -> Router {
     (0..others).fold(router, |router, other| router.route(&format!("/other/{other}"), get(async || "")))
 }
 
-/// A body that never has anything.
+/// A body that never has a frame.
 struct Silent {
     _headers: Option<HeaderMap>,
 }
@@ -341,7 +342,7 @@ async fn keep(listener: TcpListener, sockets: Sockets) {
         let mut socket = accept(&listener).await;
         _ = socket.read(&mut [0; 256]).await.expect("a request");
         socket.write_all(HEAD).await.expect("a connected socket");
-        sockets.lock().expect("nobody panics").push(socket.into_std().expect("a socket"));
+        sockets.lock().expect("no holder panics").push(socket.into_std().expect("a socket"));
     }
 }
 
@@ -350,8 +351,8 @@ fn raw(sockets: &Sockets) -> Publish {
     Box::new(move |sequence, data| {
         let event = wire_by_hand(sequence, &data);
         let chunk = format!("{:X}\r\n{event}\r\n", event.len());
-        for mut socket in sockets.lock().expect("nobody panics").iter() {
-            // Whoever reads as slowly as that misses what was lost, and whoever counts sees it.
+        for mut socket in sockets.lock().expect("no holder panics").iter() {
+            // A reader this slow misses the bytes, and the load counts the loss.
             _ = socket.write(chunk.as_bytes());
         }
     })
@@ -378,20 +379,21 @@ fn obey(plans: &mpsc::UnboundedSender<Plan>) {
             _ => {}
         }
     }
-    // Whoever started it is gone, or has seen enough.
+    // The parent process has exited or needs no more results.
     std::process::exit(0);
 }
 
-/// The nanoseconds that its one busy thread was ready to run, and something else had its core. 0 where the system does not say.
+/// The nanoseconds for which the busy thread was ready to run while something else used its core. 0 if the system does
+/// not report it.
 fn waited() -> u64 {
     let statistics = fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
     statistics.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
-/// The bytes of this process in memory.
+/// The resident memory of this process, in bytes.
 fn resident() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("the proc file system");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kibibytes = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
-    kibibytes.expect("a line for it") * 1024
+    kibibytes.expect("the resident memory") * 1024
 }

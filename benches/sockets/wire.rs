@@ -1,4 +1,4 @@
-//! The event that both servers send, and what the load looks for in a stream.
+//! The events of both servers, as the load finds them in a stream.
 
 use std::time::Duration;
 
@@ -26,12 +26,12 @@ pub(crate) fn data(sequence: u64, due: Duration) -> String {
     )
 }
 
-/// A clock that both processes see.
+/// A clock that both processes share.
 pub(crate) fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a monotonic clock").into()
 }
 
-/// What an event says, and how long it is.
+/// An event's content and length.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Tick {
     pub(crate) sequence: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Tick {
     pub(crate) length: usize,
 }
 
-/// The event at the start of these bytes, each of which is looked at. `None` if there is no whole one.
+/// The event at the start of these bytes, each of which is checked. `None` if there is no complete event.
 pub(crate) fn tick(bytes: &[u8]) -> Option<Tick> {
     let id = bytes.get(ID_AT..)?;
     let id = id.iter().take(MAX_ID).position(|byte| *byte == b'\n')?;

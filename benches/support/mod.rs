@@ -1,6 +1,6 @@
-//! Clients that are tasks, and rounds of events that are over when all have arrived.
+//! Clients that are tasks, and rounds of events that end when all events have arrived.
 
-#![allow(dead_code, reason = "no bench needs all of it")]
+#![allow(dead_code, reason = "no bench uses all of it")]
 
 pub(crate) mod table;
 
@@ -29,7 +29,7 @@ use tower_sse::{ClientHandle, SseBody, SseLayer, Subscription};
 pub(crate) const PAYLOAD: &str =
     "{\"symbol\":\"AAPL\",\"price\":187.42,\"change\":-0.13,\"volume\":123456,\"venue\":\"XNAS\",\"at\":1763612345678}";
 
-/// Events that arrived, over all clients; whoever brings the last of a round says so.
+/// Events that arrived, over all clients. The last arrival of a round ends the round.
 #[derive(Default)]
 pub(crate) struct Arrived {
     pub(crate) count: AtomicUsize,
@@ -52,7 +52,7 @@ impl Arrived {
     }
 }
 
-/// Polls a body as hyper does, and counts the events that come by the blank lines that end them.
+/// Polls a body as hyper does, and counts its events by the blank lines that end them.
 pub(crate) async fn drain<B: Body<Data = Bytes> + Send + 'static>(body: B, arrived: Arc<Arrived>, event_length: usize) {
     let mut body = Box::pin(body);
     while let Some(Ok(frame)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
@@ -64,7 +64,7 @@ pub(crate) async fn drain<B: Body<Data = Bytes> + Send + 'static>(body: B, arriv
 /// The body of an event stream behind the layer, subscribed to a topic or a pattern.
 pub(crate) async fn stream(layer: &SseLayer, name: &'static str) -> SseBody<Empty<Bytes>> {
     let service = layer.layer(service_fn(|request: Request<()>| async move {
-        let client = request.extensions().get::<ClientHandle>().expect("the layer is around");
+        let client = request.extensions().get::<ClientHandle>().expect("the layer adds the handle");
         client.subscribe(Subscription::matching(name)).expect("a valid name");
         let response = Response::builder().header(CONTENT_TYPE, "text/event-stream").body(Empty::<Bytes>::new());
         Ok::<_, Infallible>(response.expect("a valid response"))
@@ -72,14 +72,14 @@ pub(crate) async fn stream(layer: &SseLayer, name: &'static str) -> SseBody<Empt
     begun(service.oneshot(Request::new(())).await.expect("an answer").into_body())
 }
 
-/// A stream that has said where it stands, which each does once.
+/// Reads the position event, with which each stream begins.
 pub(crate) fn begun<B: Body + Unpin>(mut body: B) -> B {
     let first = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(first, Poll::Ready(Some(Ok(_)))), "a stream begins at once");
     body
 }
 
-/// The same with axum's `Sse` over a broadcast channel: what one would write instead.
+/// The alternative: axum's `Sse` over a broadcast channel.
 pub(crate) fn axum_stream(sender: &broadcast::Sender<sse::Event>) -> axum::body::Body {
     let events = BroadcastStream::new(sender.subscribe()).filter_map(Result::ok).map(Ok::<_, Infallible>);
     Sse::new(events).keep_alive(sse::KeepAlive::default()).into_response().into_body()
@@ -106,7 +106,7 @@ pub(crate) fn ready_now<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// As a browser sends it for a page.
+/// A request for a page, as a browser sends it.
 pub(crate) fn page_request() -> Request<()> {
     Request::builder().uri("/orders/17").header("accept", "text/html,*/*").body(()).expect("a request")
 }

@@ -1,23 +1,23 @@
-//! What a bench hands over: a line for each question. `scripts/bench` gathers those of all benches into one table.
+//! The result of a bench: a line for each question. `scripts/bench` collects the lines of all benches in one table.
 //!
 //! `result: what | ours | theirs | ratio | budget | met`
 //!
-//! The last is `yes`, `no`, or `-` where there is no budget.
+//! The last field is `yes`, `no`, or `-` without a budget.
 
 use std::env;
 
-/// What is asked of a figure.
+/// The budget of a figure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Budget {
-    /// At most so many times theirs.
+    /// At most this multiple of theirs.
     Times(f64),
-    /// At most so much more than theirs.
+    /// At most this much more than theirs.
     More(f64),
-    /// At most so much.
+    /// The budget is a maximum.
     AtMost(f64),
-    /// At least so much.
+    /// The budget is a minimum.
     AtLeast(f64),
-    /// Nothing: it is to be compared.
+    /// No budget: the figure is only compared.
     None,
 }
 
@@ -43,7 +43,7 @@ impl Budget {
     }
 }
 
-/// Prints a line of the table. `theirs`: what one would write instead, or the same without the layer, in the same run.
+/// Prints a line of the table. `theirs` is the alternative, or the same without the layer, in the same run.
 pub(crate) fn result(what: &str, unit: &str, ours: f64, theirs: impl Into<Option<f64>>, budget: Budget) {
     let theirs = theirs.into();
     let met = match budget.is_met(ours, theirs) {
@@ -56,13 +56,13 @@ pub(crate) fn result(what: &str, unit: &str, ours: f64, theirs: impl Into<Option
         "result: {what} | {} | {} | {} | {} | {met}",
         figure(ours, unit),
         or_none(theirs.map(|theirs| figure(theirs, unit))),
-        // What has no unit is no cost.
+        // A figure without a unit is not a cost, so it has no ratio.
         or_none(theirs.filter(|_| !unit.is_empty()).map(|theirs| format!("{:.3}", ours / theirs))),
         budget.text(unit),
     );
 }
 
-/// Three digits, as no measurement here has more.
+/// Three digits, as no measurement here is more exact.
 fn figure(number: f64, unit: &str) -> String {
     let digits = match number.abs() {
         whole if whole.fract() == 0.0 => 0,
@@ -73,10 +73,11 @@ fn figure(number: f64, unit: &str) -> String {
     format!("{number:.digits$} {unit}").trim_end().to_owned()
 }
 
-/// What a bench was called with, without the flags of `cargo bench` itself.
+/// The arguments of a bench, without the flags of `cargo bench` itself.
 #[derive(Debug)]
 pub(crate) struct Arguments {
-    /// `--quick`: a second or two, to see that it runs and that its checks hold. Its figures mean nothing.
+    /// `--quick`: takes a second or two, and only checks that the bench runs and its assertions hold. Its figures mean
+    /// nothing.
     pub(crate) is_quick: bool,
     pub(crate) numbers: Vec<usize>,
     pub(crate) words: Vec<String>,
@@ -96,7 +97,7 @@ impl Arguments {
         all
     }
 
-    /// The number that was given in this place; else the one for a whole run, or for a quick one.
+    /// The number that was given at this place. The default depends on whether the run is quick.
     pub(crate) fn number(&self, at: usize, whole: usize, quick: usize) -> usize {
         self.numbers.get(at).copied().unwrap_or_else(|| self.pick(whole, quick))
     }

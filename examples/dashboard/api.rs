@@ -93,10 +93,11 @@ pub(crate) async fn publish_nowhere() -> Problem {
     problem(StatusCode::BAD_REQUEST, "the topic name is empty: name a topic, as in POST /publish/a/topic")
 }
 
-/// Who is subscribed by exactly this name. It returns the number of each member's streams and not their ids, because whoever
-/// knows an id may act for the client.
+/// The members that are subscribed by exactly this name. Returns the number of each member's streams and not their ids,
+/// because everybody who knows an id may act for the client.
 ///
-/// A member stays listed for the grace period only while some code holds the presence list, as `page` does for its viewers.
+/// A member stays listed for the grace period only while some code holds the presence list, as `page` does for its
+/// viewers.
 pub(crate) async fn presence(State(app): State<App>, Path(topic): Path<String>) -> Result<Json<Value>, Problem> {
     let presence = app.registry.presence(topic).map_err(SubscribeError::from)?;
     let members = presence.members();
@@ -111,8 +112,8 @@ pub(crate) async fn counts(State(app): State<App>) -> Json<Value> {
     Json(app.counts.to_json())
 }
 
-/// The open streams. Only its owner may know a stream's whole id, so each stream has a number too. A number is easy to guess: a
-/// public program must allow this list, and closing by number, for administrators only.
+/// The open streams. Only its owner may know a stream's whole id, so each stream has a number too. A number is easy to
+/// guess: a public program must allow this list, and closing by number, for administrators only.
 pub(crate) async fn clients(State(app): State<App>) -> Json<Value> {
     let mut clients: Vec<_> =
         app.registry.clients().iter().filter_map(|it| Some((Visitor::behind(it)?, row(it)?))).collect();
@@ -236,7 +237,8 @@ impl Query {
 fn subscription(name: &str, least: Option<Level>) -> Subscription {
     // A new reader of a state needs its latest value. A new reader of any other topic needs the next events.
     let start = if is_state(name) { Start::Oldest } else { Start::Now };
-    // In this example, anybody may read every topic. Otherwise, do not accept patterns from clients: use `Subscription::to`.
+    // In this example, anybody may read every topic. Otherwise, do not accept patterns from clients: use
+    // `Subscription::to`.
     let subscription = Subscription::matching(name).from(start);
     match least {
         None => subscription,

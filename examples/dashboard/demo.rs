@@ -64,7 +64,7 @@ async fn log(registry: Registry) {
     }
 }
 
-/// Publishes an event, and prints errors. Publishing needs no `await` and blocks nobody, so any thread may call it.
+/// Publishes an event, and prints errors. Publishing needs no `await` and never blocks, so any thread may call it.
 pub(crate) fn publish(registry: &Registry, topic: &str, event: Result<Event, EventError>) {
     match event.map(|event| registry.publish(topic, event)) {
         Ok(Ok(_)) => {}

@@ -41,8 +41,8 @@ impl Counts {
     }
 }
 
-/// An observer as a function. It runs on the thread that publishes or polls, so it must not block for long. It prints the
-/// number of a stream and not its id, because ids must not be in logs.
+/// An observer as a function. It runs on the thread that publishes or polls, so it must not block for long. It prints
+/// the number of a stream and not its id, because ids must not be in logs.
 pub(crate) fn print(observation: &Observation<'_>) {
     match observation {
         Observation::Closed { client, summary } => {

@@ -10,7 +10,8 @@
 //! - `GET /events?topic=a&topic=b/*`: the events of these topics and patterns (`*` is one segment, `**` the rest).
 //!   It resumes from `Last-Event-ID`, a header or the parameter `?lastEventId=`. Further parameters:
 //!   - `&level=warn`: of the events with a level, only those of at least this level: `info`, `warn`, `error`.
-//!   - `&batch=50`: at least this many milliseconds between two frames. `&array`: the events of a frame as one JSON array.
+//!   - `&batch=50`: at least this many milliseconds between two frames. `&array`: the events of a frame as one JSON
+//!     array.
 //!   - `&topic_as_event_type`: an event without a type gets its topic as the type.
 //!   - `&user=ada`, or the header `x-user`: the user's name.
 //! - `GET /prices/events`: all prices as one event, then each change.
@@ -23,17 +24,18 @@
 //! - `GET /clients`: the open streams. `DELETE /streams/{number}`: closes one of them.
 //! - `GET /page/events`, `/clients/{id}/...`: the page's own requests.
 //!
-//! In this example, anybody may publish, see the list of streams, and close any stream. A public program has to check who may.
-//! Pages of other sites cannot do this through a visitor's browser.
+//! In this example, anybody may publish, see the list of streams, and close any stream. A public program has to check
+//! who may. Pages of other sites cannot do this through a visitor's browser.
 //!
-//! The topic's name decides what happens to a client that is too slow. Under `state/` only the latest event counts, and the client
-//! is told nothing. Under `strict/` the stream ends, and the client comes back. On all other topics the client is told of the gap.
+//! The topic's name decides what happens to a client that is too slow. Under `state/` only the latest event counts, and
+//! the client is told nothing. Under `strict/` the stream ends, and the client reconnects. On all other topics the
+//! client is told of the gap.
 //!
-//! `examples/support/connections.rs` serves the connections. It closes connections that send no request, and makes room for new clients. `axum::serve`
-//! waits for such connections for ever.
+//! `examples/support/connections.rs` serves the connections. It closes connections that send no request, and makes room
+//! for new clients. `axum::serve` waits for such connections for ever.
 //!
-//! On SIGINT and SIGTERM the server shuts down gracefully: it sends each stream a farewell, ends the streams one after the other, and exits.
-//! A second signal exits at once.
+//! On SIGINT and SIGTERM the server shuts down gracefully: it sends each stream a farewell, ends the streams one after
+//! the other, and exits. A second signal exits at once.
 //!
 //! Environment:
 //!
@@ -65,6 +67,8 @@ mod hooks;
 mod market;
 mod page;
 mod problem;
+#[path = "../support/settings.rs"]
+mod settings;
 #[path = "../support/signals.rs"]
 mod signals;
 #[path = "../support/sockets.rs"]
@@ -72,7 +76,7 @@ mod sockets;
 mod stop;
 mod visitor;
 
-use std::{env, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -88,7 +92,8 @@ use tower_sse::{
 };
 
 use crate::{
-    connections::Connections, hooks::Counts, market::Market, signals::Signals, sockets::Patience, visitor::Visitor,
+    connections::Connections, hooks::Counts, market::Market, settings::setting, signals::Signals, sockets::Patience,
+    visitor::Visitor,
 };
 
 /// The state that all handlers share.
@@ -146,7 +151,8 @@ fn config(counts: &Arc<Counts>) -> Result<RegistryConfig, io::Error> {
     })
 }
 
-/// The limits of streams on all routes together: in total, and for each address. One address must not take all connections.
+/// The limits of streams on all routes together: in total, and for each address. One address must not take all
+/// connections.
 fn limits(connections: &Connections) -> Result<[Limit; 2], io::Error> {
     let peer = |request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip());
     let address = ClientIpKey::new(peer).proxies(setting("PROXIES", 0)?);
@@ -161,8 +167,8 @@ fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat, patience: Patience) -
     let layer = SseLayer::new(&app.registry).metadata(Visitor::of);
     // At most an hour, so that streams move to new servers behind a load balancer.
     let layer = limits.into_iter().fold(layer, SseLayer::limit).max_age(Duration::from_secs(3600));
-    // Each route has its own configuration. The page's heartbeats are events, because a script cannot see comments. A refused page gets
-    // `RefusedResponse::reconnect()`, because an EventSource gives up for good at a 503.
+    // Each route has its own configuration. The page's heartbeats are events, because a script cannot see comments. A
+    // refused page gets `RefusedResponse::reconnect()`, because an EventSource gives up for good at a 503.
     let for_page =
         layer.clone().heartbeat(heartbeat.clone().event(page::heartbeat)).reconnect_delay(Duration::from_secs(1));
     let for_page = for_page.refused_response(RefusedResponse::reconnect());
@@ -187,15 +193,8 @@ fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat, patience: Patience) -
         .layer(DefaultBodyLimit::max(api::MAX_BODY))
         // Refuses requests that change something, if a browser sends them for a page of another site.
         .layer(CsrfLayer::new())
-        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not cut streams.
+        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not
+        // cut streams.
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()))
         .with_state(app)
-}
-
-/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
-    match env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} is not a number that fits"))),
-    }
 }

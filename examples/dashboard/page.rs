@@ -22,8 +22,9 @@ pub(crate) const VIEWERS: &str = "state/viewers";
 
 /// Begins with a welcome event, which contains the client's id and the current prices.
 ///
-/// For a new stream, the welcome is a snapshot. A client that resumes gets the events that it missed on all of its topics, and a
-/// snapshot would skip them. Its welcome is therefore the handler's own body, and the missed events follow.
+/// For a new stream, the welcome is a snapshot. A client that resumes gets the events that it missed on all of its
+/// topics, and a snapshot would skip them. Its welcome is therefore the handler's own body, and the missed events
+/// follow.
 pub(crate) async fn events(
     State(app): State<App>,
     RawQuery(query): RawQuery,
@@ -46,7 +47,8 @@ pub(crate) async fn events(
     if is_fresh {
         (welcome["resume"], welcome["prices"]) = ("fresh".into(), table);
         let stream = client.clone().into_stream().snapshot(Event::json(&welcome)?.event("welcome"), position);
-        // The retained event of a topic under `state/` is older than the snapshot and not a part of it, so subscribe after the snapshot.
+        // The retained event of a topic under `state/` is older than the snapshot and not a part of it, so subscribe
+        // after the snapshot.
         query.subscribe(&client, is_state)?;
         return Ok(stream.into_response());
     }

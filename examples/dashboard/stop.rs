@@ -6,7 +6,8 @@ use tower_sse::{Drain, Event, Registry};
 
 use crate::{connections::Connections, signals::Signals};
 
-/// How long connections may take to close after their streams have ended. If the peer reads nothing, a connection never closes.
+/// How long connections may take to close after their streams have ended. If the peer reads nothing, a connection never
+/// closes.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Ends all streams within `window`, and then all connections. The program accepts no new connections any more.

@@ -17,7 +17,8 @@ pub(crate) struct Visitor {
 }
 
 impl Visitor {
-    /// Believes every name. A real program takes the name from the request's extensions, where its authentication layer puts it.
+    /// Believes every name. A real program takes the name from the request's extensions, where its authentication layer
+    /// puts it.
     pub(crate) fn of(request: &Parts) -> Option<Self> {
         static STREAMS: AtomicU64 = AtomicU64::new(1);
         let number = STREAMS.fetch_add(1, Ordering::Relaxed);
@@ -38,8 +39,8 @@ impl Visitor {
     }
 }
 
-/// The presence key of a client: all streams with the same user name are one member. Every client gets a key, because presence would
-/// show the id of a client without a key.
+/// The presence key of a client: all streams with the same user name are one member. Every client gets a key, because
+/// presence would show the id of a client without a key.
 pub(crate) fn key(client: &ClientHandle) -> Option<String> {
     Some(Visitor::behind(client).map_or_else(|| "nobody".to_owned(), |visitor| visitor.user))
 }

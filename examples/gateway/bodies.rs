@@ -1,4 +1,4 @@
-//! Bodies that pass through: how slow they may be, and what of their trailers goes on.
+//! Bodies that pass through the gateway: their minimum pace, and the trailers that are forwarded.
 
 use std::{
     error::Error,
@@ -14,18 +14,18 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::headers::clean_trailers;
 
-/// What a body has to bring, but for a time in which it may bring nothing.
+/// The minimum pace of a body, apart from the time for which it may be silent.
 const BYTES_PER_SECOND: u32 = 500;
 
-/// A body that passes through.
+/// A body that passes through the gateway.
 pub(crate) struct Passing<B> {
     body: B,
     pace: Option<Pace>,
 }
 
 impl<B> Passing<B> {
-    /// `silence`: for how long whoever sends it may be waited for. What was used of that comes back at a second for each 500
-    /// bytes. The time that whoever takes it is waited for does not count. `None`: for ever, as for an event stream.
+    /// `silence` is how long the gateway waits for the sender. Used waiting time is regained at a second per 500 bytes.
+    /// The time for which the receiver is slow does not count. `None` means no limit, as for an event stream.
     pub(crate) fn new(body: B, silence: Option<Duration>) -> Self {
         Self { body, pace: silence.map(|most| Pace { most, left: most, waits: None }) }
     }
@@ -34,12 +34,12 @@ impl<B> Passing<B> {
 struct Pace {
     most: Duration,
     left: Duration,
-    /// Since when, and until when it may.
+    /// Since when the gateway waits, and the timer of the limit.
     waits: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl Pace {
-    /// Ready when too little has come for too long.
+    /// Ready when too few bytes have come for too long.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (_, over) = self.waits.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(self.left))));
         over.as_mut().poll(cx)
@@ -90,7 +90,7 @@ where
     }
 }
 
-/// Why a body did not come to its end.
+/// Why a body did not end cleanly.
 #[derive(Debug)]
 pub(crate) enum Fault {
     TooSlow,

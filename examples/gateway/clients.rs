@@ -1,16 +1,18 @@
-//! For which client a request counts.
+//! The client for which a request counts.
 
 use std::net::IpAddr;
 
 use http::request::Parts;
 use tower_sse::ClientIpKey;
 
-/// A chain of trusted proxies has no more.
+/// The longest chain of trusted proxies that is considered.
 const MOST_PROXIES: usize = 8;
 
-/// The address of the client, of IPv6 its network: the peer's, or whom trusted proxies got the request from.
+/// The client's address, or its network for IPv6. That is the peer, or the client for which trusted proxies forwarded
+/// the request.
 ///
-/// Each trusted proxy adds that to the end of `x-forwarded-for`. The last entry that is no trusted proxy is the client.
+/// Each trusted proxy appends the address of its peer to `x-forwarded-for`. The last entry that is not a trusted proxy
+/// is the client.
 pub(crate) fn address(head: &Parts, peer: IpAddr, trusted_proxies: &[IpAddr]) -> IpAddr {
     let key = ClientIpKey::new(move |_: &Parts| Some(peer));
     let whole = key.clone().ipv6_prefix(128);

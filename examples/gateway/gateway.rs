@@ -1,4 +1,4 @@
-//! What becomes of a request.
+//! How the gateway answers a request.
 
 use std::{
     error::Error,
@@ -42,13 +42,13 @@ use crate::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-// Less than the 5 s after which Node's and uvicorn's servers close an idle connection: a request that is written to one
-// at that moment fails, and only some may be sent again.
+// Less than 5 s, after which the servers of Node and uvicorn close an idle connection. A request that is sent on a
+// connection at the moment of its close fails, and only some requests can be retried.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// Fewer than the file descriptors that are left for what is no client's connection.
+/// Fewer than the file descriptors that are reserved for other things than clients' connections.
 const POOL_MAX_IDLE: usize = 32;
 
-/// When a client may try again that was one too many, in seconds.
+/// The `retry-after` of a request that was one too many, in seconds.
 const RETRY_IN: HeaderValue = HeaderValue::from_static("1");
 const TOO_SLOW: Refused = Refused(StatusCode::REQUEST_TIMEOUT, "The request's body came too slowly.\n");
 const TOO_LATE: Refused = Refused(StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time.\n");
@@ -116,10 +116,10 @@ impl Gateway {
             NoPlace::InAll => FULL,
             NoPlace::OfAddress => SHARE_TAKEN,
         })?;
-        // Not the query: it may hold a secret.
+        // Without the query, which may contain a secret.
         let what = one_line(format_args!("{} {}", head.method, head.uri.path()));
         let (version, is_of_a_proxy) = (head.version, self.rules.trusted_proxies.contains(&peer));
-        // Whoever named no host has asked for the upstream, by whichever name.
+        // A client that named no host asked for the upstream.
         let told = host.as_ref().filter(|_| !self.rules.sends_upstream_host).unwrap_or(self.upstream.authority());
         let Ok(mut request) = self.upstream.request(Request::from_parts(head, body), told) else {
             return Err(Refused(StatusCode::BAD_REQUEST, "The request's target has no meaning for the upstream.\n"));
@@ -138,7 +138,7 @@ impl Gateway {
         };
         match response {
             Ok(response) => Ok(response.map(|body| {
-                // The place is taken until the body has ended.
+                // The closure holds the place until the body has ended.
                 body.inspect_err(move |error| {
                     let whose = if place.body_has_failed() { "the client's body" } else { "the upstream" };
                     complain(format_args!(
@@ -161,7 +161,7 @@ impl Gateway {
         }
     }
 
-    /// The upstream's answer as the client gets it.
+    /// The upstream's response as the client gets it.
     fn response(
         &self,
         response: Response<Incoming>,
@@ -193,7 +193,7 @@ impl Gateway {
     }
 }
 
-/// Whose fault it is.
+/// Which side caused the error.
 fn refused_for(error: &legacy::Error) -> Refused {
     let causes = || iter::successors(error.source(), |cause| (**cause).source());
     match causes().find_map(|cause| cause.downcast_ref()) {
@@ -209,7 +209,7 @@ fn refused_for(error: &legacy::Error) -> Refused {
     }
 }
 
-/// Whether the gateway itself has no more files, or no more ports.
+/// Whether the gateway itself has no more files or ports.
 fn is_own(error: &io::Error) -> bool {
     #[cfg(unix)]
     let has_no_files = error.raw_os_error().is_some_and(|number| {

@@ -1,4 +1,4 @@
-//! Headers that are no matter of the client and the upstream alone.
+//! Headers that concern a proxy: hop-by-hop headers, and headers about the client.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use http::{
     uri::Authority,
 };
 
-/// Meant for the next hop alone (RFC 9110, 7.6.1).
+/// Headers for the next hop only (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [&str; 8] = [
     "connection",
     "keep-alive",
@@ -20,7 +20,8 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-/// What only a proxy may say: where a request came from, what it asked for, and who sent it. Servers believe these.
+/// Headers that only a proxy may set: where a request came from, what it asked for, and who sent it. Servers trust
+/// these headers.
 const ONLY_A_PROXY: [&str; 49] = [
     "ali-cdn-real-ip",
     "cdn-src-ip",
@@ -70,7 +71,7 @@ const ONLY_A_PROXY: [&str; 49] = [
     "x-user-ip",
     "x-webauth-user",
     "x-vercel-forwarded-for",
-    // What CGI programs take for the address of a proxy to use.
+    // CGI programs take this header for the address of a proxy to use.
     "proxy",
 ];
 const ONLY_A_PROXY_PREFIXES: [&str; 22] = [
@@ -98,7 +99,8 @@ const ONLY_A_PROXY_PREFIXES: [&str; 22] = [
     "x-webauth-",
 ];
 
-/// Whether a client may not say this. Many servers read `_` as `-`, and some read so whatever is neither letter nor digit.
+/// Whether a client may not set this header. Many servers read `_` as `-`, and some read every character that is no
+/// letter or digit as `-`.
 fn is_for_a_proxy(name: &HeaderName) -> bool {
     let dashed = name.as_str().replace(|character: char| !character.is_ascii_alphanumeric(), "-");
     let is_disguised = dashed != name.as_str();
@@ -107,7 +109,8 @@ fn is_for_a_proxy(name: &HeaderName) -> bool {
         || (is_disguised && (HOP_BY_HOP.contains(&&*dashed) || ["content-length", "host", "via"].contains(&&*dashed)))
 }
 
-/// Takes off what only a proxy may say, but for a client that is one. That one has no need of underscores either.
+/// Removes headers that only a proxy may set, unless the client is a trusted proxy. Names with underscores are removed
+/// for a trusted proxy too.
 pub(crate) fn remove_claims(headers: &mut HeaderMap, is_of_a_proxy: bool) {
     let claims = |name: &&HeaderName| {
         is_for_a_proxy(name)
@@ -119,7 +122,7 @@ pub(crate) fn remove_claims(headers: &mut HeaderMap, is_of_a_proxy: bool) {
     }
 }
 
-/// Says in their place where a request came from, and what it asked for.
+/// Sets the gateway's own headers about where a request came from and what it asked for.
 pub(crate) fn set_claims(headers: &mut HeaderMap, peer: IpAddr, is_of_a_proxy: bool, host: Option<&Authority>) {
     remove_claims(headers, is_of_a_proxy);
     let host = host.map(Authority::to_string);
@@ -131,11 +134,11 @@ pub(crate) fn set_claims(headers: &mut HeaderMap, peer: IpAddr, is_of_a_proxy: b
     if let Ok(peer) = HeaderValue::try_from(peer.to_string()) {
         headers.append("x-forwarded-for", peer);
     }
-    // Many servers look at one line only.
+    // Many servers read only one line of the header.
     join(headers, HeaderName::from_static("x-forwarded-for"), b", ");
 }
 
-/// Takes off what is meant for the next hop alone.
+/// Removes hop-by-hop headers.
 pub(crate) fn leave_hop_by_hop_behind(headers: &mut HeaderMap) {
     let named: Vec<_> = headers
         .get_all(CONNECTION)
@@ -152,7 +155,8 @@ pub(crate) fn leave_hop_by_hop_behind(headers: &mut HeaderMap) {
     }
 }
 
-/// What is about the whole message, and means nothing behind it but to who believes it (RFC 9110, 6.5.1).
+/// Headers about the whole message. They have no meaning in trailers, except for receivers that wrongly trust them (RFC
+/// 9110, 6.5.1).
 const NOT_IN_TRAILERS: [&str; 14] = [
     "alt-svc",
     "authorization",
@@ -170,7 +174,7 @@ const NOT_IN_TRAILERS: [&str; 14] = [
     "www-authenticate",
 ];
 
-/// Takes off what nobody may say in trailers, not even a proxy.
+/// Removes the trailers that not even a proxy may set.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     leave_hop_by_hop_behind(trailers);
     remove_claims(trailers, false);
@@ -179,7 +183,7 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Makes one of several lengths. `false`: they differ, or are none.
+/// Merges equal lengths into one. Returns `false` if they differ or are invalid.
 pub(crate) fn has_one_length(headers: &mut HeaderMap) -> bool {
     let lengths: Vec<Option<u64>> = headers
         .get_all(CONTENT_LENGTH)
@@ -205,7 +209,7 @@ pub(crate) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// Makes one header of several with the same name.
+/// Joins all lines of a header into one.
 pub(crate) fn join(headers: &mut HeaderMap, name: HeaderName, separator: &[u8]) {
     let values: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
     if values.len() > 1 {

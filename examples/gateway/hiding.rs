@@ -1,4 +1,4 @@
-//! Headers of an answer that say where the upstream is: they say where the gateway is, or are removed.
+//! Response headers that contain the upstream's address. They are changed to the gateway's, or removed.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -9,23 +9,23 @@ use http::{
 
 use crate::{translation::Translation, via::hide_hops};
 
-/// What says something of the inside alone.
+/// Headers that only contain information about the inside.
 const OF_THE_INSIDE: [&str; 8] =
     ["proxy-status", "x-host", "x-hostname", "x-instance", "x-proxy-host", "x-served-by", "x-server", "x-server-name"];
 const OF_THE_INSIDE_PREFIXES: [&str; 6] =
     ["forwarded", "x-backend", "x-envoy-", "x-forwarded", "x-real-", "x-upstream"];
 
-/// What names a server in places where other headers have words.
+/// Headers that contain a server's name where other headers contain words.
 const NAMES_A_SERVER: [HeaderName; 4] =
     [WWW_AUTHENTICATE, PROXY_AUTHENTICATE, WARNING, HeaderName::from_static("server-timing")];
 
-/// How URLs of the upstream begin.
+/// The beginnings of the upstream's URLs.
 const SCHEMES: [&str; 4] = ["http:", "https:", "ws:", "wss:"];
 
-/// Hides the upstream in all headers of an answer, or in its trailers.
+/// Hides the upstream in all headers of a response, or in its trailers.
 pub(crate) fn hide(headers: &mut HeaderMap, outside: &Translation) {
     let is_of_the_inside = |name: &&HeaderName| {
-        // At which other ports the upstream is.
+        // It has other ports of the upstream.
         *name == ALT_SVC
             || OF_THE_INSIDE.contains(&name.as_str())
             || OF_THE_INSIDE_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
@@ -41,7 +41,7 @@ pub(crate) fn hide(headers: &mut HeaderMap, outside: &Translation) {
             _ => None,
         };
         let then = match first.as_deref().unwrap_or(&said) {
-            // Its value is nobody's business.
+            // The value of a cookie passes unchanged.
             _ if name == SET_COOKIE => Ok(None),
             said => words(said, outside, NAMES_A_SERVER.contains(name)),
         };
@@ -57,7 +57,7 @@ pub(crate) fn hide(headers: &mut HeaderMap, outside: &Translation) {
     hide_hops(headers);
 }
 
-/// `SECONDS; url=REFERENCE`, and all that browsers take for it (HTML, "shared declarative refresh steps").
+/// `SECONDS; url=REFERENCE`, and all other forms that browsers accept (HTML, "shared declarative refresh steps").
 fn refresh(value: &str, outside: &Translation) -> Option<String> {
     let value = value.trim_start();
     let (seconds, rest) = value.split_at(value.find(|char: char| !char.is_ascii_digit() && char != '.')?);
@@ -85,7 +85,7 @@ fn links(value: &str, outside: &Translation) -> Option<String> {
     is_changed.then_some(links)
 }
 
-/// A cookie for the upstream's host is one for the host that was asked.
+/// A cookie for the upstream's host becomes a cookie for the requested host.
 fn cookie(value: &str, outside: &Translation) -> Option<String> {
     let attributes = value.split(';').enumerate().filter_map(|(number, attribute)| {
         let (name, said) = attribute.split_once('=').unwrap_or((attribute, ""));
@@ -104,12 +104,13 @@ fn cookie(value: &str, outside: &Translation) -> Option<String> {
     (cookie != value).then_some(cookie)
 }
 
-/// The client named no host, so there is no name to say in place of the upstream's.
+/// The client named no host, so the gateway has no name to replace the upstream's with.
 struct Unnamed;
 
-/// Any text in which there may be URLs, hosts with ports, and hosts. `None`: it names nothing of the upstream.
+/// Replaces the upstream in any text that may contain URLs, hosts with ports, and hosts. `None` if the text does not
+/// name the upstream.
 fn words(text: &str, outside: &Translation, names_a_server: bool) -> Result<Option<String>, Unnamed> {
-    // An answer to Digest authentication is computed with the realm.
+    // A client computes the response to Digest authentication with the realm.
     let names_a_server = names_a_server && !text.to_ascii_lowercase().contains("digest ");
     let mut is_changed = false;
     let mut said = String::with_capacity(text.len());
@@ -128,14 +129,14 @@ fn words(text: &str, outside: &Translation, names_a_server: bool) -> Result<Opti
     Ok(is_changed.then_some(said))
 }
 
-/// What the outside says in place of a word. `None`: the word is not of the upstream.
+/// The replacement of a word. `None` if the word does not name the upstream.
 fn instead(word: &str, outside: &Translation, names_a_server: bool) -> Result<Option<String>, Unnamed> {
     let lower = word.to_ascii_lowercase();
     let scheme = SCHEMES.iter().filter_map(|scheme| lower.find(scheme)).min();
     let is_without_scheme = word.starts_with(['/', '\\']) && word[1..].starts_with(['/', '\\']);
     if let Some(at) = scheme.or(is_without_scheme.then_some(0)) {
         let (before, url) = word.split_at(at);
-        // A string in quotes, or in JSON, may have backslashes that mean nothing.
+        // A quoted string, or JSON, may contain backslashes without a meaning.
         let path = outside.path_of_url(url).or_else(|| outside.path_of_url(&url.replace('\\', "")));
         let Some(path) = path else { return Ok(None) };
         let origin = &outside.asked().ok_or(Unnamed)?.origin;

@@ -1,4 +1,4 @@
-//! Complaints.
+//! Log lines.
 
 use std::{
     error::Error,
@@ -6,10 +6,10 @@ use std::{
     io::{self, Write},
 };
 
-/// How much of what others wrote a line holds, in characters.
+/// The largest part of a line that is text of clients or upstreams, in characters.
 const MOST: usize = 300;
 
-/// An error and what it came from.
+/// An error and its causes.
 pub(crate) struct Causes<'a>(pub(crate) &'a dyn Error);
 
 impl Display for Causes<'_> {
@@ -22,7 +22,7 @@ impl Display for Causes<'_> {
     }
 }
 
-/// What others wrote, as part of a line: escaped, and not too long.
+/// Escapes and shortens text of clients or upstreams, so that it fits into a log line.
 pub(crate) fn one_line(what: impl Display) -> String {
     let text = what.to_string();
     let mut chars = text.chars();
@@ -36,7 +36,7 @@ pub(crate) fn one_line(what: impl Display) -> String {
     if chars.next().is_some() { line + "..." } else { line }
 }
 
-/// To stderr; unlike `eprintln`, without a panic if nobody reads it any more.
+/// Writes a line to stderr. Unlike `eprintln`, it does not panic if stderr is closed.
 pub(crate) fn complain(what: impl Display) {
     let _ = writeln!(io::stderr(), "gateway: {what}");
 }

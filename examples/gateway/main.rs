@@ -1,7 +1,8 @@
 //! A streaming reverse proxy that keeps event streams alive.
 //!
-//! Put it before an LLM or MCP server whose streams go silent for longer than a proxy or a client on the way bears: it
-//! fills the silence with heartbeats, between two events only, and passes everything else on as it is.
+//! Put it in front of an LLM or MCP server whose streams are silent for longer than a proxy or a client on the way
+//! accepts. The gateway sends heartbeats during the silence, only between two events, and passes everything else on
+//! unchanged.
 //!
 //! ```text
 //! cargo run --example gateway -- --listen 127.0.0.1:8080 --upstream http://127.0.0.1:9000 --heartbeat-ms 1000
@@ -9,57 +10,61 @@
 //! curl -N --http2-prior-knowledge http://127.0.0.1:8080/some/stream
 //! ```
 //!
-//! It prints `listening on http://ADDR` when it is ready, and complaints to stderr. With port 0 it picks a free port.
+//! It prints `listening on http://ADDR` when it is ready, and errors to stderr. With port 0 it picks a free port.
 //!
-//! - Clients speak HTTP/1.1, or HTTP/2 with prior knowledge, on the same port; the upstream speaks HTTP/1.1.
-//! - Bodies stream both ways and are never collected. Trailers pass; over HTTP/1.1 only those that a `trailer` header
-//!   names, and to a client only if it sent `te: trailers`.
-//! - Heartbeats begin with the response's head: an upstream that thinks before it sends one is silent, and only it can
-//!   change that. A stream with a `content-encoding` passes without any.
-//! - Upgrades (WebSocket) are not proxied: `upgrade` stays behind as any hop-by-hop header does, so the upstream answers
-//!   as if it had not been asked. `CONNECT` is a 405, an upstream that is away a 502.
-//! - On SIGINT and SIGTERM it takes no new connections, and lets the answers that are being given finish, for as long as
-//!   `--finish-ms` says. A second one ends it at once.
+//! - Clients use HTTP/1.1, or HTTP/2 with prior knowledge, on the same port. The upstream uses HTTP/1.1.
+//! - Bodies are streamed in both directions and never collected. Trailers pass. Over HTTP/1.1, only the trailers pass
+//!   that a `trailer` header names, and a client gets them only if it sent `te: trailers`.
+//! - Heartbeats begin after the response's head. An upstream that thinks before it sends a head is silent, and only the
+//!   upstream can change that. A stream with a `content-encoding` gets no heartbeats.
+//! - Upgrades (WebSocket) are not proxied: `upgrade` is removed as every hop-by-hop header is, so the upstream answers
+//!   as if it had not been asked. `CONNECT` is a 405. An unreachable upstream is a 502.
+//! - On SIGINT and SIGTERM the gateway accepts no new connections, and lets current responses finish for up to
+//!   `--finish-ms`. A second signal ends it at once.
 //!
 //! # Names
 //!
-//! - The `Host` that a client asks for goes on, and so does its `Origin`. So an upstream can refuse the pages of other sites
-//!   (DNS rebinding), as MCP and model servers do. With `--host`, the gateway refuses all other hosts itself, with a 421.
-//! - With `--host` and `--upstream-host`, the upstream is told its own host. It can check none then, so the gateway does.
-//! - `x-forwarded-for`, `-host` and `-proto` say what this hop saw. What a client says in the place of a proxy is removed: all
-//!   names in `headers.rs`, also with underscores and in trailers. A proxy at a `--trusted-proxy` address may say them, and
-//!   `x-forwarded-for` goes on from what it says.
-//! - `via` tells both sides of this hop, by a random name that it has for as long as it runs. A request that has been here
-//!   before is a 508.
-//! - A request of HTTP/1.0 that names no host is one for the upstream's own. With `--host`, it is a 421.
-//! - No header of an answer names the upstream, by none of its names: the one in `--upstream`, the address that it has, all
-//!   names of this machine if it is here, and each `--upstream-name`. `location`, `content-location`, `refresh` and `link`
-//!   get a path in place of its URL. Other headers get the host that was asked, and its `x-forwarded-proto`: `www-authenticate`,
-//!   `access-control-allow-origin`, `server-timing` and the rest. `set-cookie` loses its `domain`. What speaks of the inside
-//!   alone is removed: `alt-svc`, `forwarded`, `x-forwarded-*`, `x-served-by` and their kin (`hiding.rs`). `via` does not name
-//!   who is behind the upstream, the words after a status are the usual ones, and no answer of the gateway's own names the
-//!   upstream. Bodies, the values of cookies, and URLs that are percent-encoded in others pass as they are.
-//! - The path of `--upstream` is a prefix, not a fence: `..` passes as it is.
+//! - The `Host` that a client asks for is forwarded, and so is its `Origin`. So an upstream can refuse the pages of
+//!   other sites (DNS rebinding), as MCP and model servers do. With `--host`, the gateway refuses all other hosts
+//!   itself, with a 421.
+//! - With `--host` and `--upstream-host`, the upstream gets its own host. Then it cannot check the host, so the gateway
+//!   does.
+//! - `x-forwarded-for`, `-host` and `-proto` contain what this hop saw. A client cannot set headers that only a proxy
+//!   may set. The gateway removes all names in `headers.rs`, also with underscores and in trailers. A proxy at a
+//!   `--trusted-proxy` address may set them, and the gateway appends to its `x-forwarded-for`.
+//! - `via` names the gateway on both sides, by a random name that stays the same while it runs. A request that loops
+//!   back is a 508.
+//! - An HTTP/1.0 request without a host is a request for the upstream's own host. With `--host`, it is a 421.
+//! - No response header names the upstream by any of its names: the name in `--upstream`, its address, all names of
+//!   this machine if the upstream is on it, and each `--upstream-name`. `location`, `content-location`, `refresh` and
+//!   `link` get a path in place of its URL. Other headers get the requested host with its `x-forwarded-proto`:
+//!   `www-authenticate`, `access-control-allow-origin`, `server-timing` and the rest. `set-cookie` loses its `domain`.
+//!   Headers that only describe the inside are removed: `alt-svc`, `forwarded`, `x-forwarded-*`, `x-served-by` and
+//!   similar ones (`hiding.rs`). `via` does not name the hops behind the upstream, the reason phrase is the standard
+//!   one, and the gateway's own responses do not name the upstream. Bodies, the values of cookies, and percent-encoded
+//!   URLs inside other URLs pass unchanged.
+//! - The path of `--upstream` is a prefix and not a security boundary: `..` passes unchanged.
 //!
-//! # Bounds
+//! # Limits
 //!
-//! - Silent and slow clients cannot fill it up: `examples/support/connections.rs`. It has as many connections as the limit
-//!   on open files allows, half of them to the upstream, one for each request.
-//! - One client cannot take all of these. An address has a share of the requests (`--requests-per-address`), counted as
-//!   [`ClientIpKey`](tower_sse::ClientIpKey) does, behind a `--trusted-proxy` by `x-forwarded-for`. The next request is a 429. A
-//!   connection of HTTP/2 has a share as well (`--requests-per-connection`). The next stream is refused (`REFUSED_STREAM`),
-//!   and a client that heeds the connection's settings waits instead.
-//! - When a share is used up, or all is, the request whose body has been arriving for the longest time makes room, with a
-//!   503. When no body is arriving, the new request is refused: 503 if the gateway is full. Both say `retry-after`.
-//! - A request whose body comes too slowly (`--body-ms`) is a 408. An answer that does not begin in time is a 504, and one
-//!   that goes on too slowly is broken off (`--answer-ms`). An event stream may be silent for ever.
-//! - Clients and upstreams that are gone without saying so are found: `examples/support/sockets.rs`.
+//! - Silent and slow clients cannot use up the gateway: `examples/support/connections.rs`. The number of connections is
+//!   what the limit on open files allows. Half of them go to the upstream, one for each request.
+//! - One client cannot take all connections. Each address has a share of the requests (`--requests-per-address`),
+//!   counted as in [`ClientIpKey`](tower_sse::ClientIpKey); behind a `--trusted-proxy`, by `x-forwarded-for`. The next
+//!   request is a 429. An HTTP/2 connection has a share as well (`--requests-per-connection`). Its next stream is
+//!   refused (`REFUSED_STREAM`). A client that respects the connection's settings waits instead.
+//! - When a share or the total is used up, the request whose body has been arriving for the longest time makes room,
+//!   and gets a 503. If no body is arriving, the new request is refused, with a 503 if the gateway is full. Both
+//!   responses have a `retry-after`.
+//! - A request whose body comes too slowly (`--body-ms`) is a 408. A response that does not begin in time is a 504, and
+//!   a response that is too slow is cut off (`--answer-ms`). An event stream may be silent for ever.
+//! - Vanished clients and upstreams are detected: `examples/support/sockets.rs`.
 //!
 //! # What is refused
 //!
-//! - 400: no host, two, one that is no host or has a user; a target that is no path; a body that breaks. 501: a
+//! - 400: no host, two hosts, an invalid host, or a host with a user; a target that is no path; a broken body. 501: a
 //!   transfer coding other than `chunked`.
-//! - 502: what the upstream says makes no sense, as two lengths that differ.
+//! - 502: an invalid response of the upstream, for example with two different lengths.
 
 mod bodies;
 mod clients;
@@ -105,9 +110,9 @@ use crate::{
     signals::Signals,
 };
 
-/// Answers that have not finished a quarter of this before the end are ended.
+/// Responses that have not finished a quarter of this time before the end are ended.
 const WINDOW: Duration = Duration::from_secs(2);
-/// How long connections may take to close when their streams have ended.
+/// How long connections may take to close after their streams have ended.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -124,7 +129,7 @@ fn main() -> ExitCode {
     };
     let done = tokio::runtime::Runtime::new().and_then(|runtime| {
         let done = runtime.block_on(run(options));
-        // Does not wait for a name that is still being looked up, as dropping it would.
+        // Does not wait for a pending name look-up. Dropping the runtime would.
         runtime.shutdown_background();
         done
     });
@@ -145,13 +150,13 @@ async fn run(options: Options) -> io::Result<()> {
     writeln!(io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     io::stdout().flush()?;
 
-    // Each has one to the upstream.
+    // Each client connection needs another one to the upstream.
     let connections = Connections::new(options.patience, 2);
     let all = connections.most();
     let (per_address, per_connection) = options.shares(all);
     let connections = connections.requests_each(per_connection);
     let places = Places::new(all as usize, per_address as usize);
-    // Nothing is published here: the registry counts the streams, and the layer keeps them alive.
+    // The program publishes nothing: the registry counts the streams, and the layer sends heartbeats.
     let registry = Registry::new();
     let sse = SseLayer::new(&registry).heartbeat(options.heartbeat).finish_on_drain(true);
     let gateway = Arc::new(Gateway::new(options.upstream, options.rules, options.patience, places)?);
@@ -169,7 +174,7 @@ async fn run(options: Options) -> io::Result<()> {
     }
     let gracefully = async {
         let drain = Drain::within(options.finish.min(WINDOW)).finish_within(options.finish);
-        // It waits for all connections, and some may be stuck.
+        // Waits for all connections, with a timeout, as some may be stuck.
         let closed = connections.close_within(options.finish + PATIENCE);
         let _ = tokio::join!(closed, registry.drain(drain));
     };

@@ -1,4 +1,4 @@
-//! What a request asks for: its host, and whether the gateway answers for it.
+//! The host that a request asks for, and whether the gateway serves it.
 
 use std::str::FromStr;
 
@@ -11,7 +11,7 @@ use http::{
 /// A status, and a sentence for the client.
 pub(crate) struct Refused(pub(crate) StatusCode, pub(crate) &'static str);
 
-/// A host, and one of its ports or any.
+/// A host with one port, or with any port.
 pub(crate) struct Name {
     host: String,
     port: Option<u16>,
@@ -31,7 +31,7 @@ impl Name {
         self.is_of(&host_of(authority), authority.port_u16().unwrap_or(80))
     }
 
-    /// `host`: as [`host_of`] has it.
+    /// `host` is as returned by [`host_of`].
     pub(crate) fn is_of(&self, host: &str, port: u16) -> bool {
         host == self.host && self.port.is_none_or(|one| one == port)
     }
@@ -41,20 +41,20 @@ impl Name {
     }
 }
 
-/// Whether this host has a name in that domain.
+/// Whether this host belongs to that domain.
 pub(crate) fn is_below(host: &str, domain: &str) -> bool {
     !domain.is_empty() && host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
 }
 
-/// In lower case, and without the dot at the end of a full name.
+/// The host in lower case, without the dot at the end of a full name.
 pub(crate) fn host_of(authority: &Authority) -> String {
     authority.host().trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// The host that is asked. `None`: a request of HTTP/1.0 need not name one.
+/// The requested host. `None` if an HTTP/1.0 request names none.
 ///
-/// What hyper lets pass and another server may read in another way is an error: several hosts, none, one that is no host, a
-/// target that is no path, and framing other than chunks.
+/// Returns an error for requests that hyper accepts but that another server may read differently: several hosts, no
+/// host, an invalid host, a target that is no path, and a transfer coding other than chunks.
 pub(crate) fn asked<B>(request: &Request<B>) -> Result<Option<Authority>, Refused> {
     check_framing(request.headers())?;
     let bad_request = |sentence| Err(Refused(StatusCode::BAD_REQUEST, sentence));
@@ -71,7 +71,7 @@ pub(crate) fn asked<B>(request: &Request<B>) -> Result<Option<Authority>, Refuse
         return bad_request("The request has more than one Host.\n");
     }
     let host = match host.map(|host| parse(host.as_bytes())) {
-        // A bad one is an error even where it means nothing (RFC 9112, 3.2).
+        // An invalid host is an error even where it has no meaning (RFC 9112, 3.2).
         Some(None) => return bad_request("The request's Host is not a host.\n"),
         host => host.flatten(),
     };
@@ -86,17 +86,17 @@ pub(crate) fn asked<B>(request: &Request<B>) -> Result<Option<Authority>, Refuse
     };
     match (request.version(), host) {
         (Version::HTTP_11, None) => bad_request("The request has no Host.\n"),
-        // Over HTTP/1.1, a whole URI as the target stands for the host, whatever `Host` says (RFC 9112, 3.2.2).
+        // Over HTTP/1.1, an absolute URI as the target names the host, whatever `Host` says (RFC 9112, 3.2.2).
         (Version::HTTP_2, Some(host)) if host != named => bad_request("The request has two different hosts.\n"),
         _ => Ok(Some(named)),
     }
 }
 
-/// A host and perhaps a port: no user, and nothing that a name or an address does not have.
+/// Parses a host with an optional port: no user, and no characters that a name or an address does not have.
 fn parse(text: &[u8]) -> Option<Authority> {
     let authority = Authority::try_from(text).ok()?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte);
-    // A port that is out of range, `Authority` takes for none.
+    // `Authority` ignores a port that is out of range.
     let has_known_port = authority.port_u16().is_some() || authority.as_str() == authority.host();
     (!authority.host().is_empty() && has_known_port && text.iter().copied().all(is_plain)).then_some(authority)
 }

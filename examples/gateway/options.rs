@@ -1,4 +1,4 @@
-//! What the program is started with.
+//! The command line.
 
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
@@ -36,7 +36,7 @@ pub(crate) const USAGE: &str =
                    (default: 600000)
   --finish-ms      how long answers may go on when the gateway is told to end (default: 30000)";
 
-/// The least that HTTP/2 recommends where there is room for it (RFC 9113, 6.5.2).
+/// The minimum that HTTP/2 recommends, if the total allows it (RFC 9113, 6.5.2).
 const MOST_PER_CONNECTION: u32 = 100;
 
 pub(crate) struct Options {
@@ -50,9 +50,9 @@ pub(crate) struct Options {
     pub(crate) per_connection: Option<u32>,
 }
 
-/// What holds for each request.
+/// The settings that apply to each request.
 pub(crate) struct Rules {
-    /// Empty: all.
+    /// Empty: all hosts.
     pub(crate) hosts: Vec<Name>,
     pub(crate) sends_upstream_host: bool,
     pub(crate) trusted_proxies: Vec<IpAddr>,
@@ -61,7 +61,7 @@ pub(crate) struct Rules {
 }
 
 impl Options {
-    /// `None`: help is asked for.
+    /// Returns `None` if the user asks for help.
     pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut listen = "127.0.0.1:8080".to_owned();
         let mut upstream = None;
@@ -104,17 +104,15 @@ impl Options {
         }
         let upstream = Upstream::parse(&upstream.ok_or("--upstream is missing")?, upstream_names)?;
         if rules.sends_upstream_host && rules.hosts.is_empty() {
-            return Err(
-                "--upstream-host needs --host: nobody else would look at the host that was asked for".to_owned()
-            );
+            return Err("--upstream-host needs --host: otherwise no program checks the requested host".to_owned());
         }
         Ok(Some(Self { listen, upstream, rules, heartbeat, patience, finish, per_address, per_connection }))
     }
 
-    /// How many requests an address may have at once, and how many a connection, if there may be so many in all.
+    /// How many requests an address may have at once, and how many a connection, if the total is `all`.
     pub(crate) fn shares(&self, all: u32) -> (u32, u32) {
         let per_address = self.per_address.unwrap_or((all / 4).clamp(1, 1000));
-        // On the connection of a proxy, there are requests of many addresses.
+        // The connection of a proxy carries requests of many addresses.
         let of_one = if self.rules.trusted_proxies.is_empty() { per_address / 2 } else { MOST_PER_CONNECTION };
         (per_address, self.per_connection.unwrap_or(of_one.clamp(1, MOST_PER_CONNECTION)))
     }

@@ -1,4 +1,4 @@
-//! How many requests there may be at once: in all, and of one client's address.
+//! The number of requests at once: in total, and per client address.
 
 use std::{
     collections::HashMap,
@@ -17,8 +17,8 @@ use crate::uploads::{Upload, Uploads};
 /// How long a request waits for the place of a request that was ended.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The places of all requests. Each request takes a connection to the upstream. Over HTTP/2 a client can send many requests
-/// on one connection, so the bound on clients' connections does not bound them.
+/// The places of all requests. Each request takes a connection to the upstream. Over HTTP/2 a client can send many
+/// requests on one connection, so the limit on clients' connections does not limit them.
 pub(crate) struct Places {
     all: Share,
     per_address: usize,
@@ -33,7 +33,7 @@ pub(crate) enum NoPlace {
     OfAddress,
 }
 
-/// The place of one request, free again when it is dropped.
+/// The place of one request. It is free again when this is dropped.
 pub(crate) struct Place {
     pub(crate) upload: Arc<Upload>,
     _permits: [OwnedSemaphorePermit; 2],
@@ -41,7 +41,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A closure that asks this keeps the whole place.
+    /// A closure that calls this captures the whole place.
     pub(crate) fn body_has_failed(&self) -> bool {
         self.upload.has_failed()
     }
@@ -52,10 +52,10 @@ impl Places {
         Self { all: Share::new(all), per_address: per_address.min(all), addresses: Mutex::default() }
     }
 
-    /// A place for a request of this address.
+    /// Takes a place for a request of this address.
     ///
-    /// When all are taken, the request whose body has been arriving for the longest time makes room. An address whose share
-    /// is used up takes the place of such a request of its own only.
+    /// If all places are taken, the request whose body has been arriving for the longest time is ended. If the share of
+    /// the address is used up, only a request of the same address is ended.
     pub(crate) async fn take(&self, address: IpAddr, has_body: bool) -> Result<Place, NoPlace> {
         let share = self.share_of(address);
         let upload = Arc::new(Upload::new(has_body));
@@ -78,7 +78,7 @@ impl Places {
     }
 }
 
-/// Places, and the requests that can give theirs back.
+/// Places, and the requests that can be ended to free them.
 struct Share {
     free: Arc<Semaphore>,
     uploads: Uploads,
@@ -89,12 +89,13 @@ impl Share {
         Self { free: Arc::new(Semaphore::new(places)), uploads: Uploads::default() }
     }
 
-    /// `None`: there is no place, or this request made room for another one while it waited.
+    /// Returns `None` if there is no place, or if this request was ended for another one while it waited.
     async fn take(&self, upload: &Arc<Upload>) -> Option<OwnedSemaphorePermit> {
         if self.free.available_permits() == 0 && !self.uploads.make_room() {
             return None;
         }
-        // A request that waits for its place can make room as well: in a burst, all those before it have done so already.
+        // A request that waits for its place can be ended as well: in a burst, all requests before it have been ended
+        // already.
         self.uploads.add(upload);
         tokio::select! {
             biased;

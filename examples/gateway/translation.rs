@@ -1,4 +1,4 @@
-//! From the names that the upstream has for itself to the name that a client asked by.
+//! Translates the upstream's names for itself into the name that a client asked for.
 
 use std::{
     net::{IpAddr, UdpSocket},
@@ -11,18 +11,19 @@ use url::{Host, Position, Url};
 
 use crate::names::{Name, is_below};
 
-/// What an answer calls the upstream, in URLs above all. They are read as browsers read them (the URL standard of the WHATWG).
+/// The names of the upstream in responses, mainly in URLs. They are parsed as browsers parse them (the URL standard of
+/// the WHATWG).
 pub(crate) struct UpstreamNames {
     host: String,
     port: u16,
     base_path: String,
     aliases: Vec<Name>,
-    /// Those of a page outside: what a reference means depends on the scheme of its page.
+    /// The URLs of the outside page. The meaning of a reference depends on the scheme of its page.
     pages: [Url; 2],
 }
 
 impl UpstreamNames {
-    /// `base_path`: without a slash at its end. `aliases`: what else answers may call it.
+    /// `base_path` has no slash at its end. `aliases` are further names of the upstream.
     pub(crate) fn new(upstream: &Url, base_path: &str, aliases: Vec<Name>) -> Result<Self, url::ParseError> {
         Ok(Self {
             host: host_of(upstream).ok_or(url::ParseError::EmptyHost)?,
@@ -34,10 +35,10 @@ impl UpstreamNames {
     }
 }
 
-/// For one answer: where it came from, and by which name its client asked.
+/// The translation for one response: where it came from, and the name that its client asked for.
 pub(crate) struct Translation {
     names: Arc<UpstreamNames>,
-    /// The upstream's.
+    /// The upstream's address.
     address: Option<IpAddr>,
     /// The upstream is on this machine, which has many names.
     is_here: bool,
@@ -53,7 +54,7 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// By what the request says to the upstream: of a trusted proxy before the gateway, what that one was asked.
+    /// Reads what the request tells the upstream. Behind a trusted proxy, that is what the proxy was asked for.
     pub(crate) fn of(request: &HeaderMap) -> Option<Self> {
         let first = |name| Some(request.get(name)?.to_str().ok()?.split(',').next()?.trim());
         let authority = first("x-forwarded-host")?;
@@ -66,7 +67,7 @@ impl Asked {
 }
 
 impl Translation {
-    /// `asked`: `None` for a client that named no host.
+    /// `asked` is `None` for a client that named no host.
     pub(crate) fn new(names: &Arc<UpstreamNames>, connection: Option<&HttpInfo>, asked: Option<Asked>) -> Self {
         let address = connection.map(|it| it.remote_addr().ip().to_canonical());
         let own = connection.map(|it| it.local_addr().ip().to_canonical());
@@ -78,7 +79,7 @@ impl Translation {
         self.asked.as_ref()
     }
 
-    /// A reference to something of the upstream, as a path outside. `None`: the reference may stay as it is.
+    /// Translates a reference to the upstream into a path on the outside. `None` if the reference needs no change.
     pub(crate) fn path(&self, reference: &str) -> Option<String> {
         let reference = cleaned(reference);
         let urls: Vec<_> = self.names.pages.iter().filter_map(|page| page.join(&reference).ok()).collect();
@@ -90,7 +91,7 @@ impl Translation {
         self.without_base(url).map(|_| self.path_of(url))
     }
 
-    /// The upstream's URL that this is, if it is one, as the path that it has outside.
+    /// Translates a URL of the upstream into its path on the outside. `None` if the URL is not the upstream's.
     pub(crate) fn path_of_url(&self, text: &str) -> Option<String> {
         let url = self.names.pages[0].join(&cleaned(text)).ok().filter(|url| self.is(url))?;
         let has_path = url.path() != "/" || text.ends_with(['/', '\\']) || url.query().is_some();
@@ -102,7 +103,8 @@ impl Translation {
         Url::parse(&format!("http://{text}/")).is_ok_and(|url| self.is(&url))
     }
 
-    /// Whether a host without a port is the upstream's. `but_loopback`: not if all machines have that name.
+    /// Whether a host without a port is the upstream's. With `but_loopback`, a name that every machine has does not
+    /// count.
     pub(crate) fn is_host(&self, text: &str, but_loopback: bool) -> bool {
         let host = Url::parse(&format!("http://{text}/")).ok().and_then(|url| host_of(&url));
         host.is_some_and(|host| {
@@ -112,7 +114,7 @@ impl Translation {
         })
     }
 
-    /// Whether cookies of this domain are for the upstream, or for all below a domain that it is in.
+    /// Whether cookies of this domain are for the upstream, or for a domain that contains it.
     pub(crate) fn is_in_domain(&self, domain: &str) -> bool {
         let domain = domain.trim_matches('.').to_ascii_lowercase();
         is_below(&self.names.host, &domain)
@@ -120,7 +122,7 @@ impl Translation {
             || self.is_host(&domain, false)
     }
 
-    /// A path of the upstream without the path that all have. `None`: it has another one.
+    /// A path of the upstream without the base path. `None` if it has another base path.
     pub(crate) fn without_base_path<'a>(&self, path: &'a str) -> Option<&'a str> {
         let rest = path.strip_prefix(&self.names.base_path).filter(|_| !self.names.base_path.is_empty())?;
         (rest.is_empty() || rest.starts_with(['/', '?', '#'])).then_some(rest)
@@ -151,7 +153,8 @@ impl Translation {
     }
 }
 
-/// Without what browsers skip, and with two slashes where they take more, or others, for two. The `url` crate does not.
+/// Removes what browsers skip, and writes two slashes where browsers accept more or other ones. The `url` crate does
+/// not do that.
 fn cleaned(reference: &str) -> String {
     let reference: String =
         reference.trim_matches(|it| it <= ' ').chars().filter(|it| !"\t\r\n".contains(*it)).collect();
@@ -159,7 +162,7 @@ fn cleaned(reference: &str) -> String {
     if reference.len() - rest.len() < 2 { reference } else { format!("//{rest}") }
 }
 
-/// In one spelling: without the dot at the end of a full name, and with an IPv4 address as that.
+/// The host in one spelling: without the dot at the end of a full name, and an IPv4 address in its usual form.
 fn host_of(url: &Url) -> Option<String> {
     Some(match url.host()? {
         Host::Domain(name) => name.trim_end_matches('.').to_owned(),
@@ -171,7 +174,7 @@ fn host_of(url: &Url) -> Option<String> {
     })
 }
 
-/// Whether each machine calls itself so.
+/// Whether every machine has this name.
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
     host == "localhost"
@@ -179,7 +182,7 @@ fn is_loopback(host: &str) -> bool {
         || address.is_ok_and(|address| address.is_loopback() || address.is_unspecified())
 }
 
-/// A system lets a program take no other address.
+/// Tries to bind the address, as the system allows that only for its own addresses.
 fn is_of_this_machine(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }

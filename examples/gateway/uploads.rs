@@ -1,4 +1,4 @@
-//! Requests whose bodies are still arriving. They make room for other requests.
+//! Requests whose bodies are still arriving. They can be ended for other requests.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The requests that can make room, the oldest first.
+/// The requests that can be ended, the oldest first.
 #[derive(Default)]
 pub(crate) struct Uploads(Mutex<VecDeque<Weak<Upload>>>);
 
@@ -30,7 +30,7 @@ impl Uploads {
         uploads.push_back(Arc::downgrade(upload));
     }
 
-    /// Ends the oldest request. `false`: no request can make room.
+    /// Ends the oldest request. Returns `false` if no request can be ended.
     pub(crate) fn make_room(&self) -> bool {
         let mut uploads = lock(&self.0);
         while let Some(upload) = uploads.pop_front() {
@@ -42,7 +42,7 @@ impl Uploads {
     }
 }
 
-/// How far the body of a request is.
+/// The progress of a request's body.
 pub(crate) struct Upload {
     state: Mutex<State>,
     ended: Notify,
@@ -50,7 +50,7 @@ pub(crate) struct Upload {
 
 struct State {
     went_on: Instant,
-    /// The body is not there to its end, and the upstream has not answered yet.
+    /// The body has not arrived completely, and the upstream has not answered yet.
     can_make_room: bool,
     is_ended: bool,
     has_failed: bool,
@@ -68,14 +68,14 @@ impl Upload {
         Self { state: Mutex::new(state), ended: Notify::new() }
     }
 
-    /// Follows this body.
+    /// Watches this body.
     pub(crate) fn watch<B: Body>(self: &Arc<Self>, body: B) -> impl Body<Data = B::Data, Error = B::Error> + use<B> {
         let (arriving, fails) = (Arriving(Arc::clone(self)), Arc::clone(self));
         body.inspect_frame(move |_| lock(&arriving.0.state).went_on = Instant::now())
             .inspect_err(move |_| lock(&fails.state).has_failed = true)
     }
 
-    /// Waits until it has made room for another request.
+    /// Waits until this request is ended for another one.
     pub(crate) async fn is_ended(&self) {
         self.ended.notified().await;
     }
@@ -84,7 +84,7 @@ impl Upload {
         lock(&self.state).has_failed
     }
 
-    /// Waits for an answer, for so long since the body last went on.
+    /// Waits for an answer, for this time since the body's last progress.
     pub(crate) async fn answered_within<T>(
         &self,
         time: Duration,
@@ -105,7 +105,7 @@ impl Upload {
         }
     }
 
-    /// An answer that has begun makes room for nobody.
+    /// Once its answer has begun, a request is not ended for another one.
     fn settle<T>(&self, answer: T) -> Result<T, Unanswered> {
         let mut state = lock(&self.state);
         state.can_make_room = false;
@@ -123,7 +123,7 @@ impl Upload {
     }
 }
 
-/// Held by a body, as long as there is more of it.
+/// A body holds this until its last frame.
 struct Arriving(Arc<Upload>);
 
 impl Drop for Arriving {

@@ -1,4 +1,4 @@
-//! A request as the upstream gets it, and its answer as the client does.
+//! Converts a request for the upstream, and its response for the client.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     translation::UpstreamNames,
 };
 
-/// Where requests go, and what they look like there.
+/// The upstream's address and paths.
 pub(crate) struct Upstream {
     authority: Authority,
     /// Without a slash at its end.
@@ -25,7 +25,7 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// `aliases`: what else its answers may call it.
+    /// `aliases` are further names of the upstream in its responses.
     pub(crate) fn parse(text: &str, aliases: Vec<Name>) -> Result<Self, String> {
         let is_none = || format!("--upstream {text:?} is not like http://HOST[:PORT][/PATH]");
         let parts = text.parse::<Uri>().map_err(|_| is_none())?.into_parts();
@@ -34,7 +34,7 @@ impl Upstream {
             let hint = "give the http:// address of a local proxy that does (nginx, stunnel)";
             return Err(format!("--upstream cannot be https://, as this example speaks no TLS: {hint}"));
         }
-        // A port that is out of range, `Uri` takes for none.
+        // `Uri` ignores a port that is out of range.
         let has_known_port = authority.port_u16().is_some() || authority.as_str() == authority.host();
         let has_user = authority.as_str().contains('@');
         if parts.scheme != Some(Scheme::HTTP) || path.query().is_some() || has_user || !has_known_port {
@@ -53,12 +53,12 @@ impl Upstream {
         &self.names
     }
 
-    /// The request as the upstream gets it, which is told this host.
+    /// The request that is sent to the upstream, with this host.
     pub(crate) fn request<B: Body>(&self, request: Request<B>, host: &Authority) -> Result<Request<B>, http::Error> {
         let (mut head, body) = request.into_parts();
         head.uri = self.target(&head.uri)?;
         head.version = Version::HTTP_11;
-        // The layer's and hyper's, which mean nothing further on.
+        // These are values of the layer and of hyper. They have no meaning in the next request.
         head.extensions.clear();
 
         let headers = &mut head.headers;
@@ -69,19 +69,19 @@ impl Upstream {
             headers.insert(CONNECTION, HeaderValue::from_static("te"));
         }
         if body.size_hint().exact().is_none() {
-            // Said here because hyper takes a GET for one without a body if nothing speaks of one.
+            // Set here, because hyper assumes that a GET has no body unless a header announces one.
             headers.remove(CONTENT_LENGTH);
             headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        // HTTP/2 may send each cookie on its own, HTTP/1.1 knows one header only (RFC 9113, 8.2.3).
+        // HTTP/2 may send each cookie on its own. HTTP/1.1 allows one header only (RFC 9113, 8.2.3).
         join(headers, COOKIE, b"; ");
         headers.insert(HOST, HeaderValue::from_str(host.as_str())?);
         Ok(Request::from_parts(head, body))
     }
 
-    /// The answer as the client gets it, but for the names in it. `None`: nobody can say where it ends.
+    /// The response for the client, before its names are translated. `None` if its end is ambiguous.
     pub(crate) fn response<B: Body>(&self, mut response: Response<B>) -> Option<Response<B>> {
-        // Chunks end a body, and hyper reads those. Any other coding would go on without its name.
+        // Chunks end a body, and hyper decodes them. Any other coding would be forwarded without its name.
         let codings = response.headers().get_all(TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes);
         let is_known = codings.map(<[u8]>::to_ascii_lowercase).collect::<Vec<_>>().join(&b',');
         if !matches!(is_known.trim_ascii(), b"" | b"chunked") {
@@ -92,12 +92,13 @@ impl Upstream {
             return None;
         }
         if response.body().size_hint().exact().is_none() {
-            // A length next to chunks, or one named in `connection`, is none; and believed, it would split the response.
+            // A length next to chunks, or one that `connection` names, must be ignored. A receiver that trusts it would
+            // split the response.
             response.headers_mut().remove(CONTENT_LENGTH);
         }
-        // How the upstream put its status into words: nothing of it goes on.
+        // Removes the upstream's own reason phrase.
         response.extensions_mut().clear();
-        // Of this hop, not of the one that the upstream speaks on.
+        // The version of this hop, not of the upstream's connection.
         *response.version_mut() = Version::HTTP_11;
         Some(response)
     }

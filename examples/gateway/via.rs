@@ -1,4 +1,4 @@
-//! `Via`: which proxies a message came through (RFC 9110, 7.6.3).
+//! `Via`: the proxies that a message passed (RFC 9110, 7.6.3).
 
 use std::io;
 
@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Version, header::VIA};
 
 use crate::headers::tokens;
 
-/// The random name that this process has in `Via`. It tells nobody where the gateway is.
+/// The random name of this process in `Via`. It does not reveal the gateway's address.
 pub(crate) struct Pseudonym(String);
 
 impl Pseudonym {
@@ -14,17 +14,17 @@ impl Pseudonym {
         Ok(Self(format!("gateway-{:016x}", getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?)))
     }
 
-    /// Whether a message has been here.
+    /// Whether a message has passed this gateway.
     ///
-    /// The name counts wherever it stands. A client may have begun a comment or a string that it never ended, and another
-    /// proxy may have made one line of several.
+    /// The name counts at any place in the header. A client may have begun a comment or a string that it never ended,
+    /// and another proxy may have joined several lines.
     pub(crate) fn is_in(&self, headers: &HeaderMap) -> bool {
         let name = self.0.as_bytes();
         let mut lines = headers.get_all(VIA).iter().map(HeaderValue::as_bytes);
         lines.any(|line| line.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name)))
     }
 
-    /// `version`: in which the message was received.
+    /// `version` is the version in which the message was received.
     pub(crate) fn add_to(&self, headers: &mut HeaderMap, version: Version) {
         let version = match version {
             Version::HTTP_10 => "1.0",
@@ -37,7 +37,7 @@ impl Pseudonym {
     }
 }
 
-/// Leaves the protocol of each hop behind this one, and nothing else. What does not begin with a protocol is removed.
+/// Keeps only the protocol of each hop behind the gateway. A hop that does not begin with a protocol is removed.
 pub(crate) fn hide_hops(headers: &mut HeaderMap) {
     let hops = headers.get_all(VIA).iter().flat_map(tokens).filter_map(protocol);
     let hidden = hops.map(|protocol| format!("{protocol} upstream")).collect::<Vec<_>>().join(", ");
@@ -47,7 +47,7 @@ pub(crate) fn hide_hops(headers: &mut HeaderMap) {
     }
 }
 
-/// `1.1` or `HTTP/1.1`, if that is what a hop begins with. A comma in a comment makes other beginnings.
+/// Returns `1.1` or `HTTP/1.1` if a hop begins with it. A comma in a comment also separates hops here.
 fn protocol(hop: &[u8]) -> Option<&str> {
     let mut words = std::str::from_utf8(hop).ok()?.split_ascii_whitespace();
     let protocol = words.next().filter(|_| words.next().is_some())?;

@@ -1,5 +1,5 @@
-//! A very small language model. It answers every prompt with a text about lighthouses. If the prompt contains the word `break`, the
-//! answer fails in the middle.
+//! A very small language model. It answers every prompt with a text about lighthouses. If the prompt contains the word
+//! `break`, the answer fails in the middle.
 
 use std::{collections::hash_map::RandomState, hash::BuildHasher, iter::once, time::Duration};
 
@@ -62,8 +62,8 @@ fn shortened(prompt: &str) -> String {
     }
 }
 
-/// Splits a text into tokens as language models do. A word includes the space before it, and a long word becomes several tokens. All
-/// tokens together are the text.
+/// Splits a text into tokens as language models do. A word includes the space before it, and a long word becomes
+/// several tokens. All tokens together are the text.
 fn split(text: &str) -> Vec<String> {
     const PIECE: usize = 5;
     let mut tokens = Vec::new();

@@ -7,17 +7,19 @@
 //! ```
 //!
 //! - `GET /`: the chat page.
-//! - `POST /chats/{chat}/messages`: asks the question in the body. The response is `{"answer": n}`, or a 409 while another answer is being
-//!   written in this chat. With `?instead=true`, the new answer replaces the other answer.
-//! - `GET /chats/{chat}/answers/{n}/events`: the tokens of an answer, from the first token or after `Last-Event-ID`. The last
-//!   event is an `end` with the reason: `done`, `stopped`, `replaced` or `failed`. A client that has read everything gets a 204 if the answer is
-//!   done, and a 410 if it is not. Both stop an `EventSource`. An unknown answer is a 404.
+//! - `POST /chats/{chat}/messages`: asks the question in the body. The response is `{"answer": n}`, or a 409 while
+//!   another answer is being written in this chat. With `?instead=true`, the new answer replaces the other answer.
+//! - `GET /chats/{chat}/answers/{n}/events`: the tokens of an answer, from the first token or after `Last-Event-ID`.
+//!   The last event is an `end` with the reason: `done`, `stopped`, `replaced` or `failed`. A client that has read
+//!   everything gets a 204 if the answer is done, and a 410 if it is not. Both stop an `EventSource`. An unknown answer
+//!   is a 404.
 //! - `DELETE /chats/{chat}/answers/{n}`: stops an answer.
 //! - `GET /chats/{chat}/events`: the questions of a chat. Each `question` contains the number of its answer.
 //!
-//! An answer is a topic with a producer. The producer writes whether or not anybody reads. An answer to a prompt with the word `break` fails in the middle.
-//! A chat is a plain topic. In this example, everybody who knows a chat's name may read and write in it. A public program has to check who may.
-//! Pages of other sites cannot ask or stop anything through a visitor's browser.
+//! An answer is a topic with a producer. The producer writes whether or not anybody reads. An answer to a prompt with
+//! the word `break` fails in the middle. A chat is a plain topic. In this example, everybody who knows a chat's name
+//! may read and write in it. A public program has to check who may. Pages of other sites cannot ask or stop anything
+//! through a visitor's browser.
 //!
 //! Environment:
 //!
@@ -27,14 +29,16 @@
 //! | `TOKEN_MS` | 60 | the average time of a token |
 //! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, take to send a prompt, or answer nothing; at least 1000 |
 
-#[allow(dead_code, reason = "it is not told to end")]
+#[allow(dead_code, reason = "it is not stopped gracefully")]
 #[path = "../support/connections.rs"]
 mod connections;
 mod generator;
+#[path = "../support/settings.rs"]
+mod settings;
 #[path = "../support/sockets.rs"]
 mod sockets;
 
-use std::{collections::HashMap, env, error::Error, io, str::FromStr, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -53,7 +57,7 @@ use tower_sse::{
     Subscription, TopicState,
 };
 
-use crate::{connections::Connections, sockets::Patience};
+use crate::{connections::Connections, settings::setting, sockets::Patience};
 
 const MAX_PROMPT: usize = 16 << 10;
 /// The most answers that are written at once, in all chats together. Each answer takes a task.
@@ -96,7 +100,8 @@ fn app(chats: Chats, patience: Patience) -> Router {
         .layer(SseLayer::new(&chats.registry).reconnect_delay(Duration::from_secs(1)))
         // Refuses requests that change something, if a browser sends them for a page of another site.
         .layer(CsrfLayer::new())
-        // Limits the time until the response headers are sent, so a slow prompt cannot last for ever. It does not cut streams.
+        // Limits the time until the response headers are sent, so a slow prompt cannot last for ever. It does not cut
+        // streams.
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()))
         .with_state(chats)
 }
@@ -222,13 +227,5 @@ impl Answer {
 
     fn is_unknown(&self) -> axum::response::ErrorResponse {
         (StatusCode::NOT_FOUND, format!("this chat has no answer {}, or no longer", self.n)).into()
-    }
-}
-
-/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
-fn setting<T: FromStr>(name: &str, default: T) -> std::result::Result<T, io::Error> {
-    match env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} is not a number that fits"))),
     }
 }

@@ -1,7 +1,7 @@
-//! An accept loop for any tower service, over HTTP/1.1 and HTTP/2, that silent and slow clients cannot fill up.
+//! An accept loop for any tower service, over HTTP/1.1 and HTTP/2, that silent and slow clients cannot use up.
 //!
-//! `axum::serve` waits for ever for a request's head, and takes connections until no file descriptor is left. This is what
-//! to use instead, with a plain service or with a `Router`:
+//! `axum::serve` waits for ever for a request's head, and accepts connections until no file descriptor is left. Use
+//! this instead, with a plain service or with a `Router`:
 //!
 //! ```text
 //! let connections = Connections::new(Patience::default(), 1);          // each connection takes one file descriptor
@@ -14,27 +14,31 @@
 //!
 //! # What it does
 //!
-//! - **Deadlines.** A client has the patience (30 s) for its first request's head, whatever it sends until then: nothing, a
-//!   byte, half of an HTTP/2 preface, a preface and no HEADERS. Later heads have to be there within the same time after the
-//!   last answer. Then the connection ends gracefully, and after the same time again it is closed.
-//! - **A bound on connections**: what the process's limit on open files leaves, see [`Connections::new`].
-//! - **Room for new clients.** When the bound is reached, each new connection takes the place of one that waits for its
-//!   client. First goes the one that has waited longest for a head, if that is more than a second; then for an answer to be
-//!   taken, if that is more than a second; then for a body, if that is more than five seconds. After these come those that
-//!   have just connected, then fresh bodies, then fresh answers. Those are often clients of an attack, and else clients that connect again. While all
-//!   connections are being answered, new ones are closed at once.
-//! - **Answers that nobody takes.** A client that takes nothing of any answer for the patience is gone. Over HTTP/2 it may
-//!   answer pings meanwhile, and never open its window.
-//! - **Errors** of `accept`, which are mostly a lack of file descriptors, make room in the same way, and are tried again
-//!   after 100 ms.
-//! - **Peers that are gone** are found: `examples/support/sockets.rs`.
+//! - **Deadlines.** A client has `patience` (30 s) to send its first request's head. It does not matter what it sends
+//!   before that: nothing, a byte, half of an HTTP/2 preface, or a preface without HEADERS. Each later head must arrive
+//!   within the same time after the last answer. Otherwise the connection ends gracefully, and after the same time
+//!   again it is closed.
+//! - **A limit on connections**: as many as the process's limit on open files allows, see [`Connections::new`].
+//! - **Room for new clients.** When the limit is reached, each new connection replaces one that waits for its client.
+//!   The first to go is the connection that has waited longest for a head, if that is more than a second; then for an
+//!   answer to be read, if that is more than a second; then for a body, if that is more than five seconds. After these
+//!   come connections that have just opened, then bodies that have just begun, then answers that have just begun. Those
+//!   are often clients of an attack, and otherwise clients that reconnect. While all connections are being answered,
+//!   new ones are closed at once.
+//! - **Answers that are not read.** A client that reads no response for `patience` is disconnected. Over HTTP/2, such a
+//!   client may answer pings and never open its window.
+//! - **Errors** of `accept`, which mostly mean that no file descriptor is left, make room in the same way. `accept` is
+//!   tried again after 100 ms.
+//! - **Vanished peers** are detected: `examples/support/sockets.rs`.
 //!
 //! # What it does not do
 //!
-//! - It bounds no address: one client can have all connections, as long as each of them is being answered. Use a `Limit` per
-//!   address, as the dashboard does, or count all requests, as the gateway does. `requests_each` bounds an HTTP/2 connection.
-//! - It gives no deadline to a request's body. tower-http's `TimeoutLayer` around the service does, where it reads all of a body
-//!   before it answers: see the dashboard. The gateway passes bodies on, and asks for a pace.
+//! - It has no limit per address: one client can have all connections, as long as each of them is being answered. Use a
+//!   `Limit` per address, as the dashboard does, or count all requests, as the gateway does. `requests_each` limits the
+//!   requests of an HTTP/2 connection.
+//! - It sets no deadline for a request's body. tower-http's `TimeoutLayer` around the service does, if the service
+//!   reads the whole body before it answers: see the dashboard. The gateway forwards bodies, and requires a minimum
+//!   pace.
 
 use std::{
     collections::HashMap,
@@ -66,11 +70,11 @@ use tower::{Service, ServiceExt};
 
 use crate::sockets::Patience;
 
-/// For what is no connection: standard streams, the listener, the runtime, log files.
+/// Files that are not connections: standard streams, the listener, the runtime, log files.
 const RESERVED_FILES: u64 = 64;
-/// A client that has connected sends its head within this time, if it means to, and takes what it is sent.
+/// A well-behaved client sends its head within this time after it has connected, and reads what it is sent.
 const HEAD_START: Duration = Duration::from_secs(1);
-/// Most bodies are there within this time.
+/// Most bodies arrive within this time.
 const BODY_START: Duration = Duration::from_secs(5);
 /// How many connections may wait to be accepted, if the system allows as many.
 const BACKLOG: i32 = 4096;
@@ -90,7 +94,8 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// As many as the limit on open files leaves, if each takes so many: one, or two if it has one to an upstream.
+    /// The limit is what the limit on open files allows, if each connection takes `files_each` files: one, or two with
+    /// a connection to an upstream.
     pub(crate) fn new(patience: Patience, files_each: u64) -> Self {
         #[cfg(unix)]
         let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(1024);
@@ -101,20 +106,20 @@ impl Connections {
         Self { patience, most, requests_each: None, places, open: Arc::default(), stop: watch::channel(false).0 }
     }
 
-    /// How many requests one HTTP/2 connection may have at once. Default: hyper's, 200. The next is refused
-    /// (`REFUSED_STREAM`), before the service sees it. Over HTTP/1.1, a connection has one.
-    #[allow(dead_code, reason = "not all programs need another bound")]
+    /// How many requests one HTTP/2 connection may have at once. Default: hyper's, 200. The next request is refused
+    /// (`REFUSED_STREAM`) before the service sees it. An HTTP/1.1 connection has one.
+    #[allow(dead_code, reason = "not all programs set a limit")]
     pub(crate) fn requests_each(self, most: u32) -> Self {
         Self { requests_each: Some(most), ..self }
     }
 
-    /// How many there may be at once.
-    #[allow(dead_code, reason = "only a program that has connections to others needs to know")]
+    /// The maximum number of connections.
+    #[allow(dead_code, reason = "not all programs need the limit")]
     pub(crate) fn most(&self) -> u32 {
         self.most
     }
 
-    /// Accepts connections until it is dropped. Those that it has accepted go on.
+    /// Accepts connections until it is dropped. Connections that it has accepted go on.
     pub(crate) async fn serve<M, S, B>(&self, listener: TcpListener, mut make_service: M)
     where
         M: Service<SocketAddr, Response = S, Error = Infallible>,
@@ -125,7 +130,7 @@ impl Connections {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        // A longer queue than the 128 that it has: a client that finds it full tries again after a second.
+        // A longer queue than the default of 128. A client that finds the queue full tries again after a second.
         let _ = SockRef::from(&listener).listen(BACKLOG);
         let mut server = auto::Builder::new(TokioExecutor::new());
         self.patience.ping(&mut server);
@@ -152,7 +157,7 @@ impl Connections {
         }
     }
 
-    /// Lets all connections finish what they are answering, for so long at most.
+    /// Lets all connections finish their current answers, for at most this time.
     pub(crate) async fn close_within(&self, time: Duration) {
         self.stop.send_replace(true);
         let _ = timeout(time, self.places.acquire_many(self.most)).await;
@@ -164,7 +169,7 @@ impl Connections {
                 Ok((socket, peer)) => {
                     let places = Arc::clone(&self.places);
                     if places.available_permits() > 0 || self.make_room() {
-                        // It is never closed.
+                        // The semaphore is never closed.
                         if let Ok(place) = places.acquire_owned().await {
                             return (socket, peer, place);
                         }
@@ -180,7 +185,7 @@ impl Connections {
         }
     }
 
-    /// Closes the connection that has kept its place for the longest time without being answered. `false`: all are.
+    /// Closes the connection that has been unanswered for the longest time. Returns `false` if all are being answered.
     fn make_room(&self) -> bool {
         let open = lock(&self.open);
         let waiting = open.values().filter_map(|connection| Some((lock(&connection.state).turn()?, connection)));
@@ -191,29 +196,30 @@ impl Connections {
     }
 }
 
-/// One of them.
+/// One connection.
 struct Connection {
     state: Mutex<State>,
     evicted: Notify,
 }
 
 struct State {
-    /// That are not answered to the end.
+    /// Requests whose answers have not ended.
     requests: usize,
-    /// Those of them whose bodies are not there to the end.
+    /// Those of them whose bodies have not arrived completely.
     arriving: usize,
-    /// Answers of which the client has not taken what there was last, and since when: a server asks for no more before that.
+    /// Answers whose last frame the client has not read, and since when. A server asks for the next frame only after
+    /// that.
     untaken: HashMap<u64, Instant>,
-    /// The next answer's.
+    /// The number of the next answer.
     number: u64,
-    /// When these numbers last changed what it waits for.
+    /// When the connection last changed what it waits for.
     since: Instant,
     has_asked: bool,
     is_evicted: bool,
 }
 
 impl State {
-    /// In which order they make room. `None`: not at all, as it is being answered.
+    /// The order in which connections make room. `None` if the connection is being answered.
     fn turn(&self) -> Option<(u8, Instant)> {
         let for_long = |since: Instant, time| since.elapsed() > time;
         let kind = match self.untaken_since() {
@@ -228,7 +234,7 @@ impl State {
         Some((kind, self.since))
     }
 
-    /// Since when its client takes nothing of any answer. `None`: it does, or there is none.
+    /// Since when the client has read nothing of any answer. `None` if it reads, or if there is no answer.
     fn untaken_since(&self) -> Option<Instant> {
         let answered = self.requests.saturating_sub(self.arriving);
         if self.untaken.len() < answered { None } else { self.untaken.values().max().copied() }
@@ -252,14 +258,14 @@ impl Connection {
         Self { state, evicted: Notify::new() }
     }
 
-    /// Until it is closed, by whomever.
+    /// Serves the connection until it ends or is closed by either side.
     async fn attend(&self, served: impl GracefulConnection, patience: Duration, mut stop: watch::Receiver<bool>) {
         let mut served = pin!(served);
         let mut is_closing = false;
         let mut deadline = Instant::now() + patience;
         loop {
             tokio::select! {
-                // An error is a client that left, or that does not speak HTTP.
+                // An error means that the client left or does not speak HTTP.
                 _ = served.as_mut() => return,
                 () = self.evicted.notified() => return,
                 _ = stop.wait_for(|stop| *stop), if !is_closing => {
@@ -283,7 +289,7 @@ impl Connection {
                         Some(since) if since + patience > now => since + patience,
                         Some(_) if is_closing || !has_asked => return,
                         Some(_) => {
-                            // What hyper has not written yet of the last answer may go out.
+                            // Sends what hyper has not written yet of the last answer.
                             served.as_mut().graceful_shutdown();
                             is_closing = true;
                             now + patience
@@ -296,7 +302,7 @@ impl Connection {
     }
 }
 
-/// Has a request answered, and counts it meanwhile.
+/// Answers a request, and counts it meanwhile.
 async fn count<S, B>(
     connection: Arc<Connection>,
     service: S,
@@ -324,7 +330,7 @@ where
     Ok(response.map(|body| Taken::new(body, being_answered)))
 }
 
-/// The body of an answer, of which it is known whether the client takes it.
+/// The body of an answer. It records whether the client reads it.
 struct Taken<B> {
     body: Pin<Box<B>>,
     number: u64,
@@ -356,7 +362,7 @@ impl<B: Body> Body for Taken<B> {
         let polled = self.body.as_mut().poll_frame(cx);
         let mut state = lock(&self.answered.0.state);
         match polled {
-            // Whoever asks for more after this has taken it.
+            // A later poll means that this frame was read.
             Poll::Ready(_) => state.untaken.insert(self.number, Instant::now()),
             Poll::Pending => state.untaken.remove(&self.number),
         };
@@ -373,7 +379,7 @@ impl<B: Body> Body for Taken<B> {
     }
 }
 
-/// Held by a body, as long as there is more of it.
+/// A body holds this until its last frame.
 struct OnDrop(Arc<Connection>, fn(&mut State));
 
 impl Drop for OnDrop {

@@ -1,8 +1,8 @@
-//! What tells a program to end.
+//! The signals that tell a program to end.
 
 use std::io;
 
-/// Ctrl-C, and what service managers send.
+/// Ctrl-C, and the signal of service managers.
 pub(crate) struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
@@ -17,7 +17,7 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The next one, as the exit code of who ends by it.
+    /// Waits for the next signal. Returns the exit code of a program that ends by it.
     #[cfg(unix)]
     pub(crate) async fn next(&mut self) -> i32 {
         tokio::select! {

@@ -1,5 +1,5 @@
-//! Whatever a handler's body is, and whatever is put in meanwhile: its own bytes go out as they are, a client sees its
-//! events as if nothing had been put in, and what was put in arrives whole and in order.
+//! Any handler's body, with anything inserted meanwhile: the handler's bytes are sent unchanged, a client sees its
+//! events as if nothing had been inserted, and the inserted events arrive complete and in order.
 
 use std::{
     cell::RefCell,
@@ -36,7 +36,7 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// Long enough for one heartbeat, and too short for two.
 const SILENCE: Duration = Duration::from_millis(12);
 const STEPS: usize = 200;
-/// Frames up to this size may be expected to be looked at as a whole.
+/// Frames up to this size may be checked as a whole.
 const SMALL: usize = 32;
 
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ enum Step {
 /// What the handler's body does when it is next polled.
 #[derive(Debug, Clone)]
 enum Own {
-    /// In two parts.
+    /// A frame in two parts.
     Frame(Bytes, Bytes),
     Trailers,
     End,
@@ -68,16 +68,16 @@ enum Kind {
     Empty,
 }
 
-/// What the layer is told to do.
+/// The configuration of the layer.
 #[derive(Debug)]
 struct Setup {
     response: Answer,
     heartbeat: Option<Heart>,
-    /// None: not at all. It is by several names if they overlap.
+    /// `None`: no subscription. With several names, the names overlap.
     subscribes: Option<&'static [&'static str]>,
     is_filtered: bool,
     is_held: bool,
-    /// What the stream begins with, besides a snapshot.
+    /// The opening of the stream, apart from a snapshot.
     comment: Option<String>,
     retries: bool,
     has_snapshot: bool,
@@ -88,7 +88,7 @@ struct Setup {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Stream,
-    /// A stream into which nothing can be put.
+    /// A stream into which nothing can be inserted.
     Encoded,
     Other,
 }
@@ -189,17 +189,17 @@ fn steps(input: &mut Input<'_>) -> Vec<Step> {
     steps
 }
 
-/// Shared with whoever fills it.
+/// The state of the handler's body, shared with the code that fills it.
 #[derive(Default)]
 struct Handler {
     queue: VecDeque<Own>,
     waker: Option<Waker>,
     given: Vec<u8>,
-    /// It was only small frames.
+    /// All frames were small.
     is_small: bool,
-    /// Nothing more comes of it.
+    /// No more frames come.
     is_over: bool,
-    /// It has said so.
+    /// The body has reported its end.
     has_ended: bool,
     has_failed: bool,
     has_trailers: bool,
@@ -213,7 +213,7 @@ impl Body for HandlerBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let mut handler = self.0.borrow_mut();
-        assert!(!handler.has_ended, "it is polled after its end");
+        assert!(!handler.has_ended, "the body is polled after its end");
         let next = if handler.is_over { Some(Own::End) } else { handler.queue.pop_front() };
         match next {
             None => {
@@ -252,8 +252,8 @@ impl Wake for Woken {
     }
 }
 
-/// What is to go out of the handler's bytes so far: no leading byte-order mark, something before a second one, and no part of either as long as
-/// it may still become one.
+/// The handler's bytes that must have been sent. A leading byte-order mark is removed, a second one gets bytes before
+/// it, and a part of a mark is held back while it may still become one.
 fn without_mark(given: &[u8], is_over: bool) -> Vec<u8> {
     let rest = given.strip_prefix(MARK).unwrap_or(given);
     if rest.len() < given.len() && rest.starts_with(MARK) {
@@ -262,7 +262,7 @@ fn without_mark(given: &[u8], is_over: bool) -> Vec<u8> {
     if !is_over && rest.len() < MARK.len() && MARK.starts_with(rest) { Vec::new() } else { rest.to_vec() }
 }
 
-/// What a stream is to begin with, with the reconnection time that it has, which is around the one that was asked for.
+/// The expected opening, with the reconnection time that the stream has. That time varies around the configured one.
 fn spread(opening: &Bytes, given: &[u8], retry: u64) -> (Bytes, Option<u64>) {
     let (opening, field) = (String::from_utf8_lossy(opening), format!("retry: {retry}\n"));
     let own = spec::parse(given).retries.first().copied().filter(|_| opening.contains(&field));
@@ -271,24 +271,24 @@ fn spread(opening: &Bytes, given: &[u8], retry: u64) -> (Bytes, Option<u64>) {
     (opening.replace(&field, &format!("retry: {own}\n")).into(), Some(own))
 }
 
-/// Whether every client agrees that what comes next begins a block.
+/// Whether every client agrees that the next bytes begin a block.
 fn is_between_events(own: &[u8]) -> bool {
     own.is_empty() || [&b"\n\n"[..], b"\n\r\n", b"\r\r"].iter().any(|end| own.ends_with(end))
 }
 
-/// Whether the last block, which is not finished, has nothing but whole lines of comments.
+/// Whether the unfinished last block has only complete lines of comments.
 fn is_after_comments(own: &[u8]) -> bool {
     let text = String::from_utf8_lossy(own).replace("\r\n", "\n").replace('\r', "\n");
     let block = text.rsplit_once("\n\n").map_or(text.as_str(), |(_, block)| block);
     own.ends_with(b"\n") && block.lines().all(|line| line.starts_with(':'))
 }
 
-/// An event of the registry that is to come.
+/// An event of the registry that must come.
 #[derive(Debug)]
 struct Awaited {
     number: usize,
     wire: Bytes,
-    /// Data and id.
+    /// The data and the id.
     message: Option<(String, String)>,
     is_evicted: bool,
 }
@@ -310,17 +310,17 @@ struct Run<'a> {
     handler: Rc<RefCell<Handler>>,
     marker: &'a str,
     retry: u64,
-    /// What the stream began with.
+    /// The reconnection time in the opening.
     own_retry: Option<u64>,
     woken: Arc<Woken>,
-    /// The last poll was to be followed by another only when woken.
+    /// After the last poll, the next one may follow only after a wake-up.
     waits: bool,
     is_over: bool,
     is_closed: bool,
     has_failed: bool,
-    /// Its last frame was its trailers.
+    /// The last frame was the trailers.
     has_trailed: bool,
-    /// What the stream is to begin with.
+    /// The expected opening.
     opening: Option<Bytes>,
     heartbeat: Option<Bytes>,
     out: Vec<u8>,
@@ -328,7 +328,7 @@ struct Run<'a> {
     awaited: VecDeque<Awaited>,
     arrived: Vec<(String, String)>,
     injects_ids: bool,
-    /// It was told of a gap, and nothing came since.
+    /// The client was told of a gap, and no event came since.
     told: bool,
     published: usize,
 }
@@ -383,11 +383,11 @@ impl Run<'_> {
         let waker = Waker::from(Arc::clone(&self.woken));
         let polled = Pin::new(&mut self.body).poll_frame(&mut Context::from_waker(&waker));
         if self.waits && !was_woken {
-            assert!(polled.is_pending(), "nobody would have come for this: {polled:?}");
+            assert!(polled.is_pending(), "this came without a wake-up: {polled:?}");
         }
         self.waits = polled.is_pending();
         if self.setup.response == Answer::Stream {
-            assert_eq!(self.body.size_hint().exact(), None, "it would become a content-length");
+            assert_eq!(self.body.size_hint().exact(), None, "the exact size would become a content-length");
         }
         let Poll::Ready(polled) = polled else {
             self.expect_own_to_be_out();
@@ -402,7 +402,7 @@ impl Run<'_> {
             }
             Some(frame) => frame,
         };
-        assert!(!was_over, "it goes on after its end");
+        assert!(!was_over, "the body goes on after its end");
         let bytes = match frame.map(Frame::into_data) {
             Err(_) => {
                 assert!(self.handler.borrow().has_failed);
@@ -434,25 +434,29 @@ impl Run<'_> {
     fn expect_own_to_be_out(&self) {
         let handler = self.handler.borrow();
         let own = match self.setup.response {
-            // With a failure, the beginning of a mark is gone.
+            // After a failure, the beginning of a mark is lost.
             Answer::Stream => without_mark(&handler.given, handler.is_over && !handler.has_failed),
             Answer::Encoded | Answer::Other => handler.given.clone(),
         };
-        assert_eq!(self.own.escape_ascii().to_string(), own.escape_ascii().to_string(), "some of it was kept");
+        assert_eq!(
+            self.own.escape_ascii().to_string(),
+            own.escape_ascii().to_string(),
+            "some of the handler's bytes were held back"
+        );
         assert!(
             handler.queue.is_empty() || handler.is_over || self.is_over,
-            "it was not asked for {:?}",
+            "the body was not asked for {:?}",
             handler.queue
         );
     }
 
     fn injected(&mut self, bytes: &Bytes) -> Polled {
-        assert!(self.setup.response == Answer::Stream, "nothing may be put in: {bytes:?}");
+        assert!(self.setup.response == Answer::Stream, "nothing may be inserted: {bytes:?}");
         if let Some(opening) = self.opening.take() {
             let (opening, own_retry) = spread(&opening, bytes, self.retry);
             self.own_retry = own_retry;
             assert_eq!(*bytes, opening);
-            assert_eq!(self.out, opening, "it comes first");
+            assert_eq!(self.out, opening, "the opening comes first");
             return Polled::Injected;
         }
         self.expect_no_line_end_to_be_open();
@@ -461,7 +465,7 @@ impl Run<'_> {
         }
         let gap = format!("event: {}-gap\ndata: ", self.marker);
         if bytes.starts_with(gap.as_bytes()) {
-            // One that was closed may be told of what it would not have had anyway.
+            // A closed client may be told of a gap in events that it would not get anyway.
             let is_missing = self.is_closed || self.awaited.front().is_some_and(|it| it.is_evicted);
             assert!(is_missing && self.setup.retained.is_some(), "nothing is missing: {bytes:?}");
             self.told = true;
@@ -472,10 +476,10 @@ impl Run<'_> {
         while !rest.is_empty() {
             let is_next = |it: &Awaited| !it.wire.is_empty() && rest.starts_with(&it.wire);
             let Some(at) = self.awaited.iter().position(is_next) else {
-                panic!("{} is none of {:?}", rest.escape_ascii(), self.awaited);
+                panic!("{} is not one of {:?}", rest.escape_ascii(), self.awaited);
             };
             for missed in self.awaited.drain(..at) {
-                assert!(missed.wire.is_empty() || self.told, "{missed:?} is missing, and nothing was said");
+                assert!(missed.wire.is_empty() || self.told, "{missed:?} is missing without a gap event");
             }
             let came = self.awaited.pop_front().unwrap();
             rest = &rest[came.wire.len()..];
@@ -486,15 +490,15 @@ impl Run<'_> {
         Polled::Injected
     }
 
-    /// A CR may be the first half of a CRLF, unless lines end with CR. By the standard it makes no difference there; to
-    /// some clients it does.
+    /// A CR may be the first half of a CRLF, unless lines end with CR. By the standard, bytes between the two do no
+    /// harm. Some clients fail on them.
     fn expect_no_line_end_to_be_open(&self) {
         let Some(before) = self.own.strip_suffix(b"\r").filter(|_| !self.handler.borrow().is_over) else { return };
         let last = before.iter().rfind(|byte| matches!(byte, b'\r' | b'\n'));
-        assert_eq!(last, Some(&b'\r'), "put into a line end: {}", self.out.escape_ascii());
+        assert_eq!(last, Some(&b'\r'), "inserted into a line end: {}", self.out.escape_ascii());
     }
 
-    /// Until it waits, or is over. Says how many heartbeats came.
+    /// Reads until the stream waits or ends. Returns the number of heartbeats.
     fn drain(&mut self) -> usize {
         let mut heartbeats = 0;
         loop {
@@ -509,14 +513,14 @@ impl Run<'_> {
         drop(handler);
         if self.setup.response == Answer::Stream && self.has_room() && self.setup.batching.is_none() {
             let is_there = |it: &Awaited| !it.wire.is_empty() && !it.is_evicted;
-            assert!(!self.awaited.iter().any(is_there), "there was room for {:?}", self.awaited);
-            assert!(self.awaited.iter().all(|it| it.wire.is_empty()) || self.told, "a gap was passed over");
-            assert!(!self.is_closed || self.is_over, "there was room for the end");
+            assert!(!self.awaited.iter().any(is_there), "{:?} could have been sent", self.awaited);
+            assert!(self.awaited.iter().all(|it| it.wire.is_empty()) || self.told, "a gap was not reported");
+            assert!(!self.is_closed || self.is_over, "the stream could have ended");
         }
         heartbeats
     }
 
-    /// Whether something can be put in for certain.
+    /// Whether something can certainly be inserted.
     fn has_room(&self) -> bool {
         let is_small = self.handler.borrow().is_small;
         !self.has_failed && (is_between_events(&self.own) || (is_small && is_after_comments(&self.own)))
@@ -533,19 +537,19 @@ impl Run<'_> {
         if was_over || self.setup.heartbeat.is_none() || self.setup.response != Answer::Stream {
             assert_eq!((heartbeats, withheld), (0, 0));
         } else if is_idle {
-            assert_eq!(heartbeats + withheld as usize, 1, "each silence is known of");
+            assert_eq!(heartbeats + withheld as usize, 1, "each silence has a heartbeat or a withheld one");
             assert!(!self.has_room() || heartbeats == 1);
         }
     }
 
-    /// What a client makes of all of it.
+    /// Checks that a client sees the same events.
     fn expect_the_same_to_be_seen(&self, given: &[u8]) {
         if self.setup.response != Answer::Stream {
-            assert_eq!(self.out, given, "nothing is taken away either");
+            assert_eq!(self.out, given, "nothing is removed");
             return;
         }
         let (own, arrived): (spec::Parsed, Vec<_>) = self.split(spec::parse(&self.out));
-        // What may become a mark was not seen by anybody.
+        // No client has received bytes that may become a mark.
         let is_open = !self.handler.borrow().is_over;
         let given = if is_open && without_mark(given, false).is_empty() { &[] } else { given };
         let (expected, _) = self.split(spec::parse(given));
@@ -553,13 +557,13 @@ impl Run<'_> {
         assert_eq!(arrived, self.arrived, "{}", self.out.escape_ascii());
     }
 
-    /// The handler's part, and the data and ids of what the registry's was.
+    /// The handler's part, and the data and ids of the registry's events.
     fn split(&self, mut parsed: spec::Parsed) -> (spec::Parsed, Vec<(String, String)>) {
         let mut arrived = Vec::new();
         parsed.retries.retain(|retry| *retry != self.retry && Some(*retry) != self.own_retry);
         parsed.messages.retain_mut(|message| {
             if self.injects_ids {
-                // The ids of what was put in stand after it.
+                // The ids of inserted events stay set for the events after them.
                 message.last_event_id.clear();
             }
             if message.event_type == self.marker {
@@ -581,7 +585,7 @@ impl Run<'_> {
         assert_eq!((stats.clients, stats.subscriptions), (0, 0));
         let mut closed = pin!(client.closed());
         let Poll::Ready(reason) = closed.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
-            panic!("nobody says that it is over");
+            panic!("the end is not reported");
         };
         let expected = match setup.response {
             Answer::Other => CloseReason::NoStream,
@@ -659,7 +663,7 @@ async fn run(setup: &Setup, steps: Vec<Step>, marker: &str, retry: u64) {
             Step::Silence => run.silence().await,
             Step::Close => {
                 run.client.close();
-                // One that is over already stays so for the reason that it has.
+                // A stream that has ended keeps its close reason.
                 run.is_closed |= !run.has_failed && !run.has_trailed;
             }
         }
@@ -673,7 +677,7 @@ async fn run(setup: &Setup, steps: Vec<Step>, marker: &str, retry: u64) {
     run.expect_nothing_to_be_left();
 }
 
-/// `data`: how the layer is set up, and what happens then.
+/// `data` encodes the configuration of the layer and the steps.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let setup = Setup::new(&mut input);
@@ -686,7 +690,7 @@ pub fn check(data: &[u8]) {
         })
         .flatten()
         .collect();
-    // What the handler does not say of itself.
+    // Texts that the handler does not send by itself.
     let texts = [&own[..], data].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat();
     let marker = (0..).map(|number| format!("put-in-{number}")).find(|marker| !texts.contains(marker)).unwrap();
     let retry = (1_000_000_007..).find(|retry: &u64| !texts.contains(&retry.to_string())).unwrap();

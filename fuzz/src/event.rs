@@ -1,4 +1,4 @@
-//! Events: what cannot be sent is refused, and all else arrives as it went in, however it is read.
+//! Events: an invalid event is refused, and every valid one arrives unchanged in every way to read it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::{
 
 const TOPIC: &str = "topic";
 
-/// An event, and what a client is to make of it.
+/// An event, and what a client must decode.
 struct Given {
     event: Event,
     data: Option<String>,
@@ -117,7 +117,7 @@ fn json(input: &mut Input<'_>) -> (Event, Option<String>) {
     let mut raw = || {
         let spaces: String = (0..input.below(4)).map(|_| [' ', '\n', '\r', '\t'][input.below(4)]).collect();
         let number = input.byte();
-        // Written piece by piece, so that a CR and its LF may come apart.
+        // Written in pieces, so that a CR and its LF may be separated.
         RawValue::from_string(format!("[{spaces}{number}{spaces}]")).unwrap()
     };
     let value = (&text, [raw(), raw()], RawValue::from_string(text.clone()).ok());
@@ -125,14 +125,14 @@ fn json(input: &mut Input<'_>) -> (Event, Option<String>) {
     (Event::json(&value).unwrap(), Some(normalised(&written)))
 }
 
-/// Messages without the ids that stand from before.
+/// Messages without the ids that are still set from earlier events.
 fn messages(parsed: spec::Parsed) -> Vec<spec::Message> {
     let mut messages = parsed.messages;
     messages.iter_mut().for_each(|message| message.last_event_id.clear());
     messages
 }
 
-/// As they are encoded one by one, with what is in between.
+/// Checks the encoding of each event, with other text in between.
 fn check_encoding(all: &[Given]) {
     let mut whole = Vec::new();
     let mut last_event_id = String::new();
@@ -150,7 +150,7 @@ fn check_encoding(all: &[Given]) {
     assert_eq!(messages(parsed), all.iter().filter_map(Given::message).collect::<Vec<_>>());
 }
 
-/// As a reader of this process gets them.
+/// Checks the events that a reader in this process gets.
 fn check_reader(all: &[Given]) {
     let registry = Registry::new();
     let client = registry.connect();
@@ -174,7 +174,7 @@ fn check_reader(all: &[Given]) {
     }
 }
 
-/// As they arrive on a stream that begins with other text, of any kind.
+/// Checks the events on a stream that begins with other text of any kind.
 fn check_stream(all: &[Given], input: &mut Input<'_>) {
     let labelled = input.flag();
     let (comment, delay) = (input.text(), Duration::from_millis(input.number()));
@@ -214,7 +214,7 @@ fn check_stream(all: &[Given], input: &mut Input<'_>) {
     assert!(!has_ended);
 }
 
-/// As one array.
+/// Checks the events in one array.
 #[cfg(feature = "json")]
 fn check_array(all: &[Given]) {
     use serde_json::value::RawValue;
@@ -258,7 +258,7 @@ fn check_array(all: &[Given]) {
     }
 }
 
-/// `data`: up to four events, and what else is said on their stream.
+/// `data` encodes up to four events, and other text on their stream.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let all: Vec<Given> = (0..1 + input.below(4)).map(|_| Given::new(&mut input)).collect();

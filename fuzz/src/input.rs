@@ -1,6 +1,6 @@
-//! Any bytes, read as choices. Where they are used up, every choice is the first.
+//! Reads any bytes as choices. When the bytes are used up, every choice is the first.
 
-/// What is likely to be taken for something that it is not.
+/// Bytes that are likely to be mistaken for something else.
 const TROUBLE: [&[u8]; 27] = [
     b"\n",
     b"\r",
@@ -56,7 +56,7 @@ impl<'a> Input<'a> {
         self.byte() % 2 == 1
     }
 
-    /// Of 16 bits, and often near either end of 64.
+    /// A number of 16 bits, often near either end of 64 bits.
     pub(crate) fn number(&mut self) -> u64 {
         let kind = self.byte();
         let number = u64::from(u16::from_be_bytes([self.byte(), self.byte()]));
@@ -67,14 +67,14 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// As many as are left, at most.
+    /// At most as many bytes as are left.
     pub(crate) fn bytes(&mut self, length: usize) -> &'a [u8] {
         let (bytes, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;
         bytes
     }
 
-    /// A few bytes as they are, trouble, or something long.
+    /// A few bytes as they are, trouble, or a long piece.
     pub(crate) fn piece(&mut self) -> Vec<u8> {
         match usize::from(self.byte()) {
             length @ 0..128 => self.bytes(length % 48).to_vec(),

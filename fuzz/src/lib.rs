@@ -1,7 +1,8 @@
-//! What the fuzz targets check, each in a file of its own: a function of any bytes that panics if the crate does not keep its word.
+//! The checks of the fuzz targets, one per file. Each is a function of any bytes that panics if the crate breaks a
+//! promise.
 //!
-//! Nothing here knows of libFuzzer, so `tests/fuzz_corpus.rs` of the crate itself takes this in, and holds the corpus
-//! against it on stable.
+//! No code here uses libFuzzer, so `tests/fuzz_corpus.rs` of the crate itself includes it, and checks the corpus on
+//! stable.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(unreachable_pub, reason = "it is a crate here and a module there")]
 

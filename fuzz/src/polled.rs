@@ -1,4 +1,4 @@
-//! What the targets have in common: polls by hand, and what is to be said of a refusal.
+//! Code that the targets share: polls by hand, and checks of error messages.
 
 use std::{
     fmt::Display,
@@ -10,7 +10,7 @@ use futures_core::Stream;
 use http_body::Body;
 use tower_sse::{Delivery, Events, Gap, SseBody};
 
-/// What comes without waiting.
+/// The results that come without waiting.
 pub(crate) fn ready(events: &mut Events) -> Vec<Result<Delivery, Gap>> {
     let mut cx = Context::from_waker(Waker::noop());
     let next = || match Pin::new(&mut *events).poll_next(&mut cx) {
@@ -33,12 +33,12 @@ pub(crate) fn wire<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B
     }
 }
 
-/// Line ends as a client has them.
+/// A text with the line ends that a client decodes.
 pub(crate) fn normalised(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// A refusal says what it refuses, whatever that is, in a line that a log can take.
+/// Checks that an error quotes what it refuses, in a line that fits a log.
 pub(crate) fn assert_quotes(error: &impl Display, given: &str) {
     let error = error.to_string();
     let shown: String = given.chars().take(80).collect();

@@ -1,4 +1,4 @@
-//! Positions and client ids: what is read is what is written, and nothing else is read.
+//! Positions and client ids: a parsed value is printed as the same text, and no other text is parsed.
 
 use std::fmt::Display;
 
@@ -6,7 +6,7 @@ use tower_sse::{ClientId, Position};
 
 use super::{input::Input, polled::assert_quotes};
 
-/// A decimal number as it is written: no sign, no leading zeros.
+/// A decimal number without a sign and without leading zeros.
 fn number(digits: &[u8]) -> Option<u64> {
     let is_canonical = digits == b"0" || digits.first().is_some_and(|first| (b'1'..=b'9').contains(first));
     let add = |number: u64, digit: &u8| {
@@ -35,7 +35,7 @@ fn read(text: &str) -> Option<Position> {
             assert_written_as(position, text);
         }
         (Err(error), None) => assert_quotes(error, text),
-        (position, expected) => panic!("{text:?} is {position:?}, and should be {expected:?}"),
+        (position, expected) => panic!("{text:?} is {position:?}, but should be {expected:?}"),
     }
     position.ok()
 }
@@ -63,7 +63,7 @@ fn assert_order(left: Position, right: Position) {
     assert_eq!(left == right, is_same, "{left} and {right}");
 }
 
-/// `data`: a choice, then either a text as it is or two positions made of numbers.
+/// `data` encodes a choice, then either a text or two positions made of numbers.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     if input.flag() {
@@ -82,7 +82,7 @@ pub fn check(data: &[u8]) {
         let positions = texts.map(|text| read(&text).unwrap());
         assert_order(positions[0], positions[1]);
         for position in positions {
-            // Next to what is one.
+            // A text that is almost a position.
             let text = position.to_string();
             let at = input.below(text.len() + 1);
             let piece = input.text();

@@ -1,5 +1,5 @@
-//! Whatever a client says it had last, in a header or in its query: it gets everything after that which is retained,
-//! once and in order, and is told of a gap exactly if some of it is not.
+//! For any last event id in a header or a query, the client gets every later event that is retained, once and in order.
+//! It is told of a gap exactly if some events are not retained.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -31,7 +31,7 @@ struct Published {
     is_evicted: bool,
 }
 
-/// How much of each topic is retained, and whether it tells of what is not.
+/// The retention of each topic, and whether the topic reports gaps.
 #[derive(Clone, Copy)]
 struct Kept {
     events: usize,
@@ -95,11 +95,11 @@ impl World {
         TOPICS.iter().position(|known| *known == topic).map(|at| self.kept[at].policy)
     }
 
-    /// Whether who is to have everything of this name after a position is to be told that he cannot.
+    /// Whether a client that must get every event of this name after a position must be told of a gap.
     fn is_missed(&self, name: &str, after: Option<Position>) -> bool {
         let is_lost = |it: &Published| it.is_evicted && self.policy(it.topic) != Some(SlowClientPolicy::SkipSilently);
         match after {
-            // A topic says itself what is passed over; of a pattern, each of its topics does.
+            // A topic's own policy decides whether a gap is reported. For a pattern, the policies of its topics decide.
             _ if self.policy(name) == Some(SlowClientPolicy::SkipSilently) => false,
             Some(after) if after >= self.begin && self.has_issued(after) => {
                 self.events.iter().any(|it| is_for(name, it.topic) && it.position > after && is_lost(it))
@@ -108,7 +108,8 @@ impl World {
         }
     }
 
-    /// The numbers of what there is of this name after a position. One that was never issued comes before everything.
+    /// The numbers of the retained events of this name after a position. A position that was never issued comes before
+    /// all events.
     fn retained(&self, name: &str, after: Option<Position>) -> impl Iterator<Item = usize> {
         let after = after.filter(|after| self.has_issued(*after));
         let is_to_come = move |it: &Published| !it.is_evicted && after.is_none_or(|after| it.position > after);
@@ -132,13 +133,13 @@ impl World {
             4 => like(input.number() >> 16, input.number() as u32, &own),
             5 => self.begin,
             6 => self.newest(),
-            // Another registry's, which the clocks would allow.
+            // A position of another registry, at a time that the clocks allow.
             7 => like(ms, seq, "0f9zk3v7m"),
             _ => known,
         }
     }
 
-    /// What a client may have come by, and what looks like it.
+    /// An id that a client may have, or one that looks similar.
     fn some_id(&self, input: &mut Input<'_>) -> String {
         let position = self.some_position(input);
         match input.below(12) {
@@ -157,7 +158,7 @@ impl World {
     }
 }
 
-/// Which registry a position is of.
+/// The era in a position.
 fn era(position: Position) -> String {
     position.to_string().rsplit('-').next().unwrap().to_owned()
 }
@@ -166,13 +167,13 @@ fn without_era(position: Position) -> String {
     format!("{}-{}", position.ms(), position.seq())
 }
 
-/// FNV-1a, which ids name subscriptions with.
+/// FNV-1a. Ids contain the hashes of names.
 fn hash(name: &str) -> String {
     let add = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     format!("{:016x}", name.bytes().fold(0xcbf2_9ce4_8422_2325, add))
 }
 
-/// What a request says that its client had last.
+/// The last event id in a client's request.
 #[derive(Default)]
 struct Asks {
     header: Option<Vec<u8>>,
@@ -212,7 +213,7 @@ impl Asks {
         if let Some(header) = &self.header {
             request = request.header("last-event-id", HeaderValue::from_bytes(header).ok()?);
         }
-        // What is no URI or no header does not get as far as a layer.
+        // Text that is no valid URI or header does not reach a layer.
         request.body(()).ok()
     }
 
@@ -227,7 +228,7 @@ impl Asks {
     }
 }
 
-/// The text of a part of a query: <https://url.spec.whatwg.org/#urlencoded-parsing>.
+/// Decodes a part of a query: <https://url.spec.whatwg.org/#urlencoded-parsing>.
 fn unescaped(text: &str) -> String {
     let (mut bytes, mut out) = (text.as_bytes(), Vec::new());
     while let Some((first, rest)) = bytes.split_first() {
@@ -243,15 +244,15 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// How far a client has come, by what it says.
+/// How far a client has read, by its id.
 #[derive(Debug, Clone)]
 enum Progress {
     Seen(Position),
-    /// It was catching up on some.
+    /// The client was catching up on some names.
     Late(Position, Position, Vec<String>),
-    /// Nothing is known of it.
+    /// The position is unknown.
     Unknown,
-    /// Something like the above, which the registry never wrote: to be read in one way or the other.
+    /// An id similar to the above that the registry never wrote. It may be read in either way.
     Unclear,
 }
 
@@ -280,7 +281,7 @@ impl Progress {
                     let hashes: Vec<String> = hashes.split(',').map(str::to_owned).collect();
                     let known: Vec<String> = names.iter().map(|name| hash(name)).collect();
                     if hashes.iter().any(|it| !known.contains(it)) && hashes.iter().all(|it| it.len() == 16) {
-                        // It may be read by another name now.
+                        // The event may come by another name now.
                         return Self::Late(seen, late, NAMES.iter().map(|name| hash(name)).collect());
                     }
                     let is_hash = |it: &String| NAMES.iter().any(|name| hash(name) == *it);
@@ -304,7 +305,7 @@ impl Progress {
 /// One block of a stream.
 #[derive(Debug)]
 struct Block {
-    /// None: a gap, a snapshot, or where it stands.
+    /// `None`: a gap, a snapshot, or the position event.
     number: Option<usize>,
     id: Option<String>,
 }
@@ -344,12 +345,13 @@ impl Client {
         spec::parse(&wire).messages
     }
 
-    /// The same without where it stands.
+    /// The same without the position event.
     fn read(&mut self) -> Vec<spec::Message> {
         self.read_all().into_iter().filter(|message| message.event_type != "position").collect()
     }
 
-    /// Reads all there is, which is what is retained after its progress; before it, a gap if there is one.
+    /// Reads everything that is ready, and checks it: a gap if there is one, then the retained events after the
+    /// progress.
     fn expect(&mut self, world: &World, progress: &Progress, gap: Option<(&[&str], &str)>) -> Vec<Block> {
         let mut messages = self.read_all();
         let mut blocks = Vec::new();
@@ -365,14 +367,16 @@ impl Client {
                 assert_eq!(told_of, serde_json::json!({ "topics": topics, "after": after }));
                 blocks.push(Block { number: None, id: messages.remove(0).own_id });
             }
-            (told, gap) => assert!(told.is_none() && gap.is_none(), "it was told {told:?}, and is to be told {gap:?}"),
+            (told, gap) => {
+                assert!(told.is_none() && gap.is_none(), "the client was told {told:?}, and must be told {gap:?}")
+            }
         }
         let number = |message: &spec::Message| message.data.split(' ').next().unwrap().parse::<usize>().unwrap();
         let came: Vec<usize> = messages.iter().map(number).collect();
         let retained = self.names.iter().flat_map(|name| world.retained(name, progress.of(name)));
         let expected: BTreeSet<usize> = retained.collect();
         if let Progress::Late(..) = progress {
-            // What several names match may come twice.
+            // An event that several names match may come twice.
             assert_eq!(BTreeSet::from_iter(came.iter().copied()), expected, "{progress:?}");
             let is_overlapping =
                 |number: usize| self.names.iter().filter(|name| is_for(name, world.events[number].topic)).count() > 1;
@@ -388,7 +392,7 @@ impl Client {
     }
 }
 
-/// A client that comes back with the id of one of its blocks: nothing of what was to come is lost in between.
+/// Resumes from the id of one of the blocks. No event that was due is lost in between.
 fn cut(world: &World, names: &[&'static str], blocks: &[Block], at: usize) -> Option<Client> {
     let id = blocks[..at].iter().rev().find_map(|block| block.id.clone())?;
     assert!(id.len() <= Event::MAX_ID && id.bytes().all(|byte| byte.is_ascii_graphic()), "{id:?}");
@@ -400,8 +404,8 @@ fn cut(world: &World, names: &[&'static str], blocks: &[Block], at: usize) -> Op
         came.iter().filter_map(|message| message.data.split(' ').next().unwrap().parse().ok()).collect();
     let had: BTreeSet<usize> = blocks[..at].iter().filter_map(|block| block.number).collect();
     let lost = blocks[at..].iter().filter_map(|block| block.number).find(|it| !came.contains(it) && !had.contains(it));
-    assert_eq!(lost, None, "it came back with {id}, was told {resume:?} and got {came:?}");
-    // It is told again of what was missing before, as far as that comes after its id.
+    assert_eq!(lost, None, "the client resumed from {id}, was told {resume:?} and got {came:?}");
+    // The client is told again of events that were missing before, if they come after its id.
     let progress = Progress::read(&id, world, names);
     let missed: Vec<&str> = names.iter().copied().filter(|name| world.is_missed(name, progress.of(name))).collect();
     match resume {
@@ -409,7 +413,7 @@ fn cut(world: &World, names: &[&'static str], blocks: &[Block], at: usize) -> Op
         resume => assert!(resume == Resume::Continued && missed.is_empty(), "{id}: {resume:?}, not {missed:?}"),
     }
     if let Progress::Seen(_) = progress {
-        assert_eq!(came.intersection(&had).next(), None, "it came back with {id}");
+        assert_eq!(came.intersection(&had).next(), None, "the client resumed from {id}");
     }
     Some(client)
 }
@@ -441,7 +445,7 @@ async fn run(mut input: Input<'_>) {
     let mut asked = None;
     let progress = match input.below(8) {
         0 => {
-            // Nothing but what comes from now on.
+            // Only events from now on.
             Progress::Seen(world.newest())
         }
         1 => {
@@ -483,7 +487,7 @@ async fn run(mut input: Input<'_>) {
         (Resume::Continued, Some(position), _) => position.to_string(),
         (Resume::Fresh, None, Progress::Seen(after)) if asked.is_none() => after.to_string(),
         (Resume::Continued, None, _) if asked.is_some() => {
-            assert!(missed.is_empty(), "it is not told that {missed:?} are not there after {progress:?}");
+            assert!(missed.is_empty(), "the client is not told that {missed:?} are missing after {progress:?}");
             String::new()
         }
         (Resume::Gap(gap), None, _) if asked.is_some() => {
@@ -498,7 +502,7 @@ async fn run(mut input: Input<'_>) {
     let at = input.below(blocks.len() + 1);
     let again = cut(&world, &names, &blocks, at);
 
-    // What is published from now on comes to both.
+    // Both clients get new events.
     let mut clients: Vec<Client> = [client].into_iter().chain(again).collect();
     for _ in 0..input.below(4) {
         world.publish(input.below(TOPICS.len()), false, false);
@@ -515,7 +519,7 @@ async fn run(mut input: Input<'_>) {
     assert_eq!(stats.events, world.events.iter().filter(|it| !it.is_evicted).count());
 }
 
-/// `data`: what was published, what is still there, and what a client says it had of it.
+/// `data` encodes the published events, the retention, and the client's last event id.
 pub fn check(data: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(unconstrained(run(Input::new(data))));

@@ -1,5 +1,5 @@
-//! Topics and patterns: any name is refused or leads to where it says, each event comes to whom it is for, and nothing
-//! is left behind.
+//! Topics and patterns: any name is refused or works, each event reaches the clients that it is for, and nothing is
+//! left behind.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +38,7 @@ fn is_plain(name: &str) -> bool {
 }
 
 fn is_pattern(name: &str) -> bool {
-    // It is a topic's name once its wildcards are words.
+    // A pattern becomes a topic's name when its wildcards are replaced by words.
     let segments: Vec<&str> = name.split('/').collect();
     let word = |(at, segment): (usize, &&str)| match *segment {
         "*" => "x".to_owned(),
@@ -70,28 +70,28 @@ fn assert_refused(error: &TopicError, name: &str) {
     }
 }
 
-/// A client, and what it is to get.
+/// A client, and the events that it must get.
 struct Reader {
     handle: ClientHandle,
     events: Events,
     names: BTreeSet<String>,
-    /// How many events had been published when it subscribed to each.
+    /// For each subscription, how many events had been published before it.
     since: BTreeMap<String, usize>,
-    /// Which of those that were published.
+    /// The numbers of the events that must come.
     awaited: BTreeSet<usize>,
     is_over: bool,
-    /// Why it is over, if it is with the topics that it has read to their ends.
+    /// The close reason, if the client ends with the topics that it has read to their ends.
     reason: CloseReason,
 }
 
 struct World {
     registry: Registry,
     readers: Vec<Reader>,
-    /// With how many events each.
+    /// The number of events of each topic.
     topics: BTreeMap<String, usize>,
     producers: BTreeMap<String, Producer>,
     ended: BTreeMap<String, TopicState>,
-    /// Which event says that a topic was not finished: whoever comes is to have it.
+    /// The event of each unfinished topic that reports this. Every reader must get it.
     last_words: BTreeMap<String, usize>,
     published: Vec<(String, String)>,
     has_produced: bool,
@@ -105,7 +105,7 @@ impl Reader {
         Self { handle, events, names, since, awaited, is_over: false, reason: CloseReason::TopicsEnded }
     }
 
-    /// `last_word`: the topic was not finished, and this event says so.
+    /// `last_word` is the event that reports that the topic was not finished.
     fn subscribe(&mut self, name: &str, may_be_pattern: bool, last_word: Option<usize>, published: usize) {
         let subscription = if may_be_pattern { Subscription::matching(name) } else { Subscription::to(name) };
         let is_valid = if may_be_pattern { is_pattern(name) } else { is_plain(name) };
@@ -113,7 +113,7 @@ impl Reader {
             Ok(()) => {
                 assert!(is_valid && !self.is_over, "{name:?}");
                 if self.names.insert(name.to_owned()) {
-                    // What it has, or will have, by another subscription does not come again.
+                    // An event that the client gets or will get by another subscription does not come again.
                     let has = |other: &String, last: usize| {
                         other != name
                             && is_for(other, name)
@@ -146,7 +146,7 @@ impl Reader {
 
     fn read(&mut self, ended: &BTreeMap<String, TopicState>, published: &[(String, String)]) {
         let deliveries = ready(&mut self.events).into_iter().map(|delivery| {
-            let delivery = delivery.expect("nothing is evicted");
+            let delivery = delivery.expect("no event is evicted");
             (delivery.topic().to_owned(), delivery.data().unwrap().into_owned())
         });
         let awaited = mem::take(&mut self.awaited).into_iter().map(|number| published[number].clone());
@@ -159,7 +159,7 @@ impl Reader {
             self.reason = CloseReason::TopicCancelled;
         }
         self.names.retain(|name| !ended.contains_key(name));
-        // With the last of its topics it ends itself.
+        // A client ends with the last of its topics.
         self.is_over |= self.names.is_empty() && before > 0;
     }
 }
@@ -201,7 +201,7 @@ impl World {
         }
     }
 
-    /// Says for how many subscriptions it is.
+    /// Returns the number of subscriptions that the event is for.
     fn note_published(&mut self, name: &str, data: String) -> usize {
         let (number, mut clients) = (self.published.len(), 0);
         for reader in &mut self.readers {
@@ -210,7 +210,7 @@ impl World {
             reader.awaited.extend((subscriptions > 0).then_some(number));
         }
         *self.topics.entry(name.to_owned()).or_default() += 1;
-        // As it arrives.
+        // The data as it arrives.
         self.published.push((name.to_owned(), data));
         clients
     }
@@ -299,7 +299,7 @@ impl World {
         assert_eq!(stats.clients, self.readers.iter().filter(|reader| !reader.is_over).count());
     }
 
-    /// Clients have gone: what is there is what was published.
+    /// All clients have been dropped: only the published events are left.
     fn expect_nothing_else_to_be_left(mut self) {
         self.readers.clear();
         let producers: Vec<String> = self.producers.keys().cloned().collect();
@@ -312,13 +312,13 @@ impl World {
         for (name, data) in &self.published {
             alone.publish(name, Event::data(data)).unwrap();
         }
-        assert_eq!(self.registry.stats().bytes, alone.stats().bytes, "something that nobody has takes memory");
+        assert_eq!(self.registry.stats().bytes, alone.stats().bytes, "memory is used for something that no client has");
     }
 }
 
-/// `data`: what is done with which names.
+/// `data` encodes the operations and their names.
 pub fn check(data: &[u8]) {
-    // Its clock stands still, so that positions are as long in one registry as in another.
+    // The clock stands still, so that positions have the same length in every registry.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let _entered = runtime.enter();
     let mut input = Input::new(data);
@@ -335,7 +335,7 @@ pub fn check(data: &[u8]) {
                 reader.subscribe(&name, step < 3, last_word, world.published.len());
             }
             4 => {
-                // What was not read yet does not come any more.
+                // Unread events would not come after the unsubscribe.
                 reader.read(&world.ended, &world.published);
                 reader.unsubscribe(&name);
             }
@@ -344,7 +344,7 @@ pub fn check(data: &[u8]) {
             7 => world.produce(&name, false),
             8 => world.produce(&name, true),
             9 => world.end(&name, TopicState::Cancelled),
-            // From an even number of steps on, so that what was found before is found again.
+            // Chosen by an even number of steps, so that old inputs in the corpus still reach the same states.
             10 => world.end(&name, if steps % 2 == 0 { TopicState::Ended } else { TopicState::Failed }),
             11 => world.expect_state(&name),
             12 => world.publish(&name, true),

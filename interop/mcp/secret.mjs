@@ -1,5 +1,5 @@
-// A server of the TypeScript SDK with a tool that tells a secret. It checks `Host` as the SDK's express application does for
-// localhost, and `Origin` by a list.
+// A server of the TypeScript SDK with a tool that returns a secret. It checks `Host` as the SDK's express application does
+// for localhost, and `Origin` by a list.
 
 import { createMcpExpressApp } from '@modelcontextprotocol/sdk/server/express.js';
 import { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js';
@@ -12,7 +12,7 @@ app.all('/mcp', async (request, response) => {
     server.registerTool('secret', { description: 'Tells the secret.' }, async () => ({
         content: [{ type: 'text', text: 'the secret' }],
     }));
-    // Without sessions, each request has a server of its own.
+    // There are no sessions, so each request gets a new server.
     const transport = new StreamableHTTPServerTransport({
         sessionIdGenerator: undefined,
         enableDnsRebindingProtection: true,

@@ -1,4 +1,4 @@
-// A page in Chromium, which runs already: its DevTools are at the address in CHROMIUM.
+// Shows a page in a running Chromium, whose DevTools are at the address in CHROMIUM.
 // Usage: chromium.mjs PAGE TIMES URL [EVENT_TYPE...]
 
 import { writeSync } from "node:fs";
@@ -6,7 +6,7 @@ import { addressOf, fileAt } from "./pages.mjs";
 
 const [page, times, url, ...types] = process.argv.slice(2);
 const browser = await connect(process.env.CHROMIUM);
-// Its own cookies, caches and connections.
+// A context has its own cookies, caches and connections.
 const { browserContextId } = await browser.send("Target.createBrowserContext", { disposeOnDetach: true });
 const { targetId } = await browser.send("Target.createTarget", { url: "about:blank", browserContextId });
 const { sessionId } = await browser.send("Target.attachToTarget", { targetId, flatten: true });
@@ -31,7 +31,7 @@ await inPage("Runtime.enable");
 await inPage("Runtime.addBinding", { name: "say" });
 await inPage("Page.navigate", { url: addressOf({ page, url, types, times: Number(times) }) });
 
-/// The Chrome DevTools Protocol, as much of it as is needed.
+/// The part of the Chrome DevTools Protocol that this program needs.
 async function connect(address) {
   const socket = new WebSocket(address);
   await new Promise((resolve, reject) => {

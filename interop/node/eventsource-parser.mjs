@@ -1,4 +1,4 @@
-// npm `eventsource-parser` over `fetch`, with the loop that it takes to come back.
+// npm `eventsource-parser` over `fetch`, with a loop that reconnects.
 
 import { closed, event, failed, opened, url } from "./report.mjs";
 import { follow } from "./resume.mjs";

@@ -1,9 +1,9 @@
-// A page in a Chromium of its own, which CHROMIUM names, and somebody who looks at it.
+// Shows a page in a new Chromium, and uses the page on request. CHROMIUM is the path of the browser.
 // Usage: examples-pages.mjs URL
 //
-// It says `{ open }` when the page is there. Who writes `{ fill: [SELECTOR, TEXT] }`, `{ click: SELECTOR }` or
-// `{ see: [SELECTOR, TEXT] }` in a line gets a line when that is done, or when the text is to be seen there. What the page throws
-// and does not catch is told as `{ uncaught }`. It ends when its standard input does, and Chromium with it.
+// Prints `{ open }` when the page has loaded. Then reads lines: `{ fill: [SELECTOR, TEXT] }`, `{ click: SELECTOR }` or
+// `{ see: [SELECTOR, TEXT] }`. Prints a line when the action is done, or when the page shows the text. Prints `{ uncaught }`
+// for each uncaught error of the page. Exits, and closes Chromium, when the standard input ends.
 
 import { createInterface } from "node:readline";
 import puppeteer from "puppeteer-core";
@@ -12,11 +12,11 @@ const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 const browser = await puppeteer.launch({
   executablePath: process.env.CHROMIUM,
   args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"],
-  // Who started this has a bound.
+  // The test that starts this program has a time limit.
   timeout: 0,
   protocolTimeout: 0,
 });
-// Whatever is waited for.
+// Exits even while an action waits.
 process.stdin.on("end", async () => {
   await browser.close();
   process.exit();

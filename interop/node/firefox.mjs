@@ -1,8 +1,8 @@
-// A Firefox without a window, which FIREFOX names, and the pages in it: one program alone may drive a Firefox, so this one does for
-// all. It ends when its standard input does, and Firefox with it.
+// Runs a headless Firefox and shows all pages in it, as only one program can drive a Firefox. FIREFOX is the path of the browser.
+// Exits, and closes Firefox, when the standard input ends.
 //
-// It begins by saying `{ port, version }`. Who connects to the port says `{ page, url, types, times }` in a line, and gets what the
-// page says, line by line. The page is closed with the connection.
+// Prints `{ port, version }`. A client connects to the port and sends `{ page, url, types, times }` in a line. It gets the page's
+// reports, line by line. The page is closed when the connection ends.
 
 import { createServer } from "node:net";
 import puppeteer from "puppeteer-core";
@@ -12,7 +12,7 @@ const browser = await puppeteer.launch({
   browser: "firefox",
   executablePath: process.env.FIREFOX,
   extraPrefsFirefox: { "network.proxy.type": 0 },
-  // Who started this has a bound.
+  // The test that starts this program has a time limit.
   timeout: 0,
 });
 browser.on("disconnected", () => process.exit(1));
@@ -29,7 +29,7 @@ const server = createServer((socket) => {
     wanted += text;
     if (!wanted.endsWith("\n")) return;
     show(JSON.parse(wanted), socket).catch((error) => {
-      // What it is in the middle of fails when the page is closed.
+      // A pending call fails when the page is closed. That is not an error.
       if (!socket.destroyed) complain(error, socket);
     });
   });
@@ -39,12 +39,12 @@ server.listen(0, "127.0.0.1", async () => {
   process.stdout.write(JSON.stringify({ port: server.address().port, version }) + "\n");
 });
 
-// Firefox now and then loses a page that is opened while another one is closed: so it is one after the other.
+// Firefox sometimes loses a page that is opened while another one is closed. So these calls run one after the other.
 let last = Promise.resolve();
 const inTurn = (act) => (last = last.then(act, act));
 
 async function show(wanted, socket) {
-  // Its own cookies, caches and connections.
+  // A context has its own cookies, caches and connections.
   const context = await inTurn(() => browser.createBrowserContext());
   const close = () => inTurn(() => context.close()).catch(() => {});
   if (socket.destroyed) return close();
@@ -52,7 +52,7 @@ async function show(wanted, socket) {
   const page = await inTurn(() => context.newPage());
   page.on("request", (request) => answer(request).catch(() => {}));
   page.on("pageerror", (error) => complain(error, socket));
-  // A function that is exposed costs several turns for each call.
+  // An exposed function would cost several round trips per call.
   page.on("console", (message) => socket.write(message.text() + "\n"));
   await page.setRequestInterception(true);
   await page.evaluateOnNewDocument(() => (globalThis.say = (observation) => console.log(observation)));

@@ -1,11 +1,11 @@
-// The pages in the folder PAGES. They come from the origin of the stream, without its server's knowing, so that no CORS is in
-// the way.
+// The pages in the folder PAGES. The browser is told that they come from the stream's origin, so that no CORS is needed. The
+// stream's server does not serve them.
 
 import { readFile } from "node:fs/promises";
 
 const FOLDER = "/interop/";
 
-/// Where a page is that follows a stream so many times.
+/// The address of a page that follows a stream this many times.
 export function addressOf({ page, url, types, times }) {
   const address = new URL(`${FOLDER}${page}.html`, url);
   address.hash = JSON.stringify({ url, types, times });
@@ -14,7 +14,7 @@ export function addressOf({ page, url, types, times }) {
 
 export const isOurs = (url) => new URL(url).pathname.startsWith(FOLDER);
 
-/// A file of the pages, one of these drivers, or one of a package that they import.
+/// A file of a page, of these drivers, or of a package that they import.
 export async function fileAt(url) {
   const name = new URL(url).pathname.slice(FOLDER.length);
   const type = name.endsWith(".html") ? "text/html; charset=utf-8" : "text/javascript";

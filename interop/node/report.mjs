@@ -1,4 +1,4 @@
-// What every driver says: one JSON line for each thing that its client tells.
+// The output of every driver: one JSON line for each report of its client.
 // Usage of a driver: DRIVER URL [EVENT_TYPE...]
 
 import { writeSync } from "node:fs";
@@ -6,7 +6,7 @@ import { writeSync } from "node:fs";
 export const [url, ...types] = process.argv.slice(2);
 
 function say(observation) {
-  // In one piece, and in order: the harness reads while the client goes on.
+  // Writes the whole line at once, so that lines stay in order.
   let rest = Buffer.from(JSON.stringify(observation) + "\n");
   while (rest.length > 0) {
     try {
@@ -21,13 +21,13 @@ export const opened = () => say({ open: true });
 export const event = (type, data, id) => say({ event: { type, data, id } });
 export const failed = (error) => say({ error: String(error?.message ?? error) });
 
-/// The client will not come back.
+/// The client will not reconnect.
 export function closed() {
   say({ closed: true });
   process.exit();
 }
 
-/// Tells what an EventSource tells, whoever made it.
+/// Reports what an EventSource of any implementation reports.
 export function follow(source) {
   for (const type of ["message", ...types]) {
     source.addEventListener(type, ({ data, lastEventId }) => event(type, data, lastEventId));

@@ -1,6 +1,6 @@
 import { createParser } from "eventsource-parser";
 
-/// Calls `onEvent` with each event of a stream, and comes back to it until the server says that it is over.
+/// Calls `onEvent` with each event of a stream. Reconnects until the server says that the stream has ended.
 export async function follow(url, { onEvent, onOpen = () => {}, onError = () => {} }) {
   let lastEventId = "";
   let delay = 1000;
@@ -8,9 +8,9 @@ export async function follow(url, { onEvent, onOpen = () => {}, onError = () => 
     let pause;
     try {
       const headers = { accept: "text/event-stream" };
-      // As UTF-8, which `fetch` takes only in this disguise.
+      // UTF-8 bytes as one character each: `fetch` accepts no other form.
       if (lastEventId) headers["last-event-id"] = String.fromCharCode(...new TextEncoder().encode(lastEventId));
-      // Firefox would let a second request of the same URL wait for the first, for 20 s.
+      // Otherwise Firefox delays a second request of the same URL by up to 20 s while the first one is open.
       const response = await fetch(url, { headers, cache: "no-store" });
       if (response.status === 204 || response.status === 410) return;
       if (!response.ok) {

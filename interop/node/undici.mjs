@@ -4,7 +4,7 @@ import { follow, url } from "./report.mjs";
 import { EventSource } from "undici";
 
 const source = new EventSource(url);
-// Without anything else to do, Node would end while it waits to come back.
+// Without other work, Node exits while the client waits to reconnect. A timer keeps it running.
 setInterval(() => {}, 2 ** 30);
 
 follow(source);

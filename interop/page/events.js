@@ -1,8 +1,8 @@
-/// Follows a stream. An event without a type is a `message`; all other types are named, or they are not seen.
+/// Follows a stream. An event without a type is a `message`. List all other types in `types`, or the page does not get them.
 export function follow(url, types, { onEvent, onOpen = () => {}, onAway = () => {}, onOver = () => {} }) {
   const source = new EventSource(url);
   for (const type of ["message", ...types]) source.addEventListener(type, onEvent);
   source.onopen = onOpen;
-  // It comes back by itself, unless it is closed: by a 204, or by any other status.
+  // It reconnects by itself, unless a 204 or any other status has closed it.
   source.onerror = () => (source.readyState === EventSource.CLOSED ? onOver() : onAway());
 }

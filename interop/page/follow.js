@@ -2,13 +2,13 @@ import { EventStreamContentType, fetchEventSource } from "@microsoft/fetch-event
 
 class Over extends Error {}
 
-/// Calls `onEvent` with each event of a stream, and comes back to it until the server says that it is over.
+/// Calls `onEvent` with each event of a stream. Reconnects until the server says that the stream has ended.
 export async function follow(url, { onEvent, onOpen = () => {}, onError = () => {} }) {
   let pause;
   const options = {
-    // Or it closes the stream whenever its tab is hidden, and opens it again when it is shown.
+    // Otherwise the stream is closed while its tab is hidden, and opened again when the tab is shown.
     openWhenHidden: true,
-    // Firefox would let a second request of the same URL wait for the first, for 20 s.
+    // Otherwise Firefox delays a second request of the same URL by up to 20 s while the first one is open.
     cache: "no-store",
     async onopen(response) {
       pause = undefined;
@@ -21,7 +21,7 @@ export async function follow(url, { onEvent, onOpen = () => {}, onError = () => 
     },
     onmessage: onEvent,
     onclose() {
-      // It would take the end of a response for the end of all.
+      // Otherwise the end of a response ends the stream for good.
       throw new Error("the stream ended");
     },
     onerror(error) {

@@ -1,4 +1,4 @@
-"""What every driver says: one JSON line for each thing that its client tells.
+"""The output of every driver: one JSON line for each report of its client.
 
 Usage of a driver: DRIVER URL [EVENT_TYPE...]
 """

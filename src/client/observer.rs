@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn an_observation_has_what_the_method_got() {
+    fn an_observation_has_the_methods_arguments() {
         let samples = Samples::new();
         let (id, gap, closed, receipt) =
             (samples.client.id(), samples.gap.clone(), samples.summary.clone(), samples.receipt.clone());
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_that_is_implemented_is_not_observed_twice() {
+    fn an_implemented_method_is_not_observed_too() {
         let observer = Partial::default();
         Samples::new().tell(&observer);
         assert_eq!(observer.closed.load(Ordering::Relaxed), 1);
@@ -677,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn without_observers_nothing_is_called() {
+    fn without_observers_no_closure_is_called() {
         let observers = Observers::default();
         assert!(observers.is_empty());
         observers.notify(|_| panic!("there are no observers"));

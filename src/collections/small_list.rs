@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_a_list() {
+    fn a_small_list_behaves_like_a_list() {
         let mut few = SmallList::default();
         let mut list = Vec::new();
         for round in 1..5 {

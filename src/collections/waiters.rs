@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_left_is_not_woken_and_its_place_is_used_again() {
+    fn a_removed_waiter_is_not_woken_and_its_slot_is_reused() {
         let mut waiters = Waiters::new();
         let [_, b, _] = ["a", "b", "c"].map(|name| waiters.insert(name));
         assert_eq!(waiters.remove(b), Some("b"));
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_among_those_who_were_taken_is_nobody_elses() {
+    fn the_slot_of_a_taken_waiter_is_not_reused() {
         let mut waiters = Waiters::new();
         let a = waiters.insert("a");
         drop(waiters.take());
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_for_waiters_that_all_left() {
+    fn memory_is_freed_when_all_waiters_have_left() {
         let mut waiters = Waiters::new();
         let slots: Vec<Slot> = (0..1000).map(|number| waiters.insert(number)).collect();
         slots.into_iter().for_each(|slot| assert!(waiters.remove(slot).is_some()));

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_read_as_it_is_written_and_nothing_else_is() {
+    fn only_a_printed_id_can_be_parsed() {
         let id = ClientId::random();
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_ne!(id, ClientId::random());

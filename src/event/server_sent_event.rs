@@ -352,14 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn empty_data_is_data_and_trailing_empty_lines_are_kept() {
+    fn empty_data_and_trailing_empty_lines_are_kept() {
         assert_eq!(Event::data("").event("x").encode(), "event: x\ndata: \n\n");
         assert_eq!(Event::data("a\n").encode(), "data: a\ndata: \n\n");
         assert_eq!(Event::data(" lead").encode(), "data:  lead\n\n");
     }
 
     #[test]
-    fn no_text_forges_a_field() {
+    fn no_text_can_forge_a_field() {
         assert_eq!(Event::data("x\rid: 666").encode(), "data: x\ndata: id: 666\n\n");
         assert_eq!(Event::empty().comment("a\n\nevent: b\rc").encode(), ": a\n: \n: event: b\n: c\n\n");
     }
@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = r#"the event type "a\nb" contains a line end"#)]
-    fn a_literal_that_cannot_be_an_event_type_panics() {
+    fn an_invalid_literal_event_type_panics() {
         let _ = Event::data("").event("a\nb");
     }
 
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn all_fields_go_out_in_the_customary_order() {
+    fn fields_are_written_in_the_usual_order() {
         let event = Event::data("d").event("t").id("7").unwrap().retry(Duration::from_millis(1500)).comment("c");
         assert_eq!(event.encode(), ": c\nevent: t\ndata: d\nretry: 1500\nid: 7\n\n");
         assert_eq!(event.encode_without_id(), ": c\nevent: t\ndata: d\nretry: 1500\n\n");
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_encoded_is_decoded() {
+    fn an_encoded_event_can_be_decoded() {
         let wire = Event::data("a\n\r b").event("t").comment("data: no").encode();
         assert_eq!((decode_type(&wire), decode_data(&wire).as_deref()), (Some("t"), Some("a\n\n b")));
         let empty = Event::data("").encode();
@@ -410,7 +410,7 @@ mod tests {
 
     #[cfg(feature = "json")]
     #[test]
-    fn json_with_line_ends_in_it_stays_one_event() {
+    fn json_with_line_ends_stays_one_event() {
         let raw = serde_json::value::RawValue::from_string("{\r\n  \"a\": 1\r}".into()).unwrap();
         assert_eq!(Event::json(&raw).unwrap().encode(), "data: {\ndata:   \"a\": 1\ndata: }\n\n");
         assert_eq!(Event::json(&("a\nb", 1.5)).unwrap().encode(), "data: [\"a\\nb\",1.5]\n\n");

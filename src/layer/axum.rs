@@ -133,7 +133,7 @@ mod tests {
     use crate::Event;
 
     #[test]
-    fn an_error_of_any_type_is_the_response_of_the_error_inside() {
+    fn a_wrapped_error_has_the_response_of_its_inner_error() {
         let event = Event::data("").try_event("a\nb").unwrap_err();
         let json = Event::json(&std::collections::HashMap::from([((1, 2), 3)])).unwrap_err();
         let topic = crate::Registry::new().presence("").unwrap_err();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publish_error_speaks_for_what_is_wrong_with_its_event() {
+    fn a_publish_error_has_the_response_of_its_event_error() {
         let error = Event::json(&std::collections::HashMap::from([((1, 2), 3)])).unwrap_err();
         let published = PublishError::from(error.clone());
         assert_eq!((published.to_string(), &published), (error.to_string(), &PublishError::Event(error)));

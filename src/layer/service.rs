@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_goes_before_the_query() {
+    fn the_header_has_priority_over_the_query() {
         assert_eq!(find(Some(b"1-0"), "/?lastEventId=2-0", &names()).as_deref(), Some("1-0"));
         assert_eq!(find(None, "/?topic=a&last_event_id=2%2D0", &names()).as_deref(), Some("2-0"));
         assert_eq!(find(None, "/?lastEventId=2-0", &[]), None);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_id_counts_as_absent() {
+    fn an_empty_id_counts_as_absent() {
         for blank in [&b""[..], b" ", b"\t  "] {
             assert_eq!(find(Some(blank), "/", &names()), None);
             assert_eq!(find(Some(blank), "/?lastEventId=2-0", &names()).as_deref(), Some("2-0"));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_and_any_length_are_kept_within_bounds() {
+    fn an_id_of_any_bytes_and_length_is_bounded() {
         assert_eq!(find(Some(b"a\xFFb"), "/", &names()).as_deref(), Some("a\u{fffd}b"));
         let long = find(Some(&vec![b'1'; 100_000]), "/", &names()).unwrap();
         assert!(long.len() < 100 && long.ends_with("(100000 bytes)"), "{long}");

@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_believed_as_far_as_own_proxies_wrote_it() {
+    fn only_entries_of_own_proxies_are_trusted() {
         let forwarded = &["6.6.6.6, 1.2.3.4", "5.6.7.8 "];
         let by = |proxies| of(&from("9.9.9.9").proxies(proxies), forwarded).unwrap();
         assert_eq!([0, 1, 2, 3, 4].map(by), ["9.9.9.9", "5.6.7.8", "1.2.3.4", "6.6.6.6", "9.9.9.9"]);
     }
 
     #[test]
-    fn what_is_no_address_counts_for_the_peer() {
+    fn an_invalid_address_counts_as_the_peer() {
         for forwarded in
             ["", ",", "unknown", "1.2.3", "1.2.3.4:x", "gr\u{fc}\u{df}e", "[::1", "::1]:8", "1.2.3.4 5.6.7.8"]
         {
@@ -171,14 +171,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_come_with_and_without_ports() {
+    fn addresses_may_have_ports() {
         let forwarded = ["1.2.3.4:567", "[2001:db8::1]:8", "[2001:db8::1]", "2001:db8::1", "::ffff:1.2.3.4"];
         let found = forwarded.map(|entry| of(&from("9.9.9.9").proxies(1).ipv6_prefix(128), &[entry]).unwrap());
         assert_eq!(found, ["1.2.3.4", "2001:db8::1", "2001:db8::1", "2001:db8::1", "1.2.3.4"]);
     }
 
     #[test]
-    fn an_ipv6_address_counts_with_its_network() {
+    fn an_ipv6_address_counts_as_its_network() {
         let address = || from("2001:db8:1:2:3:4:5:6");
         assert_eq!(of(&address(), &[]).unwrap(), "2001:db8:1:2::");
         assert_eq!(of(&address().ipv6_prefix(48), &[]).unwrap(), "2001:db8:1::");
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_that_stands_for_an_ipv4_address_counts_as_that() {
+    fn an_ipv6_address_of_an_ipv4_address_counts_as_the_ipv4_address() {
         for peer in ["::ffff:9.9.9.9", "64:ff9b::9.9.9.9", "64:ff9b::909:909"] {
             assert_eq!(of(&from(peer), &[]).unwrap(), "9.9.9.9", "{peer}");
             assert_eq!(of(&from("1.1.1.1").proxies(1), &[peer]).unwrap(), "9.9.9.9", "{peer}");

@@ -334,9 +334,15 @@ mod tests {
             // Each change of the rate rounds down.
             let rounding = history.all.iter().filter(|(_, it)| matches!(it, Happened::Set { .. })).count() as u64 * 8;
             let least = history.lacks(first, now, false);
-            assert!(lacks + rounding >= least, "fuller than if it had never been taken: {lacks} and not {least}");
+            assert!(
+                lacks + rounding >= least,
+                "more tokens than if none had been taken: lacks {lacks}, at least {least}"
+            );
             let most = history.lacks(first, now, true);
-            assert!(lacks <= most + rounding, "poorer than if nothing was given back: {lacks} and not {most}");
+            assert!(
+                lacks <= most + rounding,
+                "fewer tokens than if none was given back: lacks {lacks}, at most {most}"
+            );
         }
     }
 
@@ -344,13 +350,13 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
         #[test]
-        fn a_token_that_is_given_back_makes_no_bucket_fuller_than_if_it_had_never_been_taken(acts in acts(), burst in 1..6_u32) {
+        fn a_returned_token_adds_no_more_than_was_taken(acts in acts(), burst in 1..6_u32) {
             check(acts, burst);
         }
     }
 
     #[test]
-    fn a_token_that_is_given_back_at_once_was_never_taken() {
+    fn a_token_returned_at_once_leaves_the_bucket_unchanged() {
         let (rate, counted, key) = (Rate::new(Duration::from_secs(1), 3), Counted::default(), LimitKey::from("key"));
         let full_at = || lock(&counted.0).entry(&key).copied();
         rate.take(&counted, &key, 1, 7).unwrap();
@@ -361,12 +367,12 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_is_changed_again_and_again_remembers_only_so_many_changes() {
+    fn a_rate_remembers_a_bounded_number_of_changes() {
         let (rate, counted, key) = (Rate::new(Duration::from_secs(1), 100), Counted::default(), LimitKey::from("key"));
         rate.take(&counted, &key, 1, 0).unwrap();
         (0..1000).for_each(|nth| rate.set(&counted, 1 + nth % 2, 0));
         assert_eq!(lock(&counted.0).periods.len(), PERIODS);
         counted.give_back(&key, 0, 0);
-        assert_eq!(counted.entries(Some(0)), 0, "all at one moment are one change");
+        assert_eq!(counted.entries(Some(0)), 0, "changes at the same time are one change");
     }
 }

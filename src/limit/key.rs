@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_the_same_if_what_they_are_made_of_is() {
+    fn keys_of_equal_values_are_equal() {
         let long = |last: char| LimitKey::from(format!("{}{last}", "x".repeat(1000)));
         assert_eq!(long('a'), long('a'));
         let keys = [long('a'), long('b'), "a".into(), "7".into(), 7_u32.into(), (-7_i64).into()];
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_takes_no_more_memory_for_a_longer_text() {
+    fn a_longer_text_makes_no_larger_key() {
         assert!(size_of::<LimitKey>() <= 24);
         assert!(matches!(LimitKey::from("x".repeat(64)).0, Kind::Text(..)));
         assert!(matches!(LimitKey::from("x".repeat(65)).0, Kind::LongText(_)));

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_knows_of_each_id_on_which_topics_it_was_and_forgets_the_oldest() {
+    fn it_maps_ids_to_topics_and_forgets_the_oldest() {
         let mut ids = EvictedIds::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         ids.insert("v1", &a);

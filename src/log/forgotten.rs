@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_that_was_forgotten_keeps_its_floor_and_others_keep_theirs() {
+    fn a_forgotten_topic_keeps_its_own_floor() {
         let start = at(10);
         let mut forgotten = Forgotten::new(start);
         forgotten.insert(&"a/1".into(), at(20));

@@ -348,7 +348,7 @@ mod tests {
         let first = at(0, 0).next(5);
         assert_eq!(first, at(5, 0));
         assert_eq!(first.next(5), at(5, 1));
-        assert_eq!(first.next(3), at(5, 1), "a clock that was set back");
+        assert_eq!(first.next(3), at(5, 1), "the clock was set back");
         assert_eq!(first.next(6), at(6, 0));
         assert_eq!(at(5, u32::MAX).next(5), at(6, 0));
         assert_eq!(at(5, 0).next(u64::MAX), at(Position::MAX_MS, 0));
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_position_is_refused() {
+    fn text_that_is_no_position_is_refused() {
         for text in [
             "",
             "-",
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_was_catching_up_goes_on_where_it_was_in_each_topic() {
+    fn a_catching_up_client_continues_each_topic_from_its_own_position() {
         let (seen, late) = (at(100, 0), at(60, 0));
         let progress = Progress::catching_up(seen, late, ["b"].into_iter());
         assert_eq!((progress.of("a"), progress.of("b")), (seen, late));
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_caught_up_on_by_another_name_is_late_under_any() {
+    fn progress_of_an_unknown_name_counts_for_every_name() {
         let (seen, late) = (at(100, 0), at(60, 0));
         let progress = || Progress::catching_up(seen, late, ["a/*"].into_iter());
         assert_eq!(progress().for_names(["a/*", "b"].into_iter()).of("b"), seen);
@@ -417,7 +417,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(ms in 0..=Position::MAX_MS, seq: u32, era in 0u64..1 << Era::BITS, late in (any::<u64>(), any::<u32>()), topics in prop::collection::vec(".*", 1..12)) {
+        fn a_printed_position_can_be_parsed(ms in 0..=Position::MAX_MS, seq: u32, era in 0u64..1 << Era::BITS, late in (any::<u64>(), any::<u32>()), topics in prop::collection::vec(".*", 1..12)) {
             let position = Position::new(Era(era), ms, seq);
             prop_assert_eq!((position.ms(), position.seq(), position.era()), (ms, seq, Era(era)));
             prop_assert_eq!(position.to_string().parse(), Ok(position));
@@ -439,7 +439,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in ".*") {
+        fn any_text_is_parsed_or_refused(text in ".*") {
             let _ = text.parse::<Progress>();
         }
 

@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_has_what_fits_and_at_least_one() {
+    fn a_frame_has_the_events_that_fit_and_at_least_one() {
         let log = log(&[10, 10, 10, 50]);
         assert_eq!(log.frame(1, u64::MAX, 25), 0..2);
         assert_eq!(log.frame(1, u64::MAX, 30), 0..3);
@@ -443,7 +443,7 @@ mod tests {
         assert_eq!(log.frame(3, 2, 1000), 2..2);
         assert_eq!(log.frame(5, u64::MAX, 1000), 4..4);
         let many = self::log(&[10; 100]);
-        assert_eq!(many.frame(71, u64::MAX, 105), 70..80, "what was read before does not count");
+        assert_eq!(many.frame(71, u64::MAX, 105), 70..80, "events that were read before do not count");
     }
 
     #[test]
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_skipped_silently_leaves_no_floor() {
+    fn silently_skipped_events_do_not_move_the_floor() {
         let mut log = Log::new(Position::default());
         push(&mut log, entry(1, b"x", SlowClientPolicy::SkipSilently));
         push(&mut log, entry(2, b"x", SlowClientPolicy::Disconnect { reconnect_delay: Duration::from_secs(1) }));
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn events_that_went_from_between_leave_the_others_in_place() {
+    fn an_eviction_from_the_middle_keeps_the_other_events() {
         let mut log = Log::new(Position::default());
         let entries: Vec<_> = (1..=1000).map(|number| entry(number, b"xx", SlowClientPolicy::NotifyGap)).collect();
         entries.iter().for_each(|entry| log.push(Arc::clone(entry), entry.cost_of_row()));
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_before_goes_in_front() {
+    fn older_events_are_inserted_in_front() {
         let mut log = Log::new(Position::at(2, 0));
         let late = entry(3, b"x", SlowClientPolicy::NotifyGap);
         log.push(Arc::clone(&late), late.cost_of_row());

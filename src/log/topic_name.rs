@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ordinary_names_pass() {
+    fn ordinary_names_are_valid() {
         for name in ["a", "prices/AAPL", "user/42/inbox", "Zürich/Gleis 7", "a$b", &"x".repeat(MAX_TOPIC)] {
             assert_eq!(check(name), Ok(()), "{name}");
             assert_eq!(check_pattern(name), Ok(()), "{name}");
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_refused_with_a_sentence_that_quotes_them() {
+    fn invalid_names_are_refused_and_quoted() {
         let long = "x".repeat(MAX_TOPIC + 1);
         for name in ["", &long, "$client/1", "a/*", "**", "a\nb", "a\0", "a\u{85}", "/a", "a/", "a//b", "/"] {
             let error = check(name).unwrap_err();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_is_a_segment_of_its_own_and_two_are_the_last_one() {
+    fn a_wildcard_is_a_whole_segment_and_a_double_one_the_last() {
         for pattern in ["*", "**", "prices/*", "orders/**", "*/a/*", "*/**"] {
             assert_eq!(check_pattern(pattern), Ok(()), "{pattern}");
         }
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wildcard_is_one_segment_and_two_are_the_rest() {
+    fn a_single_wildcard_matches_one_segment_and_a_double_one_the_rest() {
         for (pattern, topic) in [
             ("a", "a"),
             ("*", "a"),
@@ -330,14 +330,14 @@ mod tests {
     }
 
     #[test]
-    fn the_stable_hash_is_the_published_one() {
+    fn the_stable_hash_is_fnv_1a() {
         assert_eq!(stable_hash(""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(stable_hash("a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(stable_hash("foobar"), 0x8594_4171_f739_67e8);
     }
 
     #[test]
-    fn what_many_patterns_took_is_given_back_while_one_of_them_stays() {
+    fn removed_patterns_free_their_memory_while_another_one_stays() {
         let mut set = Patterns::new();
         let names: Vec<String> = (0..10_000).map(|number| format!("user/{number}/*")).collect();
         names.iter().for_each(|name| set.insert(name, ()));
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_a_segment_stays_as_it_is() {
+    fn a_text_that_is_a_valid_segment_stays_the_same() {
         for text in ["AAPL", "Gleis 7", "a$b", "é👍", "..", "a.b-c_d~"] {
             assert!(matches!(segment(text), Cow::Borrowed(same) if same == text), "{text}");
         }
@@ -372,7 +372,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_text_it_is_made_of_a_segment_is_one_and_has_all_of_it(text in "([/%*$a2F\u{0}\n\u{7f}\u{85}é👍]|\\PC){0,40}") {
+        fn a_segment_of_any_text_is_valid_and_contains_all_of_it(text in "([/%*$a2F\u{0}\n\u{7f}\u{85}é👍]|\\PC){0,40}") {
             let segment = segment(&text);
             prop_assert_eq!(check(&segment), Ok(()));
             prop_assert!(!segment.contains('/') && !is_pattern(&segment));
@@ -382,7 +382,7 @@ mod tests {
         }
 
         #[test]
-        fn the_patterns_that_match_are_those_that_match_alone(
+        fn a_set_matches_exactly_its_single_matching_patterns(
             patterns in prop::collection::btree_set("(a|b|\\*)(/(a|b|\\*)){0,3}(/\\*\\*)?", 0..12),
             removed in prop::collection::vec(any::<bool>(), 12),
             topic in "(a|b)(/(a|b)){0,4}",
@@ -406,7 +406,7 @@ mod tests {
             for (pattern, _) in left {
                 set.remove(pattern);
             }
-            prop_assert!(set.root.next.is_empty(), "nothing is left of patterns that went");
+            prop_assert!(set.root.next.is_empty(), "removed patterns leave nothing behind");
         }
     }
 }

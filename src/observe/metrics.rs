@@ -198,7 +198,7 @@ mod tests {
         }
 
         fn absolute(&self, _value: u64) {
-            panic!("no counter of ours is set");
+            panic!("this crate sets no counter");
         }
     }
 
@@ -212,7 +212,7 @@ mod tests {
         }
 
         fn set(&self, _value: f64) {
-            panic!("no gauge of ours is set");
+            panic!("this crate sets no gauge");
         }
     }
 
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_described_and_in_the_table_and_nothing_else_is() {
+    fn exactly_the_recorded_metrics_are_described_and_documented() {
         let recorded = Recorded::default();
         with_local_recorder(&recorded, || Samples::new().tell(&MetricsObserver::default()));
         let counted: BTreeSet<String> =
@@ -330,12 +330,12 @@ mod tests {
         let reasons = CloseReason::all().filter(|it| !matches!(it, CloseReason::NoStream | CloseReason::Other(_)));
         let refused: Vec<&str> = RefusedReason::all().map(|refused| refused.as_str()).collect();
         for word in reasons.map(|reason| reason.as_str()).chain(refused) {
-            assert!(docs.contains(&format!("`{word}`")), "{word} is not there");
+            assert!(docs.contains(&format!("`{word}`")), "the docs do not name {word}");
         }
     }
 
     #[test]
-    fn what_streams_get_is_counted_as_it_goes_and_what_there_is_until_it_is_not() {
+    fn deliveries_are_counted_in_open_streams_and_gauges_end_with_the_registry() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let recorded = Recorded::default();
         let number = |name: &str| recorded.number(name).unwrap_or(0.0);
@@ -362,7 +362,7 @@ mod tests {
                 assert_eq!(
                     number("counter sse_delivered_total"),
                     36.0,
-                    "the rest at once, because few streams are open"
+                    "the rest comes at once, because few streams are open"
                 );
                 assert_eq!(number("gauge sse_subscriptions"), 0.0);
             });
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_in_the_gauge_while_it_is_open() {
+    fn an_open_stream_is_counted_in_the_gauge() {
         let (recorded, samples, observer) = (Recorded::default(), Samples::new(), MetricsObserver::new());
         with_local_recorder(&recorded, || {
             observer.opened(&samples.client);
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_of_the_programs_own_is_its_own_label() {
+    fn a_close_reason_of_the_program_has_its_own_label() {
         let recorded = Recorded::default();
         with_local_recorder(&recorded, || {
             let samples = Samples::new();

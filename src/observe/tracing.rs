@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_has_the_whole_id_of_a_client() {
+    fn no_line_contains_a_whole_client_id() {
         let samples = Samples::new();
         let id = samples.client.id().to_string();
         let own = format!("$client/{id}");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_enabled_does_not_even_make_an_id() {
+    fn a_disabled_level_creates_no_client_id() {
         let client = Registry::new().connect();
         assert_eq!(log_of(Level::INFO, |observer| observer.opened(&client)), [""; 0]);
         assert!(format!("{client:?}").contains("id: None"));

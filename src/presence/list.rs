@@ -355,7 +355,7 @@ mod tests {
     use crate::Registry;
 
     #[test]
-    fn what_many_lists_took_is_given_back_while_one_of_them_stays() {
+    fn removed_lists_free_their_memory_while_another_one_stays() {
         let registry = Registry::new();
         let mut lists: Vec<Presence> =
             (0..10_000).map(|number| registry.presence(format!("room/{number}")).unwrap()).collect();

@@ -261,11 +261,11 @@ mod tests {
     }
 
     #[test]
-    fn a_user_with_two_tabs_is_one_member_until_the_last_goes() {
+    fn a_user_with_two_tabs_is_one_member_until_the_last_tab_leaves() {
         let (mut members, mut watch, now) = members(Duration::ZERO);
         assert!(members.join("ann", 1, "phone"));
         assert!(!members.join("ann", 2, "desk"));
-        assert!(!members.join("ann", 2, "desk"), "the same client again");
+        assert!(!members.join("ann", 2, "desk"), "the same client joins again");
         assert_eq!((members.count(), read(&members, &mut watch)), (1, vec!["+ann".to_owned()]));
         members.leave("ann", 1, now);
         assert_eq!(members.list(), [Member { key: "ann".into(), value: "desk", clients: vec![(2, "desk")] }]);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_within_the_grace_time_neither_leaves_nor_joins() {
+    fn a_member_that_returns_in_the_grace_time_neither_leaves_nor_joins() {
         let (mut members, mut watch, now) = members(GRACE);
         members.join("ann", 1, "train");
         read(&members, &mut watch);
@@ -291,21 +291,25 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_come_back_leaves_when_the_grace_time_is_over() {
+    fn a_member_that_does_not_return_leaves_after_the_grace_time() {
         let (mut members, mut watch, now) = members(GRACE);
         come(&mut members, &["ann", "bob", "cid"]);
         read(&members, &mut watch);
         members.leave("bob", 1, now + Duration::from_secs(1));
         members.leave("ann", 1, now + Duration::from_secs(2));
         members.leave("bob", 1, now + Duration::from_secs(5));
-        assert_eq!(members.next_expiry(), Some(now + GRACE + Duration::from_secs(1)), "who is gone cannot go again");
+        assert_eq!(
+            members.next_expiry(),
+            Some(now + GRACE + Duration::from_secs(1)),
+            "a member that has left cannot leave again"
+        );
         members.expire(now + 2 * GRACE);
-        assert_eq!(read(&members, &mut watch), ["-bob", "-ann"], "in the order in which they went");
+        assert_eq!(read(&members, &mut watch), ["-bob", "-ann"], "in the order in which they left");
         assert_eq!((members.count(), members.next_expiry()), (1, None));
     }
 
     #[test]
-    fn who_came_and_went_between_two_looks_is_not_seen() {
+    fn a_member_that_joins_and_leaves_between_two_reads_is_not_reported() {
         let (mut members, mut watch, now) = members(Duration::ZERO);
         members.join("ann", 1, "");
         read(&members, &mut watch);
@@ -314,11 +318,11 @@ mod tests {
         assert!(read(&members, &mut watch).is_empty());
         members.leave("ann", 1, now);
         members.join("ann", 3, "");
-        assert!(read(&members, &mut watch).is_empty(), "nor who went and came");
+        assert!(read(&members, &mut watch).is_empty(), "a member that left and rejoined is not reported either");
     }
 
     #[test]
-    fn the_first_look_gives_all_who_are_present_in_the_order_they_came() {
+    fn the_first_read_returns_all_members_in_the_order_of_joining() {
         let (mut members, mut watch, now) = members(Duration::ZERO);
         come(&mut members, &["cid", "ann", "bob"]);
         members.leave("ann", 1, now);
@@ -326,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_never_came_cannot_go() {
+    fn a_client_that_never_joined_cannot_leave() {
         let (mut members, _, now) = members(Duration::ZERO);
         members.leave("ann", 1, now);
         members.join("ann", 1, "");
@@ -336,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn time_that_goes_back_or_has_no_end_is_endured() {
+    fn a_clock_that_goes_back_and_endless_times_are_accepted() {
         let (mut members, _, now) = members(GRACE);
         come(&mut members, &["ann", "bob"]);
         members.leave("ann", 1, now + GRACE);
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watcher_that_slept_through_what_is_no_longer_remembered_still_sees_who_left() {
+    fn a_watcher_sees_leaves_that_are_no_longer_remembered() {
         let (mut members, mut watch, now) = members(Duration::ZERO);
         come(&mut members, &["ann", "bob", "cid"]);
         read(&members, &mut watch);
@@ -371,12 +375,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_of_a_crowd_shrinks_with_it() {
+    fn the_remembered_changes_shrink_with_the_number_of_members() {
         let (mut members, mut watch, now) = members(Duration::ZERO);
         let keys: Vec<String> = (0..5000).map(|number| number.to_string()).collect();
         keys.iter().for_each(|key| assert!(members.join(key, 1, "")));
         keys[..2000].iter().for_each(|key| members.leave(key, 1, now));
-        assert_eq!(rows(&members), 5000, "as many are remembered as are present");
+        assert_eq!(rows(&members), 5000, "as many changes are remembered as members are present");
         read(&members, &mut watch);
         keys.iter().for_each(|key| members.leave(key, 1, now));
         assert_eq!((members.count(), rows(&members)), (0, 1024));
@@ -446,7 +450,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1000))]
         #[test]
-        fn a_watcher_knows_exactly_who_is_present_whenever_it_looks(steps in prop::collection::vec(step(), 0..200), grace in prop_oneof![Just(0), Just(5u64)], remembered in 0..4usize) {
+        fn a_watcher_knows_the_exact_members_at_each_read(steps in prop::collection::vec(step(), 0..200), grace in prop_oneof![Just(0), Just(5u64)], remembered in 0..4usize) {
             let grace = Duration::from_secs(grace);
             let mut members = Members { remembered, ..Members::new(grace) };
             let mut model = Model::default();
@@ -499,11 +503,11 @@ mod tests {
                             match change {
                                 Change::Joined(member) => {
                                     prop_assert!(members.list().contains(&member));
-                                    prop_assert!(known.insert(Arc::clone(&member.key)), "a join of one that is known");
+                                    prop_assert!(known.insert(Arc::clone(&member.key)), "a join of a known member");
                                     keys.push(member.key);
                                 }
                                 Change::Left(key) => {
-                                    prop_assert!(known.remove(&key), "a leave of one that is not known");
+                                    prop_assert!(known.remove(&key), "a leave of an unknown member");
                                     keys.push(key);
                                 }
                             }
@@ -514,7 +518,7 @@ mod tests {
                         }
                         prop_assert_eq!(keys.iter().map(|key| &**key).collect::<Vec<_>>(), expected);
                         prop_assert!(known.iter().map(|key| &**key).eq(model.present.keys().copied()));
-                        prop_assert_eq!(watch.seen, members.version(), "it would look again at what it saw");
+                        prop_assert_eq!(watch.seen, members.version(), "the watcher would read the same changes again");
                         *seen = model.history.len();
                     }
                 }

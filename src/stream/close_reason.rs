@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_word_is_the_variant_in_snake_case() {
+    fn the_name_is_the_variant_in_snake_case() {
         for reason in CloseReason::all().filter(|reason| !matches!(reason, CloseReason::Other(_))) {
             let variant = format!("{reason:?}");
             let word = variant.char_indices().fold(String::new(), |word, (at, letter)| match letter.is_uppercase() {

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn it_names_the_topics_and_the_position_and_has_an_id() {
+    fn the_data_has_the_topics_and_the_position_and_the_event_an_id() {
         let wire = GapEvent::default().encode(&gap());
         let expected = "event: gap\ndata: {\"topics\":[\"a\",\"b/c\"],\"after\":\"1-0\"}\nid: 2-7-000000007\n\n";
         assert_eq!(wire.as_deref(), Some(expected.as_bytes()));
@@ -104,7 +104,7 @@ mod tests {
 
     #[cfg(feature = "json")]
     #[test]
-    fn whatever_the_client_sent_is_valid_json() {
+    fn any_last_event_id_becomes_valid_json() {
         let after: String = (0..0x250).filter_map(char::from_u32).collect();
         let json = Gap { topics: vec![after.clone()], after: after.clone(), position: None }.json();
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "contains a line end")]
-    fn a_literal_that_cannot_be_its_type_panics() {
+    fn an_invalid_literal_type_panics() {
         let _ = GapEvent::named("a\nb");
     }
 }

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_with_a_whole_body_and_the_essence_is_an_event_stream() {
+    fn a_success_with_a_whole_body_and_the_media_type_is_an_event_stream() {
         let is = |status, content_type| is_event_stream(status, &with(&[("content-type", content_type)]));
         for status in 100..600 {
             let has_whole_body = matches!(status, 200..300) && !matches!(status, 204..=206);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quoted_string_separates_nothing_and_says_nothing() {
+    fn a_quoted_string_is_no_separator_and_no_media_type() {
         let asks = |accept| asks_for_event_stream(&Method::GET, &with(&[("accept", accept)]));
         for accept in [
             r#"application/json;profile="a, text/event-stream, b""#,
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_of_the_bytes_is_not_said_of_others() {
+    fn headers_about_the_original_bytes_are_removed() {
         let own = [
             ("accept-ranges", "bytes"),
             ("content-digest", "sha-256=:AA==:"),
@@ -229,11 +229,11 @@ mod tests {
         };
         let kept = |headers: &HeaderMap| own.iter().filter(|(name, _)| headers.contains_key(*name)).count();
         assert_eq!((kept(&all("identity")), all("identity").contains_key("x-own")), (0, true));
-        assert_eq!(kept(&all("gzip")), own.len(), "nothing is put in there");
+        assert_eq!(kept(&all("gzip")), own.len(), "nothing is inserted into an encoded body");
     }
 
     #[test]
-    fn absent_headers_are_set_and_present_ones_kept() {
+    fn absent_headers_are_set_and_present_headers_are_kept() {
         let mut headers = with(&[("content-type", "TEXT/event-stream;charset=utf-8"), ("content-length", "7")]);
         prepare(&mut headers, true, false);
         let expected = [
@@ -247,7 +247,7 @@ mod tests {
         let own = [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "yes")];
         let mut headers = with(&own);
         prepare(&mut headers, false, true);
-        assert_eq!(headers, with(&own), "and HTTP/2 forbids connection-specific ones");
+        assert_eq!(headers, with(&own), "HTTP/2 forbids connection-specific headers");
 
         let mut headers = with(&[("content-type", "text/event-stream")]);
         prepare(&mut headers, false, true);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_goes_on_unless_the_request_says_otherwise() {
+    fn a_connection_is_kept_alive_unless_the_request_closes_it() {
         assert!(keeps_alive(Version::HTTP_11, &HeaderMap::new()));
         assert!(keeps_alive(Version::HTTP_11, &with(&[("connection", "keep-alive, upgrade")])));
         assert!(!keeps_alive(Version::HTTP_11, &with(&[("connection", "te, Close")])));
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_is_no_encoding() {
+    fn identity_is_not_an_encoding() {
         assert!(!is_encoded(&HeaderMap::new()));
         assert!(!is_encoded(&with(&[("content-encoding", "Identity")])));
         assert!(!is_encoded(&with(&[("content-encoding", "identity, , IDENTITY")])));

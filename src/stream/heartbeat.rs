@@ -223,7 +223,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn forms() {
+    fn each_form_is_encoded_as_documented() {
         assert_eq!(Heartbeat::default().encode(), ":\n\n");
         assert_eq!(Heartbeat::default().single_line().encode(), ":\n");
         assert_eq!(Heartbeat::default().comment("a\nb").encode(), ": a\n: b\n\n");
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_of_zero_is_a_millisecond_and_off_is_off() {
+    fn an_interval_of_zero_is_a_millisecond_and_off_has_no_interval() {
         assert_eq!(Heartbeat::every(Duration::ZERO).interval(), Some(Duration::from_millis(1)));
         assert_eq!(Heartbeat::off().interval(), None);
         assert_eq!(Heartbeat::default().interval(), Some(15 * SECOND));
@@ -253,13 +253,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_one_comes_early_and_the_others_after_an_interval_of_silence() {
+    fn the_first_heartbeat_is_early_and_later_ones_follow_an_interval_of_silence() {
         assert_eq!(beats(&mut HeartbeatTimer::new(SECONDS), 0), [11, 21, 31]);
         assert_eq!(beats(&mut HeartbeatTimer::new(SECONDS), u32::MAX), [6, 16, 26]);
     }
 
     #[test]
-    fn the_second_one_of_a_silence_comes_early() {
+    fn the_second_heartbeat_of_a_silence_is_early() {
         let mut heartbeat_timer = HeartbeatTimer::new(0);
         beats(&mut heartbeat_timer, u32::MAX);
         heartbeat_timer.note_activity(30 * SECONDS);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_busy_looks_once_an_interval() {
+    fn the_timer_of_a_busy_stream_fires_once_per_interval() {
         let (mut set, mut fired) = (HeartbeatTimer::new(0).due(INTERVAL, u32::MAX / 2), Vec::new());
         let mut heartbeat_timer = HeartbeatTimer::new(0);
         for tenth in 1..=600 {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn an_early_one_comes_after_half_an_interval_at_least() {
+    fn an_early_heartbeat_comes_after_half_an_interval_at_least() {
         for spread in [0, 1, u32::MAX / 3, u32::MAX - 1, u32::MAX] {
             for opened in [0, 1, 999_999_999, SECONDS, 123_456_789_012] {
                 for interval in [Duration::from_millis(1), Duration::from_millis(7), INTERVAL] {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_beyond_the_clock_is_never_due() {
+    fn an_interval_beyond_the_clocks_range_is_never_due() {
         let mut heartbeat_timer = HeartbeatTimer::new(SECONDS);
         assert_eq!(heartbeat_timer.due(Duration::MAX, 7), u64::MAX);
         assert!(!heartbeat_timer.take_due(Duration::MAX, 7, u64::MAX - 1));

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_has_a_type_of_its_own_and_empty_data_and_the_id() {
+    fn it_has_its_own_type_and_the_id_and_empty_data() {
         let wire = PositionEvent::default().encode("1-0-000000007");
         assert_eq!(wire.as_deref(), Some(&b"event: position\ndata: \nid: 1-0-000000007\n\n"[..]));
         assert!(PositionEvent::named("where").encode("7").unwrap().starts_with(b"event: where\ndata: \n"));
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "contains a line end")]
-    fn a_literal_that_cannot_be_its_type_panics() {
+    fn an_invalid_literal_type_panics() {
         let _ = PositionEvent::named("a\nb");
     }
 }

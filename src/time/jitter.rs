@@ -32,7 +32,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn times_are_spread_around_or_below_what_was_asked_for() {
+    fn times_are_spread_around_or_below_the_requested_time() {
         assert_eq!([0, u32::MAX].map(|spread| jittered(2 * SECOND, spread)), [SECOND, 3 * SECOND]);
         assert_eq!([0, u32::MAX].map(|spread| shortened(10 * SECOND, spread)), [10 * SECOND, 8 * SECOND]);
         assert_eq!(jittered(Duration::MAX, u32::MAX), Duration::MAX);

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_wait_for_one_millisecond_have_one_timer_and_are_woken_once() {
+    async fn waiters_for_the_same_millisecond_share_a_timer_and_wake_once() {
         let timers = Timers::new(Clock::new());
         let mut early: Vec<_> = (1..=MILLISECOND).step_by(99_999).map(|at| Waiting::at(4 * MILLISECOND + at)).collect();
         let mut late = Waiting::at(6 * MILLISECOND);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_left_is_not_woken_and_the_last_one_takes_the_timer_along() {
+    async fn a_dropped_waiter_is_not_woken_and_the_last_one_removes_the_timer() {
         let timers = Timers::new(Clock::new());
         let mut all = [(); 3].map(|()| Waiting::at(MILLISECOND));
         assert!(all.iter_mut().all(|waiting| waiting.poll(&timers).is_pending()));
@@ -291,7 +291,7 @@ mod tests {
         let woken = Arc::clone(&second.woken);
         assert_eq!(Arc::strong_count(&woken), 3);
         drop(second);
-        assert_eq!(Arc::strong_count(&woken), 1, "its task is not kept");
+        assert_eq!(Arc::strong_count(&woken), 1, "its waker is not kept");
         advance(Duration::from_millis(2)).await;
         assert_eq!((first.woken(), woken.0.load(Ordering::Relaxed), third.woken()), (0, 0, 1));
         drop(third);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_time_that_has_passed_does_not_wait_and_one_beyond_the_clock_is_never() {
+    async fn a_past_time_is_ready_and_a_time_beyond_the_clock_is_never() {
         let timers = Timers::new(Clock::new());
         advance(Duration::from_millis(5)).await;
         assert!(Waiting::at(0).poll(&timers).is_ready());
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_has_used_up_its_turn_sets_it_all_the_same() {
+    async fn a_task_that_has_used_up_its_budget_still_sets_its_timer() {
         let timers = Timers::new(Clock::new());
         let mut waiting = Waiting::at(MILLISECOND);
         while tokio::task::coop::has_budget_remaining() {
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_one_runtime_does_not_make_it_late_in_another() {
+    fn the_end_of_one_runtime_delays_no_timer_in_another() {
         let (first, second) = (current_thread(), current_thread());
         let timers = Timers::new(Clock::new());
         let time = timers.clock.after(Duration::from_secs(3600));
@@ -332,7 +332,7 @@ mod tests {
         first.block_on(async { assert!(waiting.poll(&timers).is_pending()) });
         drop(first);
         second.block_on(async {
-            assert_eq!((waiting.woken(), waiting.poll(&timers)), (1, Poll::Pending), "its time is yet to come");
+            assert_eq!((waiting.woken(), waiting.poll(&timers)), (1, Poll::Pending), "its time has not come yet");
             assert!(waiting.timer.is_set());
         });
     }
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_in_one_runtime_shares_timers_and_with_other_runtimes_none() {
+    fn timers_are_shared_within_a_runtime_and_not_between_runtimes() {
         let timers = Arc::new(Timers::new(Clock::new()));
         let time = timers.clock.after(Duration::from_secs(3600));
         let mut all = Vec::new();
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_one_runtime_wakes_nobody_in_another() {
+    fn the_end_of_one_runtime_wakes_no_waiter_in_another() {
         let timers = Arc::new(Timers::new(Clock::new()));
         let time = timers.clock.after(Duration::from_secs(3600));
         let (first, second) = (current_thread(), multi_thread());
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn outside_of_tasks_one_waker_waits_where_it_is_polled() {
+    fn outside_of_tasks_a_waiter_uses_the_runtime_that_polls_it() {
         let timers = Timers::new(Clock::new());
         let mut waiting = Waiting::at(timers.clock.after(Duration::from_secs(3600)));
         let runtimes = [current_thread(), multi_thread()];
@@ -398,14 +398,14 @@ mod tests {
             let _entered = runtime.enter();
             assert!(!waiting.timer.is_set());
             assert!(waiting.poll(&timers).is_pending() && waiting.timer.is_set());
-            assert_eq!(shared_timers(&timers), 1, "the one in the other runtime is gone");
+            assert_eq!(shared_timers(&timers), 1, "the timer in the other runtime is removed");
         }
         drop(runtimes);
         assert_eq!(waiting.woken(), 1);
     }
 
     #[test]
-    fn nothing_is_kept_of_runtimes_that_have_ended() {
+    fn an_ended_runtime_leaves_nothing_behind() {
         let timers = Arc::new(Timers::new(Clock::new()));
         let time = timers.clock.after(Duration::from_secs(3600));
         for _ in 0..1000 {
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn timers_that_nobody_waits_for_are_forgotten() {
+    async fn timers_without_waiters_are_removed() {
         let timers = Timers::new(Clock::new());
         for at in 1..10_000 {
             assert!(Waiting::at(at * MILLISECOND).poll(&timers).is_pending());

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn topics_that_have_ended_and_still_have_readers_are_looked_at_once() {
+    async fn ended_topics_with_readers_are_checked_once() {
         const TOPICS: usize = 4000;
         let config = with(64 << 20).ended_topic_ttl(Duration::ZERO);
         let registry = Registry::with_config(config);
@@ -84,14 +84,14 @@ mod tests {
         let (_, all) = steps(|| (0..TOPICS / AT_A_TIME + 1).for_each(|_| publish(&registry, "t", MOST)));
         assert!(all <= TOPICS + 100, "{all} steps");
         let (_, all) = steps(|| (0..100).for_each(|_| publish(&registry, "t", 0)));
-        assert_eq!(all, 0, "they are looked at no more");
-        assert_eq!(registry.topic_state("answer/7"), Some(TopicState::Ended), "who reads it still comes to its end");
+        assert_eq!(all, 0, "the topics are not checked again");
+        assert_eq!(registry.topic_state("answer/7"), Some(TopicState::Ended), "its reader still gets to its end");
         drop(reader);
         assert_eq!((registry.topic_state("answer/7"), registry.stats().topics), (None, 1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_due_is_forgotten_piece_by_piece() {
+    async fn topics_that_are_due_are_forgotten_in_small_steps() {
         const TOPICS: usize = 1000;
         let registry = Registry::with_config(with(64 << 20));
         for producer in produced(&registry, TOPICS) {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn short_answers_do_not_push_out_what_is_newer_than_they_are() {
+    async fn short_answers_do_not_evict_newer_events() {
         const BUDGET: usize = 1 << 20;
         let registry = Registry::with_config(with(BUDGET));
         let mut topics = 0;
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn live_producers_push_out_nothing() {
+    async fn open_producers_evict_no_events() {
         const BUDGET: usize = 1 << 20;
         let registry = Registry::with_config(with(BUDGET));
         (0..1000).for_each(|_| publish(&registry, "t", MOST));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_crowd_that_leaves_its_topics_leaves_no_more_than_is_retained() {
+    async fn a_client_that_leaves_many_topics_keeps_the_budget() {
         const BUDGET: usize = 256 << 10;
         let registry = Registry::with_config(with(BUDGET));
         let client = registry.connect();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_topic_that_begins_anew_ends_anew() {
+    async fn a_restarted_topic_can_end_again() {
         let registry = Registry::with_config(with(1 << 20));
         for _ in 0..3 {
             registry.start_producer("a").unwrap().end();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn clients_with_as_many_patterns_as_they_may_have_neither_hold_up_nor_push_out_anybody() {
+    async fn the_maximum_of_patterns_delays_no_publisher_and_evicts_no_others_events() {
         let registry =
             Registry::with_config(RegistryConfig::default().total_retention(Retention::default().bytes(8 << 20)));
         let topic = ["s"; 14].join("/");
@@ -221,7 +221,7 @@ mod tests {
         // Similar patterns have the same share, and their retained events can be read.
         let mut events = clients[0].clone().into_events();
         let next = Pin::new(&mut events).poll_next(&mut Context::from_waker(Waker::noop()));
-        assert!(matches!(next, Poll::Ready(Some(Err(_)))), "it has lost the oldest");
+        assert!(matches!(next, Poll::Ready(Some(Err(_)))), "the client has lost the oldest event");
         let next = Pin::new(&mut events).poll_next(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(next, Poll::Ready(Some(Ok(_)))));
         drop((events, clients));
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pattern_that_asks_for_everything_takes_no_more_than_its_share() {
+    async fn a_pattern_that_matches_everything_takes_only_its_share() {
         const BUDGET: usize = 1 << 20;
         let registry = Registry::with_config(with(BUDGET).patterns_per_client(1000));
         (0..10_000).for_each(|number| publish(&registry, &format!("a/{}", number % 100), MOST));
@@ -256,7 +256,7 @@ mod tests {
         for ByName(topic) in &order.topics {
             let state = lock(&topic.state);
             let is_ending = matches!(state.kept, Some(Kept::Ending(_)));
-            assert!(state.is_held() || is_ending || !state.log.is_empty(), "{} is kept for nothing", topic.name());
+            assert!(state.is_held() || is_ending || !state.log.is_empty(), "{} is kept without a reason", topic.name());
             assert_eq!(state.kept.is_some(), topic.has_ended());
             cost += state.log.cost() + if state.is_held() { 0 } else { topic.cost() };
             events += state.log.len();
@@ -276,7 +276,7 @@ mod tests {
     /// It runs for `TOWER_SSE_STRESS_SECONDS` (default: one second) with the seed `TOWER_SSE_STRESS_SEED` (default: the
     /// time of day).
     #[tokio::test(start_paused = true)]
-    async fn all_at_once_neither_holds_up_a_publisher_nor_pushes_out_what_is_new() {
+    async fn a_mix_of_everything_delays_no_publisher_and_evicts_no_new_events() {
         const BUDGET: usize = 4 << 20;
         const PATTERNS: usize = 64;
         let number = |name| std::env::var(name).ok().map(|number| number.parse::<u64>().expect(name));

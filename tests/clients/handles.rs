@@ -1,4 +1,5 @@
-//! What a handle is asked for too late, twice, or for another's client: it works, or it is refused in so many words.
+//! Calls on a client handle that come too late, come twice, or belong to another request's client. Each call works, or
+//! returns an error that says why.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -27,10 +28,10 @@ use crate::{
     observer::{Observed, Recorder},
     open::open,
     polling,
-    polling::{bounded, data, fields, publish, quiet, subscribed, text, told},
+    polling::{bounded, data, fields, publish, quiet, received, subscribed, text},
 };
 
-/// How long anything may take before it counts as failed.
+/// The time limit of each test.
 const BOUND: Duration = Duration::from_secs(20);
 
 fn request() -> http::Request<()> {
@@ -41,7 +42,7 @@ fn refused<B>(response: &Response<B>) -> Option<RefusedReason> {
     response.extensions().get().cloned()
 }
 
-/// What was refused, as whoever watches is told.
+/// The reasons of the refusals that the observer was told.
 fn told_refused(recorder: &Recorder) -> Vec<RefusedReason> {
     let refused = |observed| match observed {
         Observed::StreamRefused(_, refused) => Some(refused),
@@ -50,10 +51,10 @@ fn told_refused(recorder: &Recorder) -> Vec<RefusedReason> {
     recorder.take().into_iter().filter_map(refused).collect()
 }
 
-mod a_stream_that_would_be_dead {
+mod an_event_stream_without_a_reader {
     use super::*;
 
-    /// What a client gets whose request is answered with that stream.
+    /// Returns the client's response to a request that is answered with this event stream.
     fn answered_with(
         stream: impl FnOnce(&Registry, &ClientHandle) -> EventStream,
     ) -> (RefusedReason, Vec<RefusedReason>) {
@@ -68,13 +69,13 @@ mod a_stream_that_would_be_dead {
     }
 
     #[test]
-    fn is_refused_where_the_client_came_with_no_request() {
+    fn is_refused_if_its_client_has_no_request() {
         let all = answered_with(|registry, _| subscribed(registry, ["topic"]).into_stream());
         assert_eq!(all, (RefusedReason::OtherClient, vec![RefusedReason::OtherClient]));
     }
 
     #[test]
-    fn is_refused_where_the_client_is_over() {
+    fn is_refused_if_its_client_is_closed() {
         let all = answered_with(|_, client| {
             drop(client.clone().into_events());
             client.clone().into_stream()
@@ -84,7 +85,7 @@ mod a_stream_that_would_be_dead {
     }
 
     #[test]
-    fn is_refused_where_the_clients_events_are_read_elsewhere() {
+    fn is_refused_if_its_clients_events_are_read_elsewhere() {
         let mut events = None;
         let all = answered_with(|_, client| {
             events = Some(client.clone().into_events());
@@ -94,7 +95,7 @@ mod a_stream_that_would_be_dead {
     }
 
     #[test]
-    fn is_refused_where_it_is_of_another_request() {
+    fn is_refused_as_the_response_to_another_request() {
         let (recorder, config) = Recorder::new();
         let registry = Registry::with_config(config);
         let layer = quiet(&registry);
@@ -110,12 +111,16 @@ mod a_stream_that_would_be_dead {
             (other.status(), refused(&other)),
             (StatusCode::INTERNAL_SERVER_ERROR, Some(RefusedReason::OtherClient))
         );
-        assert_eq!((response.status(), refused(&response)), (StatusCode::OK, None), "its own is as it was");
+        assert_eq!(
+            (response.status(), refused(&response)),
+            (StatusCode::OK, None),
+            "the other request's own stream is unchanged"
+        );
         assert_eq!(told_refused(&recorder), [RefusedReason::OtherClient]);
     }
 
     #[tokio::test]
-    async fn says_so_in_a_sentence_where_the_answer_has_a_body() {
+    async fn is_refused_with_a_body_that_says_why() {
         let registry = Registry::new();
         let response = IntoResponse::into_response(registry.connect().into_stream());
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
@@ -124,7 +129,7 @@ mod a_stream_that_would_be_dead {
     }
 
     #[test]
-    fn is_none_behind_two_layers() {
+    fn is_not_assumed_behind_two_layers() {
         let registry = Registry::new();
         let (inner, outer) = (quiet(&registry), quiet(&registry));
         let (_, response) = answer(&outer, request(), |_| {
@@ -136,7 +141,7 @@ mod a_stream_that_would_be_dead {
     }
 
     #[test]
-    fn of_the_handlers_own_counts_though_the_client_was_read_before() {
+    fn is_not_assumed_if_the_handler_has_a_body_of_its_own() {
         let limit = Limit::streams(1);
         let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
         let (_, response) = answer(&quiet(&registry), request(), |client| {
@@ -156,7 +161,7 @@ mod events {
     use super::*;
 
     #[test]
-    fn of_a_stream_that_is_open_are_not_taken_from_it() {
+    fn of_an_open_stream_cannot_be_read_by_a_second_reader() {
         let (recorder, config) = Recorder::new();
         let registry = Registry::with_config(config);
         let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("topic").unwrap());
@@ -164,15 +169,15 @@ mod events {
         assert_eq!(thief.refused(), Some(&RefusedReason::Open));
         assert_eq!(told_refused(&recorder), [RefusedReason::Open]);
         publish(&registry, "topic", "1");
-        assert_eq!((data(&mut thief), told(&mut body)), (vec![], vec!["1".to_owned()]));
+        assert_eq!((data(&mut thief), received(&mut body)), (vec![], vec!["1".to_owned()]));
         drop(thief);
         publish(&registry, "topic", "2");
-        assert_eq!(told(&mut body), ["2"], "and it is not over with that");
+        assert_eq!(received(&mut body), ["2"], "the stream is still open");
         assert_eq!(registry.stats().clients, 1);
     }
 
     #[test]
-    fn of_a_client_whose_events_are_read_are_not_taken_either() {
+    fn of_a_client_that_is_being_read_cannot_be_read_by_a_second_reader() {
         let registry = Registry::new();
         let client = subscribed(&registry, ["topic"]);
         let mut events = client.clone().into_events();
@@ -188,7 +193,7 @@ mod events {
     }
 
     #[test]
-    fn of_one_client_have_one_reader_however_many_ask_at_the_same_time() {
+    fn of_one_client_have_one_reader_if_many_threads_ask_at_once() {
         bounded(|| {
             for _ in 0..200 {
                 let registry = Registry::new();
@@ -205,7 +210,7 @@ mod events {
     }
 
     #[test]
-    fn asked_for_when_the_request_was_answered_with_something_else_are_refused() {
+    fn are_refused_after_the_request_got_another_response() {
         let (recorder, config) = Recorder::new();
         let registry = Registry::with_config(config);
         let (client, _response) = answer(&quiet(&registry), request(), |client| {
@@ -218,7 +223,7 @@ mod events {
     }
 
     #[test]
-    fn for_which_there_is_no_room_say_so() {
+    fn are_refused_if_no_slot_is_free() {
         let registry = Registry::with_config(RegistryConfig::default().limit(Limit::streams(0)));
         answer(&quiet(&registry), request(), |client| {
             let events = client.clone().into_events();
@@ -241,14 +246,14 @@ mod an_upgraded_connection {
         http::Request::builder().method(Method::CONNECT).uri("server.test:80").body(()).unwrap()
     }
 
-    /// Over HTTP/1.1 and HTTP/2.
-    fn ways() -> [(http::Request<()>, Response<Empty<Bytes>>); 2] {
+    /// The same upgrade over HTTP/1.1 and HTTP/2.
+    fn upgrades() -> [(http::Request<()>, Response<Empty<Bytes>>); 2] {
         [(request(), switching()), (connecting(), Response::new(Empty::new()))]
     }
 
     #[test]
-    fn has_its_events_after_the_answer() {
-        for (request, response) in ways() {
+    fn reads_its_events_after_the_response() {
+        for (request, response) in upgrades() {
             let registry = Registry::new();
             let (client, _response) = answer(&quiet(&registry), request, |client| {
                 client.subscribe("topic").unwrap();
@@ -266,8 +271,8 @@ mod an_upgraded_connection {
     }
 
     #[test]
-    fn leaves_nothing_when_nobody_knows_its_client_any_more() {
-        for (request, response) in ways() {
+    fn leaves_nothing_when_its_last_client_handle_is_dropped() {
+        for (request, response) in upgrades() {
             let limit = Limit::streams(1);
             let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
             let (client, _response) = answer(&quiet(&registry), request, |client| {
@@ -279,13 +284,13 @@ mod an_upgraded_connection {
             let id = client.id();
             drop(client);
             assert!(registry.client(&id).is_none());
-            assert_eq!((registry.stats().topics, limit.open_streams()), (0, 0), "nor is its subscription there");
+            assert_eq!((registry.stats().topics, limit.open_streams()), (0, 0), "the subscription is removed too");
         }
     }
 
     #[test]
-    fn keeps_the_place_that_it_was_admitted_to_until_its_events_are_dropped() {
-        for (request, response) in ways() {
+    fn keeps_its_slot_until_its_events_are_dropped() {
+        for (request, response) in upgrades() {
             let limit = Limit::streams(1);
             let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
             let layer = quiet(&registry);
@@ -303,8 +308,8 @@ mod an_upgraded_connection {
     }
 
     #[test]
-    fn that_was_not_admitted_takes_its_place_when_its_events_are_asked_for() {
-        for (request, response) in ways() {
+    fn takes_its_slot_at_the_latest_when_its_events_are_asked_for() {
+        for (request, response) in upgrades() {
             let limit = Limit::streams(1);
             let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
             let (client, _response) = answer(&quiet(&registry), request, |_| response);
@@ -316,7 +321,7 @@ mod an_upgraded_connection {
         }
     }
 
-    /// As a WebSocket's handler does: answers with a 101, and reads its events in a task of the upgraded connection.
+    /// Answers with a 101 and reads the events in a task of the upgraded connection, as a WebSocket handler does.
     async fn upgrade(client: ClientHandle, mut request: Request) -> Result<Response<axum::body::Body>, RefusedReason> {
         client.acquire_slot()?;
         let upgraded = hyper::upgrade::on(&mut request);
@@ -360,7 +365,7 @@ mod an_upgraded_connection {
     }
 
     #[tokio::test]
-    async fn has_its_events_over_a_real_socket() {
+    async fn reads_its_events_over_a_real_socket() {
         let limit = Limit::streams(1);
         let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
         let app = Router::new().route("/", get(upgrade)).layer(SseLayer::new(&registry));
@@ -374,7 +379,7 @@ mod an_upgraded_connection {
         assert_eq!(line(&mut socket).await, "1");
         publish(&registry, "topic", "2");
         assert_eq!(line(&mut socket).await, "2");
-        assert_eq!(ask(address).await.1, "503", "it has its place");
+        assert_eq!(ask(address).await.1, "503", "the first connection has the only slot");
         drop(socket);
         timeout(BOUND, async {
             while limit.open_streams() > 0 || registry.stats().clients > 0 {
@@ -382,22 +387,22 @@ mod an_upgraded_connection {
             }
         })
         .await
-        .expect("it leaves");
+        .expect("the client leaves");
     }
 }
 
-mod what_is_sent_before_the_stream_begins {
+mod an_event_sent_before_the_stream_begins {
     use tower_sse::{Batching, Event, PositionEvent, Resume, Start};
 
     use super::*;
 
-    /// The data and the id of each event with data.
+    /// Returns the data and the id of each event that has data.
     fn blocks(wire: &str) -> Vec<(String, Option<String>)> {
         let block = |block: &str| {
             let field = |name| fields(block, name).first().map(|value| (*value).to_owned());
             Some((field("data")?, field("id")))
         };
-        // What says where the client stands has no data.
+        // The position event has no data.
         wire.split("\n\n").filter_map(block).filter(|(data, _)| !data.is_empty()).collect()
     }
 
@@ -417,12 +422,12 @@ mod what_is_sent_before_the_stream_begins {
         client.send(Event::data("x").id("of its own").unwrap()).unwrap();
     }
 
-    /// A client that comes with this id, is sent a welcome, and is cut after each of its events.
+    /// Opens a stream with this id, sends a welcome, and disconnects the client after each of its events in turn.
     fn cut_after_each(layer: &SseLayer, last_event_id: Option<&str>, missed: &str) {
         let (client, mut body) = open(layer, last_event_id, welcome);
         assert!(!matches!(client.resume(), Resume::Gap(_)));
         let had = blocks(&polling::rest(&mut body).0);
-        assert_eq!(numbers(&had), format!("wx{missed}"), "it comes first");
+        assert_eq!(numbers(&had), format!("wx{missed}"), "the welcome comes first");
         assert_eq!(client.stats().events, 2 + missed.len() as u64);
         for (nth, (_, id)) in had.iter().enumerate() {
             let (client, mut body) = open(layer, id.as_deref(), welcome);
@@ -433,7 +438,7 @@ mod what_is_sent_before_the_stream_begins {
     }
 
     #[test]
-    fn comes_first_and_a_cut_after_it_loses_nothing_of_what_comes_then() {
+    fn comes_first_and_a_disconnect_after_it_loses_no_event() {
         for position_event in [PositionEvent::default(), PositionEvent::off()] {
             let registry = Registry::new();
             let layer = quiet(&registry).position_event(position_event);
@@ -447,7 +452,7 @@ mod what_is_sent_before_the_stream_begins {
     }
 
     #[test]
-    fn comes_first_where_the_id_leads_nowhere_and_takes_no_line_from_it() {
+    fn comes_first_after_an_unknown_id_and_copies_no_line_of_that_id() {
         let registry = Registry::new();
         backlog(&registry);
         let request = http::Request::get("/?lastEventId=1%0Adata:%20injected").body(()).unwrap();
@@ -461,11 +466,14 @@ mod what_is_sent_before_the_stream_begins {
         assert_eq!(numbers(&had[..2]), "wx");
         assert!(!wire.contains("injected\n"), "{wire}");
         let (client, _body) = open(&quiet(&registry), had[0].1.as_deref(), |client| client.subscribe("a").unwrap());
-        assert!(matches!(client.resume(), Resume::Gap(_)), "who is cut before it was told is told then");
+        assert!(
+            matches!(client.resume(), Resume::Gap(_)),
+            "a client that disconnects before the gap event is told when it resumes"
+        );
     }
 
     #[test]
-    fn comes_after_a_snapshot_and_before_what_is_newer() {
+    fn comes_after_a_snapshot_and_before_newer_events() {
         let registry = Registry::new();
         backlog(&registry);
         let snapshot = registry.position();
@@ -480,7 +488,7 @@ mod what_is_sent_before_the_stream_begins {
     }
 
     #[test]
-    fn is_in_an_array_where_all_is() {
+    fn is_in_an_array_if_the_stream_sends_arrays() {
         let registry = Registry::new();
         backlog(&registry);
         let (_, mut body) = open(&quiet(&registry), None, |client| {
@@ -492,7 +500,7 @@ mod what_is_sent_before_the_stream_begins {
     }
 
     #[test]
-    fn comes_first_as_events_too_and_what_is_sent_later_comes_in_order() {
+    fn comes_first_in_events_and_later_sends_come_in_order() {
         let registry = Registry::new();
         backlog(&registry);
         let client = registry.connect();
@@ -508,11 +516,11 @@ mod what_is_sent_before_the_stream_begins {
         let (_, mut body) = open(&quiet(&registry), Some(&id), |client| {
             ["a", "b"].into_iter().for_each(|topic| client.subscribe(topic).unwrap());
         });
-        assert_eq!(told(&mut body).concat(), "01234567");
+        assert_eq!(received(&mut body).concat(), "01234567");
     }
 
     #[test]
-    fn keeps_its_own_id_where_there_is_nothing_else_to_resume() {
+    fn keeps_its_own_id_if_the_client_has_no_other_subscription() {
         let registry = Registry::new();
         let client = registry.connect();
         client.send(Event::data("w").id("own").unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! How long a stream may be open: by its age, by what it was opened with, and what it says when it ends.
+//! How long a stream may be open: its maximum age, its expiry, and its farewell.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ fn subscribe(client: &ClientHandle) {
     client.subscribe("topic").unwrap();
 }
 
-/// All that is to come, and how long it takes.
+/// Reads a body to its end. Returns the text and the time that it took.
 async fn end<B: http_body::Body>(body: SseBody<B>) -> (String, Duration)
 where
     SseBody<B>: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
@@ -49,7 +49,7 @@ async fn streams_that_began_together_end_at_80_to_100_percent_of_the_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_age_is_counted_from_the_begin_of_the_stream() {
+async fn the_age_is_counted_from_the_start_of_the_stream() {
     let layer = quiet(&Registry::new()).max_age(100 * SECOND);
     let (client, mut body) = open(&layer, None, subscribe);
     assert_eq!(poll(&mut body), Polled::Pending);
@@ -61,7 +61,7 @@ async fn an_age_is_counted_from_the_begin_of_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expiry_ends_a_stream_when_it_has_what_was_published_until_then() {
+async fn an_expired_stream_ends_after_the_events_published_until_then() {
     let registry = Registry::new();
     let (client, mut body) = open(&quiet(&registry), None, |client| {
         subscribe(client);
@@ -75,7 +75,7 @@ async fn an_expiry_ends_a_stream_when_it_has_what_was_published_until_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expiry_can_be_put_off_brought_forward_and_taken_back_while_the_stream_is_open() {
+async fn the_expiry_of_an_open_stream_can_be_moved_and_removed() {
     let (client, body) = open(&quiet(&Registry::new()), None, subscribe);
     let task = tokio::spawn(end(body));
     settle().await;
@@ -98,7 +98,7 @@ async fn an_expiry_can_be_put_off_brought_forward_and_taken_back_while_the_strea
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_has_expired_already_ends_the_stream_at_once() {
+async fn a_stream_with_an_expired_token_ends_at_once() {
     let (client, body) = open(&quiet(&Registry::new()), None, |client| {
         subscribe(client);
         client.expire_at(SystemTime::UNIX_EPOCH);
@@ -108,7 +108,7 @@ async fn a_token_that_has_expired_already_ends_the_stream_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn times_beyond_the_clock_are_never() {
+async fn a_time_beyond_the_clocks_range_means_never() {
     let (client, mut body) = open(&quiet(&Registry::new()).max_age(Duration::MAX), None, subscribe);
     client.expire_after(Duration::MAX);
     advance(1_000_000 * SECOND).await;
@@ -116,7 +116,7 @@ async fn times_beyond_the_clock_are_never() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_ends_at_a_boundary() {
+async fn an_age_or_expiry_ends_a_stream_at_a_boundary() {
     let (frames, own) = bodies::channel();
     let layer = quiet(&Registry::new()).max_age(10 * SECOND);
     let (client, response) = answer(&layer, Request::new(()), |_| event_stream(own));
@@ -132,7 +132,7 @@ async fn a_stream_ends_at_a_boundary() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_encoded_stream_has_an_age_too() {
+async fn age_ends_an_encoded_stream_too() {
     let response =
         || Response::builder().header("content-type", "text/event-stream").header("content-encoding", "gzip");
     let (frames, own) = bodies::channel();
@@ -145,7 +145,7 @@ async fn an_encoded_stream_has_an_age_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_read_as_events_has_an_age_and_an_expiry_too() {
+async fn age_and_expiry_end_events_too() {
     let layer = quiet(&Registry::new()).max_age(20 * SECOND);
     for expires_after in [10 * SECOND, 30 * SECOND] {
         let mut events = None;
@@ -161,7 +161,7 @@ async fn what_is_read_as_events_has_an_age_and_an_expiry_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_stream_ends_in_time_and_a_silent_one_with_heartbeats_too() {
+async fn age_ends_busy_streams_and_silent_streams_with_heartbeats() {
     let registry = Registry::new();
     let layer = plain(&registry).heartbeat(Heartbeat::every(SECOND)).max_age(10 * SECOND);
     let (client, body) = open(&layer, None, subscribe);
@@ -187,7 +187,7 @@ mod farewells {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn are_the_last_event_and_go_by_the_reason() {
+    async fn are_the_last_event_and_depend_on_the_close_reason() {
         let registry = Registry::new();
         let (client, mut body) = open(&layer(&registry), None, subscribe);
         publish(&registry, "topic", "event");
@@ -203,7 +203,7 @@ mod farewells {
     }
 
     #[test]
-    fn are_counted_among_the_bytes_and_come_once() {
+    fn are_sent_once_and_counted_as_bytes() {
         let (client, mut body) = open(&layer(&Registry::new()), None, subscribe);
         client.close();
         assert_eq!(rest(&mut body), ("data: by_server\n\n".to_owned(), true));
@@ -212,7 +212,7 @@ mod farewells {
     }
 
     #[test]
-    fn come_after_a_handlers_own_body_and_before_its_trailers() {
+    fn come_after_the_handlers_body_and_before_its_trailers() {
         let (client, response) = answer(&layer(&Registry::new()), Request::new(()), |_| {
             event_stream(bodies::with_trailers("data: own\n\n"))
         });
@@ -225,14 +225,14 @@ mod farewells {
     }
 
     #[test]
-    fn are_left_out_where_an_event_is_unfinished() {
+    fn are_left_out_after_an_unfinished_event() {
         let own = Full::new(Bytes::from_static(b"data: half"));
         let (_, response) = answer(&layer(&Registry::new()), Request::new(()), |_| event_stream(own));
         assert_eq!(rest(&mut response.into_body()), ("data: half".to_owned(), true));
     }
 
     #[test]
-    fn none_is_none() {
+    fn are_not_sent_if_the_farewell_closure_returns_none() {
         let layer = quiet(&Registry::new()).farewell(|_, reason| match reason {
             CloseReason::ByServer => None,
             _ => Some(Event::data("bye")),

@@ -1,4 +1,4 @@
-//! One client: its handle, its lifetime, who is present, and who watches.
+//! A client: its handle, its lifetime, presence, and observers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/answer.rs"]

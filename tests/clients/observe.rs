@@ -1,4 +1,4 @@
-//! What observers are told, and what is counted.
+//! What observers are told, and what the registry counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
-async fn the_life_of_a_stream_is_told_in_order_and_once() {
+async fn observers_are_told_each_step_of_a_stream_once_in_order() {
     let (recorder, config) = Recorder::new();
     let registry = Registry::with_config(config.subscriptions_per_client(2));
     let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(10 * SECOND));
@@ -43,7 +43,7 @@ async fn the_life_of_a_stream_is_told_in_order_and_once() {
     assert_eq!(told.len(), 3);
     assert!(
         matches!(&told[0], Observed::SubscriptionRefused(refused, SubscribeError::Topic(error)) if *refused == id && error.name() == "b*"),
-        "whether or not there will be a stream"
+        "before the layer knows whether the response is a stream"
     );
     assert_eq!(told[1..], [Observed::Opened(id), Observed::Subscribed(id, "a".into())]);
 
@@ -72,7 +72,7 @@ async fn the_life_of_a_stream_is_told_in_order_and_once() {
     drop(body);
     let told = recorder.take();
     let [Observed::Unsubscribed(gone_id, gone), Observed::Closed(closed_id, closed)] = &told[..] else {
-        panic!("it is not closed once: {told:?}")
+        panic!("the stream is not closed exactly once: {told:?}")
     };
     assert_eq!((*gone_id, gone.as_str()), (id, "a"));
     assert_eq!((*closed_id, closed.reason, closed.duration), (id, CloseReason::ByServer, 30 * SECOND));
@@ -84,7 +84,7 @@ async fn the_life_of_a_stream_is_told_in_order_and_once() {
 }
 
 #[test]
-fn bytes_are_those_of_the_whole_body_and_events_those_of_the_registry() {
+fn a_summary_counts_all_bytes_and_the_registrys_events() {
     let (recorder, config) = Recorder::new();
     let registry = Registry::with_config(config);
     let (frames, own) = bodies::channel();
@@ -98,12 +98,12 @@ fn bytes_are_those_of_the_whole_body_and_events_those_of_the_registry() {
     ["1", "2"].iter().for_each(|data| publish(&registry, "a", data));
     let all = text(&mut body);
     drop(body);
-    let [closed] = &recorder.closed()[..] else { panic!("it is not closed once") };
+    let [closed] = &recorder.closed()[..] else { panic!("the stream is not closed exactly once") };
     assert_eq!((closed.reason, closed.events, closed.bytes), (CloseReason::ClientDisconnected, 2, all.len() as u64));
 }
 
 #[test]
-fn of_a_request_that_becomes_no_stream_nothing_is_told() {
+fn observers_are_not_told_of_requests_without_a_stream() {
     let (recorder, config) = Recorder::new();
     let registry = Registry::with_config(config);
     for method in ["GET", "HEAD"] {
@@ -120,7 +120,8 @@ fn of_a_request_that_becomes_no_stream_nothing_is_told() {
     assert_eq!(registry.stats().closed_streams, Default::default());
 }
 
-/// What is told of one client, in order: its hooks come in pairs, each in its place.
+/// Checks the order of what one client's observer was told. Hooks come in pairs, and each pair lies within the stream's
+/// life.
 fn assert_paired(told: &[Observed]) {
     let mut open: BTreeMap<ClientId, BTreeSet<&str>> = BTreeMap::new();
     let mut closed = BTreeSet::new();
@@ -142,7 +143,7 @@ fn assert_paired(told: &[Observed]) {
 }
 
 #[test]
-fn each_subscription_is_told_with_its_end_however_it_ends() {
+fn observers_are_told_the_start_and_end_of_each_subscription() {
     let (recorder, config) = Recorder::new();
     let registry = Registry::with_config(config);
     let producer = registry.start_producer("answer").unwrap();
@@ -164,7 +165,11 @@ fn each_subscription_is_told_with_its_end_however_it_ends() {
         told.iter().map(name).collect::<Vec<_>>()
     };
     let mut all = recorder.of_clients();
-    assert_eq!(names(&all), ["opened", "+answer", "+a", "+b"], "not its own topic, nor what was taken back before");
+    assert_eq!(
+        names(&all),
+        ["opened", "+answer", "+a", "+b"],
+        "neither the client's own topic nor a subscription that was removed before"
+    );
     assert!(client.unsubscribe(format!("$client/{id}")));
     client.unsubscribe("b");
     producer.end();
@@ -182,7 +187,7 @@ fn each_subscription_is_told_with_its_end_however_it_ends() {
 }
 
 #[test]
-fn hooks_come_in_pairs_and_in_order_however_many_threads_change_a_client() {
+fn hooks_come_in_pairs_and_in_order_if_many_threads_change_a_client() {
     for round in 0..200 {
         let (recorder, config) = Recorder::new();
         let registry = Registry::with_config(config);
@@ -213,7 +218,7 @@ fn hooks_come_in_pairs_and_in_order_however_many_threads_change_a_client() {
 }
 
 #[test]
-fn a_hook_that_changes_its_client_is_told_of_that_when_it_is_done() {
+fn an_observer_is_told_of_its_own_change_after_its_hook_returns() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let into = Arc::clone(&told);
     let observer = move |observation: &Observation<'_>| {
@@ -236,7 +241,7 @@ fn a_hook_that_changes_its_client_is_told_of_that_when_it_is_done() {
 }
 
 #[test]
-fn whatever_is_published_is_told_once() {
+fn observers_are_told_of_each_published_event_once() {
     let (recorder, config) = Recorder::new();
     let registry = Registry::with_config(config);
     let client = subscribed(&registry, ["a", "*"]);
@@ -255,7 +260,7 @@ fn whatever_is_published_is_told_once() {
 }
 
 #[test]
-fn a_gap_is_told_once_whether_or_not_the_client_is() {
+fn observers_are_told_of_a_gap_once_even_if_the_client_is_not() {
     for gap_event in [tower_sse::GapEvent::default(), tower_sse::GapEvent::off()] {
         let (recorder, config) = Recorder::new();
         let registry = Registry::with_config(config);
@@ -272,7 +277,7 @@ fn a_gap_is_told_once_whether_or_not_the_client_is() {
 }
 
 #[test]
-fn an_observer_may_call_whatever_it_likes() {
+fn an_observer_may_call_any_method() {
     bounded(|| {
         let shared: Arc<OnceLock<Registry>> = Arc::default();
         let (inner, calls) = (Arc::clone(&shared), Arc::new(AtomicUsize::new(0)));
@@ -327,7 +332,7 @@ fn an_observer_may_close_clients() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_an_observer_harms_nobody() {
+async fn a_panic_in_an_observer_affects_nothing_else() {
     let before = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&before);
     let config = RegistryConfig::default().topic_retention(Retention::default().events(1)).observer(
@@ -351,8 +356,8 @@ async fn a_panic_in_an_observer_harms_nobody() {
     client.unsubscribe("a");
     drop(body);
     assert_eq!(registry.stats().clients, 0);
-    // Opened, subscribed, a heartbeat, two published, a lag, a gap, refused, unsubscribed, closed.
-    assert_eq!(before.load(Ordering::Relaxed), 10, "the next one is told all the same");
+    // Opened, subscribed, a heartbeat, two published, fell behind, a gap, refused, unsubscribed, closed.
+    assert_eq!(before.load(Ordering::Relaxed), 10, "the next observer is told all the same");
 }
 
 type Samples = Arc<Mutex<Vec<(Stats, Stats)>>>;
@@ -368,9 +373,9 @@ fn sampling() -> (Samples, RegistryConfig) {
     (samples, config)
 }
 
-/// An hour of a stream without publishers, which has something of its own all the time.
+/// Polls a stream for an hour. Nobody publishes; its own body always has a frame.
 #[tokio::test(start_paused = true)]
-async fn what_streams_get_is_told_every_few_seconds_while_they_are_open() {
+async fn samples_come_every_few_seconds_while_streams_are_open() {
     let (samples, config) = sampling();
     let registry = Registry::with_config(config);
     let (frames, own) = bodies::channel();
@@ -386,17 +391,17 @@ async fn what_streams_get_is_told_every_few_seconds_while_they_are_open() {
     let told = std::mem::take(&mut *samples.lock().unwrap());
     assert!((180..=720).contains(&told.len()), "{}", told.len());
     assert_eq!(told[0].0, Stats::default());
-    assert!(told.windows(2).all(|two| two[0].1 == two[1].0), "each begins where the last one was");
+    assert!(told.windows(2).all(|two| two[0].1 == two[1].0), "each sample begins where the last one ended");
     assert!(told.windows(2).all(|two| two[0].1.sent_bytes < two[1].1.sent_bytes));
     assert!(told.last().unwrap().1.sent_bytes + 20 * 11 >= sent);
     drop(body);
     let told = std::mem::take(&mut *samples.lock().unwrap());
-    assert_eq!(told.len(), 1, "the rest when it ends, as nobody else is there");
+    assert_eq!(told.len(), 1, "the rest comes when the last stream ends");
     assert_eq!((told[0].1.sent_bytes, told[0].1.clients), (sent, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn publishing_is_told_of_in_samples_at_most_every_few_seconds_and_the_end_of_the_registry_is() {
+async fn samples_of_publishing_come_every_few_seconds_and_at_the_registrys_end() {
     let (samples, config) = sampling();
     let registry = Registry::with_config(config);
     (0..1000).for_each(|_| publish(&registry, "a", "1"));
@@ -412,7 +417,7 @@ async fn publishing_is_told_of_in_samples_at_most_every_few_seconds_and_the_end_
 }
 
 #[test]
-fn the_numbers_add_up() {
+fn the_counts_of_the_stats_add_up() {
     let config = RegistryConfig::default().topic_retention(Retention::default().events(2));
     let registry = Registry::with_config(config);
     let [(closing, mut a), (_, mut b), (_, mut c)] =
@@ -446,7 +451,7 @@ fn the_numbers_add_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_clients_are_listed_with_what_is_known_of_them() {
+async fn the_list_of_clients_has_their_metadata_and_subscriptions() {
     #[derive(Debug, Clone, PartialEq)]
     struct Seat(u32);
     let registry = Registry::new();
@@ -462,11 +467,11 @@ async fn all_clients_are_listed_with_what_is_known_of_them() {
     let waiting = subscribed(&registry, ["waiting"]);
     tokio::time::advance(SECOND).await;
     let clients = registry.clients();
-    assert_eq!(clients.len(), 3, "what has no stream yet is not listed, and can be found by its id");
+    assert_eq!(clients.len(), 3, "a client without a stream is not listed, but can be found by its id");
     for (seat, (client, _)) in (0..).zip(&streams) {
         let listed = clients.iter().find(|listed| listed.id() == client.id()).unwrap();
         assert_eq!((listed.metadata().get(), listed.stats().age), (Some(&Seat(seat)), Some(SECOND)));
-        assert_eq!(listed.subscriptions(), [format!("seat/{seat}")], "its own topic is not shown");
+        assert_eq!(listed.subscriptions(), [format!("seat/{seat}")], "the client's own topic is not listed");
     }
     assert_eq!(registry.client(&waiting.id()).unwrap().stats().age, None);
     let (kicked, mut body) = streams.remove(1);
@@ -489,11 +494,11 @@ async fn the_stats_of_a_client_are_those_of_its_stream() {
     let stats = client.stats();
     assert_eq!((stats.age, stats.events, stats.bytes, stats.missed), (Some(SECOND), 2, all.len() as u64, 3));
     drop(body);
-    assert_eq!((client.stats().events, registry.stats().delivered), (2, 2), "they are counted once");
+    assert_eq!((client.stats().events, registry.stats().delivered), (2, 2), "each event is counted once");
 }
 
 #[test]
-fn a_reader_goes_on_when_another_one_was_asked_for_and_dropped() {
+fn a_reader_goes_on_after_a_second_reader_was_refused_and_dropped() {
     let registry = Registry::new();
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
     publish(&registry, "a", "1");

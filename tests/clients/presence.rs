@@ -1,4 +1,4 @@
-//! Who is there: members, joins and leaves, and the grace time.
+//! Presence: members, joins, leaves, and the grace time.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn registry(grace: Duration) -> Registry {
     Registry::with_config(RegistryConfig::default().presence_key(key).presence_grace(grace))
 }
 
-/// A client of this process that is subscribed, and whose stream has not begun.
+/// A client in this process with a subscription. Its stream has not begun.
 fn client(registry: &Registry, user: &'static str, name: &str) -> ClientHandle {
     let client = registry.connect();
     client.insert_metadata(User(user));
@@ -32,7 +32,7 @@ fn client(registry: &Registry, user: &'static str, name: &str) -> ClientHandle {
     client
 }
 
-/// The same with its stream.
+/// A client in this process with a subscription and an open stream.
 fn reader(registry: &Registry, user: &'static str, name: &str) -> (ClientHandle, Events) {
     let client = client(registry, user, name);
     (client.clone(), client.into_events())
@@ -42,7 +42,7 @@ fn keys(presence: &Presence) -> Vec<String> {
     presence.members().iter().map(|member| member.key().to_owned()).collect()
 }
 
-/// What there is to tell at this moment: `+` for a join, `-` for a leave.
+/// Returns the changes that are ready: `+` for a join, `-` for a leave.
 fn told(changes: &mut tokio_test::task::Spawn<PresenceChanges>) -> Vec<String> {
     let mut told = Vec::new();
     while let std::task::Poll::Ready(Some(change)) = changes.poll_next() {
@@ -56,7 +56,7 @@ fn told(changes: &mut tokio_test::task::Spawn<PresenceChanges>) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_are_subscribed_are_there_whether_they_came_before_or_after_somebody_asked() {
+async fn clients_are_members_if_they_subscribed_before_or_after_the_first_question() {
     let registry = registry(GRACE);
     let (before, _ada) = reader(&registry, "ada", "room");
     let _eve = reader(&registry, "eve", "other");
@@ -71,14 +71,14 @@ async fn those_who_are_subscribed_are_there_whether_they_came_before_or_after_so
 }
 
 #[tokio::test(start_paused = true)]
-async fn joins_and_leaves_come_as_a_stream_that_wakes_who_waits() {
+async fn joins_and_leaves_wake_the_reader_of_the_changes() {
     let registry = registry(Duration::ZERO);
     let (ada, _events) = reader(&registry, "ada", "room");
     let room = registry.presence("room").unwrap();
     let mut changes = spawn(room.changes());
     assert_eq!(told(&mut changes), ["+ada"]);
     let bob = client(&registry, "bob", "room");
-    assert!(!changes.is_woken(), "it has no stream yet");
+    assert!(!changes.is_woken(), "the client has no stream yet");
     let bob = bob.into_events();
     assert!(changes.is_woken());
     assert_eq!(told(&mut changes), ["+bob"]);
@@ -86,7 +86,7 @@ async fn joins_and_leaves_come_as_a_stream_that_wakes_who_waits() {
     assert!(changes.is_woken());
     assert_eq!(told(&mut changes), ["-ada"]);
     ada.subscribe("room").unwrap();
-    assert!(changes.is_woken(), "its stream is open, so this counts at once");
+    assert!(changes.is_woken(), "the client's stream is open, so it joins at once");
     assert_eq!(told(&mut changes), ["+ada"]);
     ada.unsubscribe("room");
     assert_eq!(told(&mut changes), ["-ada"]);
@@ -97,7 +97,7 @@ async fn joins_and_leaves_come_as_a_stream_that_wakes_who_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_reconnects_within_the_grace_time_neither_leaves_nor_joins() {
+async fn a_member_that_reconnects_within_the_grace_time_neither_leaves_nor_joins() {
     let registry = registry(GRACE);
     let room = registry.presence("room").unwrap();
     let mut changes = spawn(room.changes());
@@ -115,12 +115,12 @@ async fn who_reconnects_within_the_grace_time_neither_leaves_nor_joins() {
     drop(events);
     assert_pending!(changes.poll_next());
     tokio::time::advance(GRACE + Duration::from_millis(1)).await;
-    assert!(changes.is_woken(), "by its own timer: nobody else came or went");
+    assert!(changes.is_woken(), "the grace time's own timer wakes the reader: no other client joined or left");
     assert!(matches!(assert_ready!(changes.poll_next()), Some(PresenceChange::Left(key)) if &*key == "ada"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_with_two_tabs_leaves_with_the_last() {
+async fn a_user_with_two_tabs_leaves_with_the_last_tab() {
     let registry = registry(Duration::ZERO);
     let room = registry.presence("room").unwrap();
     let mut changes = spawn(room.changes());
@@ -133,7 +133,7 @@ async fn a_user_with_two_tabs_leaves_with_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_nobody_is_known_behind_is_a_member_of_its_own() {
+async fn a_client_without_a_member_key_is_a_member_of_its_own() {
     let registry = Registry::with_config(RegistryConfig::default().presence_grace(Duration::ZERO));
     let room = registry.presence("room/*").unwrap();
     let clients = [registry.connect(), registry.connect()];
@@ -143,11 +143,11 @@ async fn a_client_that_nobody_is_known_behind_is_a_member_of_its_own() {
     let two = &clients[1];
     drop(one);
     assert_eq!(room.members().iter().map(Member::clients).collect::<Vec<_>>(), [&[two.id()]]);
-    assert_ne!(keys(&room), [two.id().to_string()], "whoever reads the list cannot act for the client");
+    assert_ne!(keys(&room), [two.id().to_string()], "a reader of the list does not learn the client's id");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_ends_in_any_way_leaves() {
+async fn a_member_leaves_when_its_stream_ends_in_any_way() {
     let registry = registry(Duration::ZERO);
     let layer = plain(&registry);
     let room = registry.presence("room").unwrap();
@@ -170,7 +170,7 @@ async fn a_stream_that_ends_in_any_way_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_read_a_topic_to_its_end_leaves_it() {
+async fn a_member_leaves_a_topic_that_it_has_read_to_the_end() {
     let registry = registry(Duration::ZERO);
     let answer = registry.presence("answer").unwrap();
     let mut changes = spawn(answer.changes());
@@ -187,20 +187,20 @@ async fn who_has_read_a_topic_to_its_end_leaves_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_kept_of_a_list_that_nobody_holds() {
+async fn a_list_without_holders_is_forgotten() {
     let registry = registry(GRACE);
     let (_, ada) = reader(&registry, "ada", "room");
     let room = registry.presence("room").unwrap();
     let changes = room.changes();
     drop(ada);
     drop(room);
-    assert_eq!(registry.presence("room").unwrap().count(), 1, "as long as its changes are read, it is the same list");
+    assert_eq!(registry.presence("room").unwrap().count(), 1, "the list stays the same while its changes are read");
     drop(changes);
     assert_eq!(registry.presence("room").unwrap().count(), 0);
 }
 
 #[tokio::test]
-async fn joins_that_race_with_the_first_question_are_all_seen() {
+async fn the_first_question_sees_all_joins_that_race_with_it() {
     for _ in 0..50 {
         let registry = registry(Duration::ZERO);
         let threads: Vec<_> = (0..4)
@@ -233,11 +233,11 @@ async fn joins_that_race_with_the_first_question_are_all_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whose_a_client_is_is_asked_when_its_stream_begins_and_not_before() {
+async fn the_member_key_is_asked_for_when_the_stream_begins_and_not_before() {
     let registry = registry(GRACE);
     let client = registry.connect();
     client.subscribe("room").unwrap();
-    // It is known by now, and who it is of is not.
+    // The presence list knows the client by now, but has not asked for its member key.
     let id = client.id();
     let room = registry.presence("room").unwrap();
     client.insert_metadata(User("nobody"));
@@ -248,7 +248,7 @@ async fn whose_a_client_is_is_asked_when_its_stream_begins_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whose_a_client_is_is_not_asked_before_its_open_stream_subscribes() {
+async fn the_member_key_is_not_asked_for_before_the_open_stream_subscribes() {
     let registry = registry(GRACE);
     let client = registry.connect();
     let _events = client.clone().into_events();
@@ -259,7 +259,7 @@ async fn whose_a_client_is_is_not_asked_before_its_open_stream_subscribes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_no_stream_never_was_there() {
+async fn a_client_without_a_stream_never_joins() {
     let registry = registry(GRACE);
     let layer = SseLayer::new(&registry);
     let room = registry.presence("room").unwrap();
@@ -269,7 +269,7 @@ async fn who_has_no_stream_never_was_there() {
     let without = registry.presence("room").unwrap();
     drop(client(&registry, "bob", "room"));
     for method in ["HEAD", "GET"] {
-        // What a page gets that may not read the room.
+        // The response to a page that may not read the room.
         let request = http::Request::builder().method(method).body(()).unwrap();
         let (_, response) = answer(&layer, request, |client| {
             client.insert_metadata(User("eve"));
@@ -280,14 +280,14 @@ async fn who_has_no_stream_never_was_there() {
         assert_eq!(response.status(), 403);
     }
     assert_eq!((told(&mut changes), room.count(), room.members().len()), (vec![], 0, 0));
-    assert!(!changes.is_woken(), "nor is anybody's grace time to be waited for");
+    assert!(!changes.is_woken(), "no grace time runs");
 
     let _events = waiting.into_events();
     assert_eq!((told(&mut changes), room.count()), (vec!["+ada".to_owned()], 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_back_is_away_until_the_new_stream_begins() {
+async fn a_returning_client_is_away_until_its_new_stream_begins() {
     let registry = registry(GRACE);
     let room = registry.presence("room").unwrap();
     drop(reader(&registry, "ada", "room").1);

@@ -1,7 +1,8 @@
-//! Several runtimes and one registry: while one runtime stands still, nothing is late in another.
+//! Several runtimes share one registry. While one runtime stands still, nothing is late in another.
 //!
-//! A timer fires only while the runtime in which it was set runs. So each test has readers in a runtime that comes to stand still, and readers of another
-//! runtime that wait for the same milliseconds and have to get what they wait for meanwhile. Durations are only bounds on failure.
+//! A timer fires only while the runtime in which it was set runs. So each test has readers in two runtimes that wait
+//! for the same milliseconds. One runtime is stopped, and the readers of the other must still be woken in time.
+//! Durations are only bounds on failure.
 
 use std::{
     future::poll_fn,
@@ -29,9 +30,9 @@ use crate::{
     polling::{publish, quiet, subscribed},
 };
 
-/// So many in each runtime that some of both wait for the same millisecond.
+/// So many readers in each runtime that some readers of both wait for the same millisecond.
 const READERS: usize = 100;
-/// What a reader waits for, and long enough for all to begin before the first is due.
+/// How long a reader waits. All readers have begun before the first one is due.
 const SHORT: Duration = Duration::from_millis(50);
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -52,10 +53,10 @@ impl Kind {
     }
 }
 
-/// A runtime that is to stand still.
+/// A runtime that a test stops.
 struct Stopping {
     kind: Kind,
-    /// The end of a runtime waits for its workers, so this is dropped first.
+    /// Dropped first, as dropping the runtime waits for its workers.
     go_on: Option<mpsc::Sender<()>>,
     runtime: Runtime,
 }
@@ -65,7 +66,7 @@ impl Stopping {
         Self { kind, go_on: None, runtime: kind.runtime(1) }
     }
 
-    /// From now on nobody drives it, or a task blocks its only worker.
+    /// Stops the runtime: no thread drives it, or a task blocks its only worker.
     fn stop(&mut self) {
         if let Kind::MultiThread = self.kind {
             let (begin, has_begun) = mpsc::channel();
@@ -80,7 +81,7 @@ impl Stopping {
     }
 }
 
-/// Runs a test with a runtime of each kind that is to stand still, and one of each kind that runs.
+/// Runs a test with each pair of one runtime to stop and one that runs.
 fn in_each_pair(test: impl Fn(Stopping, &Runtime)) {
     for (stopping, running) in Kind::ALL.into_iter().flat_map(|one| Kind::ALL.map(|other| (one, other))) {
         println!("{stopping:?} stands still, {running:?} runs");
@@ -88,12 +89,12 @@ fn in_each_pair(test: impl Fn(Stopping, &Runtime)) {
     }
 }
 
-/// Who waits for time to pass.
+/// A reader that waits for time to pass.
 trait Reader: Unpin + Send + Sized + 'static {
-    /// Whether there was something, and more is to come.
+    /// Reads what is ready. Returns whether more is to come.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool>;
 
-    /// Reads all that is there in a task of this runtime, and waits there from then on.
+    /// Reads all that is ready in a task of this runtime, and waits there.
     fn park(self, runtime: &Runtime) -> Self {
         runtime.block_on(async { tokio::spawn(self.parked()).await.unwrap() })
     }
@@ -122,7 +123,7 @@ impl Reader for Events {
     }
 }
 
-/// Who is told that somebody has left.
+/// A reader of presence changes, which waits for a leave.
 struct Watcher {
     changes: PresenceChanges,
     is_told: bool,
@@ -136,7 +137,7 @@ impl Reader for Watcher {
     }
 }
 
-/// A reader in each runtime, as often, in turns.
+/// One reader in each runtime, many times, in turns.
 type Pairs<R> = Vec<[R; 2]>;
 
 fn pairs<R: Reader>(open: impl Fn() -> R) -> Pairs<R> {
@@ -148,7 +149,7 @@ fn park<R: Reader>(pairs: Pairs<R>, stopping: &Stopping, running: &Runtime) -> P
     pairs.into_iter().map(park).collect()
 }
 
-/// One of the runtimes comes to stand still, and in the other everybody reads to the end. Those who stand still are given back.
+/// Stops one runtime, and reads all readers of the other to the end. Returns the readers of the stopped runtime.
 fn read<R: Reader, F>(pairs: Pairs<R>, stopping: &mut Stopping, running: &Runtime, end: impl Fn(R) -> F) -> Vec<R>
 where
     F: Future<Output = ()> + Send + 'static,
@@ -158,7 +159,7 @@ where
         let (still, tasks): (Vec<_>, Vec<_>) =
             pairs.into_iter().map(|[one, other]| (one, tokio::spawn(timeout(BOUND, end(other))))).unzip();
         for task in tasks {
-            task.await.unwrap().expect("it does not wait for the other runtime");
+            task.await.unwrap().expect("the reader does not wait for the other runtime");
         }
         still
     })
@@ -192,7 +193,7 @@ async fn all(body: SseBody<Empty>) {
 }
 
 #[test]
-fn heartbeats() {
+fn heartbeats_are_not_late() {
     in_each_pair(|mut stopping, running| {
         let layer = SseLayer::new(&Registry::new()).heartbeat(Heartbeat::every(SHORT));
         let pairs = park(pairs(|| stream(&layer)), &stopping, running);
@@ -201,7 +202,7 @@ fn heartbeats() {
 }
 
 #[test]
-fn batching_windows() {
+fn batching_windows_are_not_late() {
     in_each_pair(|mut stopping, running| {
         let registry = Registry::new();
         let layer = quiet(&registry).batching(Batching::every(SHORT));
@@ -214,7 +215,7 @@ fn batching_windows() {
 }
 
 #[test]
-fn ages() {
+fn ages_are_not_late() {
     in_each_pair(|mut stopping, running| {
         let layer = quiet(&Registry::new()).max_age(4 * SHORT);
         let pairs = park(pairs(|| stream(&layer)), &stopping, running);
@@ -223,7 +224,7 @@ fn ages() {
 }
 
 #[test]
-fn expiries() {
+fn expiries_are_not_late() {
     in_each_pair(|mut stopping, running| {
         let layer = quiet(&Registry::new());
         let pairs = park(pairs(|| expiring(&layer)), &stopping, running);
@@ -232,7 +233,7 @@ fn expiries() {
 }
 
 #[test]
-fn expiries_of_readers_in_this_process() {
+fn expiries_of_events_are_not_late() {
     in_each_pair(|mut stopping, running| {
         let registry = Registry::new();
         let events = || {
@@ -248,7 +249,7 @@ fn expiries_of_readers_in_this_process() {
 }
 
 #[test]
-fn grace_times_of_presence() {
+fn grace_times_of_presence_are_not_late() {
     in_each_pair(|mut stopping, running| {
         let registry = Registry::with_config(RegistryConfig::default().presence_grace(4 * SHORT));
         let room = registry.presence("topic").unwrap();
@@ -264,7 +265,7 @@ fn grace_times_of_presence() {
 }
 
 #[test]
-fn the_ends_of_a_drain() {
+fn the_ends_of_a_drain_are_not_late() {
     in_each_pair(|mut stopping, running| {
         let registry = Registry::new();
         let layer = quiet(&registry);
@@ -276,20 +277,20 @@ fn the_ends_of_a_drain() {
     });
 }
 
-/// Wherever a stream has waited before, it waits where it is polled.
-mod a_stream_that_moves_on {
+/// A stream waits in the runtime in which it is polled now.
+mod a_stream_that_moves_to_another_runtime {
     use super::*;
 
-    /// Streams that wait in a runtime that stands still, and then in one that has ended, go on in another.
+    /// Streams that wait in a runtime that stands still, and then in one that has ended, go on in another runtime.
     ///
-    /// They have waited in a task, or with the waker that they have again where a runtime has threads besides the one that waits for it.
+    /// They wait in a task, or with the main thread's waker, which they also have in a runtime with worker threads.
     fn check<F>(open: impl Fn() -> SseBody<Empty>, publish: impl Fn(&str), end: impl Fn(SseBody<Empty>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let waiting = |runtime: &Runtime| {
             let [mut one, mut other] = [open(), open()];
-            // What is published begins a window.
+            // The first event begins a batching window.
             for data in ["first", "second"] {
                 one = one.park(runtime);
                 other = runtime.block_on(other.parked());
@@ -299,7 +300,7 @@ mod a_stream_that_moves_on {
         };
         let read = |running: &Runtime, bodies: [SseBody<Empty>; 2]| {
             for body in bodies {
-                running.block_on(async { timeout(BOUND, end(body)).await.expect("its timer moves along") });
+                running.block_on(async { timeout(BOUND, end(body)).await.expect("the timer moves with the stream") });
             }
         };
         in_each_pair(|mut stopping, running| {

@@ -1,4 +1,4 @@
-//! Clients that fall behind what a topic retains, and clients that read nothing any more.
+//! Clients that fall behind the retention of a topic, and clients that have stopped reading.
 
 use std::{future::Future, time::Duration};
 
@@ -16,14 +16,14 @@ use crate::{
     bodies,
     observer::{Observed, Recorder},
     open::{Empty, open},
-    polling::{Polled, bounded, data, fields, next, plain, poll, publish, quiet, rest, subscribed, text, told},
+    polling::{Polled, bounded, data, fields, next, plain, poll, publish, quiet, received, rest, subscribed, text},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(10);
 
-/// A registry whose topics retain so much, with this for who falls behind.
-fn keeping(retention: Retention) -> (Recorder, Registry) {
+/// A registry whose topics have this retention and slow-client policy.
+fn with_retention(retention: Retention) -> (Recorder, Registry) {
     let (recorder, config) = Recorder::new();
     (recorder, Registry::with_config(config.topic_retention(retention)))
 }
@@ -39,8 +39,9 @@ fn reading(registry: &Registry, topics: &[&str]) -> (ClientHandle, SseBody<Empty
 }
 
 #[test]
-fn a_client_that_is_told_goes_on_at_the_oldest() {
-    let (recorder, registry) = keeping(Retention::default().events(3).slow_client_policy(SlowClientPolicy::NotifyGap));
+fn a_client_that_is_told_of_a_gap_goes_on_at_the_oldest_event() {
+    let (recorder, registry) =
+        with_retention(Retention::default().events(3).slow_client_policy(SlowClientPolicy::NotifyGap));
     let (client, mut body) = reading(&registry, &["a", "b"]);
     flood(&registry, "a", 0..1);
     let seen = fields(&text(&mut body), "id")[0].to_owned();
@@ -59,9 +60,9 @@ fn a_client_that_is_told_goes_on_at_the_oldest() {
 }
 
 #[test]
-fn each_fall_is_counted_exactly_and_once() {
+fn each_loss_is_counted_exactly_and_once() {
     for bound in [Retention::default().events(3), Retention::default().bytes(3 * 320)] {
-        let (recorder, registry) = keeping(bound);
+        let (recorder, registry) = with_retention(bound);
         let (client, mut body) = reading(&registry, &["a"]);
         let mut missed = Vec::new();
         for burst in [2, 5, 3, 100, 4] {
@@ -84,8 +85,8 @@ fn each_fall_is_counted_exactly_and_once() {
 }
 
 #[test]
-fn a_fall_on_each_of_two_topics_is_two_lags_and_one_gap() {
-    let (recorder, registry) = keeping(Retention::default().events(2));
+fn a_loss_on_each_of_two_topics_is_two_losses_and_one_gap() {
+    let (recorder, registry) = with_retention(Retention::default().events(2));
     let client = subscribed(&registry, ["a", "b", "c"]);
     recorder.take();
     let mut events = client.clone().into_events();
@@ -97,8 +98,8 @@ fn a_fall_on_each_of_two_topics_is_two_lags_and_one_gap() {
 }
 
 #[test]
-fn a_stream_that_ends_for_lag_asks_for_a_retry_and_closes() {
-    let (recorder, registry) = keeping(
+fn a_stream_of_a_slow_client_sends_a_reconnection_time_and_ends() {
+    let (recorder, registry) = with_retention(
         Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: RETRY }),
     );
     for _ in 0..50 {
@@ -120,8 +121,8 @@ fn a_stream_that_ends_for_lag_asks_for_a_retry_and_closes() {
 }
 
 #[test]
-fn a_client_that_was_ended_for_lag_resumes_is_told_of_the_gap_and_goes_on() {
-    let (_, registry) = keeping(
+fn a_disconnected_slow_client_resumes_with_a_gap_and_goes_on() {
+    let (_, registry) = with_retention(
         Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: RETRY }),
     );
     let (_, mut body) = reading(&registry, &["a"]);
@@ -135,15 +136,15 @@ fn a_client_that_was_ended_for_lag_resumes_is_told_of_the_gap_and_goes_on() {
         let wire = text(&mut body);
         assert!(wire.starts_with("event: gap\n") && wire.contains("data: 4\n") && wire.contains("data: 5\n"), "{wire}");
         publish(&registry, "a", "live");
-        assert_eq!(told(&mut body), ["live"]);
+        assert_eq!(received(&mut body), ["live"]);
         flood(&registry, "a", 4..6);
     }
     assert_eq!(registry.stats().closed_streams[&CloseReason::Lagged], 1);
 }
 
 #[test]
-fn events_of_a_client_that_is_ended_for_lag_end() {
-    let (_, registry) = keeping(
+fn events_of_a_slow_client_that_is_disconnected_end() {
+    let (_, registry) = with_retention(
         Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: RETRY }),
     );
     let client = subscribed(&registry, ["a"]);
@@ -154,9 +155,9 @@ fn events_of_a_client_that_is_ended_for_lag_end() {
 }
 
 #[test]
-fn a_retry_of_any_length_is_one() {
+fn any_reconnection_delay_is_a_valid_retry_field() {
     for retry in [Duration::ZERO, Duration::MAX] {
-        let (_, registry) = keeping(
+        let (_, registry) = with_retention(
             Retention::default().events(1).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: retry }),
         );
         for _ in 0..20 {
@@ -169,26 +170,26 @@ fn a_retry_of_any_length_is_one() {
 }
 
 #[test]
-fn a_topic_that_skips_says_nothing_and_gives_the_current_value() {
+fn a_topic_that_skips_silently_gives_the_current_value() {
     let (recorder, registry) =
-        keeping(Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently));
+        with_retention(Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently));
     let (_, mut body) = reading(&registry, &["a", "b"]);
     flood(&registry, "a", 0..10);
     flood(&registry, "b", 0..3);
-    assert_eq!(told(&mut body), ["9", "2"]);
+    assert_eq!(received(&mut body), ["9", "2"]);
     let (client, mut late) = open(&quiet(&registry), None, |client| client.subscribe_from("a", Start::Oldest).unwrap());
-    assert_eq!((told(&mut late), client.resume()), (vec!["9".to_owned()], Resume::Fresh));
+    assert_eq!((received(&mut late), client.resume()), (vec!["9".to_owned()], Resume::Fresh));
     let id = registry.position().to_string();
     flood(&registry, "a", 10..20);
     let (client, mut resumed) = open(&quiet(&registry), Some(&id), |client| client.subscribe("a").unwrap());
-    assert_eq!((told(&mut resumed), client.resume()), (vec!["19".to_owned()], Resume::Continued));
+    assert_eq!((received(&mut resumed), client.resume()), (vec!["19".to_owned()], Resume::Continued));
     let stats = registry.stats();
     assert_eq!((stats.lagged, stats.missed, stats.gaps), (0, 0, 0));
     assert!(!recorder.take().iter().any(|it| matches!(it, Observed::Lagged(..) | Observed::Gap(..))));
 }
 
 #[test]
-fn a_topic_that_skips_may_lose_all_that_it_had() {
+fn a_topic_that_skips_silently_may_lose_all_its_events() {
     bounded(|| {
         let config = RegistryConfig::default().total_retention(Retention::default().events(1));
         let registry = Registry::with_config(
@@ -199,17 +200,17 @@ fn a_topic_that_skips_may_lose_all_that_it_had() {
         ["a", "b"].iter().for_each(|topic| publish(&registry, topic, "what the next one makes go"));
         assert_eq!(poll(&mut body), Polled::Pending);
         publish(&registry, "a", "next");
-        assert_eq!(told(&mut body), ["next"]);
+        assert_eq!(received(&mut body), ["next"]);
     });
 }
 
-/// A registry that drops stalled clients after ten seconds, told of by heartbeats or by what is published.
+/// A registry that drops stalled clients after ten seconds. It looks for them at each heartbeat and each publish.
 fn impatient() -> (Recorder, Registry) {
     let (recorder, config) = Recorder::new();
     (recorder, Registry::with_config(config.stalled_client_timeout(10 * SECOND)))
 }
 
-/// Time passes while others publish.
+/// Lets seconds pass while other clients' events are published.
 async fn pass(registry: &Registry, seconds: u32) {
     for _ in 0..seconds {
         tokio::time::advance(SECOND).await;
@@ -217,7 +218,7 @@ async fn pass(registry: &Registry, seconds: u32) {
     }
 }
 
-fn is_over(client: &ClientHandle) -> Option<CloseReason> {
+fn close_reason(client: &ClientHandle) -> Option<CloseReason> {
     let mut closed = Box::pin(client.closed());
     match closed.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
         std::task::Poll::Ready(reason) => Some(reason),
@@ -226,7 +227,7 @@ fn is_over(client: &ClientHandle) -> Option<CloseReason> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_nothing_of_what_waits_is_counted_out() {
+async fn a_client_that_reads_no_pending_event_is_dropped_as_stalled() {
     let (recorder, registry) = impatient();
     let (client, body) = reading(&registry, &["a", "b/*"]);
     let mut body = task::spawn(body);
@@ -234,9 +235,9 @@ async fn a_client_that_reads_nothing_of_what_waits_is_counted_out() {
     recorder.take();
     publish(&registry, "a", "waits");
     pass(&registry, 9).await;
-    assert_eq!((is_over(&client), registry.stats().subscriptions), (None, 2));
+    assert_eq!((close_reason(&client), registry.stats().subscriptions), (None, 2));
     pass(&registry, 6).await;
-    assert_eq!((is_over(&client), registry.stats().subscriptions), (Some(CloseReason::Stalled), 0));
+    assert_eq!((close_reason(&client), registry.stats().subscriptions), (Some(CloseReason::Stalled), 0));
     assert!(registry.client(&client.id()).is_none());
     assert!(body.is_woken());
     assert!(assert_ready!(body.enter(|cx, body| http_body::Body::poll_frame(body, cx))).is_none());
@@ -247,7 +248,7 @@ async fn a_client_that_reads_nothing_of_what_waits_is_counted_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_streams_heartbeat_counts_it_out() {
+async fn another_streams_heartbeat_drops_a_stalled_client() {
     let (_, registry) = impatient();
     let (client, _body) = reading(&registry, &["a"]);
     let layer = plain(&registry).heartbeat(Heartbeat::every(SECOND));
@@ -258,11 +259,11 @@ async fn another_streams_heartbeat_counts_it_out() {
         tokio::time::advance(SECOND).await;
         assert_eq!(text(&mut other), ":\n\n");
     }
-    assert_eq!(is_over(&client), Some(CloseReason::Stalled));
+    assert_eq!(close_reason(&client), Some(CloseReason::Stalled));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_idle_or_reads_slowly_is_not_counted_out() {
+async fn an_idle_client_and_a_slow_reader_are_not_stalled() {
     let (_, registry) = impatient();
     let (idle, _idle_body) = reading(&registry, &["quiet"]);
     let (slow, mut slow_body) = reading(&registry, &["a"]);
@@ -270,13 +271,13 @@ async fn who_is_idle_or_reads_slowly_is_not_counted_out() {
     (0..20).for_each(|_| publish(&registry, "a", &large));
     for _ in 0..12 {
         pass(&registry, 9).await;
-        assert!(matches!(poll(&mut slow_body), Polled::Frame(_)), "it takes what is there, one frame in nine seconds");
+        assert!(matches!(poll(&mut slow_body), Polled::Frame(_)), "the slow reader takes one frame in nine seconds");
     }
-    assert_eq!((is_over(&idle), is_over(&slow)), (None, None));
+    assert_eq!((close_reason(&idle), close_reason(&slow)), (None, None));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_reads_its_events_one_by_one_is_not_counted_out() {
+async fn a_client_that_reads_its_events_one_by_one_is_not_stalled() {
     let (_, registry) = impatient();
     let client = subscribed(&registry, ["a"]);
     let mut events = client.clone().into_events();
@@ -285,29 +286,29 @@ async fn who_reads_its_events_one_by_one_is_not_counted_out() {
         assert_eq!(next(&mut events).unwrap().unwrap().data().unwrap(), number.to_string());
         publish(&registry, "a", "more");
         pass(&registry, 1).await;
-        assert_eq!(is_over(&client), None, "it had event {number} a second ago");
+        assert_eq!(close_reason(&client), None, "the client read event {number} a second ago");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_the_next_batch_is_not_counted_out() {
+async fn a_client_that_waits_for_the_next_batch_is_not_stalled() {
     let (_, registry) = impatient();
     let layer = plain(&registry).heartbeat(Heartbeat::every(2 * SECOND)).batching(Batching::every(30 * SECOND));
     let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
     publish(&registry, "a", "1");
-    assert_eq!(told(&mut body), ["1"]);
+    assert_eq!(received(&mut body), ["1"]);
     publish(&registry, "a", "2");
     for _ in 0..29 {
         pass(&registry, 1).await;
         assert!(text(&mut body).replace(":\n\n", "").is_empty());
     }
-    assert_eq!(is_over(&client), None);
+    assert_eq!(close_reason(&client), None);
     pass(&registry, 2).await;
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_cannot_take_anything_is_not_counted_out() {
+async fn a_stream_that_can_take_no_event_is_not_stalled() {
     let (_, registry) = impatient();
     let (frames, body) = bodies::channel();
     let subscribe = |client: &ClientHandle| client.subscribe("a").unwrap();
@@ -333,45 +334,45 @@ async fn a_stream_that_cannot_take_anything_is_not_counted_out() {
 
     publish(&registry, "a", "waits");
     pass(&registry, 60).await;
-    assert_eq!([&stalled, &encoded, &waiting].map(is_over), [None, None, None]);
+    assert_eq!([&stalled, &encoded, &waiting].map(close_reason), [None, None, None]);
     frames.send(Ok(Frame::data(Bytes::from_static(b" and the second\n\n")))).await.unwrap();
     assert_eq!(fields(&text(&mut stalled_body), "data"), ["waits"]);
     assert_eq!(data(&mut waiting.into_events()), ["waits"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_counted_out_where_that_is_off() {
+async fn no_client_is_dropped_if_the_timeout_is_off() {
     let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(None));
     let (client, mut body) = reading(&registry, &["a"]);
     publish(&registry, "a", "waits");
     pass(&registry, 600).await;
-    assert_eq!((is_over(&client), told(&mut body)), (None, vec!["waits".to_owned()]));
+    assert_eq!((close_reason(&client), received(&mut body)), (None, vec!["waits".to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_minute_is_what_a_client_has_by_default() {
+async fn the_default_timeout_is_a_minute() {
     let registry = Registry::new();
     let (client, _body) = reading(&registry, &["a"]);
     publish(&registry, "a", "waits");
     pass(&registry, 59).await;
-    assert_eq!(is_over(&client), None);
+    assert_eq!(close_reason(&client), None);
     pass(&registry, 31).await;
-    assert_eq!(is_over(&client), Some(CloseReason::Stalled));
+    assert_eq!(close_reason(&client), Some(CloseReason::Stalled));
     assert!(client.send(Event::data("")).is_err());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_stood_still_counts_nobody_out_who_is_about_to_read() {
+async fn a_process_that_was_paused_drops_no_client_that_is_about_to_read() {
     let (_, registry) = impatient();
     let (client, mut body) = reading(&registry, &["a"]);
     for _ in 0..3 {
         publish(&registry, "a", "before");
         tokio::time::advance(3600 * SECOND).await;
-        // The publisher comes first when all go on.
+        // The publisher is the first to run when the process goes on.
         publish(&registry, "a", "after");
-        assert_eq!((is_over(&client), told(&mut body)), (None, vec!["before".to_owned(), "after".to_owned()]));
+        assert_eq!((close_reason(&client), received(&mut body)), (None, vec!["before".to_owned(), "after".to_owned()]));
     }
     publish(&registry, "a", "waits");
     pass(&registry, 15).await;
-    assert_eq!(is_over(&client), Some(CloseReason::Stalled));
+    assert_eq!(close_reason(&client), Some(CloseReason::Stalled));
 }

@@ -1,4 +1,5 @@
-//! A graceful end, poll by poll: who is refused, who ends when, with what last words, and what is counted.
+//! The drain of a registry, poll by poll: which requests are refused, when each stream ends, the farewell, and the
+//! counts.
 
 use std::{
     sync::{Mutex, mpsc},
@@ -24,7 +25,7 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Reads to the end, as a server does: all that came, and when the end did.
+/// Reads a body to its end, as a server does. Returns the text and the time of the end.
 fn serve<B>(mut body: SseBody<B>) -> JoinHandle<(String, Instant)>
 where
     B: http_body::Body<Error: std::fmt::Debug + Send> + Send + Unpin + 'static,
@@ -44,7 +45,7 @@ fn drained(ended: u64, still_open: u64) -> impl Fn(&Drained) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_end_spread_over_three_quarters_of_the_window_with_all_that_was_published() {
+async fn streams_end_over_three_quarters_of_the_window_with_all_events() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     let streams: Vec<_> =
@@ -79,12 +80,12 @@ async fn streams_end_spread_over_three_quarters_of_the_window_with_all_that_was_
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_streams_are_refused_from_the_call_on_and_requests_for_anything_else_are_not() {
+async fn drain_refuses_new_streams_from_the_call_on_and_no_other_requests() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     assert!(!registry.is_draining());
     let draining = registry.drain(Drain::within(SECOND));
-    assert!(registry.is_draining(), "before it is awaited");
+    assert!(registry.is_draining(), "the registry drains before the future is awaited");
 
     let (_, response) = answer(&layer, Request::new(()), |_| event_stream(Empty::<Bytes>::new()));
     assert_eq!(response.status(), 503);
@@ -110,14 +111,14 @@ async fn new_streams_are_refused_from_the_call_on_and_requests_for_anything_else
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_done_at_once_when_nothing_is_open() {
+async fn drain_is_done_at_once_if_no_stream_is_open() {
     let start = Instant::now();
     assert!(drained(0, 0)(&Registry::new().drain(Drain::within(Duration::MAX)).await));
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_meanwhile_has_ended_and_who_is_never_polled_is_still_open() {
+async fn a_client_that_leaves_counts_as_ended_and_an_unpolled_stream_as_open() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     let stalled = open(&layer, None, |client| client.subscribe("topic").unwrap());
@@ -133,7 +134,7 @@ async fn who_leaves_meanwhile_has_ended_and_who_is_never_polled_is_still_open() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_is_in_the_middle_of_an_event_is_cut_after_seven_eighths_of_the_window() {
+async fn a_stream_inside_an_event_is_cut_after_seven_eighths_of_the_window() {
     let registry = Registry::new();
     let (frames, own) = bodies::channel();
     let (client, response) = answer(&quiet(&registry), Request::new(()), |_| event_stream(own));
@@ -149,7 +150,7 @@ async fn a_stream_that_is_in_the_middle_of_an_event_is_cut_after_seven_eighths_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_may_finish_do_so_or_end_at_the_deadline() {
+async fn streams_that_may_finish_end_by_themselves_or_at_the_deadline() {
     let registry = Registry::new();
     let layer = quiet(&registry).finish_on_drain(true);
     let open = |topic: &'static str| open(&layer, None, |client| client.subscribe(topic).unwrap());
@@ -159,7 +160,11 @@ async fn streams_that_may_finish_do_so_or_end_at_the_deadline() {
     settle().await;
     let start = Instant::now();
     let draining = tokio::spawn(registry.drain(Drain::within(8 * SECOND).finish_within(40 * SECOND)));
-    assert_eq!(ordinary_task.await.unwrap().1 - start, Duration::ZERO, "it is the only one, and the first");
+    assert_eq!(
+        ordinary_task.await.unwrap().1 - start,
+        Duration::ZERO,
+        "the ordinary stream is the only one, so it ends at once"
+    );
     advance(20 * SECOND).await;
     publish(&registry, "finishes", "the rest");
     settle().await;
@@ -173,11 +178,11 @@ async fn streams_that_may_finish_do_so_or_end_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_was_admitted_just_before_ends_as_it_opens() {
+async fn a_stream_that_got_its_slot_before_the_drain_ends_as_it_opens() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     let mut draining = None;
-    // It asks for nothing, so it is looked at when it is answered; as events it is not refused.
+    // The request does not ask for a stream, so its limit is checked at the response. Events are not refused.
     let mut events = None;
     let (client, _response) = answer(&layer, Request::new(()), |client| {
         client.subscribe("topic").unwrap();
@@ -191,7 +196,7 @@ async fn who_was_admitted_just_before_ends_as_it_opens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_in_this_process_end_too() {
+async fn drain_ends_events_too() {
     let registry = Registry::new();
     let client = subscribed(&registry, ["topic"]);
     let mut events = client.clone().into_events();
@@ -204,7 +209,7 @@ async fn readers_in_this_process_end_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_dropped_leaves_the_rest_open_and_can_be_called_again() {
+async fn a_dropped_drain_leaves_streams_open_and_can_be_called_again() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     let mut bodies: Vec<_> =
@@ -220,7 +225,7 @@ async fn one_that_is_dropped_leaves_the_rest_open_and_can_be_called_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_without_last_words_just_ends() {
+async fn a_stream_without_a_farewell_ends() {
     let registry = Registry::new();
     let (_, mut body) = open(&quiet(&registry), None, |client| client.subscribe("topic").unwrap());
     assert_eq!(poll(&mut body), Polled::Pending);
@@ -230,7 +235,7 @@ async fn a_stream_without_last_words_just_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_has_stalled_costs_those_that_may_finish_nothing() {
+async fn a_stalled_stream_takes_no_time_from_streams_that_may_finish() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     let _stalled = open(&layer, None, |client| client.subscribe("topic").unwrap());
@@ -244,7 +249,7 @@ async fn one_that_has_stalled_costs_those_that_may_finish_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_stalls_meanwhile_is_still_open_and_has_not_ended() {
+async fn a_stream_that_stalls_during_the_drain_counts_as_still_open() {
     let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(SECOND));
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("topic").unwrap());
     assert_eq!(poll(&mut body), Polled::Pending);
@@ -254,13 +259,13 @@ async fn who_stalls_meanwhile_is_still_open_and_has_not_ended() {
         advance(SECOND).await;
         publish(&registry, "elsewhere", "");
     }
-    assert!(registry.client(&client.id()).is_none(), "it has stalled");
+    assert!(registry.client(&client.id()).is_none(), "the client has stalled");
     let result = draining.await.unwrap();
     assert!(drained(0, 1)(&result), "{result:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_about_to_be_told_has_not_stalled() {
+async fn a_stream_that_waits_for_its_turn_to_end_has_not_stalled() {
     let (told, is_told) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel();
     let may_go_on = Mutex::new(may_go_on);
@@ -290,7 +295,7 @@ async fn who_is_about_to_be_told_has_not_stalled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_window_is_that_of_who_awaits_it() {
+async fn the_window_starts_when_the_drain_is_awaited() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     let streams: Vec<_> =
@@ -312,7 +317,7 @@ async fn the_window_is_that_of_who_awaits_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whether_it_may_finish_can_be_said_while_the_streams_end() {
+async fn finish_on_drain_can_be_set_while_the_streams_end() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     let open = || open(&layer, None, |client| client.subscribe("topic").unwrap());
@@ -323,10 +328,11 @@ async fn whether_it_may_finish_can_be_said_while_the_streams_end() {
     let start = Instant::now();
     let draining = tokio::spawn(registry.drain(Drain::within(8 * SECOND).finish_within(40 * SECOND)));
     settle().await;
-    // Of the other two, one ends at once and one has three seconds until then: now it has an answer to give.
+    // One of the other two streams ends at once, and the other ends in three seconds. Now that one has something to
+    // finish.
     clients[1..].iter().for_each(|client| client.finish_on_drain(true));
     advance(20 * SECOND).await;
-    // This one has given its answer.
+    // The first client has sent its answer.
     clients[0].finish_on_drain(false);
     assert_eq!(streams.remove(0).await.unwrap().1 - start, 20 * SECOND);
     let mut ends = Vec::new();

@@ -1,4 +1,5 @@
-//! A graceful end over real sockets, next to the servers' own: what each peer sees on the wire, and what the process is told.
+//! Graceful shutdown over real sockets, together with the servers' own: what each peer sees on the wire, and what the
+//! process is told.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,33 +21,33 @@ use tower_sse::{
 use crate::{
     bodies::{AnyBody, any},
     client::{Client, get, request},
-    house::{App, BOUND, House, SERVERS, Server, app, handle_of, on_all, own_bodies, text, until, within},
     layers::quiet,
+    test_server::{App, BOUND, SERVERS, Server, TestServer, app, handle_of, on_all, own_bodies, text, until, within},
     wire::{End, Http1, Http2, Seen},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// More than a peer takes that reads nothing.
+/// A window that no test fills.
 const ALL: u32 = 0x7fff_ffff;
 
 const STREAMS: usize = 1000;
 const CONNECTIONS: usize = 10;
 
-/// A thousand streams over HTTP/1.1 and a thousand over HTTP/2, and two seconds for all.
+/// Ends a thousand streams over HTTP/1.1 and a thousand over HTTP/2 within two seconds.
 async fn two_thousand_streams_end(server: Server) {
     const BEFORE: usize = 20;
     let window = 2 * SECOND;
     rlimit::increase_nofile_limit(8192).unwrap();
     let registry = Registry::new();
-    let house = House::open(server, news(&quiet(&registry))).await;
+    let test_server = TestServer::open(server, news(&quiet(&registry))).await;
     let (mut ones, mut twos) = (Vec::new(), Vec::new());
     for _ in 0..STREAMS {
-        let mut one = Http1::get(house.address, "/").await;
+        let mut one = Http1::get(test_server.address, "/").await;
         assert!(one.head().await.starts_with("http/1.1 200"));
         ones.push(one);
     }
     for _ in 0..CONNECTIONS {
-        let mut two = Http2::connect(house.address, ALL).await;
+        let mut two = Http2::connect(test_server.address, ALL).await;
         for _ in 0..STREAMS / CONNECTIONS {
             two.get("/").await;
         }
@@ -60,7 +61,7 @@ async fn two_thousand_streams_end(server: Server) {
     let mut peers = JoinSet::new();
     ones.into_iter().for_each(|one| _ = peers.spawn(async { vec![one.last_body().await] }));
     twos.into_iter().for_each(|two| _ = peers.spawn(two.all()));
-    let served = house.stop();
+    let served = test_server.stop();
     let farewell = Event::data("bye").event("restart");
     let draining = tokio::spawn(registry.drain(Drain::within(window).farewell(farewell).reconnect_delay(10 * SECOND)));
     let publisher = tokio::spawn(async move {
@@ -78,8 +79,8 @@ async fn two_thousand_streams_end(server: Server) {
     let seen: Vec<Seen> = within(peers.join_all()).await.into_iter().flatten().collect();
 
     assert_eq!((drained.ended, drained.still_open), (2 * STREAMS as u64, 0));
-    assert!(drained_in < window + SECOND / 4, "its own time is over: {drained_in:?}");
-    assert!(served_in < window + 10 * SECOND, "a server that has nothing to do is over: {served_in:?}");
+    assert!(drained_in < window + SECOND / 4, "the drain takes no longer than its window: {drained_in:?}");
+    assert!(served_in < window + 10 * SECOND, "a server without streams stops: {served_in:?}");
     let mut retries: Vec<u64> = seen.iter().map(|seen| last_words(seen, BEFORE)).collect();
     retries.sort_unstable();
     retries.dedup();
@@ -95,7 +96,7 @@ async fn two_thousand_streams_end(server: Server) {
     );
     assert!(last < window, "{last:?}");
     for (nth, end) in ends.iter().enumerate() {
-        // What a busy machine does later may come at once, but nothing comes before its time.
+        // On a busy machine, several late ends may come at once. But no end may come before its time.
         let due = (window * 3 / 4).mul_f64(nth as f64 / ends.len() as f64);
         assert!(*end >= due, "end {nth} of {} comes after {end:?}", ends.len());
     }
@@ -105,7 +106,8 @@ fn publish(registry: &Registry, number: usize) {
     registry.publish("news", Event::data(number.to_string())).unwrap();
 }
 
-/// Checks what a stream got: all that was published before, more of the same without a hole, the farewell and the time to wait, which is given back.
+/// Checks what a stream got: all events from before, later ones without a hole, the farewell, and the reconnection
+/// time. Returns that time.
 fn last_words(seen: &Seen, before: usize) -> u64 {
     assert_eq!(seen.end, End::Clean, "{:?}", seen.text);
     let (events, retry) = seen.text.split_once("event: restart\ndata: bye\nretry: ").expect(&seen.text);
@@ -119,31 +121,31 @@ fn last_words(seen: &Seen, before: usize) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_streams_of_each_version_end_in_two_seconds_behind_axum() {
+async fn axum_ends_a_thousand_streams_of_each_version_in_two_seconds() {
     two_thousand_streams_end(Server::Axum).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_streams_of_each_version_end_in_two_seconds_on_plain_hyper() {
+async fn hyper_ends_a_thousand_streams_of_each_version_in_two_seconds() {
     two_thousand_streams_end(Server::Hyper).await;
 }
 
 #[tokio::test]
-async fn meanwhile_new_streams_are_refused_and_other_requests_are_answered() {
+async fn a_drain_refuses_new_streams_and_answers_other_requests() {
     on_all(async |server, version| {
         for refusal in [RefusedResponse::status(), RefusedResponse::reconnect()] {
             let reconnects = format!("{refusal:?}").contains("reconnect");
             let registry = Registry::new();
-            // The first stream may go on, so that the drain does.
-            let house =
-                House::open(server, news(&quiet(&registry).refused_response(refusal).finish_on_drain(true))).await;
-            let stream = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
-            let mut other = Client::connect(house.address, version).await;
+            // The first stream may finish, so that the drain goes on.
+            let test_server =
+                TestServer::open(server, news(&quiet(&registry).refused_response(refusal).finish_on_drain(true))).await;
+            let stream = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
+            let mut other = Client::connect(test_server.address, version).await;
             let draining = tokio::spawn(registry.drain(Drain::within(SECOND).finish_within(BOUND)));
             until(|| registry.is_draining()).await;
 
             for _ in 0..2 {
-                // On the same connection each time: a refusal does not cost it.
+                // All requests use the same connection: a refusal does not close it.
                 let refused = other.send(asking("/")).await.unwrap();
                 let (head, body) = refused.into_parts();
                 let body = body.collect().await.unwrap().to_bytes();
@@ -165,26 +167,26 @@ async fn meanwhile_new_streams_are_refused_and_other_requests_are_answered() {
                 let head = other.send(request("HEAD", "/", AnyBody::default())).await.unwrap();
                 assert_eq!((head.status().as_u16(), text(head).await.as_str()), (200, ""));
             }
-            // It goes on all the same.
+            // The first stream still goes on.
             publish(&registry, 0);
             registry.clients().iter().for_each(ClientHandle::close);
             assert!(text(stream).await.starts_with("data: 0\n"));
             let drained = within(draining).await.unwrap();
-            assert_eq!((drained.ended, drained.still_open), (1, 0), "who is refused is not counted");
+            assert_eq!((drained.ended, drained.still_open), (1, 0), "a refused stream is not counted");
             drop(other);
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         }
     })
     .await;
 }
 
-/// As the server has not been told to stop, its connections go on.
+/// The server was not told to stop, so its connections stay open.
 #[tokio::test]
-async fn a_client_that_comes_back_at_once_on_its_connection_is_refused_there() {
+async fn a_client_that_reconnects_at_once_on_its_connection_is_refused() {
     on_all(async |server, version| {
         let registry = Registry::new();
-        let house = House::open(server, news(&quiet(&registry))).await;
-        let mut client = Client::connect(house.address, version).await;
+        let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+        let mut client = Client::connect(test_server.address, version).await;
         let stream = client.send(asking("/")).await.unwrap();
         let drained = within(registry.drain(Drain::within(SECOND))).await;
         assert_eq!((drained.ended, drained.still_open), (1, 0));
@@ -192,17 +194,17 @@ async fn a_client_that_comes_back_at_once_on_its_connection_is_refused_there() {
         assert_eq!(client.send(asking("/")).await.unwrap().status(), 503);
         assert_eq!(text(client.send(get("/plain")).await.unwrap()).await, "plain");
         drop(client);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_request_that_was_sent_behind_a_stream_is_answered_after_its_end() {
+async fn a_request_pipelined_behind_a_stream_is_answered_after_its_end() {
     for server in SERVERS {
         let registry = Registry::new();
-        let house = House::open(server, news(&quiet(&registry))).await;
-        let mut connection = Http1::get(house.address, "/").await;
+        let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+        let mut connection = Http1::get(test_server.address, "/").await;
         connection.send("GET", "/").await;
         connection.send("GET", "/plain").await;
         assert!(connection.head().await.starts_with("http/1.1 200"));
@@ -212,43 +214,43 @@ async fn a_request_that_was_sent_behind_a_stream_is_answered_after_its_end() {
         assert_eq!((seen.text.as_str(), seen.end), ("data: bye\n\n", End::Clean));
         assert!(within(connection.head()).await.starts_with("http/1.1 503"));
         drop(connection);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_stream_with_a_request_behind_it_ends_cleanly_when_the_server_stops() {
+async fn a_stream_with_a_pipelined_request_ends_cleanly_when_the_server_stops() {
     for server in SERVERS {
         for _ in 0..20 {
             let registry = Registry::new();
-            let house = House::open(server, news(&quiet(&registry))).await;
-            let mut connection = Http1::get(house.address, "/").await;
+            let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+            let mut connection = Http1::get(test_server.address, "/").await;
             assert!(connection.head().await.starts_with("http/1.1 200"));
             connection.send("GET", "/plain").await;
-            let served = house.stop();
+            let served = test_server.stop();
             let drained = within(registry.drain(Drain::within(SECOND).farewell(Event::data("bye")))).await;
             assert_eq!((drained.ended, drained.still_open), (1, 0));
             within(served).await.unwrap();
             let seen = within(connection.body()).await;
             assert_eq!((seen.text.as_str(), seen.end), ("data: bye\n\n", End::Clean));
-            // Then it is closed, be it in order or by a reset, and the request is not answered.
+            // Then the connection is closed, in order or by a reset. The request gets no response.
             let _ = within(connection.socket.read_u8()).await.unwrap_err();
         }
     }
 }
 
-/// A peer whose bytes wait in the server's buffers for ever.
+/// A peer that does not read, so that its bytes wait in the server's buffers.
 mod stalled {
     use super::*;
 
-    /// More than the kernel and a server hold.
+    /// Publishes more than the kernel and a server buffer.
     fn flood(registry: &Registry, topic: &str) {
         let event = Event::data("x".repeat(100 << 10));
         (0..300).for_each(|_| _ = registry.publish(topic, &event).unwrap());
     }
 
-    /// Its stream is of the flood, and it takes no more than the response's head.
-    async fn who_reads_nothing(address: SocketAddr, version: Version) -> (Option<Http1>, Option<Http2>) {
+    /// Opens a stream of the topic `flood` and reads only the head of the response.
+    async fn peer_that_reads_nothing(address: SocketAddr, version: Version) -> (Option<Http1>, Option<Http2>) {
         if version == Version::HTTP_2 {
             let mut connection = Http2::connect(address, 1 << 10).await;
             connection.get("/?topic=flood").await;
@@ -261,18 +263,18 @@ mod stalled {
     }
 
     #[tokio::test]
-    async fn a_peer_that_reads_nothing_is_told_of_and_holds_up_no_other() {
+    async fn drain_reports_a_peer_that_reads_nothing_and_delays_no_other() {
         on_all(async |server, version| {
             let registry = Registry::new();
-            let house = House::open(server, news(&quiet(&registry))).await;
-            let peer = who_reads_nothing(house.address, version).await;
+            let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+            let peer = peer_that_reads_nothing(test_server.address, version).await;
             let mut others = Vec::new();
             for _ in 0..20 {
-                others.push(Client::connect(house.address, version).await.send(get("/")).await.unwrap());
+                others.push(Client::connect(test_server.address, version).await.send(get("/")).await.unwrap());
             }
             flood(&registry, "flood");
             publish(&registry, 0);
-            let served = house.stop();
+            let served = test_server.stop();
             let start = Instant::now();
             let draining = tokio::spawn(registry.drain(Drain::within(SECOND).farewell(Event::data("bye"))));
             for other in others {
@@ -281,8 +283,8 @@ mod stalled {
             }
             let drained = within(draining).await.unwrap();
             assert_eq!((drained.ended, drained.still_open), (20, 1));
-            assert!(start.elapsed() >= SECOND, "it had all of the window");
-            // As the documentation of `Registry::drain` has it, the server is not waited for.
+            assert!(start.elapsed() >= SECOND, "the silent peer had the whole window");
+            // The test does not wait for the server, as the documentation of `Registry::drain` advises.
             let mut served = served;
             assert!(timeout(SECOND / 10, &mut served).await.is_err());
             drop(peer);
@@ -293,20 +295,20 @@ mod stalled {
     }
 
     #[tokio::test]
-    async fn a_stream_that_is_not_read_holds_up_no_other_of_its_connection() {
+    async fn an_unread_stream_delays_no_other_stream_of_its_connection() {
         for server in SERVERS {
             let registry = Registry::new();
-            let house = House::open(server, news(&quiet(&registry))).await;
-            let mut connection = Http2::connect(house.address, 1 << 10).await;
+            let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+            let mut connection = Http2::connect(test_server.address, 1 << 10).await;
             connection.get("/?topic=flood").await;
             let other = connection.get("/").await;
             connection.answered().await;
             flood(&registry, "flood");
-            let served = house.stop();
+            let served = test_server.stop();
             let draining = tokio::spawn(registry.drain(Drain::within(SECOND).farewell(Event::data("bye"))));
             let seen = within(connection.over(other)).await;
             assert_eq!((seen.text.as_str(), seen.end), ("data: bye\n\n", End::Clean));
-            // It reads on, but gives the other stream no room.
+            // The peer reads on, but gives the other stream no window.
             let (drained, _) = tokio::join!(within(draining), timeout(2 * SECOND, connection.all()));
             let drained = drained.unwrap();
             assert_eq!((drained.ended, drained.still_open), (1, 1));
@@ -315,11 +317,11 @@ mod stalled {
     }
 
     #[tokio::test]
-    async fn who_stalled_before_is_still_open_too() {
+    async fn a_peer_that_stalled_before_the_drain_counts_as_still_open() {
         on_all(async |server, version| {
             let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(SECOND));
-            let house = House::open(server, news(&quiet(&registry))).await;
-            let peer = who_reads_nothing(house.address, version).await;
+            let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+            let peer = peer_that_reads_nothing(test_server.address, version).await;
             let client = registry.clients().pop().unwrap();
             flood(&registry, "flood");
             let mut ticks = interval(Duration::from_millis(5));
@@ -337,14 +339,14 @@ mod stalled {
             let drained = within(registry.drain(Drain::within(SECOND / 5))).await;
             assert_eq!((drained.ended, drained.still_open), (0, 1));
             drop(peer);
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
 
-    /// What the server has taken is out of the registry's hands.
+    /// The registry does not control bytes that the server has taken.
     #[tokio::test]
-    async fn what_waits_in_the_servers_own_buffer_keeps_the_server_but_counts_as_sent() {
+    async fn bytes_in_the_servers_buffer_keep_the_server_but_count_as_sent() {
         let registry = Registry::new();
         let (mut peer, socket) = tokio::io::duplex(1 << 10);
         let connection = hyper::server::conn::http1::Builder::new().serve_connection(
@@ -367,18 +369,18 @@ mod stalled {
         let _ = within(connection).await.unwrap();
     }
 
-    /// It is no stream.
+    /// The half request is no stream.
     #[tokio::test]
-    async fn half_a_request_keeps_the_server_and_is_none_of_the_streams() {
+    async fn half_a_request_keeps_the_server_and_counts_as_no_stream() {
         for server in SERVERS {
             let registry = Registry::new();
-            let house = House::open(server, news(&quiet(&registry))).await;
-            let mut half = Http1::get(house.address, "/plain").await;
+            let test_server = TestServer::open(server, news(&quiet(&registry))).await;
+            let mut half = Http1::get(test_server.address, "/plain").await;
             let mut rest = [0; 1024];
             assert!(half.socket.read(&mut rest).await.unwrap() > 0);
             half.socket.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
-            let stream = Client::connect(house.address, Version::HTTP_11).await.send(get("/")).await.unwrap();
-            let served = house.stop();
+            let stream = Client::connect(test_server.address, Version::HTTP_11).await.send(get("/")).await.unwrap();
+            let served = test_server.stop();
             let drained = within(registry.drain(Drain::within(SECOND))).await;
             assert_eq!((drained.ended, drained.still_open), (1, 0));
             assert_eq!(text(stream).await, "");
@@ -393,16 +395,16 @@ async fn a_stream_that_stalls_in_the_middle_of_an_event_is_cut() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let (sender, mut frames) = mpsc::unbounded_channel();
-        let house = House::open(server, own_bodies(&quiet(&registry), sender)).await;
-        let mut response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let test_server = TestServer::open(server, own_bodies(&quiet(&registry), sender)).await;
+        let mut response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
         let (_, frames) = frames.recv().await.unwrap();
         frames.send(Ok(Frame::data("data: whole\n\ndata: half".into()))).await.unwrap();
         let first = response.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(first, "data: whole\n\ndata: half");
-        let served = house.stop();
+        let served = test_server.stop();
         let drained = within(registry.drain(Drain::within(SECOND).farewell(Event::data("bye")))).await;
         assert_eq!((drained.ended, drained.still_open), (1, 0));
-        // The end is a clean one: clients drop the half, and come back.
+        // The end is a clean one. Clients drop the half event and reconnect.
         assert_eq!(text(response).await, "");
         within(served).await.unwrap();
     })
@@ -410,7 +412,7 @@ async fn a_stream_that_stalls_in_the_middle_of_an_event_is_cut() {
 }
 
 #[tokio::test]
-async fn answers_that_are_being_given_are_finished() {
+async fn drain_lets_answers_finish() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let (sender, mut frames) = mpsc::unbounded_channel();
@@ -422,7 +424,7 @@ async fn answers_that_are_being_given_are_finished() {
             client.subscribe("answer").unwrap();
             any_response(client.into_stream())
         });
-        let (own, produced) = (House::open(server, own).await, House::open(server, produced).await);
+        let (own, produced) = (TestServer::open(server, own).await, TestServer::open(server, produced).await);
         let producer = registry.start_producer("answer").unwrap();
         let own_response = Client::connect(own.address, version).await.send(get("/")).await.unwrap();
         let (client, frames) = frames.recv().await.unwrap();
@@ -439,8 +441,8 @@ async fn answers_that_are_being_given_are_finished() {
         let farewell = Event::data("bye");
         let drain = Drain::within(SECOND / 2).finish_within(BOUND).farewell(farewell);
         let draining = tokio::spawn(registry.drain(drain));
-        assert!(text(ordinary).await.ends_with("\n\ndata: bye\n\n"), "the window is for this one");
-        // Twice the window later.
+        assert!(text(ordinary).await.ends_with("\n\ndata: bye\n\n"), "the ordinary stream ends within the window");
+        // The time here is twice the window.
         let _ = timeout(SECOND, client.closed()).await.unwrap_err();
         tell("two").await;
         drop(frames);
@@ -448,7 +450,7 @@ async fn answers_that_are_being_given_are_finished() {
         let finished = [text(own_response).await, text(produced_response).await];
         for text in finished {
             let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
-            assert_eq!(data, ["one", "two"], "and no farewell: it had all");
+            assert_eq!(data, ["one", "two"], "no farewell, as the answer is complete");
         }
         let drained = within(draining).await.unwrap();
         assert_eq!((drained.ended, drained.still_open), (3, 0));
@@ -464,12 +466,12 @@ async fn answers_that_are_being_given_are_finished() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_finished_in_time_ends_at_a_boundary() {
+async fn an_answer_that_misses_the_deadline_ends_at_a_boundary() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let (sender, mut frames) = mpsc::unbounded_channel();
-        let house = House::open(server, own_bodies(&quiet(&registry).finish_on_drain(true), sender)).await;
-        let response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let test_server = TestServer::open(server, own_bodies(&quiet(&registry).finish_on_drain(true), sender)).await;
+        let response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
         let (client, frames) = frames.recv().await.unwrap();
         let writer = tokio::spawn(async move {
             let mut ticks = interval(Duration::from_millis(1));
@@ -477,7 +479,7 @@ async fn an_answer_that_is_not_finished_in_time_ends_at_a_boundary() {
                 ticks.tick().await;
             }
         });
-        let served = house.stop();
+        let served = test_server.stop();
         let drain = Drain::within(SECOND / 5).finish_within(SECOND).farewell(Event::data("bye"));
         let draining = tokio::spawn(registry.drain(drain));
         let text = text(response).await;
@@ -492,12 +494,12 @@ async fn an_answer_that_is_not_finished_in_time_ends_at_a_boundary() {
 }
 
 #[tokio::test]
-async fn it_can_be_called_from_a_handler_and_twice_at_once() {
+async fn drain_can_be_called_from_a_handler_and_twice_at_once() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let drains = registry.clone();
         let news = news(&quiet(&registry));
-        let house = House::open(
+        let test_server = TestServer::open(
             server,
             app(&quiet(&registry), move |request| {
                 let (registry, news) = (drains.clone(), news.clone());
@@ -514,34 +516,34 @@ async fn it_can_be_called_from_a_handler_and_twice_at_once() {
         .await;
         let mut streams = Vec::new();
         for _ in 0..10 {
-            streams.push(Client::connect(house.address, version).await.send(get("/")).await.unwrap());
+            streams.push(Client::connect(test_server.address, version).await.send(get("/")).await.unwrap());
         }
         let [mut a, mut b] =
-            [Client::connect(house.address, version).await, Client::connect(house.address, version).await];
+            [Client::connect(test_server.address, version).await, Client::connect(test_server.address, version).await];
         let (a, b) = tokio::join!(a.send(get("/drain")), b.send(get("/drain")));
         let (a, b) = (text(a.unwrap()).await, text(b.unwrap()).await);
         for stream in streams {
             assert_eq!(text(stream).await, "");
         }
-        // The one that began later may have begun when some were over.
+        // The drain that began later may have begun after some streams ended.
         assert!(a == "10 0" || b == "10 0", "{a:?} {b:?}");
         assert!(a.ends_with(" 0") && b.ends_with(" 0"), "{a:?} {b:?}");
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
 
 #[tokio::test]
-async fn clients_that_leave_meanwhile_have_ended() {
+async fn clients_that_leave_during_the_drain_count_as_ended() {
     on_all(async |server, version| {
         let registry = Registry::new();
-        let house = House::open(server, news(&quiet(&registry).finish_on_drain(true))).await;
+        let test_server = TestServer::open(server, news(&quiet(&registry).finish_on_drain(true))).await;
         let mut streams = Vec::new();
         for _ in 0..10 {
-            let mut client = Client::connect(house.address, version).await;
+            let mut client = Client::connect(test_server.address, version).await;
             streams.push((client.send(get("/")).await.unwrap(), client));
         }
-        let served = house.stop();
+        let served = test_server.stop();
         let draining = tokio::spawn(registry.drain(Drain::within(SECOND).finish_within(BOUND)));
         until(|| registry.is_draining()).await;
         drop(streams);
@@ -553,7 +555,7 @@ async fn clients_that_leave_meanwhile_have_ended() {
     .await;
 }
 
-/// A handler that streams the topic `news`, or the one that is asked for.
+/// A handler that streams the topic `news`, or the topic that the query names.
 fn news(layer: &SseLayer) -> App {
     app(layer, async |request: Request<()>| {
         if request.uri().path() == "/plain" {

@@ -1,4 +1,4 @@
-//! How streams end, and a server.
+//! How streams end, and how a server ends.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/answer.rs"]
@@ -7,14 +7,16 @@ mod answer;
 mod bodies;
 #[path = "../support/client.rs"]
 mod client;
-#[path = "../support/house.rs"]
-mod house;
 #[path = "../support/layers.rs"]
 mod layers;
 #[path = "../support/open.rs"]
 mod open;
 #[path = "../support/polling.rs"]
 mod polling;
+#[path = "../support/test_server.rs"]
+mod test_server;
+#[path = "../support/time_limit.rs"]
+mod time_limit;
 #[path = "../support/wire.rs"]
 mod wire;
 

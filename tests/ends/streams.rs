@@ -1,4 +1,5 @@
-//! How streams end over real sockets, on HTTP/1.1 and HTTP/2: who is told why, and how a client that comes back goes on.
+//! How streams end over real sockets, on HTTP/1.1 and HTTP/2: the reason that observers are told, and how a returning
+//! client goes on.
 
 use std::{
     sync::{
@@ -28,8 +29,8 @@ use tower_sse::{
 use crate::{
     bodies::{AnyBody, any, channel, event_stream},
     client::{Client, get},
-    house::{App, Frames, House, SERVERS, Server, app, handle_of, on_all, own_bodies, text, until, within},
     layers::quiet,
+    test_server::{App, Frames, SERVERS, Server, TestServer, app, handle_of, on_all, own_bodies, text, until, within},
     wire::{End, Http1, Http2},
 };
 
@@ -38,7 +39,7 @@ const SECOND: Duration = Duration::from_secs(1);
 mod lifetimes {
     use super::*;
 
-    /// One event after the other, until it is enough.
+    /// Publishes one event after the other until the flag is set.
     fn publish_on(registry: &Registry) -> (Arc<AtomicBool>, tokio::task::JoinHandle<usize>) {
         let enough = Arc::new(AtomicBool::new(false));
         let (is_enough, registry) = (Arc::clone(&enough), registry.clone());
@@ -56,20 +57,20 @@ mod lifetimes {
     }
 
     #[tokio::test]
-    async fn a_client_library_comes_back_after_each_and_loses_and_repeats_nothing() {
+    async fn a_client_library_reconnects_after_each_end_and_gets_each_event_once() {
         for server in SERVERS {
             let registry = Registry::new();
             let layer = quiet(&registry)
                 .max_age(SECOND / 5)
                 .farewell(|_, reason| Some(Event::data(reason.as_str()).event("farewell")));
-            let house = House::open(server, streaming(&layer, |_| {})).await;
-            let mut source = EventSource::get(format!("http://{}/", house.address));
+            let test_server = TestServer::open(server, streaming(&layer, |_| {})).await;
+            let mut source = EventSource::get(format!("http://{}/", test_server.address));
             source.set_retry_policy(Box::new(retry::Constant::new(Duration::from_millis(5), None)));
             assert!(matches!(source.next().await, Some(Ok(reqwest_eventsource::Event::Open))));
             let (enough, publisher) = publish_on(&registry);
             let (mut arrived, mut farewells) = (Vec::new(), 0);
             loop {
-                match within(source.next()).await.expect("it does not give up") {
+                match within(source.next()).await.expect("the client does not give up") {
                     Ok(reqwest_eventsource::Event::Message(message)) if message.event == "farewell" => {
                         assert_eq!(message.data, "max_age");
                         farewells += 1;
@@ -80,7 +81,7 @@ mod lifetimes {
                         assert_eq!(message.event, "message", "{message:?}");
                         arrived.push(message.data);
                     }
-                    // It opens, or has been cut off and will.
+                    // The stream opened, or it was cut and the client will reconnect.
                     Ok(reqwest_eventsource::Event::Open) | Err(_) => {}
                 }
             }
@@ -88,18 +89,18 @@ mod lifetimes {
             let published = publisher.await.unwrap();
             assert_eq!(arrived, Vec::from_iter((0..published).map(|number| number.to_string())));
             assert!(registry.stats().closed_streams[&CloseReason::MaxAge] >= 5);
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         }
     }
 
     #[tokio::test]
-    async fn an_age_ends_a_stream_behind_the_event_that_is_being_given() {
+    async fn an_age_ends_a_stream_after_the_current_event() {
         on_all(async |server, version| {
             let registry = Registry::new();
             let (sender, mut frames) = mpsc::unbounded_channel();
             let layer = quiet(&registry).max_age(SECOND).farewell(|_, _| Some(Event::data("bye")));
-            let house = House::open(server, own_bodies(&layer, sender)).await;
-            let mut response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+            let test_server = TestServer::open(server, own_bodies(&layer, sender)).await;
+            let mut response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
             let (client, frames) = frames.recv().await.unwrap();
             let write = async |text: &'static str| frames.send(Ok(Frame::data(text.into()))).await;
             write("data: half").await.unwrap();
@@ -108,26 +109,26 @@ mod lifetimes {
             write(" and half\n\n").await.unwrap();
             assert_eq!(text(response).await, " and half\n\ndata: bye\n\n");
             assert_eq!(within(client.closed()).await, CloseReason::MaxAge);
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
 
     #[tokio::test]
-    async fn an_expiry_that_is_refreshed_while_the_stream_is_open_is_put_off() {
+    async fn an_expiry_can_be_postponed_while_the_stream_is_open() {
         on_all(async |server, version| {
             let registry = Registry::new();
             let layer = quiet(&registry).farewell(|_, reason| Some(Event::data(reason.as_str())));
-            let house = House::open(server, streaming(&layer, |client| client.expire_after(SECOND))).await;
+            let test_server = TestServer::open(server, streaming(&layer, |client| client.expire_after(SECOND))).await;
             let open = async |target: &str| {
-                let mut peer = Client::connect(house.address, version).await;
+                let mut peer = Client::connect(test_server.address, version).await;
                 let response = peer.send(get(target)).await.unwrap();
                 (peer, response)
             };
             let (_peer, refreshed) = open("/").await;
             let client = registry.clients().pop().unwrap();
             client.expire_at(SystemTime::now() + 1000 * SECOND);
-            // It began later.
+            // The second stream began later.
             let (_other_peer, expired) = open("/").await;
             assert_eq!(text(expired).await, "data: authorization_expired\n\n");
             publish(&registry, "still here");
@@ -138,16 +139,16 @@ mod lifetimes {
                 "{told:?}"
             );
             assert_eq!(within(client.closed()).await, CloseReason::AuthorizationExpired);
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
 }
 
-mod reasons {
+mod the_close_reason {
     use super::*;
 
-    /// Opens a stream, lets `cause` end it, and checks that all who wait are told why.
+    /// Opens a stream, lets `cause` end it, and checks that everyone who waits is told the reason.
     async fn ends_with(
         server: Server,
         version: Version,
@@ -170,8 +171,8 @@ mod reasons {
             sender.send((client, writer)).unwrap();
             std::future::ready(event_stream(body))
         });
-        let house = House::open(server, app).await;
-        let mut peer = Client::connect(house.address, version).await;
+        let test_server = TestServer::open(server, app).await;
+        let mut peer = Client::connect(test_server.address, version).await;
         let mut response = Some(peer.send(get("/")).await.unwrap());
         let (client, frames) = frames.recv().await.unwrap();
         let late = tokio::spawn({
@@ -183,10 +184,10 @@ mod reasons {
             assert_eq!(within(reasons.recv()).await, Some(expected));
         }
         assert_eq!(within(late).await.unwrap(), expected);
-        assert_eq!(within(client.closed()).await, expected, "whoever asks afterwards is told too");
+        assert_eq!(within(client.closed()).await, expected, "a later question gets the same reason");
         assert_eq!(registry.stats().closed_streams, [(expected, 1)].into());
         drop((response, peer));
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     }
 
     async fn on_all_ends_with(
@@ -204,7 +205,7 @@ mod reasons {
     }
 
     #[tokio::test]
-    async fn the_client_has_left() {
+    async fn is_that_the_client_has_left() {
         on_all_ends_with(quiet, plain(), CloseReason::ClientDisconnected, async |_, _, _, response| {
             drop(response.take());
         })
@@ -212,7 +213,7 @@ mod reasons {
     }
 
     #[tokio::test]
-    async fn the_handlers_own_body_has_ended() {
+    async fn is_that_the_handlers_own_body_has_ended() {
         on_all_ends_with(quiet, plain(), CloseReason::BodyEnded, async |_, client, frames, response| {
             client.unsubscribe("news");
             drop(frames);
@@ -222,7 +223,7 @@ mod reasons {
     }
 
     #[tokio::test]
-    async fn the_program_closed_it() {
+    async fn is_that_the_program_closed_it() {
         on_all_ends_with(quiet, plain(), CloseReason::ByServer, async |_, client, _frames, response| {
             client.close();
             assert_eq!(text(response.take().unwrap()).await, "");
@@ -237,7 +238,7 @@ mod reasons {
     }
 
     #[tokio::test]
-    async fn its_topics_have_ended() {
+    async fn is_that_its_topics_have_ended() {
         on_all_ends_with(quiet, plain(), CloseReason::TopicsEnded, async |registry, _, frames, response| {
             let producer = registry.start_producer("news").unwrap();
             producer.publish(Event::data("last")).unwrap();
@@ -249,7 +250,7 @@ mod reasons {
     }
 
     #[tokio::test]
-    async fn one_of_its_topics_has_failed() {
+    async fn is_that_one_of_its_topics_has_failed() {
         on_all_ends_with(quiet, plain(), CloseReason::TopicFailed, async |registry, _, frames, response| {
             let producer = registry.start_producer("news").unwrap();
             producer.publish(Event::data("half")).unwrap();
@@ -264,7 +265,7 @@ mod reasons {
     }
 
     #[tokio::test]
-    async fn one_of_its_topics_was_cancelled() {
+    async fn is_that_one_of_its_topics_was_cancelled() {
         on_all_ends_with(quiet, plain(), CloseReason::TopicCancelled, async |registry, _, frames, response| {
             let producer = registry.start_producer("news").unwrap();
             producer.publish(Event::data("half")).unwrap();
@@ -277,12 +278,12 @@ mod reasons {
     }
 
     #[tokio::test]
-    async fn it_fell_behind() {
+    async fn is_that_the_client_fell_behind() {
         let retention =
             Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: SECOND });
         let config = plain().topic_retention(retention);
         on_all_ends_with(quiet, config, CloseReason::Lagged, async |registry, _, _frames, response| {
-            // All at once, for a server that has only this thread.
+            // Publishes all at once, for a server that has only this thread.
             (0..10).for_each(|_| publish(registry, "news"));
             let text = text(response.take().unwrap()).await;
             let retry: u64 = text.strip_prefix("retry: ").unwrap().trim_end().parse().unwrap();
@@ -292,7 +293,7 @@ mod reasons {
     }
 
     #[tokio::test]
-    async fn its_time_is_over() {
+    async fn is_that_its_age_or_expiry_was_reached() {
         let aging = |registry: &Registry| quiet(registry).max_age(SECOND / 20);
         on_all_ends_with(aging, plain(), CloseReason::MaxAge, async |_, _, _frames, response| {
             assert_eq!(text(response.take().unwrap()).await, "");
@@ -306,7 +307,7 @@ mod reasons {
     }
 
     #[tokio::test]
-    async fn the_server_ends_its_streams() {
+    async fn is_that_the_registry_was_drained() {
         on_all_ends_with(quiet, plain(), CloseReason::Drained, async |registry, _, _frames, response| {
             let drained = registry.drain(Drain::within(SECOND)).await;
             assert_eq!((drained.ended, drained.still_open), (1, 0));
@@ -316,7 +317,7 @@ mod reasons {
     }
 
     #[tokio::test]
-    async fn the_handlers_own_body_failed() {
+    async fn is_that_the_handlers_own_body_failed() {
         on_all_ends_with(quiet, plain(), CloseReason::BodyFailed, async |_, _, frames, response| {
             frames.send(Err("the handler's".into())).await.unwrap();
             response.take().unwrap().into_body().collect().await.expect_err("no clean end");
@@ -325,7 +326,7 @@ mod reasons {
     }
 
     #[tokio::test]
-    async fn it_reads_nothing_any_more() {
+    async fn is_that_the_client_has_stalled() {
         let config = plain().stalled_client_timeout(Duration::from_millis(50));
         on_all_ends_with(quiet, config, CloseReason::Stalled, async |registry, client, _frames, _response| {
             let event = Event::data("x".repeat(100 << 10));
@@ -353,12 +354,12 @@ mod failures {
         quiet(registry).farewell(|_, reason| Some(Event::data(reason.as_str()).event("farewell")))
     }
 
-    /// What comes of an own body that fails after this, and whether the end is clean.
+    /// Returns what the client receives of a handler's body that fails after `own`, and whether the end is clean.
     async fn failing_after(server: Server, version: Version, own: &'static str) -> (String, bool) {
         let registry = Registry::new();
         let (sender, mut frames) = mpsc::unbounded_channel();
-        let house = House::open(server, own_bodies(&saying_why(&registry), sender)).await;
-        let mut response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let test_server = TestServer::open(server, own_bodies(&saying_why(&registry), sender)).await;
+        let mut response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
         let (client, frames) = frames.recv().await.unwrap();
         let mut text = String::new();
         if !own.is_empty() {
@@ -379,33 +380,33 @@ mod failures {
         assert_eq!(within(client.closed()).await, CloseReason::BodyFailed);
         assert_eq!(registry.stats().closed_streams, [(CloseReason::BodyFailed, 1)].into());
         drop(response);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
         (text, is_clean)
     }
 
-    async fn a_body_that_fails_is_told_of() {
+    async fn body_failure_is_reported() {
         on_all(async |server, version| {
             let told = failing_after(server, version, "data: own\n\n").await;
             assert_eq!(told, ("data: own\n\nevent: farewell\ndata: body_failed\n\n".into(), false));
             let told = failing_after(server, version, "").await;
             assert_eq!(told, ("event: farewell\ndata: body_failed\n\n".into(), false));
             let told = failing_after(server, version, "data: own\n\ndata: half\n").await;
-            assert_eq!(told, ("data: own\n\ndata: half\n".into(), false), "in an event, nothing can be put in");
+            assert_eq!(told, ("data: own\n\ndata: half\n".into(), false), "inside an event, nothing can be inserted");
         })
         .await;
     }
 
     #[tokio::test]
-    async fn of_a_body_the_client_is_told_before_the_unclean_end() {
-        a_body_that_fails_is_told_of().await;
+    async fn of_a_body_are_told_to_the_client_before_the_unclean_end() {
+        body_failure_is_reported().await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn of_a_body_the_client_is_told_before_the_unclean_end_on_several_threads() {
-        a_body_that_fails_is_told_of().await;
+    async fn of_a_body_are_told_before_the_unclean_end_on_several_threads() {
+        body_failure_is_reported().await;
     }
 
-    /// A handler that streams the topic that the path names, from its beginning, if it exists.
+    /// A handler that streams the topic that the path names from its beginning, if that topic exists.
     fn existing(registry: &Registry) -> App {
         app(&quiet(registry), |request| {
             let client = handle_of(&request);
@@ -419,16 +420,16 @@ mod failures {
     }
 
     #[tokio::test]
-    async fn a_client_library_has_a_truncated_answer_once_is_told_of_it_and_stops() {
+    async fn a_client_library_gets_a_truncated_answer_once_and_stops() {
         const MINUTE: Duration = Duration::from_secs(60);
         for server in SERVERS {
             let registry = Registry::with_config(RegistryConfig::default().ended_topic_ttl(MINUTE));
-            let house = House::open(server, existing(&registry)).await;
+            let test_server = TestServer::open(server, existing(&registry)).await;
             for (topic, last, status) in
                 [("failed", "failed", 410), ("cancelled", "cancelled", 410), ("whole", "done", 204)]
             {
                 let producer = registry.start_producer(topic).unwrap();
-                let mut source = EventSource::get(format!("http://{}/{topic}", house.address));
+                let mut source = EventSource::get(format!("http://{}/{topic}", test_server.address));
                 source.set_retry_policy(Box::new(retry::Constant::new(Duration::from_millis(5), None)));
                 assert!(matches!(within(source.next()).await, Some(Ok(reqwest_eventsource::Event::Open))));
                 producer.publish(Event::data("token")).unwrap();
@@ -448,19 +449,19 @@ mod failures {
                 }
                 assert_eq!((types, statuses), (vec!["message".to_owned(), last.to_owned()], vec![status]));
             }
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         }
     }
 
     #[tokio::test]
-    async fn what_was_forgotten_or_never_was_is_a_404() {
+    async fn a_topic_that_is_forgotten_or_unknown_is_a_404() {
         on_all(async |server, version| {
             let registry = Registry::with_config(RegistryConfig::default().ended_topic_ttl(Duration::ZERO));
-            let house = House::open(server, existing(&registry)).await;
+            let test_server = TestServer::open(server, existing(&registry)).await;
             let get = async |topic: &str, last_event_id: &str| {
                 let mut request = get(topic);
                 request.headers_mut().insert("last-event-id", last_event_id.parse().unwrap());
-                let response = Client::connect(house.address, version).await.send(request).await.unwrap();
+                let response = Client::connect(test_server.address, version).await.send(request).await.unwrap();
                 (response.status().as_u16(), text(response).await)
             };
             assert_eq!(
@@ -473,20 +474,21 @@ mod failures {
             until(|| registry.topic_state("answer").is_none()).await;
             assert_eq!(get("/answer", &id).await.0, 404);
             assert_eq!((registry.stats().topics, registry.stats().clients), (0, 0));
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
 }
 
 #[tokio::test]
-async fn one_stream_that_is_reset_ends_and_the_others_of_its_connection_go_on() {
+async fn a_reset_stream_ends_and_other_streams_of_its_connection_go_on() {
     for server in SERVERS {
         let registry = Registry::new();
         let (sender, mut handles) = mpsc::unbounded_channel();
-        let house =
-            House::open(server, streaming(&quiet(&registry), move |client| sender.send(client.clone()).unwrap())).await;
-        let mut connection = Http2::connect(house.address, 1 << 20).await;
+        let test_server =
+            TestServer::open(server, streaming(&quiet(&registry), move |client| sender.send(client.clone()).unwrap()))
+                .await;
+        let mut connection = Http2::connect(test_server.address, 1 << 20).await;
         let mut clients = Vec::new();
         for _ in 0..3 {
             let id = connection.get("/").await;
@@ -499,17 +501,17 @@ async fn one_stream_that_is_reset_ends_and_the_others_of_its_connection_go_on() 
         assert_eq!(registry.stats().clients, 2);
         publish(&registry, "for those who stay");
         for (id, client) in clients {
-            within(connection.has_had(id, "data: for those who stay\n")).await;
+            within(connection.has_received(id, "data: for those who stay\n")).await;
             client.close();
             assert_eq!(within(connection.over(id)).await.end, End::Clean);
             assert_eq!(within(client.closed()).await, CloseReason::ByServer);
         }
         drop(connection);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     }
 }
 
-/// Says when it is dropped.
+/// Sets its flag when it is dropped.
 struct Dropped(Arc<AtomicU32>);
 
 impl Drop for Dropped {
@@ -518,7 +520,7 @@ impl Drop for Dropped {
     }
 }
 
-/// A handler that does not answer.
+/// A handler that never responds.
 fn pondering(layer: &SseLayer, handles: mpsc::UnboundedSender<ClientHandle>, dropped: &Arc<AtomicU32>) -> App {
     let dropped = Arc::clone(dropped);
     app(layer, move |request| {
@@ -534,26 +536,26 @@ fn pondering(layer: &SseLayer, handles: mpsc::UnboundedSender<ClientHandle>, dro
 }
 
 #[tokio::test]
-async fn a_request_that_is_cancelled_before_it_is_answered_was_no_stream() {
+async fn a_request_cancelled_before_its_response_was_no_stream() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let (sender, mut handles) = mpsc::unbounded_channel();
         let dropped = Arc::new(AtomicU32::new(0));
-        let house = House::open(server, pondering(&quiet(&registry), sender, &dropped)).await;
+        let test_server = TestServer::open(server, pondering(&quiet(&registry), sender, &dropped)).await;
         let client = match version {
             Version::HTTP_2 => {
-                let mut connection = Http2::connect(house.address, 1 << 10).await;
+                let mut connection = Http2::connect(test_server.address, 1 << 10).await;
                 let [gone, _] = [connection.get("/").await, connection.get("/").await];
                 let [client, other] = [handles.recv().await.unwrap(), handles.recv().await.unwrap()];
                 connection.reset(gone).await;
                 let reason = within(client.closed()).await;
                 assert_eq!(reason, CloseReason::NoStream);
-                assert!(registry.client(&other.id()).is_some(), "the other is still being answered");
+                assert!(registry.client(&other.id()).is_some(), "the other request is still waiting");
                 drop(connection);
                 other
             }
             _ => {
-                let connection = Http1::get(house.address, "/").await;
+                let connection = Http1::get(test_server.address, "/").await;
                 let client = handles.recv().await.unwrap();
                 drop(connection);
                 client
@@ -561,15 +563,15 @@ async fn a_request_that_is_cancelled_before_it_is_answered_was_no_stream() {
         };
         assert_eq!(within(client.closed()).await, CloseReason::NoStream);
         let stats = registry.stats();
-        assert_eq!((stats.clients, stats.subscriptions, stats.closed_streams.len()), (0, 0, 0), "no stream has been");
+        assert_eq!((stats.clients, stats.subscriptions, stats.closed_streams.len()), (0, 0, 0), "there was no stream");
         let requests = if version == Version::HTTP_2 { 2 } else { 1 };
         until(|| dropped.load(Ordering::Relaxed) == requests).await;
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
 
-/// As `TimeoutLayer` does: what counts is the time to the head of an answer.
+/// Limits the time to the head of a response, as `TimeoutLayer` does.
 fn in_time(app: App, time: Duration) -> App {
     BoxCloneSyncService::new(service_fn(move |request: Request<()>| {
         let answer = app.clone().oneshot(request);
@@ -581,47 +583,47 @@ fn in_time(app: App, time: Duration) -> App {
 }
 
 #[tokio::test]
-async fn a_timeout_further_out_cuts_no_stream() {
+async fn a_timeout_of_an_outer_layer_cuts_no_stream() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let time = SECOND / 10;
-        let house = House::open(server, in_time(streaming(&quiet(&registry), |_| {}), time)).await;
-        let response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let test_server = TestServer::open(server, in_time(streaming(&quiet(&registry), |_| {}), time)).await;
+        let response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
         let client = registry.clients().pop().unwrap();
         let _ = timeout(3 * time, client.closed()).await.unwrap_err();
         publish(&registry, "later");
         client.close();
         assert!(text(response).await.starts_with("data: later\n"));
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_in_time_was_no_stream() {
+async fn a_response_that_misses_the_timeout_was_no_stream() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let (sender, mut handles) = mpsc::unbounded_channel();
         let dropped = Arc::new(AtomicU32::new(0));
         let app = pondering(&quiet(&registry), sender, &dropped);
-        let house = House::open(server, in_time(app, SECOND / 20)).await;
-        let response = Client::connect(house.address, version).await.send(get("/")).await.unwrap();
+        let test_server = TestServer::open(server, in_time(app, SECOND / 20)).await;
+        let response = Client::connect(test_server.address, version).await.send(get("/")).await.unwrap();
         assert_eq!((response.status().as_u16(), dropped.load(Ordering::Relaxed)), (408, 1));
         assert_eq!(within(handles.recv().await.unwrap().closed()).await, CloseReason::NoStream);
         assert_eq!(registry.stats().clients, 0);
         drop(response);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
 
 #[tokio::test]
-async fn many_clients_that_leave_at_once_are_all_told_of() {
+async fn observers_are_told_of_all_clients_that_leave_at_once() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let waiting = Arc::new(std::sync::Mutex::new(JoinSet::new()));
         let tasks = Arc::clone(&waiting);
-        let house = House::open(
+        let test_server = TestServer::open(
             server,
             streaming(&quiet(&registry), move |client| {
                 let client = client.clone();
@@ -631,14 +633,14 @@ async fn many_clients_that_leave_at_once_are_all_told_of() {
         .await;
         let mut peers = Vec::new();
         for _ in 0..100 {
-            let mut peer = Client::connect(house.address, version).await;
+            let mut peer = Client::connect(test_server.address, version).await;
             peers.push((peer.send(get("/")).await.unwrap(), peer));
         }
         drop(peers);
         let tasks = std::mem::take(&mut *waiting.lock().unwrap());
         assert_eq!(within(tasks.join_all()).await, [CloseReason::ClientDisconnected; 100]);
         assert_eq!(registry.stats().clients, 0);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
@@ -647,7 +649,7 @@ fn publish(registry: &Registry, data: &str) {
     registry.publish("news", Event::data(data)).unwrap();
 }
 
-/// A handler that streams a topic, after it did something with its client.
+/// A handler that streams a topic after it called `handle` with its client.
 fn streaming(layer: &SseLayer, handle: impl Fn(&ClientHandle) + Clone + Send + Sync + 'static) -> App {
     app(layer, move |request| {
         let client = handle_of(&request);

@@ -1,4 +1,4 @@
-//! The dashboard as a real process, over real sockets: what a browser, `curl` and a client library get from it.
+//! The dashboard as a real process over real sockets: what a browser, `curl` and a client library get.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,14 +27,13 @@ use tokio::{
 use tokio_stream::StreamExt;
 
 use crate::{
+    BOUND,
     example::{Example, Server},
     listener::listen,
+    text,
 };
 
 static DASHBOARD: Example = Example::named("dashboard");
-
-/// How long anything may take before it counts as failed.
-const BOUND: Duration = Duration::from_secs(60);
 
 async fn dashboard(environment: &[(&str, &str)]) -> Server {
     Server::start(DASHBOARD.command().env("PORT", "0").envs(environment.iter().copied())).await
@@ -67,7 +66,7 @@ async fn ask(
     timeout(BOUND, http.request(request)).await.expect("an answer in time").unwrap()
 }
 
-/// A stream of topics, after where it stands, and that.
+/// Opens a stream of topics and reads its position event. Returns the stream and that text.
 async fn opened(http: &Http, url: &str, last_event_id: Option<&str>) -> (Response<Incoming>, String) {
     let mut stream = ask(http, Method::GET, url, last_event_id, "").await;
     assert_eq!(stream.status(), StatusCode::OK);
@@ -77,12 +76,7 @@ async fn opened(http: &Http, url: &str, last_event_id: Option<&str>) -> (Respons
     (stream, id)
 }
 
-async fn text(response: Response<Incoming>) -> String {
-    let body = timeout(BOUND, response.into_body().collect()).await.expect("the end of the body in time").unwrap();
-    String::from_utf8(body.to_bytes().to_vec()).unwrap()
-}
-
-/// Publishes, and returns the event's id and the number of clients.
+/// Publishes, and returns the event's id and the number of subscribers.
 async fn publish(http: &Http, url: &str, topic: &str, data: impl Into<Bytes>) -> (String, u64) {
     let response = ask(http, Method::POST, &format!("{url}/publish/{topic}"), None, data).await;
     assert_eq!(response.status(), StatusCode::OK);
@@ -90,7 +84,7 @@ async fn publish(http: &Http, url: &str, topic: &str, data: impl Into<Bytes>) ->
     (receipt["id"].as_str().unwrap().to_owned(), receipt["clients"].as_u64().unwrap())
 }
 
-/// Reads a stream until its text ends so.
+/// Reads a stream until its text ends with `end`.
 async fn read_until(response: &mut Response<Incoming>, end: &str) -> String {
     let mut text = String::new();
     while !text.ends_with(end) {
@@ -144,7 +138,7 @@ async fn many_streams_share_one_connection_over_http_2() {
 }
 
 #[tokio::test]
-async fn a_client_that_comes_back_gets_exactly_what_it_missed_first() {
+async fn a_client_that_reconnects_first_gets_exactly_what_it_missed() {
     let dashboard = dashboard(&[]).await;
     let (http, url) = (http(), &dashboard.url);
     let mut ids = Vec::new();
@@ -173,7 +167,7 @@ async fn an_id_from_before_a_restart_is_a_gap() {
 }
 
 #[tokio::test]
-async fn bad_input_gets_a_4xx_with_a_sentence() {
+async fn bad_input_gets_a_4xx_that_says_what_is_wrong() {
     let dashboard = dashboard(&[]).await;
     let (http, url) = (http(), &dashboard.url);
     let long = "x".repeat(257);
@@ -199,7 +193,7 @@ async fn bad_input_gets_a_4xx_with_a_sentence() {
 }
 
 #[tokio::test]
-async fn the_stats_count_what_there_is() {
+async fn the_stats_count_clients_topics_and_events() {
     let dashboard = dashboard(&[]).await;
     let (http, url) = (http(), &dashboard.url);
     publish(&http, url, "a", "1").await;
@@ -213,7 +207,7 @@ async fn the_stats_count_what_there_is() {
     least("bytes", 1);
 }
 
-/// Passes connections on to a server, and cuts each after so many bytes of its answers.
+/// Forwards connections to a server, and cuts each after this many bytes of its responses.
 async fn cutting_proxy(upstream: &str, every: usize) -> (String, Arc<AtomicUsize>) {
     let upstream = upstream.strip_prefix("http://").unwrap().to_owned();
     let cuts = Arc::new(AtomicUsize::new(0));
@@ -249,7 +243,7 @@ async fn cutting_proxy(upstream: &str, every: usize) -> (String, Arc<AtomicUsize
 }
 
 #[tokio::test]
-async fn a_client_library_loses_nothing_through_cuts() {
+async fn a_client_library_loses_no_event_when_its_connections_are_cut() {
     const EVENTS: usize = 400;
     let dashboard = dashboard(&[]).await;
     let (http, url) = (http(), dashboard.url.clone());
@@ -267,7 +261,7 @@ async fn a_client_library_loses_nothing_through_cuts() {
         match timeout(BOUND, stream.next()).await.unwrap_or_else(|_| panic!("after {:?}", arrived.last())) {
             Some(Ok(Event::Message(event))) if event.event == "position" => {}
             Some(Ok(Event::Message(event))) => arrived.push(event.data.parse::<usize>().unwrap()),
-            // It was cut, and reconnects.
+            // The connection was cut. The client reconnects.
             Some(_) => {}
             None => panic!("the client gave up after {:?}", arrived.last()),
         }
@@ -278,7 +272,7 @@ async fn a_client_library_loses_nothing_through_cuts() {
 }
 
 #[tokio::test]
-async fn a_page_is_told_who_it_is_and_can_change_what_it_gets() {
+async fn a_page_learns_its_client_id_and_can_change_its_subscriptions() {
     let dashboard = dashboard(&[]).await;
     let (http, url) = (http(), &dashboard.url);
     let page = text(ask(&http, Method::GET, url, None, "").await).await;
@@ -304,10 +298,10 @@ async fn a_page_is_told_who_it_is_and_can_change_what_it_gets() {
     assert_eq!(ask(&http, Method::DELETE, &client, None, "").await.status(), StatusCode::NOT_FOUND);
 }
 
-/// What one of the thousand has of each of its topics: the number of the next event.
+/// The progress of one of the thousand readers: for each of its topics, the number of the next event.
 type Progress = BTreeMap<usize, usize>;
 
-/// A small random number generator, so that a run can be told from its seed.
+/// A small random number generator, so that a seed repeats a run.
 struct Random(u64);
 
 impl Random {
@@ -323,8 +317,8 @@ const STREAMS: usize = 1_000;
 const TOPICS: usize = 20;
 const EVENTS: usize = 100_000;
 
-/// Reads until it has all events of its topics, over as many connections as it takes: each is dropped at a random
-/// byte, and the next one resumes after the last event that had arrived whole. Returns how many connections it took.
+/// Reads until it has all events of its topics. Each connection is dropped at a random byte, and the next one resumes
+/// after the last complete event. Returns the number of connections.
 async fn reader(http: Http, url: Arc<str>, seed: usize, opened: Arc<Semaphore>) -> usize {
     let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (seed as u64 + 1));
     let mut progress: Progress = (0..=random.below(3)).map(|_| (random.below(TOPICS), 0)).collect();
@@ -338,7 +332,7 @@ async fn reader(http: Http, url: Arc<str>, seed: usize, opened: Arc<Semaphore>) 
         if connections == 1 {
             opened.add_permits(1);
         }
-        // It must have had an id to resume from, and get somewhere.
+        // A connection must be long enough to get an id to resume from, and to make progress.
         let mut left = 200 + random.below(400_000);
         let mut text = String::new();
         while left > 0 && progress.values().any(|next| *next < EVENTS / TOPICS) {
@@ -359,7 +353,7 @@ async fn reader(http: Http, url: Arc<str>, seed: usize, opened: Arc<Semaphore>) 
     connections
 }
 
-/// Takes one event, which has to be the next one of its topic. Comments are heartbeats.
+/// Takes one event, which must be the next one of its topic. Comments are heartbeats.
 fn take<'a>(block: &'a str, progress: &mut Progress) -> Option<&'a str> {
     if block.starts_with(':') {
         return None;
@@ -369,7 +363,7 @@ fn take<'a>(block: &'a str, progress: &mut Progress) -> Option<&'a str> {
     }
     let (data, id) = block.strip_prefix("data: ")?.split_once("\nid: ").unwrap_or_else(|| panic!("{block:?}"));
     let (topic, number) = data.split_once(' ').unwrap();
-    let next = progress.get_mut(&topic.parse().unwrap()).expect("a topic that was asked for");
+    let next = progress.get_mut(&topic.parse().unwrap()).expect("a topic of this reader");
     assert_eq!(number.parse(), Ok(*next), "topic {topic}: none lost, none twice, none out of order");
     *next += 1;
     Some(id)
@@ -384,7 +378,7 @@ async fn a_thousand_streams_cut_at_random_lose_repeat_and_reorder_nothing() {
     let opened = Arc::new(Semaphore::new(0));
     let readers: Vec<_> =
         (0..STREAMS).map(|seed| tokio::spawn(reader(http.clone(), url.clone(), seed, opened.clone()))).collect();
-    let _all = timeout(BOUND, opened.acquire_many(STREAMS as u32)).await.expect("all streams are open").unwrap();
+    let _all = timeout(BOUND, opened.acquire_many(STREAMS as u32)).await.expect("all streams open in time").unwrap();
 
     let publishers: Vec<_> = (0..TOPICS)
         .map(|topic| {
@@ -404,12 +398,12 @@ async fn a_thousand_streams_cut_at_random_lose_repeat_and_reorder_nothing() {
         connections += reader.await.unwrap();
     }
     println!("{STREAMS} streams took {connections} connections for {EVENTS} events");
-    assert!(connections > 2 * STREAMS, "they were cut: {connections} connections");
+    assert!(connections > 2 * STREAMS, "the connections were cut: {connections} connections");
 }
 
-/// As nginx says by default with `proxy_http_version 1.1`.
+/// nginx sends this request by default with `proxy_http_version 1.1`.
 #[tokio::test]
-async fn a_connection_that_is_to_be_closed_is_not_said_to_go_on() {
+async fn a_response_to_connection_close_does_not_say_keep_alive() {
     let dashboard = dashboard(&[]).await;
     let mut socket = TcpStream::connect(dashboard.url.strip_prefix("http://").unwrap()).await.unwrap();
     let request = "GET /events?topic=a HTTP/1.1\r\nhost: x.test\r\nconnection: close\r\n\r\n";

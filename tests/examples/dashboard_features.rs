@@ -1,6 +1,6 @@
-//! What the dashboard shows of the registry's abilities, as a real process, over real sockets.
+//! What the dashboard shows of the registry's features, as a real process over real sockets.
 
-use std::{process::Stdio, time::Duration};
+use std::process::Stdio;
 
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
@@ -12,14 +12,12 @@ use tokio::{
 };
 
 use crate::{
+    BOUND,
     example::{Example, Server},
     spec::{Message, Parsed, parse},
 };
 
 static DASHBOARD: Example = Example::named("dashboard");
-
-/// How long anything may take before it counts as failed.
-const BOUND: Duration = Duration::from_secs(60);
 
 struct Dashboard {
     server: Server,
@@ -45,7 +43,7 @@ impl Dashboard {
         Stream::open(self.get(path).header("last-event-id", last_event_id)).await
     }
 
-    /// Publishes, and returns the event's id and the number of clients.
+    /// Publishes, and returns the event's id and the number of subscribers.
     async fn publish(&self, path: &str, data: impl Into<String>) -> (String, u64) {
         let (status, text) = self.post(&format!("/publish/{path}"), data).await;
         assert_eq!(status, StatusCode::OK, "{text}");
@@ -67,7 +65,7 @@ impl Dashboard {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Asks until the answer is as it should be in the end.
+    /// Repeats the request until the answer satisfies `is_it`.
     async fn json_until(&self, path: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let asking = async {
             loop {
@@ -78,10 +76,10 @@ impl Dashboard {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(BOUND, asking).await.unwrap_or_else(|_| panic!("{path} does not get there"))
+        timeout(BOUND, asking).await.unwrap_or_else(|_| panic!("{path} does not reach the expected state"))
     }
 
-    /// So many lines on standard error for which this is so.
+    /// Reads standard error until it has this many lines that satisfy `is_it`.
     async fn logged(&mut self, number: usize, is_it: impl Fn(&str) -> bool) -> Vec<String> {
         let mut lines = BufReader::new(self.server.process.stderr.as_mut().unwrap()).lines();
         let mut found = Vec::new();
@@ -93,7 +91,7 @@ impl Dashboard {
     }
 }
 
-/// Where a stream stands is for the client itself.
+/// The position event is for the client library itself.
 fn is_no_position(message: &Message) -> bool {
     message.event_type != "position"
 }
@@ -115,9 +113,9 @@ impl Stream {
         Self { response, text: String::new() }
     }
 
-    /// The next event. None at the end of the stream.
+    /// Returns the next event, or `None` at the end of the stream.
     async fn next(&mut self) -> Option<Message> {
-        // Heartbeats are no progress, so the time is for all of it.
+        // Heartbeats are no progress, so the time limit is for the whole read.
         timeout(BOUND, self.read()).await.unwrap_or_else(|_| panic!("no event in time, after {:?}", self.text))
     }
 
@@ -134,13 +132,13 @@ impl Stream {
         }
     }
 
-    /// The data of the next event, as JSON, with the event's type and id.
+    /// Returns the type of the next event, its data as JSON, and its id.
     async fn next_json(&mut self) -> (String, Value, Option<String>) {
         let message = self.next().await.expect("another event");
         (message.event_type, serde_json::from_str(&message.data).unwrap(), message.own_id)
     }
 
-    /// The next event is this one.
+    /// Checks the next event.
     async fn gets(&mut self, data: &str, id: &str) {
         let message = self.next().await.expect("another event");
         assert_eq!((message.data.as_str(), message.own_id.as_deref()), (data, Some(id)));
@@ -148,7 +146,7 @@ impl Stream {
 }
 
 #[tokio::test]
-async fn a_pattern_gets_a_topic_born_later_from_its_first_event() {
+async fn a_pattern_gets_a_new_topic_from_its_first_event() {
     let dashboard = Dashboard::start(&[]).await;
     let mut news = dashboard.open("/events?topic=news/*").await;
     let mut all = dashboard.open("/events?topic=**").await;
@@ -158,7 +156,7 @@ async fn a_pattern_gets_a_topic_born_later_from_its_first_event() {
     assert_eq!((first.1, deeper.1, second.1), (2, 1, 2));
     news.gets("1", &first.0).await;
     news.gets("3", &second.0).await;
-    // The demo's events come in between.
+    // The demo's own events come between these.
     let ids = [&first.0, &deeper.0, &second.0];
     let mut found = Vec::new();
     while found.len() < ids.len() {
@@ -190,7 +188,7 @@ async fn the_sender_does_not_get_its_own_message() {
 }
 
 #[tokio::test]
-async fn a_filter_holds_on_resume() {
+async fn a_filter_still_applies_after_a_resume() {
     let dashboard = Dashboard::start(&[]).await;
     let mut live = dashboard.open("/events?topic=log&level=warn").await;
     let mut ids = Vec::new();
@@ -210,7 +208,7 @@ async fn a_filter_holds_on_resume() {
 }
 
 #[tokio::test]
-async fn a_filter_holds_for_the_demos_own_log() {
+async fn a_filter_applies_to_the_demos_own_log() {
     let dashboard = Dashboard::start(&[]).await;
     let (event_type, line, _) = dashboard.open("/events?topic=demo/log&level=warn").await.next_json().await;
     assert_eq!(event_type, "log");
@@ -218,7 +216,7 @@ async fn a_filter_holds_for_the_demos_own_log() {
 }
 
 #[tokio::test]
-async fn the_list_of_streams_says_whose_they_are_and_gives_no_id_away() {
+async fn the_list_of_streams_names_their_users_and_no_client_ids() {
     let dashboard = Dashboard::start(&[]).await;
     let mut ada = dashboard.open("/page/events?topic=a/*&user=ada").await;
     let (_, welcome, _) = ada.next_json().await;
@@ -237,7 +235,7 @@ async fn the_list_of_streams_says_whose_they_are_and_gives_no_id_away() {
     assert_eq!((&list[0]["number"], &list[0]["id"]), (&welcome["number"], &json!(id[..8])));
     assert_eq!(dashboard.delete(&format!("/clients/{}", &id[..8])).await, StatusCode::NOT_FOUND);
 
-    // A stream can be closed by its number, and by its whole id.
+    // A stream can be closed by its number and by its whole id.
     assert_eq!(dashboard.delete(&format!("/streams/{}", list[1]["number"])).await, StatusCode::NO_CONTENT);
     assert_eq!(bob.next().await, None);
     assert_eq!(dashboard.delete(&format!("/clients/{id}")).await, StatusCode::NO_CONTENT);
@@ -248,21 +246,21 @@ async fn the_list_of_streams_says_whose_they_are_and_gives_no_id_away() {
     assert_eq!(dashboard.json("/clients").await.as_array().map(Vec::len), Some(2));
 }
 
-/// A client that takes little off its socket until it is told to.
+/// A client that reads little from its socket until a test calls `read`.
 struct Slow(TcpStream);
 
-/// Together they are more than all buffers between the server and its client.
+/// Together these events are larger than all buffers between the server and its client.
 const BURST: usize = 64;
 const LARGE: usize = 256 << 10;
 
 impl Slow {
-    /// Its stream is open, and it has read no more than the beginning of the response.
+    /// Opens a stream and reads only the beginning of the response.
     async fn open(dashboard: &Dashboard, path: &str) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(8192).unwrap();
         let address = dashboard.server.url.strip_prefix("http://").unwrap().parse().unwrap();
         let mut stream = socket.connect(address).await.unwrap();
-        // In HTTP/1.0, a body is what comes until the connection is closed.
+        // In HTTP/1.0, the body ends when the connection is closed.
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -272,18 +270,18 @@ impl Slow {
         Self(stream)
     }
 
-    /// Publishes more on a topic than fits between the server and this client.
+    /// Publishes more on a topic than the buffers between the server and this client hold.
     async fn overrun(&self, dashboard: &Dashboard, topic: &str) {
         for number in 0..BURST {
             dashboard.publish(topic, format!("{number} {}", "x".repeat(LARGE))).await;
             if number == 0 {
-                // It has something to go on from, however busy the machine is.
+                // The client has an id to resume from, however busy the machine is.
                 dashboard.json_until("/stats", |stats| stats["delivered"] == 1).await;
             }
         }
     }
 
-    /// Reads until the newest event has come, or to the end.
+    /// Reads until the newest event or the end.
     async fn read(&mut self) -> Parsed {
         let (mut wire, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
         let newest = format!("data: {} ", BURST - 1);
@@ -303,19 +301,19 @@ impl Slow {
     }
 }
 
-/// The numbers of the events, in the order in which they came.
+/// The numbers of the events, in the order of arrival.
 fn numbers(parsed: &Parsed) -> Vec<usize> {
     let events = parsed.messages.iter().filter(|it| it.event_type == "message");
     events.map(|it| it.data.split_once(' ').unwrap().0.parse().unwrap()).collect()
 }
 
 #[tokio::test]
-async fn who_is_too_slow_is_told_what_is_missing_and_goes_on() {
+async fn a_slow_client_is_told_what_is_missing_and_goes_on() {
     let mut dashboard = Dashboard::start(&[("RETENTION_EVENTS", "2"), ("LOG", "1")]).await;
     let mut slow = Slow::open(&dashboard, "/events?topic=tell").await;
     slow.overrun(&dashboard, "tell").await;
     let parsed = slow.read().await;
-    // On a busy machine it falls behind more than once.
+    // On a busy machine the client falls behind more than once.
     let (mut next, mut gaps, mut lost, mut before) = (0, 0, Vec::new(), None);
     for message in &parsed.messages {
         if message.event_type == "gap" {
@@ -342,14 +340,14 @@ async fn who_is_too_slow_is_told_what_is_missing_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_strict_topic_ends_the_stream_of_who_is_too_slow_and_it_is_told_when_it_comes_back() {
+async fn a_strict_topic_disconnects_a_slow_client_and_tells_it_on_resume() {
     let dashboard = Dashboard::start(&[("RETENTION_EVENTS", "2")]).await;
     let mut slow = Slow::open(&dashboard, "/events?topic=strict/a").await;
     slow.overrun(&dashboard, "strict/a").await;
     let parsed = slow.read().await;
     let numbers = numbers(&parsed);
-    assert_eq!(numbers, Vec::from_iter(0..parsed.messages.len()), "nothing is left out");
-    assert!(numbers.len() < BURST - 2, "it ended before the newest came");
+    assert_eq!(numbers, Vec::from_iter(0..parsed.messages.len()), "no event is missing before the end");
+    assert!(numbers.len() < BURST - 2, "the stream ended before the newest event");
     assert!(matches!(parsed.retries[..], [500..=1500]), "{:?}", parsed.retries);
     assert_eq!(dashboard.json("/stats").await["closed_streams"], json!({ "lagged": 1 }));
     let mut back = dashboard.resume("/events?topic=strict/a", &parsed.last_event_id).await;
@@ -360,7 +358,7 @@ async fn a_strict_topic_ends_the_stream_of_who_is_too_slow_and_it_is_told_when_i
 }
 
 #[tokio::test]
-async fn of_a_state_who_is_too_slow_gets_the_latest_and_is_told_nothing() {
+async fn a_slow_client_of_a_state_topic_gets_the_latest_value_and_no_gap() {
     let dashboard = Dashboard::start(&[]).await;
     let mut slow = Slow::open(&dashboard, "/events?topic=state/a").await;
     slow.overrun(&dashboard, "state/a").await;
@@ -372,7 +370,7 @@ async fn of_a_state_who_is_too_slow_gets_the_latest_and_is_told_nothing() {
 }
 
 #[tokio::test]
-async fn who_comes_to_a_state_gets_its_latest_value_first() {
+async fn a_new_client_of_a_state_topic_first_gets_the_latest_value() {
     let dashboard = Dashboard::start(&[]).await;
     let (old, _) = dashboard.publish("state/lights", "on").await;
     let (id, _) = dashboard.publish("state/lights", "off").await;
@@ -382,7 +380,7 @@ async fn who_comes_to_a_state_gets_its_latest_value_first() {
         "/events?topic=state/lights/**&topic=state/lights",
     ] {
         dashboard.open(path).await.gets("off", &id).await;
-        // Nobody is told of values that are of no interest any more.
+        // A client that resumes is not told of outdated values.
         dashboard.resume(path, &old).await.gets("off", &id).await;
     }
     let (deep, _) = dashboard.publish("state/lights/hall", "dim").await;
@@ -393,18 +391,18 @@ async fn who_comes_to_a_state_gets_its_latest_value_first() {
 }
 
 #[tokio::test]
-async fn a_stream_that_reads_nothing_is_counted_out() {
+async fn a_client_that_reads_nothing_is_disconnected() {
     let dashboard = Dashboard::start(&[("STALLED_AFTER_MS", "100")]).await;
     let mut slow = Slow::open(&dashboard, "/events?topic=slow").await;
     slow.overrun(&dashboard, "slow").await;
     let stats = dashboard.json_until("/stats", |stats| stats["closed_streams"]["stalled"] == 1).await;
     assert_eq!(stats["clients"], 0);
-    // What was on its way still comes, and then the end.
+    // The bytes that were on their way still arrive. Then the stream ends.
     assert!(numbers(&slow.read().await).len() < BURST);
 }
 
 #[tokio::test]
-async fn members_are_users_with_the_number_of_their_streams() {
+async fn members_are_users_and_each_has_the_number_of_its_streams() {
     let dashboard = Dashboard::start(&[]).await;
     let open = async |path: &str| dashboard.open(path).await;
     let _streams = [
@@ -422,7 +420,7 @@ async fn members_are_users_with_the_number_of_their_streams() {
     assert_eq!(status, StatusCode::BAD_REQUEST, "{sentence}");
 }
 
-/// Reads until it says this, and returns who is there.
+/// Reads until the stream reports this news of this user. Returns the members.
 async fn until(viewers: &mut Stream, news: &str, who: &str) -> Value {
     loop {
         let (_, mut said, _) = viewers.next_json().await;
@@ -433,7 +431,7 @@ async fn until(viewers: &mut Stream, news: &str, who: &str) -> Value {
 }
 
 #[tokio::test]
-async fn who_comes_back_within_the_grace_time_has_neither_left_nor_joined() {
+async fn a_user_that_returns_within_the_grace_time_neither_leaves_nor_joins() {
     let dashboard = Dashboard::start(&[("GRACE_MS", "3600000")]).await;
     let viewers = |user| format!("/events?topic=state/viewers&user={user}");
     let ada = dashboard.open(&viewers("ada")).await;
@@ -452,7 +450,7 @@ async fn who_comes_back_within_the_grace_time_has_neither_left_nor_joined() {
 }
 
 #[tokio::test]
-async fn who_does_not_come_back_has_left_when_the_grace_time_is_over() {
+async fn a_user_that_does_not_return_leaves_after_the_grace_time() {
     let dashboard = Dashboard::start(&[("GRACE_MS", "1")]).await;
     let ada = dashboard.open("/events?topic=state/viewers&user=ada").await;
     let mut bob = dashboard.open("/events?topic=state/viewers&user=bob").await;
@@ -463,7 +461,7 @@ async fn who_does_not_come_back_has_left_when_the_grace_time_is_over() {
 }
 
 #[tokio::test]
-async fn a_batched_stream_gets_an_array_whose_id_resumes() {
+async fn a_batched_stream_gets_arrays_and_resumes_from_their_ids() {
     let dashboard = Dashboard::start(&[]).await;
     let mut batched = dashboard.open("/events?topic=b/*&batch=10000&array").await;
     let mut plain = dashboard.open("/events?topic=b/*&batch=10000").await;
@@ -476,7 +474,7 @@ async fn a_batched_stream_gets_an_array_whose_id_resumes() {
     let (last, _) = dashboard.publish("b/2?event=tick", "{\"n\":3}").await;
     let rest =
         json!([{ "topic": "b/1", "data": "two\nlines" }, { "topic": "b/2", "event": "tick", "data": { "n": 3 } }]);
-    // A stream that is closed does not wait for the end of its window.
+    // A closed stream does not wait for the end of its window.
     for it in dashboard.json("/clients").await.as_array().unwrap() {
         dashboard.delete(&format!("/streams/{}", it["number"])).await;
     }
@@ -497,7 +495,7 @@ async fn a_batched_stream_gets_an_array_whose_id_resumes() {
     }
 }
 
-/// Reads so many changes of prices, each of which is the next one. Returns the number and the id of the last.
+/// Reads this many price changes, and checks that each is the next one. Returns the number and the id of the last.
 async fn follow(stream: &mut Stream, mut tick: u64, changes: usize) -> (u64, String) {
     let (mut last, mut seen) = (None, 0);
     while seen < changes {
@@ -507,7 +505,7 @@ async fn follow(stream: &mut Stream, mut tick: u64, changes: usize) -> (u64, Str
             _ => vec![data["tick"].as_u64().unwrap()],
         };
         for next in ticks {
-            assert_eq!(next, tick + 1, "none is lost and none comes twice");
+            assert_eq!(next, tick + 1, "each change comes exactly once");
             (tick, seen) = (next, seen + 1);
         }
         last = id;
@@ -516,7 +514,7 @@ async fn follow(stream: &mut Stream, mut tick: u64, changes: usize) -> (u64, Str
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_and_the_events_after_it_fit_together() {
+async fn the_events_after_a_snapshot_continue_it() {
     let dashboard = Dashboard::start(&[("PRICES_MS", "1"), ("RETENTION_EVENTS", "100000")]).await;
     let mut readers = JoinSet::new();
     for number in 0..50 {
@@ -549,7 +547,7 @@ async fn a_snapshot_and_the_events_after_it_fit_together() {
 }
 
 #[tokio::test]
-async fn a_label_is_the_topic_unless_the_event_has_a_type() {
+async fn the_event_type_is_the_topic_unless_the_event_has_its_own_type() {
     let dashboard = Dashboard::start(&[]).await;
     let mut typed = dashboard.open("/events?topic=a/**&topic_as_event_type").await;
     let mut plain = dashboard.open("/events?topic=a/**").await;
@@ -564,7 +562,7 @@ async fn a_label_is_the_topic_unless_the_event_has_a_type() {
 }
 
 #[tokio::test]
-async fn with_log_each_stream_that_is_over_is_one_line_without_its_id() {
+async fn with_log_each_closed_stream_is_one_line_without_its_client_id() {
     let mut dashboard = Dashboard::start(&[("LOG", "1")]).await;
     let mut page = dashboard.open("/page/events?topic=a&user=ada%22").await;
     let id = page.next_json().await.1["client"].as_str().unwrap().to_owned();
@@ -578,7 +576,7 @@ async fn with_log_each_stream_that_is_over_is_one_line_without_its_id() {
 }
 
 #[tokio::test]
-async fn stats_are_json_and_count_what_happened() {
+async fn the_stats_are_json_and_count_what_happened() {
     let dashboard = Dashboard::start(&[("HEARTBEAT_MS", "20")]).await;
     let before = dashboard.json("/stats").await;
     let mut streams = [dashboard.open("/events?topic=a&topic=b").await, dashboard.open("/events?topic=a").await];

@@ -1,4 +1,4 @@
-//! The dashboard as a real process that is told to stop: its streams end in order, and it is gone in time.
+//! The dashboard as a real process that is told to stop: its streams end in order, and the process exits in time.
 
 use std::{net::SocketAddr, process::Stdio, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    example,
+    BOUND, example,
     example::Example,
     wire::{End, Http1, Http2, Seen},
 };
@@ -20,10 +20,8 @@ use crate::{
 static DASHBOARD: Example = Example::named("dashboard");
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How long anything may take before it counts as failed.
-const BOUND: Duration = Duration::from_secs(60);
 const WINDOW: Duration = Duration::from_secs(2);
-/// More than a peer takes that reads nothing.
+/// A window that no test fills.
 const ALL: u32 = 0x7fff_ffff;
 
 struct Dashboard {
@@ -48,7 +46,7 @@ impl Dashboard {
         example::signal(&self.process, signal);
     }
 
-    /// What it says last, and its exit code.
+    /// Returns the last line of the output and the exit code.
     async fn end(mut self) -> (String, Option<i32>) {
         let mut last = String::new();
         while let Some(line) = within(self.stdout.next_line()).await.unwrap() {
@@ -70,7 +68,8 @@ impl Dashboard {
     }
 }
 
-/// Checks what a stream got: where it stands, the event that was published before, the farewell, and the time to wait.
+/// Checks what a stream got: the position event, the event that was published before, the farewell, and the
+/// reconnection time.
 fn says_farewell(seen: &Seen) {
     assert_eq!(seen.end, End::Clean, "{:?}", seen.text);
     let (before, farewell) = seen.text.split_once("event: restart\n").expect(&seen.text);
@@ -134,7 +133,7 @@ async fn a_thousand_streams_end_on_sigint() {
 }
 
 #[tokio::test]
-async fn with_no_streams_it_is_gone_at_once() {
+async fn without_streams_the_process_exits_at_once() {
     let dashboard = Dashboard::start().await;
     let start = Instant::now();
     dashboard.signal(SIGTERM);
@@ -143,7 +142,7 @@ async fn with_no_streams_it_is_gone_at_once() {
 }
 
 #[tokio::test]
-async fn peers_that_read_nothing_or_ask_for_nothing_do_not_keep_it() {
+async fn peers_that_read_nothing_or_send_nothing_do_not_keep_the_process() {
     DASHBOARD.executable();
     let dashboard = Dashboard::start().await;
     let mut stalled = Http1::get(dashboard.address, "/events?topic=flood").await;
@@ -165,16 +164,16 @@ async fn peers_that_read_nothing_or_ask_for_nothing_do_not_keep_it() {
     dashboard.signal(SIGTERM);
     says_farewell(&within(reads.last_body()).await);
     let (last, code) = dashboard.end().await;
-    // The server may take the end of one that was cut without being able to write it.
+    // The server may accept the end of a cut stream although it cannot write it.
     let is_right = ["ended 1 streams, 2 still open", "ended 2 streams, 1 still open"].contains(&last.as_str());
     assert!(is_right && code == Some(0), "{last:?} {code:?}");
     let gone_in = start.elapsed();
-    // About a second, on a busy machine.
+    // About a second; more on a busy machine.
     assert!((WINDOW..WINDOW + 10 * SECOND).contains(&gone_in), "{gone_in:?}");
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_process_at_once() {
     DASHBOARD.executable();
     for signals in [[SIGTERM, SIGTERM], [SIGINT, SIGINT], [SIGTERM, SIGINT], [SIGINT, SIGTERM]] {
         let dashboard = Dashboard::start().await;
@@ -185,13 +184,13 @@ async fn a_second_signal_ends_it_at_once() {
             peers.push(one);
         }
         dashboard.signal(signals[0]);
-        // With as many streams as that, some have ended and some are open.
+        // With this many streams, some have ended and some are open when the second signal comes.
         let ends = peers.iter_mut().map(|peer| Box::pin(peer.body())).collect::<Vec<_>>();
         let _first = first(ends).await;
         dashboard.signal(signals[1]);
         let (said, code) = dashboard.end().await;
         assert!(matches!(code, Some(130 | 143)), "{signals:?}: {code:?} after {said:?}");
-        assert!(!said.starts_with("ended 10 "), "it waits for nobody: {said:?}");
+        assert!(!said.starts_with("ended 10 "), "the process waits for no stream: {said:?}");
     }
 }
 
@@ -205,5 +204,5 @@ async fn first<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
 
 /// A bound on failure.
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future).await.expect("it takes too long")
+    timeout(BOUND, future).await.expect("the step takes too long")
 }

@@ -1,9 +1,8 @@
-//! The chat example as a real process, over real sockets: what its page, `curl` and a client library get from it.
+//! The chat example as a real process over real sockets: what its page, `curl` and a client library get.
 
 use std::{
     collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,21 +17,22 @@ use hyper_util::{
 use tokio::{task::JoinSet, time::timeout};
 use tokio_stream::{StreamExt, iter};
 
-use crate::example::{Example, Server};
+use crate::{
+    BOUND,
+    example::{Example, Server},
+    text,
+};
 
 static LLM: Example = Example::named("llm");
 
-/// How long anything may take before it counts as failed.
-const BOUND: Duration = Duration::from_secs(60);
-
-/// The server, and one who uses it.
+/// The server and a client of it.
 struct Chat {
     server: Server,
     http: Client<HttpConnector, Full<Bytes>>,
 }
 
 impl Chat {
-    /// `token_ms`: 1 for answers that are soon written, more for answers that are not through before a test is.
+    /// `token_ms` is 1 for answers that end soon, and more for answers that are still being written when the test ends.
     async fn start(token_ms: &str) -> Self {
         let server = Server::start(LLM.command().env("PORT", "0").env("TOKEN_MS", token_ms)).await;
         Self { server, http: Client::builder(TokioExecutor::new()).build_http() }
@@ -57,7 +57,7 @@ impl Chat {
         timeout(BOUND, self.http.request(request)).await.expect("an answer in time").unwrap()
     }
 
-    /// Asks, and gives what became of it: the number of the answer, or why there is none.
+    /// Sends a prompt. Returns the number of the answer, or the error response.
     async fn ask(&self, path: &str, prompt: &str) -> Result<u64, (StatusCode, String)> {
         let response = self.send(Method::POST, path, "", prompt.to_owned()).await;
         let status = response.status();
@@ -69,23 +69,18 @@ impl Chat {
         Ok(told["answer"].as_u64().unwrap())
     }
 
-    /// The events of an answer, after the last one that the reader had.
+    /// The events of an answer after the last one that the reader got.
     async fn open(&self, answer: &str, last_event_id: &str) -> Response<Incoming> {
         self.send(Method::GET, &format!("{answer}/events"), last_event_id, "").await
     }
 
-    /// All events of an answer that is written or will be, to a clean end.
+    /// All events of an answer, up to a clean end.
     async fn whole(&self, answer: &str) -> Vec<Event> {
         events(self.open(answer, "").await).await
     }
 }
 
-async fn text(response: Response<Incoming>) -> String {
-    let body = timeout(BOUND, response.into_body().collect()).await.expect("the end of the body in time").unwrap();
-    String::from_utf8(body.to_bytes().to_vec()).unwrap()
-}
-
-/// The events of a body, cut off or not, but for where it stands. What is no whole event is none.
+/// The complete events of a body, without the position event. The body may be cut off.
 async fn parse(body: impl Into<Bytes>) -> Vec<Event> {
     let body = iter([Ok::<_, std::convert::Infallible>(body.into())]);
     body.eventsource().map(|event| event.unwrap()).filter(|event| event.event != "position").collect().await
@@ -97,11 +92,11 @@ async fn events(response: Response<Incoming>) -> Vec<Event> {
     parse(text(response).await).await
 }
 
-/// Reads a stream until that many bytes have come after what it begins with, or to its end.
+/// Reads a stream until this many bytes have come after its opening, or to its end.
 async fn read(stream: &mut Response<Incoming>, bytes: usize) -> String {
     let mut text = String::new();
     while text.len() < opening(&text) + bytes {
-        match timeout(BOUND, stream.frame()).await.unwrap_or_else(|_| panic!("nothing comes after {text:?}")) {
+        match timeout(BOUND, stream.frame()).await.unwrap_or_else(|_| panic!("no frame in time after {text:?}")) {
             Some(frame) => text.push_str(std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap()),
             None => break,
         }
@@ -109,18 +104,18 @@ async fn read(stream: &mut Response<Incoming>, bytes: usize) -> String {
     text
 }
 
-/// How long that is: a `retry:`, and where it stands.
+/// The length of the opening: a `retry:` and the position event.
 fn opening(text: &str) -> usize {
     let position = text.find("event: position\n").and_then(|at| Some(at + text[at..].find("\n\n")? + 2));
     position.unwrap_or_default()
 }
 
-/// What an answer says.
+/// The text of an answer.
 fn said(events: &[Event]) -> String {
     events.iter().filter(|event| event.event == "message").map(|event| event.data.as_str()).collect()
 }
 
-/// Why it ended, if its writer said so.
+/// The reason that the writer gave for the end, if any.
 fn reason(events: &[Event]) -> Option<&str> {
     events.last().filter(|event| event.event == "end").map(|event| event.data.as_str())
 }
@@ -137,7 +132,7 @@ fn some_number(seed: impl Hash, bound: usize) -> usize {
 }
 
 #[tokio::test]
-async fn an_answer_is_a_text_of_several_paragraphs_in_many_tokens() {
+async fn an_answer_has_several_paragraphs_and_many_tokens() {
     let chat = Chat::start("0").await;
     let n = chat.ask("chats/mine/messages", "What is a lighthouse\nfor?").await.unwrap();
     let wire = text(chat.open(&format!("chats/mine/answers/{n}"), "").await).await;
@@ -153,7 +148,7 @@ async fn an_answer_is_a_text_of_several_paragraphs_in_many_tokens() {
 }
 
 #[tokio::test]
-async fn a_reader_that_is_cut_again_and_again_gets_what_an_uninterrupted_one_gets() {
+async fn a_reader_that_is_cut_often_gets_what_an_uninterrupted_reader_gets() {
     let chat = Chat::start("1").await;
     for seed in 0..3 {
         let n = chat.ask(&format!("chats/cut-{seed}/messages"), "What is a cut?").await.unwrap();
@@ -163,10 +158,10 @@ async fn a_reader_that_is_cut_again_and_again_gets_what_an_uninterrupted_one_get
             while reason(&arrived).is_none() {
                 let mut stream = chat.open(&answer, last_id(&arrived)).await;
                 assert_eq!(stream.status(), StatusCode::OK);
-                // It must get somewhere: an event has less than 100.
+                // The reader must make progress. An event has less than 100 bytes.
                 let bytes = 100 + some_number((seed, connections), 400);
                 let text = read(&mut stream, bytes).await;
-                // The rest did not arrive, from the middle of an event or even of a letter on.
+                // The rest did not arrive. The cut may be in the middle of an event or even of a character.
                 let bytes = opening(&text) + bytes;
                 let events =
                     parse(String::from_utf8_lossy(&text.as_bytes()[..bytes.min(text.len())]).into_owned()).await;
@@ -177,14 +172,14 @@ async fn a_reader_that_is_cut_again_and_again_gets_what_an_uninterrupted_one_get
             (arrived, connections)
         };
         let (whole, (arrived, connections)) = tokio::join!(chat.whole(&answer), cut);
-        assert!(connections > 20, "it was cut: {connections} connections");
+        assert!(connections > 20, "the reader was cut: {connections} connections");
         assert_eq!(said(&arrived), said(&whole));
         assert_eq!(arrived, whole, "the same events with the same ids");
     }
 }
 
 #[tokio::test]
-async fn a_reader_that_comes_after_the_end_gets_all_and_the_end_and_then_a_204() {
+async fn a_reader_that_comes_after_the_end_gets_the_whole_answer_and_then_a_204() {
     let chat = Chat::start("1").await;
     let n = chat.ask("chats/mine/messages", "What is late?").await.unwrap();
     let answer = format!("chats/mine/answers/{n}");
@@ -192,7 +187,7 @@ async fn a_reader_that_comes_after_the_end_gets_all_and_the_end_and_then_a_204()
     assert_eq!(reason(&live), Some("done"));
     assert_eq!(chat.whole(&answer).await, live);
     let rest = events(chat.open(&answer, &live[live.len() - 3].id).await).await;
-    assert_eq!(rest, live[live.len() - 2..], "one that had nearly all gets the rest");
+    assert_eq!(rest, live[live.len() - 2..], "a reader that lacks the last events gets them");
 
     let nothing = chat.open(&answer, last_id(&live)).await;
     assert_eq!((nothing.status(), nothing.headers().get("content-type")), (StatusCode::NO_CONTENT, None));
@@ -202,7 +197,7 @@ async fn a_reader_that_comes_after_the_end_gets_all_and_the_end_and_then_a_204()
 }
 
 #[tokio::test]
-async fn a_client_library_that_reconnects_gets_the_answer_once_and_stops_for_good() {
+async fn a_client_library_that_reconnects_gets_the_answer_once_and_stops() {
     use reqwest_eventsource::{Error, Event, EventSource};
 
     let chat = Chat::start("1").await;
@@ -235,7 +230,7 @@ async fn a_second_prompt_is_refused_while_an_answer_is_written() {
 }
 
 #[tokio::test]
-async fn of_many_prompts_at_once_one_is_taken() {
+async fn one_of_many_simultaneous_prompts_is_accepted() {
     let chat = Chat::start("50").await;
     let path = "chats/mine/messages";
     let mut asking = JoinSet::new();
@@ -250,7 +245,7 @@ async fn of_many_prompts_at_once_one_is_taken() {
 }
 
 #[tokio::test]
-async fn a_prompt_instead_takes_over_and_the_replaced_answer_ends_with_what_it_has() {
+async fn a_replacing_prompt_ends_the_old_answer_with_its_text_so_far() {
     let chat = Chat::start("50").await;
     let first = chat.ask("chats/mine/messages", "first").await.unwrap();
     let replaced = format!("chats/mine/answers/{first}");
@@ -262,7 +257,7 @@ async fn a_prompt_instead_takes_over_and_the_replaced_answer_ends_with_what_it_h
     let seen = parse(wire).await;
     assert_eq!(reason(&seen), Some("replaced"));
     assert!(seen.len() > 3, "{seen:?}");
-    assert_eq!(chat.whole(&replaced).await, seen, "nothing of it is gone, and nothing comes after it");
+    assert_eq!(chat.whole(&replaced).await, seen, "the replaced answer keeps its text and gets no more");
     assert_eq!(chat.open(&replaced, last_id(&seen)).await.status(), StatusCode::GONE);
 
     let mut reader = chat.open(&format!("chats/mine/answers/{second}"), "").await;
@@ -272,7 +267,7 @@ async fn a_prompt_instead_takes_over_and_the_replaced_answer_ends_with_what_it_h
 }
 
 #[tokio::test]
-async fn an_answer_that_is_stopped_ends_with_the_text_so_far_and_says_so() {
+async fn a_stopped_answer_ends_with_the_text_so_far_and_says_so() {
     let chat = Chat::start("50").await;
     let n = chat.ask("chats/mine/messages", "first").await.unwrap();
     let answer = format!("chats/mine/answers/{n}");
@@ -280,24 +275,28 @@ async fn an_answer_that_is_stopped_ends_with_the_text_so_far_and_says_so() {
     let mut wire = read(&mut reader, 200).await;
 
     assert_eq!(chat.send(Method::DELETE, &answer, "", "").await.status(), StatusCode::NO_CONTENT);
-    // Before the reader has seen the end: the chat is free at once.
+    // The chat is free at once, even before the reader has seen the end.
     chat.ask("chats/mine/messages", "second").await.unwrap();
     wire += &text(reader).await;
     let seen = parse(wire).await;
     assert!(seen.len() > 3 && reason(&seen) == Some("stopped"), "{seen:?}");
     assert_eq!(chat.whole(&answer).await, seen);
     assert_eq!(chat.open(&answer, last_id(&seen)).await.status(), StatusCode::GONE);
-    assert_eq!(chat.send(Method::DELETE, &answer, "", "").await.status(), StatusCode::NO_CONTENT, "twice is once");
+    assert_eq!(
+        chat.send(Method::DELETE, &answer, "", "").await.status(),
+        StatusCode::NO_CONTENT,
+        "a second stop is the same"
+    );
 }
 
 #[tokio::test]
-async fn an_answer_that_fails_does_not_pass_for_a_whole_one() {
+async fn a_failed_answer_does_not_look_complete() {
     let chat = Chat::start("1").await;
     let n = chat.ask("chats/mine/messages", "Please break in the middle").await.unwrap();
     let answer = format!("chats/mine/answers/{n}");
     let seen = chat.whole(&answer).await;
     assert_eq!((seen.len(), reason(&seen)), (21, Some("failed")));
-    assert_eq!(chat.whole(&answer).await, seen, "who comes later is told too");
+    assert_eq!(chat.whole(&answer).await, seen, "a later reader is told too");
     let gone = chat.open(&answer, last_id(&seen)).await;
     assert_eq!(gone.status(), StatusCode::GONE);
     assert_eq!(text(gone).await, "a topic of the stream failed");
@@ -312,7 +311,7 @@ async fn a_reader_that_leaves_does_not_stop_the_answer() {
     let mut reader = chat.open(&answer, "").await;
     let seen = parse(read(&mut reader, 200).await).await;
     drop(reader);
-    // It is over when the next prompt is taken. Nobody reads until then.
+    // The answer has ended when the next prompt is accepted. Nobody reads until then.
     let next = async {
         while chat.ask("chats/mine/messages", "Who else?").await.is_err() {
             tokio::task::yield_now().await;
@@ -325,7 +324,7 @@ async fn a_reader_that_leaves_does_not_stop_the_answer() {
 }
 
 #[tokio::test]
-async fn all_readers_of_a_chat_hear_of_the_same_questions_in_the_same_order() {
+async fn all_readers_of_a_chat_get_the_same_questions_in_the_same_order() {
     let chat = Chat::start("0").await;
     let mut early = chat.send(Method::GET, "chats/mine/events", "", "").await;
     let mut asked = Vec::new();
@@ -347,23 +346,23 @@ async fn all_readers_of_a_chat_hear_of_the_same_questions_in_the_same_order() {
         assert_eq!(heard, asked);
     }
     let numbers: BTreeSet<_> = asked.iter().map(|question| question["answer"].as_u64()).collect();
-    assert_eq!(numbers.len(), asked.len(), "each answer has a number of its own");
+    assert_eq!(numbers.len(), asked.len(), "each answer has its own number");
 }
 
 #[tokio::test]
-async fn bad_requests_get_a_4xx_with_a_sentence() {
+async fn bad_requests_get_a_4xx_that_says_what_is_wrong() {
     let chat = Chat::start("1").await;
     let n = chat.ask("chats/mine/messages", "an answer of this chat only").await.unwrap();
     let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
     let name = "a chat's name has 1 to 64 letters, digits, `-` and `_`";
     let (long, large) = ("x".repeat(65), "x".repeat((16 << 10) + 1));
     let cases = [
-        // No such answer, or none of this chat.
+        // There is no such answer, or it belongs to another chat.
         (&get, "chats/mine/answers/99/events".to_owned(), "", 404, "this chat has no answer 99, or no longer"),
         (&get, format!("chats/other/answers/{n}/events"), "", 404, "this chat has no answer"),
         (&delete, "chats/mine/answers/99".to_owned(), "", 404, "this chat has no answer 99, or no longer"),
         (&get, "nowhere".to_owned(), "", 404, "there is nothing at this address"),
-        // Names that are more than one name: a pattern, another chat's answer.
+        // Names that are more than one segment: a pattern, and another chat's answer.
         (&get, "chats/*/events".to_owned(), "", 400, name),
         (&get, "chats/**/events".to_owned(), "", 400, name),
         (&get, format!("chats/mine%2Fanswers%2F{n}/events"), "", 400, name),
@@ -374,7 +373,7 @@ async fn bad_requests_get_a_4xx_with_a_sentence() {
         (&post, "chats/a%0Ab/messages".to_owned(), "x", 400, name),
         (&post, format!("chats/{long}/messages"), "x", 400, name),
         (&delete, format!("chats/a%2Fb/answers/{n}"), "", 400, name),
-        // Prompts.
+        // Bad prompts.
         (&post, "chats/mine/messages".to_owned(), " \n", 400, "the prompt is empty"),
         (&post, "chats/mine/messages?instead=perhaps".to_owned(), "x", 400, "instead"),
         (&post, "chats/mine/messages".to_owned(), &large, 413, "length limit exceeded"),
@@ -389,7 +388,7 @@ async fn bad_requests_get_a_4xx_with_a_sentence() {
 }
 
 #[tokio::test]
-async fn an_id_that_was_never_issued_is_a_gap_and_then_the_whole_answer() {
+async fn an_id_that_was_never_issued_gets_a_gap_and_then_the_whole_answer() {
     let chat = Chat::start("0").await;
     let n = chat.ask("chats/mine/messages", "What is a gap?").await.unwrap();
     let answer = format!("chats/mine/answers/{n}");
@@ -400,7 +399,7 @@ async fn an_id_that_was_never_issued_is_a_gap_and_then_the_whole_answer() {
 }
 
 #[tokio::test]
-async fn an_answer_from_before_a_restart_is_a_404_which_ends_the_readers_attempts() {
+async fn an_answer_from_before_a_restart_is_a_404_and_readers_stop() {
     let mut before = Chat::start("50").await;
     let n = before.ask("chats/mine/messages", "What is gone?").await.unwrap();
     let answer = format!("chats/mine/answers/{n}");
@@ -412,17 +411,17 @@ async fn an_answer_from_before_a_restart_is_a_404_which_ends_the_readers_attempt
 }
 
 #[tokio::test]
-async fn a_setting_that_is_no_number_is_an_error_that_names_it() {
+async fn a_setting_that_is_not_a_number_gets_an_error_that_names_it() {
     for (name, value) in [("TOKEN_MS", "fast"), ("PORT", "70000")] {
         let output = LLM.command().env("PORT", "0").env(name, value).output();
-        let output = timeout(BOUND, output).await.expect("it gives up").unwrap();
+        let output = timeout(BOUND, output).await.expect("the process exits in time").unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && error.contains(&format!("{name}=\\\"{value}\\\"")), "{error}");
     }
 }
 
 #[tokio::test]
-async fn the_page_comes_with_all_it_needs() {
+async fn the_page_needs_no_other_file() {
     let chat = Chat::start("1").await;
     let page = text(chat.send(Method::GET, "", "", "").await).await;
     assert!(page.contains("<html") && page.contains("EventSource"));

@@ -1,4 +1,4 @@
-//! What pages of other sites and bodies that trickle can do to the examples.
+//! What pages of other sites and slow request bodies can do to the examples.
 
 use std::net::SocketAddr;
 
@@ -22,7 +22,7 @@ async fn start(example: &Example, environment: &[(&str, &str)]) -> (Server, Sock
 }
 
 #[tokio::test]
-async fn pages_of_other_sites_publish_and_close_nothing_on_the_dashboard() {
+async fn pages_of_other_sites_cannot_publish_or_close_on_the_dashboard() {
     let (_server, address) = start(&DASHBOARD, &[]).await;
     let mut stream = send(address, Version::HTTP_11, get("/events?topic=news")).await;
     let changes = [
@@ -39,7 +39,7 @@ async fn pages_of_other_sites_publish_and_close_nothing_on_the_dashboard() {
 }
 
 #[tokio::test]
-async fn pages_of_other_sites_ask_and_stop_nothing_in_the_chat() {
+async fn pages_of_other_sites_cannot_ask_or_stop_in_the_chat() {
     let (_server, address) = start(&LLM, &[("TOKEN_MS", "1000")]).await;
     let changes = [
         ("POST", "/chats/mine/messages?instead=true"),
@@ -50,7 +50,7 @@ async fn pages_of_other_sites_ask_and_stop_nothing_in_the_chat() {
 }
 
 #[tokio::test]
-async fn an_event_that_trickles_is_given_up_on_the_dashboard_and_streams_go_on() {
+async fn the_dashboard_gives_up_a_slow_request_body_and_streams_go_on() {
     let (_server, address) = start(&DASHBOARD, &[("GONE_AFTER_MS", "1000")]).await;
     let mut streams = Vec::new();
     for version in VERSIONS {
@@ -65,7 +65,7 @@ async fn an_event_that_trickles_is_given_up_on_the_dashboard_and_streams_go_on()
 }
 
 #[tokio::test]
-async fn a_prompt_that_trickles_is_given_up_in_the_chat() {
+async fn the_chat_gives_up_a_slow_prompt() {
     let (_server, address) = start(&LLM, &[("GONE_AFTER_MS", "1000")]).await;
     a_body_that_trickles_is_given_up(address, &[], ("POST", "/chats/mine/messages")).await;
 }

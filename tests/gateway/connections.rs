@@ -1,4 +1,4 @@
-//! Clients that send nothing, or little. A thousand of them: `tests/siege`.
+//! Clients that send nothing or little. `tests/siege` has a thousand of them.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ async fn a_connection_on_which_no_request_arrives_is_closed() {
 }
 
 #[tokio::test]
-async fn a_head_that_trickles_is_given_up_as_well() {
+async fn a_connection_with_a_slow_head_is_closed() {
     within_20_s(async {
         let gateway = Gateway::start("http://127.0.0.1:9", &["--gone-after-ms", "1000"]).await;
         let begun = Instant::now();
@@ -58,7 +58,7 @@ async fn a_head_that_trickles_is_given_up_as_well() {
 }
 
 #[tokio::test]
-async fn an_answer_may_take_longer_than_a_head_and_an_idle_connection_is_closed_in_order_after_it() {
+async fn a_response_may_take_longer_than_a_head_and_idle_connections_close_cleanly() {
     within_20_s(async {
         let upstream = upstream(|_| async {
             sleep(A_SECOND * 3).await;
@@ -79,7 +79,7 @@ async fn an_answer_may_take_longer_than_a_head_and_an_idle_connection_is_closed_
         let response = client.send_request(get("/")).await.unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "late");
         let begun = Instant::now();
-        connection.await.unwrap().expect("it is told of the end");
+        connection.await.unwrap().expect("the client is told of the end");
         assert!(begun.elapsed() < A_SECOND * 3, "{:?}", begun.elapsed());
     })
     .await;

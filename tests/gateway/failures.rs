@@ -1,4 +1,4 @@
-//! What goes wrong or ends early, and how everybody is told.
+//! What fails or ends early, and how each side is told.
 
 use std::{
     convert::Infallible,
@@ -25,7 +25,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn connect_is_a_405_with_a_sentence() {
+async fn connect_gets_a_405_that_says_why() {
     within_20_s(async {
         let gateway = Gateway::start("http://127.0.0.1:9", &[]).await;
         let connect = "CONNECT example.test:443 HTTP/1.1\r\nhost: example.test:443\r\n\r\n";
@@ -80,9 +80,9 @@ async fn a_client_that_leaves_ends_the_upstream_request() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_away_is_a_502_with_a_sentence() {
+async fn an_unreachable_upstream_is_a_502_that_says_why() {
     within_20_s(async {
-        // Bound so that nobody else gets the port, but not listening.
+        // The socket is bound so that no other process gets the port, but it does not listen.
         let nobody = TcpSocket::new_v4().unwrap();
         nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let refuses = format!("http://{}", nobody.local_addr().unwrap());
@@ -111,7 +111,7 @@ async fn an_upstream_that_is_away_is_a_502_with_a_sentence() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_breaks_in_the_middle_is_an_error_and_no_end() {
+async fn a_broken_upstream_response_is_an_error_and_not_an_end() {
     within_20_s(async {
         for version in VERSIONS {
             let (frames, body) = channel();
@@ -130,7 +130,7 @@ async fn an_upstream_that_breaks_in_the_middle_is_an_error_and_no_end() {
 }
 
 #[tokio::test]
-async fn wrong_flags_are_a_sentence_and_exit_code_2() {
+async fn wrong_flags_get_an_error_message_and_exit_code_2() {
     within_20_s(async {
         for (flags, problem) in [
             (&[][..], "--upstream is missing"),
@@ -172,7 +172,7 @@ async fn wrong_flags_are_a_sentence_and_exit_code_2() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn an_interrupt_ends_it_while_streams_are_open() {
+async fn an_interrupt_ends_the_gateway_while_streams_are_open() {
     within_20_s(async {
         for flags in [&["--finish-ms", "500"][..], &["--finish-ms", "0"]] {
             let (frames, body) = channel();
@@ -181,7 +181,7 @@ async fn an_interrupt_ends_it_while_streams_are_open() {
             let response = gateway.client(Version::HTTP_11).await.send(get("/")).await.unwrap();
             let mut response = begun(response).await;
             example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGINT);
-            assert_eq!(next_data(&mut response).await, None, "it ends cleanly");
+            assert_eq!(next_data(&mut response).await, None, "the stream ends cleanly");
             assert!(gateway.server.process.wait().await.unwrap().success());
             drop(frames);
         }
@@ -191,14 +191,14 @@ async fn an_interrupt_ends_it_while_streams_are_open() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_second_interrupt_ends_it_at_once() {
+async fn a_second_interrupt_ends_the_gateway_at_once() {
     within_20_s(async {
         let (frames, body) = channel();
         let upstream = upstream_once(event_stream(body)).await;
         let mut gateway = Gateway::start(&upstream, &[]).await;
         let response = gateway.client(Version::HTTP_11).await.send(get("/")).await.unwrap();
         example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGINT);
-        // It has heard the first when it takes no connections any more.
+        // The gateway has handled the first interrupt when it accepts no more connections.
         while tokio::net::TcpStream::connect(gateway.address).await.is_ok() {}
         example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGINT);
         assert_eq!(gateway.server.process.wait().await.unwrap().code(), Some(130));
@@ -211,7 +211,7 @@ async fn run(flags: &[&str]) -> Output {
     GATEWAY.command().args(flags).output().await.unwrap()
 }
 
-/// One frame, and nothing more until it is dropped.
+/// A body with one frame. It then waits until it is dropped.
 struct Held {
     first: Option<Bytes>,
     _gone: Gone,

@@ -1,4 +1,4 @@
-//! Where a message begins and ends, how long it may take, and whose fault it is if it does not.
+//! Message framing: where a message begins and ends, how long it may take, and which side is blamed for an error.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_request_that_two_servers_could_read_in_two_ways_is_refused() {
+async fn a_request_with_ambiguous_framing_is_refused() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         let gateway = Gateway::start(&upstream, &[]).await;
@@ -46,7 +46,8 @@ async fn a_request_that_two_servers_could_read_in_two_ways_is_refused() {
             ("GET / HTTP/1.1\r\nhost: a.test:b\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nhost: \u{e4}.test\r\n\r\n", 400),
             ("GET http://user@a.test/ HTTP/1.1\r\nhost: a.test\r\n\r\n", 400),
-            // A bad Host is one in whichever form the target is (RFC 9112, 3.2). A good one means nothing beside a whole URI.
+            // A bad Host is refused in each form of the target (RFC 9112, 3.2). A good one is ignored next to an
+            // absolute URI.
             ("GET http://a.test/ HTTP/1.1\r\nhost: a b\r\n\r\n", 400),
             ("GET http://a.test/ HTTP/1.1\r\nhost: user@a.test\r\n\r\n", 400),
             ("GET http://a.test/ HTTP/1.1\r\nhost:\r\n\r\n", 400),
@@ -76,7 +77,7 @@ async fn a_request_that_two_servers_could_read_in_two_ways_is_refused() {
 }
 
 #[tokio::test]
-async fn over_http_2_too_a_request_has_one_host_that_is_one() {
+async fn an_http_2_request_must_have_one_valid_host() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         let gateway = Gateway::start(&upstream, &[]).await;
@@ -92,7 +93,7 @@ async fn over_http_2_too_a_request_has_one_host_that_is_one() {
             if let Some(host) = host {
                 request.headers_mut().insert(HOST, HeaderValue::from_static(host));
             }
-            // h2 itself resets what it takes for no host.
+            // h2 itself resets a stream if it does not accept the host.
             let got = client.send(request).await.map_or(400, |response| response.status().as_u16());
             assert_eq!(got, status, "{authority} {host:?}");
             assert_eq!(requests.try_recv().is_ok(), status == 200, "{authority} {host:?}");
@@ -104,9 +105,9 @@ async fn over_http_2_too_a_request_has_one_host_that_is_one() {
 }
 
 #[tokio::test]
-async fn several_lengths_of_a_request_are_one_or_a_400() {
+async fn several_content_lengths_of_a_request_must_be_equal() {
     within_20_s(async {
-        // hyper's server would make one of two, too.
+        // hyper's server would also merge two equal lengths.
         let (seen, mut heads) = mpsc::unbounded_channel();
         let upstream = listen(move |mut socket| {
             let seen = seen.clone();
@@ -125,7 +126,7 @@ async fn several_lengths_of_a_request_are_one_or_a_400() {
                         let mut request = request("POST", "/", any(Full::from("body")));
                         let lengths = lengths.map(|length| (CONTENT_LENGTH, HeaderValue::from_static(length)));
                         lengths.into_iter().for_each(|(name, value)| _ = request.headers_mut().append(name, value));
-                        // h2 itself resets what it takes for no length.
+                        // h2 itself resets a stream if it does not accept the length.
                         let response = gateway.client(version).await.send(request).await;
                         response.map_or(400, |response| response.status().as_u16())
                     }
@@ -146,7 +147,7 @@ async fn several_lengths_of_a_request_are_one_or_a_400() {
 }
 
 #[tokio::test]
-async fn a_bad_chunk_is_the_fault_of_the_client_that_sent_it() {
+async fn a_bad_chunk_is_logged_as_the_clients_error() {
     within_20_s(async {
         let upstream = upstream(echo).await;
         for chunk in ["xyz\r\n", "-1\r\n", "5\r\nlonger\r\n", "ffffffffffffffffff\r\n"] {
@@ -164,7 +165,7 @@ async fn a_bad_chunk_is_the_fault_of_the_client_that_sent_it() {
 }
 
 #[tokio::test]
-async fn a_body_that_trickles_is_a_408_and_the_fault_of_its_client() {
+async fn a_slow_request_body_is_a_408_and_logged_as_the_clients_error() {
     within_20_s(async {
         let upstream = upstream(echo).await;
         let mut gateway = Gateway::start(&upstream, &["--body-ms", "1000"]).await;
@@ -192,7 +193,7 @@ async fn a_body_that_trickles_is_a_408_and_the_fault_of_its_client() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_large_and_comes_steadily_may_take_longer_than_one_that_trickles() {
+async fn a_large_steady_body_may_take_longer_than_a_slow_one() {
     within_20_s(async {
         let upstream = upstream(echo).await;
         let gateway = Gateway::start(&upstream, &["--body-ms", "500"]).await;
@@ -216,7 +217,7 @@ async fn a_body_that_is_large_and_comes_steadily_may_take_longer_than_one_that_t
 }
 
 #[tokio::test]
-async fn an_answer_that_trickles_or_does_not_begin_has_an_end_and_an_event_stream_has_none() {
+async fn slow_responses_are_ended_and_event_streams_are_not() {
     within_20_s(async {
         let upstream = upstream(|request| async move {
             let (frames, body) = channel();
@@ -250,7 +251,7 @@ async fn an_answer_that_trickles_or_does_not_begin_has_an_end_and_an_event_strea
             drop(stream);
 
             let response = gateway.client(version).await.send(get("/slow")).await.unwrap();
-            response.into_body().collect().await.expect_err("it is broken off");
+            response.into_body().collect().await.expect_err("the response is cut off");
             let line = gateway.stderr.next_line().await.unwrap().unwrap();
             assert!(line.contains("GET /slow: the upstream broke in the middle"), "{line}");
         }
@@ -259,7 +260,7 @@ async fn an_answer_that_trickles_or_does_not_begin_has_an_end_and_an_event_strea
 }
 
 #[tokio::test]
-async fn several_lengths_of_an_upstream_are_one_or_an_error_and_so_are_codings_that_nobody_undoes() {
+async fn an_upstreams_lengths_must_be_equal_and_its_codings_known() {
     within_20_s(async {
         for (lengths, expected) in [
             ("content-length: 2\r\ncontent-length: 2\r\n", Some("2")),
@@ -291,7 +292,7 @@ async fn several_lengths_of_an_upstream_are_one_or_an_error_and_so_are_codings_t
 }
 
 #[tokio::test]
-async fn a_line_of_the_log_is_one_line_and_has_an_end() {
+async fn a_log_entry_is_one_line_of_bounded_length() {
     within_20_s(async {
         let mut gateway = Gateway::start(&raw_upstream("").await, &[]).await;
         let method = "M".repeat(2000);
@@ -300,14 +301,14 @@ async fn a_line_of_the_log_is_one_line_and_has_an_end() {
             let request = format!("{method} {path} HTTP/1.1\r\nhost: a.test\r\n\r\n");
             let head = read_until(&mut raw(gateway.address, &request).await, "\r\n\r\n").await;
             if head.starts_with("HTTP/1.1 400 ") {
-                // hyper takes no such target, and nothing was logged.
+                // hyper refuses this target, and the gateway logs nothing.
                 continue;
             }
             let line = gateway.stderr.next_line().await.unwrap().unwrap();
             assert!(line.len() < 1200, "{} bytes", line.len());
             assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line:?}");
         }
-        // The first was logged, or the test says nothing.
+        // The first request was logged. Otherwise the test would check nothing.
         let mut socket = raw(gateway.address, "GET /\u{e4} HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
         socket.flush().await.unwrap();
         let line = gateway.stderr.next_line().await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! By which names answers call the upstream, and what their clients read instead.
+//! The upstream's addresses in responses, and what clients receive in their place.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use crate::{
     raw, raw_upstream, read_until, upstream, within_20_s,
 };
 
-/// Says in its answer what the request asks it to: `x-name: x-say`.
+/// Adds a header to its response, as the request asks: `x-name: x-say`.
 async fn saying_upstream() -> String {
     upstream(|request: Request<_>| async move {
         let mut response = Response::new(AnyBody::default());
@@ -27,7 +27,7 @@ async fn saying_upstream() -> String {
     .await
 }
 
-/// What a client reads, if the upstream says that.
+/// Returns the header that a client receives if the upstream sends `said`.
 async fn read(client: &mut Client, name: &'static str, said: &str) -> Option<String> {
     read_behind(client, name, said, &[]).await
 }
@@ -51,7 +51,7 @@ fn port_of(upstream: &str) -> &str {
 }
 
 #[tokio::test]
-async fn redirects_lead_to_the_gateway_in_whichever_way_a_browser_finds_the_upstream_in_them() {
+async fn redirects_lead_to_the_gateway_in_every_form_that_browsers_accept() {
     within_20_s(async {
         let upstream = saying_upstream().await;
         let gateway = Gateway::start(&format!("{upstream}/base"), &[]).await;
@@ -90,7 +90,7 @@ async fn redirects_lead_to_the_gateway_in_whichever_way_a_browser_finds_the_upst
                 (format!("http://%31%32%37.0.0.1:{port}/x"), "/x"),
                 (format!("ws://127.0.0.1:{port}/x"), "/x"),
                 ("/base/x".to_owned(), "/x"),
-                // None of these may begin the name of another host.
+                // None of these may become the beginning of another host's name.
                 (format!("{upstream}//page.test/"), "/page.test/"),
                 (format!("{upstream}/base///page.test/"), "/page.test/"),
                 (format!("{upstream}/base/\\page.test/"), "/page.test/"),
@@ -99,7 +99,7 @@ async fn redirects_lead_to_the_gateway_in_whichever_way_a_browser_finds_the_upst
                 (format!("{upstream}/.//page.test/"), "/page.test/"),
                 ("/base//page.test/".to_owned(), "/page.test/"),
                 ("/base/\\page.test/".to_owned(), "/page.test/"),
-                // These name nothing of the upstream.
+                // These do not name the upstream.
                 ("http://server.test/base/x".to_owned(), "http://server.test/base/x"),
                 ("https://elsewhere.test//x".to_owned(), "https://elsewhere.test//x"),
                 ("http://127.0.0.1:1/x".to_owned(), "http://127.0.0.1:1/x"),
@@ -127,7 +127,7 @@ async fn redirects_lead_to_the_gateway_in_whichever_way_a_browser_finds_the_upst
 }
 
 #[tokio::test]
-async fn other_headers_say_the_name_that_the_client_asked_by() {
+async fn other_headers_have_the_host_that_the_client_asked_for() {
     within_20_s(async {
         let upstream = saying_upstream().await;
         let gateway = Gateway::start(&upstream, &[]).await;
@@ -166,7 +166,7 @@ async fn other_headers_say_the_name_that_the_client_asked_by() {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_it_is_the_name_that_the_proxy_was_asked_by() {
+async fn behind_a_trusted_proxy_headers_have_the_host_that_the_proxy_forwards() {
     within_20_s(async {
         let upstream = saying_upstream().await;
         let outside = [("x-forwarded-host", "outside.test:8443"), ("x-forwarded-proto", "https")];
@@ -185,7 +185,7 @@ async fn behind_a_trusted_proxy_it_is_the_name_that_the_proxy_was_asked_by() {
 }
 
 #[tokio::test]
-async fn a_cookie_for_the_upstream_is_one_for_the_host_that_was_asked() {
+async fn a_cookie_for_the_upstream_becomes_one_for_the_requested_host() {
     within_20_s(async {
         let upstream = saying_upstream().await;
         let gateway = Gateway::start(
@@ -212,7 +212,7 @@ async fn a_cookie_for_the_upstream_is_one_for_the_host_that_was_asked() {
 }
 
 #[tokio::test]
-async fn what_speaks_of_the_inside_alone_is_removed() {
+async fn headers_about_the_inside_are_removed() {
     within_20_s(async {
         let upstream = saying_upstream().await;
         let gateway = Gateway::start(&upstream, &[]).await;
@@ -240,7 +240,7 @@ async fn what_speaks_of_the_inside_alone_is_removed() {
                 (format!("{authority}, 1.1"), ""),
                 ("1.0 a, HTTP/1.1 b".to_owned(), "1.0 upstream, HTTP/1.1 upstream"),
             ] {
-                // The gateway's own is the last line.
+                // The last line is the gateway's own.
                 let via = read(&mut client, "via", &said).await.unwrap();
                 assert!(if expected.is_empty() { via.starts_with("1.1 gateway-") } else { via == expected }, "{via}");
             }
@@ -250,9 +250,9 @@ async fn what_speaks_of_the_inside_alone_is_removed() {
 }
 
 #[tokio::test]
-async fn the_address_of_an_upstream_with_a_name_is_a_name_of_it_too_and_so_are_those_of_this_machine() {
+async fn the_upstreams_and_the_machines_own_addresses_are_hidden_too() {
     within_20_s(async {
-        // The address by which this machine reaches others, if it has one: nothing is sent.
+        // The address by which this machine reaches others, if it has one. No packet is sent.
         let outward = UdpSocket::bind("0.0.0.0:0").await.unwrap();
         let outward: Option<IpAddr> =
             outward.connect("192.0.2.1:9").await.ok().map(|()| outward.local_addr().unwrap().ip());
@@ -314,7 +314,7 @@ async fn trailers_do_not_name_the_upstream_either() {
 }
 
 #[tokio::test]
-async fn for_a_client_that_names_no_host_a_header_that_would_need_one_is_removed() {
+async fn a_header_that_needs_a_host_is_removed_for_a_client_without_host() {
     within_20_s(async {
         let upstream = saying_upstream().await;
         let gateway = Gateway::start(&upstream, &[]).await;
@@ -332,7 +332,7 @@ async fn for_a_client_that_names_no_host_a_header_that_would_need_one_is_removed
 }
 
 #[tokio::test]
-async fn the_words_after_a_status_are_the_usual_ones() {
+async fn the_reason_phrase_is_the_standard_one() {
     within_20_s(async {
         let upstream = raw_upstream("HTTP/1.1 404 not at inner.test:9000\r\ncontent-length: 0\r\n\r\n").await;
         let gateway = Gateway::start(&upstream, &[]).await;

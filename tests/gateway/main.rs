@@ -5,7 +5,6 @@ use std::{
     net::SocketAddr,
     process::Stdio,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,7 +15,6 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
     process::{ChildStderr, Command},
-    time::timeout,
 };
 
 #[path = "../support/bodies.rs"]
@@ -39,6 +37,8 @@ mod shares;
 #[path = "../support/spec.rs"]
 mod spec;
 mod streams;
+#[path = "../support/time_limit.rs"]
+mod time_limit;
 #[path = "../support/upstream.rs"]
 mod upstream;
 use bodies::AnyBody;
@@ -49,7 +49,7 @@ use upstream::upstream;
 
 static GATEWAY: Example = Example::named("gateway");
 
-/// A running one.
+/// A running gateway.
 struct Gateway {
     server: Server,
     address: SocketAddr,
@@ -85,7 +85,7 @@ async fn upstream_once(response: Response<AnyBody>) -> String {
     .await
 }
 
-/// One that answers every request's head with this text and hangs up.
+/// An upstream that answers every request's head with this text and closes the connection.
 async fn raw_upstream(answer: &'static str) -> String {
     let address = listen(move |mut socket| async move {
         read_until(&mut socket, "\r\n\r\n").await;
@@ -94,7 +94,7 @@ async fn raw_upstream(answer: &'static str) -> String {
     format!("http://{}", address.await)
 }
 
-/// The body's next data; `None` at its end. (HTTP/2 may end with an empty frame.)
+/// The next data of the body, or `None` at its end. HTTP/2 may end with an empty frame.
 async fn next_data(response: &mut Response<Incoming>) -> Option<Bytes> {
     loop {
         let data = response.frame().await?.unwrap().into_data().unwrap();
@@ -104,7 +104,7 @@ async fn next_data(response: &mut Response<Incoming>) -> Option<Bytes> {
     }
 }
 
-/// The same stream after what it begins with, as the gateway sends something before the upstream does.
+/// Skips the opening of a stream, which the gateway sends before the upstream sends anything.
 async fn begun(mut response: Response<Incoming>) -> Response<Incoming> {
     assert_eq!(next_data(&mut response).await.unwrap(), ":\n\n");
     response
@@ -124,8 +124,8 @@ async fn read_until(socket: &mut TcpStream, end: &str) -> String {
     text
 }
 
-/// A bound on failure. Building the gateway does not count.
+/// A bound on failure. The time to build the gateway does not count.
 async fn within_20_s(test: impl Future<Output = ()>) {
     GATEWAY.executable();
-    timeout(Duration::from_secs(20), test).await.expect("it takes too long");
+    time_limit::within_20_s(test).await;
 }

@@ -1,4 +1,4 @@
-//! Who is asked, who asks, and what nobody outside learns.
+//! Hosts, origins and client addresses: what the upstream is told, and what clients do not learn.
 
 use std::convert::Infallible;
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn the_host_that_is_asked_goes_on_and_so_does_the_origin() {
+async fn the_requested_host_and_the_origin_reach_the_upstream() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         let gateway = Gateway::start(&upstream, &[]).await;
@@ -33,7 +33,7 @@ async fn the_host_that_is_asked_goes_on_and_so_does_the_origin() {
 }
 
 #[tokio::test]
-async fn a_request_of_http_1_0_without_a_host_is_one_for_the_upstreams_and_passes_two_gateways() {
+async fn an_http_1_0_request_without_host_gets_the_upstreams_and_passes_two_gateways() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         let inner = Gateway::start(&upstream, &[]).await;
@@ -43,7 +43,7 @@ async fn a_request_of_http_1_0_without_a_host_is_one_for_the_upstreams_and_passe
             raw(gateway.address, "GET / HTTP/1.0\r\n\r\n").await.read_to_string(&mut answer).await.unwrap();
             assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
             let headers = requests.recv().await.unwrap().headers;
-            // What the outer gateway said, the inner one asks for.
+            // The outer gateway forwards this host, and the inner one asks for it.
             let host = forwarded.as_deref().unwrap_or(upstream.trim_start_matches("http://"));
             assert_eq!(all(&headers, "host"), [host]);
             assert_eq!(headers.get("x-forwarded-host").map(|host| host.to_str().unwrap()), forwarded.as_deref());
@@ -53,7 +53,7 @@ async fn a_request_of_http_1_0_without_a_host_is_one_for_the_upstreams_and_passe
 }
 
 #[tokio::test]
-async fn with_names_that_are_allowed_all_others_are_a_421_that_the_upstream_never_sees() {
+async fn a_host_that_is_not_allowed_gets_a_421_before_the_upstream() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         let gateway = Gateway::start(&upstream, &["--host", "Server.test", "--host", "other.test:8080"]).await;
@@ -87,7 +87,7 @@ async fn with_names_that_are_allowed_all_others_are_a_421_that_the_upstream_neve
 }
 
 #[tokio::test]
-async fn the_upstream_is_told_its_own_host_if_that_is_asked_for_and_then_the_gateway_checks_the_other() {
+async fn with_upstream_host_the_gateway_itself_checks_the_requested_host() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         let gateway = Gateway::start(&upstream, &["--host", "server.test", "--upstream-host"]).await;
@@ -105,7 +105,7 @@ async fn the_upstream_is_told_its_own_host_if_that_is_asked_for_and_then_the_gat
 }
 
 #[tokio::test]
-async fn nobody_outside_learns_where_the_upstream_is() {
+async fn no_client_learns_the_upstreams_address() {
     within_20_s(async {
         for answer in ["", "nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx"] {
             let upstream = raw_upstream(answer).await;
@@ -123,7 +123,7 @@ async fn nobody_outside_learns_where_the_upstream_is() {
     .await;
 }
 
-/// One of each kind. The list is the gateway's.
+/// One header of each kind. The list is the gateway's.
 const CLAIMS: [&str; 37] = [
     "forwarded",
     "x-forwarded-port",
@@ -165,7 +165,7 @@ const CLAIMS: [&str; 37] = [
 ];
 
 #[tokio::test]
-async fn what_only_a_proxy_may_say_does_not_pass_from_a_client() {
+async fn headers_that_only_a_proxy_may_set_do_not_pass_from_a_client() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         let gateway = Gateway::start(&upstream, &[]).await;
@@ -187,7 +187,7 @@ async fn what_only_a_proxy_may_say_does_not_pass_from_a_client() {
 }
 
 #[tokio::test]
-async fn what_a_proxy_says_that_is_trusted_goes_on_but_for_what_is_in_disguise() {
+async fn headers_of_a_trusted_proxy_pass_except_disguised_ones() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         let trusting = Gateway::start(&upstream, &["--trusted-proxy", "::1", "--trusted-proxy", "127.0.0.1"]).await;
@@ -220,7 +220,7 @@ async fn what_a_proxy_says_that_is_trusted_goes_on_but_for_what_is_in_disguise()
 }
 
 #[tokio::test]
-async fn trailers_do_not_say_what_only_a_proxy_may() {
+async fn trailers_that_only_a_proxy_may_set_do_not_pass() {
     within_20_s(async {
         let (seen, mut trailers) = mpsc::unbounded_channel();
         let upstream = upstream(move |request: Request<_>| {
@@ -250,7 +250,7 @@ async fn trailers_do_not_say_what_only_a_proxy_may() {
 }
 
 #[tokio::test]
-async fn via_says_both_ways_that_a_message_came_through_and_says_it_after_what_others_said() {
+async fn via_is_appended_in_both_directions() {
     within_20_s(async {
         let (seen, mut requests) = mpsc::unbounded_channel::<Parts>();
         let upstream = upstream(move |request| {
@@ -281,14 +281,14 @@ async fn via_says_both_ways_that_a_message_came_through_and_says_it_after_what_o
 }
 
 #[tokio::test]
-async fn a_request_that_comes_back_is_a_508() {
+async fn a_request_that_loops_is_a_508() {
     within_20_s(async {
-        // A port that is free now, so that it can be told of itself.
+        // A port that is free now, so that the gateway can be its own upstream.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let itself = format!("http://{free}");
         let gateway = Gateway::start(&itself, &["--listen", &free]).await;
         assert_eq!(gateway.server.url, itself);
-        // A circle of two.
+        // A loop of two gateways.
         let outer = Gateway::start(&itself, &[]).await;
         for gateway in [&gateway, &outer] {
             for version in VERSIONS {
@@ -301,7 +301,7 @@ async fn a_request_that_comes_back_is_a_508() {
 }
 
 #[tokio::test]
-async fn a_via_that_makes_no_sense_hides_no_loop() {
+async fn a_malformed_via_hides_no_loop() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         let gateway = Gateway::start(&upstream, &[]).await;
@@ -310,7 +310,7 @@ async fn a_via_that_makes_no_sense_hides_no_loop() {
             client.send(get("/")).await.unwrap();
             let headers = requests.recv().await.unwrap().headers;
             let own = headers["via"].to_str().unwrap().split(' ').nth(1).unwrap().to_owned();
-            // As a proxy in the circle may join them, behind what a client began and never ended.
+            // A proxy in the loop may join the fields after a comment that a client began and never ended.
             for via in [
                 "1.1 a (unended, 1.1 {}",
                 "1.1 \"unended, 1.1 {}",

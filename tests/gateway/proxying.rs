@@ -1,4 +1,4 @@
-//! What is passed on, and what is not.
+//! What the gateway passes on, and what it does not.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn json_is_byte_for_byte_the_same_with_its_content_length() {
+async fn json_passes_unchanged_with_its_content_length() {
     within_20_s(async {
         let json: String = (0..20_000).map(|n| format!("{{\"n\": {n}}}\n\n")).collect();
         for version in VERSIONS {
@@ -40,7 +40,7 @@ async fn json_is_byte_for_byte_the_same_with_its_content_length() {
 }
 
 #[tokio::test]
-async fn a_request_body_streams_through_before_it_has_ended() {
+async fn a_request_body_is_streamed_before_it_ends() {
     within_20_s(async {
         let upstream = upstream(|request| async { Response::new(any(request.into_body())) }).await;
         let gateway = Gateway::start(&upstream, &[]).await;
@@ -96,7 +96,7 @@ async fn all_methods_and_bodies_pass() {
 }
 
 #[tokio::test]
-async fn answers_without_a_body_are_right() {
+async fn responses_without_a_body_are_correct() {
     within_20_s(async {
         let upstream = upstream(|request| async move {
             let mut response = Response::new(AnyBody::default());
@@ -132,7 +132,7 @@ async fn answers_without_a_body_are_right() {
             let head = answer(Method::GET, "/304").await;
             assert_eq!((head.status, &head.headers["etag"]), (StatusCode::NOT_MODIFIED, &"\"v1\"".parse().unwrap()));
             if version == Version::HTTP_11 {
-                // Over HTTP/2, hyper's client cannot ask for it.
+                // hyper's client cannot send this request over HTTP/2.
                 assert_eq!(answer(Method::OPTIONS, "*").await.headers["x-target"], "*");
             }
         }
@@ -141,7 +141,7 @@ async fn answers_without_a_body_are_right() {
 }
 
 #[tokio::test]
-async fn trailers_pass() {
+async fn response_trailers_pass() {
     within_20_s(async {
         for (version, content_type) in VERSIONS.into_iter().flat_map(|v| [(v, "text/event-stream"), (v, "text/plain")])
         {
@@ -161,7 +161,7 @@ async fn trailers_pass() {
 }
 
 #[tokio::test]
-async fn trailers_of_a_request_pass() {
+async fn request_trailers_pass() {
     within_20_s(async {
         let upstream = upstream(|request| async {
             let body = request.into_body().collect().await.unwrap();
@@ -180,7 +180,7 @@ async fn trailers_of_a_request_pass() {
 }
 
 #[tokio::test]
-async fn a_stream_with_trailers_ends_for_a_client_that_takes_none() {
+async fn a_stream_with_trailers_ends_for_a_client_that_accepts_none() {
     within_20_s(async {
         let response = event_stream(with_trailers("data: x\n\n"));
         let upstream = upstream_once(response).await;
@@ -194,7 +194,7 @@ async fn a_stream_with_trailers_ends_for_a_client_that_takes_none() {
 }
 
 #[tokio::test]
-async fn hop_by_hop_headers_stay_behind() {
+async fn hop_by_hop_headers_are_not_forwarded() {
     within_20_s(async {
         const HOP_BY_HOP: [(&str, &str); 6] = [
             ("keep-alive", "timeout=5"),
@@ -233,7 +233,7 @@ async fn hop_by_hop_headers_stay_behind() {
             let response = gateway.client(version).await.send(request).await.unwrap();
             let headers = requests.recv().await.unwrap();
             assert!(!headers.contains_key("upgrade"));
-            assert_eq!(all(&headers, "connection"), ["te"], "which `te` has to be named in");
+            assert_eq!(all(&headers, "connection"), ["te"], "`connection` must name `te`");
             assert_eq!(all(&headers, "te"), ["trailers"]);
             assert!(!response.headers().contains_key("upgrade"));
             assert!(!response.headers().contains_key("connection"));
@@ -248,7 +248,7 @@ async fn hop_by_hop_headers_stay_behind() {
 }
 
 #[tokio::test]
-async fn the_upstream_is_told_where_a_request_came_from() {
+async fn the_upstream_is_told_the_clients_address_and_host() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         let gateway = Gateway::start(&upstream, &[]).await;
@@ -287,7 +287,7 @@ async fn the_upstream_is_told_where_a_request_came_from() {
 }
 
 #[tokio::test]
-async fn the_path_of_the_upstream_is_prepended() {
+async fn the_upstreams_path_is_prepended() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         for (base, asked, expected) in [
@@ -322,7 +322,7 @@ async fn a_client_that_expects_100_continue_gets_it() {
 }
 
 #[tokio::test]
-async fn http_1_0_is_spoken_to_clients_and_upstreams_that_do() {
+async fn clients_and_upstreams_of_http_1_0_work() {
     within_20_s(async {
         let old = "HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: x\n\n";
         let gateway = Gateway::start(&raw_upstream(old).await, &[]).await;

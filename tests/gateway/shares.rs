@@ -1,4 +1,4 @@
-//! What one client can take of the gateway, and what becomes of the others.
+//! The share of the gateway that one client can take, and how other clients fare.
 
 use std::{future::pending, net::Ipv4Addr, process::Stdio, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
     upstream, within_20_s,
 };
 
-/// Says when a request has come. `/hang` gets no answer, `/stream` one without an end.
+/// An upstream that reports each request. `/hang` gets no response, `/stream` one without an end.
 async fn hanging_upstream() -> (String, mpsc::UnboundedReceiver<()>) {
     let (come, arrived) = mpsc::unbounded_channel();
     let upstream = upstream(move |request: Request<_>| {
@@ -51,7 +51,7 @@ fn channel_without_end() -> AnyBody {
     body
 }
 
-/// A gateway that has so many connections, and as many places.
+/// A gateway with this many connections and this many places.
 async fn with_places(places: usize, upstream: &str, flags: &[&str]) -> Gateway {
     let mut command = Command::new("sh");
     let limit = format!("ulimit -n {} && exec \"$0\" \"$@\"", 64 + 2 * places);
@@ -60,7 +60,7 @@ async fn with_places(places: usize, upstream: &str, flags: &[&str]) -> Gateway {
     Gateway::started(command).await
 }
 
-/// Many requests over one connection of HTTP/2, whose answers and connection are held.
+/// Sends many requests over one HTTP/2 connection. The responses and the connection are held.
 fn send_at_once(client: &Client, number: usize, target: &str) -> JoinSet<hyper::Result<Response<Incoming>>> {
     let Client::Http2(sender) = client else { panic!("HTTP/2") };
     let requests = (0..number).map(|_| {
@@ -78,11 +78,11 @@ async fn status(client: &mut Client, target: &str) -> StatusCode {
 }
 
 #[tokio::test]
-async fn a_stranger_with_few_connections_of_http_2_keeps_nobody_else_out() {
+async fn a_client_with_many_http_2_requests_keeps_no_other_client_out() {
     within_20_s(async {
         for target in ["/hang", "/stream"] {
             let (upstream, mut arrived) = hanging_upstream().await;
-            // An address may have 25 by default.
+            // By default, an address may have 25.
             let gateway = with_places(100, &upstream, &[]).await;
             let mut held = Vec::new();
             for _ in 0..8 {
@@ -106,8 +106,8 @@ async fn a_stranger_with_few_connections_of_http_2_keeps_nobody_else_out() {
                 assert_eq!(response.headers()[RETRY_AFTER], "1");
                 assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
             }
-            assert!(arrived.is_empty(), "the upstream has more than the share");
-            // What an address has not any more, it may have again.
+            assert!(arrived.is_empty(), "the upstream got more requests than the client's share");
+            // An address may use its share again when its earlier requests have ended.
             drop(held);
             let mut own = client_from(Ipv4Addr::LOCALHOST, gateway.address, Version::HTTP_11).await;
             while status(&mut own, "/").await != StatusCode::OK {}
@@ -122,7 +122,7 @@ async fn a_connection_has_a_share_and_its_next_stream_is_refused() {
         let (upstream, mut arrived) = hanging_upstream().await;
         let gateway = Gateway::start(&upstream, &["--requests-per-connection", "3"]).await;
         let mut socket = TcpStream::connect(gateway.address).await.unwrap();
-        // GET /hang http a, as a client sends it that has not seen the settings yet.
+        // GET /hang http a, from a client that has not read the server's settings yet.
         let mut opening = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
         for stream in [1, 3, 5, 7] {
             opening.extend([0, 0, 12, 1, 5, 0, 0, 0, stream, 0x82, 0x86, 0x04, 5]);
@@ -157,7 +157,7 @@ async fn a_connection_has_a_share_and_its_next_stream_is_refused() {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_the_address_that_it_says_counts_and_ipv6_counts_as_its_network() {
+async fn a_trusted_proxys_client_address_counts_and_ipv6_counts_by_network() {
     within_20_s(async {
         let (upstream, mut arrived) = hanging_upstream().await;
         let trusting =
@@ -176,7 +176,7 @@ async fn behind_a_trusted_proxy_the_address_that_it_says_counts_and_ipv6_counts_
         for (said, expected) in [
             ("2001:db8::4", 429),
             ("198.51.100.1", 429),
-            // Of what the client said itself, nothing counts.
+            // Addresses that the client itself sent do not count.
             ("192.0.2.1, 198.51.100.1", 429),
             ("2001:db8:0:1::1", 200),
             ("192.0.2.1", 200),
@@ -185,7 +185,7 @@ async fn behind_a_trusted_proxy_the_address_that_it_says_counts_and_ipv6_counts_
             assert_eq!(client.send(from(said, "/")).await.unwrap().status(), expected, "{said}");
         }
 
-        // Whoever is no trusted proxy counts for itself.
+        // A proxy that is not trusted counts as the client.
         let trusting_none = Gateway::start(&upstream, &["--requests-per-address", "1"]).await;
         for version in VERSIONS {
             let held = trusting_none.client(Version::HTTP_2).await;
@@ -203,7 +203,7 @@ async fn behind_a_trusted_proxy_the_address_that_it_says_counts_and_ipv6_counts_
 const NO_SHARES: [&str; 4] = ["--requests-per-address", "1000", "--requests-per-connection", "1000"];
 
 #[tokio::test]
-async fn a_full_gateway_is_a_503_that_says_when_to_come_back() {
+async fn a_full_gateway_answers_503_with_a_retry_after() {
     within_20_s(async {
         let (upstream, mut arrived) = hanging_upstream().await;
         let gateway = with_places(10, &upstream, &NO_SHARES).await;
@@ -224,7 +224,7 @@ async fn a_full_gateway_is_a_503_that_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_body_that_makes_room_for_another_request_is_a_503_by_the_gateway() {
+async fn an_upload_that_is_ended_for_another_request_gets_a_503() {
     within_20_s(async {
         let (come, mut arrived) = mpsc::unbounded_channel();
         let upstream = upstream(move |request: Request<Incoming>| {
@@ -267,9 +267,9 @@ async fn a_body_that_makes_room_for_another_request_is_a_503_by_the_gateway() {
 }
 
 #[tokio::test]
-async fn an_answer_that_has_begun_makes_no_room_and_costs_nobody_time() {
+async fn a_response_that_has_begun_is_not_ended_and_delays_no_other_request() {
     within_20_s(async {
-        // Answers before the body is there.
+        // Responds before the request body has arrived.
         let upstream = upstream(|request: Request<Incoming>| async { Response::new(any(request.into_body())) }).await;
         let gateway = Gateway::start(&upstream, &["--requests-per-address", "1"]).await;
         for version in VERSIONS {
@@ -280,7 +280,7 @@ async fn an_answer_that_has_begun_makes_no_room_and_costs_nobody_time() {
             assert_eq!(crate::next_data(&mut response).await.unwrap(), "half");
             let begun = Instant::now();
             assert_eq!(status(&mut gateway.client(version).await, "/").await, StatusCode::TOO_MANY_REQUESTS);
-            assert!(begun.elapsed() < Duration::from_millis(900), "it waited {:?} for room", begun.elapsed());
+            assert!(begun.elapsed() < Duration::from_millis(900), "the request waited {:?} for room", begun.elapsed());
             frames.send(Ok(Frame::data("whole".into()))).await.unwrap();
             assert_eq!(crate::next_data(&mut response).await.unwrap(), "whole");
             drop((frames, response, client));
@@ -292,13 +292,14 @@ async fn an_answer_that_has_begun_makes_no_room_and_costs_nobody_time() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_gateway_without_files_left_is_a_503_by_itself_and_not_the_upstreams_502() {
+async fn a_gateway_without_free_files_answers_503_and_not_502() {
     within_20_s(async {
         let (upstream, _arrived) = hanging_upstream().await;
         for version in VERSIONS {
             let mut gateway = Gateway::start(&upstream, &["--host", "server.test"]).await;
             let mut client = gateway.client(version).await;
-            // Refused, without a connection to the upstream. Now the gateway has all files that it needs.
+            // This request is refused without a connection to the upstream. Now the gateway has opened all files that
+            // it needs.
             let refused = Request::get("http://other.test/").body(AnyBody::default()).unwrap();
             assert_eq!(client.send(refused).await.unwrap().status(), StatusCode::MISDIRECTED_REQUEST);
             let id = gateway.server.process.id().unwrap();

@@ -1,4 +1,4 @@
-//! Event streams, and the heartbeats in them.
+//! Event streams through the gateway, and its heartbeats.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_stream_has_the_same_events_with_heartbeats_every_3_ms_as_without() {
+async fn heartbeats_every_3_ms_change_no_event() {
     within_20_s(async {
         let steps = [MARK_AND_CR, LF_AND_CRLF, LARGE].concat();
         let silences = steps.iter().filter(|step| matches!(step, Silence)).count();
@@ -32,7 +32,7 @@ async fn a_stream_has_the_same_events_with_heartbeats_every_3_ms_as_without() {
             assert_eq!(spec::parse(&proxied), expected, "{version:?}");
             assert_eq!((expected.messages.len(), heartbeats_in(&direct)), (18, 0));
             let heartbeats = heartbeats_in(&proxied);
-            assert!(heartbeats > silences, "{heartbeats} heartbeats in {silences} silences, and what it begins with");
+            assert!(heartbeats > silences, "{heartbeats} heartbeats in {silences} silences, and the opening");
         }
     })
     .await;
@@ -40,7 +40,7 @@ async fn a_stream_has_the_same_events_with_heartbeats_every_3_ms_as_without() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn when_it_is_told_to_end_an_answer_that_is_being_given_is_finished() {
+async fn the_gateway_finishes_its_responses_when_it_is_told_to_end() {
     within_20_s(async {
         for version in VERSIONS {
             let (frames, body) = channel();
@@ -50,7 +50,7 @@ async fn when_it_is_told_to_end_an_answer_that_is_being_given_is_finished() {
             frames.send(Ok(Frame::data("data: begun\n\n".into()))).await.unwrap();
             assert_eq!(next_data(&mut stream).await.unwrap(), "data: begun\n\n");
             example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGTERM);
-            // It takes no new connections from then on.
+            // From then on it accepts no new connections.
             while tokio::net::TcpStream::connect(gateway.address).await.is_ok() {}
             frames.send(Ok(Frame::data("data: finished\n\n".into()))).await.unwrap();
             drop(frames);
@@ -63,13 +63,13 @@ async fn when_it_is_told_to_end_an_answer_that_is_being_given_is_finished() {
 }
 
 #[tokio::test]
-async fn a_client_of_the_field_sees_the_same_events_too() {
+async fn a_client_library_sees_the_same_events_too() {
     within_20_s(async {
         let (direct, proxied) = both_ways(Version::HTTP_11, LF_AND_CRLF, usize::MAX).await;
         let expected = parse_with_eventsource_stream(&direct).await;
         assert_eq!(parse_with_eventsource_stream(&proxied).await, expected);
         assert_eq!(expected.len(), 12);
-        assert!(heartbeats_in(&proxied) > 1, "more than what it begins with");
+        assert!(heartbeats_in(&proxied) > 1, "more than the opening");
     })
     .await;
 }
@@ -81,7 +81,7 @@ async fn a_stream_has_the_same_events_in_chunks_of_any_size() {
             for (version, steps) in [(Version::HTTP_11, MARK_AND_CR), (Version::HTTP_2, LF_AND_CRLF)] {
                 let (direct, proxied) = both_ways(version, steps, size).await;
                 assert_eq!(spec::parse(&proxied), spec::parse(&direct), "in chunks of {size}");
-                assert!(heartbeats_in(&proxied) > 1, "more than what it begins with");
+                assert!(heartbeats_in(&proxied) > 1, "more than the opening");
             }
         }
     })
@@ -97,7 +97,7 @@ async fn a_silent_upstream_gets_heartbeats_before_its_first_byte() {
             let gateway = Gateway::start(&upstream, &["--heartbeat-ms", "3"]).await;
             let mut response = gateway.client(version).await.send(get("/")).await.unwrap();
             let mut received = next_data(&mut response).await.unwrap().to_vec();
-            assert_eq!(received, b":\n\n", "what it begins with");
+            assert_eq!(received, b":\n\n", "the opening");
             while received.len() < 4 * b":\n\n".len() {
                 received.extend(next_data(&mut response).await.unwrap());
             }
@@ -111,7 +111,7 @@ async fn a_silent_upstream_gets_heartbeats_before_its_first_byte() {
 }
 
 #[tokio::test]
-async fn an_event_stream_gets_its_headers_and_no_length() {
+async fn an_event_stream_gets_its_headers_and_no_content_length() {
     within_20_s(async {
         for version in VERSIONS {
             let upstream = upstream_once(event_stream(any(Full::from("data: x\n\n")))).await;
@@ -129,7 +129,7 @@ async fn an_event_stream_gets_its_headers_and_no_length() {
 }
 
 #[tokio::test]
-async fn http2_with_prior_knowledge_streams() {
+async fn events_are_streamed_over_http_2_with_prior_knowledge() {
     within_20_s(async {
         let (frames, body) = channel();
         let upstream = upstream_once(event_stream(body)).await;
@@ -148,15 +148,15 @@ async fn http2_with_prior_knowledge_streams() {
 
 #[derive(Clone, Copy)]
 enum Step {
-    /// Bytes, and a moment in which a heartbeat could come at the wrong place.
+    /// Bytes, and a moment in which a heartbeat could come at a wrong place.
     Bytes(&'static [u8]),
-    /// At a boundary: nothing, until the client saw a heartbeat.
+    /// Silence at a boundary, until the client has received a heartbeat.
     Silence,
-    /// Not at a boundary: nothing, for the time of some heartbeats.
+    /// Silence within an event, for the time of several heartbeats.
     Stall,
 }
 
-// A byte-order mark and CR line ends, which eventsource-stream does not take.
+// A byte-order mark and CR line ends. eventsource-stream does not accept them.
 const MARK_AND_CR: &[Step] = &[
     Silence,
     B(b"\xEF"),
@@ -225,7 +225,7 @@ const LF_AND_CRLF: &[Step] = &[
     Silence,
 ];
 
-// And an event that is never ended, of which no client sees anything.
+// An event that never ends. No client sees any of it.
 const LARGE: &[Step] = &[B(LARGE_EVENT), Silence, B(b"data: never ended\n"), Stall];
 
 const LARGE_EVENT: &[u8] = &{
@@ -235,7 +235,7 @@ const LARGE_EVENT: &[u8] = &{
     event
 };
 
-/// The bytes of a stream: straight from the upstream, and through the gateway.
+/// Returns the bytes of a stream, once straight from the upstream and once through the gateway.
 async fn both_ways(version: Version, steps: &[Step], chunk: usize) -> (Vec<u8>, Vec<u8>) {
     let (seen, heartbeats) = watch::channel(0);
     let steps = steps.to_vec();
@@ -261,7 +261,7 @@ async fn both_ways(version: Version, steps: &[Step], chunk: usize) -> (Vec<u8>, 
     (direct.to_vec(), proxied)
 }
 
-/// By the standard, one between the CR and the LF of a line end would do no harm; to some clients it does.
+/// By the standard, a heartbeat between the CR and the LF of a line end would do no harm. It breaks some clients.
 fn assert_only_heartbeats_were_added(direct: &[u8], proxied: &[u8]) {
     let [direct, proxied] = [direct, proxied].map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
     let splits = |after_cr: &str| after_cr.starts_with(':') && after_cr.trim_start_matches(":\n\n").starts_with('\n');
@@ -270,7 +270,7 @@ fn assert_only_heartbeats_were_added(direct: &[u8], proxied: &[u8]) {
     assert_eq!(without_heartbeats(&proxied), without_heartbeats(direct.trim_start_matches('\u{FEFF}')));
 }
 
-/// Without heartbeats to wait for, it does not wait at all.
+/// Plays the steps. Without heartbeats to wait for, it does not wait.
 async fn play(
     steps: Vec<Step>,
     chunk: usize,
@@ -297,7 +297,7 @@ async fn play(
     }
 }
 
-/// Comments without text, of which the upstream sends none.
+/// Counts comments without text. The upstream sends none.
 fn heartbeats_in(stream: &[u8]) -> usize {
     let ends = |byte: &u8| matches!(byte, b'\r' | b'\n');
     let whole = stream.iter().rposition(ends).unwrap_or(0);

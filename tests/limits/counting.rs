@@ -1,5 +1,5 @@
-//! How many streams there may be and what becomes of the others, poll by poll: who is counted and until when, who is refused
-//! and with what, and that nothing is ever left counted.
+//! Limits of streams, poll by poll: which streams are counted and until when, which requests are refused and how, and
+//! that no count is left over.
 
 use std::{
     collections::HashMap,
@@ -51,7 +51,7 @@ struct Broken;
 type Own = Empty<Bytes>;
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Own>, Broken>> + Send>>;
 
-/// A handler that answers as the path says, and how often it has run.
+/// A handler that answers as the path says, and counts its runs.
 #[derive(Debug, Clone, Default)]
 struct Handler(Arc<AtomicUsize>);
 
@@ -77,7 +77,7 @@ impl Service<Request<()>> for Handler {
         match request.uri().path() {
             "/no-content" => *response.status_mut() = StatusCode::NO_CONTENT,
             "/stream" => {
-                client.expect("the layer is around").subscribe("topic").unwrap();
+                client.expect("the layer adds the handle").subscribe("topic").unwrap();
                 response = event_stream(Own::new());
             }
             "/failing-stream" => {
@@ -93,17 +93,17 @@ impl Service<Request<()>> for Handler {
     }
 }
 
-/// A request that asks for an event stream, as `EventSource` does.
+/// A request for an event stream, as `EventSource` sends it.
 fn asking(path: &str) -> Request<()> {
     Request::builder().uri(path).header(ACCEPT, STREAM).body(()).unwrap()
 }
 
-/// One that does not.
+/// A request that does not ask for an event stream.
 fn plain(path: &str) -> Request<()> {
     Request::builder().uri(path).body(()).unwrap()
 }
 
-fn of(key: &str, path: &str) -> Request<()> {
+fn request_of(key: &str, path: &str) -> Request<()> {
     let mut request = asking(path);
     request.headers_mut().insert("x-key", key.parse().unwrap());
     request
@@ -113,8 +113,8 @@ fn by_key(request: &Parts) -> Option<String> {
     Some(request.headers.get("x-key")?.to_str().ok()?.to_owned())
 }
 
-/// What is there without waiting.
-fn now<T>(future: impl Future<Output = T>) -> T {
+/// Polls a future once and returns its output.
+fn ready_now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
         Poll::Pending => unreachable!("nothing waits"),
@@ -125,43 +125,43 @@ fn ask<S, B>(service: &S, request: Request<()>) -> Response<B>
 where
     S: Service<Request<()>, Response = Response<B>, Error: Debug> + Clone,
 {
-    now(service.clone().oneshot(request)).unwrap()
+    ready_now(service.clone().oneshot(request)).unwrap()
 }
 
-/// A stream that one layer has room for, or the answer in its place.
+/// A stream through one layer, or the refusal in its place.
 fn stream(layer: &SseLayer) -> Response<SseBody<Own>> {
     ask(&layer.layer(Handler::default()), asking("/stream"))
 }
 
 fn stream_of(layer: &SseLayer, key: &str) -> Response<SseBody<Own>> {
-    ask(&layer.layer(Handler::default()), of(key, "/stream"))
+    ask(&layer.layer(Handler::default()), request_of(key, "/stream"))
 }
 
-fn why<B>(response: &Response<B>) -> Option<RefusedReason> {
+fn refused_reason<B>(response: &Response<B>) -> Option<RefusedReason> {
     response.extensions().get().cloned()
 }
 
 #[track_caller]
-fn let_in<B>(response: Response<B>) -> Response<B> {
-    assert_eq!(why(&response), None);
+fn assert_admitted<B>(response: Response<B>) -> Response<B> {
+    assert_eq!(refused_reason(&response), None);
     assert_eq!(response.headers()[CONTENT_TYPE], STREAM);
     response
 }
 
 #[track_caller]
 fn assert_full<B>(response: &Response<B>, limit: u32) {
-    assert_eq!(why(response), Some(RefusedReason::Full { key: None, limit }));
+    assert_eq!(refused_reason(response), Some(RefusedReason::Full { key: None, limit }));
 }
 
 #[track_caller]
 fn assert_full_of<B>(response: &Response<B>, key: &str, limit: u32) {
-    assert_eq!(why(response), Some(RefusedReason::Full { key: Some(key.into()), limit }));
+    assert_eq!(refused_reason(response), Some(RefusedReason::Full { key: Some(key.into()), limit }));
 }
 
-/// How long until there is room, by a rate.
+/// The time until a rate admits a stream again.
 #[track_caller]
 fn retry_in<B>(response: &Response<B>) -> Duration {
-    match why(response) {
+    match refused_reason(response) {
         Some(RefusedReason::RateLimited { retry_in: Some(time), .. }) => time,
         other => panic!("{other:?}"),
     }
@@ -172,46 +172,46 @@ fn limited(limit: &Limit) -> SseLayer {
 }
 
 fn body_text<B: Body<Data = Bytes, Error: Debug> + Unpin>(body: B) -> String {
-    String::from_utf8(now(body.collect()).unwrap().to_bytes().to_vec()).unwrap()
+    String::from_utf8(ready_now(body.collect()).unwrap().to_bytes().to_vec()).unwrap()
 }
 
-mod a_place {
+mod a_slot {
     use super::*;
 
     #[test]
-    fn is_there_for_as_many_streams_as_the_limit_says() {
+    fn is_free_for_as_many_streams_as_the_limit_allows() {
         for number in [0, 1, 2, 100] {
             let limit = Limit::streams(number);
             let layer = limited(&limit);
-            let open: Vec<_> = (0..number).map(|_| let_in(stream(&layer))).collect();
+            let open: Vec<_> = (0..number).map(|_| assert_admitted(stream(&layer))).collect();
             assert_eq!(limit.open_streams(), u64::from(number));
             assert_full(&stream(&layer), number);
-            assert_eq!(limit.open_streams(), u64::from(number), "who is refused is not counted");
+            assert_eq!(limit.open_streams(), u64::from(number), "a refused request is not counted");
             drop(open);
             assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
         }
     }
 
     #[test]
-    fn is_kept_until_the_body_is_dropped_however_it_ends() {
+    fn is_held_until_the_body_is_dropped_after_any_end() {
         let (limit, registry) = (Limit::streams(1), Registry::new());
         let layer = quiet(&registry).limit(limit.clone());
         let (client, response) = answer(&layer, asking("/"), |_| event_stream(Own::new()));
         let mut body = response.into_body();
-        assert_eq!(poll(&mut body), Polled::End, "nothing holds it open");
-        assert_eq!(now(client.closed()), CloseReason::BodyEnded);
+        assert_eq!(poll(&mut body), Polled::End, "nothing keeps the stream open");
+        assert_eq!(ready_now(client.closed()), CloseReason::BodyEnded);
         assert_eq!(limit.open_streams(), 1);
         assert_full(&stream(&layer), 1);
         drop(body);
         assert_eq!(limit.open_streams(), 0);
-        let unread = let_in(stream(&layer));
+        let unread = assert_admitted(stream(&layer));
         assert_full(&stream(&layer), 1);
         drop(unread);
-        let_in(stream(&layer));
+        assert_admitted(stream(&layer));
     }
 
     #[test]
-    fn is_free_when_observers_are_told_that_a_client_has_gone() {
+    fn is_free_before_observers_are_told_that_a_client_has_left() {
         let (limit, seen) = (Limit::streams(1), Arc::new(Mutex::new(Vec::new())));
         let observer = {
             let (limit, seen) = (limit.clone(), Arc::clone(&seen));
@@ -222,12 +222,12 @@ mod a_place {
             }
         };
         let registry = Registry::with_config(RegistryConfig::default().observer(observer));
-        drop(let_in(stream(&quiet(&registry).limit(limit))));
+        drop(assert_admitted(stream(&quiet(&registry).limit(limit))));
         assert_eq!(*seen.lock().unwrap(), [0], "a gauge that is set then would stay wrong");
     }
 
     #[test]
-    fn is_that_of_a_stream_with_any_status_of_success() {
+    fn is_held_by_a_stream_with_any_success_status() {
         let limit = Limit::streams(1);
         let created = || {
             answer(&limited(&limit), plain("/"), |_| {
@@ -242,29 +242,33 @@ mod a_place {
     }
 
     #[test]
-    fn is_given_back_when_the_answer_is_no_stream() {
+    fn is_released_if_the_response_is_no_stream() {
         let (limit, handler) = (Limit::streams(1), Handler::default());
         let service = limited(&limit).layer(handler.clone());
         for path in ["/json", "/no-content", "/failing-stream"] {
             let response = ask(&service, asking(path));
-            assert_eq!((why(&response), limit.open_streams()), (None, 0), "{path}, with its body still there");
+            assert_eq!(
+                (refused_reason(&response), limit.open_streams()),
+                (None, 0),
+                "{path}, while its body still exists"
+            );
         }
         assert_eq!(handler.runs(), 3);
     }
 
     #[test]
-    fn is_given_back_when_the_service_fails_though_the_future_is_still_there() {
+    fn is_released_when_the_service_fails_even_if_the_future_still_exists() {
         let limit = Limit::streams(1);
         let mut answer = pin!(limited(&limit).layer(Handler::default()).oneshot(asking("/broken")));
-        assert_eq!(now(answer.as_mut()).unwrap_err(), Broken);
+        assert_eq!(ready_now(answer.as_mut()).unwrap_err(), Broken);
         let mut service = limited(&limit).layer(Handler::default());
         let mut answer = pin!(service.call(asking("/broken")));
-        assert_eq!(now(answer.as_mut()).unwrap_err(), Broken);
+        assert_eq!(ready_now(answer.as_mut()).unwrap_err(), Broken);
         assert_eq!(limit.open_streams(), 0);
     }
 
     #[test]
-    fn is_given_back_when_the_request_is_given_up() {
+    fn is_released_when_the_request_is_cancelled() {
         let limit = Limit::streams(1);
         let mut service = limited(&limit).layer(Handler::default());
         let unpolled = service.call(asking("/never"));
@@ -277,11 +281,11 @@ mod a_place {
         drop(waiting);
         assert_eq!(limit.open_streams(), 0);
         drop(service.call(asking("/stream")));
-        assert_eq!((limit.open_streams(), limit.entries()), (0, 0), "answered, and not asked for it");
+        assert_eq!((limit.open_streams(), limit.entries()), (0, 0), "the client did not ask for a slot");
     }
 
     #[test]
-    fn is_given_back_when_the_handler_panics() {
+    fn is_released_when_the_handler_panics() {
         let limit = Limit::streams(1);
         let mut service = limited(&limit).layer(Handler::default());
         assert!(catch_unwind(AssertUnwindSafe(|| drop(service.call(asking("/panic"))))).is_err());
@@ -289,12 +293,12 @@ mod a_place {
             let panics = || -> Result<Response<Own>, Broken> { panic!("the handler's, later") };
             panics()
         }));
-        assert!(catch_unwind(AssertUnwindSafe(|| drop(now(service.call(asking("/")))))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(ready_now(service.call(asking("/")))))).is_err());
         assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn is_free_when_its_client_is_counted_out_though_its_body_is_there_for_long() {
+    async fn is_released_when_its_client_stalls_even_if_the_body_still_exists() {
         let limit = Limit::streams(1);
         let registry =
             Registry::with_config(RegistryConfig::default().stalled_client_timeout(SECOND).limit(limit.clone()));
@@ -309,17 +313,21 @@ mod a_place {
         }
         assert_eq!(client.closed().await, CloseReason::Stalled);
         assert_eq!((registry.stats().clients, limit.open_streams()), (0, 0));
-        assert_eq!((client.acquire_slot(), limit.open_streams()), (Ok(()), 0), "there is nobody to take one for");
-        let next = let_in(stream(&layer));
+        assert_eq!(
+            (client.acquire_slot(), limit.open_streams()),
+            (Ok(()), 0),
+            "the client has ended, so it takes no slot"
+        );
+        let next = assert_admitted(stream(&layer));
         drop(response);
-        assert_eq!(limit.open_streams(), 1, "it is given back once");
+        assert_eq!(limit.open_streams(), 1, "the slot is released once");
         assert_full(&stream(&layer), 1);
         drop(next);
         assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn is_free_when_a_client_was_closed_and_takes_not_even_its_end() {
+    async fn is_released_when_a_closed_client_stalls_before_its_end() {
         let limit = Limit::streams(1);
         let registry =
             Registry::with_config(RegistryConfig::default().stalled_client_timeout(SECOND).limit(limit.clone()));
@@ -337,7 +345,7 @@ mod a_place {
     }
 
     #[test]
-    fn is_nothing_that_a_client_without_a_request_takes() {
+    fn is_not_taken_by_a_client_without_a_request() {
         let limit = Limit::streams(0);
         let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
         let client = registry.connect();
@@ -345,15 +353,15 @@ mod a_place {
         let events = client.clone().into_events();
         assert_eq!((limit.open_streams(), client.stats().age.is_some()), (0, true));
         drop(events);
-        assert_eq!(now(client.closed()), CloseReason::ClientDisconnected);
+        assert_eq!(ready_now(client.closed()), CloseReason::ClientDisconnected);
     }
 }
 
-mod a_request_that_is_refused {
+mod a_refused_request {
     use super::*;
 
     #[test]
-    fn runs_no_handler_and_takes_nothing_of_the_registry() {
+    fn runs_no_handler_and_registers_no_client() {
         let (limit, handler, registry) = (Limit::streams(0), Handler::default(), Registry::new());
         let service = quiet(&registry).limit(limit.clone()).layer(handler.clone());
         let response = ask(&service, asking("/stream"));
@@ -362,30 +370,33 @@ mod a_request_that_is_refused {
         let stats = registry.stats();
         assert_eq!((stats.clients, stats.subscriptions, stats.topics, stats.refused_streams), (0, 0, 0, 1));
         assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
-        assert!(stats.closed_streams.is_empty(), "it never was one");
+        assert!(stats.closed_streams.is_empty(), "there was no stream");
     }
 
     #[test]
-    fn asks_by_its_accept_header_unless_it_is_a_head_or_a_preflight() {
+    fn is_known_by_its_accept_header_unless_it_is_a_head_or_a_preflight() {
         let handler = Handler::default();
         let service = limited(&Limit::streams(0)).layer(handler.clone());
         for accept in ["text/event-stream", "application/json, Text/Event-Stream;q=0.1"] {
             let request = Request::builder().method(Method::POST).header(ACCEPT, accept).body(()).unwrap();
-            assert!(why(&ask(&service, request)).is_some(), "{accept}");
+            assert!(refused_reason(&ask(&service, request)).is_some(), "{accept}");
         }
         assert_eq!(handler.runs(), 0);
         for method in [Method::HEAD, Method::OPTIONS] {
             let request = Request::builder().method(method).header(ACCEPT, STREAM).body(()).unwrap();
-            assert_eq!(why(&ask(&service, request)), None);
+            assert_eq!(refused_reason(&ask(&service, request)), None);
         }
         let quoted = "application/json;profile=\"a, text/event-stream, b\"";
         for accept in ["*/*", "application/json", "text/event-stream;q=0", quoted] {
-            assert_eq!(why(&ask(&service, Request::builder().header(ACCEPT, accept).body(()).unwrap())), None);
+            assert_eq!(
+                refused_reason(&ask(&service, Request::builder().header(ACCEPT, accept).body(()).unwrap())),
+                None
+            );
         }
         assert_eq!(handler.runs(), 6);
     }
 
-    /// A body that says whether it was asked for anything, and when it goes.
+    /// A body that records whether it was polled and whether it was dropped.
     struct Told {
         was_polled: Arc<AtomicBool>,
         was_dropped: Arc<AtomicBool>,
@@ -408,11 +419,11 @@ mod a_request_that_is_refused {
     }
 
     #[test]
-    fn only_after_its_answer_turned_out_to_be_a_stream_has_that_answers_body_dropped_unread() {
+    fn drops_the_handlers_stream_unread_if_it_had_no_accept_header() {
         let (limit, registry) = (Limit::streams(1), Registry::new());
         let layer = quiet(&registry).limit(limit.clone());
-        let open = let_in(ask(&layer.layer(Handler::default()), plain("/stream")));
-        assert_eq!(limit.open_streams(), 1, "it is counted then");
+        let open = assert_admitted(ask(&layer.layer(Handler::default()), plain("/stream")));
+        assert_eq!(limit.open_streams(), 1, "the stream is counted then");
 
         let (was_polled, was_dropped) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let told = Told { was_polled: Arc::clone(&was_polled), was_dropped: Arc::clone(&was_dropped) };
@@ -423,20 +434,20 @@ mod a_request_that_is_refused {
             response
         });
         assert_full(&response, 1);
-        assert!(!response.headers().contains_key("x-own"), "nothing of that answer is left");
+        assert!(!response.headers().contains_key("x-own"), "no header of the handler's response is left");
         assert!(was_dropped.load(Ordering::Relaxed) && !was_polled.load(Ordering::Relaxed));
-        assert_eq!(now(client.closed()), CloseReason::NoStream);
+        assert_eq!(ready_now(client.closed()), CloseReason::NoStream);
         assert_eq!((registry.stats().clients, registry.stats().subscriptions, limit.open_streams()), (1, 1, 1));
         drop(open);
         assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
     }
 
     #[test]
-    fn is_told_to_observers_and_counted_once_for_each_try() {
+    fn is_counted_and_told_to_observers_once_for_each_attempt() {
         let (recorder, config) = Recorder::new();
         let registry = Registry::with_config(config.limit(Limit::streams(0)));
         let layer = quiet(&registry);
-        // Nested, it is one request still.
+        // One request is counted once, even through nested layers.
         assert_full(&ask(&layer.layer(layer.layer(Handler::default())), asking("/stream")), 0);
         assert_full(&ask(&layer.layer(layer.layer(Handler::default())), plain("/stream")), 0);
         let told = recorder.take();
@@ -453,54 +464,54 @@ mod limits {
     use super::*;
 
     #[test]
-    fn of_one_layer_are_shared_by_its_clones_and_services_and_no_other_layer() {
+    fn of_one_layer_are_shared_by_its_clones_and_services_only() {
         let registry = Registry::new();
         let layer = quiet(&registry).limit(Limit::streams(1));
         let other = quiet(&registry).limit(Limit::streams(1));
-        let _open = let_in(stream(&layer));
+        let _open = assert_admitted(stream(&layer));
         let changed = layer.clone().reconnect_delay(SECOND);
         [&layer, &changed].into_iter().for_each(|layer| assert_full(&stream(layer), 1));
-        let_in(stream(&other));
-        let_in(stream(&quiet(&registry)));
+        assert_admitted(stream(&other));
+        assert_admitted(stream(&quiet(&registry)));
     }
 
     #[test]
-    fn of_several_layers_count_together_by_their_clones_and_over_registries() {
+    fn that_are_cloned_count_together_across_layers_and_registries() {
         let limit = Limit::streams(2);
         let layers = [limited(&limit), limited(&limit)];
-        let open = layers.each_ref().map(|layer| let_in(stream(layer)));
+        let open = layers.each_ref().map(|layer| assert_admitted(stream(layer)));
         layers.iter().for_each(|layer| assert_full(&stream(layer), 2));
         assert_eq!(limit.open_streams(), 2);
         let [first, _second] = open;
         drop(first);
-        let_in(stream(&layers[1]));
+        assert_admitted(stream(&layers[1]));
     }
 
     #[test]
-    fn of_a_registry_are_for_all_its_layers() {
+    fn of_a_registry_apply_to_all_its_layers() {
         let registry = Registry::with_config(RegistryConfig::default().limit(Limit::streams(1)));
-        let _open = let_in(stream(&quiet(&registry)));
+        let _open = assert_admitted(stream(&quiet(&registry)));
         assert_full(&stream(&SseLayer::new(&registry)), 1);
         assert_full(&stream(&quiet(&registry).limit(Limit::streams(5))), 1);
     }
 
     #[test]
-    fn that_are_said_twice_count_once() {
+    fn that_are_set_twice_count_once() {
         let limit = Limit::streams(1);
         let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()).limit(limit.clone()));
-        let _open = let_in(stream(&quiet(&registry).limit(limit.clone()).limit(limit.clone())));
+        let _open = assert_admitted(stream(&quiet(&registry).limit(limit.clone()).limit(limit.clone())));
         assert_eq!(limit.open_streams(), 1);
     }
 
     #[test]
-    fn are_all_asked_and_who_is_refused_by_one_has_taken_nothing_of_any() {
+    fn are_all_checked_and_a_refused_request_takes_no_slot() {
         let (wide, tight, each) = (Limit::streams(9), Limit::streams(1), Limit::streams(1).per(by_key));
         for order in [[&wide, &tight, &each], [&each, &tight, &wide], [&tight, &each, &wide]] {
             let layer = order.iter().fold(quiet(&Registry::new()), |layer, limit| layer.limit(Limit::clone(limit)));
-            let open = let_in(stream_of(&layer, "a"));
+            let open = assert_admitted(stream_of(&layer, "a"));
             let counted = || [&wide, &tight, &each].map(|limit| (limit.open_streams(), limit.entries()));
             assert_eq!(counted(), [(1, 1); 3]);
-            assert!(why(&stream_of(&layer, "a")).is_some());
+            assert!(refused_reason(&stream_of(&layer, "a")).is_some());
             assert_full(&stream_of(&layer, "b"), 1);
             assert_eq!(counted(), [(1, 1); 3]);
             drop(open);
@@ -509,13 +520,13 @@ mod limits {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_numbers_and_rates_give_the_token_back_that_the_number_had_no_use_for() {
+    async fn give_a_rates_token_back_if_the_number_refuses_the_request() {
         let (rate, number) = (Limit::rate(1, SECOND, 2), Limit::streams(1));
         let layer = limited(&rate).limit(number);
-        let open = let_in(stream(&layer));
+        let open = assert_admitted(stream(&layer));
         (0..5).for_each(|_| assert_full(&stream(&layer), 1));
         drop(open);
-        drop(let_in(stream(&layer)));
+        drop(assert_admitted(stream(&layer)));
         assert_eq!(retry_in(&stream(&layer)), SECOND);
     }
 
@@ -523,16 +534,16 @@ mod limits {
     fn can_be_changed_at_any_time_and_by_any_clone() {
         let limit = Limit::streams(1);
         let layer = limited(&limit);
-        let mut open = vec![let_in(stream(&layer))];
+        let mut open = vec![assert_admitted(stream(&layer))];
         assert_full(&stream(&layer), 1);
         let clone = limit.clone();
         clone.set_limit(3);
         assert_eq!([limit.limit(), clone.limit()], [3, 3]);
-        open.extend([let_in(stream(&layer)), let_in(stream(&layer))]);
+        open.extend([assert_admitted(stream(&layer)), assert_admitted(stream(&layer))]);
         assert_full(&stream(&layer), 3);
         limit.set_limit(1);
         for left in [3, 2, 1] {
-            assert_eq!(limit.open_streams(), left, "streams that are open stay");
+            assert_eq!(limit.open_streams(), left, "open streams stay open");
             assert_full(&stream(&layer), 1);
             assert_eq!(poll(open[0].body_mut()), Polled::Pending);
             open.pop();
@@ -540,23 +551,23 @@ mod limits {
         limit.set_limit(0);
         assert_full(&stream(&layer), 0);
         limit.set_limit(u32::MAX);
-        let_in(stream(&layer));
+        assert_admitted(stream(&layer));
         assert_eq!(limit.entries(), 0);
     }
 
     #[test]
-    fn that_are_set_to_nothing_while_a_request_waits_let_it_through_as_it_has_its_place() {
+    fn that_are_set_to_zero_still_admit_a_request_that_has_its_slot() {
         let limit = Limit::streams(1);
         let layer = limited(&limit);
         let (_, response) = answer(&layer, asking("/"), |_| {
             limit.set_limit(0);
             event_stream(Own::new())
         });
-        let_in(response);
+        assert_admitted(response);
     }
 
     #[test]
-    fn and_all_that_comes_of_them_can_go_where_services_and_bodies_go() {
+    fn have_types_that_are_send_sync_and_static() {
         fn everywhere<T: Send + Sync + 'static>() {}
         fn cloned<T: Clone + Debug + Send + Sync + 'static>() {}
         cloned::<Limit>();
@@ -576,14 +587,14 @@ mod keys {
     use super::*;
 
     #[test]
-    fn have_a_number_each_and_where_they_are_optional_who_has_none_is_not_limited() {
+    fn have_a_count_each_and_an_optional_key_may_be_absent() {
         let limit = Limit::streams(1).per_optional(by_key);
         let layer = limited(&limit);
-        let open = ["a", "b", "", "A"].map(|key| let_in(stream_of(&layer, key)));
+        let open = ["a", "b", "", "A"].map(|key| assert_admitted(stream_of(&layer, key)));
         assert_full_of(&stream_of(&layer, "a"), "a", 1);
         assert_full_of(&stream_of(&layer, ""), "", 1);
         assert_eq!((limit.open_streams(), limit.entries()), (4, 4));
-        let free = [(); 3].map(|()| let_in(stream(&layer)));
+        let free = [(); 3].map(|()| assert_admitted(stream(&layer)));
         assert_eq!(limit.open_streams(), 4);
         drop(open);
         assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
@@ -592,7 +603,7 @@ mod keys {
     }
 
     #[test]
-    fn come_from_what_is_inserted_further_out() {
+    fn may_come_from_extensions_of_outer_layers() {
         #[derive(Clone)]
         struct User(u64);
 
@@ -603,8 +614,8 @@ mod keys {
             request.extensions_mut().insert(User(user));
             ask(&service, request)
         };
-        let _open = [let_in(of(1)), let_in(of(2))];
-        assert_eq!(why(&of(2)), Some(RefusedReason::Full { key: Some(2_u64.into()), limit: 1 }));
+        let _open = [assert_admitted(of(1)), assert_admitted(of(2))];
+        assert_eq!(refused_reason(&of(2)), Some(RefusedReason::Full { key: Some(2_u64.into()), limit: 1 }));
     }
 
     fn lacks_key(refused: &Option<RefusedReason>) -> bool {
@@ -612,7 +623,7 @@ mod keys {
     }
 
     #[test]
-    fn that_are_missing_are_a_refusal_that_says_so_and_no_stream_without_a_limit() {
+    fn that_are_missing_cause_a_refusal_that_says_so() {
         for limit in [Limit::streams(9).per(by_key), Limit::rate(9, SECOND, 9).per(by_key)] {
             let (recorder, config) = Recorder::new();
             let (registry, handler) = (Registry::with_config(config), Handler::default());
@@ -620,8 +631,8 @@ mod keys {
                 let service = quiet(&registry).limit(limit.clone()).refused_response(refusal).layer(handler.clone());
                 let response = ask(&service, asking("/stream"));
                 assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-                assert!(!response.headers().contains_key("retry-after"), "waiting does not help");
-                assert!(lacks_key(&why(&response)), "{:?}", why(&response));
+                assert!(!response.headers().contains_key("retry-after"), "waiting would not help");
+                assert!(lacks_key(&refused_reason(&response)), "{:?}", refused_reason(&response));
                 assert_eq!(body_text(response.into_body()), "the server has no key to count this event stream by");
             }
             assert_eq!((handler.runs(), limit.entries(), registry.stats().refused_streams), (0, 0, 2));
@@ -636,10 +647,13 @@ mod keys {
             assert_eq!(
                 ask(&service, asking("/json")).status(),
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "it asks for a stream"
+                "the request asks for a stream"
             );
-            assert_eq!(ask(&service, plain("/json")).status(), StatusCode::OK, "it is no stream");
-            assert!(lacks_key(&why(&ask(&service, plain("/stream")))), "it turns out to be one");
+            assert_eq!(ask(&service, plain("/json")).status(), StatusCode::OK, "the response is no stream");
+            assert!(
+                lacks_key(&refused_reason(&ask(&service, plain("/stream")))),
+                "the response turns out to be a stream"
+            );
             let mut refused = None;
             answer(&quiet(&registry).limit(limit.clone()), plain("/"), |client| {
                 refused = client.acquire_slot().err();
@@ -650,7 +664,7 @@ mod keys {
     }
 
     #[test]
-    fn that_are_learnt_between_two_layers_count_at_the_inner_one() {
+    fn that_are_known_only_to_the_inner_layer_count_there() {
         let limit = Limit::streams(1).per(by_key);
         let learn = |mut request: Request<()>| {
             request.headers_mut().insert("x-key", "a".parse().unwrap());
@@ -659,18 +673,18 @@ mod keys {
         let layer = limited(&limit);
         let inner = ServiceBuilder::new().map_request(learn).service(layer.layer(Handler::default()));
         let service = layer.layer(inner);
-        let open = let_in(ask(&service, plain("/stream")));
+        let open = assert_admitted(ask(&service, plain("/stream")));
         assert_full_of(&ask(&service, plain("/stream")), "a", 1);
         drop(open);
         assert_eq!(limit.entries(), 0);
         assert!(
-            lacks_key(&why(&ask(&service, asking("/stream")))),
-            "who asks is looked at before anybody has learnt it"
+            lacks_key(&refused_reason(&ask(&service, asking("/stream")))),
+            "the outer layer asks for the key before it is known"
         );
     }
 
     #[test]
-    fn of_different_kinds_are_different() {
+    fn of_different_types_are_different() {
         let kinds: [LimitKey; 4] = [
             "1".into(),
             1_u64.into(),
@@ -683,16 +697,16 @@ mod keys {
             move |_: &Parts| Some(kinds[next.fetch_add(1, Ordering::Relaxed) % 4].clone())
         };
         let layer = limited(&Limit::streams(1).per(key));
-        let open: Vec<_> = kinds.iter().map(|_| let_in(stream(&layer))).collect();
+        let open: Vec<_> = kinds.iter().map(|_| assert_admitted(stream(&layer))).collect();
         for (key, _) in kinds.iter().zip(&open) {
-            assert_eq!(why(&stream(&layer)), Some(RefusedReason::Full { key: Some(key.clone()), limit: 1 }));
+            assert_eq!(refused_reason(&stream(&layer)), Some(RefusedReason::Full { key: Some(key.clone()), limit: 1 }));
         }
         assert_eq!(LimitKey::from(7_u64), LimitKey::from(7_u128));
         assert_eq!(LimitKey::from("a"), LimitKey::from("a".to_owned()));
     }
 
     #[test]
-    fn by_address_count_networks_and_of_whom_none_is_known_is_refused() {
+    fn by_address_count_networks_and_a_missing_address_is_refused() {
         let address = ClientIpKey::new(|request| Some(request.extensions.get::<SocketAddr>()?.ip())).proxies(1);
         let limit = Limit::streams(1).per(address.key());
         let service = limited(&limit).layer(Handler::default());
@@ -718,7 +732,7 @@ mod keys {
             from(Some("[2001:db8:0:1::1]:1000"), None),
             from(Some("192.0.2.1:1000"), Some("192.0.2.1, 198.51.100.7")),
         ]
-        .map(let_in);
+        .map(assert_admitted);
         assert_eq!((limit.open_streams(), limit.entries()), (5, 5));
         for (peer, forwarded) in [
             (Some("192.0.2.1:2000"), None),
@@ -731,28 +745,28 @@ mod keys {
         }
         for forwarded in [Some("unknown"), None] {
             assert!(
-                matches!(why(&from(None, forwarded)), Some(RefusedReason::MissingKey { .. })),
-                "they are not one address"
+                matches!(refused_reason(&from(None, forwarded)), Some(RefusedReason::MissingKey { .. })),
+                "these are different addresses"
             );
         }
     }
 
     #[test]
-    fn make_a_limit_of_its_own_that_counts_anew() {
+    fn start_a_new_count_on_a_new_limit() {
         let in_all = Limit::streams(1);
         let each = in_all.clone().per(by_key);
         let layer = limited(&in_all).limit(each.clone());
-        let _open = let_in(stream_of(&layer, "a"));
+        let _open = assert_admitted(stream_of(&layer, "a"));
         assert_eq!((in_all.open_streams(), each.open_streams()), (1, 1));
         in_all.set_limit(5);
         assert_eq!(each.limit(), 1);
         assert_full_of(&stream_of(&layer, "a"), "a", 1);
-        let_in(stream_of(&layer, "b"));
+        assert_admitted(stream_of(&layer, "b"));
     }
 
-    /// A request is what it was when it came: whom it counts for does not change on its way.
+    /// A request's keys are fixed when it arrives: the handler cannot change which count it uses.
     #[test]
-    fn are_asked_for_once_by_each_layer_before_the_handler_runs() {
+    fn are_computed_once_by_each_layer_before_the_handler_runs() {
         let asked = Arc::new(AtomicUsize::new(0));
         let handler = Handler::default();
         let key = {
@@ -775,97 +789,100 @@ mod rates {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn let_a_burst_in_and_then_one_each_time_a_token_comes_back() {
+    async fn admit_a_burst_and_then_one_stream_for_each_new_token() {
         let limit = Limit::rate(10, SECOND, 3);
         let layer = limited(&limit);
-        (0..3).for_each(|_| drop(let_in(stream(&layer))));
+        (0..3).for_each(|_| drop(assert_admitted(stream(&layer))));
         assert_eq!(retry_in(&stream(&layer)), SECOND / 10);
         advance(SECOND / 20).await;
         assert_eq!(retry_in(&stream(&layer)), SECOND / 20);
         for _ in 0..20 {
             advance(SECOND / 20).await;
-            let_in(stream(&layer));
+            assert_admitted(stream(&layer));
             assert_eq!(retry_in(&stream(&layer)), SECOND / 10);
             advance(SECOND / 20).await;
-            assert_eq!(retry_in(&stream(&layer)), SECOND / 20, "who is refused takes nothing");
+            assert_eq!(retry_in(&stream(&layer)), SECOND / 20, "a refused request takes no token");
         }
         advance(1000 * SECOND).await;
-        (0..3).for_each(|_| drop(let_in(stream(&layer))));
+        (0..3).for_each(|_| drop(assert_admitted(stream(&layer))));
         retry_in(&stream(&layer));
-        assert_eq!(limit.open_streams(), 0, "a rate counts beginnings");
+        assert_eq!(limit.open_streams(), 0, "a rate counts starts and not open streams");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn give_the_token_back_when_the_answer_is_no_stream_and_not_when_it_was_one() {
+    async fn give_the_token_back_only_if_the_response_is_no_stream() {
         let limit = Limit::rate(1, SECOND, 1);
         let mut service = limited(&limit).layer(Handler::default());
         for path in ["/json", "/no-content", "/failing-stream"] {
-            assert_eq!(why(&ask(&service, asking(path))), None);
+            assert_eq!(refused_reason(&ask(&service, asking(path))), None);
         }
-        assert!(now(service.clone().oneshot(asking("/broken"))).is_err());
+        assert!(ready_now(service.clone().oneshot(asking("/broken"))).is_err());
         let waiting = service.call(asking("/never"));
         assert_eq!(retry_in(&ask(&service, asking("/stream"))), SECOND);
         drop(waiting);
-        drop(let_in(ask(&service, asking("/stream"))));
+        drop(assert_admitted(ask(&service, asking("/stream"))));
         assert_eq!(retry_in(&ask(&service, asking("/json"))), SECOND);
         advance(SECOND).await;
         assert_eq!(limit.entries(), 0);
-        drop(let_in(ask(&service, plain("/stream"))));
+        drop(assert_admitted(ask(&service, plain("/stream"))));
         assert_eq!(retry_in(&ask(&service, plain("/stream"))), SECOND);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn are_for_each_key_by_itself_and_forget_who_has_a_full_bucket() {
+    async fn count_each_key_separately_and_forget_keys_with_full_buckets() {
         let limit = Limit::rate(1, SECOND, 2).per_optional(by_key);
         let layer = limited(&limit);
-        let_in(stream_of(&layer, "a"));
-        let_in(stream_of(&layer, "a"));
-        let_in(stream_of(&layer, "b"));
+        assert_admitted(stream_of(&layer, "a"));
+        assert_admitted(stream_of(&layer, "a"));
+        assert_admitted(stream_of(&layer, "b"));
         let refused = stream_of(&layer, "a");
-        assert_eq!(why(&refused), Some(RefusedReason::RateLimited { key: Some("a".into()), retry_in: Some(SECOND) }));
+        assert_eq!(
+            refused_reason(&refused),
+            Some(RefusedReason::RateLimited { key: Some("a".into()), retry_in: Some(SECOND) })
+        );
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(limit.entries(), 2);
         advance(SECOND).await;
         assert_eq!(limit.entries(), 1);
         advance(SECOND).await;
         assert_eq!(limit.entries(), 0);
-        let_in(stream(&layer));
-        assert_eq!(limit.entries(), 0, "it has no key");
+        assert_admitted(stream(&layer));
+        assert_eq!(limit.entries(), 0, "the request has no key");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_a_burst_of_none_let_one_in_at_a_time() {
+    async fn with_a_burst_of_zero_admit_one_stream_at_a_time() {
         let layer = limited(&Limit::rate(2, SECOND, 0));
-        let_in(stream(&layer));
+        assert_admitted(stream(&layer));
         assert_eq!(retry_in(&stream(&layer)), SECOND / 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_none_let_none_in_and_say_that_there_never_is_room() {
+    async fn of_zero_admit_no_stream_and_give_no_waiting_time() {
         for limit in [Limit::rate(0, SECOND, 5), Limit::rate(0, Duration::ZERO, 5), Limit::rate(0, Duration::MAX, 0)] {
             let refused = stream(&limited(&limit));
-            assert_eq!(why(&refused), Some(RefusedReason::RateLimited { key: None, retry_in: None }));
+            assert_eq!(refused_reason(&refused), Some(RefusedReason::RateLimited { key: None, retry_in: None }));
             assert!((3..=8).contains(&seconds(&refused)));
             assert_eq!(limit.entries(), 0);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn in_no_time_let_all_in() {
+    async fn per_zero_time_admit_all_streams() {
         let limit = Limit::rate(1, Duration::ZERO, 1);
         let layer = limited(&limit);
-        (0..100).for_each(|_| drop(let_in(stream(&layer))));
+        (0..100).for_each(|_| drop(assert_admitted(stream(&layer))));
         assert_eq!(limit.entries(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_times_beyond_all_bounds_let_the_burst_in_and_no_more() {
+    async fn per_endless_time_admit_the_burst_and_no_more() {
         for (number, per, burst) in
             [(1, Duration::MAX, 1), (5, Duration::MAX, 5), (1, Duration::from_secs(u64::MAX / 1_000_000_000), 3)]
         {
             let limit = Limit::rate(number, per, burst);
             let layer = limited(&limit);
-            (0..burst).for_each(|_| drop(let_in(stream(&layer))));
+            (0..burst).for_each(|_| drop(assert_admitted(stream(&layer))));
             for _ in 0..3 {
                 assert!(retry_in(&stream(&layer)) > 1_000_000 * SECOND, "{limit:?}");
                 advance(SECOND).await;
@@ -877,48 +894,44 @@ mod rates {
     async fn that_are_raised_take_effect_at_once() {
         let limit = Limit::rate(1, 3600 * SECOND, 10);
         let layer = limited(&limit);
-        (0..10).for_each(|_| drop(let_in(stream(&layer))));
+        (0..10).for_each(|_| drop(assert_admitted(stream(&layer))));
         assert_eq!(retry_in(&stream(&layer)), 3600 * SECOND);
         limit.set_limit(3600);
-        assert_eq!(
-            retry_in(&stream(&layer)),
-            SECOND,
-            "what is missing in the bucket is tokens, whatever time they take"
-        );
+        assert_eq!(retry_in(&stream(&layer)), SECOND, "the bucket lacks tokens, however long each takes now");
         advance(SECOND).await;
-        let_in(stream(&layer));
+        assert_admitted(stream(&layer));
         retry_in(&stream(&layer));
         advance(10 * SECOND).await;
         assert_eq!(limit.entries(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn that_are_lowered_do_not_let_a_burst_in_for_it() {
+    async fn that_are_lowered_admit_no_new_burst() {
         let limit = Limit::rate(10, SECOND, 10);
         let layer = limited(&limit);
-        (0..10).for_each(|_| drop(let_in(stream(&layer))));
+        (0..10).for_each(|_| drop(assert_admitted(stream(&layer))));
         limit.set_limit(1);
         assert_eq!(retry_in(&stream(&layer)), SECOND);
         limit.set_limit(0);
-        assert_eq!(why(&stream(&layer)), Some(RefusedReason::RateLimited { key: None, retry_in: None }));
+        assert_eq!(refused_reason(&stream(&layer)), Some(RefusedReason::RateLimited { key: None, retry_in: None }));
         limit.set_limit(1);
         assert_eq!(retry_in(&stream(&layer)), SECOND);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn that_change_while_a_request_waits_give_back_just_its_token() {
+    async fn that_change_while_a_request_waits_give_back_only_its_token() {
         let limit = Limit::rate(1, 100 * SECOND, 2);
         let mut service = limited(&limit).layer(Handler::default());
-        drop(let_in(ask(&service, asking("/stream"))));
+        drop(assert_admitted(ask(&service, asking("/stream"))));
         let waiting = service.call(asking("/never"));
         limit.set_limit(100);
         drop(waiting);
-        drop(let_in(ask(&service, asking("/stream"))));
+        drop(assert_admitted(ask(&service, asking("/stream"))));
         assert_eq!(retry_in(&ask(&service, asking("/stream"))), SECOND);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn give_nothing_back_that_has_come_back_by_itself() {
+    async fn give_no_token_back_that_was_refilled_meanwhile() {
         let limit = Limit::rate(1, SECOND, 5);
         let mut service = limited(&limit).layer(Handler::default());
         let mut slow = Vec::new();
@@ -930,28 +943,29 @@ mod rates {
         for request in slow {
             drop(request);
             let response = ask(&service, asking("/stream"));
-            if why(&response).is_none() {
+            if refused_reason(&response).is_none() {
                 open.push(response);
             }
         }
-        assert_eq!(open.len(), 5, "the burst, and not a stream for each request that was given up");
+        assert_eq!(open.len(), 5, "only the burst, not one more for each cancelled request");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn give_back_what_has_not_come_back_by_itself() {
+    async fn give_back_the_part_of_a_token_that_was_not_refilled() {
         let limit = Limit::rate(1, SECOND, 1);
         let mut service = limited(&limit).layer(Handler::default());
         let slow = service.call(asking("/never"));
         advance(SECOND / 4).await;
         drop(slow);
-        assert_eq!(limit.entries(), 0, "a quarter came back by itself, three were given back");
-        drop(let_in(ask(&service, asking("/stream"))));
+        assert_eq!(limit.entries(), 0, "a quarter was refilled, and three quarters were given back");
+        drop(assert_admitted(ask(&service, asking("/stream"))));
         assert_eq!(retry_in(&ask(&service, asking("/stream"))), SECOND);
     }
 
-    /// What was opened in one layer and wrapped by it goes through another, which has counted it too.
+    /// Nested layers whose extensions are cleared between them: the outer layer learns of the stream only at the
+    /// response.
     #[tokio::test(start_paused = true)]
-    async fn of_an_outer_layer_count_a_stream_that_began_where_nothing_was_known_of_it() {
+    async fn of_an_outer_layer_count_a_stream_even_if_extensions_are_cleared() {
         let limit = Limit::rate(1, SECOND, 1);
         let (outer, inner) = (limited(&limit), quiet(&Registry::new()));
         let stripping = MapRequestLayer::new(|mut request: Request<()>| {
@@ -960,23 +974,23 @@ mod rates {
         });
         for request in [asking, plain] {
             let service = outer.layer(stripping.layer(inner.layer(Handler::default())));
-            drop(let_in(ask(&service, request("/stream"))));
+            drop(assert_admitted(ask(&service, request("/stream"))));
             assert_eq!(retry_in(&ask(&service, request("/stream"))), SECOND);
             advance(SECOND).await;
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn are_not_spent_by_asking_after_the_end() {
+    async fn are_not_spent_by_a_client_whose_stream_has_ended() {
         let limit = Limit::rate(1, SECOND, 1);
         let layer = limited(&limit);
         let (client, response) = answer(&layer, asking("/"), |_| event_stream(Own::new()));
-        drop(let_in(response));
+        drop(assert_admitted(response));
         advance(SECOND).await;
         for _ in 0..3 {
-            assert_eq!(client.acquire_slot(), Ok(()), "there is room, and it takes nothing");
+            assert_eq!(client.acquire_slot(), Ok(()), "the call succeeds and takes no token");
         }
-        let_in(stream(&layer));
+        assert_admitted(stream(&layer));
     }
 }
 
@@ -993,7 +1007,7 @@ mod nested_layers {
             let inner = quiet(&inner_registry).limit(shared.clone()).limit(inner_own.clone());
             let service = outer.layer(inner.layer(Handler::default()));
             for request in [asking, plain] {
-                let open = let_in(ask(&service, request("/stream")));
+                let open = assert_admitted(ask(&service, request("/stream")));
                 let counted = || [&shared, &outer_own, &inner_own].map(Limit::open_streams);
                 assert_eq!(counted(), [1, 1, 1]);
                 assert_full(&ask(&service, request("/stream")), 1);
@@ -1005,7 +1019,7 @@ mod nested_layers {
     }
 
     #[test]
-    fn give_back_what_the_outer_one_took_when_the_inner_one_refuses() {
+    fn release_the_outer_slot_if_the_inner_layer_refuses() {
         let (outer_own, inner_own) = (Limit::streams(1), Limit::streams(0));
         let outer = limited(&outer_own).refused_response(RefusedResponse::reconnect());
         let inner =
@@ -1016,25 +1030,25 @@ mod nested_layers {
             assert_eq!(
                 (outer_own.open_streams(), inner_own.open_streams()),
                 (0, 0),
-                "though the response is still there"
+                "although the response still exists"
             );
-            assert_eq!(body_text(response.into_body()), "the inner one's");
+            assert_eq!(body_text(response.into_body()), "the inner layer's body");
         }
     }
 
     #[test]
-    fn refuse_by_the_outer_one_what_is_no_stream_of_the_inner_one() {
+    fn refuse_at_the_outer_layer_without_a_count_at_the_inner_one() {
         let (outer_own, inner_own, handler) = (Limit::streams(0), Limit::streams(1), Handler::default());
         let service = limited(&outer_own).layer(limited(&inner_own).layer(handler.clone()));
         assert_full(&ask(&service, asking("/stream")), 0);
         assert_eq!((handler.runs(), inner_own.open_streams()), (0, 0));
         assert_full(&ask(&service, plain("/stream")), 0);
-        assert_eq!((handler.runs(), inner_own.open_streams()), (1, 0), "it would have been both's");
+        assert_eq!((handler.runs(), inner_own.open_streams()), (1, 0), "the stream would have counted in both");
     }
 
-    /// A refusal may be an event stream by its headers.
+    /// The headers of a refusal may be those of an event stream.
     #[test]
-    fn leave_a_refusal_of_the_inner_one_as_it_is() {
+    fn leave_a_refusal_of_the_inner_layer_unchanged() {
         let inner = limited(&Limit::streams(0)).refused_response(RefusedResponse::reconnect().delay(SECOND));
         let outer = SseLayer::new(&Registry::new())
             .opening_comment("of the outer one")
@@ -1050,7 +1064,7 @@ mod nested_layers {
     }
 
     #[test]
-    fn count_a_request_that_is_tried_again_between_them_once() {
+    fn count_a_request_once_if_a_layer_between_them_retries_it() {
         #[derive(Clone)]
         struct Again(usize);
 
@@ -1063,7 +1077,7 @@ mod nested_layers {
                 result: &mut Result<Response<B>, Broken>,
             ) -> Option<Self::Future> {
                 self.0 = self.0.checked_sub(1)?;
-                // Which the handler goes by.
+                // The handler answers by the path.
                 *request.uri_mut() = ["/stream", "/broken", "/json"][self.0].parse().unwrap();
                 drop(std::mem::replace(result, Err(Broken)));
                 Some(ready(()))
@@ -1079,7 +1093,7 @@ mod nested_layers {
         let handler = Handler::default();
         let service = outer.layer(retry::RetryLayer::new(Again(3)).layer(inner.layer(handler.clone())));
         for tries in [4, 8] {
-            let open = let_in(ask(&service, of("a", "/stream")));
+            let open = assert_admitted(ask(&service, request_of("a", "/stream")));
             assert_eq!((handler.runs(), shared.open_streams(), inner_own.open_streams()), (tries, 1, 1));
             drop(open);
             assert_eq!((shared.open_streams(), inner_own.open_streams()), (0, 0));
@@ -1087,18 +1101,18 @@ mod nested_layers {
     }
 
     #[test]
-    fn count_several_streams_of_one_request_once_and_until_the_last_is_over() {
+    fn count_several_streams_of_a_request_once_until_the_last_ends() {
         let limit = Limit::streams(1);
         let inner = limited(&limit).layer(Handler::default());
         let kept = Arc::new(Mutex::new(Vec::new()));
         let fans_out = {
             let kept = Arc::clone(&kept);
             service_fn(move |request: Request<()>| {
-                kept.lock().unwrap().push(let_in(ask(&inner, request.clone())));
+                kept.lock().unwrap().push(assert_admitted(ask(&inner, request.clone())));
                 ready(Ok::<_, Broken>(ask(&inner, request)))
             })
         };
-        let open = let_in(ask(&limited(&limit).layer(fans_out), asking("/stream")));
+        let open = assert_admitted(ask(&limited(&limit).layer(fans_out), asking("/stream")));
         assert_eq!(limit.open_streams(), 1);
         drop(open);
         assert_eq!(limit.open_streams(), 1);
@@ -1106,9 +1120,9 @@ mod nested_layers {
         assert_eq!(limit.open_streams(), 0);
     }
 
-    /// Nothing tells the inner one that the outer one has counted it.
+    /// The inner layer cannot know that the outer layer has counted the request.
     #[test]
-    fn count_twice_where_what_is_between_them_strips_the_extensions() {
+    fn count_twice_if_a_layer_between_them_clears_the_extensions() {
         let (limit, number) = (Limit::streams(2), Limit::streams(1));
         let stripping = MapRequestLayer::new(|mut request: Request<()>| {
             request.extensions_mut().clear();
@@ -1116,7 +1130,7 @@ mod nested_layers {
         });
         let layer = limited(&limit);
         let service = layer.layer(stripping.layer(layer.layer(Handler::default())));
-        let open = let_in(ask(&service, asking("/stream")));
+        let open = assert_admitted(ask(&service, asking("/stream")));
         assert_eq!(limit.open_streams(), 2);
         assert_full(&ask(&service, asking("/stream")), 2);
         drop(open);
@@ -1128,10 +1142,10 @@ mod nested_layers {
     }
 
     #[test]
-    fn keep_the_outer_ones_place_as_long_as_the_body_that_it_passes_on() {
+    fn keep_the_outer_slot_as_long_as_the_forwarded_body() {
         let limit = Limit::streams(1);
         let service = limited(&limit).layer(quiet(&Registry::new()).layer(Handler::default()));
-        let mut open = let_in(ask(&service, plain("/stream")));
+        let mut open = assert_admitted(ask(&service, plain("/stream")));
         assert_eq!(poll(open.body_mut()), Polled::Pending);
         assert_eq!(limit.open_streams(), 1);
         drop(open);
@@ -1143,7 +1157,7 @@ mod a_handler {
     use super::*;
 
     #[test]
-    fn may_ask_before_it_begins_and_then_its_answer_is_not_replaced() {
+    fn may_acquire_a_slot_first_and_keeps_its_response() {
         let limit = Limit::streams(1);
         let layer = limited(&limit);
         let (_, response) = answer(&layer, plain("/"), |client| {
@@ -1152,14 +1166,14 @@ mod a_handler {
             limit.set_limit(0);
             event_stream(Own::new())
         });
-        let open = let_in(response);
+        let open = assert_admitted(response);
         assert_eq!(limit.open_streams(), 1);
         drop(open);
         assert_eq!(limit.open_streams(), 0);
     }
 
     #[test]
-    fn that_is_refused_answers_as_it_likes_or_with_the_refusal() {
+    fn that_is_refused_may_answer_itself_or_with_the_refusal() {
         let (limit, registry) = (Limit::streams(0), Registry::new());
         let layer = quiet(&registry).limit(limit).refused_response(RefusedResponse::reconnect());
         let refused = |response: fn(RefusedReason) -> Response<String>| {
@@ -1167,7 +1181,7 @@ mod a_handler {
             response
         };
         let own = refused(|_| Response::new("come back tomorrow".to_owned()));
-        assert_eq!((own.status(), why(&own)), (StatusCode::OK, None));
+        assert_eq!((own.status(), refused_reason(&own)), (StatusCode::OK, None));
         let response = refused(RefusedReason::into_response);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_full(&response, 0);
@@ -1177,7 +1191,7 @@ mod a_handler {
     }
 
     #[test]
-    fn that_answers_with_something_else_after_it_asked_has_no_place_any_more() {
+    fn that_acquired_a_slot_loses_it_with_another_response() {
         let limit = Limit::streams(1);
         let layer = limited(&limit);
         let (client, response) = answer(&layer, plain("/"), |client| {
@@ -1186,14 +1200,14 @@ mod a_handler {
         });
         assert_eq!(limit.open_streams(), 0);
         for _ in 0..3 {
-            assert_eq!(client.acquire_slot(), Ok(()), "there would be room");
-            assert_eq!((limit.open_streams(), limit.entries()), (0, 0), "and nobody to keep it");
+            assert_eq!(client.acquire_slot(), Ok(()), "a slot would be free");
+            assert_eq!((limit.open_streams(), limit.entries()), (0, 0), "no stream keeps a slot");
         }
         drop(response);
     }
 
     #[test]
-    fn that_reads_events_itself_is_counted_until_it_drops_them() {
+    fn that_reads_events_is_counted_until_it_drops_them() {
         let limit = Limit::streams(1);
         let layer = limited(&limit);
         for request in [asking("/"), plain("/")] {
@@ -1207,13 +1221,13 @@ mod a_handler {
             assert_eq!(limit.open_streams(), 1);
             assert_full(&stream(&layer), 1);
             drop(kept);
-            assert_eq!(now(client.closed()), CloseReason::ClientDisconnected);
+            assert_eq!(ready_now(client.closed()), CloseReason::ClientDisconnected);
             assert_eq!(limit.open_streams(), 0);
         }
     }
 
     #[test]
-    fn that_reads_events_itself_without_room_has_none() {
+    fn that_reads_events_without_a_free_slot_gets_none() {
         let (recorder, config) = Recorder::new();
         let (limit, registry) = (Limit::streams(0), Registry::with_config(config));
         let layer = quiet(&registry).limit(limit.clone());
@@ -1224,20 +1238,24 @@ mod a_handler {
             kept = Some(client.clone().into_events());
             Response::new(Own::new())
         });
-        assert_eq!((response.status(), why(&response)), (StatusCode::OK, None), "that is the handler's to say");
+        assert_eq!(
+            (response.status(), refused_reason(&response)),
+            (StatusCode::OK, None),
+            "the handler chooses the response"
+        );
         let mut events = kept.unwrap();
-        assert!(now(events.next()).is_none());
-        assert_eq!(now(client.closed()), CloseReason::Refused);
+        assert!(ready_now(events.next()).is_none());
+        assert_eq!(ready_now(client.closed()), CloseReason::Refused);
         assert_eq!((limit.open_streams(), limit.entries()), (0, 0));
         let stats = registry.stats();
-        assert_eq!((stats.clients, stats.closed_streams.len(), stats.delivered), (0, 0, 0), "it never began");
+        assert_eq!((stats.clients, stats.closed_streams.len(), stats.delivered), (0, 0, 0), "the stream never began");
         assert_eq!(stats.refused_streams, 1, "a stream was refused");
         let told = recorder.of_clients();
         assert!(matches!(told[..], [Observed::StreamRefused(_, RefusedReason::Full { limit: 0, .. })]), "{told:?}");
     }
 
     #[test]
-    fn that_asked_for_room_and_then_reads_events_itself_has_it() {
+    fn that_acquired_a_slot_keeps_it_for_events() {
         let limit = Limit::streams(1);
         let mut kept = None;
         let (client, _response) = answer(&limited(&limit), plain("/"), |client| {
@@ -1248,21 +1266,21 @@ mod a_handler {
         });
         assert_eq!(limit.open_streams(), 1);
         drop(kept);
-        assert_eq!((now(client.closed()), limit.open_streams()), (CloseReason::ClientDisconnected, 0));
+        assert_eq!((ready_now(client.closed()), limit.open_streams()), (CloseReason::ClientDisconnected, 0));
     }
 
     #[test]
-    fn that_reads_events_itself_only_after_the_answer_takes_nothing_as_the_client_is_over() {
+    fn that_reads_events_after_the_response_takes_no_slot() {
         let limit = Limit::streams(1);
         let (client, _response) = answer(&limited(&limit), plain("/"), |_| Response::new(Own::new()));
-        assert_eq!(now(client.closed()), CloseReason::NoStream);
+        assert_eq!(ready_now(client.closed()), CloseReason::NoStream);
         let mut events = client.into_events();
-        assert!(now(events.next()).is_none());
-        assert_eq!(limit.open_streams(), 0, "though that is still there");
+        assert!(ready_now(events.next()).is_none());
+        assert_eq!(limit.open_streams(), 0, "although the events still exist");
     }
 
     #[test]
-    fn that_reads_events_twice_is_counted_once_and_until_the_first_is_dropped_which_has_them() {
+    fn that_reads_events_twice_is_counted_once_until_the_first_is_dropped() {
         let limit = Limit::streams(1);
         let mut kept = Vec::new();
         let (_, _response) = answer(&limited(&limit), plain("/"), |client| {
@@ -1277,11 +1295,11 @@ mod a_handler {
     }
 }
 
-mod code_of_the_programs_own {
+mod code_of_the_program {
     use super::*;
 
     #[test]
-    fn that_panics_as_it_says_the_key_leaves_nothing_counted() {
+    fn that_panics_in_the_key_leaves_no_count() {
         let (first, registry) = (Limit::streams(1), Registry::new());
         let panics = Limit::streams(1).per(|request: &Parts| {
             assert!(!request.headers.contains_key("x-key"), "the key's");
@@ -1290,34 +1308,34 @@ mod code_of_the_programs_own {
         let layer = quiet(&registry).limit(first.clone()).limit(panics.clone());
         let (outer, inner) = (layer.layer(Handler::default()), quiet(&registry).limit(first.clone()));
         let nested = inner.layer(layer.layer(Handler::default()));
-        assert!(catch_unwind(AssertUnwindSafe(|| ask(&outer, of("a", "/stream")))).is_err());
-        assert!(catch_unwind(AssertUnwindSafe(|| ask(&nested, of("a", "/stream")))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| ask(&outer, request_of("a", "/stream")))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| ask(&nested, request_of("a", "/stream")))).is_err());
         assert_eq!((first.open_streams(), panics.open_streams(), registry.stats().clients), (0, 0, 0));
-        drop(let_in(ask(&outer, asking("/stream"))));
-        drop(let_in(ask(&nested, asking("/stream"))));
+        drop(assert_admitted(ask(&outer, asking("/stream"))));
+        drop(assert_admitted(ask(&nested, asking("/stream"))));
         assert_eq!((first.entries(), panics.entries()), (0, 0));
     }
 
     #[test]
-    fn that_panics_as_it_refuses_leaves_nothing_counted() {
+    fn that_panics_in_the_refusal_leaves_no_count() {
         let (each, none) = (Limit::streams(1).per(by_key), Limit::streams(0));
         let registry = Registry::new();
         let refusal = RefusedResponse::with(|_, _| -> Response<Bytes> { panic!("the refusal's") });
         let layer = quiet(&registry).limit(each.clone()).limit(none.clone()).refused_response(refusal);
         let around = limited(&each);
         for service in [around.layer(layer.layer(Handler::default())), around.layer(layer.layer(Handler::default()))] {
-            for request in [of("a", "/stream"), plain("/stream")] {
+            for request in [request_of("a", "/stream"), plain("/stream")] {
                 assert!(catch_unwind(AssertUnwindSafe(|| ask(&service, request))).is_err());
                 assert_eq!((each.open_streams(), none.open_streams(), registry.stats().clients), (0, 0, 0));
             }
         }
         none.set_limit(1);
-        drop(let_in(ask(&layer.layer(Handler::default()), of("a", "/stream"))));
+        drop(assert_admitted(ask(&layer.layer(Handler::default()), request_of("a", "/stream"))));
         assert_eq!((each.entries(), none.entries()), (0, 0));
     }
 
     #[test]
-    fn that_panics_as_it_observes_does_not_stop_a_refusal() {
+    fn that_panics_in_an_observer_does_not_stop_a_refusal() {
         let observer = |_: &tower_sse::Observation<'_>| panic!("the observer's");
         let limit = Limit::streams(0);
         let registry = Registry::with_config(RegistryConfig::default().observer(observer).limit(limit.clone()));
@@ -1325,9 +1343,9 @@ mod code_of_the_programs_own {
         assert_eq!((limit.open_streams(), registry.stats().clients), (0, 0));
     }
 
-    /// It may use anything there is: it is not called with anything locked.
+    /// The program's code may call any method, as it is called without a lock.
     #[test]
-    fn may_ask_the_client_of_the_layer_further_out_whether_there_is_room_as_it_says_the_key() {
+    fn may_acquire_an_outer_slot_in_the_key() {
         bounded(|| {
             let (outer_own, in_all) = (Limit::streams(1), Limit::streams(1));
             let key = {
@@ -1341,12 +1359,12 @@ mod code_of_the_programs_own {
             };
             let inner = limited(&in_all).limit(Limit::streams(1).per(key));
             let service = limited(&outer_own).limit(in_all).layer(inner.layer(Handler::default()));
-            let_in(ask(&service, asking("/stream")));
+            assert_admitted(ask(&service, asking("/stream")));
         });
     }
 
     #[test]
-    fn may_open_and_end_streams_as_it_refuses_and_observes() {
+    fn may_open_and_end_streams_in_refusals_and_observers() {
         bounded(|| {
             let limit = Limit::streams(1);
             let kept = Arc::new(Mutex::new(Vec::new()));
@@ -1354,14 +1372,14 @@ mod code_of_the_programs_own {
                 let (limit, kept) = (limit.clone(), Arc::clone(&kept));
                 RefusedResponse::with(move |refused, _| {
                     kept.lock().unwrap().clear();
-                    drop(let_in(stream(&limited(&limit))));
+                    drop(assert_admitted(stream(&limited(&limit))));
                     Response::new(refused.to_string())
                 })
             };
             let layer = limited(&limit).refused_response(refusal);
-            kept.lock().unwrap().push(let_in(stream(&layer)));
+            kept.lock().unwrap().push(assert_admitted(stream(&layer)));
             assert_full(&stream(&layer), 1);
-            let_in(stream(&layer));
+            assert_admitted(stream(&layer));
         });
     }
 }
@@ -1378,14 +1396,14 @@ mod a_refusal {
     }
 
     #[test]
-    fn is_a_503_or_a_429_if_it_is_about_this_client_with_a_sentence() {
+    fn is_a_503_or_for_a_keyed_limit_a_429_and_says_why() {
         let (none, one, two) = (Limit::streams(0), Limit::streams(1), Limit::streams(2));
         let rate = Limit::rate(1, 3600 * SECOND, 1);
         let limits = [&none, &one, &two, &rate].map(|limit| [limit.clone(), limit.clone().per(by_key)]);
         let open: Vec<_> = limits[1..]
             .as_flattened()
             .iter()
-            .flat_map(|limit| (0..limit.limit()).map(|_| let_in(stream_of(&limited(limit), "a"))))
+            .flat_map(|limit| (0..limit.limit()).map(|_| assert_admitted(stream_of(&limited(limit), "a"))))
             .collect();
         let expected = [
             (503, "event streams are disabled: the limit is 0"),
@@ -1400,7 +1418,7 @@ mod a_refusal {
         for (limit, (status, sentence)) in limits.as_flattened().iter().zip(expected) {
             let response = refused(limit, RefusedResponse::default());
             assert_eq!(response.status(), status);
-            assert_eq!(response.status(), why(&response).unwrap().status());
+            assert_eq!(response.status(), refused_reason(&response).unwrap().status());
             assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
             assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
             assert_eq!(response.headers().len(), 3, "and retry-after");
@@ -1422,20 +1440,20 @@ mod a_refusal {
     }
 
     #[test]
-    fn asks_to_wait_for_as_long_as_it_was_told() {
+    fn asks_to_wait_for_the_configured_time() {
         let seconds = |delay| seconds(&refused(&Limit::streams(0), RefusedResponse::status().delay(delay)));
         assert_eq!(seconds(Duration::ZERO), 0);
         assert_eq!(seconds(Duration::from_nanos(2)), 1, "rounded up");
         assert!((50..=151).contains(&seconds(100 * SECOND)));
-        // An expression of "never" that must not be an overflow.
+        // An endless delay must not overflow.
         (0..100).for_each(|_| assert!(seconds(Duration::MAX) > u64::MAX / 4));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn adds_how_long_it_is_until_a_rate_has_room() {
+    async fn adds_the_time_until_the_rate_has_a_token() {
         let limit = Limit::rate(1, 1000 * SECOND, 1);
         let layer = limited(&limit);
-        let_in(stream(&layer));
+        assert_admitted(stream(&layer));
         assert!((1003..=1008).contains(&seconds(&stream(&layer))));
         advance(600 * SECOND).await;
         assert!((403..=408).contains(&seconds(&stream(&layer))));
@@ -1446,7 +1464,7 @@ mod a_refusal {
     }
 
     #[test]
-    fn may_be_a_stream_that_says_when_to_come_back_and_ends_cleanly() {
+    fn may_be_a_stream_with_a_reconnection_time_and_a_clean_end() {
         let refusal = || RefusedResponse::reconnect().delay(2 * SECOND);
         let mut waits: Vec<u64> = (0..200)
             .map(|_| {
@@ -1471,7 +1489,7 @@ mod a_refusal {
     }
 
     #[test]
-    fn may_be_a_response_of_the_programs_own() {
+    fn may_be_a_response_of_the_program() {
         let refusal = RefusedResponse::with(|refused, _| {
             let RefusedReason::Full { key: Some(key), limit } = refused else { panic!("{refused:?}") };
             let mut response = Response::new(format!("{limit}"));
@@ -1482,7 +1500,7 @@ mod a_refusal {
         let response = refused(&Limit::streams(0).per(by_key), refusal);
         assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
         assert_eq!(response.headers()["x-is-a"], "true");
-        assert_eq!(response.headers().len(), 1, "nothing is added");
+        assert_eq!(response.headers().len(), 1, "no header is added");
         assert_full_of(&response, "a", 0);
         assert_eq!(body_text(response.into_body()), "0");
 
@@ -1491,7 +1509,8 @@ mod a_refusal {
         assert_eq!(empty.body().size_hint().exact(), Some(0));
     }
 
-    /// What it is made of a request that went this way: its path, a header, and what was put into its extensions further out.
+    /// Sends a request through the layer. Returns what the refusal is made of: its path, a header, and an extension of
+    /// an outer layer.
     fn seen(layer: &SseLayer, request: http::request::Builder) -> (StatusCode, String) {
         let request = request.header("x-own", "1").extension(7_u8).body(()).unwrap();
         let (_, response) = answer(layer, request, |_| event_stream(Own::new()));
@@ -1499,7 +1518,7 @@ mod a_refusal {
     }
 
     #[tokio::test]
-    async fn of_the_programs_own_sees_the_request_whether_or_not_its_handler_ran() {
+    async fn of_the_program_sees_the_request_before_or_after_the_handler() {
         let own = || {
             RefusedResponse::with(|refused, request| {
                 let extension = request.extensions.get::<u8>();
@@ -1507,7 +1526,7 @@ mod a_refusal {
                 let mut response =
                     Response::new(format!("{} {} {header:?} {extension:?}", request.method, request.uri));
                 *response.status_mut() = refused.status();
-                assert!(request.extensions.get::<ClientHandle>().is_none(), "it is as it came");
+                assert!(request.extensions.get::<ClientHandle>().is_none(), "the request is as it arrived");
                 response
             })
         };
@@ -1523,7 +1542,7 @@ mod a_refusal {
         );
         assert_eq!(seen(&layer, Request::post("/a?b")), expected);
 
-        // Without a limit too: when the registry takes no new streams, which it may say while the handler runs.
+        // It works without a limit too: the registry may begin to refuse new streams while the handler runs.
         let registry = Registry::new();
         let layer = quiet(&registry).refused_response(own());
         let service = layer.layer(service_fn(|_: Request<()>| async {
@@ -1536,23 +1555,23 @@ mod a_refusal {
         assert!(answered.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         registry.drain(Drain::within(Duration::ZERO)).await;
         let response = answered.await.unwrap();
-        assert_eq!(why(&response), Some(RefusedReason::Draining));
+        assert_eq!(refused_reason(&response), Some(RefusedReason::Draining));
         assert_eq!((response.status(), body_text(response.into_body())), expected);
     }
 
     #[tokio::test]
-    async fn of_a_registry_that_is_drained_goes_before_those_of_its_limits() {
+    async fn of_a_drain_has_priority_over_those_of_limits() {
         let limit = Limit::streams(1);
         let registry = Registry::with_config(RegistryConfig::default().limit(limit.clone()));
         let layer = quiet(&registry).refused_response(RefusedResponse::reconnect());
         registry.drain(Drain::within(Duration::ZERO)).await;
         let response = stream(&layer);
-        assert_eq!((why(&response), limit.open_streams()), (Some(RefusedReason::Draining), 0));
+        assert_eq!((refused_reason(&response), limit.open_streams()), (Some(RefusedReason::Draining), 0));
         assert!(body_text(response.into_body()).starts_with("retry: "));
     }
 
     #[test]
-    fn goes_through_a_cors_layer_as_what_is_let_in_does() {
+    fn gets_its_cors_headers_as_an_admitted_stream_does() {
         for refusal in [
             RefusedResponse::status(),
             RefusedResponse::reconnect(),
@@ -1568,31 +1587,41 @@ mod a_refusal {
                 request.headers_mut().insert("access-control-request-method", "GET".parse().unwrap());
                 ask(&service, request)
             };
-            let first = let_in(from_elsewhere(Method::GET));
+            let first = assert_admitted(from_elsewhere(Method::GET));
             let second = from_elsewhere(Method::GET);
             assert_full(&second, 1);
             let preflight = from_elsewhere(Method::OPTIONS);
-            assert_eq!((preflight.status(), why(&preflight)), (StatusCode::OK, None), "though there is no room");
+            assert_eq!(
+                (preflight.status(), refused_reason(&preflight)),
+                (StatusCode::OK, None),
+                "although no slot is free"
+            );
             for response in [first, second, preflight] {
-                assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], "*", "or a page cannot read why");
+                assert_eq!(
+                    response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN],
+                    "*",
+                    "otherwise a page cannot read the reason"
+                );
             }
         }
     }
 }
 
-/// What is left of 100,000 keys when their streams are over.
-mod of_100_000_keys {
+/// What 100,000 keys leave when their streams have ended.
+mod a_limit_with_100_000_keys {
     use super::*;
 
     const KEYS: usize = 100_000;
 
     fn open_all(layer: &SseLayer) -> Vec<Response<SseBody<Own>>> {
         let service = layer.layer(Handler::default());
-        (0..KEYS).map(|number| let_in(ask(&service, of(&format!("key-{number}"), "/stream")))).collect()
+        (0..KEYS)
+            .map(|number| assert_admitted(ask(&service, request_of(&format!("key-{number}"), "/stream"))))
+            .collect()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_entry_is_left() {
+    async fn keeps_no_entry() {
         let (number, rate) = (Limit::streams(1).per(by_key), Limit::rate(1, SECOND, 1).per(by_key));
         let layer = limited(&number).limit(rate.clone());
         let mut open = open_all(&layer);
@@ -1607,10 +1636,10 @@ mod of_100_000_keys {
         assert_eq!(rate.entries(), 0);
     }
 
-    /// In a process of its own, where nobody else takes or gives back any.
+    /// Runs in a process of its own, so that no other test allocates or frees memory.
     #[tokio::test(start_paused = true)]
-    async fn no_memory_is_left() {
-        if !is_alone("counting::of_100_000_keys::no_memory_is_left") {
+    async fn keeps_no_memory() {
+        if !is_alone("counting::a_limit_with_100_000_keys::keeps_no_memory") {
             return;
         }
         let (number, rate) = (Limit::streams(1).per(by_key), Limit::rate(1, SECOND, 1).per(by_key));
@@ -1628,24 +1657,24 @@ mod of_100_000_keys {
     }
 }
 
-/// All of it at random, beside a model that is written down as simply as can be.
-mod at_random {
+/// Random steps, compared with a model that is as simple as possible.
+mod random_steps {
     use super::*;
 
     #[derive(Debug, Clone)]
     enum Act {
-        /// A request of this user, which the handler answers at once or later.
+        /// A request of this user. The handler answers at once or later.
         Ask {
             user: usize,
             asks: bool,
             waits: bool,
         },
-        /// The handler answers one that waits, or it is given up.
+        /// The handler answers a waiting request, or the request is cancelled.
         Answer {
             nth: usize,
             with: With,
         },
-        /// A stream is over.
+        /// A stream ends.
         End {
             nth: usize,
         },
@@ -1674,7 +1703,7 @@ mod at_random {
         let answer = (any::<usize>(), with).prop_map(|(nth, with)| Act::Answer { nth, with });
         let end = any::<usize>().prop_map(|nth| Act::End { nth });
         let set_places = (0..2_usize, 0..6_u32).prop_map(|(limit, number)| Act::Set { limit, number });
-        // Those by which a second and a millisecond can be divided without a rest.
+        // Rates that divide a second and a millisecond without a rest.
         let set_rate = (2..4_usize, proptest::sample::select(vec![1, 2, 4, 5, 8, 10, 20]));
         let set_rate = set_rate.prop_map(|(limit, number)| Act::Set { limit, number });
         let advance = (0..1500_u64).prop_map(|ms| Act::Advance { ms });
@@ -1682,7 +1711,7 @@ mod at_random {
         proptest::collection::vec(act, 1..80)
     }
 
-    /// A limit, as its documentation has it.
+    /// A limit, as its documentation describes it.
     struct Model {
         limit: Limit,
         per_user: bool,
@@ -1719,7 +1748,8 @@ mod at_random {
             }
         }
 
-        /// `left`: how much of its token, in thousandths, has not come back by itself. Nothing of a stream's, whose beginning is counted for good.
+        /// `left` is the part of the token, in thousandths, that was not refilled. A stream gives nothing back, as its
+        /// start stays counted.
         fn give_back(&mut self, user: usize, left: u64) {
             let key = self.key(user);
             match &mut self.kind {
@@ -1758,7 +1788,7 @@ mod at_random {
     struct Waiting {
         user: usize,
         is_counted: bool,
-        /// How much is left of the token that it took of each limit, in thousandths.
+        /// The part of the token that it took of each limit and that was not refilled, in thousandths.
         left: [u64; 4],
         answer: Arc<Mutex<Option<With>>>,
         future: Pin<Box<dyn Future<Output = Response<SseBody<Own>>>>>,
@@ -1846,8 +1876,8 @@ mod at_random {
                     false
                 } else {
                     let has_room = is_counted || models.iter().all(|model| model.has_room(user));
-                    let response = now(future);
-                    let is_let_in = with == With::Stream && why(&response).is_none();
+                    let response = ready_now(future);
+                    let is_let_in = with == With::Stream && refused_reason(&response).is_none();
                     assert_eq!(is_let_in, with == With::Stream && has_room);
                     if is_let_in {
                         if !is_counted {
@@ -1873,7 +1903,7 @@ mod at_random {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn it_is_never_more_than_allowed_and_never_less_than_there_is_room_for(acts in acts()) {
+        fn admit_exactly_as_many_streams_as_the_limits_allow(acts in acts()) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             runtime.block_on(run(acts));
         }

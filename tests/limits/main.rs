@@ -1,4 +1,4 @@
-//! How many streams there may be.
+//! Limits of the number of streams.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/answer.rs"]
@@ -20,3 +20,5 @@ mod process;
 
 mod counting;
 mod sockets;
+#[path = "../support/time_limit.rs"]
+mod time_limit;

@@ -1,4 +1,4 @@
-//! Limits over real loopback sockets: that what is counted is open streams, until the peer has gone, and what clients make of a refusal.
+//! Limits over real loopback sockets: open streams are counted until the peer has left, and how clients take a refusal.
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -21,7 +21,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use reqwest_eventsource::{Error, Event as Received, EventSource, retry};
-use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::StreamExt;
 use tower::{Layer, Service, limit::GlobalConcurrencyLimitLayer, service_fn};
 use tower_sse::{ClientHandle, ClientIpKey, CloseReason, Event, Limit, RefusedResponse, Registry, SseBody, SseLayer};
@@ -30,14 +30,15 @@ use crate::{
     bodies,
     bodies::AnyBody,
     client,
-    client::{Client, VERSIONS},
+    client::Client,
     layers::plain,
     listener::listen,
+    time_limit::{on_both_versions, within_20_s},
 };
 
 type Streams = Response<SseBody<Empty<Bytes>>>;
 
-/// A handler that subscribes its client to a topic and streams, and says whose it is.
+/// A handler that subscribes its client to a topic and streams, and reports its client handle.
 fn handler() -> (
     impl Service<Request<Incoming>, Response = Response<Empty<Bytes>>, Error = Infallible, Future: Send> + Clone + Send,
     mpsc::UnboundedReceiver<ClientHandle>,
@@ -72,7 +73,7 @@ where
     .await
 }
 
-/// Serves with axum, which tells the peer's address.
+/// Serves with axum, which adds the peer's address.
 async fn serve_axum(app: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -86,14 +87,14 @@ async fn news(client: ClientHandle) -> impl IntoResponse {
     client.into_stream()
 }
 
-/// A request as `EventSource` makes it.
+/// A request as `EventSource` sends it.
 fn asking() -> Request<AnyBody> {
     let mut request = client::get("/");
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
     request
 }
 
-/// The answer on a connection of its own, and that connection, which ends with it.
+/// Opens a connection of its own. Returns the response and that connection, which ends with it.
 async fn open(address: SocketAddr, version: Version, request: Request<AnyBody>) -> (Response<Incoming>, Client) {
     let mut client = Client::connect(address, version).await;
     (client.send(request).await.unwrap(), client)
@@ -108,10 +109,11 @@ async fn first_frame((response, _): &mut (Response<Incoming>, Client)) -> Bytes 
     response.frame().await.unwrap().unwrap().into_data().unwrap()
 }
 
-/// A limit of tower's counts requests that wait for the head of their answer; where that comes at once, any number of streams.
+/// tower's limit counts requests until the head of their response. If the head comes at once, it allows any number of
+/// streams.
 #[tokio::test]
-async fn one_stream_is_one_where_a_concurrency_limit_of_towers_lets_two_in() {
-    on_both(async |version| {
+async fn a_limit_of_one_stream_holds_where_towers_concurrency_limit_does_not() {
+    on_both_versions(async |version| {
         let registry = Registry::new();
         let (handler, _handles) = handler();
         let tower = serve(version, GlobalConcurrencyLimitLayer::new(1).layer(plain(&registry).layer(handler)));
@@ -144,8 +146,8 @@ async fn one_stream_is_one_where_a_concurrency_limit_of_towers_lets_two_in() {
 }
 
 #[tokio::test]
-async fn a_place_comes_back_when_its_client_goes_away() {
-    on_both(async |version| {
+async fn a_slot_is_released_when_its_client_leaves() {
+    on_both_versions(async |version| {
         let limit = Limit::streams(1);
         let registry = Registry::new();
         let (handler, mut handles) = handler();
@@ -165,8 +167,8 @@ async fn a_place_comes_back_when_its_client_goes_away() {
 }
 
 #[tokio::test]
-async fn a_connection_goes_on_after_a_refusal() {
-    on_both(async |version| {
+async fn a_connection_stays_open_after_a_refusal() {
+    on_both_versions(async |version| {
         let limit = Limit::streams(0);
         let registry = Registry::new();
         let (handler, _handles) = handler();
@@ -237,7 +239,7 @@ async fn streams_are_counted_by_the_address_that_the_last_proxy_saw() {
 }
 
 #[tokio::test]
-async fn a_rate_lets_a_burst_of_streams_in_and_any_number_of_other_requests() {
+async fn a_rate_admits_a_burst_of_streams_and_all_other_requests() {
     within_20_s(async {
         let hour = Duration::from_secs(3600);
         let registry = Registry::new();
@@ -257,7 +259,7 @@ async fn a_rate_lets_a_burst_of_streams_in_and_any_number_of_other_requests() {
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         let seconds: u64 = refused.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
         assert!((hour.as_secs() - 60..=hour.as_secs() + 8).contains(&seconds), "{seconds}");
-        // Unless it is seen that there is none.
+        // Unless the response shows that it is no stream.
         let mut request = asking();
         *request.method_mut() = http::Method::POST;
         assert_eq!(client.send(request).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -266,9 +268,9 @@ async fn a_rate_lets_a_burst_of_streams_in_and_any_number_of_other_requests() {
     .await;
 }
 
-/// A browser's `EventSource` gives up at any status but 200, and comes back after a stream that ends.
+/// A browser's `EventSource` gives up at any status but 200, and reconnects after a stream that ends.
 #[tokio::test]
-async fn a_client_that_reconnects_gets_in_when_there_is_room() {
+async fn a_client_that_reconnects_is_admitted_when_a_slot_is_free() {
     within_20_s(async {
         let registry = Registry::new();
         let layer = plain(&registry)
@@ -278,7 +280,7 @@ async fn a_client_that_reconnects_gets_in_when_there_is_room() {
         let one = open(address, Version::HTTP_11, asking()).await;
         assert_open(&one);
         let mut source = EventSource::get(format!("http://{address}/"));
-        // It does not look at a `retry:` without data, as browsers do.
+        // Unlike browsers, this client ignores a `retry:` without data.
         source.set_retry_policy(Box::new(retry::Constant::new(Duration::from_millis(10), None)));
         for _ in 0..3 {
             assert!(matches!(source.next().await.unwrap(), Ok(Received::Open)));
@@ -288,7 +290,8 @@ async fn a_client_that_reconnects_gets_in_when_there_is_room() {
         drop(one);
         loop {
             assert!(matches!(source.next().await.unwrap(), Ok(Received::Open)));
-            // If this is the stream, it is for it; if it was refused once more, for nobody, and then it is told of that end.
+            // If the client has its stream by now, it gets this event. If it was refused once more, no client gets it,
+            // and the stream ends later.
             registry.publish("news", Event::data("let in")).unwrap();
             match source.next().await.unwrap() {
                 Ok(Received::Message(message)) => {
@@ -305,27 +308,17 @@ async fn a_client_that_reconnects_gets_in_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_a_refusal_for_an_error_is_told_the_status() {
+async fn a_client_that_fails_on_a_refusal_sees_the_status() {
     within_20_s(async {
         let layer = SseLayer::new(&Registry::new()).limit(Limit::streams(0).per(|_: &Parts| Some("everybody")));
         let address = serve_axum(Router::new().route("/", get(news)).layer(layer)).await;
         let mut source = EventSource::get(format!("http://{address}/"));
         source.set_retry_policy(Box::new(retry::Never));
-        let Err(Error::InvalidStatusCode(status, _)) = source.next().await.unwrap() else { panic!("it is an error") };
+        let Err(Error::InvalidStatusCode(status, _)) = source.next().await.unwrap() else {
+            panic!("the client reported no error")
+        };
         assert_eq!(status.as_u16(), 429);
-        assert!(source.next().await.is_none(), "and gives up");
+        assert!(source.next().await.is_none(), "the client gives up");
     })
     .await;
-}
-
-async fn on_both(test: impl AsyncFn(Version)) {
-    for version in VERSIONS {
-        eprintln!("over {version:?}");
-        within_20_s(test(version)).await;
-    }
-}
-
-/// A bound on failure.
-async fn within_20_s(test: impl Future<Output = ()>) {
-    timeout(Duration::from_secs(20), test).await.expect("it takes too long");
 }

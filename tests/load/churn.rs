@@ -1,7 +1,8 @@
-//! Real clients that come, misbehave and vanish in any order, while others publish: what it leaves behind is nothing, and who
-//! behaves is not harmed.
+//! Real clients come, misbehave and vanish in any order while others publish. They must leave nothing behind, and must
+//! not harm clients that behave.
 //!
-//! It goes on for `TOWER_SSE_CHURN_SECONDS`, by default five, and longer where the machine is too busy for enough to happen, as `TOWER_SSE_CHURN_SEED` says, by default the time of day.
+//! The test runs for `TOWER_SSE_CHURN_SECONDS`, by default five. On a busy machine it runs longer, until enough has
+//! happened. `TOWER_SSE_CHURN_SEED` sets the seed of the random steps, by default the time of day.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -41,25 +42,26 @@ use crate::{
     random::Random,
 };
 
-/// How many clients misbehave at a time. Each has a socket at both ends, and up to eight streams.
+/// The number of clients that misbehave at a time. Each has a socket at both ends and up to eight streams.
 const CLIENTS: usize = 150;
 
-/// One more each: some 250 a second, so that the ports that the operating system keeps back for a minute suffice.
+/// The pause between two new clients. About 250 clients a second leave enough free ports, as the operating system keeps
+/// a port back for a minute.
 const PACE: Duration = Duration::from_millis(4);
 
-/// How much is retained.
+/// The bytes that the registry retains.
 const BUDGET: usize = 16 << 20;
 
-/// How long anything may take that is bound to happen.
+/// The time limit of each step.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// By how much the memory may have grown. What is retained is the same before and after; what is remembered of topics that were forgotten has other
-/// names, and collections have other capacities. A leak of 64 bytes for each stream is seen in a minute.
+/// How much the memory may have grown. The retained events take the same before and after, but forgotten topics have
+/// other names, and collections have other capacities. A minute's run finds a leak of 64 bytes per stream.
 const GROWTH: usize = 1 << 20;
 
 #[test]
-fn whoever_misbehaves_leaves_nothing_behind_and_harms_nobody() {
-    if !is_alone("churn::whoever_misbehaves_leaves_nothing_behind_and_harms_nobody") {
+fn misbehaving_clients_leave_nothing_behind_and_harm_no_other() {
+    if !is_alone("churn::misbehaving_clients_leave_nothing_behind_and_harm_no_other") {
         return;
     }
     let number = |name| env::var(name).ok().map(|number| number.parse::<u64>().expect(name));
@@ -70,18 +72,19 @@ fn whoever_misbehaves_leaves_nothing_behind_and_harms_nobody() {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let mut random = Random(seed);
-        let house = House::open().await;
-        // What is kept of topics that were forgotten is bounded. Here, the bound is reached, with names as long as there are.
+        let test_server = TestServer::open().await;
+        // What the registry remembers of forgotten topics is bounded. This fills it to the bound, with names of the
+        // maximum length.
         for topic in 0..10_000 {
-            house.registry.publish(format!("bygone/{topic:033}"), Event::data("x")).unwrap();
+            test_server.registry.publish(format!("bygone/{topic:033}"), Event::data("x")).unwrap();
         }
-        let begin = house.at_rest().await;
-        // Whatever is kept for good is there after the first time: the allocator's, the runtime's.
-        house.churn(Duration::from_secs(2), &mut random).await;
-        house.comes_to(&begin).await;
+        let begin = test_server.at_rest().await;
+        // The first run allocates what the allocator and the runtime keep for good.
+        test_server.churn(Duration::from_secs(2), &mut random).await;
+        test_server.comes_to(&begin).await;
         let memory = allocated();
-        house.churn(Duration::from_secs(seconds), &mut random).await;
-        house.comes_to(&begin).await;
+        test_server.churn(Duration::from_secs(seconds), &mut random).await;
+        test_server.comes_to(&begin).await;
         let growth = allocated().saturating_sub(memory);
         println!("at rest: {begin:?}");
         println!("memory: {} KiB before, {} KiB after", memory >> 10, allocated() >> 10);
@@ -89,25 +92,25 @@ fn whoever_misbehaves_leaves_nothing_behind_and_harms_nobody() {
     });
 }
 
-/// What there is when nobody is there.
+/// The state without any clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct AtRest {
     clients: usize,
     subscriptions: usize,
     topics: usize,
     events: usize,
-    /// Streams that any limit counts, and its entries.
+    /// The streams that each limit counts, and its entries.
     limited: Vec<(u64, usize)>,
-    /// Who is present, and who those who watch think is.
+    /// The members of each presence list, and the members that a watcher has counted.
     present: Vec<(usize, i64)>,
-    /// Streams that began and are not over, by what an observer was told.
+    /// Streams that began and have not ended, as an observer was told.
     open: i64,
     tasks: usize,
     files: usize,
 }
 
-/// A server with everything that there is to set.
-struct House {
+/// A server that uses every setting.
+struct TestServer {
     registry: Registry,
     address: SocketAddr,
     limits: Vec<Limit>,
@@ -122,11 +125,11 @@ struct Counts {
     closed: AtomicU64,
     bytes: AtomicU64,
     heartbeats: AtomicU64,
-    /// Streams that were refused, by why.
+    /// Refused streams, by reason.
     refused: Mutex<BTreeMap<&'static str, u64>>,
-    /// What clients did, by its name.
+    /// What clients did, by the action's name.
     did: Mutex<BTreeMap<&'static str, u64>>,
-    /// The longest that an event took to a reader who behaves, in microseconds.
+    /// The longest time that an event took to a well-behaved reader, in microseconds.
     slowest: AtomicU64,
 }
 
@@ -148,7 +151,7 @@ impl Counts {
     }
 }
 
-/// Who sent a request, by what it says.
+/// The user who sent a request, as the request says.
 #[derive(Clone)]
 struct User(String);
 
@@ -171,7 +174,7 @@ fn retention(topic: &str) -> Retention {
     }
 }
 
-impl House {
+impl TestServer {
     async fn open() -> Arc<Self> {
         let counts = Arc::<Counts>::default();
         let counted = Arc::clone(&counts);
@@ -215,7 +218,7 @@ impl House {
             .layer(limited)
             .merge(Router::new().route("/steady", get(stream)).layer(layer));
 
-        // Small buffers, so that it is soon felt when nobody reads.
+        // Small buffers, so that a client that does not read is noticed soon.
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_send_buffer_size(16 << 10).unwrap();
         socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
@@ -244,10 +247,12 @@ impl House {
         Arc::new(Self { registry, address, limits, presences, counts, begun: Instant::now() })
     }
 
-    /// Publishes an event that leaves no room for any other, and looks.
+    /// Publishes an event that is too large for the budget, which evicts every other event, and returns the state.
     async fn at_rest(&self) -> AtRest {
         let publish = |bytes| self.registry.publish("last", Event::data("x".repeat(bytes)));
-        let Err(PublishError::TooLarge { size, limit }) = publish(BUDGET) else { panic!("there is a bound") };
+        let Err(PublishError::TooLarge { size, limit }) = publish(BUDGET) else {
+            panic!("an event as large as the budget was accepted")
+        };
         let besides = size - (BUDGET + BUDGET / 4);
         publish((limit - besides) / 5 * 4 - 16).unwrap();
         self.now()
@@ -269,12 +274,12 @@ impl House {
         }
     }
 
-    /// Waits until everything is as it was.
+    /// Waits until the state is as it was at the start.
     async fn comes_to(&self, begin: &AtRest) {
         let deadline = Instant::now() + PATIENCE;
         let mut now = self.at_rest().await;
         while now != *begin {
-            assert!(Instant::now() < deadline, "it began with {begin:?}, and it ends with {now:?}");
+            assert!(Instant::now() < deadline, "the state was {begin:?} before and is {now:?} after");
             sleep(Duration::from_millis(10)).await;
             now = self.now();
         }
@@ -288,8 +293,8 @@ impl House {
         for version in VERSIONS {
             for expires in [false, true] {
                 let target = format!("/steady?topic={steady}&start=oldest{}", if expires { "&expire=700" } else { "" });
-                let (house, all) = (Arc::clone(self), all.clone());
-                readers.spawn(async move { house.read_all(version, &target, all).await });
+                let (test_server, all) = (Arc::clone(self), all.clone());
+                readers.spawn(async move { test_server.read_all(version, &target, all).await });
             }
         }
         let until = Instant::now() + time;
@@ -317,11 +322,11 @@ impl House {
         let steady = publisher.await.unwrap();
         published.send_replace(Some(steady));
         let mut reconnects = Vec::new();
-        while let Some(reader) = timeout(PATIENCE, readers.join_next()).await.expect("readers get all") {
+        while let Some(reader) = timeout(PATIENCE, readers.join_next()).await.expect("readers get all events in time") {
             reconnects.push(reader.unwrap());
         }
         for others in [&mut clients, &mut publishers] {
-            while let Some(other) = timeout(PATIENCE, others.join_next()).await.expect("all go") {
+            while let Some(other) = timeout(PATIENCE, others.join_next()).await.expect("all tasks end") {
                 other.unwrap();
             }
         }
@@ -358,7 +363,7 @@ impl House {
         );
     }
 
-    /// Whether it was all there, however busy the machine is: otherwise this shows nothing.
+    /// Whether every action has happened, however busy the machine is. Otherwise the run proves nothing.
     fn is_enough(&self) -> bool {
         let stats = self.registry.stats();
         let closed = |reason| stats.closed_streams.get(&reason).copied().unwrap_or_default();
@@ -370,7 +375,7 @@ impl House {
             && stats.lagged > 0
     }
 
-    /// One event after the other, numbered, on a topic of their own.
+    /// Publishes numbered events, one after the other, on a topic that only well-behaved readers read.
     async fn publish_steadily(self: Arc<Self>, goes_on: Arc<AtomicBool>, topic: String) -> u64 {
         let mut pace = interval(Duration::from_millis(1));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -384,7 +389,8 @@ impl House {
         number
     }
 
-    /// Reads as a client does that behaves: it comes back and resumes whenever its stream ends. Says how often.
+    /// Reads as a well-behaved client does: whenever its stream ends, it reconnects and resumes. Returns how often it
+    /// reconnected.
     async fn read_all(self: Arc<Self>, version: Version, target: &str, mut all: watch::Receiver<Option<u64>>) -> u64 {
         let (mut next, mut last_id, mut reconnects) = (0, None::<String>, 0);
         loop {
@@ -409,7 +415,7 @@ impl House {
                 let (number, at) = event.data.split_once(' ').unwrap();
                 assert_eq!(number.parse(), Ok(next));
                 let took = self.begun.elapsed().as_micros() as u64 - at.parse::<u64>().unwrap();
-                assert!(took < PATIENCE.as_micros() as u64, "it took {took} microseconds");
+                assert!(took < PATIENCE.as_micros() as u64, "an event took {took} microseconds");
                 self.counts.slowest.fetch_max(took, Ordering::Relaxed);
                 (next, last_id) = (next + 1, Some(event.id));
             }
@@ -420,7 +426,7 @@ impl House {
         }
     }
 
-    /// Publishes in bursts, small and large, on few topics and on ever new ones.
+    /// Publishes in bursts of small and large events, on few topics and on many new ones.
     async fn flood(self: Arc<Self>, goes_on: Arc<AtomicBool>, mut random: Random) {
         let mut pace = interval(Duration::from_millis(5));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -444,7 +450,7 @@ impl House {
         }
     }
 
-    /// Begins answers, and ends them in all ways.
+    /// Starts producers and ends them in all ways.
     async fn produce(self: Arc<Self>, goes_on: Arc<AtomicBool>, mut random: Random) {
         let mut pace = interval(Duration::from_millis(20));
         let (mut producers, mut pipes) = (Vec::new(), Vec::new());
@@ -465,15 +471,15 @@ impl House {
         }
         drop(producers);
         for pipe in pipes {
-            // Of those that were cancelled or replaced, the last words are an error.
+            // A cancelled or replaced producer gets an error for its farewell.
             drop(pipe.await.unwrap());
         }
     }
 
-    /// Does whatever a program may do with the clients that there are.
+    /// Does all that a program may do with its current clients.
     async fn meddle(self: Arc<Self>, goes_on: Arc<AtomicBool>, mut random: Random) {
         let mut pace = interval(Duration::from_millis(5));
-        // Of streams that may be long over.
+        // Handles of streams that may have ended long ago.
         let mut kept = VecDeque::new();
         while goes_on.load(Ordering::Relaxed) {
             pace.tick().await;
@@ -524,7 +530,11 @@ impl House {
                 let mut socket = self.ask(&asked).await;
                 read(&mut socket, &mut random).await;
                 drop(socket.shutdown().await);
-                drop(timeout(PATIENCE, socket.read_to_end(&mut Vec::new())).await.expect("the server closes it"));
+                drop(
+                    timeout(PATIENCE, socket.read_to_end(&mut Vec::new()))
+                        .await
+                        .expect("the server closes the connection"),
+                );
             }
             2 => {
                 self.counts.did("read, and vanished");
@@ -561,7 +571,7 @@ impl House {
                 let mut socket = self.ask(&asked).await;
                 let mut head = [0; 12];
                 timeout(PATIENCE, socket.read_exact(&mut head)).await.expect("an answer").unwrap();
-                // The limit in all may be the first to refuse it.
+                // The total limit may be the first to refuse the stream.
                 assert!(head == *b"HTTP/1.1 429" || head == *b"HTTP/1.1 503", "{}", head.escape_ascii());
             }
             8 => {
@@ -581,7 +591,7 @@ impl House {
             }
             _ => {
                 self.counts.did("came over HTTP/2");
-                // An error is one more way to go.
+                // An error is one more way to leave.
                 drop(self.over_http2(&mut random).await);
             }
         }
@@ -589,12 +599,12 @@ impl House {
 
     async fn ask(&self, asked: &Asked) -> TcpStream {
         let mut socket = self.dial().await;
-        // The server may have closed it by now.
+        // The server may have closed the connection by now.
         drop(socket.write_all(&asked.http1()).await);
         socket
     }
 
-    /// Several streams on one connection. Some are reset, some read, some never.
+    /// Opens several streams on one connection. Some are reset, some are read, and some are never read.
     async fn over_http2(&self, random: &mut Random) -> hyper::Result<()> {
         let socket = self.dial().await;
         if random.one_in(2) {
@@ -613,7 +623,7 @@ impl House {
                 0 => self.counts.did("reset a stream"),
                 1 => {
                     for _ in 0..random.below(10) {
-                        // A stream may be silent, or over.
+                        // A stream may be silent, or may have ended.
                         let Ok(Some(Ok(_))) = timeout(Duration::from_millis(300), response.frame()).await else {
                             break;
                         };
@@ -630,12 +640,12 @@ impl House {
             connection.abort();
         }
         drop((sender, stalled));
-        let _ = timeout(PATIENCE, connection).await.expect("a connection that nobody uses ends");
+        let _ = timeout(PATIENCE, connection).await.expect("an unused connection ends");
         Ok(())
     }
 }
 
-/// Some of what comes, in pieces of any size.
+/// Reads some of what comes, in pieces of any size.
 async fn read(socket: &mut TcpStream, random: &mut Random) {
     let mut piece = vec![0; 1 + random.index(2000)];
     for _ in 0..random.below(50) {
@@ -704,7 +714,7 @@ impl Asked {
     }
 }
 
-/// Subscribes as the query says, as far as it is let.
+/// Subscribes as the query says, until a subscription is refused.
 fn subscribe(client: &ClientHandle, request: &Request) {
     let query = request.uri().query().unwrap_or_default();
     let parameters: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
@@ -733,7 +743,7 @@ async fn stream(client: ClientHandle, request: Request) -> impl IntoResponse {
     client.into_stream()
 }
 
-/// A stream of the handler's own, that goes on for ever.
+/// A handler whose own stream never ends.
 async fn own(client: ClientHandle, request: Request) -> impl IntoResponse {
     subscribe(&client, &request);
     let events = IntervalStream::new(interval(Duration::from_millis(20)));

@@ -1,6 +1,7 @@
-//! What somebody sends or does who means harm, or who makes a mistake: it is bounded, and harms nobody else.
+//! Hostile or mistaken input. It is bounded and harms no other client.
 //!
-//! Names, ids and durations out of all bounds, panics in what the program gives to the layer, keys and clients without end.
+//! Names, ids and durations beyond all bounds, panics in the program's closures, and endless numbers of keys and
+//! clients.
 
 use std::{
     convert::Infallible,
@@ -40,19 +41,20 @@ use crate::{
     client,
     open::open,
     polling,
-    polling::{Polled, bounded, bounded_in_time, plain, poll, publish, quiet, rest, subscribed, text, told},
+    polling::{Polled, bounded, bounded_in_time, plain, poll, publish, quiet, received, rest, subscribed, text},
     random::Random,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long anything may take that is bound to happen.
+/// The time limit of each step.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An error message is for a log: a line that has a bound, whatever it quotes. 80 characters are up to ten bytes each when they are escaped.
+/// The maximum length of an error message. A message is meant for a log, so it is one bounded line, whatever it quotes.
+/// It quotes 80 characters, which take up to ten bytes each when they are escaped.
 const LINE: usize = 1000;
 
-/// Names that somebody may send, most of which are none: of any length, with anything in them.
+/// Names that a client may send. Most are invalid: they have any length and any characters.
 fn names(random: &mut Random) -> Vec<String> {
     let pieces =
         ["/", "*", "**", "$", "a", "\0", "\r\n", "\u{85}", "\u{202e}", "\u{1f600}", "..", "%2f", " ", "\u{feff}"];
@@ -67,7 +69,7 @@ fn names(random: &mut Random) -> Vec<String> {
 }
 
 #[test]
-fn names_of_any_bytes_and_length_are_topics_or_errors_that_fit_a_line() {
+fn any_topic_name_is_valid_or_gets_an_error_of_one_line() {
     let registry = Registry::new();
     let client = registry.connect();
     let (mut good, mut bad) = (0, 0);
@@ -104,7 +106,7 @@ fn names_of_any_bytes_and_length_are_topics_or_errors_that_fit_a_line() {
 }
 
 #[test]
-fn an_id_that_was_guessed_finds_nobody_and_leaves_nobody_out() {
+fn a_guessed_client_id_finds_no_client_and_excludes_no_client() {
     let registry = Registry::new();
     let client = subscribed(&registry, ["a"]);
     let id = client.id().to_string();
@@ -123,10 +125,10 @@ fn an_id_that_was_guessed_finds_nobody_and_leaves_nobody_out() {
         let error = guess.parse::<ClientId>().unwrap_err();
         assert!(error.to_string().len() < LINE, "{error}");
     }
-    assert!(!has_letters || upper.parse::<ClientId>().is_err(), "an id has one form");
+    assert!(!has_letters || upper.parse::<ClientId>().is_err(), "an id has only one form");
 }
 
-/// Everything that takes a time has one that is out of all bounds.
+/// A registry and a layer with this time in every setting that takes a duration.
 fn extreme(time: Duration) -> (Registry, SseLayer) {
     let retention = Retention::default().age(time.max(SECOND));
     let registry = Registry::with_config(
@@ -145,7 +147,7 @@ fn extreme(time: Duration) -> (Registry, SseLayer) {
 }
 
 #[test]
-fn durations_without_bound_are_for_ever() {
+fn an_endless_duration_means_for_ever() {
     bounded_in_time(async || {
         let (registry, layer) = extreme(Duration::MAX);
         let presence = registry.presence("a").unwrap();
@@ -158,11 +160,11 @@ fn durations_without_bound_are_for_ever() {
         let wire = text(&mut body);
         assert!(wire.starts_with(&format!("retry: {}\n\n", u64::MAX)) && wire.contains("data: 1\n"), "{wire}");
         publish(&registry, "a", "2");
-        // A timer of tokio's goes off after thirty years at the latest.
+        // A timer of tokio fires after thirty years at the latest.
         for _ in 0..20 {
             tokio::time::advance(365 * 24 * 3600 * SECOND).await;
             publish(&registry, "elsewhere", "x");
-            assert_eq!(text(&mut body), "", "the next batch is not due, nor is a heartbeat");
+            assert_eq!(text(&mut body), "", "neither the next batch nor a heartbeat is due");
         }
         client.expire_at(SystemTime::now().checked_add(Duration::from_secs(1 << 40)));
         assert_eq!(text(&mut body), "");
@@ -171,7 +173,7 @@ fn durations_without_bound_are_for_ever() {
         let (wire, has_ended) = rest(&mut body);
         assert!(wire.contains("data: 2\n") && has_ended, "{wire}");
         drop(body);
-        assert_eq!((registry.stats().clients, presence.count()), (0, 1), "it may come back at any time");
+        assert_eq!((registry.stats().clients, presence.count()), (0, 1), "the member may return at any time");
         let drained =
             registry.drain(Drain::within(Duration::MAX).finish_within(Duration::MAX).reconnect_delay(Duration::MAX));
         let drained = timeout(2 * 24 * 3600 * SECOND, drained).await.unwrap();
@@ -180,7 +182,7 @@ fn durations_without_bound_are_for_ever() {
 }
 
 #[test]
-fn whoever_is_refused_for_ever_is_told_a_number() {
+fn a_client_that_is_refused_for_ever_gets_a_finite_waiting_time() {
     bounded_in_time(async || {
         let long_time = [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(100 * 365 * 24 * 3600)];
         for (time, burst) in long_time.into_iter().flat_map(|time| [1, 10, u32::MAX - 1].map(|burst| (time, burst))) {
@@ -194,7 +196,7 @@ fn whoever_is_refused_for_ever_is_told_a_number() {
                     let request = http::Request::builder().header("accept", "text/event-stream").body(()).unwrap();
                     service.call(request)
                 };
-                // Those that are not through keep their tokens.
+                // Requests that have not ended keep their tokens.
                 let kept: Vec<_> = (0..burst.min(20)).map(|_| ask()).collect();
                 let response = ask().await.unwrap();
                 if burst < 20 {
@@ -211,7 +213,7 @@ fn whoever_is_refused_for_ever_is_told_a_number() {
 }
 
 #[test]
-fn durations_of_nothing_are_over_at_once() {
+fn a_duration_of_zero_ends_at_once() {
     bounded_in_time(async || {
         let (registry, layer) = extreme(Duration::ZERO);
         let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
@@ -232,7 +234,7 @@ fn durations_of_nothing_are_over_at_once() {
 }
 
 #[test]
-fn positions_out_of_all_bounds_are_gaps() {
+fn a_position_out_of_range_is_a_gap() {
     bounded(|| {
         let registry = Registry::new();
         publish(&registry, "a", "1");
@@ -240,7 +242,7 @@ fn positions_out_of_all_bounds_are_gaps() {
         for id in [format!("{most}-{most}"), "0-0".into(), format!("{most}-0"), format!("{most}0-0"), "-".into()] {
             let (client, mut body) = open(&quiet(&registry), Some(&id), |client| client.subscribe("a").unwrap());
             assert!(matches!(client.resume(), Resume::Gap(gap) if gap.after() == id), "{id}");
-            assert_eq!(told(&mut body).len(), 2, "the gap, and what there is");
+            assert_eq!(received(&mut body).len(), 2, "the gap and the retained event");
         }
         let era = registry.position().to_string().rsplit('-').next().unwrap().to_owned();
         for after in [format!("{}-{}-{era}", (1_u64 << 48) - 1, u32::MAX), "0-0-000000000".into()] {
@@ -253,10 +255,10 @@ fn positions_out_of_all_bounds_are_gaps() {
     });
 }
 
-/// The program's clock is tokio's, which a test can move on. The system's clock is looked at once, when a registry is made, and for
-/// [`ClientHandle::expire_at`]: no test can set it.
+/// The crate's clock is tokio's, which a test can advance. It reads the system's clock once, when a registry is
+/// created, and for [`ClientHandle::expire_at`]. No test can set that clock.
 #[test]
-fn a_clock_that_jumps_ahead_is_one_heartbeat_and_nobody_has_stalled() {
+fn a_clock_jump_causes_one_heartbeat_and_no_stalled_client() {
     bounded_in_time(async || {
         let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(10 * SECOND));
         let layer = plain(&registry).heartbeat(Heartbeat::every(15 * SECOND));
@@ -266,17 +268,20 @@ fn a_clock_that_jumps_ahead_is_one_heartbeat_and_nobody_has_stalled() {
         let mut last = registry.position();
         for years in [1, 10, 100] {
             publish(&registry, "a", "before");
-            assert_eq!((told(&mut body), told(&mut late)), (vec!["before".to_owned()], vec!["before".to_owned()]));
+            assert_eq!(
+                (received(&mut body), received(&mut late)),
+                (vec!["before".to_owned()], vec!["before".to_owned()])
+            );
             tokio::time::advance(years * 365 * 24 * 3600 * SECOND).await;
-            assert_eq!(text(&mut body), ":\n\n", "one for all those that were due");
-            // The other one has not looked since, and has its time all the same when something comes.
+            assert_eq!(text(&mut body), ":\n\n", "one heartbeat for all that were due");
+            // The other client has not read since the jump. It still has its whole timeout when an event comes.
             for data in ["1", "2", "3"] {
                 let position = polling::position(&registry, "a", data);
                 assert!(position > last);
                 last = position;
                 tokio::time::advance(SECOND).await;
             }
-            assert_eq!(told(&mut body), ["1", "2", "3"]);
+            assert_eq!(received(&mut body), ["1", "2", "3"]);
             let wire = text(&mut late);
             assert_eq!(polling::fields(&wire, "data"), ["1", "2", "3"]);
         }
@@ -284,7 +289,7 @@ fn a_clock_that_jumps_ahead_is_one_heartbeat_and_nobody_has_stalled() {
 }
 
 #[test]
-fn who_subscribes_to_everything_gets_as_much_as_it_may_have() {
+fn a_client_that_subscribes_to_everything_is_bounded() {
     const MOST: usize = 1000;
     let registry = Registry::new();
     let (client, mut body) = open(&quiet(&registry), None, |client| {
@@ -304,10 +309,10 @@ fn who_subscribes_to_everything_gets_as_much_as_it_may_have() {
     for topic in ["topic/0", "topic/3", "topic/4/x", "nobody's"] {
         publish(&registry, topic, topic);
     }
-    assert_eq!(told(&mut body), ["topic/0", "topic/3", "topic/4/x"]);
+    assert_eq!(received(&mut body), ["topic/0", "topic/3", "topic/4/x"]);
     drop(body);
     let stats = registry.stats();
-    assert_eq!((stats.clients, stats.subscriptions, stats.topics), (0, 0, 4), "what has events");
+    assert_eq!((stats.clients, stats.subscriptions, stats.topics), (0, 0, 4), "the topics that have events");
 }
 
 fn user(request: &Parts) -> Option<String> {
@@ -315,7 +320,7 @@ fn user(request: &Parts) -> Option<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_opens_and_drops_as_fast_as_it_can_spends_its_own_rate_and_nobody_elses() {
+async fn a_client_that_opens_and_drops_streams_spends_only_its_own_rate() {
     let registry = Registry::new();
     let rate = Limit::rate(10, SECOND, 10).per(user);
     let layer = quiet(&registry).limit(rate.clone());
@@ -347,9 +352,13 @@ async fn who_opens_and_drops_as_fast_as_it_can_spends_its_own_rate_and_nobody_el
             tokio::time::advance(SECOND / 10).await;
         }
     }
-    // In ten seconds: the burst, and what came back.
+    // The burst and the tokens that came back in ten seconds.
     assert!((100..=111).contains(&admitted), "{admitted}");
-    assert_eq!((ran.load(Ordering::Relaxed), refused), (admitted + 10, 100_000 - admitted), "no handler ran in vain");
+    assert_eq!(
+        (ran.load(Ordering::Relaxed), refused),
+        (admitted + 10, 100_000 - admitted),
+        "no handler ran for a refused request"
+    );
     assert_eq!((registry.stats().clients, registry.stats().refused_streams), (0, refused as u64));
     assert!(rate.entries() <= 2);
     tokio::time::advance(2 * SECOND).await;
@@ -364,7 +373,7 @@ async fn serve(app: Router) -> std::net::SocketAddr {
     address
 }
 
-/// Subscribes to whatever the query says.
+/// Subscribes to the names in the query.
 async fn stream(client: ClientHandle, request: Request) -> Result<EventStream, SubscribeError> {
     let query = request.uri().query().unwrap_or_default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -375,7 +384,7 @@ async fn stream(client: ClientHandle, request: Request) -> Result<EventStream, S
     Ok(client.into_stream())
 }
 
-/// Waits for what is bound to come.
+/// Waits until a condition is true.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let wait = async {
         while !is_so() {
@@ -386,7 +395,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn names_of_any_bytes_in_a_request_are_answered_with_a_sentence_that_has_a_bound() {
+async fn any_name_in_a_request_gets_a_stream_or_a_bounded_error() {
     let registry = Registry::new();
     let address = serve(Router::new().route("/", get(stream)).layer(quiet(&registry))).await;
     let mut statuses = (0, 0);
@@ -401,7 +410,7 @@ async fn names_of_any_bytes_in_a_request_are_answered_with_a_sentence_that_has_a
             match response.status() {
                 StatusCode::OK => {
                     statuses.0 += 1;
-                    // HTTP/1.1 has one stream a connection.
+                    // HTTP/1.1 has one stream per connection.
                     connection = Client::connect(address, version).await;
                 }
                 StatusCode::BAD_REQUEST => {
@@ -418,10 +427,10 @@ async fn names_of_any_bytes_in_a_request_are_answered_with_a_sentence_that_has_a
     assert_eq!((registry.stats().subscriptions, registry.stats().topics), (0, 0));
 }
 
-/// Sends a request as it is, and gives the status that it is answered with, if it is.
+/// Sends these bytes as a request. Returns the status of the response, if there is one.
 async fn send(address: std::net::SocketAddr, request: &[u8]) -> Option<u16> {
     let mut socket = TcpStream::connect(address).await.unwrap();
-    // Who sends too much is cut off before it is through.
+    // The server may cut off a request that is too large before it is complete.
     drop(socket.write_all(request).await);
     let mut head = [0; 12];
     timeout(PATIENCE, socket.read_exact(&mut head)).await.expect("an answer, or an end").ok()?;
@@ -429,7 +438,7 @@ async fn send(address: std::net::SocketAddr, request: &[u8]) -> Option<u16> {
 }
 
 #[tokio::test]
-async fn a_last_event_id_of_any_bytes_and_length_is_a_stream_or_what_the_server_refuses() {
+async fn any_last_event_id_gets_a_stream_or_the_servers_refusal() {
     let registry = Registry::new();
     publish(&registry, "a", "x");
     let seen = Arc::new(AtomicUsize::new(0));
@@ -454,7 +463,7 @@ async fn a_last_event_id_of_any_bytes_and_length_is_a_stream_or_what_the_server_
             };
             match send(address, &request).await {
                 Some(200) => streams += 1,
-                // Its own bounds: what is larger than a URI or all headers together may be, or nothing if it is cut off.
+                // The server's own limits: it may refuse a URI or headers that are too large, or close the connection.
                 Some(414 | 431 | 400) | None => refused += 1,
                 Some(status) => panic!("{status}"),
             }
@@ -467,7 +476,7 @@ async fn a_last_event_id_of_any_bytes_and_length_is_a_stream_or_what_the_server_
 }
 
 #[tokio::test]
-async fn thousands_of_query_parameters_are_read_to_the_one_that_counts() {
+async fn the_last_event_id_is_found_behind_thousands_of_parameters() {
     let registry = Registry::new();
     publish(&registry, "a", "1");
     let last = registry.position();
@@ -482,18 +491,18 @@ async fn thousands_of_query_parameters_are_read_to_the_one_that_counts() {
     }
 }
 
-/// What a program gives to a layer or a registry, to be called by it.
+/// The closures that a program gives to a layer or a registry.
 const CLOSURES: [&str; 9] =
     ["metadata", "limit", "presence", "retention", "filter", "farewell", "heartbeat", "handler", "refusal"];
 
-/// Fails, without the noise, when the client is one for whom this is to fail.
+/// Panics, without a message on standard error, if this closure is to fail for this client.
 fn fail(what: &'static str, whose: Option<&Fails>) {
     if whose.is_some_and(|fails| fails.0 == what) {
         std::panic::resume_unwind(Box::new("a panic that was meant to be"));
     }
 }
 
-/// Which closure is to panic for a client.
+/// The closure that is to panic for a client.
 #[derive(Clone)]
 struct Fails(String);
 
@@ -515,7 +524,7 @@ fn fragile(registry: &Registry, limits: &[Limit]) -> Router {
             None
         })
         .refused_response(RefusedResponse::with(|refused, _| {
-            // Only who is to fail is refused.
+            // Only the client that is to fail is refused.
             std::panic::resume_unwind(Box::new(refused.to_string()));
             #[allow(unreachable_code, reason = "its type")]
             Response::new("")
@@ -542,7 +551,7 @@ fn fragile(registry: &Registry, limits: &[Limit]) -> Router {
 }
 
 #[tokio::test]
-async fn a_panic_in_what_the_program_gives_is_the_end_of_that_stream_alone() {
+async fn a_panic_in_a_closure_ends_only_that_stream() {
     for version in VERSIONS {
         let registry = Registry::with_config(
             RegistryConfig::default()
@@ -575,7 +584,7 @@ async fn a_panic_in_what_the_program_gives_is_the_end_of_that_stream_alone() {
             request.headers_mut().insert("x-user", user.parse().unwrap());
             request
         };
-        // HTTP/2 has both streams on one connection.
+        // Over HTTP/2, both streams share one connection.
         let mut connection = Client::connect(address, version).await;
         let mut bystander = connection.send(ask("bystander", "/news")).await.unwrap();
         for what in CLOSURES {
@@ -606,12 +615,13 @@ async fn a_panic_in_what_the_program_gives_is_the_end_of_that_stream_alone() {
                 }
                 Err(_) => assert!(!["filter", "farewell", "heartbeat"].contains(&what), "{what}"),
             }
-            // The bystander goes on, and everything of the other one has come back.
+            // The other client goes on, and all slots of the failed client have been released.
             publish(&registry, "news", what);
             let wanted = format!("data: {what}\n");
             let mut seen = String::new();
             while !seen.contains(&wanted) {
-                let frame = timeout(PATIENCE, bystander.frame()).await.unwrap().expect("it goes on").unwrap();
+                let frame =
+                    timeout(PATIENCE, bystander.frame()).await.unwrap().expect("the other client goes on").unwrap();
                 seen.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
             }
             until(what, || registry.stats().clients == 1).await;
@@ -622,7 +632,7 @@ async fn a_panic_in_what_the_program_gives_is_the_end_of_that_stream_alone() {
             let with_clients = present.iter().filter(|member| !member.clients().is_empty());
             assert_eq!(with_clients.map(|member| member.key()).collect::<Vec<_>>(), ["bystander"], "{what}");
         }
-        // What was asked of a topic that cannot be is asked again.
+        // The registry asks again for the retention that it could not get before.
         let publish_there = std::panic::AssertUnwindSafe(|| registry.publish("retention", Event::data("x")));
         assert!(std::panic::catch_unwind(publish_there).is_err());
         publish(&registry, "other", "x");
@@ -634,11 +644,11 @@ async fn a_panic_in_what_the_program_gives_is_the_end_of_that_stream_alone() {
 
 #[cfg(target_os = "linux")]
 mod memory {
-    //! By what is allocated, each in a process of its own.
+    //! Measured by the allocated memory. Each test runs in a process of its own.
     use super::*;
     use crate::process::{allocated, is_alone};
 
-    /// Capacities, and what the tests themselves keep.
+    /// Spare capacities, and the memory that the tests themselves keep.
     const SLACK: usize = 1 << 20;
 
     fn kib(bytes: usize) -> usize {
@@ -653,7 +663,7 @@ mod memory {
         const CLIENTS: usize = 10_000;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _guard = runtime.enter();
-        // None goes before the end: what one gives back would be what the next one takes.
+        // No body is dropped before the end. Otherwise the next one would use its memory.
         let mut bodies = Vec::with_capacity(3 * CLIENTS);
         for (name, subscriptions, beats) in [
             ("one topic", 1, false),
@@ -677,7 +687,8 @@ mod memory {
         }
     }
 
-    /// Opens so many at once, each with a key, a member and a topic of its own, and drops them all. Says what is in use then.
+    /// Opens this many clients at once, each with a key, a member and a topic of its own, and drops them all. Returns
+    /// the memory in use then.
     fn crowd(clients: usize) -> usize {
         let key = |client: &ClientHandle| client.metadata().get::<String>().cloned();
         let registry = Registry::with_config(
@@ -725,8 +736,8 @@ mod memory {
     }
 
     #[test]
-    fn of_100000_keys_members_and_topics_the_memory_comes_back() {
-        if !is_alone("hostile::memory::of_100000_keys_members_and_topics_the_memory_comes_back") {
+    fn memory_of_100000_keys_members_and_topics_is_released() {
+        if !is_alone("hostile::memory::memory_of_100000_keys_members_and_topics_is_released") {
             return;
         }
         let left = [1000, 100_000].map(crowd);
@@ -734,8 +745,8 @@ mod memory {
     }
 
     #[test]
-    fn huge_events_between_a_million_small_ones_stay_within_the_budget() {
-        if !is_alone("hostile::memory::huge_events_between_a_million_small_ones_stay_within_the_budget") {
+    fn huge_events_among_a_million_small_ones_stay_within_the_budget() {
+        if !is_alone("hostile::memory::huge_events_among_a_million_small_ones_stay_within_the_budget") {
             return;
         }
         const BUDGET: usize = 64 << 20;
@@ -765,10 +776,10 @@ mod memory {
         ));
     }
 
-    /// Over real sockets, so that what the server queues for each of them counts too.
+    /// Uses real sockets, so that the bytes that the server queues for each client count too.
     #[test]
-    fn of_2000_who_never_read_nobody_else_feels_anything() {
-        if !is_alone("hostile::memory::of_2000_who_never_read_nobody_else_feels_anything") {
+    fn two_thousand_clients_that_never_read_affect_no_other() {
+        if !is_alone("hostile::memory::two_thousand_clients_that_never_read_affect_no_other") {
             return;
         }
         const SILENT: usize = 2000;
@@ -798,7 +809,7 @@ mod memory {
                 if number % 500 != 499 {
                     continue;
                 }
-                // The reader keeps up, and has all in order.
+                // The reader keeps up and gets all events in order.
                 while got <= number {
                     let frame = timeout(PATIENCE, tokio_stream::StreamExt::next(&mut frames)).await.unwrap().unwrap();
                     unfinished.push_str(std::str::from_utf8(&frame.unwrap()).unwrap());
@@ -813,10 +824,10 @@ mod memory {
             assert_eq!((got, registry.stats().published), (EVENTS, EVENTS as u64));
             let each = (most - before).saturating_sub(BUDGET) / SILENT;
             println!(
-                "{SILENT} who never read: {} KiB more at most, {each} bytes each besides what is retained",
+                "{SILENT} clients that never read: at most {} KiB more, {each} bytes each in addition to the retained events",
                 kib(most - before)
             );
-            // The server's own bound of what it queues for a connection is about 400 KiB, of which readers share some.
+            // The server's own queue for a connection is bounded at about 400 KiB. Readers share some of that memory.
             assert!(each < 512 << 10, "{each} bytes each");
             drop(silent);
             until("they are gone", || registry.stats().clients == 1).await;

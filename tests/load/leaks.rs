@@ -1,4 +1,4 @@
-//! What streams leave behind when they are over, however they ended: nothing. Poll by poll, with no real time.
+//! Streams leave nothing behind, however they ended. Poll by poll, with paused time.
 
 use std::{
     convert::Infallible,
@@ -33,7 +33,7 @@ use crate::{
 
 const STREAMS: u64 = 10_000;
 
-/// How long events are retained, and topics that have ended.
+/// The age at which events are evicted and ended topics are forgotten.
 const AGE: Duration = Duration::from_secs(60);
 
 /// SplitMix64.
@@ -56,13 +56,13 @@ impl Random {
     }
 }
 
-/// Something of the program's own that is given to the registry. How many hold it tells who still does.
+/// A value of the program that the registry holds. Its reference count shows whether anything still holds it.
 type Token = Arc<()>;
 
 /// A task, as far as a registry knows of it.
-struct Alarm;
+struct TaskWaker;
 
-impl Wake for Alarm {
+impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {}
 }
 
@@ -72,8 +72,8 @@ enum Reading {
 }
 
 impl Reading {
-    fn poll(&mut self, alarm: &Arc<Alarm>) {
-        let waker = Waker::from(Arc::clone(alarm));
+    fn poll(&mut self, task_waker: &Arc<TaskWaker>) {
+        let waker = Waker::from(Arc::clone(task_waker));
         let mut cx = Context::from_waker(&waker);
         let _ = match self {
             Self::Body(body) => Pin::new(body).poll_frame(&mut cx).map(drop),
@@ -85,27 +85,27 @@ impl Reading {
 struct Open {
     client: ClientHandle,
     reading: Reading,
-    alarm: Arc<Alarm>,
+    task_waker: Arc<TaskWaker>,
 }
 
-/// A program that uses all there is of a registry, at random.
+/// A program that uses all features of a registry at random.
 struct Program {
     random: Random,
     registry: Registry,
     layers: [SseLayer; 2],
     streams: Vec<Open>,
-    /// Of streams that are over.
+    /// Handles of streams that have ended.
     handles: Vec<ClientHandle>,
     producers: Vec<Producer>,
-    pipes: Vec<JoinHandle<Result<(), PublishError>>>,
+    spawned: Vec<JoinHandle<Result<(), PublishError>>>,
     presences: Vec<(Presence, PresenceChanges)>,
-    /// All wakers that anything was ever polled with.
-    alarms: Vec<Arc<Alarm>>,
-    /// In filters, metadata, attributes, and the streams that are piped.
+    /// All wakers that anything was polled with.
+    task_wakers: Vec<Arc<TaskWaker>>,
+    /// Held by filters, metadata, attributes, and the streams that producers send.
     token: Token,
-    /// In the registry's configuration.
+    /// Held by the registry's configuration.
     config_token: Token,
-    /// How many streams were opened, and how many were closed, by the registry's own account.
+    /// How many streams were opened and how many were closed, as an observer was told.
     opened: Arc<AtomicU64>,
     closed: Arc<AtomicU64>,
     answers: u64,
@@ -151,9 +151,9 @@ impl Program {
             streams: Vec::new(),
             handles: Vec::new(),
             producers: Vec::new(),
-            pipes: Vec::new(),
+            spawned: Vec::new(),
             presences: Vec::new(),
-            alarms: Vec::new(),
+            task_wakers: Vec::new(),
             token,
             config_token,
             opened,
@@ -162,15 +162,15 @@ impl Program {
         }
     }
 
-    fn alarm(&mut self) -> Arc<Alarm> {
-        let alarm = Arc::new(Alarm);
-        self.alarms.push(Arc::clone(&alarm));
-        alarm
+    fn task_waker(&mut self) -> Arc<TaskWaker> {
+        let task_waker = Arc::new(TaskWaker);
+        self.task_wakers.push(Arc::clone(&task_waker));
+        task_waker
     }
 
     fn topic(&mut self) -> String {
         match self.random.below(4) {
-            // Some that nobody else has.
+            // Topics that only one client has.
             0 => format!("user/{}/inbox", self.random.below(1_000_000)),
             1 => format!("answer/{}", self.random.below(self.answers + 1)),
             _ => format!("topic/{}", self.random.below(30)),
@@ -251,7 +251,7 @@ impl Program {
                 handle(&client);
                 (client.clone(), Reading::Events(client.into_events()))
             }
-            // A handler that is given up, and one that answers with something else.
+            // A handler that is cancelled, and one that returns another response.
             1 => {
                 let mut service = self.layers[at].layer(service_fn(|request: Request<()>| {
                     handle(request.extensions().get::<ClientHandle>().unwrap());
@@ -275,12 +275,12 @@ impl Program {
                 (client, Reading::Body(body))
             }
         };
-        let alarm = self.alarm();
-        self.streams.push(Open { client, reading, alarm });
+        let task_waker = self.task_waker();
+        self.streams.push(Open { client, reading, task_waker });
     }
 
-    /// Does something to a stream.
-    fn stir(&mut self) {
+    /// Does something to a random stream.
+    fn act_on_stream(&mut self) {
         if self.streams.is_empty() {
             return;
         }
@@ -300,9 +300,9 @@ impl Program {
                 let event = self.event();
                 drop(self.streams[at].client.send(event));
             }
-            // It moves to another task.
-            5 => self.streams[at].alarm = self.alarm(),
-            // A handle that outlives the stream, and is used then.
+            // The stream moves to another task.
+            5 => self.streams[at].task_waker = self.task_waker(),
+            // The handle outlives the stream and is used later.
             6 => {
                 let Open { client, .. } = self.streams.swap_remove(at);
                 assert!(client.subscribe("topic/1").is_err());
@@ -311,15 +311,15 @@ impl Program {
             }
             7..10 => drop(self.streams.swap_remove(at)),
             _ => {
-                let Open { reading, alarm, .. } = &mut self.streams[at];
-                reading.poll(alarm);
+                let Open { reading, task_waker, .. } = &mut self.streams[at];
+                reading.poll(task_waker);
             }
         }
     }
 
     fn publish(&mut self) {
         let (topic, event) = (self.topic(), self.event());
-        // A topic that has ended takes nothing.
+        // A topic that has ended accepts no event.
         drop(self.registry.publish(topic, event));
     }
 
@@ -339,9 +339,9 @@ impl Program {
         let (event, token) = (self.event(), Arc::clone(&self.token));
         let events = iter([event.clone(), event]).map(move |event| event.attribute(Arc::clone(&token)));
         match self.random.below(3) {
-            0 => self.pipes.push(producer.spawn_from(events)),
-            // One that does not end by itself.
-            1 => self.pipes.push(producer.spawn_from(events.chain(tokio_stream::pending()))),
+            0 => self.spawned.push(producer.spawn_from(events)),
+            // A stream that does not end by itself.
+            1 => self.spawned.push(producer.spawn_from(events.chain(tokio_stream::pending()))),
             _ => self.producers.push(producer),
         }
     }
@@ -379,13 +379,13 @@ impl Program {
             drop(self.presences.swap_remove(at));
             return;
         }
-        let waker = Waker::from(self.alarm());
+        let waker = Waker::from(self.task_waker());
         let (presence, changes) = &mut self.presences[at];
         let _ = Pin::new(changes).poll_next(&mut Context::from_waker(&waker));
         assert!(presence.count() <= self.streams.len() + 1000);
     }
 
-    /// Opens so many streams, and ends them all.
+    /// Opens this many streams and ends them all.
     async fn run(&mut self, streams: u64) {
         for number in 0..streams {
             self.open();
@@ -395,18 +395,18 @@ impl Program {
                     4 => self.produce(),
                     5 => self.step_producers(),
                     6 => self.step_presence(),
-                    _ => self.stir(),
+                    _ => self.act_on_stream(),
                 }
             }
             if number % 16 == 0 {
-                // For the tasks that pipe, and for tokio's budget.
+                // Gives the producers' tasks a turn, and renews tokio's budget.
                 yield_now().await;
             }
             if number % 64 == 0 {
                 advance(Duration::from_millis(self.random.below(5_000))).await;
             }
             if number % 1024 == 0 {
-                // Everybody goes at once.
+                // Drops all streams at once.
                 self.streams.clear();
             }
         }
@@ -417,60 +417,60 @@ impl Program {
             self.registry.cancel_producer(format!("answer/{topic}"));
             self.registry.cancel_producer(format!("topic/{topic}"));
         }
-        for pipe in self.pipes.drain(..) {
-            drop(timeout(AGE, pipe).await.expect("a stream that is piped goes with its topic"));
+        for task in self.spawned.drain(..) {
+            drop(timeout(AGE, task).await.expect("a producer's stream ends with its topic"));
         }
     }
 
-    /// What is retained becomes too old, and goes when something is published.
+    /// Lets the retained events become too old. The next publish evicts them.
     async fn grow_old(&mut self) -> Stats {
         self.handles = Vec::new();
         advance(2 * AGE).await;
         self.registry.publish("last", Event::data("x")).unwrap();
-        // What is old goes piece by piece.
+        // Old events are evicted piece by piece.
         let pieces = self.registry.stats().topics;
         (0..pieces).for_each(|_| drop(self.registry.stats()));
         self.registry.stats()
     }
 }
 
-/// What one event takes in a registry that had nothing else.
+/// The stats of a registry that has one event and nothing else.
 async fn alone() -> Stats {
     Program::new(0).grow_old().await
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_left_of_streams_however_they_ended() {
+async fn streams_leave_nothing_behind_however_they_ended() {
     let mut program = Program::new(1);
     program.run(STREAMS).await;
 
     let stats = program.registry.stats();
     assert_eq!((stats.clients, stats.subscriptions), (0, 0));
     assert!(program.registry.clients().is_empty());
-    let kept = program.alarms.iter().filter(|alarm| Arc::strong_count(alarm) > 1).count();
-    assert_eq!(kept, 0, "wakers of {} are kept", program.alarms.len());
+    let kept = program.task_wakers.iter().filter(|task_waker| Arc::strong_count(task_waker) > 1).count();
+    assert_eq!(kept, 0, "wakers of {} are kept", program.task_wakers.len());
     let (opened, closed) = (program.opened.load(Ordering::Relaxed), program.closed.load(Ordering::Relaxed));
     assert_eq!(opened, closed);
     assert_eq!(stats.closed_streams.values().sum::<u64>(), closed);
-    // It was all there: otherwise this shows nothing.
+    // Everything has happened. Otherwise the test proves nothing.
     assert!(opened > STREAMS / 2 && stats.published > STREAMS && stats.topics > 100, "{stats:?}");
     assert!(stats.gaps > 100 && stats.lagged > 100 && stats.closed_streams.len() >= 6, "{stats:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn topics_and_events_go_when_they_are_too_old_and_all_that_is_in_them() {
+async fn topics_and_events_that_are_too_old_are_dropped_with_their_attributes() {
     let mut program = Program::new(2);
     program.run(STREAMS).await;
     assert!(Arc::strong_count(&program.token) > 100, "events hold their attributes");
 
     let (stats, alone) = (program.grow_old().await, alone().await);
     assert_eq!((stats.topics, stats.events, stats.bytes), (1, 1, alone.bytes));
-    // The layers have it, too: one closure, which both share.
+    // The layers hold it too, in one closure that both share.
     assert_eq!(Arc::strong_count(&program.token), 2);
 }
 
 #[test]
-fn a_pattern_that_nobody_is_subscribed_to_any_more_costs_nothing() {
+fn a_pattern_without_subscribers_costs_nothing() {
     let bytes = |patterns: &[&str]| {
         let registry = Registry::new();
         registry.publish("topic/1", Event::data("before")).unwrap();
@@ -490,7 +490,7 @@ fn a_pattern_that_nobody_is_subscribed_to_any_more_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_goes_with_its_last_handle() {
+async fn a_registry_is_dropped_with_its_last_handle() {
     let mut program = Program::new(3);
     program.run(STREAMS / 10).await;
     program.open();
@@ -501,15 +501,15 @@ async fn a_registry_goes_with_its_last_handle() {
     assert_eq!(Arc::strong_count(&config_token), 1);
 }
 
-/// In a process of its own, where nobody else takes or gives back any.
+/// Runs in a process of its own, so that no other test allocates or frees memory.
 #[tokio::test(start_paused = true)]
-async fn streams_that_come_and_go_take_no_more_memory_the_more_there_were() {
-    if !is_alone("leaks::streams_that_come_and_go_take_no_more_memory_the_more_there_were") {
+async fn streams_that_come_and_go_do_not_grow_the_memory() {
+    if !is_alone("leaks::streams_that_come_and_go_do_not_grow_the_memory") {
         return;
     }
     let mut program = Program::new(4);
-    // What is kept of topics that were forgotten is bounded. Here, the bound is reached, with no more in use at a time
-    // than later: what is given back would hide what is lost.
+    // What the registry remembers of forgotten topics is bounded. This fills it to the bound, with as few topics in use
+    // at a time as later: memory that is freed here would hide a leak.
     for topic in 0..10_000 {
         program.registry.publish(format!("bygone/{topic}"), Event::data("x")).unwrap();
         advance(AGE / 100).await;
@@ -518,10 +518,10 @@ async fn streams_that_come_and_go_take_no_more_memory_the_more_there_were() {
     for _ in 0..3 {
         program.run(STREAMS).await;
         program.grow_old().await;
-        program.alarms = Vec::new();
+        program.task_wakers = Vec::new();
         taken.push(allocated());
     }
-    // That is 50 bytes for each of 20,000 streams. Most of what is seen is what the allocator cannot use.
+    // That is 50 bytes for each of 20,000 streams. Most of it is memory that the allocator cannot use.
     println!("{taken:?}");
     assert!(taken[2].saturating_sub(taken[0]) < 1 << 20, "{taken:?}");
 }

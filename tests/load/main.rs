@@ -1,11 +1,11 @@
-//! Many clients, hostile ones, and what they take of the machine.
+//! Many clients, hostile clients, and the memory and files that they take.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/bodies.rs"]
 mod bodies;
 #[path = "../support/client.rs"]
 mod client;
-#[allow(dead_code, reason = "not all of it is asked for here")]
+#[allow(dead_code, reason = "these tests do not use all of it")]
 #[path = "../support/example.rs"]
 mod example;
 #[path = "../support/layers.rs"]
@@ -29,5 +29,7 @@ mod hostile;
 mod leaks;
 #[cfg(target_os = "linux")]
 mod memory;
+#[path = "../support/time_limit.rs"]
+mod time_limit;
 #[cfg(target_os = "linux")]
 mod vanished;

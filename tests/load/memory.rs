@@ -1,4 +1,4 @@
-//! What the registry retains takes no more memory than it was allowed, by the operating system's count.
+//! The registry's events take no more memory than the budget, as the operating system counts it.
 
 use std::{env, fs, process::Command};
 
@@ -11,13 +11,13 @@ fn resident() -> usize {
     line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// Publishes so many events on so many topics, with ids of their own or without, with so many patterns that match all
-/// of them, and says how much memory that took at most.
+/// Publishes events on topics, with their own ids if `own_ids` is 1, while this many patterns match all of them.
+/// Returns the largest growth of the memory.
 fn flood(budget: usize, [topics, events, size, own_ids, patterns]: [usize; 5]) -> usize {
     let config = RegistryConfig::default().total_retention(Retention::default().bytes(budget));
     let registry = Registry::with_config(config.topic_retention(Retention::default()));
     let data = "x".repeat(size);
-    // Nobody reads what they match.
+    // No client reads the events of these patterns.
     let client = registry.connect();
     ["topic/*", "**", "*/*", "topic/**"][..patterns]
         .iter()
@@ -44,7 +44,7 @@ fn flood(budget: usize, [topics, events, size, own_ids, patterns]: [usize; 5]) -
     most - before
 }
 
-/// Each flood has a process of its own, so that none can use what another has given back.
+/// Each flood runs in a process of its own, so that it cannot use memory that another has freed.
 #[test]
 fn no_flood_takes_more_memory_than_the_budget() {
     const BUDGET: usize = 64 << 20;
@@ -55,9 +55,9 @@ fn no_flood_takes_more_memory_than_the_budget() {
         assert!(taken <= BUDGET, "{taken} bytes for topics, events, size, own ids, patterns {flood_of}");
         return;
     }
-    // A thousand topics with a million events of 1 KiB; then events with next to nothing in them, and topics that
-    // have one event each, where the bookkeeping is what counts; then few large events, ids that are indexed, and
-    // patterns whose logs have rows of their own.
+    // A thousand topics with a million events of 1 KiB. Then tiny events, and topics with one event each, whose
+    // bookkeeping takes most of the memory. Then few large events, ids that are indexed, and patterns with rows of
+    // their own.
     for flood_of in [
         "1000 1000000 1024 0 0",
         "1000 1000000 1 0 0",

@@ -1,6 +1,7 @@
-//! Peers that are gone and did not say so, over real loopback sockets: what the examples do with theirs finds them.
+//! Peers that vanish without closing their connection, over real loopback sockets. The examples' socket options detect
+//! them.
 //!
-//! Linux alone: elsewhere some are not found, and only Linux lets a test have a peer vanish.
+//! Linux only: other systems do not detect all of them, and only on Linux can a test make a peer vanish.
 
 use std::{convert::Infallible, fs, iter, net::SocketAddr, process::Stdio, time::Duration};
 
@@ -21,7 +22,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinSet,
-    time::timeout,
 };
 use tower::service_fn;
 use tower_layer::Layer;
@@ -33,76 +33,78 @@ use crate::{
     example::{Example, Server},
     listener::listen,
     sockets::Patience,
+    time_limit::within_20_s,
 };
 
 static GATEWAY: Example = Example::named("gateway");
 static DASHBOARD: Example = Example::named("dashboard");
 
-/// Long enough for a live peer to answer pings on a machine that is busy.
+/// Long enough for a live peer to answer pings on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE_MS: &str = "3000";
 const LARGE: usize = 1 << 16;
-/// More than the buffers of both sockets hold.
+/// More events than the buffers of both sockets hold.
 const EVENTS: u64 = 500;
 
 #[tokio::test]
-async fn a_peer_that_froze_is_gone_over_http_1_1_when_it_is_owed_events() {
+async fn a_frozen_peer_with_pending_events_is_disconnected_over_http_1_1() {
     within_20_s(async {
-        let mut house = House::open(Heartbeat::off()).await;
-        let _peer = Peer::open(house.address, Version::HTTP_11, "/events").await;
-        house.publish_too_much();
-        house.is_rid_of_it().await;
-        assert!(house.registry.stats().delivered < EVENTS, "it stalled");
+        let mut test_server = TestServer::open(Heartbeat::off()).await;
+        let _peer = Peer::open(test_server.address, Version::HTTP_11, "/events").await;
+        test_server.publish_too_much();
+        test_server.disconnects_its_newest_client().await;
+        assert!(test_server.registry.stats().delivered < EVENTS, "the peer stalled");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_peer_that_froze_is_gone_over_http_1_1_when_it_is_owed_a_body() {
+async fn a_frozen_peer_with_a_pending_body_is_disconnected_over_http_1_1() {
     within_20_s(async {
-        let mut house = House::open(Heartbeat::off()).await;
-        let _peer = Peer::open(house.address, Version::HTTP_11, "/flood").await;
-        house.is_rid_of_it().await;
+        let mut test_server = TestServer::open(Heartbeat::off()).await;
+        let _peer = Peer::open(test_server.address, Version::HTTP_11, "/flood").await;
+        test_server.disconnects_its_newest_client().await;
     })
     .await;
 }
 
-/// A small window is full, and its kernel acknowledged all of it. A large one is not, and TCP's shuts.
+/// A small HTTP/2 window fills up, and the peer's kernel has acknowledged all of it. A large one does not fill up
+/// before TCP's window does.
 #[tokio::test]
-async fn a_peer_that_froze_is_gone_over_http_2_whatever_its_windows() {
+async fn a_frozen_peer_is_disconnected_over_http_2_with_any_windows() {
     let topic_or_body = ["/events", "/flood"];
     let cases = topic_or_body.into_iter().flat_map(|path| [(path, 0xffff), (path, MOST)]);
     within_20_s(all(cases.map(|(path, window)| async move {
-        let mut house = House::open(Heartbeat::off()).await;
-        let _peer = Peer::open_http_2(house.address, path, window).await;
-        house.publish_too_much();
-        house.is_rid_of_it().await;
+        let mut test_server = TestServer::open(Heartbeat::off()).await;
+        let _peer = Peer::open_http_2(test_server.address, path, window).await;
+        test_server.publish_too_much();
+        test_server.disconnects_its_newest_client().await;
     })))
     .await;
 }
 
 #[tokio::test]
-async fn a_peer_that_vanished_is_gone_and_a_quiet_one_is_not() {
+async fn a_vanished_peer_is_disconnected_and_a_quiet_one_is_not() {
     let heartbeats = [Heartbeat::off(), Heartbeat::every(Duration::from_millis(100))];
     let cases = VERSIONS.into_iter().flat_map(|version| heartbeats.clone().map(|heartbeat| (version, heartbeat)));
     within_20_s(all(cases.map(|(version, heartbeat)| async move {
-        let mut house = House::open(heartbeat).await;
-        let mut client = Client::connect(house.address, version).await;
+        let mut test_server = TestServer::open(heartbeat).await;
+        let mut client = Client::connect(test_server.address, version).await;
         let mut quiet = client.send(get("/quiet")).await.unwrap();
-        house.handles.recv().await.unwrap();
+        test_server.handles.recv().await.unwrap();
 
-        let peer = Peer::open(house.address, version, "/quiet").await;
+        let peer = Peer::open(test_server.address, version, "/quiet").await;
         peer.vanish().await;
-        house.is_rid_of_it().await;
+        test_server.disconnects_its_newest_client().await;
 
-        house.registry.publish("quiet", Event::data("still there")).unwrap();
+        test_server.registry.publish("quiet", Event::data("still there")).unwrap();
         while !quiet.frame().await.unwrap().unwrap().into_data().unwrap().starts_with(b"data: still there\n") {}
     })))
     .await;
 }
 
 #[tokio::test]
-async fn the_options_are_set() {
+async fn the_socket_options_are_set() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (accepted, _) = listener.accept().await.unwrap();
@@ -123,7 +125,7 @@ async fn the_options_are_set() {
 }
 
 #[tokio::test]
-async fn the_gateway_leaves_its_upstream_for_a_client_that_is_gone() {
+async fn the_gateway_ends_the_upstream_request_of_a_vanished_client() {
     GATEWAY.executable();
     within_20_s(all(["0", "100"].map(|heartbeat_ms| async move {
         let (requests, mut arrived) = mpsc::unbounded_channel();
@@ -155,7 +157,7 @@ async fn the_gateway_leaves_its_upstream_for_a_client_that_is_gone() {
 }
 
 #[tokio::test]
-async fn the_gateway_tells_its_client_of_an_upstream_that_vanished() {
+async fn the_gateway_ends_its_response_if_the_upstream_has_vanished() {
     GATEWAY.executable();
     within_20_s(all(VERSIONS.map(|version| async move {
         let (vanishes, mut vanished) = mpsc::unbounded_channel();
@@ -179,13 +181,13 @@ async fn the_gateway_tells_its_client_of_an_upstream_that_vanished() {
         while let Ok(frame) = response.frame().await.expect("an error, and no end") {
             heartbeats += usize::from(frame.into_data().unwrap() == ":\n\n");
         }
-        assert!(heartbeats > 1, "more than what it begins with");
+        assert!(heartbeats > 1, "more than the opening");
     })))
     .await;
 }
 
 #[tokio::test]
-async fn the_dashboard_counts_a_client_that_vanished_no_more() {
+async fn the_dashboard_no_longer_counts_a_vanished_client() {
     DASHBOARD.executable();
     within_20_s(all(["100", "3600000"].map(|heartbeat_ms| async move {
         let mut command = DASHBOARD.command();
@@ -207,18 +209,18 @@ async fn the_dashboard_counts_a_client_that_vanished_no_more() {
     .await;
 }
 
-/// A server whose sockets are looked after as the gateway's are. A client that stalls is not dropped.
-struct House {
+/// A server whose sockets have the same options as the gateway's. It does not drop stalled clients.
+struct TestServer {
     address: SocketAddr,
     registry: Registry,
     /// The client handle of every request, in order.
     handles: mpsc::UnboundedReceiver<ClientHandle>,
-    /// Each connection that is over.
+    /// Each connection that has ended.
     over: mpsc::UnboundedReceiver<()>,
 }
 
-impl House {
-    /// A path is a topic, but for `/flood`, whose body never waits.
+impl TestServer {
+    /// The path is a topic. Only `/flood` is a body that is always ready.
     async fn open(heartbeat: Heartbeat) -> Self {
         let retention = Retention::default().bytes(2 * EVENTS as usize * LARGE);
         let config = RegistryConfig::default()
@@ -256,8 +258,8 @@ impl House {
         }
     }
 
-    /// Of the client that came last.
-    async fn is_rid_of_it(&mut self) {
+    /// Waits until the newest client is disconnected and its connection has ended.
+    async fn disconnects_its_newest_client(&mut self) {
         let handle = self.handles.recv().await.unwrap();
         let others = self.registry.stats().clients - 1;
         assert_eq!(handle.closed().await, CloseReason::ClientDisconnected);
@@ -275,7 +277,7 @@ fn answer(client: &ClientHandle, path: &str) -> Response<AnyBody> {
     client.clone().into_stream().into_response()
 }
 
-/// A large one.
+/// A large event.
 fn event() -> Bytes {
     format!("data: {}\n\n", "x".repeat(LARGE)).into()
 }
@@ -302,7 +304,8 @@ fn address_of(server: &Server) -> SocketAddr {
 /// The largest window of HTTP/2.
 const MOST: u32 = (1 << 31) - 1;
 
-/// One that had the head of its response, and reads and writes no more: it froze. Its kernel acknowledges on.
+/// A frozen peer: it got the head of its response, and then neither reads nor writes. Its kernel still acknowledges
+/// packets.
 struct Peer(TcpStream);
 
 impl Peer {
@@ -324,7 +327,7 @@ impl Peer {
         }
     }
 
-    /// By hand, as HTTP/2 clients answer pings in the background.
+    /// The frames are written by hand, as HTTP/2 libraries answer pings in the background.
     async fn open_http_2(address: SocketAddr, path: &str, window: u32) -> Self {
         const HEADERS: u8 = 1;
         const SETTINGS: u8 = 4;
@@ -332,7 +335,8 @@ impl Peer {
         const ACK: u8 = 1;
         const END_STREAM_AND_HEADERS: u8 = 1 | 4;
         let mut socket = TcpStream::connect(address).await.unwrap();
-        // SETTINGS_INITIAL_WINDOW_SIZE is the fourth setting. The connection has a window of its own, which begins at 65,535.
+        // SETTINGS_INITIAL_WINDOW_SIZE is the fourth setting. The connection has a window of its own, which begins at
+        // 65,535.
         let of_a_stream = [&[0, 4], &window.to_be_bytes()[..]].concat();
         let of_the_connection = window.saturating_sub(0xffff).to_be_bytes();
         // HPACK: the static table's `:method: GET` and `:scheme: http`, and `:path` and `:authority` with a value.
@@ -358,13 +362,13 @@ impl Peer {
         }
     }
 
-    /// Like a cable that is pulled: from here on it gets nothing, so its kernel has nothing to answer.
+    /// Cuts the peer off, like a pulled cable. It receives nothing from now on, so its kernel answers nothing.
     async fn vanish(&self) {
-        // What is not acknowledged yet would be sent again: it would be heard of.
+        // Unacknowledged bytes would be sent again, and the server would notice the peer.
         while self.has_unacknowledged() {
             tokio::task::yield_now().await;
         }
-        // Packets have 64 to begin with, unless the system was told otherwise. It takes no privilege.
+        // Packets start with a time to live of 64, unless the system is configured otherwise. This needs no privilege.
         setsockopt(&self.0, LeastTimeToLive, &255).unwrap();
     }
 
@@ -374,19 +378,19 @@ impl Peer {
         let this = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|fields| {
             fields[1].ends_with(&format!(":{local:04X}")) && fields[2].ends_with(&format!(":{remote:04X}"))
         });
-        !this.expect("it is connected")[4].starts_with("00000000:")
+        !this.expect("the socket is connected")[4].starts_with("00000000:")
     }
 }
 
 impl Drop for Peer {
-    /// Lets it hear that it was given up; without that, its kernel goes on for a while to say that it leaves.
+    /// Lets the peer receive the reset. Otherwise its kernel keeps sending its end for a while.
     fn drop(&mut self) {
         let _ = setsockopt(&self.0, LeastTimeToLive, &0);
     }
 }
 
 sockopt_impl!(
-    /// A packet that has less time to live is dropped before TCP sees it.
+    /// A packet with a lower time to live is dropped before TCP sees it.
     LeastTimeToLive, SetOnly, libc::IPPROTO_IP, libc::IP_MINTTL, i32
 );
 
@@ -396,13 +400,8 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Runs them at the same time: each waits for a while.
+/// Runs all cases at the same time, as each waits for a while.
 async fn all<T: Future<Output = ()> + Send + 'static>(cases: impl IntoIterator<Item = T>) {
     let cases: JoinSet<()> = cases.into_iter().collect();
     cases.join_all().await;
-}
-
-/// A bound on failure.
-async fn within_20_s(test: impl Future<Output = ()>) {
-    timeout(Duration::from_secs(20), test).await.expect("it takes too long");
 }

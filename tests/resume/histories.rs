@@ -1,5 +1,5 @@
-//! Several registries, one after the other and beside each other, as behind a balancer, in a deploy and after restarts, with clocks
-//! that differ and ids of every form: whoever is told that nothing is missed misses nothing.
+//! Several registries after each other and at the same time, as behind a load balancer, in a deploy and after restarts,
+//! with different clocks and ids of every form. A client that is told that it missed nothing has missed nothing.
 
 use std::{
     collections::BTreeSet,
@@ -26,15 +26,15 @@ const CLIENTS: usize = 3;
 /// How an event gets an id of its own.
 #[derive(Debug, Clone, Copy)]
 enum OwnId {
-    /// Versions that are used again.
+    /// Version numbers that are used again.
     Version(u8),
-    /// One that is never used again.
+    /// An id that is never used again.
     Unique,
-    /// As a Redis stream has them, about as old as the event.
+    /// An id in the form of a Redis stream's, about as old as the event.
     Redis { ms: i64, seq: u8 },
-    /// The one that another event had on the wire, so many before this one, of any registry.
+    /// The id that another event of any registry had on the wire, this many events ago.
     Copy(usize),
-    /// A position of the registry's own that is still to come, or was not given.
+    /// A position that the registry has not given yet, or never gives.
     Near { ms: i64, seq: u32 },
 }
 
@@ -45,14 +45,14 @@ enum Step {
         topic: usize,
         own_id: Option<OwnId>,
     },
-    /// The registry at this place is another one from now on, whose clock is behind if time has passed.
+    /// The registry at this place is replaced by a new one. If time has passed, the new one's clock is behind.
     Restart {
         at: usize,
     },
     Time {
         ms: u64,
     },
-    /// A client is open for so many publishes, and of what it gets then so much arrives.
+    /// A client is open for this many publishes, and receives this many of the events.
     Visit {
         client: usize,
         at: usize,
@@ -61,7 +61,7 @@ enum Step {
     },
 }
 
-/// One life of a registry.
+/// One registry from its start to its replacement.
 struct Life {
     registry: Registry,
     layer: SseLayer,
@@ -80,7 +80,7 @@ impl Life {
 #[derive(Default)]
 struct Client {
     last_id: Option<String>,
-    /// The life that gave it, if that id is one of the registry's, and how many events it had published by then.
+    /// For an id of a registry: the life that gave it, and how many events that life had published by then.
     source: Option<(usize, usize, bool)>,
     had: BTreeSet<(usize, usize)>,
 }
@@ -88,9 +88,9 @@ struct Client {
 struct History {
     retained: usize,
     lives: Vec<Life>,
-    /// By place.
+    /// The current life at each place.
     current: [usize; 2],
-    /// What went out, of all lives.
+    /// All ids that were sent, in all lives.
     ids: Vec<String>,
 }
 
@@ -142,17 +142,17 @@ impl History {
         let messages = take_all(&mut body);
         let was_told = matches!(handle.resume(), Resume::Gap(_));
         let lags = messages.iter().any(|(event_type, ..)| event_type == "gap");
-        // From which event on it is to have all.
+        // The first event that the client must get.
         let from = match client.source {
             None => Some(there),
             Some((source, since, _)) if source == life => Some(since),
-            // A copy of the other's event, which has kept its id.
+            // A copy of the other registry's event, which has kept its id.
             Some((.., true)) if self.lives[life].events.iter().any(|(_, own_id)| *own_id == client.last_id) => None,
             Some((.., true)) => {
-                prop_assert!(was_told, "{:?} is of another registry, and taken for one of this", client.last_id);
+                prop_assert!(was_told, "the id {:?} of another registry is accepted", client.last_id);
                 None
             }
-            // An id of the publisher's own that two registries know is what the publisher says that it is.
+            // If two registries know an id of the publisher's own, the publisher is responsible for its meaning.
             Some(_) => None,
         };
         let events = &self.lives[life].events;
@@ -168,19 +168,19 @@ impl History {
             prop_assert_eq!(
                 missing,
                 None,
-                "it came back with {:?}, was told {:?} and got {:?}",
+                "the client resumed from {:?}, was told {:?} and got {:?}",
                 client.last_id,
                 handle.resume(),
                 came
             );
         }
         drop(body);
-        // Of what arrives, it keeps what it comes back with.
+        // Of the events that arrive, the client keeps the last id.
         for (event_type, data, id) in messages.into_iter().take(arrives) {
             let number = match &*event_type {
                 "message" => data.parse().map_or(0, |number: usize| number + 1),
                 "position" => there,
-                // Whatever is missing before it, it was told of.
+                // The client was told of whatever is missing before.
                 _ => 0,
             };
             if event_type == "message" {
@@ -202,7 +202,7 @@ impl History {
     }
 }
 
-/// All that a stream has without waiting: the types, the data and the ids of its events.
+/// Reads all that is ready: the types, the data and the ids of the events.
 fn take_all(body: &mut SseBody<Empty>) -> Vec<(String, String, Option<String>)> {
     let mut wire = String::new();
     while let Poll::Ready(Some(frame)) = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop())) {
@@ -247,7 +247,7 @@ async fn run(steps: &[Line<Step>], names: [usize; CLIENTS], retained: usize) -> 
         match step {
             Step::Publish { at, topic, own_id } => history.publish(history.current[*at], *topic, *own_id),
             Step::Restart { at } => {
-                // The clock of a new one is the system's, which has not gone on with the test's.
+                // A new registry starts with the system's clock, which the test's paused time does not advance.
                 history.lives.push(Life::new(history.retained));
                 history.current[*at] = history.lives.len() - 1;
             }
@@ -264,7 +264,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whoever_is_told_that_nothing_is_missed_misses_nothing_whoever_issued_the_id(
+    fn a_client_that_resumes_without_a_gap_misses_nothing_with_any_id(
         steps in prop::collection::vec(step(), 1..80),
         names in prop::array::uniform3(0..NAMES.len()),
         retained in prop_oneof![1 => Just(usize::MAX), 2 => 1usize..5],
@@ -274,7 +274,7 @@ proptest! {
     }
 }
 
-/// What a client of this registry that comes back with an id is told, and the data of all it gets.
+/// Resumes from an id. Returns the result of the resume, and the data of all events that the client gets.
 fn back(registry: &Registry, names: &[&str], id: &str) -> (Resume, Vec<String>) {
     let layer = SseLayer::new(registry).heartbeat(Heartbeat::off());
     let (handle, mut body) = open(&layer, Some(id), |client| {
@@ -292,9 +292,10 @@ fn publish(registry: &Registry, topic: &str, data: &str, own_id: Option<&str>) -
     own_id.map_or(position, str::to_owned)
 }
 
-/// As in a deploy with overlap, on a second node behind a balancer, with a registry for each tenant.
+/// Another registry is the rule in an overlapping deploy, on a second node behind a load balancer, and with one
+/// registry per tenant.
 #[tokio::test(start_paused = true)]
-async fn an_id_of_another_registry_is_a_gap_whatever_the_clocks_say() {
+async fn an_id_of_another_registry_is_a_gap_with_any_clocks() {
     let old = Registry::new();
     publish(&old, "t", "1", None);
     tokio::time::advance(std::time::Duration::from_millis(50)).await;
@@ -307,18 +308,18 @@ async fn an_id_of_another_registry_is_a_gap_whatever_the_clocks_say() {
         assert!(matches!(back(registry, &["t"], &id).0, Resume::Gap(gap) if gap.after() == id), "{id}");
     }
     assert_eq!(back(&old, &["t"], &id), (Resume::Continued, vec!["3".to_owned()]));
-    // Nor one that says how far it was in catching up.
+    // An id that includes the progress of catching up is a gap too.
     let late = format!("{id};{}-0;*", old.position().ms() - 1);
     assert!(matches!(back(&new, &["t"], &late).0, Resume::Gap(_)), "{late}");
     assert_eq!(back(&old, &["t"], &late).0, Resume::Continued);
 }
 
 #[test]
-fn an_own_id_that_looks_like_a_position_is_an_id_as_any_other() {
+fn an_own_id_that_looks_like_a_position_is_an_ordinary_id() {
     let registry = Registry::new();
     let redis = format!("{}-0", registry.position().ms().saturating_sub(2));
     publish(&registry, "t", "1", Some(&redis));
-    assert_eq!(back(&registry, &["t"], &redis), (Resume::Continued, vec![]), "it has had it");
+    assert_eq!(back(&registry, &["t"], &redis), (Resume::Continued, vec![]), "the client already has the event");
     let ahead = format!("{}-0", registry.position().ms() + 3_600_000);
     let retention = Retention::default().events(1);
     let registry = Registry::with_config(RegistryConfig::default().topic_retention(retention));
@@ -332,7 +333,7 @@ fn an_own_id_that_looks_like_a_position_is_an_id_as_any_other() {
 }
 
 #[test]
-fn of_events_with_the_same_id_those_after_the_first_come_again() {
+fn events_with_the_same_id_after_the_first_are_sent_again() {
     let registry = Registry::new();
     ["v7", "v8", "v7", "v9"].iter().for_each(|id| drop(publish(&registry, "t", id, Some(id))));
     for names in [&["t"][..], &["*"], &["t", "**"]] {
@@ -342,7 +343,7 @@ fn of_events_with_the_same_id_those_after_the_first_come_again() {
 }
 
 #[test]
-fn an_id_that_was_used_by_an_event_that_is_gone_is_a_gap() {
+fn an_id_of_an_evicted_event_is_a_gap() {
     let retention = Retention::default().events(2);
     let registry = Registry::with_config(RegistryConfig::default().topic_retention(retention));
     ["v7", "v8", "v9", "v7"].iter().for_each(|id| drop(publish(&registry, "t", id, Some(id))));
@@ -353,7 +354,7 @@ fn an_id_that_was_used_by_an_event_that_is_gone_is_a_gap() {
 }
 
 #[test]
-fn an_id_that_the_registry_may_still_give_is_refused() {
+fn an_own_id_that_the_registry_may_still_give_is_refused() {
     let registry = Registry::new();
     let issued = publish(&registry, "t", "1", None);
     let era = issued.rsplit('-').next().unwrap();

@@ -1,5 +1,5 @@
-//! Whatever is published, read, cut and resumed, subscribed to and left, and in whatever order: each client gets each retained
-//! event that is for it exactly once and in order, and is told of what is no longer retained.
+//! Random publishes, reads, disconnects, resumes and subscriptions in any order. Each client gets each retained event
+//! of its subscriptions exactly once and in order, and is told of events that are no longer retained.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{fmt, time::Duration};
@@ -32,7 +32,7 @@ enum Step {
         client: usize,
         moves: bool,
     },
-    /// The connection breaks, and of the last frame so many events never arrived.
+    /// The connection breaks, and this many events of the last frame never arrive.
     Cut {
         client: usize,
         lost: usize,
@@ -44,7 +44,7 @@ enum Step {
         from: From,
         filter: Option<Filter>,
     },
-    /// To so many at once.
+    /// Subscribes to this many topics at once.
     SubscribeAll {
         client: usize,
         names: usize,
@@ -55,7 +55,7 @@ enum Step {
     },
 }
 
-/// Shown in one line, as a failure shows many.
+/// Prints a step in one line, as a failure prints many.
 #[derive(Clone)]
 struct Line<T>(T);
 
@@ -65,8 +65,8 @@ impl<T: fmt::Debug> fmt::Debug for Line<T> {
     }
 }
 
-/// With ids of the events' own, or with subscriptions that are left; not with both, as an id of a topic's own leads nowhere for
-/// a client that is no longer subscribed to that topic.
+/// Steps with events' own ids, or steps with unsubscribes, but not both: an own id of a topic is unknown to a client
+/// that is no longer subscribed to that topic.
 fn step(own_ids: bool) -> impl Strategy<Value = Line<Step>> {
     let size = prop_oneof![10 => Just(10usize), 2 => Just(1_000), 1 => Just(30_000), 1 => Just(70_000)];
     let from = prop_oneof![
@@ -77,7 +77,7 @@ fn step(own_ids: bool) -> impl Strategy<Value = Line<Step>> {
     ];
     let filter = prop_oneof![4 => Just(None), 2 => (1u8..3).prop_map(|least| Some(Filter::Level(least))), 1 => Just(Some(Filter::Even))];
     let excluded = prop_oneof![9 => Just(None), 1 => (0..CLIENTS).prop_map(Some)];
-    // Some topics come into being only later.
+    // Some topics are created only later.
     let topic = prop_oneof![15 => 0..4usize, 1 => 4..TOPICS.len()];
     let (client, name) = (0..CLIENTS, prop::sample::select(&NAMES[..]));
     prop_oneof![
@@ -116,7 +116,12 @@ fn run(steps: &[Line<Step>], kept: Kept) -> Result<World, TestCaseError> {
                 let receipt = world.publish(at, Level(*level), *size, *own_id, excluded);
                 let others = readers.iter().filter(|reader| excluded.is_none() || reader.id() != excluded);
                 let all: usize = others.map(|reader| reader.subscriptions(TOPICS[at])).sum();
-                prop_assert_eq!(receipt.subscribers(), all, "event {} is for so many", world.events.len() - 1);
+                prop_assert_eq!(
+                    receipt.subscribers(),
+                    all,
+                    "the number of subscribers of event {}",
+                    world.events.len() - 1
+                );
                 for (reader, slept) in readers.iter().zip(sleeping) {
                     let is_for_it = reader.subscriptions(TOPICS[at]) > 0;
                     prop_assert!(
@@ -148,13 +153,13 @@ fn run(steps: &[Line<Step>], kept: Kept) -> Result<World, TestCaseError> {
         let mut looks = 0;
         while reader.read(false, &world)? {
             looks += 1;
-            prop_assert!(looks < 1000, "{} reads on and on", reader);
+            prop_assert!(looks < 1000, "{} reads without end", reader);
         }
     }
     Ok(world)
 }
 
-/// By how much an event of a fixed size makes what is retained on a topic grow.
+/// How much the retained bytes of a topic grow by an event of a fixed size.
 fn growth(registry: &Registry, topic: &str) -> usize {
     let publish = |id: &str| {
         registry.publish(topic, Event::data("x").id(id).unwrap()).unwrap();
@@ -168,7 +173,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn each_retained_event_comes_exactly_once_and_in_order(
+    fn each_retained_event_comes_exactly_once_in_order(
         steps in any::<bool>().prop_flat_map(|own_ids| prop::collection::vec(step(own_ids), 1..120)),
     ) {
         let world = run(&steps, Kept::everything())?;
@@ -178,17 +183,17 @@ proptest! {
         let unused = Registry::new();
         for topic in TOPICS {
             let expected = growth(&unused, topic);
-            prop_assert_eq!(growth(&world.registry, topic), expected, "a pattern that nobody is subscribed to takes part of {}", topic);
+            prop_assert_eq!(growth(&world.registry, topic), expected, "a pattern without subscribers takes part of {}", topic);
         }
     }
 
     #[test]
-    fn what_is_missing_was_told_and_what_was_told_is_missing(
+    fn each_missing_event_was_told_and_each_told_event_is_missing(
         steps in prop::collection::vec(step(false), 1..120),
         Line(kept) in kept(),
     ) {
         let world = run(&steps, kept)?;
         let events = world.events.iter().filter(|event| event.evicted.is_none()).count();
-        prop_assert_eq!(world.registry.stats().events, events, "as many are retained as should be");
+        prop_assert_eq!(world.registry.stats().events, events, "the number of retained events");
     }
 }

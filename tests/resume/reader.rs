@@ -1,4 +1,4 @@
-//! Somebody who reads, is cut off, and comes back with what it had last. Whatever arrives is held against what is to arrive.
+//! A client that reads, is disconnected, and resumes from its last id. All that arrives is compared with the model.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,9 +26,9 @@ type Checked<T = ()> = Result<T, TestCaseError>;
 
 pub(crate) struct Reader {
     name: usize,
-    /// What its handler subscribes it to when it comes back.
+    /// The names to which its handler subscribes it when it reconnects.
     wants: Vec<Want>,
-    /// What it ever subscribed to by itself.
+    /// The names to which it ever subscribed by itself.
     asked: Vec<&'static str>,
     stream: Option<Stream>,
     arrivals: Vec<Arrival>,
@@ -37,10 +37,10 @@ pub(crate) struct Reader {
     woken: Arc<Woken>,
 }
 
-/// What arrived and is not lost.
+/// An event or gap that arrived and was not lost.
 #[derive(Debug)]
 struct Arrival {
-    /// None: a gap.
+    /// `None` for a gap.
     event: Option<usize>,
     id: Option<String>,
 }
@@ -60,17 +60,17 @@ struct Stream {
     id: ClientId,
     body: SseBody<Empty>,
     subscribed: Vec<Subscribed>,
-    /// The id that it came with, and what that says.
+    /// The id that the client resumed from, and the progress that the id encodes.
     resumed: Option<(String, Progress)>,
-    /// What it had of earlier streams.
+    /// The events that it got on earlier streams.
     had: BTreeSet<usize>,
-    /// What came, and when.
+    /// The events that came, and when.
     came: BTreeMap<usize, usize>,
     /// How many events it has seen, by its ids.
     seen: usize,
-    /// Since when its ids say that it catches up.
+    /// Since when its ids include the progress of catching up.
     catches_up_since: Option<usize>,
-    /// There was nothing when it last looked: it waits to be woken.
+    /// The last poll found nothing, so the reader waits for a wake-up.
     waits: bool,
 }
 
@@ -98,13 +98,13 @@ impl Reader {
         self.stream.as_ref().map(|stream| stream.id)
     }
 
-    /// How many subscriptions of its stream match a topic.
+    /// The number of subscriptions of its stream that match a topic.
     pub(crate) fn subscriptions(&self, topic: &str) -> usize {
         let subscribed = self.stream.iter().flat_map(|stream| &stream.subscribed);
         subscribed.filter(|it| matches(it.name, topic)).count()
     }
 
-    /// Waits, and has not been woken.
+    /// Returns whether the reader waits and has not been woken.
     pub(crate) fn sleeps(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.waits) && !self.woken.0.load(Ordering::Relaxed)
     }
@@ -112,7 +112,7 @@ impl Reader {
     pub(crate) fn subscribe(&mut self, want: Want, world: &World) {
         let is_new = self.wants.iter().all(|known| known.name != want.name);
         if let Some(stream) = &mut self.stream {
-            // Who is subscribed already says no more than the name, which changes nothing.
+            // For a name that is subscribed already, only the name is given, which changes nothing.
             let subscription = if is_new { want.subscription() } else { Subscription::matching(want.name) };
             stream.handle.subscribe(subscription).unwrap();
             if is_new {
@@ -125,7 +125,7 @@ impl Reader {
         }
     }
 
-    /// Leaves one of its subscriptions.
+    /// Removes one of its subscriptions.
     pub(crate) fn unsubscribe(&mut self, which: usize, world: &World) {
         if self.wants.is_empty() {
             return;
@@ -136,15 +136,15 @@ impl Reader {
         assert!(!stream.handle.unsubscribe(name));
         let at = stream.subscribed.iter().position(|it| it.name == name).unwrap();
         let left = stream.subscribed.remove(at);
-        // Nobody will know any more that this is why another one did not give it.
+        // The model forgets later that this subscription is why another one did not send the event.
         let had = stream.came.iter().filter(|(number, when)| **when >= left.since || left.had.contains(number));
         let had = had.map(|(number, _)| *number);
         let gave: Vec<usize> = had.filter(|number| left.gives(&world.events[*number], stream.id)).collect();
         stream.subscribed.iter_mut().for_each(|it| it.had.extend(&gave));
     }
 
-    /// The connection breaks, and of what came last, so many blocks never arrived. Unless the server notices, the client
-    /// comes back before that.
+    /// The connection breaks, and this many blocks of the last frame never arrive. Unless the server notices, the
+    /// client reconnects before the server ends the old stream.
     pub(crate) fn cut(&mut self, lost: usize, is_noticed: bool, world: &World) -> Checked {
         let lost = lost.min(self.last_frame);
         self.arrivals.truncate(self.arrivals.len() - lost);
@@ -161,7 +161,7 @@ impl Reader {
         let last_id = self.arrivals.iter().rev().find_map(|arrival| arrival.id.clone());
         let (handle, body) = open(&world.layer, last_id.as_deref(), |client| {
             self.wants.iter().for_each(|want| client.subscribe(want.subscription()).unwrap());
-            // Also without a subscription it stays open.
+            // The stream stays open even without a subscription.
             drop(client.clone().into_stream());
         });
         let names = |progress: Progress| progress.for_names(self.wants.iter().map(|want| want.name));
@@ -196,7 +196,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes one frame, after it came back if it was away, and says whether to look again. `moves`: to another task.
+    /// Takes one frame, and reconnects before if necessary. Returns whether to poll again. With `moves`, another task
+    /// polls.
     pub(crate) fn read(&mut self, moves: bool, world: &World) -> Checked<bool> {
         if self.stream.is_none() {
             self.connect(world)?;
@@ -220,7 +221,7 @@ impl Reader {
             .find(|(_, policy)| matches!(policy, SlowClientPolicy::Disconnect { .. }));
         prop_assert_eq!(ends, None, "{} lost this and goes on", self);
         let had_all = if let [Block::Gap { .. }] = blocks[..] {
-            // What came with the gap goes out now.
+            // The events that came with the gap are sent now.
             match self.poll()? {
                 Some(events) => {
                     blocks.extend(events);
@@ -238,7 +239,7 @@ impl Reader {
                 Block::Event { number, topic, id } => self.event(number, &topic, id, world)?,
                 Block::Gap { names, after, id } if at == 0 => self.gap(&names, &after, id, world)?,
                 Block::Gap { names, .. } => prop_assert!(false, "{} is told of {:?} too late", self, names),
-                Block::Retry(_) => prop_assert!(false, "{} is told to come back after a frame had begun", self),
+                Block::Retry(_) => prop_assert!(false, "{} is told to reconnect after a frame had begun", self),
             }
         }
         if had_all {
@@ -272,17 +273,17 @@ impl Reader {
         prop_assert_eq!(topic, event.topic);
         prop_assert!(!giving.is_empty(), "{} got {} ({}), which is not for it", self, number, topic);
         if let Some(when) = stream.came.get(&number) {
-            // One that waited while another gave it does not know that, once the other is left.
+            // A subscription that waited while another one sent the event does not know that once the other is removed.
             let is_excused = |it: &Subscribed| it.had.contains(&number) && number >= it.next;
             let twice = giving.iter().find(|it| it.since <= *when && !is_excused(it));
             prop_assert!(twice.is_none(), "{} got {} ({}) twice on one stream", self, number, topic);
         }
         if stream.had.contains(&number) && giving.iter().all(|it| !it.is_late) {
-            // It came back in the middle of catching up: what several subscriptions match may come twice.
+            // The client resumed while it was catching up: an event that several subscriptions match may come twice.
             let late = stream.resumed.as_ref().and_then(|(_, progress)| progress.late.as_ref());
             let several = self.asked.iter().filter(|name| matches(name, topic)).count() > 1;
             let may = late.is_some_and(|(_, names)| names.is_none() || several);
-            prop_assert!(may, "{} got {} ({}) again after it came back with {:?}", self, number, topic, stream.resumed);
+            prop_assert!(may, "{} got {} ({}) again after it resumed with {:?}", self, number, topic, stream.resumed);
         }
         let stands_at = progress.late.as_ref().map_or(progress.up_to, |(late, _)| *late);
         prop_assert_eq!(stands_at, number + 1, "{} got {} ({}) with the id {}", self, number, topic, id);
@@ -299,7 +300,7 @@ impl Reader {
             let of = stream.subscribed.iter().find(|it| it.name == name);
             prop_assert!(
                 of.is_some_and(|it| it.may_tell(world)),
-                "{} is told of a gap in {}: there is none",
+                "{} is told of a gap in {}, but nothing is missing",
                 self,
                 name
             );
@@ -319,7 +320,7 @@ impl Reader {
         progress.map_or(Ok(()), |progress| self.expect_all(&progress, world))
     }
 
-    /// The stream ends, as the client fell behind. It comes back when it next reads.
+    /// The stream ends, as the client fell behind. The client reconnects when it next reads.
     fn end(&mut self, delay: u64, world: &World) -> Checked<bool> {
         let stream = self.stream.as_ref().unwrap();
         let Some(SlowClientPolicy::Disconnect { reconnect_delay: retry }) =
@@ -338,12 +339,12 @@ impl Reader {
         Ok(true)
     }
 
-    /// Nobody has to be told of anything.
+    /// Checks that the client needs no gap event.
     fn expect_no_gap(&self, world: &World) -> Checked {
         self.stream.iter().flat_map(|stream| &stream.subscribed).try_for_each(|it| self.expect_told(it, world))
     }
 
-    /// Of this subscription, nothing went unread and untold.
+    /// Checks that the client was told of all lost events of this subscription.
     fn expect_told(&self, it: &Subscribed, world: &World) -> Checked {
         prop_assert!(!it.missed, "{} is not told that some of {} was gone before it came", self, it.name);
         let lost = self.lost(it, world).next();
@@ -353,17 +354,17 @@ impl Reader {
         Ok(())
     }
 
-    /// What this subscription was to give, and is gone.
+    /// The events of this subscription that were evicted before the client read them.
     fn lost<'a>(&'a self, it: &'a Subscribed, world: &'a World) -> impl Iterator<Item = &'a Published> {
         let stream = self.stream.as_ref().unwrap();
         let had = |number| stream.had.contains(number) || stream.came.contains_key(number);
         it.lost(world).filter(move |event| it.gives(event, stream.id) && !had(&event.number))
     }
 
-    /// There is nothing to read. Says whether to look again all the same.
+    /// Checks that nothing is left to read. Returns whether to poll again nevertheless.
     fn expect_nothing(&mut self, world: &World) -> Checked<bool> {
         if self.woken.0.load(Ordering::Relaxed) {
-            // It passed over much that was not for it, and lets others have their turn.
+            // The reader skipped many events that were not for it, and yields to other tasks.
             return Ok(true);
         }
         let stream = self.stream.as_ref().unwrap();
@@ -375,11 +376,11 @@ impl Reader {
         Ok(false)
     }
 
-    /// Who comes back with this has all up to there.
+    /// Checks that a client that resumes with this progress has all events up to there.
     fn expect_all(&mut self, progress: &Progress, world: &World) -> Checked {
         let stream = self.stream.as_ref().unwrap();
         prop_assert!(progress.up_to >= stream.seen, "{} goes back from {} to {:?}", self, stream.seen, progress);
-        // What was asked for later than what now catches up waits for that. No id tells of it.
+        // A subscription that was made after the catching up began waits for it. No id includes that.
         let since = stream.catches_up_since.unwrap_or(world.now);
         let waits = |it: &Subscribed| it.is_late && (it.since > since || !progress.catches_up(it.name));
         let is_known = |it: &Subscribed| progress.late.is_none() || !waits(it);
@@ -394,7 +395,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Whatever this subscription is to give up to a number has come.
+    /// Checks that every event of this subscription up to a number has come.
     fn expect_read(&self, it: &Subscribed, up_to: usize, why: &str, world: &World) -> Checked {
         let stream = self.stream.as_ref().unwrap();
         let gives = |it: &Subscribed, number: usize| it.gives(&world.events[number], stream.id);

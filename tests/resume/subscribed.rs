@@ -1,4 +1,4 @@
-//! What a client is subscribed to, and what it is to get for that.
+//! A client's subscriptions, and the events that they must send.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -6,12 +6,12 @@ use tower_sse::{ClientId, SlowClientPolicy, Start, Subscription};
 
 use crate::world::{Level, Published, World, matches};
 
-/// Which events a subscription lets through.
+/// The events that a subscription's filter accepts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Filter {
-    /// By what is not sent: at least this level.
+    /// By an attribute, which is not sent: at least this level.
     Level(u8),
-    /// By what is sent: every second number.
+    /// By the event's data: every second number.
     Even,
 }
 
@@ -34,13 +34,13 @@ impl Filter {
     }
 }
 
-/// Where a step says that a subscription starts.
+/// The start of a subscription.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum From {
     Now,
     Oldest,
     Last(usize),
-    /// After the event that was so many before the newest.
+    /// After the event that was this many before the newest.
     Back(usize),
 }
 
@@ -58,7 +58,7 @@ impl From {
     }
 }
 
-/// What a client's handler subscribes it to each time it comes.
+/// A subscription that a client's handler makes each time the client connects.
 #[derive(Debug, Clone)]
 pub(crate) struct Want {
     pub(crate) name: &'static str,
@@ -72,7 +72,7 @@ impl Want {
         self.filter.map_or(subscription.clone(), |filter| filter.put_on(subscription))
     }
 
-    /// The number of the first event that it gets if it does not resume.
+    /// The number of the first event that it gets without a resume.
     fn first(&self, world: &World) -> usize {
         let mut there = world.events_of(self.name, 0).filter(|event| event.evicted.is_none());
         let first = match self.start {
@@ -94,24 +94,24 @@ impl Want {
 pub(crate) struct Subscribed {
     pub(crate) name: &'static str,
     filter: Option<Filter>,
-    /// The number of the first event that it is for.
+    /// The number of the first event that it must send.
     pub(crate) first: usize,
-    /// It was made after the stream began.
+    /// The subscription was made after the stream began.
     pub(crate) is_late: bool,
-    /// When it was made.
+    /// When the subscription was made.
     pub(crate) since: usize,
-    /// The number of the first event of which it is not known yet that it was read.
+    /// The number of the first event that may not have been read yet.
     pub(crate) next: usize,
-    /// The client is to be told that something was gone before it came.
+    /// The client must be told that events were evicted before it connected.
     pub(crate) missed: bool,
-    /// What was gone before, or was told to be.
+    /// The events that were evicted before, or that the client was told are missing.
     pub(crate) told: BTreeSet<usize>,
-    /// What need not come, as the client had it by another subscription that it has left.
+    /// Events that need not come, as the client got them by another subscription that it has removed.
     pub(crate) had: BTreeSet<usize>,
 }
 
 impl Subscribed {
-    /// `resumes`: the number of the first event that its client has not seen, if it came with an id.
+    /// `resumes` is the number of the first event that its client has not seen, if it has an id.
     pub(crate) fn new(want: &Want, resumes: Option<usize>, is_late: bool, world: &World) -> Self {
         let first = resumes.unwrap_or_else(|| want.first(world));
         let asks_for_all = resumes.is_some() || matches!(want.start, Start::After(_));
@@ -129,7 +129,7 @@ impl Subscribed {
         }
     }
 
-    /// Whether an event is one that it lets through.
+    /// Whether the subscription accepts an event.
     pub(crate) fn gives(&self, event: &Published, client: ClientId) -> bool {
         let passes = self.filter.is_none_or(|filter| filter.passes(event));
         self.is_for(event) && passes && event.excluded != Some(client)
@@ -139,7 +139,7 @@ impl Subscribed {
         event.number >= self.first && matches(self.name, event.topic)
     }
 
-    /// What went away before it was read, as far as is known.
+    /// The events that are known to be evicted before they were read.
     pub(crate) fn lost<'a>(&self, world: &'a World) -> impl Iterator<Item = &'a Published> {
         let lost = world.events_of(self.name, self.next).filter(|event| event.is_missed());
         lost.filter(|event| !self.told.contains(&event.number))

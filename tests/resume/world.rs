@@ -1,4 +1,4 @@
-//! What is published, and what of it is still there.
+//! The published events, and which of them are still retained.
 
 use std::collections::VecDeque;
 
@@ -10,11 +10,11 @@ use tower_sse::{
 
 pub(crate) const TOPICS: [&str; 8] = ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1", "d", "a/b/c"];
 
-/// All that is subscribed to: topics, and patterns that overlap with them and with each other.
+/// All names that are subscribed to: topics, and patterns that overlap with topics and with each other.
 pub(crate) const NAMES: [&str; 15] =
     ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1", "d", "a/*", "b/*", "*/0", "*/1", "*/*", "a/**", "**", "nobody/*"];
 
-/// Which subscriptions a topic's events are for.
+/// Whether a subscription to `name` gets the events of `topic`.
 pub(crate) fn matches(name: &str, topic: &str) -> bool {
     let (name, topic): (Vec<&str>, Vec<&str>) = (name.split('/').collect(), topic.split('/').collect());
     let begins = |head: &[&str]| head.iter().zip(&topic).all(|(segment, of)| *segment == "*" || segment == of);
@@ -24,7 +24,7 @@ pub(crate) fn matches(name: &str, topic: &str) -> bool {
     }
 }
 
-/// How much is retained, and what becomes of who falls behind that: of each topic, and of all together.
+/// The retention and slow-client policy of each topic and of all together.
 #[derive(Debug, Clone)]
 pub(crate) struct Kept {
     pub(crate) of_topics: Vec<(usize, SlowClientPolicy)>,
@@ -37,11 +37,11 @@ impl Kept {
     }
 }
 
-/// What filters look at.
+/// The attribute that filters read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(crate) struct Level(pub(crate) u8);
 
-/// One event, by its number in the order of all.
+/// One event. Its number is its place in the order of all events.
 #[derive(Debug)]
 pub(crate) struct Published {
     pub(crate) number: usize,
@@ -50,12 +50,12 @@ pub(crate) struct Published {
     pub(crate) excluded: Option<ClientId>,
     pub(crate) position: Position,
     pub(crate) policy: SlowClientPolicy,
-    /// When it went, if it did.
+    /// When it was evicted, if it was.
     pub(crate) evicted: Option<usize>,
 }
 
 impl Published {
-    /// Whether who should have had it is to be told that it is gone.
+    /// Whether its subscribers must be told that it was evicted.
     pub(crate) fn is_missed(&self) -> bool {
         self.evicted.is_some() && self.policy != SlowClientPolicy::SkipSilently
     }
@@ -65,10 +65,10 @@ pub(crate) struct World {
     pub(crate) registry: Registry,
     pub(crate) layer: SseLayer,
     pub(crate) events: Vec<Published>,
-    /// Goes up with each step.
+    /// Increases with each step.
     pub(crate) now: usize,
     kept: Kept,
-    /// What is still there, by number: all, and of each topic.
+    /// The numbers of the retained events: of all topics, and of each topic.
     retained: VecDeque<usize>,
     retained_of: [VecDeque<usize>; TOPICS.len()],
 }
@@ -83,7 +83,7 @@ impl World {
         };
         let config = RegistryConfig::default().topic_retention_by(of_topic);
         let registry = Registry::with_config(config.total_retention(Retention::default().events(kept.of_all)));
-        // What it is for is held by the histories.
+        // The histories test the position event.
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off()).position_event(PositionEvent::off());
         let (retained, retained_of) = Default::default();
         Self { registry, layer, events: Vec::new(), now: 0, kept, retained, retained_of }
@@ -128,18 +128,18 @@ impl World {
         self.retained_of.iter_mut().for_each(|all| all.retain(|other| *other != number));
     }
 
-    /// What there is for a name from a number on, gone or not.
+    /// The events of a name from a number on, evicted or not.
     pub(crate) fn events_of(&self, name: &str, from: usize) -> impl DoubleEndedIterator<Item = &Published> {
         let events = self.events.get(from..).unwrap_or_default();
         events.iter().filter(move |event| matches(name, event.topic))
     }
 
-    /// How many events there were up to a position.
+    /// The number of events up to a position.
     pub(crate) fn up_to(&self, position: Position) -> usize {
         self.events.partition_point(|event| event.position <= position)
     }
 
-    /// What an id says.
+    /// Parses the progress in an id.
     pub(crate) fn progress(&self, id: &str) -> Result<Progress, TestCaseError> {
         let read = |text: &str| text.parse().map(|position| self.up_to(position));
         let all = |up_to| Progress { up_to, late: None };
@@ -160,16 +160,17 @@ impl World {
     }
 }
 
-/// How many of the events a client has seen, by the id that it had last.
+/// How many of the events a client has seen, by the last id that it got.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     pub(crate) up_to: usize,
-    /// On these, by their hashes, or on all, it was catching up, and has seen only so many.
+    /// On these names, given by their hashes, or on all, the client was catching up and has seen only this many.
     pub(crate) late: Option<(usize, Option<Vec<String>>)>,
 }
 
 impl Progress {
-    /// For who is subscribed to these: what it was catching up on and is not among them may be read by another name.
+    /// The progress for a client with these subscriptions. Events of other names that it was catching up on may come by
+    /// another name.
     pub(crate) fn for_names(mut self, names: impl Iterator<Item = &'static str>) -> Self {
         let known: Vec<String> = names.map(hash).collect();
         if let Some((_, late)) = &mut self.late {
@@ -190,7 +191,7 @@ impl Progress {
     }
 }
 
-/// FNV-1a, which ids name subscriptions with.
+/// FNV-1a. Ids contain the hashes of names.
 fn hash(name: &str) -> String {
     let hash = name
         .bytes()

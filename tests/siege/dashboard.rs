@@ -17,7 +17,7 @@ use crate::{
 static DASHBOARD: Example = Example::named("dashboard");
 
 #[tokio::test]
-async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_served_within_a_second() {
+async fn other_clients_are_served_within_a_second_during_a_siege() {
     alone(&DASHBOARD, async {
         let mut command = siege::with_few_files(DASHBOARD.executable());
         let server = Server::start(command.env("PORT", "0")).await;
@@ -41,7 +41,7 @@ async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_
         }
         times.are_within_a_second();
         assert!(siege.left() > 100, "{} are left", siege.left());
-        // A stream that is open makes room for nobody.
+        // An open stream is not ended for another request.
         let mut text = String::new();
         while text.matches("still here").count() < 40 {
             let frame = stream.frame().await.expect("no end").unwrap();

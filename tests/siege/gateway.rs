@@ -23,7 +23,7 @@ use crate::{
 
 static GATEWAY: Example = Example::named("gateway");
 
-/// A gateway that has fewer file descriptors than its enemies have connections.
+/// A gateway that has fewer file descriptors than the attackers have connections.
 async fn with_few_files(upstream: &str, flags: &[&str]) -> (Server, SocketAddr) {
     let mut command = siege::with_few_files(GATEWAY.executable());
     command.args(["--listen", "127.0.0.1:0", "--upstream", upstream]).args(flags);
@@ -33,7 +33,7 @@ async fn with_few_files(upstream: &str, flags: &[&str]) -> (Server, SocketAddr) 
 }
 
 #[tokio::test]
-async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_served_within_a_second() {
+async fn other_clients_are_served_within_a_second_during_a_siege() {
     alone(&GATEWAY, async {
         let (frames, body) = channel();
         let body = Arc::new(Mutex::new(Some(body)));
@@ -42,7 +42,8 @@ async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_
             async move {
                 match stream {
                     Some(stream) => event_stream(stream),
-                    // The siege's bodies break. A panic for each would take this thread longer than a good client may wait.
+                    // The attackers' bodies break. A panic for each would delay this thread longer than the test allows
+                    // a good client to wait.
                     None => {
                         let body = request.into_body().collect().await.map(Collected::to_bytes);
                         Response::new(any(Full::from(body.unwrap_or_default())))
@@ -69,7 +70,7 @@ async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_
         }
         times.are_within_a_second();
         assert!(siege.left() > 100, "{} are left", siege.left());
-        // Whoever is being answered makes room for nobody.
+        // A response that has begun is not ended for another request.
         frames.send(Ok(Frame::data("data: still here\n\n".into()))).await.unwrap();
         assert_eq!(stream.frame().await.unwrap().unwrap().into_data().unwrap(), "data: still here\n\n");
     })
@@ -77,7 +78,7 @@ async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_
 }
 
 #[tokio::test]
-async fn a_thousand_connections_of_any_one_kind_keep_nobody_out_either() {
+async fn a_thousand_connections_of_one_kind_keep_no_other_client_out() {
     alone(&GATEWAY, async {
         let upstream = upstream(|_| async { Response::new(any(Full::from("here"))) }).await;
         let (_server, address) = with_few_files(&upstream, &[]).await;
@@ -96,11 +97,11 @@ async fn a_thousand_connections_of_any_one_kind_keep_nobody_out_either() {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_takes_keep_nobody_out() {
+async fn responses_that_are_never_read_keep_no_other_client_out() {
     alone(&GATEWAY, async {
         let upstream = upstream(|_| async { Response::new(any(Full::from("here"))) }).await;
         let (_server, address) = with_few_files(&upstream, &[]).await;
-        // An HTTP/2 client whose streams have no window, and that never opens one: a whole GET.
+        // An HTTP/2 client that sends a whole GET, gives its streams no window, and never opens one.
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let no_window = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
         let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x01, 1, b'a'];
@@ -112,7 +113,8 @@ async fn answers_that_nobody_takes_keep_nobody_out() {
                 clients.push(socket);
             }
         }
-        // Their address has used up its share. While the last of them are being answered, there is no room either.
+        // The address of these connections has used up its share. While the last of them get their responses, the
+        // gateway has no room either.
         while siege::get_from(OTHER, address, "/").await.is_err() {}
         let mut times = Times::default();
         for _ in 0..20 {
@@ -126,7 +128,7 @@ async fn answers_that_nobody_takes_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_flood_of_silent_connections_takes_no_place_of_a_body_that_is_arriving() {
+async fn a_flood_of_silent_connections_ends_no_upload() {
     alone(&GATEWAY, async {
         let upstream = upstream(|request| async {
             let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
@@ -139,7 +141,7 @@ async fn a_flood_of_silent_connections_takes_no_place_of_a_body_that_is_arriving
             let mut client = Client::connect(address, version).await;
             let upload = tokio::spawn(async move { client.send(request("POST", "/", body)).await });
             frames.send(Ok(Frame::data("first, ".into()))).await.unwrap();
-            // So it has begun.
+            // The upload has begun when this request is answered.
             siege::get(address, "/").await;
             let mut silent = Vec::new();
             for _ in 0..siege::FILES {
@@ -156,7 +158,7 @@ async fn a_flood_of_silent_connections_takes_no_place_of_a_body_that_is_arriving
 }
 
 #[tokio::test]
-async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
+async fn slow_bodies_over_few_http_2_connections_keep_no_other_client_out() {
     alone(&GATEWAY, async {
         let upstream = upstream(|request| async {
             let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
@@ -175,8 +177,8 @@ async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
                 uploads.push((frames, tokio::spawn(sender.send_request(request("POST", "/", body)))));
             }
         }
-        // Each takes a connection to the upstream, and their address has a quarter of the 224 that there are. Its requests
-        // take each other's places, and nobody else's.
+        // Each body takes a connection to the upstream, and the address has a quarter of the 224 that there are. Its
+        // requests end only each other.
         let (_frames, first) = uploads.remove(0);
         assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
         let mut times = Times::default();

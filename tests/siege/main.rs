@@ -1,6 +1,6 @@
-//! Examples with 512 file descriptors, and a thousand clients that mean no good. Whoever means well is served within a second.
+//! Examples with 512 file descriptors, and a thousand hostile clients. A well-behaved client is served within a second.
 //!
-//! This is a program of its own, as each request is judged by the clock: nothing else runs at the same time.
+//! This is a program of its own, as each request is timed: no other test runs at the same time.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -13,7 +13,7 @@ mod bodies;
 #[path = "../support/client.rs"]
 mod client;
 mod dashboard;
-#[allow(dead_code, reason = "what is started with few file descriptors is killed")]
+#[allow(dead_code, reason = "a process with few file descriptors is killed, not stopped")]
 #[path = "../support/example.rs"]
 mod example;
 mod gateway;
@@ -27,10 +27,10 @@ mod siege;
 mod upstream;
 use example::Example;
 
-/// Runs one test at a time, with a bound on failure. Building the example does not count.
+/// Runs one test at a time, with a bound on failure. The time to build the example does not count.
 async fn alone(example: &Example, test: impl Future<Output = ()>) {
     static TURN: Mutex<()> = Mutex::const_new(());
     let _turn = TURN.lock().await;
     example.executable();
-    timeout(Duration::from_secs(60), test).await.expect("it takes too long");
+    timeout(Duration::from_secs(60), test).await.expect("the test takes too long");
 }

@@ -1,4 +1,4 @@
-//! What goes into an [`Event`] comes out of clients that were written by others.
+//! Independent client libraries decode an [`Event`] to what it was made of.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -8,7 +8,7 @@ use tower_sse::{Event, EventError};
 
 use crate::spec;
 
-/// An event's parts, before they are encoded or as a client got them.
+/// An event's parts, before they are encoded or as a client decoded them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Parts {
     event_type: Option<String>,
@@ -32,7 +32,7 @@ impl Parts {
         comment.map_or_else(|| event.clone(), |comment| event.clone().comment(comment))
     }
 
-    /// As it has to arrive: line ends are LF, and an empty event type is none.
+    /// The parts as they must arrive: line ends are LF, and an empty event type is no event type.
     fn normalised(&self) -> Self {
         Self {
             event_type: self.event_type.clone().filter(|event_type| !event_type.is_empty()),
@@ -42,7 +42,7 @@ impl Parts {
     }
 }
 
-/// What is dispatched of these events, with the id that stands at each, and every reconnection time.
+/// The events that a client must dispatch, with the last event id of each, and all reconnection times.
 fn expected(events: &[Parts]) -> spec::Parsed {
     let mut parsed = spec::Parsed::default();
     for event in events.iter().map(Parts::normalised) {
@@ -73,10 +73,10 @@ fn chunks(wire: &[u8], cuts: &[usize]) -> Vec<Result<Vec<u8>, Infallible>> {
     edges.windows(2).map(|edge| Ok(wire[edge[0]..edge[1]].to_vec())).collect()
 }
 
-/// Event type, data, id and retry of each event, as eventsource-stream has them.
+/// Event type, data, id and retry of each event, decoded by eventsource-stream.
 ///
-/// It forgets the reconnection time of a block without data (its `dispatch` drops the builder that holds it), so
-/// only that of events counts here.
+/// It forgets the reconnection time of a block without data, as its `dispatch` drops the builder that holds it. So only
+/// the retry of events counts here.
 fn by_eventsource_stream(wire: &[u8], cuts: &[usize]) -> Vec<(String, String, String, Option<u64>)> {
     let events = eventsource_stream::EventStream::new(tokio_stream::iter(chunks(wire, cuts)));
     run(events.collect::<Vec<_>>())
@@ -95,8 +95,8 @@ fn expected_of_eventsource_stream(events: &[Parts]) -> Vec<(String, String, Stri
     messages.into_iter().zip(with_data).map(|(it, of)| (it.event_type, it.data, it.last_event_id, of.retry)).collect()
 }
 
-/// Every block that has a field, as sse-stream has it: it tells no data from empty data, and a field from one that stands
-/// from before.
+/// Every block that has a field, decoded by sse-stream. It distinguishes no data from empty data, and a block's own
+/// field from one that is still set from before.
 fn by_sse_stream(wire: &[u8], cuts: &[usize]) -> Vec<Parts> {
     let wire = chunks(wire, cuts).into_iter().map(|chunk| chunk.map(bytes::Bytes::from));
     let blocks = sse_stream::SseByteStream::new(tokio_stream::iter(wire));
@@ -151,7 +151,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn whatever_events_go_in_come_out_of_every_client(
+    fn every_client_decodes_events_to_what_they_were_made_of(
         events in prop::collection::vec((parts(), prop::option::of(text()), prop::option::of(text())), 0..8),
         cuts in prop::collection::vec(any::<Index>(), 0..12),
         byte_by_byte in prop::bool::weighted(0.1),
@@ -172,7 +172,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_text_is_given_it_is_an_event_or_an_error_and_never_two_events(
+    fn any_text_becomes_one_event_or_an_error_and_never_two_events(
         given_type in text(), given_id in text(), data in text(), comment in text(),
     ) {
         let mut parts = Parts { data: Some(data), ..Parts::default() };
@@ -191,7 +191,7 @@ proptest! {
     }
 }
 
-/// What released encoders of others get wrong: each value, and what is made of it.
+/// Values that released versions of other encoders encode wrongly, and what this crate makes of each.
 mod vectors {
     use super::*;
 
@@ -288,7 +288,7 @@ mod vectors {
     }
 }
 
-/// The standard's own words and examples, so that the reference is itself held to something.
+/// The standard's own words and examples, to check the reference parser itself.
 mod reference {
     use super::spec::parse;
 
@@ -297,7 +297,7 @@ mod reference {
     }
 
     #[test]
-    fn the_standards_examples() {
+    fn parses_the_standards_examples() {
         assert_eq!(data_of("data: YHOO\ndata: +2\ndata: 10\n\n"), ["YHOO\n+2\n10"]);
         let stream = ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n";
         let ids: Vec<_> = parse(stream.as_bytes()).messages.into_iter().map(|it| it.last_event_id).collect();
@@ -313,18 +313,18 @@ mod reference {
     }
 
     #[test]
-    fn every_line_end_ends_a_line_once() {
+    fn treats_each_line_end_as_one() {
         assert_eq!(data_of("data: a\r\ndata: b\rdata: c\ndata: d\r\n\r\ndata: e\r\r"), ["a\nb\nc\nd", "e"]);
     }
 
     #[test]
-    fn one_leading_mark_is_ignored() {
+    fn ignores_one_leading_byte_order_mark() {
         assert_eq!(data_of("\u{feff}data: a\n\n\u{feff}data: b\n\n"), ["a"]);
         assert!(data_of("\u{feff}\u{feff}data: a\n\n").is_empty());
     }
 
     #[test]
-    fn ids_and_reconnection_times() {
+    fn ignores_invalid_ids_and_reconnection_times() {
         let parsed = parse(b"id: 7\n\nid: 8\0\nretry: 5\nretry: +6\nretry:\nretry: 7 \ndata: a\n\nid: 9\n");
         assert_eq!(parsed.retries, [5]);
         assert_eq!(parsed.messages[0].own_id, None);

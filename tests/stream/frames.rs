@@ -1,4 +1,4 @@
-//! How events leave: batches, arrays, labels, and streams that begin with a snapshot.
+//! How events are put into frames: batches, arrays, topics as event types, and streams that begin with a snapshot.
 
 use std::{
     sync::{Arc, Mutex},
@@ -21,7 +21,7 @@ use crate::{
     bodies,
     open::{Empty, open},
     polling,
-    polling::{Polled, fields, frame, poll, position, publish, quiet, text, told},
+    polling::{Polled, fields, frame, poll, position, publish, quiet, received, text},
     spec,
 };
 
@@ -41,7 +41,7 @@ async fn advance(time: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_event_leaves_at_once_and_then_one_frame_in_each_interval() {
+async fn the_first_event_is_sent_at_once_and_then_one_frame_per_interval() {
     let registry = Registry::new();
     let (_, body) = reading(&batched(&registry), &["a", "b"]);
     let mut body = task::spawn(body);
@@ -58,32 +58,32 @@ async fn the_first_event_leaves_at_once_and_then_one_frame_in_each_interval() {
         }
         assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
         advance(2 * MS).await;
-        assert!(body.is_woken(), "by the clock");
-        let Polled::Frame(wire) = poll(&mut body) else { panic!("nothing after the interval") };
+        assert!(body.is_woken(), "the clock wakes the body");
+        let Polled::Frame(wire) = poll(&mut body) else { panic!("no frame after the interval") };
         assert_eq!(fields(&wire, "data"), ["1", "2", "3"], "all of it in one frame, in order");
     }
-    // After an interval in which nothing came, the next leaves at once.
+    // After an interval without events, the next event is sent at once.
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
     advance(2 * WINDOW).await;
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
     publish(&registry, "b", "4");
     assert!(body.is_woken());
-    assert_eq!(told(&mut body), ["4"]);
+    assert_eq!(received(&mut body), ["4"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_batching_is_an_interval_of_zero() {
+async fn an_interval_of_zero_means_no_batching() {
     let registry = Registry::new();
     let (_, mut body) = reading(&quiet(&registry).batching(Batching::every(Duration::ZERO)), &["a"]);
     advance(MS / 2).await;
     for number in ["1", "2", "3"] {
         publish(&registry, "a", number);
-        assert_eq!(told(&mut body), [number]);
+        assert_eq!(received(&mut body), [number]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_has_the_last_word_on_batching_and_labels() {
+async fn the_handlers_settings_override_the_layers() {
     let registry = Registry::new();
     let (_, mut body) = open(&batched(&registry), None, |client| {
         client.batch(Batching::every(10 * WINDOW));
@@ -96,11 +96,11 @@ async fn a_handler_has_the_last_word_on_batching_and_labels() {
     advance(9 * WINDOW).await;
     assert_eq!(poll(&mut body), Polled::Pending);
     advance(WINDOW + MS).await;
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn labels_and_batching_can_be_changed_while_the_stream_is_open() {
+async fn event_types_and_batching_of_an_open_stream_can_be_changed() {
     let registry = Registry::new();
     let (client, body) = reading(&quiet(&registry), &["a"]);
     let mut body = task::spawn(body);
@@ -123,29 +123,29 @@ async fn labels_and_batching_can_be_changed_while_the_stream_is_open() {
     advance(9 * WINDOW).await;
     assert_eq!(poll(&mut body), Polled::Pending);
     advance(WINDOW + MS).await;
-    assert_eq!(told(&mut body), ["5"]);
+    assert_eq!(received(&mut body), ["5"]);
 
     publish(&registry, "a", "6");
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
     client.batch(Batching::every(Duration::ZERO));
-    assert!(body.is_woken(), "what waits need not wait any more");
-    assert_eq!(told(&mut body), ["6"]);
+    assert!(body.is_woken(), "the pending events need not wait any longer");
+    assert_eq!(received(&mut body), ["6"]);
     publish(&registry, "a", "7");
-    assert_eq!(told(&mut body), ["7"]);
+    assert_eq!(received(&mut body), ["7"]);
     client.batch(Batching::every(WINDOW).as_array());
     publish(&registry, "a", "8");
     assert_eq!(fields(&text(&mut body), "event"), ["batch"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_lets_events_wait_for_less_time_is_looked_after_from_then_on() {
+async fn a_client_that_stops_batching_can_stall_from_then_on() {
     let registry = Registry::with_config(RegistryConfig::default().stalled_client_timeout(Duration::from_secs(30)));
     let (client, mut body) = reading(&quiet(&registry).batching(Batching::every(Duration::from_secs(3600))), &["a"]);
     publish(&registry, "a", "1");
-    assert_eq!(told(&mut body), ["1"]);
+    assert_eq!(received(&mut body), ["1"]);
     client.batch(Batching::every(Duration::ZERO));
     publish(&registry, "a", "2");
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
     for _ in 0..20 {
         publish(&registry, "a", "unread");
         advance(Duration::from_secs(5)).await;
@@ -154,7 +154,7 @@ async fn who_lets_events_wait_for_less_time_is_looked_after_from_then_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn heartbeats_and_the_handlers_own_bytes_do_not_wait() {
+async fn heartbeats_and_the_handlers_own_bytes_are_not_batched() {
     let registry = Registry::new();
     let layer = batched(&registry).heartbeat(Heartbeat::every(20 * MS)).batching(Batching::every(1000 * MS));
     let (frames, own) = bodies::channel();
@@ -164,24 +164,24 @@ async fn heartbeats_and_the_handlers_own_bytes_do_not_wait() {
     });
     let mut body = response.into_body();
     publish(&registry, "a", "1");
-    assert_eq!(told(&mut body), ["1"]);
+    assert_eq!(received(&mut body), ["1"]);
     publish(&registry, "a", "2");
     for _ in 0..10 {
         advance(21 * MS).await;
         assert_eq!(text(&mut body), ":\n\n");
         frames.try_send(Ok(Frame::data(Bytes::from_static(b"data: own\n\n")))).unwrap();
-        assert_eq!(told(&mut body), ["own"]);
+        assert_eq!(received(&mut body), ["own"]);
     }
     advance(800 * MS).await;
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_does_not_wait_for_the_interval() {
+async fn a_close_does_not_wait_for_the_end_of_the_interval() {
     let registry = Registry::new();
     let (client, mut body) = reading(&batched(&registry), &["a"]);
     publish(&registry, "a", "1");
-    assert_eq!(told(&mut body), ["1"]);
+    assert_eq!(received(&mut body), ["1"]);
     publish(&registry, "a", "2");
     let mut body = task::spawn(body);
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
@@ -192,11 +192,11 @@ async fn a_close_does_not_wait_for_the_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_more_than_a_frame_follows_at_once() {
+async fn events_that_exceed_a_frame_follow_at_once() {
     let registry = Registry::new();
     let (_, mut body) = reading(&batched(&registry), &["a"]);
     publish(&registry, "a", "first");
-    assert_eq!(told(&mut body), ["first"]);
+    assert_eq!(received(&mut body), ["first"]);
     let large = "x".repeat(30_000);
     (0..7).for_each(|_| publish(&registry, "a", &large));
     assert_eq!(poll(&mut body), Polled::Pending);
@@ -207,7 +207,7 @@ async fn what_is_more_than_a_frame_follows_at_once() {
     assert_eq!(poll(&mut body), Polled::Pending, "the next interval has begun");
 }
 
-/// The events of a stream as a client has them.
+/// The events of a stream as a client decodes them.
 fn parsed(body: &mut SseBody<Empty>) -> spec::Parsed {
     spec::parse(text(body).as_bytes())
 }
@@ -250,7 +250,7 @@ async fn an_array_has_all_events_of_a_frame_as_valid_json() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_id_of_an_array_resumes_after_all_of_it() {
+async fn the_id_of_an_array_resumes_after_its_last_event() {
     let registry = Registry::new();
     let layer = quiet(&registry).batching(Batching::every(WINDOW).as_array());
     let (_, mut body) = reading(&layer, &["a", "b"]);
@@ -268,7 +268,7 @@ async fn the_id_of_an_array_resumes_after_all_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_array_cannot_carry_goes_out_beside_it() {
+async fn fields_that_an_array_cannot_contain_are_sent_next_to_it() {
     let registry = Registry::new();
     let layer = quiet(&registry).batching(Batching::every(WINDOW).as_array());
     let (_, mut body) = reading(&layer, &["a"]);
@@ -284,7 +284,7 @@ async fn what_an_array_cannot_carry_goes_out_beside_it() {
     assert_eq!(text(&mut body), ": alone\n\n");
     advance(2 * WINDOW).await;
     registry.publish("a", Event::data("2").retry(Duration::from_secs(2))).unwrap();
-    assert_eq!(parsed(&mut body).retries, [2000], "with data as without");
+    assert_eq!(parsed(&mut body).retries, [2000], "with data or without data");
 }
 
 #[test]
@@ -299,23 +299,23 @@ fn an_event_without_a_type_gets_its_topic_as_its_type() {
     registry.publish("a", Event::empty().comment("no event")).unwrap();
     publish(&registry, "b/c", "4");
     let (one, same) = (frame(&mut one).unwrap(), frame(&mut same).unwrap());
-    assert_eq!(one.as_ptr(), same.as_ptr(), "they share the bytes");
+    assert_eq!(one.as_ptr(), same.as_ptr(), "both streams share the bytes");
     let types = |wire: &str| fields(wire, "event").into_iter().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(types(std::str::from_utf8(&one).unwrap()), ["a", "typed"]);
     assert_eq!(types(&text(&mut both)), ["a", "typed", "b/c"]);
-    assert_eq!(types(&text(&mut plain)), ["typed"], "nobody else's bytes are touched");
+    assert_eq!(types(&text(&mut plain)), ["typed"], "the bytes of other streams are unchanged");
     let message = &spec::parse(&one).messages[0];
     assert_eq!((message.data.as_str(), message.own_id.is_some()), ("1\n2", true));
 }
 
 #[test]
-fn a_label_keeps_the_id_that_a_client_resumes_from() {
+fn an_event_with_its_topic_as_type_keeps_its_id() {
     let registry = Registry::new();
     (0..3).for_each(|number| publish(&registry, "late", &number.to_string()));
     let layer = quiet(&registry).topic_as_event_type(true);
     let (client, mut body) = reading(&layer, &["live"]);
     publish(&registry, "live", "seen");
-    assert_eq!(told(&mut body), ["seen"]);
+    assert_eq!(received(&mut body), ["seen"]);
     client.subscribe_from("late", Start::Oldest).unwrap();
     let wire = text(&mut body);
     assert_eq!(fields(&wire, "event"), ["late"; 3]);
@@ -330,14 +330,14 @@ fn a_label_keeps_the_id_that_a_client_resumes_from() {
 }
 
 #[test]
-fn what_is_sent_to_one_client_is_not_labelled_with_its_id() {
+fn an_event_sent_to_one_client_does_not_have_its_id_as_type() {
     let registry = Registry::new();
     let (client, mut body) = reading(&quiet(&registry).topic_as_event_type(true), &["a"]);
     client.send(Event::data("welcome")).unwrap();
-    assert!(!text(&mut body).contains(&client.id().to_string()), "its topic is nobody's to listen for");
+    assert!(!text(&mut body).contains(&client.id().to_string()), "the client's own topic stays hidden");
 }
 
-/// A stream that begins with a snapshot.
+/// Opens a stream that begins with a snapshot.
 fn with_snapshot(
     registry: &Registry,
     last_event_id: Option<&str>,
@@ -366,7 +366,7 @@ fn a_stream_begins_with_its_snapshot_and_goes_on_after_it() {
         let (client, mut body) = with_snapshot(&registry, last_event_id.as_deref(), &["a", "b/*"], "01", at);
         let wire = text(&mut body);
         assert!(wire.starts_with(&format!("data: 01\nid: {at}\n\n")), "{wire}");
-        assert_eq!(fields(&wire, "data"), ["01", "2"], "whatever it had before: {last_event_id:?}");
+        assert_eq!(fields(&wire, "data"), ["01", "2"], "with the last event id {last_event_id:?}");
         assert_eq!(client.resume(), Resume::Continued);
     }
     let (_, mut body) = with_snapshot(&registry, None, &["a", "b/*"], "01", at);
@@ -374,7 +374,7 @@ fn a_stream_begins_with_its_snapshot_and_goes_on_after_it() {
     let (client, mut body) = open(&quiet(&registry), Some(fields(&wire, "id")[0]), |client| {
         ["a", "b/*"].iter().for_each(|name| client.subscribe(Subscription::matching(*name)).unwrap());
     });
-    assert_eq!((client.resume(), told(&mut body)), (Resume::Continued, vec!["2".to_owned()]));
+    assert_eq!((client.resume(), received(&mut body)), (Resume::Continued, vec!["2".to_owned()]));
 }
 
 #[test]
@@ -392,7 +392,7 @@ fn a_snapshot_that_is_too_old_is_followed_by_a_gap() {
 }
 
 #[test]
-fn what_was_sent_to_the_client_before_its_snapshot_comes_too() {
+fn an_event_sent_to_the_client_before_its_snapshot_comes_too() {
     let registry = Registry::new();
     let (_, response) = answer(&quiet(&registry), Request::new(()), |client| {
         client.send(Event::data("welcome")).unwrap();
@@ -400,11 +400,11 @@ fn what_was_sent_to_the_client_before_its_snapshot_comes_too() {
         let stream = client.clone().into_stream();
         stream.snapshot(Event::data("state"), registry.position()).into_response::<Empty>()
     });
-    assert_eq!(told(&mut response.into_body()), ["state", "welcome"]);
+    assert_eq!(received(&mut response.into_body()), ["state", "welcome"]);
 }
 
 #[test]
-fn nothing_is_lost_or_doubled_between_a_snapshot_and_what_comes_after() {
+fn each_event_after_a_snapshot_comes_exactly_once() {
     const GOALS: u64 = 5_000;
     let registry = Registry::with_config(RegistryConfig::default().topic_retention(Retention::default()));
     let score = Arc::new(Mutex::new(0u64));
@@ -430,7 +430,7 @@ fn nothing_is_lost_or_doubled_between_a_snapshot_and_what_comes_after() {
         }
         publishers.into_iter().for_each(|thread| thread.join().unwrap());
         for (_, mut body) in bodies {
-            let numbers: Vec<u64> = told(&mut body).iter().map(|data| data.parse().unwrap()).collect();
+            let numbers: Vec<u64> = received(&mut body).iter().map(|data| data.parse().unwrap()).collect();
             let first = numbers[0];
             assert!(numbers.iter().copied().eq(first..=GOALS), "from {first}: {} events", numbers.len());
         }
@@ -438,7 +438,7 @@ fn nothing_is_lost_or_doubled_between_a_snapshot_and_what_comes_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_moved_to_another_task_between_two_batches_is_woken_there() {
+async fn a_body_that_moves_to_another_task_between_batches_is_woken_there() {
     let registry = Registry::new();
     let layer = quiet(&registry).batching(Batching::every(Duration::from_secs(1)));
     let (_, body) = open(&layer, None, |client| client.subscribe("a").unwrap());

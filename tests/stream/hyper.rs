@@ -1,4 +1,4 @@
-//! The layer on plain hyper servers, over real loopback sockets: the same contracts on HTTP/1.1 and HTTP/2.
+//! The layer on plain hyper servers over real loopback sockets: the same contracts on HTTP/1.1 and HTTP/2.
 
 use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -28,33 +28,35 @@ use tower_sse::{ClientHandle, CloseReason, Event, Heartbeat, Registry, SseLayer}
 
 use crate::{
     bodies::{AnyBody, AnyError, channel, event_stream, with_trailers},
-    client::{Client, VERSIONS, get, request},
+    client::{Client, get, request},
     listener::listen,
+    test_server::handle_of,
+    time_limit::{on_both_versions, within_20_s},
 };
 
 #[tokio::test]
 async fn headers_come_at_once_before_any_event() {
-    on_both(async |version| {
-        let mut house = House::open(version, subscribed_to("news")).await;
-        let response = house.client().await.send(get("/")).await.unwrap();
+    on_both_versions(async |version| {
+        let mut test_server = TestServer::open(version, subscribed_to("news")).await;
+        let response = test_server.client().await.send(get("/")).await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.version(), version);
         assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-cache, no-transform");
         assert_eq!(response.headers()["x-accel-buffering"], "no");
         assert!(!response.headers().contains_key(CONTENT_LENGTH));
-        assert_eq!(house.registry.stats().published, 0);
-        assert_eq!(house.registry.stats().clients, 1);
-        house.handles.recv().await.unwrap();
+        assert_eq!(test_server.registry.stats().published, 0);
+        assert_eq!(test_server.registry.stats().clients, 1);
+        test_server.handles.recv().await.unwrap();
     })
     .await;
 }
 
-/// Firefox gives a page nothing before that.
+/// Firefox shows a page nothing of the response before the first bytes.
 #[tokio::test]
 async fn the_first_bytes_come_at_once_with_default_settings() {
-    on_both(async |version| {
-        let house = House::open(version, async |request: Request<Incoming>| {
+    on_both_versions(async |version| {
+        let test_server = TestServer::open(version, async |request: Request<Incoming>| {
             let handle = handle_of(&request);
             if request.uri().query() == Some("subscribed") {
                 handle.subscribe("news").unwrap();
@@ -65,21 +67,22 @@ async fn the_first_bytes_come_at_once_with_default_settings() {
         // The first heartbeat is due after 7 s at the earliest.
         let patience = Duration::from_secs(5);
         for (target, expected) in [("/default", ":\n\n"), ("/default?subscribed", "event: position\ndata: \nid: ")] {
-            let mut response = house.client().await.send(get(target)).await.unwrap();
-            let frame = timeout(patience, response.frame()).await.expect("it begins at once").unwrap().unwrap();
+            let mut response = test_server.client().await.send(get(target)).await.unwrap();
+            let frame =
+                timeout(patience, response.frame()).await.expect("the first bytes come at once").unwrap().unwrap();
             let first = frame.into_data().unwrap();
             assert!(first.starts_with(expected.as_bytes()) && first.ends_with(b"\n\n"), "{target}: {first:?}");
         }
-        assert_eq!(house.registry.stats().published, 0);
+        assert_eq!(test_server.registry.stats().published, 0);
     })
     .await;
 }
 
 #[tokio::test]
-async fn keep_alive_is_said_on_http_1_1_only() {
-    on_both(async |version| {
-        let house = House::open(version, subscribed_to("news")).await;
-        let response = house.client().await.send(get("/")).await.unwrap();
+async fn keep_alive_is_sent_on_http_1_1_only() {
+    on_both_versions(async |version| {
+        let test_server = TestServer::open(version, subscribed_to("news")).await;
+        let response = test_server.client().await.send(get("/")).await.unwrap();
         match version {
             Version::HTTP_11 => assert_eq!(response.headers()[CONNECTION], "keep-alive"),
             _ => assert!(!response.headers().contains_key(CONNECTION)),
@@ -90,13 +93,13 @@ async fn keep_alive_is_said_on_http_1_1_only() {
 
 #[tokio::test]
 async fn published_events_arrive() {
-    on_both(async |version| {
-        let house = House::open(version, subscribed_to("news")).await;
-        let mut events = subscribed(house.client().await.send(get("/")).await.unwrap()).await;
+    on_both_versions(async |version| {
+        let test_server = TestServer::open(version, subscribed_to("news")).await;
+        let mut events = subscribed(test_server.client().await.send(get("/")).await.unwrap()).await;
         for text in ["one", "two\nlines", "", "grüße"] {
-            let receipt = house.registry.publish("news", Event::data(text).event("item")).unwrap();
+            let receipt = test_server.registry.publish("news", Event::data(text).event("item")).unwrap();
             assert_eq!(receipt.subscribers(), 1);
-            house.registry.publish("elsewhere", Event::data("not for this one")).unwrap();
+            test_server.registry.publish("elsewhere", Event::data("not for this one")).unwrap();
             let event = events.next().await.unwrap();
             assert_eq!((event.event.as_str(), event.data.as_str()), ("item", text));
             assert_eq!(event.id, receipt.position().unwrap().to_string());
@@ -107,9 +110,9 @@ async fn published_events_arrive() {
 
 #[tokio::test]
 async fn a_silent_stream_gets_heartbeats() {
-    on_both(async |version| {
-        let house = House::open(version, subscribed_to("news")).await;
-        let response = house.client().await.send(get("/with-heartbeats")).await.unwrap();
+    on_both_versions(async |version| {
+        let test_server = TestServer::open(version, subscribed_to("news")).await;
+        let response = test_server.client().await.send(get("/with-heartbeats")).await.unwrap();
         let mut body = response.into_body().into_data_stream();
         assert_eq!(after_the_position(&body.next().await.unwrap().unwrap()), "");
         for _ in 0..3 {
@@ -121,21 +124,22 @@ async fn a_silent_stream_gets_heartbeats() {
 
 #[tokio::test]
 async fn a_stream_is_resumed_by_header_and_by_query() {
-    on_both(async |version| {
-        let house = House::open(version, subscribed_to("news")).await;
-        let publish = |text| house.registry.publish("news", Event::data(text)).unwrap().position().unwrap().to_string();
+    on_both_versions(async |version| {
+        let test_server = TestServer::open(version, subscribed_to("news")).await;
+        let publish =
+            |text| test_server.registry.publish("news", Event::data(text)).unwrap().position().unwrap().to_string();
         let seen = publish("seen");
         publish("missed");
 
         let mut by_header = get("/");
         by_header.headers_mut().insert("last-event-id", HeaderValue::from_str(&seen).unwrap());
         let by_query = get(&format!("/?topic=news&lastEventId={seen}"));
-        let mut client = house.client().await;
+        let mut client = test_server.client().await;
         let mut streams = Vec::new();
         for request in [by_header, by_query] {
-            // HTTP/1.1 has one stream a connection.
+            // HTTP/1.1 has one stream per connection.
             if version == Version::HTTP_11 {
-                client = house.client().await;
+                client = test_server.client().await;
             }
             let mut events = subscribed(client.send(request).await.unwrap()).await;
             assert_eq!(events.next().await.unwrap().data, "missed");
@@ -151,56 +155,56 @@ async fn a_stream_is_resumed_by_header_and_by_query() {
 
 #[tokio::test]
 async fn a_client_that_leaves_is_unregistered() {
-    on_both(async |version| {
-        let mut house = House::open(version, subscribed_to("news")).await;
-        let mut client = house.client().await;
+    on_both_versions(async |version| {
+        let mut test_server = TestServer::open(version, subscribed_to("news")).await;
+        let mut client = test_server.client().await;
         let response = client.send(get("/")).await.unwrap();
-        let handle = house.handles.recv().await.unwrap();
-        assert_eq!(house.registry.stats().clients, 1);
+        let handle = test_server.handles.recv().await.unwrap();
+        assert_eq!(test_server.registry.stats().clients, 1);
         drop(response);
         assert_eq!(handle.closed().await, CloseReason::ClientDisconnected);
-        assert_eq!(house.registry.stats().clients, 0);
-        assert_eq!(house.registry.publish("news", Event::data("nobody")).unwrap().subscribers(), 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.publish("news", Event::data("nobody")).unwrap().subscribers(), 0);
         assert!(handle.subscribe("too-late").is_err());
     })
     .await;
 }
 
-/// hyper does not see that such a client closed its connection, before a write fails.
+/// hyper does not notice that such a client closed its connection until a write fails.
 #[tokio::test]
-async fn a_client_that_pipelined_before_it_left_is_found_by_a_heartbeat() {
+async fn a_heartbeat_finds_that_a_client_with_a_pipelined_request_has_left() {
     within_20_s(async {
-        let mut house = House::open(Version::HTTP_11, subscribed_to("news")).await;
-        let mut socket = TcpStream::connect(house.address).await.unwrap();
+        let mut test_server = TestServer::open(Version::HTTP_11, subscribed_to("news")).await;
+        let mut socket = TcpStream::connect(test_server.address).await.unwrap();
         socket.write_all(b"GET /with-heartbeats HTTP/1.1\r\nhost: x.test\r\n\r\nGET / HTTP").await.unwrap();
-        let handle = house.handles.recv().await.unwrap();
+        let handle = test_server.handles.recv().await.unwrap();
         socket.read_u8().await.unwrap();
         drop(socket);
         assert_eq!(handle.closed().await, CloseReason::ClientDisconnected);
-        assert_eq!(house.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
     })
     .await;
 }
 
 #[tokio::test]
 async fn closing_the_client_ends_the_response_cleanly() {
-    on_both(async |version| {
-        let mut house = House::open(version, subscribed_to("news")).await;
-        let mut client = house.client().await;
+    on_both_versions(async |version| {
+        let mut test_server = TestServer::open(version, subscribed_to("news")).await;
+        let mut client = test_server.client().await;
         for publishes_on in [true, false] {
             let response = client.send(get("/")).await.unwrap();
-            let handle = house.handles.recv().await.unwrap();
-            house.registry.publish("news", Event::data("the last")).unwrap();
+            let handle = test_server.handles.recv().await.unwrap();
+            test_server.registry.publish("news", Event::data("the last")).unwrap();
             handle.close();
             if publishes_on {
-                house.registry.publish("news", Event::data("too late")).unwrap();
+                test_server.registry.publish("news", Event::data("too late")).unwrap();
             }
             let body = response.into_body().collect().await.expect("a clean end").to_bytes();
             let body = after_the_position(&body);
             assert!(body.starts_with("data: the last\n") && body.ends_with("\n\n"), "{body:?}");
             assert_eq!(body.matches("data:").count(), 1, "{body:?}");
             assert_eq!(handle.closed().await, CloseReason::ByServer);
-            assert_eq!(house.registry.stats().clients, 0);
+            assert_eq!(test_server.registry.stats().clients, 0);
         }
     })
     .await;
@@ -208,10 +212,10 @@ async fn closing_the_client_ends_the_response_cleanly() {
 
 #[tokio::test]
 async fn closing_a_silent_client_ends_the_response_cleanly() {
-    on_both(async |version| {
-        let mut house = House::open(version, subscribed_to("news")).await;
-        let response = house.client().await.send(get("/")).await.unwrap();
-        let handle = house.handles.recv().await.unwrap();
+    on_both_versions(async |version| {
+        let mut test_server = TestServer::open(version, subscribed_to("news")).await;
+        let response = test_server.client().await.send(get("/")).await.unwrap();
+        let handle = test_server.handles.recv().await.unwrap();
         handle.close();
         let body = response.into_body().collect().await.expect("a clean end").to_bytes();
         assert_eq!(after_the_position(&body), "");
@@ -221,45 +225,45 @@ async fn closing_a_silent_client_ends_the_response_cleanly() {
 }
 
 #[tokio::test]
-async fn head_gets_no_stream() {
-    on_both(async |version| {
-        let mut house = House::open(version, subscribed_to("news")).await;
-        let mut client = house.client().await;
+async fn a_head_request_gets_no_stream() {
+    on_both_versions(async |version| {
+        let mut test_server = TestServer::open(version, subscribed_to("news")).await;
+        let mut client = test_server.client().await;
         let response = client.send(request("HEAD", "/", AnyBody::default())).await.unwrap();
         assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
         assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
-        let handle = house.handles.recv().await.unwrap();
+        let handle = test_server.handles.recv().await.unwrap();
         assert_eq!(handle.closed().await, CloseReason::NoStream);
-        assert_eq!(house.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
     })
     .await;
 }
 
 #[tokio::test]
-async fn what_is_no_stream_keeps_its_length() {
-    on_both(async |version| {
-        let house = House::open(version, async |_: Request<Incoming>| {
+async fn a_response_that_is_no_stream_keeps_its_length() {
+    on_both_versions(async |version| {
+        let test_server = TestServer::open(version, async |_: Request<Incoming>| {
             let mut response = Response::new(Full::new(Bytes::from_static(b"{\"a\": 1}\n\n")));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response
         })
         .await;
-        let response = house.client().await.send(get("/with-heartbeats")).await.unwrap();
+        let response = test_server.client().await.send(get("/with-heartbeats")).await.unwrap();
         assert_eq!(response.headers()[CONTENT_LENGTH], "10");
         for absent in ["cache-control", "x-accel-buffering", "connection"] {
             assert!(!response.headers().contains_key(absent), "{absent}");
         }
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "{\"a\": 1}\n\n");
-        assert_eq!(house.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
     })
     .await;
 }
 
 #[tokio::test]
 async fn trailers_of_the_handlers_own_body_come_last() {
-    on_both(async |version| {
-        // Its own body ends at once; what it is subscribed to goes on, until the client is closed.
-        let mut house = House::open(version, async |request: Request<Incoming>| {
+    on_both_versions(async |version| {
+        // The handler's body ends at once. The subscription goes on until the client is closed.
+        let mut test_server = TestServer::open(version, async |request: Request<Incoming>| {
             if request.uri().path() == "/subscribed" {
                 handle_of(&request).subscribe("news").unwrap();
             }
@@ -272,13 +276,13 @@ async fn trailers_of_the_handlers_own_body_come_last() {
         for (path, expected) in [("/alone", "data: own\n\n"), ("/subscribed", subscribed)] {
             let mut request = get(path);
             request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
-            let mut response = house.client().await.send(request).await.unwrap();
+            let mut response = test_server.client().await.send(request).await.unwrap();
             let mut begin = Vec::new();
             while !begin.ends_with(b"data: own\n\n") {
                 begin.extend(response.frame().await.unwrap().unwrap().into_data().unwrap());
             }
-            let handle = house.handles.recv().await.unwrap();
-            house.registry.publish("news", Event::data("published")).unwrap();
+            let handle = test_server.handles.recv().await.unwrap();
+            test_server.registry.publish("news", Event::data("published")).unwrap();
             handle.close();
             let rest = response.into_body().collect().await.unwrap();
             assert_eq!(rest.trailers().unwrap()["x-sum"], "42");
@@ -292,10 +296,10 @@ async fn trailers_of_the_handlers_own_body_come_last() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_handlers_body_is_no_clean_end() {
-    on_both(async |version| {
+async fn an_error_of_the_handlers_body_ends_the_response_uncleanly() {
+    on_both_versions(async |version| {
         let (fails, failing) = watch::channel(false);
-        let mut house = House::open(version, move |_| {
+        let mut test_server = TestServer::open(version, move |_| {
             let (frames, body) = channel();
             let mut failing = failing.clone();
             tokio::spawn(async move {
@@ -306,53 +310,54 @@ async fn an_error_of_the_handlers_body_is_no_clean_end() {
             std::future::ready(event_stream(body))
         })
         .await;
-        let response = house.client().await.send(get("/")).await.unwrap();
+        let response = test_server.client().await.send(get("/")).await.unwrap();
         let mut frames = response.into_body().into_data_stream();
         assert_eq!(frames.next().await.unwrap().unwrap(), "data: own\n\n");
         fails.send_replace(true);
         assert!(frames.next().await.unwrap().is_err());
-        let handle = house.handles.recv().await.unwrap();
+        let handle = test_server.handles.recv().await.unwrap();
         assert_eq!(handle.closed().await, CloseReason::BodyFailed);
-        assert_eq!(house.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
     })
     .await;
 }
 
 #[tokio::test]
-async fn of_200_streams_opened_and_dropped_nothing_is_left() {
-    on_both(async |version| {
-        let mut house = House::open(version, async |request: Request<Incoming>| {
+async fn two_hundred_dropped_streams_leave_nothing_behind() {
+    on_both_versions(async |version| {
+        let mut test_server = TestServer::open(version, async |request: Request<Incoming>| {
             let handle = handle_of(&request);
             handle.subscribe("common").unwrap();
             handle.subscribe(request.uri().path().trim_start_matches('/')).unwrap();
             handle.into_stream().into_response::<Empty<Bytes>>()
         })
         .await;
-        let mut client = house.client().await;
+        let mut client = test_server.client().await;
         let mut streams = Vec::new();
         for n in 0..200 {
-            // HTTP/1.1 has one stream a connection.
+            // HTTP/1.1 has one stream per connection.
             if version == Version::HTTP_11 {
-                client = house.client().await;
+                client = test_server.client().await;
             }
             streams.push(client.send(get(&format!("/own/{n}"))).await.unwrap());
         }
-        assert_eq!((house.registry.stats().clients, house.registry.stats().topics), (200, 201));
+        assert_eq!((test_server.registry.stats().clients, test_server.registry.stats().topics), (200, 201));
         drop(streams);
         for _ in 0..200 {
-            let handle = house.handles.recv().await.unwrap();
+            let handle = test_server.handles.recv().await.unwrap();
             assert_eq!(handle.closed().await, CloseReason::ClientDisconnected);
         }
-        assert_eq!((house.registry.stats().clients, house.registry.stats().topics), (0, 0));
+        assert_eq!((test_server.registry.stats().clients, test_server.registry.stats().topics), (0, 0));
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_body_need_not_be_of_bytes() {
-    on_both(async |version| {
-        let house = House::open(version, async |request: Request<Incoming>| {
-            // `\r` and `\n` of one line end in two pieces of one frame, and of two.
+async fn a_body_may_have_other_data_than_bytes() {
+    on_both_versions(async |version| {
+        let test_server = TestServer::open(version, async |request: Request<Incoming>| {
+            // The `\r` and `
+            // ` of one line end are in two pieces of one frame, and in two frames.
             let chained = |front: &'static [u8], back: &[u8]| Buf::chain(front, VecDeque::from(back.to_vec()));
             let frames = [chained(b"data: a\r", b"\n\r\ndata: "), chained(b"", b"b\r\n\r"), chained(b"\n", b"")];
             let mut response =
@@ -364,11 +369,11 @@ async fn a_body_need_not_be_of_bytes() {
         })
         .await;
         for path in ["/stream", "/plain"] {
-            let response = house.client().await.send(get(path)).await.unwrap();
+            let response = test_server.client().await.send(get(path)).await.unwrap();
             let body = response.into_body().collect().await.unwrap().to_bytes();
             assert_eq!(body, "data: a\r\n\r\ndata: b\r\n\r\n", "{path}");
         }
-        let mut events = events(house.client().await.send(get("/stream")).await.unwrap());
+        let mut events = events(test_server.client().await.send(get("/stream")).await.unwrap());
         assert_eq!(events.next().await.unwrap().data, "a");
         assert_eq!(events.next().await.unwrap().data, "b");
         assert!(events.next().await.is_none());
@@ -376,8 +381,8 @@ async fn a_body_need_not_be_of_bytes() {
     .await;
 }
 
-/// A server with the layer, and what its handlers know.
-struct House {
+/// A server with the layer, and the handles of its handlers' clients.
+struct TestServer {
     version: Version,
     address: SocketAddr,
     registry: Registry,
@@ -385,8 +390,9 @@ struct House {
     handles: mpsc::UnboundedReceiver<ClientHandle>,
 }
 
-impl House {
-    /// A path `/with-heartbeats` has one every 3 ms, and `/default` is as a layer is by default; others have none.
+impl TestServer {
+    /// The path `/with-heartbeats` has a heartbeat every 3 ms, `/default` has the layer's defaults, and others have no
+    /// heartbeats.
     async fn open<A, B>(version: Version, answer: impl Fn(Request<Incoming>) -> A + Clone + Send + 'static) -> Self
     where
         A: Future<Output = Response<B>> + Send + 'static,
@@ -445,15 +451,11 @@ fn subscribed_to(
     }
 }
 
-fn handle_of<In>(request: &Request<In>) -> ClientHandle {
-    request.extensions().get::<ClientHandle>().expect("the layer's").clone()
-}
-
 fn events(response: Response<Incoming>) -> impl Stream<Item = Received> + Unpin {
     Box::pin(response.into_body().into_data_stream().eventsource().map(Result::unwrap))
 }
 
-/// The same of a stream with subscriptions, after where it stands.
+/// The events of a stream with subscriptions, after its position event.
 async fn subscribed(response: Response<Incoming>) -> impl Stream<Item = Received> + Unpin {
     let mut events = events(response);
     let first = events.next().await.unwrap();
@@ -461,21 +463,9 @@ async fn subscribed(response: Response<Incoming>) -> impl Stream<Item = Received
     events
 }
 
-/// What follows on where a stream with subscriptions stands.
+/// The text after the position event of a stream with subscriptions.
 fn after_the_position(wire: &[u8]) -> &str {
     let wire = std::str::from_utf8(wire).unwrap();
     let id_and_rest = wire.strip_prefix("event: position\ndata: \nid: ").expect(wire);
     id_and_rest.split_once("\n\n").expect(wire).1
-}
-
-async fn on_both(test: impl AsyncFn(Version)) {
-    for version in VERSIONS {
-        eprintln!("over {version:?}");
-        within_20_s(test(version)).await;
-    }
-}
-
-/// A bound on failure.
-async fn within_20_s(test: impl Future<Output = ()>) {
-    timeout(Duration::from_secs(20), test).await.expect("it takes too long");
 }

@@ -1,6 +1,6 @@
-//! The layer's contract: which responses it touches, what of them it changes, and how a stream begins, goes on and ends.
+//! The layer's contract: which responses it changes and how, and how a stream begins, goes on and ends.
 //!
-//! Everything is polled by hand, without a runtime, but for the heartbeats, whose time is paused.
+//! Everything is polled by hand, without a runtime. Only the heartbeat tests need one, with paused time.
 
 use std::{
     convert::Infallible,
@@ -48,7 +48,7 @@ fn client_of(request: &Request<()>) -> ClientHandle {
     request.extensions().get::<ClientHandle>().unwrap().clone()
 }
 
-/// One request through the layer.
+/// Sends one request through the layer.
 fn respond<B: Body>(
     layer: &SseLayer,
     request: Request<()>,
@@ -66,7 +66,7 @@ fn with_type<B>(content_type: &'static str, body: B) -> Response<B> {
     Response::builder().header(CONTENT_TYPE, content_type).body(body).unwrap()
 }
 
-/// The body of an event stream with this own body, and its client.
+/// Opens an event stream with this body. Returns the stream's body and its client.
 fn open<B: Body>(layer: &SseLayer, body: B, prepare: impl FnOnce(&ClientHandle)) -> (Spawn<SseBody<B>>, ClientHandle) {
     let mut kept = None;
     let response = respond(layer, request(), |client| {
@@ -83,13 +83,13 @@ struct Broken;
 type Frames = mpsc::UnboundedSender<Result<Frame<Bytes>, Broken>>;
 type OwnBody = StreamBody<UnboundedReceiverStream<Result<Frame<Bytes>, Broken>>>;
 
-/// A handler's body that gives what is sent to it.
+/// A handler's body, and the sender of its frames.
 fn own_body() -> (Frames, OwnBody) {
     let (frames, body) = mpsc::unbounded_channel();
     (frames, StreamBody::new(UnboundedReceiverStream::new(body)))
 }
 
-/// A stream with a body of the handler's own, whose client is subscribed to `topic`.
+/// A stream with a handler's body, whose client is subscribed to `topic`.
 fn subscribed() -> (Registry, Frames, Spawn<SseBody<OwnBody>>, ClientHandle) {
     let registry = Registry::new();
     let (frames, own) = own_body();
@@ -101,7 +101,7 @@ fn give(frames: &Frames, data: &'static str) {
     frames.send(Ok(Frame::data(Bytes::from_static(data.as_bytes())))).unwrap();
 }
 
-/// A handler's body that always has something.
+/// A handler's body that always has a frame.
 struct Tireless;
 
 impl Body for Tireless {
@@ -136,7 +136,7 @@ fn assert_over<B: Body<Error: Debug> + Unpin>(body: &mut Spawn<SseBody<B>>) {
     }
 }
 
-/// Why the client is over, if it is.
+/// The client's close reason, if it has ended.
 fn reason(client: &ClientHandle) -> Option<CloseReason> {
     match spawn(client.closed()).poll() {
         Poll::Ready(reason) => Some(reason),
@@ -193,7 +193,7 @@ mod responses_that_are_no_event_stream {
         assert!(!body.is_end_stream());
         let frame = next(&mut body);
         assert_eq!(frame, own);
-        assert_eq!(frame.as_ptr(), own.as_ptr(), "not by a copy");
+        assert_eq!(frame.as_ptr(), own.as_ptr(), "the frame is not copied");
         assert_eq!(body.size_hint().exact(), Some(0));
         assert_over(&mut body);
     }
@@ -203,7 +203,7 @@ mod responses_that_are_no_event_stream {
     }
 
     #[test]
-    fn other_statuses_pass_untouched() {
+    fn with_other_statuses_pass_unchanged() {
         for status in [204, 205, 206, 301, 304, 307, 400, 404, 500, 503] {
             assert_untouched(Method::GET, with(StatusCode::from_u16(status).unwrap(), STREAM));
         }
@@ -211,7 +211,7 @@ mod responses_that_are_no_event_stream {
     }
 
     #[test]
-    fn other_content_types_pass_untouched() {
+    fn with_other_content_types_pass_unchanged() {
         let json = "application/json; charset=utf-8";
         for other in [json, "application/x-ndjson", "application/grpc-web", "text/event-streams", "text/plain", ""] {
             assert_untouched(Method::GET, with(StatusCode::OK, other));
@@ -221,20 +221,20 @@ mod responses_that_are_no_event_stream {
     }
 
     #[test]
-    fn so_do_those_to_a_head() {
+    fn to_a_head_request_pass_unchanged() {
         assert_untouched(Method::HEAD, with(StatusCode::OK, "application/json"));
         assert_untouched(Method::HEAD, with(StatusCode::NOT_FOUND, STREAM));
     }
 
     #[test]
-    fn the_end_of_their_bodies_is_delegated() {
+    fn report_the_end_of_their_bodies() {
         let response = respond(&layer(&Registry::new()), request(), |_| Response::new(Empty::<Bytes>::new()));
         assert!(response.body().is_end_stream());
         assert_eq!(response.body().size_hint().exact(), Some(0));
     }
 
     #[test]
-    fn the_trailers_and_errors_of_their_bodies_pass_as_they_come() {
+    fn pass_trailers_and_errors_of_their_bodies() {
         let (frames, body) = own_body();
         let response = respond(&layer(&Registry::new()), request(), |_| with_type("application/grpc", body));
         let mut body = spawn(response.into_body());
@@ -265,7 +265,7 @@ mod headers {
     }
 
     #[test]
-    fn absent_ones_are_set_and_no_others() {
+    fn are_set_if_they_are_absent() {
         let expected = [
             ("content-type", STREAM),
             ("cache-control", "no-cache, no-transform"),
@@ -276,7 +276,7 @@ mod headers {
     }
 
     #[test]
-    fn the_handlers_own_are_kept() {
+    fn of_the_handler_are_kept() {
         let own = [
             ("content-type", "text/event-stream; charset=utf-8"),
             ("cache-control", "no-store"),
@@ -288,7 +288,7 @@ mod headers {
     }
 
     #[test]
-    fn the_content_type_is_recognised_in_any_case_and_written_in_lower_case() {
+    fn content_type_is_recognised_in_any_case_and_sent_in_lower_case() {
         for own in ["Text/Event-Stream", "TEXT/EVENT-STREAM", "text/Event-stream"] {
             assert_eq!(prepared(Version::HTTP_2, &[("content-type", own)])[CONTENT_TYPE], STREAM);
         }
@@ -301,7 +301,7 @@ mod headers {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_success_with_a_whole_body_is_a_stream() {
+    async fn of_every_success_status_with_a_whole_body_are_those_of_a_stream() {
         for status in [200, 201, 202, 203, 207, 208, 226] {
             let registry = Registry::new();
             let layer = layer(&registry).heartbeat(Heartbeat::every(Duration::from_secs(1)));
@@ -326,18 +326,22 @@ mod headers {
     }
 
     #[test]
-    fn validators_and_digests_of_bytes_into_which_something_may_be_put_go() {
+    fn with_validators_or_digests_are_removed_unless_encoded() {
         let of_the_bytes = ["etag", "last-modified", "accept-ranges", "content-md5", "content-digest", "repr-digest"];
         let own: Vec<_> = of_the_bytes.into_iter().map(|name| (name, "x")).chain([("content-type", STREAM)]).collect();
         let left = prepared(Version::HTTP_2, &own);
         assert_eq!(of_the_bytes.map(|name| left.contains_key(name)), [false; 6]);
         let encoded: Vec<_> = own.into_iter().chain([("content-encoding", "gzip")]).collect();
         let left = prepared(Version::HTTP_2, &encoded);
-        assert_eq!(of_the_bytes.map(|name| left.contains_key(name)), [true; 6], "nothing is put in there");
+        assert_eq!(
+            of_the_bytes.map(|name| left.contains_key(name)),
+            [true; 6],
+            "nothing is inserted into an encoded body"
+        );
     }
 
     #[test]
-    fn content_length_goes() {
+    fn content_length_is_removed() {
         assert!(
             !prepared(Version::HTTP_11, &[("content-type", STREAM), ("content-length", "9")])
                 .contains_key(CONTENT_LENGTH)
@@ -345,10 +349,10 @@ mod headers {
     }
 
     #[test]
-    fn connection_is_set_for_http_1_1_alone() {
+    fn connection_is_set_for_http_1_1_only() {
         let connection = |version| prepared(version, &[("content-type", STREAM)]).contains_key("connection");
         assert!(connection(Version::HTTP_11));
-        // Without a content-length, the end of the connection is what ends the body there.
+        // Without a content-length, an HTTP/1.0 body ends at the end of the connection.
         assert!(!connection(Version::HTTP_10));
         assert!(!connection(Version::HTTP_2));
         assert!(!connection(Version::HTTP_3));
@@ -373,7 +377,7 @@ mod encoded_streams {
     }
 
     #[test]
-    fn they_get_headers_and_are_counted_but_nothing_is_put_in() {
+    fn get_headers_and_are_counted_but_nothing_is_inserted() {
         let registry = Registry::new();
         let (frames, response, client) = open_encoded(&registry, "gzip");
         assert_eq!(response.headers()["x-accel-buffering"], "no");
@@ -392,7 +396,7 @@ mod encoded_streams {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn they_get_no_heartbeats() {
+    async fn get_no_heartbeats() {
         let registry = Registry::new();
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(Duration::from_millis(1)));
         let (_frames, body) = own_body();
@@ -407,7 +411,7 @@ mod encoded_streams {
     }
 
     #[test]
-    fn closing_the_client_ends_them() {
+    fn end_when_their_client_is_closed() {
         let (_frames, response, client) = open_encoded(&Registry::new(), "gzip");
         let mut body = spawn(response.into_body());
         assert_silent(&mut body);
@@ -418,7 +422,7 @@ mod encoded_streams {
     }
 
     #[test]
-    fn identity_is_no_encoding() {
+    fn do_not_include_identity_encoding() {
         let registry = Registry::new();
         let (_frames, response, _client) = open_encoded(&registry, "identity");
         assert_eq!(next(&mut spawn(response.into_body())), ": opening\n\n");
@@ -429,7 +433,7 @@ mod nested_layers {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn only_the_inner_one_wraps_and_its_configuration_and_registry_count() {
+    async fn use_the_inner_layers_configuration_and_registry() {
         let (outer, inner) = (Registry::new(), Registry::new());
         let beat = |text: &str| Heartbeat::every(Duration::from_millis(10)).comment(text);
         let inner_layer = SseLayer::new(&inner)
@@ -460,7 +464,7 @@ mod nested_layers {
         })
         .await;
         assert!(frames[0].starts_with(b": inner\nretry: 0\n\nevent: position\ndata: \nid: "), "{frames:?}");
-        assert_eq!(frames[0].iter().filter(|byte| **byte == b'\n').count(), 7, "and no more: {frames:?}");
+        assert_eq!(frames[0].iter().filter(|byte| **byte == b'\n').count(), 7, "exactly these line ends: {frames:?}");
         assert!(frames[1].starts_with(b"data: x\nid: "));
         assert!((9..=11).contains(&frames[2..].len()), "{frames:?}");
         assert!(frames[2..].iter().all(|frame| frame == ": inner beat\n\n"), "{frames:?}");
@@ -473,7 +477,7 @@ mod nested_layers_with_metadata {
     use super::*;
 
     #[tokio::test]
-    async fn what_a_layer_further_out_knows_of_a_client_is_known_further_in() {
+    async fn pass_the_outer_layers_metadata_to_the_inner_layer() {
         let registry = Registry::new();
         let outer = SseLayer::new(&registry).metadata(|_| Some(1_u8)).metadata(|_| Some("outer"));
         let inner = SseLayer::new(&registry).metadata(|_| Some("inner"));
@@ -490,14 +494,14 @@ mod the_handlers_own_body {
     use super::*;
 
     #[test]
-    fn its_frames_pass_without_a_copy() {
+    fn passes_its_frames_without_a_copy() {
         let own = Bytes::from_static(b"data: 1\n\n");
         let (mut body, _) = open(&layer(&Registry::new()), Full::new(own.clone()), |_| {});
         assert_eq!(next(&mut body).as_ptr(), own.as_ptr());
     }
 
     #[test]
-    fn its_length_is_not_given_out() {
+    fn hides_its_length() {
         let (mut body, _) = open(&layer(&Registry::new()), Full::new(Bytes::from_static(b"data: 1\n\n")), |_| {});
         for _ in 0..3 {
             assert_eq!(body.size_hint().exact(), None);
@@ -507,7 +511,7 @@ mod the_handlers_own_body {
     }
 
     #[test]
-    fn its_trailers_come_last() {
+    fn sends_its_trailers_last() {
         let (registry, frames, mut body, client) = subscribed();
         let trailers = HeaderMap::from_iter([(HeaderName::from_static("x-checksum"), HeaderValue::from_static("7"))]);
         give(&frames, "data: 1\n\n");
@@ -523,7 +527,7 @@ mod the_handlers_own_body {
     }
 
     #[test]
-    fn its_trailers_say_nothing_of_the_bytes_any_more() {
+    fn loses_trailers_that_describe_its_bytes() {
         let (_registry, frames, mut body, client) = subscribed();
         let trailers = ["x-own", "content-digest", "etag"].map(HeaderName::from_static);
         frames
@@ -536,7 +540,7 @@ mod the_handlers_own_body {
     }
 
     #[test]
-    fn its_error_passes_and_ends_the_stream() {
+    fn passes_its_error_and_ends_the_stream() {
         let (registry, frames, mut body, client) = subscribed();
         give(&frames, "data: 1\n\n");
         frames.send(Err(Broken)).unwrap();
@@ -549,7 +553,7 @@ mod the_handlers_own_body {
     }
 
     #[test]
-    fn its_first_frame_goes_before_the_registrys_events() {
+    fn sends_its_first_frame_before_the_registrys_events() {
         let registry = Registry::new();
         let own = Full::new(Bytes::from_static(b"data: own\n\n"));
         let (mut body, _) = open(&layer(&registry), own, |client| client.subscribe("topic").unwrap());
@@ -559,7 +563,7 @@ mod the_handlers_own_body {
     }
 
     #[test]
-    fn it_and_the_registry_take_turns_when_both_always_have_something() {
+    fn takes_turns_with_the_registry_if_both_are_always_ready() {
         let registry = Registry::new();
         let (mut body, _) = open(&layer(&registry), Tireless, |client| client.subscribe("topic").unwrap());
         for _ in 0..100 {
@@ -570,7 +574,7 @@ mod the_handlers_own_body {
     }
 
     #[test]
-    fn the_registrys_events_wait_for_the_end_of_its_event() {
+    fn delays_the_registrys_events_until_its_event_ends() {
         let (registry, frames, mut body, _client) = subscribed();
         give(&frames, "data: 1\n");
         let receipt = publish(&registry, "topic", "theirs");
@@ -583,7 +587,7 @@ mod the_handlers_own_body {
     }
 
     #[test]
-    fn what_it_left_unfinished_is_not_finished_for_it() {
+    fn may_leave_an_event_unfinished() {
         let registry = Registry::new();
         let own = Full::new(Bytes::from_static(b"data: unfinished\n"));
         let (mut body, client) = open(&layer(&registry), own, |client| client.subscribe("topic").unwrap());
@@ -594,7 +598,7 @@ mod the_handlers_own_body {
     }
 
     #[test]
-    fn its_empty_frames_are_left_out() {
+    fn loses_its_empty_frames() {
         let (frames, body) = own_body();
         let (mut body, _) = open(&layer(&Registry::new()), body, |_| {});
         give(&frames, "");
@@ -607,7 +611,7 @@ mod the_opening {
     use super::*;
 
     #[test]
-    fn it_is_the_comments_in_the_order_of_the_calls_and_then_the_reconnection_time() {
+    fn has_the_comments_in_call_order_and_then_the_reconnection_time() {
         let registry = Registry::new();
         let layer = layer(&registry)
             .reconnect_delay(Duration::from_secs(2))
@@ -624,14 +628,14 @@ mod the_opening {
         assert_eq!(
             welcome,
             Some(&b"data: welcome"[..]),
-            "what was sent before the stream begins belongs to its beginning"
+            "an event sent before the stream begins is part of its opening"
         );
         assert_eq!(next(&mut body), "data: own\n\n");
     }
 
-    /// A restart cuts all streams at once; their clients are not to come back at once.
+    /// A restart cuts all streams at once. Their clients must not all reconnect at once.
     #[test]
-    fn its_reconnection_time_differs_from_stream_to_stream_around_what_was_asked_for() {
+    fn has_a_reconnection_time_that_varies_around_the_configured_one() {
         let registry = Registry::new();
         let layer = layer(&registry).reconnect_delay(Duration::from_secs(2));
         let mut times: Vec<u64> = (0..200)
@@ -643,13 +647,13 @@ mod the_opening {
             .collect();
         times.sort_unstable();
         assert!(times[0] >= 1000 && times[199] <= 3000, "{times:?}");
-        assert!(times[20] < 1500 && times[180] > 2500, "they are spread: {times:?}");
+        assert!(times[20] < 1500 && times[180] > 2500, "the times are spread: {times:?}");
         times.dedup();
         assert!(times.len() > 100, "{times:?}");
     }
 
     #[test]
-    fn padding_is_so_many_bytes_and_there_is_nothing_by_default() {
+    fn has_as_much_padding_as_configured_and_nothing_by_default() {
         let registry = Registry::new();
         let (mut body, _) = open(&layer(&registry).opening_padding(2048), Empty::<Bytes>::new(), |_| {});
         assert_eq!(next(&mut body).iter().filter(|byte| **byte == b' ').count(), 2049);
@@ -659,7 +663,7 @@ mod the_opening {
     }
 
     #[test]
-    fn a_setter_changes_its_own_layer_only() {
+    fn is_changed_only_in_the_layer_whose_setter_was_called() {
         let registry = Registry::new();
         let first = layer(&registry).opening_comment("first");
         let second = first.clone().opening_comment("second");
@@ -685,12 +689,12 @@ mod resuming {
     }
 
     #[test]
-    fn the_last_event_id_comes_from_the_header_or_else_from_the_query() {
+    fn reads_the_id_from_the_header_or_else_from_the_query() {
         let layer = layer(&Registry::new());
         assert_eq!(
             resumed(&layer, "/?lastEventId=2-0", Some(" ")).as_deref(),
             Some("2-0"),
-            "a blank one hides nothing"
+            "an empty header does not hide the query"
         );
         assert_eq!(resumed(&layer, "/?lastEventId=2-0", Some("1-0")).as_deref(), Some("1-0"));
         for name in ["lastEventId", "last_event_id", "evs_last_event_id"] {
@@ -701,7 +705,7 @@ mod resuming {
     }
 
     #[test]
-    fn the_query_parameters_have_other_names_or_none() {
+    fn reads_other_query_parameters_or_no_parameters() {
         let registry = Registry::new();
         let other = layer(&registry).resume_query(["since"]);
         assert_eq!(resumed(&other, "/?since=2-0", None).as_deref(), Some("2-0"));
@@ -724,7 +728,7 @@ mod resuming {
     }
 
     #[test]
-    fn a_stream_goes_on_after_the_last_event() {
+    fn goes_on_after_the_last_event() {
         let registry = Registry::new();
         let last = publish(&registry, "topic", "1");
         let missed = ["2", "3"].map(|data| wire(data, &publish(&registry, "topic", data)));
@@ -735,7 +739,7 @@ mod resuming {
     }
 
     #[test]
-    fn a_gap_is_told_before_what_comes_after_it() {
+    fn sends_a_gap_before_the_events_after_it() {
         let config = RegistryConfig::default().topic_retention(Retention::default().events(1));
         let registry = Registry::with_config(config);
         let last = publish(&registry, "topic", "1");
@@ -759,7 +763,7 @@ mod resuming {
         assert_eq!(next(&mut body), wire("3", &kept));
 
         let (mut body, resume) = resume_from(&layer(&registry).gap_event(GapEvent::off()), &last);
-        assert!(matches!(resume, Resume::Gap(_)), "the handler still knows");
+        assert!(matches!(resume, Resume::Gap(_)), "the handler still sees the gap");
         assert_eq!(next(&mut body), wire("3", &kept));
         assert_silent(&mut body);
     }
@@ -769,7 +773,7 @@ mod the_end_of_a_stream {
     use super::*;
 
     #[test]
-    fn an_empty_body_ends_at_once_when_nothing_holds_it_open() {
+    fn comes_at_once_for_an_empty_body_without_subscriptions() {
         let registry = Registry::new();
         let (mut body, client) = open(&layer(&registry), Empty::<Bytes>::new(), |_| {});
         assert_over(&mut body);
@@ -778,7 +782,7 @@ mod the_end_of_a_stream {
     }
 
     #[test]
-    fn a_subscription_holds_it_open_and_the_last_unsubscribe_ends_it() {
+    fn comes_with_the_last_unsubscribe() {
         let registry = Registry::new();
         let (mut body, client) = open(&layer(&registry), Empty::<Bytes>::new(), |client| {
             client.subscribe("a").unwrap();
@@ -799,7 +803,7 @@ mod the_end_of_a_stream {
     }
 
     #[test]
-    fn into_stream_holds_it_open_without_a_subscription() {
+    fn does_not_come_after_into_stream_without_a_subscription() {
         let registry = Registry::new();
         let mut id = None;
         let response = respond(&layer(&registry), request(), |client| {
@@ -818,7 +822,7 @@ mod the_end_of_a_stream {
     }
 
     #[test]
-    fn close_delivers_what_was_published_before_and_nothing_after() {
+    fn comes_after_the_events_published_before_close() {
         let (registry, _frames, mut body, client) = subscribed();
         assert_silent(&mut body);
         let before = ["1", "2"].map(|data| wire(data, &publish(&registry, "topic", data)));
@@ -833,7 +837,7 @@ mod the_end_of_a_stream {
     }
 
     #[test]
-    fn a_client_that_was_behind_when_it_was_closed_is_over_after_its_last_event() {
+    fn comes_for_a_closed_client_after_its_last_pending_event() {
         let registry = Registry::new();
         let (mut body, client) = open(&layer(&registry), Empty::<Bytes>::new(), |client| {
             client.subscribe("topic").unwrap();
@@ -846,7 +850,7 @@ mod the_end_of_a_stream {
     }
 
     #[test]
-    fn close_waits_for_the_end_of_the_handlers_event_and_for_no_more() {
+    fn comes_after_close_as_soon_as_the_handlers_event_ends() {
         let (registry, frames, mut body, client) = subscribed();
         give(&frames, "data: 1\n");
         assert_eq!(next(&mut body), "data: 1\n");
@@ -862,13 +866,13 @@ mod the_end_of_a_stream {
             _ => None,
         })
         .collect();
-        assert!(rest.len() <= 1, "at the next boundary: {rest:?}");
+        assert!(rest.len() <= 1, "the stream ends at the next boundary: {rest:?}");
         assert_over(&mut body);
         assert_eq!(reason(&client), Some(CloseReason::ByServer));
     }
 
     #[test]
-    fn a_handler_that_always_has_something_does_not_keep_a_closed_client_open() {
+    fn comes_after_close_even_if_the_handlers_body_is_always_ready() {
         let registry = Registry::new();
         let (mut body, client) = open(&layer(&registry), Tireless, |_| {});
         assert_eq!(next(&mut body), "data: own\n\n");
@@ -877,7 +881,7 @@ mod the_end_of_a_stream {
     }
 
     #[test]
-    fn dropping_the_body_is_how_a_client_leaves() {
+    fn comes_when_the_body_is_dropped() {
         let registry = Registry::new();
         let (mut body, client) = open(&layer(&registry), Empty::<Bytes>::new(), |client| {
             client.subscribe("topic").unwrap();
@@ -893,7 +897,7 @@ mod the_end_of_a_stream {
     }
 
     #[test]
-    fn a_body_that_is_dropped_before_its_first_poll_leaves_nothing_behind() {
+    fn leaves_nothing_behind_if_the_body_was_never_polled() {
         let registry = Registry::new();
         let (body, client) =
             open(&layer(&registry), Empty::<Bytes>::new(), |client| client.subscribe("topic").unwrap());
@@ -907,7 +911,7 @@ mod requests_that_become_no_stream {
     use super::*;
 
     #[test]
-    fn a_request_that_is_given_up_leaves_nothing_behind() {
+    fn that_are_cancelled_leave_nothing_behind() {
         let registry = Registry::new();
         let mut kept = None;
         let service = layer(&registry).layer(service_fn(|request| {
@@ -925,7 +929,7 @@ mod requests_that_become_no_stream {
     }
 
     #[test]
-    fn an_error_of_the_service_passes_and_leaves_nothing_behind() {
+    fn whose_service_fails_get_the_error_and_leave_nothing_behind() {
         let registry = Registry::new();
         let mut kept = None;
         let service = layer(&registry).layer(service_fn(|request| {
@@ -940,7 +944,7 @@ mod requests_that_become_no_stream {
     }
 
     #[test]
-    fn any_other_answer_leaves_nothing_behind() {
+    fn with_any_other_response_leave_nothing_behind() {
         let registry = Registry::new();
         let mut kept = None;
         let response = respond(&layer(&registry), request(), |client| {
@@ -952,12 +956,12 @@ mod requests_that_become_no_stream {
         let client = kept.unwrap();
         assert_eq!(reason(&client), Some(CloseReason::NoStream));
         client.close();
-        assert_eq!(reason(&client), Some(CloseReason::NoStream), "it is over for the reason that it was over for");
+        assert_eq!(reason(&client), Some(CloseReason::NoStream), "the close reason stays the same");
         drop(response);
     }
 
     #[test]
-    fn a_client_that_nobody_asks_for_costs_the_registry_nothing() {
+    fn whose_client_is_not_used_cost_the_registry_nothing() {
         let registry = Registry::new();
         let response = respond(&layer(&registry), request(), |_client| {
             assert_eq!(registry.stats().clients, 0);
@@ -971,7 +975,7 @@ mod requests_that_become_no_stream {
 mod events_in_a_body_of_another_kind {
     use super::*;
 
-    /// As a method of a gRPC service has it: a body that maps events to messages of its own.
+    /// A body that maps events to messages of its own, as a gRPC method has it.
     fn messages(events: Events) -> impl Body<Data = Bytes, Error = Infallible> + Unpin {
         StreamBody::new(events.map(|event| Ok(Frame::data(event.unwrap().data().unwrap().into_owned().into()))))
     }
@@ -1004,17 +1008,17 @@ mod events_in_a_body_of_another_kind {
     }
 
     #[test]
-    fn they_go_on_after_the_answer_and_the_layer_reads_none_of_them() {
+    fn go_on_after_the_response_and_are_not_read_by_the_layer() {
         answer(&Registry::new(), "application/grpc");
     }
 
     #[test]
-    fn nor_does_it_when_that_body_is_an_event_stream() {
+    fn are_not_read_by_the_layer_if_that_body_is_an_event_stream() {
         answer(&Registry::new(), STREAM);
     }
 
     #[test]
-    fn dropping_them_is_how_the_client_leaves() {
+    fn end_the_client_when_they_are_dropped() {
         let registry = Registry::new();
         let mut kept = None;
         let response = respond(&layer(&registry), request(), |client| {
@@ -1033,7 +1037,7 @@ mod events_in_a_body_of_another_kind {
 mod the_service {
     use super::*;
 
-    /// It can be used once for each time it was made ready, and cannot be cloned.
+    /// A service that must be ready before each call and cannot be cloned.
     struct Busy {
         permits: mpsc::UnboundedReceiver<()>,
         is_ready: bool,
@@ -1052,13 +1056,13 @@ mod the_service {
         }
 
         fn call(&mut self, _: Request<()>) -> Self::Future {
-            assert!(std::mem::take(&mut self.is_ready), "called without having been asked");
+            assert!(std::mem::take(&mut self.is_ready), "the service was called before it was ready");
             ready(Ok(with_type(STREAM, Empty::new())))
         }
     }
 
     #[test]
-    fn it_is_ready_when_the_one_inside_is() {
+    fn is_ready_when_the_inner_service_is() {
         let (permits, receiver) = mpsc::unbounded_channel();
         let service = layer(&Registry::new()).layer(Busy { permits: receiver, is_ready: false });
         let mut service = spawn(service);
@@ -1074,7 +1078,7 @@ mod the_service {
     }
 
     #[test]
-    fn the_one_inside_can_be_had_again() {
+    fn gives_the_inner_service_back() {
         let (_permits, receiver) = mpsc::unbounded_channel();
         let mut service = layer(&Registry::new()).layer(Busy { permits: receiver, is_ready: false });
         service.get_mut().is_ready = true;
@@ -1083,7 +1087,7 @@ mod the_service {
     }
 
     #[test]
-    fn every_request_has_a_client_of_its_own() {
+    fn gives_every_request_a_client_of_its_own() {
         let registry = Registry::new();
         let mut ids = Vec::new();
         let mut service = layer(&registry).layer(service_fn(|request| {
@@ -1102,7 +1106,7 @@ mod types {
     use super::*;
 
     #[test]
-    fn they_can_go_where_services_and_bodies_go() {
+    fn are_send_sync_unpin_and_static() {
         fn everywhere<T: Send + Sync + Unpin + 'static>() {}
         fn cloned<T: Clone + Send + Sync + Unpin + 'static>() {}
         cloned::<SseLayer>();
@@ -1111,24 +1115,24 @@ mod types {
         cloned::<Registry>();
         everywhere::<SseService<mpsc::UnboundedReceiver<()>>>();
         everywhere::<SseBody<Full<Bytes>>>();
-        // Which has no default.
+        // This body has no default.
         everywhere::<SseBody<SseBody<http_body_util::combinators::BoxBody<Bytes, Infallible>>>>();
         everywhere::<EventStream>();
         everywhere::<Events>();
     }
 
     #[test]
-    fn a_default_body_is_the_default_of_the_one_inside() {
+    fn have_the_inner_bodys_default() {
         let mut body = spawn(SseBody::<Full<Bytes>>::default());
         assert_eq!(body.size_hint().exact(), Some(0));
         assert_over(&mut body);
     }
 }
 
-/// One thing that a handler does with its client before it answers with something else than a stream.
+/// An action of a handler on its client before it returns another response than a stream.
 type Does = fn(&ClientHandle);
 
-/// What a request is answered by whose handler does this, and has dropped its client then.
+/// Returns the response to a request whose handler does this and then drops its client.
 fn answered_without_a_stream(layer: &SseLayer, does: Does) {
     let response = respond(layer, request(), |client| {
         does(&client);
@@ -1138,7 +1142,7 @@ fn answered_without_a_stream(layer: &SseLayer, does: Does) {
 }
 
 #[test]
-fn a_request_knows_nothing_of_the_client_of_another() {
+fn a_request_gets_no_state_of_another_requests_client() {
     let all: [(&str, Does); 14] = [
         ("nothing", |_| {}),
         ("is asked its id", |client| _ = client.id()),
@@ -1180,14 +1184,14 @@ fn a_request_knows_nothing_of_the_client_of_another() {
             drop(body);
             assert!(!client.unsubscribe("a"), "{what}");
             answered_without_a_stream(&layer, does);
-            // Nothing holds this one open.
+            // Nothing keeps this stream open.
             assert_over(&mut open(&layer, Empty::<Bytes>::new(), |_| {}).0);
         }
     }
 }
 
 #[test]
-fn a_client_that_a_handler_keeps_is_no_other_requests() {
+fn a_client_that_a_handler_keeps_is_not_reused() {
     let registry = Registry::new();
     let layer = layer(&registry);
     let mut kept = Vec::new();
@@ -1197,7 +1201,7 @@ fn a_client_that_a_handler_keeps_is_no_other_requests() {
             Response::new(Empty::<Bytes>::new())
         }));
     }
-    // Each is over, as its request had no stream.
+    // Each client has ended, as its request had no stream.
     for client in &kept {
         assert!(matches!(
             client.subscribe("a"),
@@ -1210,7 +1214,7 @@ fn a_client_that_a_handler_keeps_is_no_other_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn timers_wake_the_task_that_reads_the_stream_now() {
+async fn timers_wake_the_task_that_polled_last() {
     let (registry, time) = (Registry::new(), Duration::from_secs(10));
     for layer in [plain(&registry).heartbeat(Heartbeat::every(time)), layer(&registry).max_age(time)] {
         let (mut first, _client) = open(&layer, Empty::<Bytes>::new(), |client| client.subscribe("a").unwrap());
@@ -1224,7 +1228,7 @@ async fn timers_wake_the_task_that_reads_the_stream_now() {
 }
 
 #[test]
-fn where_one_request_had_been_is_nothing_to_the_next() {
+fn the_position_of_one_request_is_not_used_by_the_next() {
     let registry = Registry::new();
     let layer = layer(&registry);
     let [_, _, last] =
@@ -1242,7 +1246,7 @@ fn where_one_request_had_been_is_nothing_to_the_next() {
 }
 
 #[test]
-fn the_last_event_id_of_one_request_is_not_that_of_the_next() {
+fn the_last_event_id_of_one_request_is_not_used_by_the_next() {
     let registry = Registry::new();
     let layer = layer(&registry);
     let resuming = || Request::builder().header("last-event-id", "7").body(()).unwrap();

@@ -1,4 +1,4 @@
-//! What goes over the wire: encoding, frames, headers, heartbeats, and responses that are no stream.
+//! Bytes on the wire: encoding, frames, headers, heartbeats, and responses that are no stream.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/answer.rs"]
@@ -7,8 +7,6 @@ mod answer;
 mod bodies;
 #[path = "../support/client.rs"]
 mod client;
-#[path = "../support/house.rs"]
-mod house;
 #[path = "../support/layers.rs"]
 mod layers;
 #[path = "../support/listener.rs"]
@@ -21,6 +19,8 @@ mod open;
 mod polling;
 #[path = "../support/spec.rs"]
 mod spec;
+#[path = "../support/test_server.rs"]
+mod test_server;
 
 mod encoding;
 mod frames;
@@ -31,3 +31,5 @@ mod no_stream;
 mod opening;
 #[cfg(feature = "test-util")]
 mod test_util;
+#[path = "../support/time_limit.rs"]
+mod time_limit;

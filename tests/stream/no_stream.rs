@@ -1,5 +1,5 @@
-//! Requests that are answered without a stream though their handlers have prepared one, over real sockets: what a HEAD
-//! is told, and that nothing is left of any of them.
+//! Requests that are answered without a stream although their handlers have prepared one, over real sockets: what HEAD
+//! returns, and that no such request leaves anything behind.
 
 use std::{
     collections::BTreeMap,
@@ -23,15 +23,15 @@ use tower_sse::{ClientHandle, CloseReason, Event, Heartbeat, Limit, Presence, Re
 use crate::{
     bodies::{AnyBody, any, event_stream},
     client::{Client, VERSIONS, get, request},
-    house::{App, House, app, handle_of, on_all, until, within},
     observer::{Observed, Recorder},
+    test_server::{App, TestServer, app, handle_of, on_all, until, within},
 };
 
 fn quiet(registry: &Registry) -> SseLayer {
     SseLayer::new(registry).heartbeat(Heartbeat::off())
 }
 
-/// The headers but for those that say how a body comes, and the time.
+/// The headers without those that frame the body, and without the date.
 fn said(headers: &HeaderMap) -> BTreeMap<String, String> {
     let said = headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
     said.filter(|(name, _)| name != "date" && name != "transfer-encoding").collect()
@@ -44,7 +44,7 @@ async fn serve(router: Router) -> SocketAddr {
     address
 }
 
-/// What HEAD and GET say of one route, on one connection.
+/// The status and headers of HEAD, and those of GET, for one route on one connection.
 async fn compare(address: SocketAddr, version: Version, target: &str) -> (StatusCode, BTreeMap<String, String>) {
     let mut peer = Client::connect(address, version).await;
     let mut heads = Vec::new();
@@ -68,11 +68,11 @@ fn is_that_of_a_stream(said: &BTreeMap<String, String>, version: Version) {
     assert_eq!(said.get("connection").map(String::as_str), (version == Version::HTTP_11).then_some("keep-alive"));
 }
 
-mod head {
+mod a_head_response {
     use super::*;
 
     #[tokio::test]
-    async fn says_what_get_would_and_has_no_stream() {
+    async fn has_the_headers_of_get_and_no_stream() {
         on_all(async |server, version| {
             let limit = Limit::streams(1);
             let registry = Registry::new();
@@ -84,8 +84,8 @@ mod head {
                 sender.send(client.clone()).unwrap();
                 std::future::ready(client.into_stream().into_response::<AnyBody>())
             });
-            let house = House::open(server, app).await;
-            let (status, said) = compare(house.address, version, "/").await;
+            let test_server = TestServer::open(server, app).await;
+            let (status, said) = compare(test_server.address, version, "/").await;
             assert_eq!(status, 200);
             is_that_of_a_stream(&said, version);
             for _ in 0..2 {
@@ -94,15 +94,15 @@ mod head {
                 assert_eq!((client.subscriptions().len(), client.stats().age), (0, None));
             }
             until(|| limit.open_streams() == 0).await;
-            assert_eq!(registry.stats().closed_streams.values().sum::<u64>(), 1, "only GET had one");
-            within(house.stop()).await.unwrap();
+            assert_eq!(registry.stats().closed_streams.values().sum::<u64>(), 1, "only GET had a stream");
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
 
-    /// Axum asks GET's handler, and takes the body off the answer.
+    /// Axum calls GET's handler for HEAD, and removes the body from the response.
     #[tokio::test]
-    async fn of_an_axum_route_says_what_get_would_wherever_the_layer_is() {
+    async fn of_an_axum_route_has_the_headers_of_get_at_any_layer_position() {
         for version in VERSIONS {
             let registry = Registry::new();
             let layer = quiet(&registry);
@@ -141,7 +141,7 @@ mod head {
                 let over =
                     Client::connect(address, version).await.send(request("HEAD", "/over", AnyBody::default())).await;
                 let over = over.unwrap();
-                // Axum says the length of any 204 of its own to a HEAD.
+                // To a HEAD, axum sends the length of any 204 of its own.
                 assert_eq!(
                     (over.status(), over.headers().contains_key("content-type")),
                     (StatusCode::NO_CONTENT, false)
@@ -155,7 +155,7 @@ mod head {
     }
 
     #[tokio::test]
-    async fn of_a_stream_of_the_handlers_own_drops_that_and_its_length() {
+    async fn drops_the_handlers_stream_and_its_length() {
         on_all(async |server, version| {
             let registry = Registry::new();
             let app = app(&quiet(&registry), |_| {
@@ -164,17 +164,17 @@ mod head {
                 response.headers_mut().insert("x-own", "1".parse().unwrap());
                 std::future::ready(response)
             });
-            let house = House::open(server, app).await;
-            let (_, said) = compare(house.address, version, "/").await;
+            let test_server = TestServer::open(server, app).await;
+            let (_, said) = compare(test_server.address, version, "/").await;
             is_that_of_a_stream(&said, version);
             assert_eq!(said["x-own"], "1");
-            within(house.stop()).await.unwrap();
+            within(test_server.stop()).await.unwrap();
         })
         .await;
     }
 }
 
-/// A handler that prepares all that a stream can have, and is answered without one in the end.
+/// A handler that prepares everything that a stream can have, and then returns no stream.
 fn prepare(client: &ClientHandle) {
     client.insert_metadata(1_u32);
     client.subscribe("room").unwrap();
@@ -183,7 +183,8 @@ fn prepare(client: &ClientHandle) {
     client.expire_after(Duration::from_secs(60));
 }
 
-/// What each kind of request that has no stream is asked with, how often, and what it gets. `None`: it is given up.
+/// The kinds of requests without a stream: the method, the path, how often it is sent, and the status. `None`: the
+/// request is cancelled.
 const KINDS: [(&str, &str, usize, Option<u16>); 6] = [
     ("HEAD", "/", 500, Some(200)),
     ("HEAD", "/read", 50, Some(200)),
@@ -193,7 +194,7 @@ const KINDS: [(&str, &str, usize, Option<u16>); 6] = [
     ("GET", "/pending", 20, None),
 ];
 
-fn house_without_streams(layer: &SseLayer, begun: &Arc<AtomicUsize>) -> App {
+fn app_without_streams(layer: &SseLayer, begun: &Arc<AtomicUsize>) -> App {
     let begun = Arc::clone(begun);
     app(layer, move |request| {
         let (client, begun) = (handle_of(&request), Arc::clone(&begun));
@@ -212,7 +213,7 @@ fn house_without_streams(layer: &SseLayer, begun: &Arc<AtomicUsize>) -> App {
 }
 
 async fn assert_nothing_is_left(registry: &Registry, room: &Presence, recorder: &Recorder) {
-    // Those that were given up go when the server has seen that.
+    // The state of cancelled requests is removed when the server notices that they are.
     until(|| registry.stats().topics == 0).await;
     let stats = registry.stats();
     assert_eq!((stats.clients, stats.subscriptions, stats.events, stats.bytes), (0, 0, 0, 0));
@@ -222,25 +223,29 @@ async fn assert_nothing_is_left(registry: &Registry, room: &Presence, recorder: 
 }
 
 #[tokio::test]
-async fn requests_without_a_stream_leave_nothing_of_themselves() {
+async fn requests_without_a_stream_leave_nothing_behind() {
     on_all(async |server, version| {
         let (recorder, config) = Recorder::new();
         let registry = Registry::with_config(config.limit(Limit::streams(0)).topic_retention(Retention::default()));
         let (room, pattern) = (registry.presence("room").unwrap(), registry.presence("room/*").unwrap());
         let begun = Arc::<AtomicUsize>::default();
-        let house = House::open(server, house_without_streams(&quiet(&registry), &begun)).await;
+        let test_server = TestServer::open(server, app_without_streams(&quiet(&registry), &begun)).await;
         let mut asked = 0;
         for (method, target, times, status) in KINDS {
-            let mut peer = Client::connect(house.address, version).await;
+            let mut peer = Client::connect(test_server.address, version).await;
             for _ in 0..times {
                 asked += 1;
-                // No `accept`, so that the limit is asked when the handler has run.
+                // Without an `accept` header, so that the limit is checked after the handler has run.
                 let asking = request(method, target, AnyBody::default());
                 let Some(status) = status else {
-                    let mut peer = Client::connect(house.address, version).await;
+                    let mut peer = Client::connect(test_server.address, version).await;
                     let answer = tokio::spawn(async move { peer.send(asking).await.map(drop) });
                     until(|| begun.load(Ordering::Relaxed) == asked).await;
-                    assert_eq!((room.count(), registry.stats().clients), (0, 0), "not even while it is being answered");
+                    assert_eq!(
+                        (room.count(), registry.stats().clients),
+                        (0, 0),
+                        "not even while the request is being handled"
+                    );
                     answer.abort();
                     continue;
                 };
@@ -252,14 +257,14 @@ async fn requests_without_a_stream_leave_nothing_of_themselves() {
             assert_nothing_is_left(&registry, &room, &recorder).await;
             assert_eq!((room.count(), pattern.count()), (0, 0));
         }
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }
 
-/// Between the subscription and the begin of the stream nobody is told of it, and nothing is lost.
+/// Between the subscription and the start of the stream, no observer is told of an event, and no event is lost.
 #[tokio::test]
-async fn what_is_published_before_the_stream_begins_comes_though_it_is_not_counted() {
+async fn events_published_before_the_stream_begins_are_sent_but_not_counted() {
     on_all(async |server, version| {
         let registry = Registry::new();
         let (sender, mut handles) = mpsc::unbounded_channel();
@@ -272,13 +277,13 @@ async fn what_is_published_before_the_stream_begins_comes_though_it_is_not_count
                 client.into_stream().into_response::<AnyBody>()
             }
         });
-        let house = House::open(server, app).await;
-        let mut peer = Client::connect(house.address, version).await;
+        let test_server = TestServer::open(server, app).await;
+        let mut peer = Client::connect(test_server.address, version).await;
         let answer = tokio::spawn(async move { (peer.send(get("/")).await.unwrap(), peer) });
         let (client, go) = handles.recv().await.unwrap();
         assert_eq!(registry.publish("news", Event::data("early")).unwrap().subscribers(), 0);
         assert_eq!((registry.stats().clients, registry.clients().len()), (0, 0));
-        assert!(registry.client(&client.id()).is_some(), "who has its id can reach it");
+        assert!(registry.client(&client.id()).is_some(), "the client can be found by its id");
         go.send(()).unwrap();
         let (mut response, _peer) = within(answer).await.unwrap();
         assert_eq!((registry.stats().clients, registry.stats().subscriptions, registry.clients().len()), (1, 1, 1));
@@ -292,7 +297,7 @@ async fn what_is_published_before_the_stream_begins_comes_though_it_is_not_count
         assert_eq!(data.collect::<Vec<_>>(), ["early", "late"]);
         client.close();
         drop(response);
-        within(house.stop()).await.unwrap();
+        within(test_server.stop()).await.unwrap();
     })
     .await;
 }

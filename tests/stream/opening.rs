@@ -1,64 +1,61 @@
-//! What a stream begins with, so that its client can come back before it had an event, and how far back it gets.
+//! The opening of a stream, which lets its client resume even before the first event, and how far back a client can
+//! resume.
 //!
-//! Poll by poll; the heartbeats' time is paused.
+//! Poll by poll. The heartbeats' time is paused.
 
 use std::time::Duration;
 
 use http::{Request, Response, header::CONTENT_ENCODING};
 use http_body::Body;
 use tower_sse::{
-    Batching, ClientHandle, Delivery, Event, GapEvent, Heartbeat, PositionEvent, Registry, RegistryConfig, Resume,
-    ResumeError, Retention, SseBody, SseLayer, Start, Subscription,
+    Batching, ClientHandle, Delivery, Event, GapEvent, Heartbeat, PositionEvent, Registry, Resume, ResumeError,
+    SseBody, SseLayer, Start, Subscription,
 };
 
 use crate::{
     answer::answer,
     bodies,
     open::open,
-    polling::{Polled, data, fields, next, poll, position, publish, text, told},
+    polling::{Polled, data, fields, next, poll, position, publish, received, retaining, text},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A layer whose streams have all that they begin with, and no clock.
+/// A layer whose streams have the default opening, and which needs no clock.
 fn layer(registry: &Registry) -> SseLayer {
     SseLayer::new(registry).heartbeat(Heartbeat::off())
-}
-
-fn keeping(events: usize) -> Registry {
-    Registry::with_config(RegistryConfig::default().topic_retention(Retention::default().events(events)))
 }
 
 fn block(id: &str) -> String {
     format!("event: position\ndata: \nid: {id}\n\n")
 }
 
-/// The next frame, which is the block that says where the stream stands: its id.
-fn stands<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> String {
-    let Polled::Frame(wire) = poll(body) else { panic!("it does not begin") };
+/// Reads the position event and returns its id.
+fn position_of<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> String {
+    let Polled::Frame(wire) = poll(body) else { panic!("the stream does not begin") };
     let id = fields(&wire, "id").concat();
     assert_eq!(wire, block(&id));
     id
 }
 
-mod who_is_cut_off_before_its_first_event {
+mod a_client_cut_off_before_its_first_event {
     use super::*;
 
-    /// Opens a stream and cuts it off after the first block. What it gets when it comes back, after something was published.
+    /// Opens a stream, cuts it off after its position event, publishes, and returns what the resumed stream gets.
     fn returns(registry: &Registry, subscribe: impl Fn(&ClientHandle), meanwhile: impl Fn()) -> Vec<String> {
         let (client, mut body) = open(&layer(registry), None, &subscribe);
         assert_eq!(client.resume(), Resume::Fresh);
-        let id = stands(&mut body);
+        let id = position_of(&mut body);
         drop(body);
         meanwhile();
         let (client, mut body) = open(&layer(registry), Some(&id), &subscribe);
         assert_eq!(client.resume(), Resume::Continued);
-        assert_eq!(stands(&mut body), id, "it misses nothing");
-        told(&mut body)
+        assert_eq!(position_of(&mut body), id, "the client misses nothing");
+        received(&mut body)
     }
 
     #[test]
-    fn gets_what_was_published_on_its_topic_meanwhile() {
+    fn gets_events_published_on_its_topic_meanwhile() {
         let registry = Registry::new();
         for round in ["1", "2"] {
             let subscribe = |client: &ClientHandle| client.subscribe("a").unwrap();
@@ -68,7 +65,7 @@ mod who_is_cut_off_before_its_first_event {
     }
 
     #[test]
-    fn gets_what_was_published_on_topics_of_its_pattern_meanwhile() {
+    fn gets_events_published_on_topics_of_its_pattern_meanwhile() {
         let registry = Registry::new();
         publish(&registry, "a/old", "before");
         let got = returns(
@@ -100,7 +97,7 @@ mod who_is_cut_off_before_its_first_event {
     const THERE: [&str; 3] = ["l2", "o1", "l3"];
 
     #[test]
-    fn gets_all_of_several_topics_that_start_at_different_points() {
+    fn gets_all_events_of_topics_with_different_starts() {
         let registry = Registry::new();
         fill(&registry);
         let meanwhile = ["oldest", "now", "last"];
@@ -117,7 +114,7 @@ mod who_is_cut_off_before_its_first_event {
     }
 
     #[test]
-    fn or_after_any_of_the_first_ones_loses_and_repeats_nothing() {
+    fn gets_each_event_once_after_a_later_cut_too() {
         let registry = Registry::new();
         fill(&registry);
         let (_, mut body) = open(&layer(&registry), None, subscribe_to_all);
@@ -130,10 +127,11 @@ mod who_is_cut_off_before_its_first_event {
             let begin = blocks[..had].concat();
             let (client, mut body) = open(&layer(&registry), fields(&begin, "id").last().copied(), subscribe_to_all);
             assert_eq!(client.resume(), Resume::Continued);
-            stands(&mut body);
+            position_of(&mut body);
             let mut all: Vec<String> = fields(&begin, "data")[1..].iter().map(|it| (*it).to_owned()).collect();
-            all.extend(told(&mut body));
-            // Of a topic that started at what comes, it may get what came before, if it is cut off while it reads others.
+            all.extend(received(&mut body));
+            // If the client is cut off while it reads other topics, it may get older events of a topic that started at
+            // the newest position.
             let mut sorted: Vec<&String> = all.iter().filter(|data| *data != "before").collect();
             sorted.sort_unstable();
             assert_eq!(sorted, ["l2", "l3", "n", "o1"], "after {had} blocks: {all:?}");
@@ -141,8 +139,8 @@ mod who_is_cut_off_before_its_first_event {
     }
 
     #[test]
-    fn is_told_of_what_was_missing_before_it_began() {
-        let registry = keeping(2);
+    fn is_told_again_of_a_gap_before_its_start() {
+        let registry = retaining(2);
         for from_a_position in [false, true] {
             let before = position(&registry, "a", "seen");
             let subscribe = |client: &ClientHandle| {
@@ -154,23 +152,23 @@ mod who_is_cut_off_before_its_first_event {
                     ["lost", "1", "2"].iter().for_each(|it| publish(&registry, "a", it));
                 }
             };
-            // No id says that it had this, and it can come back with none before it was told.
+            // No id shows that the client knows of the gap, so it can resume without an id before it was told.
             let (_, mut body) = open(&layer(&registry), None, subscribe);
-            let Polled::Frame(wire) = poll(&mut body) else { panic!("it does not begin") };
+            let Polled::Frame(wire) = poll(&mut body) else { panic!("the stream does not begin") };
             assert!(wire.starts_with("event: gap\n"), "{wire}");
-            assert_eq!(told(&mut body), ["1", "2"]);
+            assert_eq!(received(&mut body), ["1", "2"]);
         }
     }
 }
 
-mod who_gets_nothing_of_a_busy_topic {
+mod a_client_that_gets_no_event_of_a_busy_topic {
     use super::*;
 
     async fn has_an_id_after_a_heartbeat(subscribe: impl Fn(&ClientHandle), event: impl Fn(&ClientHandle) -> Event) {
-        let registry = keeping(10);
+        let registry = retaining(10);
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(SECOND));
         let (client, mut body) = open(&layer, None, &subscribe);
-        let begin = stands(&mut body);
+        let begin = position_of(&mut body);
         for _ in 0..3 {
             for _ in 0..50 {
                 registry.publish("busy", event(&client)).unwrap();
@@ -179,7 +177,7 @@ mod who_gets_nothing_of_a_busy_topic {
             tokio::time::advance(SECOND).await;
             assert_eq!(text(&mut body), format!(":\n\n{}", block(&registry.position().to_string())));
             tokio::time::advance(SECOND).await;
-            assert_eq!(text(&mut body), ":\n\n", "it has not moved since");
+            assert_eq!(text(&mut body), ":\n\n", "the position has not moved since");
         }
         let id = registry.position().to_string();
         drop(body);
@@ -188,29 +186,29 @@ mod who_gets_nothing_of_a_busy_topic {
         assert_eq!(text(&mut body), block(&id));
         drop(body);
         let (client, _body) = open(&layer, Some(&begin), &subscribe);
-        assert!(matches!(client.resume(), Resume::Gap(_)), "of that, nobody knows any more");
+        assert!(matches!(client.resume(), Resume::Gap(_)), "the registry no longer knows that position");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn by_a_filter_has_an_id_after_a_heartbeat_and_comes_back_without_a_gap() {
+    async fn has_an_id_after_a_heartbeat_if_a_filter_hides_the_events() {
         let filter = |_: &Delivery, _: &ClientHandle| false;
         let subscribe = |client: &ClientHandle| client.subscribe(Subscription::to("busy").filter(filter)).unwrap();
         has_an_id_after_a_heartbeat(subscribe, |_| Event::data("not let through")).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn by_exceptions_has_an_id_after_a_heartbeat_and_comes_back_without_a_gap() {
+    async fn has_an_id_after_a_heartbeat_if_it_is_excluded_from_the_events() {
         let subscribe = |client: &ClientHandle| client.subscribe("busy").unwrap();
         has_an_id_after_a_heartbeat(subscribe, |client| Event::data("for others").exclude_client(client.id())).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn is_told_nothing_of_it_where_that_is_turned_off() {
-        let registry = keeping(10);
+    async fn gets_only_comments_if_the_position_event_is_off() {
+        let registry = retaining(10);
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::every(SECOND));
         let (client, mut body) =
             open(&layer.position_event(PositionEvent::off()), None, |client| client.subscribe("busy").unwrap());
-        assert_eq!(text(&mut body), ":\n\n", "a comment, as nothing else comes at once");
+        assert_eq!(text(&mut body), ":\n\n", "a comment, as no other bytes come at once");
         registry.publish("busy", Event::data("for others").exclude_client(client.id())).unwrap();
         assert_eq!(text(&mut body), "");
         tokio::time::advance(SECOND).await;
@@ -235,7 +233,7 @@ mod a_stream_begins {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_a_comment_in_the_heartbeats_form_where_it_has_no_subscriptions() {
+    async fn with_a_heartbeat_comment_if_it_has_no_subscriptions() {
         let registry = Registry::new();
         let begins = |layer: &SseLayer| first(layer, None, |_| {});
         assert_eq!(begins(&SseLayer::new(&registry)), frame(":\n\n"));
@@ -249,14 +247,14 @@ mod a_stream_begins {
             assert_eq!(begins(&layer), frame(expected));
             assert_eq!(begins(&layer.open_at_once(false)), Polled::Pending);
         }
-        assert_eq!(begins(&layer(&registry)), Polled::Pending, "there are no heartbeats");
+        assert_eq!(begins(&layer(&registry)), Polled::Pending, "heartbeats are off");
         assert_eq!(begins(&SseLayer::new(&registry).position_event(PositionEvent::off())), frame(":\n\n"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_what_the_layer_says_and_then_where_it_stands() {
+    async fn with_the_layers_opening_and_then_its_position() {
         let registry = Registry::new();
-        let stands = block(&position(&registry, "a", "before").to_string());
+        let position_of = block(&position(&registry, "a", "before").to_string());
         let layer = SseLayer::new(&registry);
         for (layer, opening) in [
             (layer.clone().reconnect_delay(2 * SECOND), "retry: 2000\n\n"),
@@ -265,20 +263,20 @@ mod a_stream_begins {
             (layer.open_at_once(false), ""),
         ] {
             let subscribed = first(&layer, None, |client| client.subscribe("a").unwrap());
-            let Polled::Frame(wire) = subscribed else { panic!("it does not begin") };
+            let Polled::Frame(wire) = subscribed else { panic!("the stream does not begin") };
             let wire = match opening {
-                // How long it is to wait is not what this is about.
+                // This test is not about the reconnection time.
                 "retry: 2000\n\n" => wire.split_once("\n\n").unwrap().1,
                 _ => wire.strip_prefix(opening).expect(&wire),
             };
-            assert_eq!(wire, stands);
+            assert_eq!(wire, position_of);
             let without = first(&layer, None, |_| {});
             assert!(without == Polled::Pending && opening.is_empty() || without != frame(":\n\n"), "{without:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_the_name_that_where_it_stands_was_given() {
+    async fn with_a_position_event_of_the_configured_name() {
         let registry = Registry::new();
         let layer = SseLayer::new(&registry).position_event(PositionEvent::named("$at"));
         let Polled::Frame(wire) = first(&layer, None, |client| client.subscribe("a").unwrap()) else { panic!() };
@@ -301,27 +299,27 @@ mod a_stream_begins {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_the_id_that_it_resumes_from_or_the_gap() {
-        let registry = keeping(1);
+    async fn with_the_id_that_it_resumes_from_or_with_the_gap() {
+        let registry = retaining(1);
         let [lost, seen] = ["lost", "seen"].map(|data| position(&registry, "a", data).to_string());
         let layer = SseLayer::new(&registry);
         let subscribe = |client: &ClientHandle| client.subscribe("a").unwrap();
         let (_, mut body) = open(&layer, Some(&seen), subscribe);
-        assert_eq!(stands(&mut body), seen);
+        assert_eq!(position_of(&mut body), seen);
         assert_eq!(text(&mut body), "");
         publish(&registry, "a", "next");
         let (_, mut body) = open(&layer, Some(&lost), subscribe);
-        let Polled::Frame(wire) = poll(&mut body) else { panic!("it does not begin") };
+        let Polled::Frame(wire) = poll(&mut body) else { panic!("the stream does not begin") };
         assert!(wire.starts_with("event: gap\n"), "{wire}");
-        // Where no gap is told, there is no id that passes over it.
+        // If the gap event is off, no id moves the client past the gap.
         let (client, mut body) = open(&layer.gap_event(GapEvent::off()), Some(&lost), subscribe);
         assert!(matches!(client.resume(), Resume::Gap(_)));
         assert_eq!(poll(&mut body), frame(":\n\n"));
-        assert_eq!(told(&mut body), ["next"]);
+        assert_eq!(received(&mut body), ["next"]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn as_the_handler_gave_it_where_it_is_encoded() {
+    async fn without_an_opening_if_it_is_encoded() {
         let registry = Registry::new();
         for topics in [&["a"][..], &[]] {
             let (_frames, own) = bodies::channel();
@@ -339,13 +337,13 @@ mod a_stream_begins {
     }
 }
 
-mod where_it_was_cut_off {
+mod the_last_event_id_as_a_start {
     use super::*;
 
     #[test]
-    fn is_where_a_topic_starts_that_is_added_to_the_open_stream() {
+    fn is_where_a_later_subscription_starts() {
         for retained in [10, 1] {
-            let registry = keeping(retained);
+            let registry = retaining(retained);
             let (_, mut body) = open(&layer(&registry), None, |client| client.subscribe("a").unwrap());
             publish(&registry, "b", "before");
             publish(&registry, "a", "seen");
@@ -365,23 +363,23 @@ mod where_it_was_cut_off {
                 }
             }
             publish(&registry, "b", "live");
-            assert_eq!(told(&mut body), ["live"]);
+            assert_eq!(received(&mut body), ["live"]);
         }
     }
 
     #[test]
-    fn is_nowhere_for_who_came_for_the_first_time() {
+    fn is_now_for_a_client_without_an_id() {
         let registry = Registry::new();
         let (client, mut body) = open(&layer(&registry), None, |client| client.subscribe("a").unwrap());
-        stands(&mut body);
+        position_of(&mut body);
         publish(&registry, "b", "before");
         client.subscribe_from("b", Start::LastEventId).unwrap();
         publish(&registry, "b", "after");
-        assert_eq!(told(&mut body), ["after"]);
+        assert_eq!(received(&mut body), ["after"]);
     }
 
     #[test]
-    fn can_be_said_by_who_gets_ids_elsewhere() {
+    fn can_be_set_by_a_program_that_gets_ids_in_another_way() {
         let registry = Registry::new();
         ["1", "2", "3"].iter().for_each(|it| publish(&registry, "late", it));
         let client = registry.connect();
@@ -393,7 +391,7 @@ mod where_it_was_cut_off {
         let first = next(&mut events).unwrap().unwrap();
         assert_eq!(first.data().as_deref(), Some("1"));
         let id = first.id().unwrap().to_owned();
-        assert!(id.contains(';'), "it says how far both are: {id}");
+        assert!(id.contains(';'), "the id has the progress of both topics: {id}");
         drop(events);
         publish(&registry, "live", "missed");
 
@@ -407,7 +405,7 @@ mod where_it_was_cut_off {
         let mut events = back.into_events();
         let mut got = data(&mut events);
         got.sort_unstable();
-        assert_eq!(got, ["2", "3", "missed"], "nothing is lost, and nothing comes twice");
+        assert_eq!(got, ["2", "3", "missed"], "each event comes once");
 
         let (_, _body) = open(&layer(&registry), Some(&id), |client| {
             assert_eq!(client.resume_from("another"), Err(twice.clone()));
@@ -419,10 +417,10 @@ mod where_it_was_cut_off {
     }
 }
 
-mod a_bound_on_how_far_back_a_client_gets {
+mod the_resume_bound {
     use super::*;
 
-    /// What a client gets that comes back with this id: the topics of a gap, and the data of the events.
+    /// Resumes from this id. Returns the topics of the gap, if any, and the data of the events.
     fn back(layer: &SseLayer, id: &str, handle: impl Fn(&ClientHandle)) -> (Option<Vec<String>>, Vec<String>) {
         let (client, mut body) = open(layer, Some(id), handle);
         let gap = match client.resume() {
@@ -440,7 +438,7 @@ mod a_bound_on_how_far_back_a_client_gets {
     }
 
     #[test]
-    fn gives_the_newest_and_a_gap_of_more() {
+    fn gives_the_newest_events_and_a_gap_for_older_ones() {
         let registry = Registry::new();
         let ids: Vec<String> = (0..6).map(|it| position(&registry, "a/1", &it.to_string()).to_string()).collect();
         let bounded = layer(&registry).resume_at_most(2);
@@ -449,7 +447,7 @@ mod a_bound_on_how_far_back_a_client_gets {
             let gap = Some(vec![name.to_owned()]);
             assert_eq!(back(&bounded, &ids[0], subscribe), (gap.clone(), newest(&["4", "5"])));
             assert_eq!(back(&bounded, &ids[2], subscribe), (gap.clone(), newest(&["4", "5"])));
-            assert_eq!(back(&bounded, &ids[3], subscribe), (None, newest(&["4", "5"])), "no more than that");
+            assert_eq!(back(&bounded, &ids[3], subscribe), (None, newest(&["4", "5"])), "no more than the bound");
             assert_eq!(back(&bounded, &ids[5], subscribe), (None, newest(&[])));
             for unknown in ["0-0", "nobody's", "1763612345678-4-7k3m9p2xr"] {
                 assert_eq!(back(&bounded, unknown, subscribe), (gap.clone(), newest(&["4", "5"])), "{unknown}");
@@ -459,7 +457,7 @@ mod a_bound_on_how_far_back_a_client_gets {
     }
 
     #[test]
-    fn is_the_handlers_before_the_layers() {
+    fn is_the_handlers_if_both_handler_and_layer_set_one() {
         let registry = Registry::new();
         let ids: Vec<String> = (0..6).map(|it| position(&registry, "a", &it.to_string()).to_string()).collect();
         let gap = Some(vec!["a".to_owned()]);
@@ -477,7 +475,7 @@ mod a_bound_on_how_far_back_a_client_gets {
     }
 }
 
-mod the_id_of_a_client_is_nowhere {
+mod the_id_of_a_client_is_hidden {
     use super::*;
 
     fn assert_hidden(wire: &str, client: &ClientHandle) {
@@ -486,11 +484,11 @@ mod the_id_of_a_client_is_nowhere {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn in_an_array_of_what_was_sent_to_it_alone() {
+    async fn in_an_array_of_events_sent_to_it_alone() {
         let registry = Registry::new();
         let layer = layer(&registry).batching(Batching::every(SECOND).as_array());
         let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
-        stands(&mut body);
+        position_of(&mut body);
         publish(&registry, "a", "1");
         client.send(Event::data("for it alone")).unwrap();
         client.send(Event::data("{\"n\":2}").event("note")).unwrap();
@@ -502,8 +500,8 @@ mod the_id_of_a_client_is_nowhere {
     }
 
     #[test]
-    fn in_a_gap_of_what_was_sent_to_it_alone() {
-        let registry = keeping(1);
+    fn in_a_gap_of_events_sent_to_it_alone() {
+        let registry = retaining(1);
         for subscribes in [true, false] {
             let held = std::cell::RefCell::new(None);
             let (client, mut body) = open(&layer(&registry), None, |client| {

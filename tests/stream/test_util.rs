@@ -1,4 +1,4 @@
-//! What `test_util` reads is what a client reads.
+//! `test_util` reads a stream as a client does.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -38,7 +38,7 @@ fn data(events: &[ReceivedEvent]) -> Vec<&str> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_come_with_what_a_client_knows_of_them() {
+async fn an_event_has_its_type_data_and_id() {
     let registry = Registry::new();
     let mut stream = stream(&SseLayer::new(&registry).reconnect_delay(Duration::from_secs(2)), None);
     let id = publish(&registry, "two\nlines");
@@ -53,7 +53,7 @@ async fn events_come_with_what_a_client_knows_of_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_is_resumed_by_what_it_had() {
+async fn a_stream_resumes_from_its_last_id() {
     let registry = Registry::new();
     let layer = SseLayer::new(&registry);
     let mut first = stream(&layer, None);
@@ -68,7 +68,7 @@ async fn a_stream_is_resumed_by_what_it_had() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_a_stream_stands_is_passed_over_as_by_a_page_and_known_by_its_id() {
+async fn the_position_event_is_skipped_and_its_id_is_kept() {
     let registry = Registry::new();
     let id = publish(&registry, "before");
     let layer = SseLayer::new(&registry);
@@ -77,26 +77,26 @@ async fn where_a_stream_stands_is_passed_over_as_by_a_page_and_known_by_its_id()
     let mut stream = stream(&layer, None);
     assert_eq!(data(&stream.ready_events().unwrap()), [""; 0]);
     assert_eq!(stream.last_event_id(), id);
-    // One of the program's own is an event as any other.
+    // An event of the program with the same type is an ordinary event.
     registry.publish("news", Event::data("at the gate").event("position")).unwrap();
     assert_eq!(stream.next_event().await.unwrap().unwrap().data, "at the gate");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_hour_passes_at_once() {
+async fn an_hour_passes_without_waiting() {
     let registry = Registry::new();
     let layer = plain(&registry).heartbeat(Heartbeat::every(Duration::from_secs(60)).comment("still there"));
     let mut stream = stream(&layer, None);
     let begun = Instant::now();
     let received = stream.received_within(Duration::from_secs(3600)).await.unwrap();
     assert_eq!(begun.elapsed(), Duration::from_secs(3600));
-    // The first one comes early, so that the streams of one moment are not all due at one moment.
+    // The first heartbeat comes early, so that streams that open together are not all due at the same time.
     assert!((59..=60).contains(&received.len()), "{}", received.len());
     assert!(received.iter().all(|it| *it == Received::Comment("still there".into())));
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_ends_when_the_stream_does() {
+async fn the_end_of_the_stream_is_the_end_of_events() {
     let registry = Registry::new();
     let stream = stream(&SseLayer::new(&registry), None);
     publish(&registry, "before");
@@ -120,7 +120,7 @@ async fn a_body_that_fails_is_an_error_and_then_an_end() {
 }
 
 #[test]
-fn what_a_client_does_not_take_for_an_event_stream_is_refused_with_what_it_is() {
+fn a_response_that_is_no_event_stream_is_refused_with_a_description() {
     let with = |status: u16, headers: &[(&'static str, &'static str)]| {
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
@@ -144,7 +144,7 @@ fn what_a_client_does_not_take_for_an_event_stream_is_refused_with_what_it_is() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_reads_what_goes_through_a_service() {
+async fn a_response_of_a_service_can_be_read() {
     let registry = Registry::new();
     let handler = tower::service_fn(|request: Request<()>| async move {
         let client = request.extensions().get::<tower_sse::ClientHandle>().unwrap().clone();
@@ -161,7 +161,7 @@ async fn it_reads_what_goes_through_a_service() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn any_stream_in_any_chunks_is_read_as_the_standard_says(
+    fn any_stream_in_any_chunks_is_parsed_by_the_standard(
         pieces in vec(select(vec![
             "data: a", "data", "data:", "data:  b", "event: e", "event", "id: 1", "id: x\0y", "id", "retry: 10",
             "retry: +1", "retry", "retry: 99999999999999999999", ": note", ":", "\n", "\r", "\r\n", "\n\n", "\u{feff}", "é",
@@ -195,7 +195,7 @@ proptest! {
         let text = String::from_utf8(wire).unwrap();
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let lines = text.split(['\n', '\r']).collect::<Vec<_>>();
-        // What comes after the last line end is not there yet.
+        // The text after the last line end is not a line yet.
         prop_assert_eq!(comments, lines[..lines.len() - 1].iter().filter(|line| line.starts_with(':')).count());
     }
 }

@@ -1,4 +1,4 @@
-//! An answer behind the layer whose response a test chooses.
+//! A response of the layer around a handler that a test chooses.
 
 use std::{
     convert::Infallible,
@@ -12,7 +12,7 @@ use http_body::Body;
 use tower::{Layer, Service, service_fn};
 use tower_sse::{ClientHandle, SseBody, SseLayer};
 
-/// What the layer makes of the response that `respond` gives for this request.
+/// Sends the request through the layer. The handler's response is what `respond` returns.
 pub(crate) fn answer<B: Body>(
     layer: &SseLayer,
     request: Request<()>,

@@ -1,5 +1,5 @@
 //! Bodies whose frames a test chooses.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{convert::Infallible, error::Error};
 

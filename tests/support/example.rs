@@ -21,20 +21,20 @@ impl Example {
         Self { name, executable: OnceLock::new() }
     }
 
-    /// What it starts is killed when it is dropped.
+    /// The process that it starts is killed when it is dropped.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.executable());
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
     }
 
-    /// Built as this test was, where this test was. `cargo test` has built it already, unless it was asked for one test
-    /// alone.
+    /// Builds the example with the same profile and target directory as this test. `cargo test` has built it already,
+    /// unless it was asked for one test only.
     pub(crate) fn executable(&self) -> &Path {
         self.executable.get_or_init(|| {
             let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
             let output = std::process::Command::new(env!("CARGO"))
-                // With the features that the tests of the whole workspace have, so that it is built already.
+                // With the features of the whole workspace's tests, so that it is built already.
                 .args(["build", "--quiet", "--workspace", "--example", self.name, "--all-features"])
                 .arg("--message-format=json-render-diagnostics")
                 .args((!cfg!(debug_assertions)).then_some("--release"))
@@ -54,12 +54,12 @@ impl Example {
     }
 }
 
-/// Sends it a signal.
+/// Sends a signal to the process.
 #[cfg(unix)]
-#[allow(dead_code, reason = "not all tests end one")]
+#[allow(dead_code, reason = "not all tests send a signal")]
 pub(crate) fn signal(process: &Child, signal: nix::sys::signal::Signal) {
-    let id = process.id().expect("it runs").try_into().expect("a process id");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), signal).expect("it is there");
+    let id = process.id().expect("the process runs").try_into().expect("a process id");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), signal).expect("the process exists");
 }
 
 /// An example that listens. It is killed when this is dropped.
@@ -72,12 +72,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Of an example that prints `listening on URL` when it is ready.
+    /// Starts an example that prints `listening on URL` when it is ready.
     pub(crate) async fn start(command: &mut Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("the example starts");
-        let mut stdout = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let mut stdout = BufReader::new(process.stdout.take().expect("the output is piped")).lines();
         let ready = stdout.next_line().await.expect("readable output").expect("a line when it is ready");
-        let url = ready.strip_prefix("listening on ").expect("the address that it listens on").to_owned();
+        let url = ready.strip_prefix("listening on ").expect("the address of the example").to_owned();
         Self { url, process, _stdout: stdout }
     }
 }

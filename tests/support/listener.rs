@@ -1,10 +1,10 @@
-//! A server of any kind on loopback.
+//! A loopback server of any kind.
 
 use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpStream};
 
-/// Serves connections to a free port, and says where that is.
+/// Serves connections on a free port, and returns its address.
 pub(crate) async fn listen<S>(mut serve: impl FnMut(TcpStream) -> S + Send + 'static) -> SocketAddr
 where
     S: Future<Output = ()> + Send + 'static,

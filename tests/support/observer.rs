@@ -1,5 +1,5 @@
-//! An observer that keeps what it was told.
-#![allow(dead_code, reason = "no test file needs all of it")]
+//! An observer that records what it is told.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,7 @@ use tower_sse::{
     SubscribeError,
 };
 
-/// What was observed, in a form that can be compared.
+/// An observation in a form that can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Observed {
     Opened(ClientId),
@@ -27,23 +27,23 @@ pub(crate) enum Observed {
 pub(crate) struct Recorder(Arc<Mutex<Vec<Observed>>>);
 
 impl Recorder {
-    /// A recorder, and a configuration that has it.
+    /// A recorder, and a configuration that has it as its observer.
     pub(crate) fn new() -> (Self, RegistryConfig) {
         let recorder = Self::default();
         (recorder.clone(), RegistryConfig::default().observer(recorder))
     }
 
-    /// What came since this was last asked.
+    /// Returns the observations since the last call.
     pub(crate) fn take(&self) -> Vec<Observed> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 
-    /// The same without what was published.
+    /// The same without published events.
     pub(crate) fn of_clients(&self) -> Vec<Observed> {
         self.take().into_iter().filter(|it| !matches!(it, Observed::Published(..))).collect()
     }
 
-    /// How the streams are over that are.
+    /// The summaries of the streams that have ended.
     pub(crate) fn closed(&self) -> Vec<StreamSummary> {
         let closed = |observed| match observed {
             Observed::Closed(_, summary) => Some(summary),
@@ -59,7 +59,7 @@ impl Recorder {
 
 impl Observer for Recorder {
     fn observe(&self, observation: &Observation<'_>) {
-        unreachable!("every hook is taken over: {observation:?}");
+        unreachable!("every hook is overridden: {observation:?}");
     }
 
     fn opened(&self, client: &ClientHandle) {
@@ -102,6 +102,6 @@ impl Observer for Recorder {
         self.push(Observed::Published(topic.to_owned(), receipt.clone()));
     }
 
-    /// When it comes is not what most tests are about.
+    /// Most tests are not about the time of samples.
     fn sampled(&self, _before: &Stats, _now: &Stats) {}
 }

@@ -14,7 +14,7 @@ use tower_sse::{ClientHandle, SseBody, SseLayer};
 
 pub(crate) type Empty = http_body_util::Empty<Bytes>;
 
-/// Opens a stream with an empty body of the handler's own, after `handle` did with the client what a handler would.
+/// Opens a stream. The handler calls `handle` with its client and then returns an empty body.
 pub(crate) fn open(
     layer: &SseLayer,
     last_event_id: Option<&str>,
@@ -22,7 +22,7 @@ pub(crate) fn open(
 ) -> (ClientHandle, SseBody<Empty>) {
     let (sender, receiver) = mpsc::channel();
     let mut service = layer.layer(service_fn(|request: Request<()>| {
-        let client = request.extensions().get::<ClientHandle>().expect("the layer put it there").clone();
+        let client = request.extensions().get::<ClientHandle>().expect("the layer adds the handle").clone();
         handle(&client);
         sender.send(client).expect("the receiver is below");
         let response = Response::builder().header(CONTENT_TYPE, "text/event-stream").body(Empty::new());

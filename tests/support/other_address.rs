@@ -1,4 +1,4 @@
-//! A client at another address than the rest: all of 127.0.0.0/8 is this machine.
+//! A client at another address than the rest. All of 127.0.0.0/8 is this machine.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

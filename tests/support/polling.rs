@@ -1,5 +1,5 @@
-//! What a client gets, poll by poll, with nobody to wake.
-#![allow(dead_code, reason = "no test file needs all of it")]
+//! Reads streams poll by poll, without a task to wake.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{
     panic,
@@ -13,12 +13,14 @@ use std::{
 use bytes::Bytes;
 use futures_core::Stream;
 use http_body::Body;
-use tower_sse::{ClientHandle, Delivery, Event, Events, Gap, Position, Registry, SseBody, Subscription};
+use tower_sse::{
+    ClientHandle, Delivery, Event, Events, Gap, Position, Registry, RegistryConfig, Retention, SseBody, Subscription,
+};
 
-#[allow(unused_imports, reason = "no test file needs all of it")]
+#[allow(unused_imports, reason = "no test uses all of it")]
 pub(crate) use crate::layers::{plain, quiet};
 
-/// One poll of a body.
+/// The result of one poll of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Polled {
     Frame(String),
@@ -37,7 +39,7 @@ pub(crate) fn poll<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B
     }
 }
 
-/// The bytes of one poll, as they are shared.
+/// The bytes of one poll, without a copy.
 pub(crate) fn frame<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> Option<Bytes> {
     match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
@@ -45,7 +47,7 @@ pub(crate) fn frame<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<
     }
 }
 
-/// Everything that there is to be had without waiting, and whether the stream has ended after it.
+/// All text that is ready, and whether the stream has ended after it.
 pub(crate) fn rest<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> (String, bool) {
     let mut all = String::new();
     loop {
@@ -57,7 +59,7 @@ pub(crate) fn rest<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B
     }
 }
 
-/// The same, of a stream that goes on.
+/// All text that is ready. The stream must not end.
 pub(crate) fn text<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> String {
     let (text, has_ended) = rest(body);
     assert!(!has_ended, "the stream has ended after {text:?}");
@@ -69,8 +71,8 @@ pub(crate) fn fields<'a>(wire: &'a str, name: &str) -> Vec<&'a str> {
     wire.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).collect()
 }
 
-/// The data of all that goes out, up to where the stream waits.
-pub(crate) fn told<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> Vec<String> {
+/// The data of all events that are ready.
+pub(crate) fn received<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> Vec<String> {
     fields(&text(body), "data").into_iter().map(str::to_owned).collect()
 }
 
@@ -81,7 +83,7 @@ pub(crate) fn next(events: &mut Events) -> Option<Result<Delivery, Gap>> {
     }
 }
 
-/// The data of the events that are there. A gap fails.
+/// The data of the events that are ready. A gap fails the test.
 pub(crate) fn data(events: &mut Events) -> Vec<String> {
     std::iter::from_fn(|| next(events)).map(|item| item.unwrap().data().unwrap_or_default().into_owned()).collect()
 }
@@ -90,20 +92,30 @@ pub(crate) fn publish(registry: &Registry, topic: &str, data: &str) {
     registry.publish(topic, Event::data(data)).unwrap();
 }
 
-/// Publishes, and says where the event stands.
+/// Publishes, and returns the event's id.
+pub(crate) fn publish_id(registry: &Registry, topic: &str, data: &str) -> String {
+    registry.publish(topic, Event::data(data)).unwrap().position().unwrap().to_string()
+}
+
+/// Publishes, and returns the event's position.
 pub(crate) fn position(registry: &Registry, topic: &str, data: &str) -> Position {
     publish(registry, topic, data);
     registry.position()
 }
 
-/// A client of this process that is subscribed to these topics and patterns.
+/// A registry whose topics retain this many events.
+pub(crate) fn retaining(events: usize) -> Registry {
+    Registry::with_config(RegistryConfig::default().topic_retention(Retention::default().events(events)))
+}
+
+/// A client in this process that is subscribed to these topics and patterns.
 pub(crate) fn subscribed<'a>(registry: &Registry, names: impl IntoIterator<Item = &'a str>) -> ClientHandle {
     let client = registry.connect();
     names.into_iter().for_each(|name| client.subscribe(Subscription::matching(name)).unwrap());
     client
 }
 
-/// Runs a test on a thread of its own, so that code that never comes back fails it instead of keeping it.
+/// Runs a test on a thread of its own, with a time limit, so that an endless loop or a deadlock fails the test.
 pub(crate) fn bounded(test: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     let thread = thread::spawn(move || {
@@ -111,12 +123,12 @@ pub(crate) fn bounded(test: impl FnOnce() + Send + 'static) {
         done.send(()).unwrap();
     });
     if is_done.recv_timeout(Duration::from_secs(10)) == Err(mpsc::RecvTimeoutError::Timeout) {
-        panic!("it does not come back");
+        panic!("the test does not end");
     }
     thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
 }
 
-/// The same for a test with a clock that stands still until it is moved on.
+/// The same for a test with paused time.
 pub(crate) fn bounded_in_time<T: Future<Output = ()>>(test: impl FnOnce() -> T + Send + 'static) {
     bounded(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -124,7 +136,7 @@ pub(crate) fn bounded_in_time<T: Future<Output = ()>>(test: impl FnOnce() -> T +
     });
 }
 
-/// Lets tasks run, with no time passing.
+/// Lets other tasks run while no time passes.
 pub(crate) async fn settle() {
     for _ in 0..32 {
         tokio::task::yield_now().await;

@@ -1,5 +1,5 @@
-//! Numbers that look random and come again with the same seed.
-#![allow(dead_code, reason = "no test file needs all of it")]
+//! Pseudo-random numbers, the same for the same seed.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
@@ -22,14 +22,14 @@ impl Random {
     }
 
     pub(crate) fn index(&mut self, len: usize) -> usize {
-        usize::try_from(self.below(len as u64)).expect("it is below a length")
+        usize::try_from(self.below(len as u64)).expect("the number is below a length")
     }
 
     pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.next().to_le_bytes()[0]).collect()
     }
 
-    /// Another one, for a task of its own.
+    /// Another generator, for a task of its own.
     pub(crate) fn split(&mut self) -> Self {
         Self(self.next())
     }

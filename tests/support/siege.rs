@@ -1,5 +1,5 @@
-//! A thousand clients that mean no good, and a program that has fewer file descriptors than that.
-#![allow(dead_code, reason = "no test file needs all of it")]
+//! A thousand hostile clients, and a program with fewer file descriptors than that.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -22,11 +22,11 @@ use tokio::{
 
 pub(crate) const CONNECTIONS: usize = 1000;
 pub(crate) const FILES: usize = 512;
-/// Between two bytes of a client that trickles.
+/// The time between two bytes of a slow client.
 const DRIP: Duration = Duration::from_millis(100);
 const TURNS: u32 = 10;
 
-/// What starts this program with 512 file descriptors. It is killed when it is dropped.
+/// A command that starts this program with 512 file descriptors. The process is killed when it is dropped.
 pub(crate) fn with_few_files(program: &Path) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit -n {FILES} && exec \"$0\" \"$@\"")]).arg(program);
@@ -34,9 +34,10 @@ pub(crate) fn with_few_files(program: &Path) -> Command {
     command
 }
 
-/// The connections of these clients. They are there until it is dropped, or until the server closes them.
+/// The connections of the hostile clients. They stay open until this is dropped or the server closes them.
 ///
-/// One thread serves them all, and does nothing between two drips: the machine is for the server, and for who means well.
+/// One thread serves them all, and does nothing between two rounds, so that the machine's time is left for the server
+/// and the good clients.
 pub(crate) struct Siege(Arc<Mutex<Vec<Besieger>>>);
 
 struct Besieger {
@@ -45,12 +46,12 @@ struct Besieger {
 }
 
 impl Siege {
-    /// Of all kinds. `post`: a path to which bodies can be sent.
+    /// Opens connections of all kinds. `post` is a path that accepts bodies.
     pub(crate) async fn lay(address: SocketAddr, post: &str) -> Self {
         Self::of(address, kinds(post)).await
     }
 
-    /// One for each kind, all of whose connections are of that kind.
+    /// Runs `each` once per kind, with all connections of that kind.
     pub(crate) async fn lay_each(address: SocketAddr, post: &str, mut each: impl AsyncFnMut(Self)) {
         for kind in kinds(post) {
             each(Self::of(address, vec![kind]).await).await;
@@ -58,11 +59,11 @@ impl Siege {
     }
 
     async fn of(address: SocketAddr, kinds: Vec<(Vec<u8>, &'static [u8])>) -> Self {
-        // Of this process, which has the other end of each.
+        // The limit of this process, which has the other end of each connection.
         rlimit::increase_nofile_limit(4 * CONNECTIONS as u64).expect("a higher limit on open files");
         let connect = move || {
             let kinds = kinds.iter().cycle().take(CONNECTIONS);
-            // The server may close one at once, while it answers all others.
+            // The server may close one connection at once while it answers all others.
             kinds.filter_map(|(opening, drips)| Besieger::connect(address, opening, drips).ok()).collect()
         };
         let besiegers = spawn_blocking(connect).await.expect("no panic");
@@ -72,7 +73,7 @@ impl Siege {
         siege
     }
 
-    /// How many of them the server has not closed.
+    /// The number of connections that the server has not closed.
     pub(crate) fn left(&mut self) -> usize {
         let mut besiegers = self.0.lock().expect("no panic");
         besiegers.retain_mut(|besieger| besieger.is_connected());
@@ -80,14 +81,14 @@ impl Siege {
     }
 }
 
-/// Sends a byte on each connection that trickles, in each period. They do not all come at once.
+/// Sends a byte on each slow connection in each period. Not all bytes are sent at once.
 fn drip(besiegers: &Weak<Mutex<Vec<Besieger>>>) {
     for turn in (0..TURNS).cycle() {
         thread::sleep(DRIP / TURNS);
         let Some(besiegers) = besiegers.upgrade() else { return };
         for besieger in besiegers.lock().expect("no panic").iter_mut().skip(turn as usize).step_by(TURNS as usize) {
             if let Some(byte) = besieger.drips.next() {
-                // What the server has closed is found when somebody asks.
+                // Whether the server has closed the connection is checked in `left`.
                 let _ = besieger.socket.write(&[*byte]);
             }
         }
@@ -114,7 +115,7 @@ impl Besieger {
     }
 }
 
-/// How long those who mean well were kept waiting.
+/// How long the good clients were kept waiting.
 #[derive(Default)]
 pub(crate) struct Times(Vec<Duration>);
 
@@ -123,18 +124,18 @@ impl Times {
         self.0.push(time);
     }
 
-    /// Each of them.
+    /// Checks that each waited less than a second.
     pub(crate) fn are_within_a_second(self) {
         assert!(self.0.iter().all(|time| *time < Duration::from_secs(1)), "{:?}", self.0);
     }
 }
 
-/// How long a GET takes over a connection of its own, and the status line of its answer.
+/// Sends a GET over a new connection. Returns the time that it took and the status line of the response.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> (Duration, String) {
     get_from(Ipv4Addr::LOCALHOST, address, path).await.expect("an answer")
 }
 
-/// The same from one of this machine's addresses, where the server may have no room.
+/// The same from another of this machine's addresses, for which the server may have no room.
 pub(crate) async fn get_from(own: Ipv4Addr, address: SocketAddr, path: &str) -> io::Result<(Duration, String)> {
     let begun = Instant::now();
     let socket = TcpSocket::new_v4()?;
@@ -149,7 +150,8 @@ pub(crate) async fn get_from(own: Ipv4Addr, address: SocketAddr, path: &str) -> 
     Ok((begun.elapsed(), status.trim_end().to_owned()))
 }
 
-/// How each kind begins, and what it goes on with, one byte at a time. With nothing, it only holds its connection.
+/// The opening of each kind, and the bytes that follow it one at a time. A kind without such bytes only holds its
+/// connection.
 fn kinds(post: &str) -> Vec<(Vec<u8>, &'static [u8])> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -158,23 +160,23 @@ fn kinds(post: &str) -> Vec<(Vec<u8>, &'static [u8])> {
     let fields = [&[0x83, 0x86][..], &literal(0x04, post), &literal(0x01, "server.test")].concat();
     let headers = |flags| [&[0, 0, fields.len() as u8, 1, flags, 0, 0, 0, 1][..], &fields].concat();
     let head = format!("POST {post} HTTP/1.1\r\nhost: server.test\r\n");
-    // Half of a frame of 100 bytes of data, of a field block that goes on.
+    // The first half of a DATA frame of 100 bytes, and of a field block that continues.
     let data = [0, 0, 100, 0, 0, 0, 0, 0, 1];
     let continuation = [0, 0, 100, 9, 0, 0, 0, 0, 1];
     vec![
-        // Silent.
+        // Silent connections.
         (Vec::new(), b""),
         (b"G".to_vec(), b""),
         (PREFACE[..10].to_vec(), b""),
         ([PREFACE, SETTINGS].concat(), b""),
-        // Half-open: half of a request, and nothing more.
+        // Half-open: half of a request, and no more bytes.
         (head.clone().into_bytes(), b""),
         (format!("{head}content-length: 100\r\n\r\nhalf").into_bytes(), b""),
         ([PREFACE, SETTINGS, &headers(4)].concat(), b""),
         // Slow heads.
         (b"GET / HTTP/1.1\r\nhost: server.test\r\nx: ".to_vec(), b"x"),
         ([PREFACE, SETTINGS, &headers(0), &continuation].concat(), b"\0"),
-        // Bodies that trickle.
+        // Slow bodies.
         (format!("{head}content-length: 100000\r\n\r\n").into_bytes(), b"x"),
         (format!("{head}transfer-encoding: chunked\r\n\r\n").into_bytes(), b"1\r\nx\r\n"),
         ([PREFACE, SETTINGS, &headers(4), &data].concat(), b"x"),

@@ -1,13 +1,13 @@
-//! A parser of event streams, written down from the standard's text and from nothing else:
+//! A parser of event streams, written only from the standard's text:
 //! <https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation>.
 
-/// What a client makes of a whole stream.
+/// The result of parsing a whole stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Parsed {
     pub(crate) messages: Vec<Message>,
     /// Every reconnection time that was set, in milliseconds.
     pub(crate) retries: Vec<u64>,
-    /// What a client that reconnects at the end says in `Last-Event-ID`.
+    /// The `Last-Event-ID` of a client that reconnects at the end.
     pub(crate) last_event_id: String,
 }
 
@@ -18,7 +18,7 @@ pub(crate) struct Message {
     pub(crate) data: String,
     /// The `id` field of its own block.
     pub(crate) own_id: Option<String>,
-    /// What a script sees: its own id, or the one that stands from before.
+    /// The `lastEventId` that a script sees: the block's own id, or the last one before it.
     pub(crate) last_event_id: String,
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn parse(stream: &[u8]) -> Parsed {
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 parsed.retries.push(value.parse().unwrap_or(u64::MAX));
             }
-            // A comment, or a field that the standard does not know.
+            // A comment, or a field that the standard does not define.
             _ => {}
         }
     }

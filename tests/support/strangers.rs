@@ -1,5 +1,6 @@
-//! What strangers try on any program: bodies that trickle, and pages of other sites that have a visitor's browser send something.
-#![allow(dead_code, reason = "no test file needs all of it")]
+//! Attacks that concern any program: slow request bodies, and pages of other sites that make a visitor's browser send
+//! requests.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,13 +17,13 @@ use crate::{
 };
 
 const BOUND: Duration = Duration::from_secs(60);
-/// Between two bytes of a body that trickles.
+/// The time between two bytes of a slow body.
 const DRIP: Duration = Duration::from_millis(50);
 
-/// A request that changes something, without its body.
+/// The method and the path of a request that changes something.
 pub(crate) type Change<'a> = (&'a str, &'a str);
 
-/// What browsers send with what a page of another site asks of them, older ones too.
+/// The headers that browsers, old ones too, send with a request of another site's page.
 const FOREIGN: [&[(&str, &str)]; 5] = [
     &[("origin", "https://evil.test"), ("sec-fetch-site", "cross-site")],
     &[("origin", "https://evil.test")],
@@ -30,7 +31,7 @@ const FOREIGN: [&[(&str, &str)]; 5] = [
     &[("sec-fetch-site", "cross-site")],
     &[("sec-fetch-site", "same-site")],
 ];
-/// The same for pages of its own, and what programs send.
+/// The headers that browsers send with a request of the site's own page, and that programs send.
 const OWN: [&[(&str, &str)]; 4] = [
     &[("origin", "http://server.test"), ("sec-fetch-site", "same-origin")],
     &[("origin", "http://server.test")],
@@ -50,7 +51,7 @@ fn with(headers: &[(&'static str, &str)], mut request: Request<AnyBody>) -> Requ
     request
 }
 
-/// None of these is done for a page of another site. `text`: what is posted for its own pages and for programs.
+/// Checks that no change is made for a page of another site. The site's own pages and programs post `text`.
 pub(crate) async fn pages_of_other_sites_change_nothing(
     address: SocketAddr,
     changes: &[Change<'_>],
@@ -72,8 +73,8 @@ pub(crate) async fn pages_of_other_sites_change_nothing(
     }
 }
 
-/// Of a program that waits for a second: this request is given up while its body comes, byte by byte. Zeros are text, a form, and
-/// empty gRPC messages.
+/// Checks that a program with a body timeout of a second gives up this request while its body comes byte by byte. Zeros
+/// are valid as text, as a form, and as empty gRPC messages.
 pub(crate) async fn a_body_that_trickles_is_given_up(
     address: SocketAddr,
     headers: &[(&'static str, &str)],
@@ -83,7 +84,7 @@ pub(crate) async fn a_body_that_trickles_is_given_up(
         let (frames, body) = channel();
         let drips = tokio::spawn(async move {
             let mut clock = interval(DRIP);
-            // Until nobody takes it any more.
+            // Until the server no longer accepts the body.
             while frames.send(Ok(Frame::data(Bytes::from_static(b"\0")))).await.is_ok() {
                 clock.tick().await;
             }
@@ -91,11 +92,11 @@ pub(crate) async fn a_body_that_trickles_is_given_up(
         let answer = send(address, version, with(headers, request(method, target, body))).await;
         assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT, "{target} over {version:?}");
         drop(answer);
-        timeout(BOUND, drips).await.expect("the body is taken no more").unwrap();
+        timeout(BOUND, drips).await.expect("the server stops reading the body").unwrap();
     }
 }
 
-/// What comes on a stream that was opened before, until there is so much of this text.
+/// Reads a stream until it contains this text this many times.
 pub(crate) async fn until(stream: &mut Response<Incoming>, text: &str, times: usize) -> String {
     let mut read = String::new();
     while read.matches(text).count() < times {

@@ -1,4 +1,4 @@
-//! An upstream that answers over HTTP/1.1 as a test says.
+//! An upstream that responds over HTTP/1.1 as a test chooses.
 
 use std::convert::Infallible;
 
@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 
 use crate::{bodies::AnyBody, listener::listen};
 
-/// A server on a free port, and where it is.
+/// A server on a free port. Returns its address.
 pub(crate) async fn upstream<A>(answer: impl Fn(Request<Incoming>) -> A + Clone + Send + 'static) -> String
 where
     A: Future<Output = Response<AnyBody>> + Send + 'static,

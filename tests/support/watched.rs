@@ -1,4 +1,4 @@
-//! A stream that says when it is dropped.
+//! A stream that reports when it is dropped.
 
 use std::{
     pin::Pin,
@@ -33,7 +33,7 @@ impl Drop for Watched {
     }
 }
 
-/// A stream of what is sent to it, and whether it was dropped.
+/// A stream, the sender of its events, and whether it was dropped.
 pub(crate) fn watched() -> (mpsc::Sender<Event>, Watched, Arc<AtomicBool>) {
     let (sender, events) = mpsc::channel(8);
     let dropped = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,6 @@
-//! What a peer sees of a stream on the wire: chunk by chunk in HTTP/1.1, frame by frame in HTTP/2. A client library may take a reset for an end.
-#![allow(dead_code, reason = "no test file needs all of it")]
+//! The bytes of a stream as a peer sees them: chunks in HTTP/1.1, frames in HTTP/2. A client library may treat a reset
+//! as a normal end.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{collections::BTreeMap, io, net::SocketAddr};
 
@@ -9,7 +10,7 @@ use tokio::{
     time::Instant,
 };
 
-/// A stream that is over.
+/// A stream that has ended.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) text: String,
@@ -21,22 +22,22 @@ pub(crate) struct Seen {
 pub(crate) enum End {
     /// A terminating chunk and the end of the connection, or a frame with `END_STREAM`.
     Clean,
-    /// The connection ended before that.
+    /// The connection ended without that.
     Missing,
-    /// A reset, of the connection or of the stream.
+    /// A reset of the connection or of the stream.
     Reset,
 }
 
 async fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    // A peer that reads nothing is to be noticed soon.
+    // Small, so that the server soon notices a peer that reads nothing.
     socket.set_recv_buffer_size(16 << 10).unwrap();
     let socket = socket.connect(address).await.unwrap();
     socket.set_nodelay(true).unwrap();
     socket
 }
 
-/// A connection of HTTP/1.1.
+/// An HTTP/1.1 connection.
 pub(crate) struct Http1 {
     pub(crate) socket: BufReader<TcpStream>,
 }
@@ -46,7 +47,7 @@ impl Http1 {
         Self { socket: BufReader::new(connect(address).await) }
     }
 
-    /// Asks for a stream.
+    /// Sends a GET request.
     pub(crate) async fn get(address: SocketAddr, target: &str) -> Self {
         let mut connection = Self::connect(address).await;
         connection.send("GET", target).await;
@@ -58,7 +59,7 @@ impl Http1 {
         self.socket.write_all(request.as_bytes()).await.unwrap();
     }
 
-    /// The head of an answer.
+    /// Reads the head of a response.
     pub(crate) async fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -67,7 +68,7 @@ impl Http1 {
         String::from_utf8(head).unwrap().to_ascii_lowercase()
     }
 
-    /// The next chunk: `None` is the terminating one.
+    /// Reads the next chunk. `None` is the terminating chunk.
     pub(crate) async fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut size = Vec::new();
         while !size.ends_with(b"\r\n") {
@@ -80,7 +81,7 @@ impl Http1 {
         Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
     }
 
-    /// The rest of a chunked body, as long as the connection goes on.
+    /// Reads the rest of a chunked body, while the connection stays open.
     pub(crate) async fn body(&mut self) -> Seen {
         let mut text = Vec::new();
         let end = loop {
@@ -94,7 +95,7 @@ impl Http1 {
         Seen { text: String::from_utf8(text).unwrap(), end, at: Instant::now() }
     }
 
-    /// The same of one after which the connection is closed.
+    /// Reads the rest of a chunked body after which the connection is closed.
     pub(crate) async fn last_body(mut self) -> Seen {
         let seen = self.body().await;
         match (seen.end, self.socket.read_u8().await) {
@@ -106,11 +107,11 @@ impl Http1 {
     }
 }
 
-/// A connection of HTTP/2.
+/// An HTTP/2 connection.
 pub(crate) struct Http2 {
     socket: BufReader<TcpStream>,
     streams: BTreeMap<u32, Stream>,
-    /// The server has said that it takes no new streams.
+    /// The server sent GOAWAY.
     pub(crate) goes_away: bool,
 }
 
@@ -131,11 +132,11 @@ const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// `:status: 200` in the table of all HTTP/2 connections.
+/// `:status: 200` in HPACK's static table.
 const STATUS_200: u8 = 0x88;
 
 impl Http2 {
-    /// `stream_window`: how much each stream takes in all.
+    /// `stream_window` is how many bytes each stream accepts in all.
     pub(crate) async fn connect(address: SocketAddr, stream_window: u32) -> Self {
         let socket = BufReader::new(connect(address).await);
         let mut connection = Self { socket, streams: BTreeMap::new(), goes_away: false };
@@ -146,7 +147,7 @@ impl Http2 {
         connection
     }
 
-    /// Asks for a stream, and gives its number.
+    /// Sends a GET request and returns the stream's number.
     pub(crate) async fn get(&mut self, target: &str) -> u32 {
         let id = self.streams.last_key_value().map_or(1, |(id, _)| id + 2);
         let literal = |name: &[u8], value: &str| [name, &[value.len() as u8], value.as_bytes()].concat();
@@ -164,21 +165,21 @@ impl Http2 {
         self.streams.remove(&id);
     }
 
-    /// Until all that was asked for is answered.
+    /// Reads until all requests have a response.
     pub(crate) async fn answered(&mut self) {
         while self.streams.values().any(|stream| !stream.is_answered) {
-            assert!(self.step().await, "it is closed before it answers");
+            assert!(self.step().await, "the connection is closed before the response");
         }
     }
 
-    /// Until this stream has had so much.
-    pub(crate) async fn has_had(&mut self, id: u32, text: &str) {
+    /// Reads until this stream has received this text.
+    pub(crate) async fn has_received(&mut self, id: u32, text: &str) {
         while !std::str::from_utf8(&self.streams[&id].text).unwrap().contains(text) {
-            assert!(self.step().await && self.streams[&id].over.is_none(), "it ends before {text:?}");
+            assert!(self.step().await && self.streams[&id].over.is_none(), "the stream ends before {text:?}");
         }
     }
 
-    /// Until this stream is over.
+    /// Reads until this stream has ended.
     pub(crate) async fn over(&mut self, id: u32) -> Seen {
         while self.streams[&id].over.is_none() && self.step().await {}
         self.streams.remove(&id).unwrap().seen()
@@ -187,11 +188,11 @@ impl Http2 {
     /// Reads until the server closes the connection.
     pub(crate) async fn all(mut self) -> Vec<Seen> {
         while self.step().await {}
-        assert!(self.goes_away, "it says that it goes");
+        assert!(self.goes_away, "the server sends GOAWAY");
         self.streams.into_values().map(Stream::seen).collect()
     }
 
-    /// Takes the next frame. `false`: there is none.
+    /// Reads the next frame. Returns `false` if there is none.
     async fn step(&mut self) -> bool {
         let mut head = [0; 9];
         if self.socket.read_exact(&mut head).await.is_err() {
@@ -212,7 +213,7 @@ impl Http2 {
     }
 
     fn take(&mut self, kind: u8, flags: u8, id: u32, payload: &[u8]) {
-        // It may have been reset.
+        // The stream may have been reset.
         let Some(stream) = self.streams.get_mut(&id) else { return };
         match kind {
             HEADERS if !stream.is_answered => {
@@ -227,7 +228,7 @@ impl Http2 {
             _ if flags & END_STREAM != 0 => End::Clean,
             _ => return,
         };
-        // A reset after the end is one too.
+        // A reset after the end counts as a reset.
         if stream.over.is_none() || end == End::Reset {
             stream.over = Some((end, Instant::now()));
         }
@@ -236,7 +237,7 @@ impl Http2 {
     async fn write(&mut self, kind: u8, flags: u8, id: u32, payload: &[u8]) {
         let [_, length @ ..] = (payload.len() as u32).to_be_bytes();
         let frame = [&length[..], &[kind, flags], &id.to_be_bytes(), payload].concat();
-        // A server that has closed takes nothing, and need not.
+        // A server that has closed the connection does not read this.
         let _ = self.socket.write_all(&frame).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What was found by those who tried to break it: ids that somebody makes up, names that are used again, patterns that nobody needs.
+//! Bugs that attackers of the crate found: forged ids, names that are reused, and unused patterns.
 
 use http::{Method, Request, StatusCode};
 use tower::Layer;
@@ -27,9 +27,9 @@ fn retaining(events: usize, policy: SlowClientPolicy) -> Registry {
     )
 }
 
-/// On a last-value topic nothing is a gap, so that the id goes out again.
+/// On a last-value topic nothing is a gap, so the id is sent back to the client.
 #[test]
-fn an_id_in_a_query_puts_no_lines_into_a_stream() {
+fn an_id_in_a_query_adds_no_lines_to_a_stream() {
     let registry = retaining(1, SlowClientPolicy::SkipSilently);
     publish(&registry, "state", "on");
     for id in ["x%0A%0Aevent:%20logout%0Adata:%20evil%0A", "x%0Dretry:%200%0D", "x%00y", "%20x"] {
@@ -43,7 +43,7 @@ fn an_id_in_a_query_puts_no_lines_into_a_stream() {
     }
 }
 
-/// What each return of an `EventSource` is answered with, which keeps the last id that it had.
+/// The status of each response to an `EventSource` that reconnects with its last id.
 fn returns(registry: &Registry, handle: impl Fn(&ClientHandle)) -> Vec<StatusCode> {
     let mut last_id: Option<String> = None;
     let mut come = || {
@@ -64,7 +64,7 @@ fn returns(registry: &Registry, handle: impl Fn(&ClientHandle)) -> Vec<StatusCod
 }
 
 #[test]
-fn who_got_nothing_of_the_last_event_of_an_answer_does_not_come_back_for_ever() {
+fn a_client_without_the_last_event_of_an_answer_stops_reconnecting() {
     let only_true = || Subscription::to("a").from(Start::Oldest).filter(|event, _| event.attribute() == Some(&true));
     let (ok, whole, failed) = (StatusCode::OK, StatusCode::NO_CONTENT, StatusCode::GONE);
     for (fails, last) in [(false, Event::data("2")), (true, Event::data("2")), (false, Event::empty().comment("."))] {
@@ -83,7 +83,7 @@ fn who_got_nothing_of_the_last_event_of_an_answer_does_not_come_back_for_ever() 
 }
 
 #[test]
-fn a_head_passes_nested_layers_as_a_get_does() {
+fn a_head_request_passes_nested_layers_like_a_get() {
     let registry = Registry::new();
     for method in [Method::GET, Method::HEAD] {
         let mut service = layer(&registry).layer(layer(&registry).layer(tower::service_fn(|request: Request<()>| {
@@ -100,7 +100,7 @@ fn a_head_passes_nested_layers_as_a_get_does() {
 }
 
 #[test]
-fn who_was_catching_up_and_comes_back_by_another_name_loses_nothing() {
+fn a_client_that_catches_up_and_resumes_by_another_name_loses_nothing() {
     for (had, back) in [("a/*", "a/x"), ("a/x", "a/*"), ("a/x", "**")] {
         let registry = Registry::new();
         [("a/x", "1"), ("a/x", "2"), ("b", "3")].iter().for_each(|(topic, it)| publish(&registry, topic, it));
@@ -120,7 +120,7 @@ fn who_was_catching_up_and_comes_back_by_another_name_loses_nothing() {
 }
 
 #[test]
-fn the_newest_eviction_of_an_id_counts() {
+fn the_latest_eviction_of_an_id_counts() {
     let registry = retaining(2, SlowClientPolicy::NotifyGap);
     own(&registry, "a", "k");
     (0..16_000).for_each(|number| own(&registry, "a", &format!("u{number}")));
@@ -134,7 +134,7 @@ fn the_newest_eviction_of_an_id_counts() {
 }
 
 #[test]
-fn an_own_id_that_its_topic_retains_means_itself_though_a_pattern_has_no_room_for_it() {
+fn an_own_id_that_its_topic_retains_resumes_if_a_pattern_lost_it() {
     let bytes = Retention::default().bytes(100_000);
     let registry = Registry::with_config(RegistryConfig::default().total_retention(bytes).topic_retention(bytes));
     let everything = registry.connect();
@@ -154,7 +154,7 @@ fn an_own_id_that_its_topic_retains_means_itself_though_a_pattern_has_no_room_fo
 }
 
 #[test]
-fn patterns_that_nothing_matches_take_nothing_from_those_that_something_does() {
+fn unmatched_patterns_take_no_memory_from_matched_patterns() {
     let registry = Registry::new();
     let idle: Vec<Events> = (0..700)
         .map(|stream| {
@@ -169,12 +169,12 @@ fn patterns_that_nothing_matches_take_nothing_from_those_that_something_does() {
     let mut reader = reader.into_events();
     let numbers: Vec<String> = (0..100).map(|number| number.to_string()).collect();
     numbers.iter().for_each(|number| publish(&registry, "prices/a", number));
-    assert_eq!(data(&mut reader), numbers, "nothing is told as lost, either");
+    assert_eq!(data(&mut reader), numbers, "no event is reported as lost");
     drop(idle);
 }
 
 #[test]
-fn a_bound_of_nothing_is_told_once() {
+fn a_resume_bound_of_zero_causes_one_gap() {
     let registry = Registry::new();
     let id = polling::position(&registry, "a", "1").to_string();
     publish(&registry, "a", "2");

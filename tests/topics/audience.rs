@@ -1,4 +1,4 @@
-//! Who gets an event: exceptions, and filters by what is known of the event and of the client.
+//! Which clients get an event: excluded clients, and filters on what is known of the event and of the client.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use crate::{
     bodies, open,
     open::open,
     polling,
-    polling::{Polled, bounded, data, fields, frame, poll, position, publish, quiet, subscribed, text, told},
+    polling::{Polled, bounded, data, fields, frame, poll, position, publish, quiet, received, subscribed, text},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,18 +39,18 @@ fn errors() -> Subscription {
 }
 
 #[test]
-fn an_event_leaves_out_the_client_that_it_is_not_for() {
+fn an_event_is_not_sent_to_its_excluded_client() {
     let registry = Registry::new();
     let [mut a, mut b] = [0, 1].map(|_| open(&quiet(&registry), None, |client| client.subscribe("room").unwrap()));
     let receipt = registry.publish("room", Event::data("hello").exclude_client(a.0.id())).unwrap();
     assert_eq!(receipt.subscribers(), 1);
-    assert_eq!((told(&mut a.1), told(&mut b.1)), (vec![], vec!["hello".to_owned()]));
+    assert_eq!((received(&mut a.1), received(&mut b.1)), (vec![], vec!["hello".to_owned()]));
     publish(&registry, "room", "all");
-    assert_eq!((told(&mut a.1), told(&mut b.1)), (vec!["all".to_owned()], vec!["all".to_owned()]));
+    assert_eq!((received(&mut a.1), received(&mut b.1)), (vec!["all".to_owned()], vec!["all".to_owned()]));
 }
 
 #[test]
-fn an_exception_in_a_burst_takes_nothing_else_from_anybody() {
+fn an_exclusion_in_a_burst_affects_no_other_event() {
     let registry = Registry::new();
     let [mut a, mut b, mut c] =
         [0, 1, 2].map(|_| open(&quiet(&registry), None, |client| client.subscribe("room").unwrap()));
@@ -58,34 +58,38 @@ fn an_exception_in_a_burst_takes_nothing_else_from_anybody() {
     registry.publish("room", Event::data("2").exclude_client(a.0.id())).unwrap();
     publish(&registry, "room", "3");
     registry.publish("room", Event::data("4").exclude_client(b.0.id())).unwrap();
-    assert_eq!(told(&mut c.1).concat(), "1234");
-    assert_eq!((told(&mut a.1).concat(), told(&mut b.1).concat()), ("134".into(), "123".into()));
+    assert_eq!(received(&mut c.1).concat(), "1234");
+    assert_eq!((received(&mut a.1).concat(), received(&mut b.1).concat()), ("134".into(), "123".into()));
     assert_eq!(registry.stats().delivered, 10);
-    // What comes without exceptions is shared again.
+    // The frames without exclusions are shared again.
     (5..8).for_each(|number| publish(&registry, "room", &number.to_string()));
     let frames = [&mut a, &mut b].map(|client| frame(&mut client.1).unwrap());
     assert_eq!(frames[0].as_ptr(), frames[1].as_ptr());
 }
 
 #[test]
-fn the_receipt_leaves_out_only_who_would_have_had_it() {
+fn the_receipt_subtracts_an_excluded_client_only_if_it_is_subscribed() {
     let registry = Registry::new();
     let (a, b) = (subscribed(&registry, ["room"]), subscribed(&registry, ["**"]));
     let clients = |topic, except: &ClientHandle| {
         registry.publish(topic, Event::data("").exclude_client(except.id())).unwrap().subscribers()
     };
-    assert_eq!((clients("room", &a), clients("other", &b)), (0, 0), "they have no streams yet");
+    assert_eq!((clients("room", &a), clients("other", &b)), (0, 0), "the clients have no streams yet");
     let _streams = [&a, &b].map(|client| client.clone().into_events());
     assert_eq!((clients("room", &a), clients("room", &b), clients("other", &a)), (1, 1, 1));
     assert_eq!(clients("room", &Registry::new().connect()), 2);
-    assert_eq!(a.send(Event::data("").exclude_client(b.id())).unwrap().subscribers(), 1, "no pattern has it");
-    // Of several subscriptions each counts, and each is left out.
+    assert_eq!(
+        a.send(Event::data("").exclude_client(b.id())).unwrap().subscribers(),
+        1,
+        "no pattern matches the client's own topic"
+    );
+    // Each of several subscriptions counts, and each is excluded.
     b.subscribe("room").unwrap();
     assert_eq!((clients("room", &a), clients("room", &b)), (2, 1));
 }
 
 #[test]
-fn a_client_is_left_out_by_patterns_and_in_an_event_stream_too() {
+fn patterns_and_event_streams_exclude_a_client_too() {
     let registry = Registry::new();
     let client = subscribed(&registry, ["room/*", "room/1"]);
     registry.publish("room/1", Event::data("own").exclude_client(client.id())).unwrap();
@@ -119,7 +123,7 @@ fn a_filter_sees_the_event_as_it_was_published() {
 }
 
 #[test]
-fn a_filter_sees_what_is_known_of_the_client() {
+fn a_filter_sees_the_clients_metadata() {
     let registry = Registry::new();
     let layer = quiet(&registry).metadata(|request: &Parts| {
         let user = request.headers.get("user")?;
@@ -147,7 +151,7 @@ fn a_filter_sees_what_is_known_of_the_client() {
         registry.publish("mail", Event::data(user).attribute(User(user.to_owned()))).unwrap();
     }
     assert_eq!(
-        (told(&mut ann_body), told(&mut admin_body)),
+        (received(&mut ann_body), received(&mut admin_body)),
         (vec!["ann".into()], vec!["ann".to_owned(), "bob".into()])
     );
     admin.insert_metadata(User("bob".into()));
@@ -156,11 +160,11 @@ fn a_filter_sees_what_is_known_of_the_client() {
     for user in ["ann", "bob"] {
         registry.publish("mail", Event::data(user).attribute(User(user.to_owned()))).unwrap();
     }
-    assert_eq!((told(&mut ann_body), told(&mut admin_body)), (vec!["ann".to_owned()], vec!["bob".to_owned()]));
+    assert_eq!((received(&mut ann_body), received(&mut admin_body)), (vec!["ann".to_owned()], vec!["bob".to_owned()]));
 }
 
 #[test]
-fn what_is_refused_live_is_refused_on_resume() {
+fn an_event_that_a_filter_refuses_is_refused_on_resume_too() {
     let registry = Registry::new();
     let (_, mut body) = open(&quiet(&registry), None, |client| client.subscribe(errors()).unwrap());
     log(&registry, Level::Error, "1");
@@ -171,14 +175,14 @@ fn what_is_refused_live_is_refused_on_resume() {
     log(&registry, Level::Error, "4");
     let (client, mut body) =
         open(&quiet(&registry), Some(fields(&live, "id")[0]), |client| client.subscribe(errors()).unwrap());
-    assert_eq!((client.resume(), told(&mut body)), (Resume::Continued, vec!["4".to_owned()]));
+    assert_eq!((client.resume(), received(&mut body)), (Resume::Continued, vec!["4".to_owned()]));
     let oldest = registry.connect();
     oldest.subscribe(errors().from(Start::Oldest)).unwrap();
     assert_eq!(data(&mut oldest.into_events()), ["1", "4"]);
 }
 
 #[test]
-fn an_event_of_several_subscriptions_goes_out_once_if_one_lets_it_through() {
+fn an_event_comes_once_if_one_of_several_filters_accepts_it() {
     let registry = Registry::new();
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe(errors()).unwrap());
     client.subscribe(Subscription::matching("*").filter(|event, _| event.data().as_deref() != Some("hidden"))).unwrap();
@@ -186,41 +190,41 @@ fn an_event_of_several_subscriptions_goes_out_once_if_one_lets_it_through() {
     log(&registry, Level::Error, "hidden");
     log(&registry, Level::Error, "both");
     log(&registry, Level::Info, "second");
-    assert_eq!(told(&mut body), ["hidden", "both", "second"]);
+    assert_eq!(received(&mut body), ["hidden", "both", "second"]);
 }
 
 #[test]
-fn what_a_filter_refused_comes_with_a_subscription_that_catches_up() {
+fn an_event_that_a_filter_refused_comes_with_a_later_subscription() {
     let registry = Registry::new();
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe(errors()).unwrap());
     log(&registry, Level::Info, "refused");
     log(&registry, Level::Error, "given");
-    assert_eq!(told(&mut body), ["given"]);
+    assert_eq!(received(&mut body), ["given"]);
     client.subscribe(Subscription::matching("*").from(Start::Oldest)).unwrap();
-    assert_eq!(told(&mut body), ["refused"]);
+    assert_eq!(received(&mut body), ["refused"]);
 }
 
 #[test]
-fn a_later_filter_takes_the_place_of_the_one_before_for_all_that_has_not_gone_out() {
+fn a_new_filter_applies_to_all_events_that_were_not_sent() {
     let registry = Registry::new();
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("log").unwrap());
     log(&registry, Level::Info, "had");
-    assert_eq!(told(&mut body), ["had"]);
+    assert_eq!(received(&mut body), ["had"]);
     log(&registry, Level::Info, "refused");
     log(&registry, Level::Error, "1");
     client.subscribe(errors()).unwrap();
-    assert_eq!(told(&mut body), ["1"]);
+    assert_eq!(received(&mut body), ["1"]);
     log(&registry, Level::Info, "refused");
     client.subscribe("log").unwrap();
-    assert_eq!(told(&mut body), [] as [&str; 0], "a name alone asks for nothing else");
+    assert_eq!(received(&mut body), [] as [&str; 0], "a subscription by name only changes nothing");
     client.subscribe(Subscription::to("log").filter(|_, _| true)).unwrap();
     log(&registry, Level::Info, "2");
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
     assert_eq!(client.subscriptions(), ["log"]);
     log(&registry, Level::Error, "3");
     client.subscribe(Subscription::to("log").filter(|_, _| false)).unwrap();
     client.subscribe(errors().from(Start::Last(2))).unwrap();
-    assert_eq!(told(&mut body), ["3"], "it is asked about each that it is told again");
+    assert_eq!(received(&mut body), ["3"], "the new filter sees each event again");
 
     let events = registry.connect();
     events.subscribe(Subscription::matching("log/*").filter(|_, _| false)).unwrap();
@@ -231,7 +235,7 @@ fn a_later_filter_takes_the_place_of_the_one_before_for_all_that_has_not_gone_ou
 }
 
 #[test]
-fn what_a_filter_refused_that_was_there_before_comes_with_a_subscription_that_catches_up() {
+fn an_older_event_that_a_filter_refused_comes_with_a_later_subscription() {
     let registry = Registry::new();
     let client = registry.connect();
     client.subscribe(Subscription::to("log").filter(|_, _| false)).unwrap();
@@ -246,7 +250,7 @@ fn what_a_filter_refused_that_was_there_before_comes_with_a_subscription_that_ca
 }
 
 #[test]
-fn a_later_start_takes_the_place_of_the_one_before() {
+fn a_new_start_replaces_the_one_before() {
     let registry = Registry::new();
     ["1", "2", "3"].iter().for_each(|data| publish(&registry, "a", data));
     let not_2 = || Subscription::to("a").filter(|event, _| event.data().as_deref() != Some("2"));
@@ -254,27 +258,27 @@ fn a_later_start_takes_the_place_of_the_one_before() {
         client.subscribe(not_2().from(Start::Last(1))).unwrap();
         client.subscribe_from("a", Start::Oldest).unwrap();
     });
-    assert_eq!(told(&mut body), ["1", "3"], "and the filter is what it was");
+    assert_eq!(received(&mut body), ["1", "3"], "the filter stays the same");
 
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
     publish(&registry, "a", "4");
     client.subscribe_from("a", Start::Now).unwrap();
-    assert_eq!(told(&mut body), ["4"], "what is published from now on is what it has anyway");
+    assert_eq!(received(&mut body), ["4"], "the client gets new events anyway");
     client.subscribe_from("a", Start::Last(2)).unwrap();
-    assert_eq!(told(&mut body), ["3", "4"]);
+    assert_eq!(received(&mut body), ["3", "4"]);
     publish(&registry, "a", "5");
     client.subscribe_from("a", Start::Last(2)).unwrap();
-    assert_eq!(told(&mut body), ["5"], "it has had them");
+    assert_eq!(received(&mut body), ["5"], "the client already has the earlier events");
     (0..2).for_each(|_| client.subscribe_from("a", Start::Oldest).unwrap());
-    assert_eq!(told(&mut body), ["1", "2", "3", "4", "5"], "once");
+    assert_eq!(received(&mut body), ["1", "2", "3", "4", "5"], "once");
     let other = Registry::new().position();
     client.subscribe_from("a", Start::After(other)).unwrap();
     let gap = text(&mut body);
-    assert!(gap.contains("event: gap\n"), "it is told that this is not all: {gap}");
+    assert!(gap.contains("event: gap\n"), "the client is told that events are missing: {gap}");
 }
 
 #[test]
-fn who_is_cut_while_it_is_told_again_loses_nothing_and_hears_nothing_thrice() {
+fn a_client_cut_during_a_repeat_gets_no_event_a_third_time() {
     let registry = Registry::new();
     let topics = ["a", "b"];
     let large = |number: usize| format!("{number} {}", "x".repeat(40_000));
@@ -299,21 +303,21 @@ fn who_is_cut_while_it_is_told_again_loses_nothing_and_hears_nothing_thrice() {
 }
 
 #[test]
-fn where_it_was_cut_off_can_be_asked_for_twice_and_comes_once() {
+fn a_start_at_the_last_event_id_set_twice_sends_events_once() {
     let registry = Registry::new();
     let cut = position(&registry, "a", "1").to_string();
     publish(&registry, "a", "2");
     let (client, mut body) = open(&quiet(&registry), Some(&cut), |client| client.subscribe("b").unwrap());
-    assert_eq!(told(&mut body), [] as [&str; 0]);
+    assert_eq!(received(&mut body), [] as [&str; 0]);
     client.subscribe("a").unwrap();
     (0..2).for_each(|_| client.subscribe_from("a", Start::LastEventId).unwrap());
-    assert_eq!(told(&mut body), ["2"]);
+    assert_eq!(received(&mut body), ["2"]);
     client.subscribe_from("a", Start::LastEventId).unwrap();
-    assert_eq!(told(&mut body), [] as [&str; 0]);
+    assert_eq!(received(&mut body), [] as [&str; 0]);
 }
 
 #[test]
-fn a_filter_that_changes_while_the_stream_is_read_loses_and_repeats_nothing() {
+fn a_filter_changed_during_reads_loses_and_repeats_no_event() {
     const EVENTS: usize = 900;
     bounded(|| {
         let registry = Registry::new();
@@ -339,7 +343,7 @@ fn a_filter_that_changes_while_the_stream_is_read_loses_and_repeats_nothing() {
 }
 
 #[test]
-fn of_two_that_subscribe_at_the_same_time_neither_is_ignored() {
+fn the_filter_applies_if_two_threads_subscribe_at_once() {
     bounded(|| {
         for _ in 0..300 {
             let registry = Registry::new();
@@ -355,7 +359,7 @@ fn of_two_that_subscribe_at_the_same_time_neither_is_ignored() {
 }
 
 #[test]
-fn a_stream_of_which_everything_is_refused_waits_without_running_in_circles() {
+fn a_stream_whose_events_are_all_refused_waits() {
     bounded(|| {
         let registry = Registry::new();
         let asked = Arc::new(AtomicUsize::new(0));
@@ -370,7 +374,7 @@ fn a_stream_of_which_everything_is_refused_waits_without_running_in_circles() {
             (0..10).for_each(|number| publish(&registry, "a", &number.to_string()));
             assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
             assert_eq!(asked.load(Ordering::Relaxed), round * 10);
-            assert!(!body.is_woken(), "it waits for what comes next");
+            assert!(!body.is_woken(), "the stream waits for the next event");
             assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
             publish(&registry, "a", "refused");
             assert!(body.is_woken());
@@ -382,7 +386,7 @@ fn a_stream_of_which_everything_is_refused_waits_without_running_in_circles() {
 }
 
 #[test]
-fn refusing_a_flood_lets_others_have_their_turn_and_comes_to_its_end() {
+fn a_reader_that_refuses_a_flood_yields_to_other_tasks() {
     bounded(|| {
         let registry = Registry::new();
         let last = Subscription::to("a").filter(|event, _| event.data().is_some_and(|data| data == "last"));
@@ -395,14 +399,14 @@ fn refusing_a_flood_lets_others_have_their_turn_and_comes_to_its_end() {
         let mut polls = 0;
         while body.enter(|cx, body| body.poll_frame(cx)).is_pending() {
             polls += 1;
-            assert!(body.is_woken(), "it goes on by itself");
+            assert!(body.is_woken(), "the body wakes itself");
         }
         assert!((1..100).contains(&polls), "{polls}");
     });
 }
 
 #[test]
-fn a_filter_may_call_whatever_it_likes() {
+fn a_filter_may_call_any_method() {
     bounded(|| {
         let registry = Registry::new();
         let other = registry.clone();
@@ -417,7 +421,7 @@ fn a_filter_may_call_whatever_it_likes() {
         });
         let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe(busy.clone()).unwrap());
         publish(&registry, "a", "1");
-        assert_eq!(told(&mut body), ["1", "sent"]);
+        assert_eq!(received(&mut body), ["1", "sent"]);
         assert_eq!(client.subscriptions(), ["b"]);
         let closing = Subscription::to("b").filter(|_, client| {
             client.close();
@@ -430,7 +434,7 @@ fn a_filter_may_call_whatever_it_likes() {
     });
 }
 
-/// Does something when it is dropped.
+/// Calls a closure when it is dropped.
 struct OnDrop<F: FnMut()>(F);
 
 impl<F: FnMut()> Drop for OnDrop<F> {
@@ -440,7 +444,7 @@ impl<F: FnMut()> Drop for OnDrop<F> {
 }
 
 #[test]
-fn what_a_filter_holds_is_dropped_with_no_lock_held() {
+fn a_filters_values_are_dropped_without_a_lock() {
     bounded(|| {
         let registry = Registry::new();
         let filtered = |client: &ClientHandle| {
@@ -465,24 +469,24 @@ fn what_a_filter_holds_is_dropped_with_no_lock_held() {
 }
 
 #[test]
-fn an_attribute_is_dropped_with_no_lock_held() {
+fn an_attribute_is_dropped_without_a_lock() {
     bounded(|| {
         let registry = Registry::with_config(
             tower_sse::RegistryConfig::default().topic_retention(tower_sse::Retention::default().events(1)),
         );
-        // A client that never streams is over with its last handle, which the log has here.
+        // A client that never streams ends with its last handle. Here, the log has the last handle.
         registry.publish("a", Event::data("from").attribute(subscribed(&registry, ["b"]))).unwrap();
         publish(&registry, "a", "what makes it go");
         assert_eq!(
             (registry.stats().clients, registry.stats().topics),
             (0, 1),
-            "what it was subscribed to went with it"
+            "its subscriptions are removed with it"
         );
     });
 }
 
 #[test]
-fn metadata_is_changed_with_no_lock_held() {
+fn metadata_is_changed_without_a_lock() {
     bounded(|| {
         #[derive(Clone)]
         struct Held(#[allow(dead_code)] Arc<OnDrop<Box<dyn FnMut() + Send + Sync>>>);
@@ -498,7 +502,7 @@ fn metadata_is_changed_with_no_lock_held() {
 }
 
 #[test]
-fn a_filter_that_panics_harms_its_own_stream_alone() {
+fn a_filter_that_panics_harms_only_its_own_stream() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let registry = Registry::new();
@@ -519,7 +523,7 @@ fn a_filter_that_panics_harms_its_own_stream_alone() {
         assert!(reader.await.unwrap_err().is_panic());
         assert_eq!(client.closed().await, CloseReason::ClientDisconnected);
         publish(&registry, "a", "3");
-        assert_eq!(told(&mut other), ["1", "bad", "2", "3"]);
+        assert_eq!(received(&mut other), ["1", "bad", "2", "3"]);
         assert_eq!((registry.stats().clients, registry.stats().subscriptions), (1, 1));
     });
 }

@@ -1,4 +1,5 @@
-//! Topics and patterns with so many clients that those on one thread share what they read, and do not ask the topic.
+//! Topics and patterns with so many clients that the clients on one thread share what they read and do not lock the
+//! topic.
 
 use std::{future::poll_fn, ops::Range, pin::Pin, thread, time::Duration};
 
@@ -9,19 +10,19 @@ use tower_sse::{ClientHandle, Event, Registry, RegistryConfig, Retention, SseBod
 
 use crate::{
     open::{Empty, open},
-    polling::{fields, position, publish, quiet, rest, subscribed, text, told},
+    polling::{fields, position, publish, quiet, received, rest, subscribed, text},
 };
 
-/// More than it takes.
+/// More clients than sharing needs.
 const CROWD: usize = 40;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// On a topic, for all clients but one, if there is one.
+    /// Publishes on a topic, for all clients except at most one.
     Publish { topic: &'static str, excluded: Option<usize> },
-    /// These read what there is.
+    /// These clients read all that is ready.
     Read(Range<usize>),
-    /// This one leaves, and another comes.
+    /// This client leaves, and another one comes.
     Leave(usize),
 }
 
@@ -36,19 +37,19 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One of the crowd, and what it is to have.
+/// One client of the crowd, and the events that it must get.
 struct Member {
     client: ClientHandle,
     body: SseBody<Empty>,
     takes: fn(&str, usize) -> bool,
     labelled: bool,
     expected: Vec<usize>,
-    /// The first events of those that it has read, or was told that they are lost.
+    /// How many of those events it has read, or was told are lost.
     read: usize,
 }
 
 impl Member {
-    /// What one of the crowd subscribes to depends on its number.
+    /// The subscription depends on the client's number.
     fn join(registry: &Registry, number: usize) -> Self {
         let (subscription, takes): (_, fn(&str, usize) -> bool) = match number % 20 {
             0 => (Subscription::matching("*"), |_, _| true),
@@ -65,7 +66,7 @@ impl Member {
             client.subscribe(subscription.clone()).unwrap();
         });
         let mut member = Self { client, body, takes, labelled, expected: Vec::new(), read: 0 };
-        assert_eq!(text(&mut member.body), "", "it begins now");
+        assert_eq!(text(&mut member.body), "", "the stream begins now");
         member
     }
 
@@ -97,7 +98,7 @@ fn run(steps: Vec<Step>, kept: usize) -> Result<(), TestCaseError> {
     let retention = Retention::default().events(kept);
     let registry = Registry::with_config(RegistryConfig::default().topic_retention(retention));
     let mut crowd: Vec<_> = (0..CROWD).map(|number| Member::join(&registry, number)).collect();
-    // So many that a pattern is crowded too.
+    // So many clients that the pattern has a crowd too.
     let _others: Vec<_> = (0..CROWD).map(|_| subscribed(&registry, ["*"])).collect();
     let may_lose = kept < 1000;
     for (number, step) in steps.into_iter().chain([Step::Read(0..CROWD)]).enumerate() {
@@ -126,18 +127,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn each_of_a_crowd_gets_what_is_for_it_once_and_in_order(steps in prop::collection::vec(step(), 1..60)) {
+    fn each_client_of_a_crowd_gets_its_events_once_in_order(steps in prop::collection::vec(step(), 1..60)) {
         run(steps, 1000)?;
     }
 
     #[test]
-    fn each_of_a_crowd_is_told_of_what_it_has_lost(steps in prop::collection::vec(step(), 1..60), kept in 1_usize..6) {
+    fn each_client_of_a_crowd_is_told_of_its_lost_events(steps in prop::collection::vec(step(), 1..60), kept in 1_usize..6) {
         run(steps, kept)?;
     }
 }
 
 #[test]
-fn a_crowd_on_many_threads_is_woken_for_all_that_is_published_on_many() {
+fn a_crowd_on_many_threads_is_woken_for_every_event() {
     const EVENTS: usize = 2_000;
     let registry = Registry::with_config(RegistryConfig::default().topic_retention(Retention::default()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
@@ -156,7 +157,7 @@ fn a_crowd_on_many_threads_is_woken_for_all_that_is_published_on_many() {
                     let data = event.data().unwrap();
                     let (publisher, number) = data.split_once(' ').unwrap();
                     let next = &mut next[publisher.parse::<usize>().unwrap()];
-                    assert_eq!(number.parse(), Ok(*next), "the next of this publisher's");
+                    assert_eq!(number.parse(), Ok(*next), "the next number of this publisher");
                     *next += 1;
                 }
             })
@@ -168,12 +169,12 @@ fn a_crowd_on_many_threads_is_woken_for_all_that_is_published_on_many() {
             }
         });
         for client in clients {
-            timeout(Duration::from_secs(60), client).await.expect("it has all").unwrap();
+            timeout(Duration::from_secs(60), client).await.expect("the client gets all events in time").unwrap();
         }
     });
 }
 
-/// So many streams that are subscribed to this, each of which has had everything.
+/// Opens a crowd of streams with this subscription, each of which has read everything.
 fn crowd(registry: &Registry, name: &str) -> Vec<(ClientHandle, SseBody<Empty>)> {
     let join = |_| open(&quiet(registry), None, |client| client.subscribe(Subscription::matching(name)).unwrap());
     let mut crowd: Vec<_> = (0..CROWD).map(join).collect();
@@ -182,13 +183,13 @@ fn crowd(registry: &Registry, name: &str) -> Vec<(ClientHandle, SseBody<Empty>)>
 }
 
 #[test]
-fn a_client_that_was_closed_gets_no_more_than_was_published_before() {
+fn a_closed_client_gets_only_events_published_before() {
     let registry = Registry::new();
     let mut crowd = crowd(&registry, "a");
     publish(&registry, "a", "before");
     crowd[0].0.close();
     publish(&registry, "a", "after");
-    assert_eq!(told(&mut crowd[1].1), ["before", "after"]);
+    assert_eq!(received(&mut crowd[1].1), ["before", "after"]);
     let (wire, has_ended) = rest(&mut crowd[0].1);
     assert!(has_ended);
     assert_eq!(fields(&wire, "data")[0], "before");
@@ -196,7 +197,7 @@ fn a_client_that_was_closed_gets_no_more_than_was_published_before() {
 }
 
 #[test]
-fn what_comes_to_a_client_late_has_no_id_that_moves_it_back() {
+fn a_late_event_has_no_id_that_moves_the_client_back() {
     let registry = Registry::new();
     let mut crowd = crowd(&registry, "a");
     let (late, mut body) = open(&quiet(&registry), None, |client| client.subscribe("b").unwrap());
@@ -210,42 +211,42 @@ fn what_comes_to_a_client_late_has_no_id_that_moves_it_back() {
     assert!(fields(&wire, "id")[0].starts_with(&second.to_string()), "{wire}");
 }
 
-/// The first has been told of it before it reads what the second has not read either.
+/// The first reader was told of the loss before it reads the events that the second has not read either.
 #[test]
-fn each_is_told_of_what_a_pattern_has_lost_whoever_reads_first() {
+fn each_client_is_told_of_a_patterns_loss_in_any_reading_order() {
     let by_name = |topic: &str| Retention::default().events(if topic == "brief" { 1 } else { 100 });
     let registry = Registry::with_config(RegistryConfig::default().topic_retention_by(by_name));
     let mut crowd = crowd(&registry, "*");
     let large = "x".repeat(40_000);
     publish(&registry, "a", &large);
     let (first, others) = crowd.split_first_mut().unwrap();
-    assert_eq!(told(&mut others[0].1), [&*large]);
+    assert_eq!(received(&mut others[0].1), [&*large]);
     for (topic, data) in [("a", &*large), ("brief", "lost"), ("brief", "kept")] {
         publish(&registry, topic, data);
     }
-    assert_eq!(told(&mut first.1)[1..], [&*large, &large, "kept"]);
-    let told = told(&mut others[0].1);
+    assert_eq!(received(&mut first.1)[1..], [&*large, &large, "kept"]);
+    let told = received(&mut others[0].1);
     assert!(told[0].starts_with("{\"topics\":[\"*\"]"), "{}", told[0]);
     assert_eq!(told[1..], [&*large, "kept"]);
 }
 
 #[test]
-fn crowds_that_read_the_same_events_of_a_topic_and_of_a_pattern_get_each_their_own() {
+fn crowds_of_a_topic_and_of_a_pattern_get_their_own_frames() {
     let registry = Registry::new();
     let mut of_topic = crowd(&registry, "a");
-    // Whatever place the two have among others, at times it is the same one.
+    // At some offset, the topic and the pattern use the same slot of the frame cache.
     for number in 0..32 {
         let mut of_pattern = crowd(&registry, &format!("{}*", if number % 2 == 0 { "" } else { "*" }));
         for topic in ["a", "b", "a"] {
             publish(&registry, topic, topic);
         }
-        assert_eq!(told(&mut of_topic[0].1), ["a", "a"]);
-        assert_eq!(told(&mut of_pattern[0].1), ["a", "b", "a"]);
+        assert_eq!(received(&mut of_topic[0].1), ["a", "a"]);
+        assert_eq!(received(&mut of_pattern[0].1), ["a", "b", "a"]);
     }
 }
 
 #[test]
-fn nothing_is_left_of_a_crowd_that_has_gone() {
+fn a_crowd_that_has_left_leaves_nothing_behind() {
     let registry = Registry::new();
     let crowd: Vec<_> = (0..CROWD).map(|_| subscribed(&registry, ["a", "*"])).collect();
     drop(crowd);
@@ -254,7 +255,7 @@ fn nothing_is_left_of_a_crowd_that_has_gone() {
 }
 
 #[test]
-fn what_a_topic_keeps_of_a_crowd_that_has_gone_counts() {
+fn memory_that_a_topic_keeps_after_a_crowd_counts() {
     let left_by = |clients| {
         let registry = Registry::new();
         let crowd: Vec<_> = (0..clients).map(|_| subscribed(&registry, ["a"])).collect();

@@ -1,5 +1,5 @@
-//! What the program gave the registry is dropped, and tasks are woken, when nothing is locked; and whatever of that panics, the
-//! rest is not left out.
+//! The registry drops the program's values and wakes tasks only without a lock. If one of these panics, the others
+//! still happen.
 
 use std::{
     cell::Cell,
@@ -33,7 +33,7 @@ thread_local! {
     static IS_ASKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Asks for everything when it is dropped: whatever was locked then, it would never come back.
+/// Calls every method when it is dropped. If a lock were held then, it would deadlock.
 #[derive(Clone)]
 struct Nosy {
     registry: Registry,
@@ -56,7 +56,7 @@ impl Nosy {
         self.registry.publish(topic, self.event("x")).unwrap();
     }
 
-    /// What the program does must have dropped something.
+    /// Checks that `act` drops one of the program's values.
     fn drops<T>(&self, act: impl FnOnce() -> T) -> T {
         let before = self.dropped.load(Ordering::Relaxed);
         let result = act();
@@ -81,13 +81,13 @@ impl Drop for Nosy {
     }
 }
 
-fn keeping(retention: Retention) -> Registry {
+fn with_retention(retention: Retention) -> Registry {
     Registry::with_config(RegistryConfig::default().topic_retention(retention).stalled_client_timeout(None))
 }
 
-/// A registry with events that are to be forgotten now, with an answer, or as they are too old; whoever comes to it next drops them.
+/// A registry with an answer and events that are due to be forgotten now. The next caller drops them.
 async fn with_due_events() -> (Registry, Nosy) {
-    let registry = keeping(Retention::default().age(Duration::from_secs(600)));
+    let registry = with_retention(Retention::default().age(Duration::from_secs(600)));
     let nosy = Nosy::new(&registry, &registry.connect());
     make_due(&registry, &nosy).await;
     (registry, nosy)
@@ -101,7 +101,7 @@ async fn make_due(registry: &Registry, nosy: &Nosy) {
 }
 
 #[test]
-fn attributes_of_events_that_are_evicted_meanwhile_are_dropped_without_a_lock() {
+fn attributes_of_evicted_events_are_dropped_without_a_lock() {
     bounded_in_time(|| async {
         let (registry, nosy) = with_due_events().await;
         nosy.drops(|| registry.stats());
@@ -126,7 +126,7 @@ fn attributes_of_events_that_are_evicted_meanwhile_are_dropped_without_a_lock() 
 }
 
 #[test]
-fn attributes_of_events_that_a_resume_or_a_snapshot_finds_too_old_are_dropped_without_a_lock() {
+fn attributes_of_events_found_too_old_are_dropped_without_a_lock() {
     bounded_in_time(|| async {
         let (registry, nosy) = with_due_events().await;
         for pattern in ["t", "*"] {
@@ -163,9 +163,9 @@ fn attributes_of_events_that_a_resume_or_a_snapshot_finds_too_old_are_dropped_wi
 }
 
 #[test]
-fn the_last_subscriber_of_a_pattern_drops_nothing_under_a_lock() {
+fn the_last_subscriber_of_a_pattern_drops_no_value_under_a_lock() {
     bounded(|| {
-        let registry = keeping(Retention::default().events(1));
+        let registry = with_retention(Retention::default().events(1));
         let nosy = Nosy::new(&registry, &registry.connect());
         let client = registry.connect();
         for pattern in ["a/*", "**"] {
@@ -180,14 +180,14 @@ fn the_last_subscriber_of_a_pattern_drops_nothing_under_a_lock() {
 }
 
 #[test]
-fn what_a_filter_holds_is_dropped_without_a_lock() {
+fn a_filters_values_are_dropped_without_a_lock() {
     bounded(|| {
         let registry = Registry::new();
         let nosy = Nosy::new(&registry, &registry.connect());
         let filtered = |topic: &str| {
             let nosy = nosy.clone();
             Subscription::to(topic).filter(move |_, client| {
-                // It may ask for everything, too.
+                // A filter may call every method, too.
                 drop((client.subscriptions(), client.stats(), nosy.registry.stats(), nosy.presence.count()));
                 true
             })
@@ -207,7 +207,7 @@ fn what_a_filter_holds_is_dropped_without_a_lock() {
 }
 
 #[test]
-fn metadata_of_who_comes_and_goes_is_dropped_without_a_lock() {
+fn metadata_of_members_is_dropped_without_a_lock() {
     bounded_in_time(|| async {
         let by_room = |client: &ClientHandle| Some(client.metadata().get::<usize>()?.to_string());
         let registry = Registry::with_config(RegistryConfig::default().presence_key(by_room));
@@ -222,7 +222,8 @@ fn metadata_of_who_comes_and_goes_is_dropped_without_a_lock() {
         let room = registry.presence("room").unwrap();
         let mut changes = task::spawn(room.changes());
         for _ in 0..3 {
-            // Another of the same member takes the place of the first; both go, and it leaves after its grace time.
+            // Another client of the same member takes the first one's place. Both leave, and the member leaves after
+            // its grace time.
             let (first, body) = come(1);
             let (second, other) = come(1);
             while changes.poll_next().is_ready() {}
@@ -246,7 +247,7 @@ fn metadata_of_who_comes_and_goes_is_dropped_without_a_lock() {
 }
 
 #[test]
-fn the_last_words_of_a_drain_are_dropped_without_a_lock() {
+fn the_farewell_of_a_drain_is_dropped_without_a_lock() {
     bounded(|| {
         let registry = Registry::new();
         let nosy = Nosy::new(&registry, &registry.connect());
@@ -256,11 +257,12 @@ fn the_last_words_of_a_drain_are_dropped_without_a_lock() {
     });
 }
 
-/// A reader has what it reads in its hands while others evict it.
+/// A reader holds the events that it reads while other threads evict them.
 #[test]
-fn what_is_evicted_while_it_is_read_is_dropped_without_a_lock() {
+fn an_event_evicted_while_it_is_read_is_dropped_without_a_lock() {
     bounded(|| {
-        let registry = keeping(Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently));
+        let registry =
+            with_retention(Retention::default().events(1).slow_client_policy(SlowClientPolicy::SkipSilently));
         let is_over = Arc::new(AtomicBool::new(false));
         let (client, mut body) = open(&quiet(&registry), None, |client| {
             ["a", "b", "c"].iter().for_each(|topic| client.subscribe(*topic).unwrap());
@@ -286,7 +288,7 @@ fn what_is_evicted_while_it_is_read_is_dropped_without_a_lock() {
     });
 }
 
-/// Panics when it is dropped, once it is to.
+/// Panics when it is dropped, once its flag is set.
 #[derive(Clone)]
 struct Bomb(Arc<AtomicBool>);
 
@@ -299,9 +301,9 @@ impl Drop for Bomb {
 }
 
 #[test]
-fn who_waits_is_woken_though_an_attribute_that_goes_panics() {
+fn a_waiting_task_is_woken_if_an_evicted_attribute_panics() {
     bounded(|| {
-        let registry = keeping(Retention::default().events(3));
+        let registry = with_retention(Retention::default().events(3));
         let explodes = Arc::new(AtomicBool::new(false));
         let mut waiting: Vec<_> = ["t", "t", "*"]
             .map(|name| {
@@ -321,10 +323,10 @@ fn who_waits_is_woken_though_an_attribute_that_goes_panics() {
         }
         explodes.store(true, Ordering::Relaxed);
         let receipt = registry.publish("t", Event::data("3")).unwrap();
-        assert_eq!(receipt.subscribers(), 3, "whoever publishes does not pay for another's attribute");
+        assert_eq!(receipt.subscribers(), 3, "a publisher does not get the panic of another one's attribute");
         assert!(waiting.iter().all(|events| events.is_woken()));
-        // Two that go together do not bring the process down.
-        let shorter = keeping(Retention::default().bytes(5000));
+        // Two panics at the same time do not abort the process.
+        let shorter = with_retention(Retention::default().bytes(5000));
         explodes.store(false, Ordering::Relaxed);
         for _ in 0..4 {
             shorter.publish("t", Event::data("x").attribute(Bomb(Arc::clone(&explodes)))).unwrap();
@@ -347,12 +349,12 @@ impl Wake for Broken {
 }
 
 #[test]
-fn who_waits_is_woken_though_another_waker_panics() {
+fn a_waiting_task_is_woken_if_another_waker_panics() {
     bounded(|| {
         let registry = Registry::new();
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
         let (before, mut first) = open(&layer, None, |client| client.subscribe("t").unwrap());
-        // It says where it stands first.
+        // The position event comes first.
         text(&mut first);
         let broken = Waker::from(Arc::new(Broken));
         let waits = |body: &mut _| {

@@ -1,4 +1,4 @@
-//! What a pattern loses, and what the ids say then.
+//! The events that a pattern loses, and the ids that clients get then.
 
 use std::{
     pin::Pin,
@@ -14,10 +14,10 @@ use tower_sse::{
 
 use crate::{
     open::{Empty, open},
-    polling::{self, quiet},
+    polling::{self, publish_id, quiet},
 };
 
-/// What comes until there is nothing, in at most 100 looks.
+/// Reads until nothing is ready, in at most 100 polls.
 fn text(body: &mut SseBody<Empty>) -> String {
     let mut text = String::new();
     for _ in 0..100 {
@@ -36,22 +36,18 @@ fn ids(wire: &str) -> Vec<&str> {
     wire.lines().filter_map(|line| line.strip_prefix("id: ")).collect()
 }
 
-fn publish(registry: &Registry, topic: &str, data: &str) -> String {
-    registry.publish(topic, Event::data(data)).unwrap().position().unwrap().to_string()
-}
-
-fn keeping(events: impl Fn(&str) -> usize + Send + Sync + 'static) -> Registry {
+fn with_retention(events: impl Fn(&str) -> usize + Send + Sync + 'static) -> Registry {
     let by_name = move |topic: &str| Retention::default().events(events(topic));
     Registry::with_config(RegistryConfig::default().topic_retention_by(by_name))
 }
 
 #[test]
-fn a_gap_in_a_pattern_repeats_nothing_that_was_seen() {
-    let registry = keeping(|topic| if topic == "a/1" { 1 } else { 100 });
-    publish(&registry, "a/0", "1");
-    let seen = publish(&registry, "a/0", "2");
+fn a_gap_in_a_pattern_repeats_no_event() {
+    let registry = with_retention(|topic| if topic == "a/1" { 1 } else { 100 });
+    publish_id(&registry, "a/0", "1");
+    let seen = publish_id(&registry, "a/0", "2");
     for data in ["lost", "3"] {
-        publish(&registry, "a/1", data);
+        publish_id(&registry, "a/1", data);
     }
     let (client, mut body) =
         open(&quiet(&registry), Some(&seen), |client| client.subscribe(Subscription::matching("a/*")).unwrap());
@@ -60,18 +56,18 @@ fn a_gap_in_a_pattern_repeats_nothing_that_was_seen() {
 }
 
 #[test]
-fn what_a_pattern_loses_out_of_order_is_told() {
-    let registry = keeping(|topic| if topic == "a/0" { 1 } else { 2 });
+fn a_pattern_reports_events_that_it_loses_out_of_order() {
+    let registry = with_retention(|topic| if topic == "a/0" { 1 } else { 2 });
     let (_other, _held) =
         open(&quiet(&registry), None, |client| client.subscribe(Subscription::matching("a/*")).unwrap());
     for (topic, data) in [("a/1", "1"), ("a/1", "2"), ("a/0", "3"), ("a/0", "4")] {
-        publish(&registry, topic, data);
+        publish_id(&registry, topic, data);
     }
     let (_client, mut body) = open(&quiet(&registry), None, |client| {
         client.subscribe(Subscription::matching("a/*").from(Start::Oldest)).unwrap();
     });
-    // 1 goes, which is older than 3, which was gone before.
-    publish(&registry, "a/1", "5");
+    // Event 1 is evicted. It is older than 3, which was evicted before.
+    publish_id(&registry, "a/1", "5");
     let wire = text(&mut body);
     assert!(wire.starts_with("event: gap\n"), "{wire}");
     assert_eq!(data(&wire)[1..], ["2", "4", "5"]);
@@ -83,7 +79,7 @@ fn the_id_of_a_gap_never_moves_the_client_back() {
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("b").unwrap());
     let after = registry.publish("a", Event::data("1")).unwrap().position().unwrap();
     for (topic, data) in [("a", "2"), ("b", "3"), ("a", "4")] {
-        publish(&registry, topic, data);
+        publish_id(&registry, topic, data);
     }
     let first = text(&mut body);
     client.subscribe_from("a", Start::After(after)).unwrap();
@@ -94,7 +90,7 @@ fn the_id_of_a_gap_never_moves_the_client_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn topics_whose_events_were_too_old_for_a_pattern_are_forgotten() {
+async fn topics_whose_events_are_too_old_for_a_pattern_are_forgotten() {
     let age = Retention::default().age(Duration::from_secs(10));
     let registry = Registry::with_config(RegistryConfig::default().topic_retention(age));
     for topic in 0..100 {
@@ -108,9 +104,9 @@ async fn topics_whose_events_were_too_old_for_a_pattern_are_forgotten() {
     assert_eq!((stats.events, stats.topics, stats.bytes), (0, 0, 0));
 }
 
-/// Who reads on from there is not told of it again.
+/// A client that starts there is not told of the gap again.
 #[test]
-fn a_gap_says_where_to_go_on_from() {
+fn a_gap_has_the_position_to_go_on_from() {
     let registry = Registry::with_config(RegistryConfig::default().topic_retention(Retention::default().events(1)));
     let client = registry.connect();
     client.subscribe("topic").unwrap();
@@ -124,14 +120,14 @@ fn a_gap_says_where_to_go_on_from() {
     assert_eq!(polling::data(&mut back.into_events()), ["3"]);
 }
 
-/// The data of what comes, with `gap` for each gap, until the stream waits or ends.
-fn come(events: &mut Events) -> Vec<String> {
+/// The data of the events that read_all, with `gap` for each gap, until the stream waits or ends.
+fn read_all(events: &mut Events) -> Vec<String> {
     let name = |item: Result<Delivery, Gap>| item.map_or("gap".into(), |event| event.data().unwrap().into_owned());
     std::iter::from_fn(|| polling::next(events)).map(name).collect()
 }
 
 #[test]
-fn what_a_pattern_gave_is_not_missing_on_a_topic_that_it_matches() {
+fn an_event_sent_for_a_pattern_is_not_missing_on_its_topic() {
     for policy in
         [SlowClientPolicy::NotifyGap, SlowClientPolicy::Disconnect { reconnect_delay: Duration::from_secs(1) }]
     {
@@ -141,40 +137,43 @@ fn what_a_pattern_gave_is_not_missing_on_a_topic_that_it_matches() {
             let client = registry.connect();
             client.subscribe(Subscription::matching(first)).unwrap();
             let mut events = client.clone().into_events();
-            ["1", "2"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
-            assert_eq!(come(&mut events), ["1", "2"]);
+            ["1", "2"].iter().for_each(|data| drop(publish_id(&registry, "a/1", data)));
+            assert_eq!(read_all(&mut events), ["1", "2"]);
             client.subscribe(Subscription::matching(second).from(Start::Oldest)).unwrap();
-            publish(&registry, "a/1", "3");
-            assert_eq!(come(&mut events), ["3"], "{first} and {second}: it has had what went");
-            ["4", "5", "6"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
+            publish_id(&registry, "a/1", "3");
+            assert_eq!(read_all(&mut events), ["3"], "{first} and {second}: the client already has the evicted events");
+            ["4", "5", "6"].iter().for_each(|data| drop(publish_id(&registry, "a/1", data)));
             match policy {
-                SlowClientPolicy::NotifyGap => assert_eq!(come(&mut events), ["gap", "5", "6"], "{first} and {second}"),
-                _ => assert_eq!((come(&mut events), client.stats().missed > 0), (vec![], true)),
+                SlowClientPolicy::NotifyGap => {
+                    assert_eq!(read_all(&mut events), ["gap", "5", "6"], "{first} and {second}")
+                }
+                _ => assert_eq!((read_all(&mut events), client.stats().missed > 0), (vec![], true)),
             }
         }
     }
 }
 
 #[test]
-fn what_a_filtered_pattern_refused_is_missing_on_a_topic_that_it_matches() {
-    let registry = keeping(|_| 2);
+fn an_event_that_a_patterns_filter_refused_is_missing_on_its_topic() {
+    let registry = with_retention(|_| 2);
     let client = registry.connect();
     client.subscribe(Subscription::matching("a/*").filter(|_, _| false)).unwrap();
     let mut events = client.clone().into_events();
-    ["1", "2"].iter().for_each(|data| drop(publish(&registry, "a/1", data)));
-    assert!(come(&mut events).is_empty());
+    ["1", "2"].iter().for_each(|data| drop(publish_id(&registry, "a/1", data)));
+    assert!(read_all(&mut events).is_empty());
     client.subscribe_from("a/1", Start::Oldest).unwrap();
-    publish(&registry, "a/1", "3");
-    assert_eq!(come(&mut events), ["gap", "2", "3"]);
+    publish_id(&registry, "a/1", "3");
+    assert_eq!(read_all(&mut events), ["gap", "2", "3"]);
 }
 
-/// While it looks, others evict what one of its subscriptions has in its hands and another one has not looked for yet.
+/// While the client reads, another thread evicts events that one of its subscriptions has taken and another one has not
+/// looked for yet.
 #[test]
-fn nothing_is_told_as_missing_that_came_by_another_subscription() {
+fn an_event_that_came_by_another_subscription_is_not_missing() {
     const EVENTS: u64 = 2000;
     polling::bounded(|| {
         for names in [["a/1", "*/1"], ["*/1", "a/1"], ["a/*", "*/1"]] {
-            let registry = keeping(|_| 3);
+            let registry = with_retention(|_| 3);
             let client = registry.connect();
             names.iter().for_each(|name| client.subscribe(Subscription::matching(*name)).unwrap());
             let mut events = client.into_events();
@@ -182,7 +181,7 @@ fn nothing_is_told_as_missing_that_came_by_another_subscription() {
                 let registry = registry.clone();
                 move || {
                     for number in 0..EVENTS {
-                        publish(&registry, "a/1", &number.to_string());
+                        publish_id(&registry, "a/1", &number.to_string());
                     }
                 }
             });

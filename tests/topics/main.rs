@@ -1,4 +1,4 @@
-//! Publishing, retention, patterns, producers, and what is lost or left out.
+//! Publishing, retention, patterns, producers, losses and exclusions.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/answer.rs"]

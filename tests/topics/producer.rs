@@ -1,4 +1,4 @@
-//! Topics that one producer fills and ends: who may write, what readers get, how their streams end.
+//! Topics that one producer fills and ends: which producer may write, what readers get, and how their streams end.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     bodies,
     open::{Empty, open},
     polling,
-    polling::{Polled, bounded, bounded_in_time, data, fields, next, poll, publish, quiet, rest, settle, told},
+    polling::{Polled, bounded, bounded_in_time, data, fields, next, poll, publish, quiet, received, rest, settle},
     watched::watched,
 };
 
@@ -35,7 +35,7 @@ fn reason(client: &ClientHandle) -> CloseReason {
     assert_ready!(task::spawn(client.closed()).poll())
 }
 
-/// What `EventStream` answers one that comes back with this id.
+/// The response of `EventStream` to a client that resumes from this id.
 fn resumed(registry: &Registry, id: Option<&str>, topics: &[&str]) -> Response<SseBody<Empty>> {
     let mut request = Request::builder();
     if let Some(id) = id {
@@ -49,14 +49,14 @@ fn resumed(registry: &Registry, id: Option<&str>, topics: &[&str]) -> Response<S
 }
 
 #[test]
-fn a_reader_has_all_and_then_a_clean_end() {
+fn a_reader_gets_all_events_and_then_a_clean_end() {
     bounded(|| {
         let registry = Registry::new();
         let producer = registry.start_producer("a").unwrap();
         assert_eq!((producer.topic(), registry.topic_state("a")), ("a", Some(TopicState::Producing)));
         let (waiting, mut waiting_body) = reading(&registry, "a", Start::Now);
         producer.publish(Event::data("1")).unwrap();
-        assert_eq!(told(&mut waiting_body), ["1"]);
+        assert_eq!(received(&mut waiting_body), ["1"]);
         let mut waiting_body = task::spawn(waiting_body);
         assert_pending!(waiting_body.enter(|cx, body| http_body::Body::poll_frame(body, cx)));
         let (behind, mut behind_body) = reading(&registry, "a", Start::Oldest);
@@ -71,7 +71,7 @@ fn a_reader_has_all_and_then_a_clean_end() {
 }
 
 #[test]
-fn a_reader_that_comes_after_the_end_has_the_rest_and_the_end() {
+fn a_reader_that_comes_after_the_end_gets_the_rest_and_the_end() {
     bounded(|| {
         let registry = Registry::new();
         let producer = registry.start_producer("a").unwrap();
@@ -89,7 +89,7 @@ fn a_reader_that_comes_after_the_end_has_the_rest_and_the_end() {
 }
 
 #[test]
-fn a_batched_or_labelled_reader_comes_to_the_end_too() {
+fn a_reader_with_batches_or_topics_as_types_gets_the_end_too() {
     bounded_in_time(|| async {
         let registry = Registry::new();
         let producer = registry.start_producer("a").unwrap();
@@ -100,7 +100,7 @@ fn a_batched_or_labelled_reader_comes_to_the_end_too() {
             open(&layer.topic_as_event_type(true), None, |client| client.subscribe_from("a", Start::Oldest).unwrap()).1
         });
         assert_eq!(
-            (told(&mut plain), told(&mut array)),
+            (received(&mut plain), received(&mut array)),
             (vec!["1".into()], vec![r#"[{"topic":"a","data":1}]"#.into()])
         );
         producer.end();
@@ -110,30 +110,30 @@ fn a_batched_or_labelled_reader_comes_to_the_end_too() {
 }
 
 #[test]
-fn who_has_had_all_is_answered_with_204() {
+fn a_client_that_read_everything_gets_204() {
     bounded(|| {
         let registry = Registry::new();
         let producer = registry.start_producer("a").unwrap();
         let first = producer.publish(Event::data("1")).unwrap().position().unwrap().to_string();
         let last = producer.publish(Event::data("2")).unwrap().position().unwrap().to_string();
-        assert_eq!(resumed(&registry, Some(&last), &["a"]).status(), StatusCode::OK, "more may come");
+        assert_eq!(resumed(&registry, Some(&last), &["a"]).status(), StatusCode::OK, "more events may come");
         producer.end();
         let done = resumed(&registry, Some(&last), &["a"]);
         assert_eq!(done.status(), StatusCode::NO_CONTENT);
-        assert_eq!(registry.stats().clients, 0, "nothing is left of it");
+        assert_eq!(registry.stats().clients, 0, "the client leaves nothing behind");
         let rest = resumed(&registry, Some(&first), &["a"]);
         assert_eq!((rest.status(), whole(&mut rest.into_body())), (StatusCode::OK, vec!["2".to_owned()]));
-        assert_eq!(resumed(&registry, Some(&last), &["a", "b"]).status(), StatusCode::OK, "another topic goes on");
-        assert_eq!(resumed(&registry, None, &[]).status(), StatusCode::OK, "it may be subscribed later");
+        assert_eq!(resumed(&registry, Some(&last), &["a", "b"]).status(), StatusCode::OK, "the other topic goes on");
+        assert_eq!(resumed(&registry, None, &[]).status(), StatusCode::OK, "the client may subscribe later");
         let lost = resumed(&registry, Some("1-0"), &["a"]);
-        assert_eq!(lost.status(), StatusCode::OK, "it is to be told of a gap");
+        assert_eq!(lost.status(), StatusCode::OK, "the client must be told of a gap");
         assert_eq!(whole(&mut lost.into_body())[1..], ["1", "2"]);
     });
 }
 
 #[cfg(feature = "axum")]
 #[test]
-fn who_has_had_all_is_answered_with_204_by_axum() {
+fn a_client_that_read_everything_gets_204_from_axum() {
     use axum::response::IntoResponse;
     let registry = Registry::new();
     registry.start_producer("a").unwrap().end();
@@ -145,7 +145,7 @@ fn who_has_had_all_is_answered_with_204_by_axum() {
 }
 
 #[test]
-fn a_stream_ends_when_the_last_of_its_topics_does() {
+fn a_stream_ends_with_the_last_of_its_topics() {
     bounded(|| {
         let registry = Registry::new();
         let [a, b] = ["a", "b"].map(|topic| registry.start_producer(topic).unwrap());
@@ -154,16 +154,16 @@ fn a_stream_ends_when_the_last_of_its_topics_does() {
         });
         a.publish(Event::data("a")).unwrap();
         a.end();
-        assert_eq!(told(&mut body), ["a"]);
+        assert_eq!(received(&mut body), ["a"]);
         b.publish(Event::data("b")).unwrap();
-        assert_eq!((told(&mut body), client.subscriptions()), (vec!["b".to_owned()], vec!["b".to_owned()]));
+        assert_eq!((received(&mut body), client.subscriptions()), (vec!["b".to_owned()], vec!["b".to_owned()]));
         b.end();
         assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::TopicsEnded));
     });
 }
 
 #[test]
-fn what_was_sent_to_the_client_alone_does_not_hold_a_completed_stream_open() {
+fn an_event_to_the_client_alone_keeps_no_completed_stream_open() {
     bounded(|| {
         let registry = Registry::new();
         let producer = registry.start_producer("a").unwrap();
@@ -179,7 +179,7 @@ fn what_was_sent_to_the_client_alone_does_not_hold_a_completed_stream_open() {
 }
 
 #[test]
-fn a_handlers_own_body_that_goes_on_is_not_cut() {
+fn a_handlers_own_body_is_not_cut_at_the_end_of_topics() {
     bounded(|| {
         let registry = Registry::new();
         let producer = registry.start_producer("a").unwrap();
@@ -192,16 +192,16 @@ fn a_handlers_own_body_that_goes_on_is_not_cut() {
         producer.publish(Event::data("1")).unwrap();
         producer.end();
         let send = |data: &'static str| frames.try_send(Ok(Frame::data(Bytes::from_static(data.as_bytes())))).unwrap();
-        assert_eq!(polling::told(&mut body), ["1"]);
+        assert_eq!(polling::received(&mut body), ["1"]);
         send("data: own\n\n");
-        assert_eq!(polling::told(&mut body), ["own"]);
+        assert_eq!(polling::received(&mut body), ["own"]);
         drop(frames);
         assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::TopicsEnded));
     });
 }
 
 #[test]
-fn a_topic_has_one_producer_unless_another_takes_over() {
+fn a_topic_has_one_producer_until_another_replaces_it() {
     bounded(|| {
         let registry = Registry::new();
         let first = registry.start_producer("a").unwrap();
@@ -218,20 +218,24 @@ fn a_topic_has_one_producer_unless_another_takes_over() {
         assert_eq!(first.publish(Event::data("late")).unwrap_err(), replaced);
         second.publish(Event::data("second")).unwrap();
         drop(first);
-        assert_eq!(registry.topic_state("a"), Some(TopicState::Producing), "what was replaced ends nothing");
-        assert_eq!(told(&mut body), ["first", "second"]);
+        assert_eq!(
+            registry.topic_state("a"),
+            Some(TopicState::Producing),
+            "a replaced producer does not end the topic"
+        );
+        assert_eq!(received(&mut body), ["first", "second"]);
         second.end();
         assert_eq!((poll(&mut body), reason(&client)), (Polled::End, CloseReason::TopicsEnded));
     });
 }
 
 #[test]
-fn a_cancelled_producer_may_not_write_on_and_its_topic_has_ended() {
+fn a_cancelled_producer_may_not_publish_and_its_topic_has_ended() {
     bounded(|| {
         let registry = Registry::new();
         assert!(!registry.cancel_producer("a"));
         publish(&registry, "a", "0");
-        assert!(!registry.cancel_producer("a"), "nobody produces it");
+        assert!(!registry.cancel_producer("a"), "the topic has no producer");
         let producer = registry.start_producer("a").unwrap();
         let (client, mut body) = reading(&registry, "a", Start::Oldest);
         let mut stopped = task::spawn(producer.stopped());
@@ -253,7 +257,7 @@ fn a_cancelled_producer_may_not_write_on_and_its_topic_has_ended() {
 }
 
 #[test]
-fn an_ended_topic_takes_nothing_until_somebody_produces_it_again() {
+fn an_ended_topic_refuses_events_until_it_has_a_new_producer() {
     bounded(|| {
         let registry = Registry::new();
         let producer = registry.start_producer("a").unwrap();
@@ -264,9 +268,9 @@ fn an_ended_topic_takes_nothing_until_somebody_produces_it_again() {
         assert_eq!(refused, PublishError::Ended { topic: "a".into() });
         let again = registry.start_producer("a").unwrap();
         again.publish(Event::data("2")).unwrap();
-        assert_eq!(told(&mut old_body), ["1", "2"], "who had not come to the end goes on");
+        assert_eq!(received(&mut old_body), ["1", "2"], "a reader that had not reached the end goes on");
         let (_, mut new_body) = reading(&registry, "a", Start::Oldest);
-        assert_eq!(told(&mut new_body), ["1", "2"]);
+        assert_eq!(received(&mut new_body), ["1", "2"]);
         again.end();
         assert_eq!((poll(&mut old_body), poll(&mut new_body)), (Polled::End, Polled::End));
         assert_eq!(reason(&old), CloseReason::TopicsEnded);
@@ -274,7 +278,7 @@ fn an_ended_topic_takes_nothing_until_somebody_produces_it_again() {
 }
 
 #[test]
-fn a_piped_stream_goes_on_without_readers_and_ends_the_topic() {
+fn a_producer_of_a_stream_goes_on_without_readers_and_ends_the_topic() {
     bounded_in_time(|| async {
         let registry = Registry::new();
         let tokens = tokio_stream::iter(["1", "2", "3"].map(Event::data));
@@ -285,7 +289,7 @@ fn a_piped_stream_goes_on_without_readers_and_ends_the_topic() {
 }
 
 #[test]
-fn a_piped_stream_is_dropped_as_soon_as_its_producer_may_not_write_on() {
+fn a_producers_stream_is_dropped_when_it_may_not_publish_any_more() {
     bounded_in_time(|| async {
         for takes_over in [true, false] {
             let registry = Registry::new();
@@ -301,7 +305,10 @@ fn a_piped_stream_is_dropped_as_soon_as_its_producer_may_not_write_on() {
             };
             assert!(takes_over || registry.cancel_producer("a"));
             settle().await;
-            assert!(dropped.load(Ordering::Relaxed) && events.is_closed(), "it does not wait for the next event");
+            assert!(
+                dropped.load(Ordering::Relaxed) && events.is_closed(),
+                "the stream is dropped before its next event"
+            );
             assert_eq!(task.await.unwrap(), Err(expected));
             assert_eq!(second.is_some(), registry.topic_state("a") == Some(TopicState::Producing));
         }
@@ -344,10 +351,10 @@ fn panics_after(token: &'static str) -> impl tokio_stream::Stream<Item = Event> 
 #[derive(Debug, PartialEq)]
 struct Seen {
     state: TopicState,
-    /// The types of the events after the one token that there was.
+    /// The types of the events after the single token.
     last: Vec<String>,
     reason: CloseReason,
-    /// Who has had all and comes back.
+    /// The status for a reader that resumes after it has read everything.
     status: StatusCode,
 }
 
@@ -355,10 +362,10 @@ fn seen(state: TopicState, last: &[&str], reason: CloseReason, status: StatusCod
     Seen { state, last: last.iter().map(|&event_type| event_type.into()).collect(), reason, status }
 }
 
-/// Ends a topic after one token, and says what those see of it who read it then, who come later, and who come back.
+/// Ends a topic after one token. Returns what a current reader, a later reader and a resuming reader see.
 async fn see<T: Future<Output = ()>>(registry: &Registry, end: impl Fn(Registry, tower_sse::Producer) -> T) -> Seen {
     let (state, whole, truncated) = (registry.topic_state("a"), StatusCode::NO_CONTENT, StatusCode::GONE);
-    assert_eq!(state, None, "a registry of its own");
+    assert_eq!(state, None, "a new registry");
     let producer = registry.start_producer("a").unwrap();
     let (live, mut live_body) = reading(registry, "a", Start::Now);
     let token = producer.publish(Event::data("token")).unwrap().position().unwrap().to_string();
@@ -368,10 +375,10 @@ async fn see<T: Future<Output = ()>>(registry: &Registry, end: impl Fn(Registry,
     assert!(has_ended && wire.contains("data: token\n"), "{wire}");
     let last: Vec<String> = fields(&wire, "event").into_iter().map(str::to_owned).collect();
     let (late, mut late_body) = reading(registry, "a", Start::Oldest);
-    assert_eq!(rest(&mut late_body), (wire.clone(), true), "who comes later gets the same");
+    assert_eq!(rest(&mut late_body), (wire.clone(), true), "a later reader gets the same");
     let reason = reason(&live);
     assert_eq!(self::reason(&late), reason);
-    // Cut after the token.
+    // A reader that was cut after the token.
     let behind = resumed(registry, Some(&token), &["a"]);
     let status = if last.is_empty() { behind.status() } else { StatusCode::OK };
     assert_eq!(behind.status(), status);
@@ -380,7 +387,7 @@ async fn see<T: Future<Output = ()>>(registry: &Registry, end: impl Fn(Registry,
         assert!(has_ended && wire.ends_with(&rest) && !rest.is_empty(), "{rest}");
     }
     let back = resumed(registry, fields(&wire, "id").last().copied(), &["a"]);
-    assert!(!back.headers().contains_key("content-type"), "nothing is to come");
+    assert!(!back.headers().contains_key("content-type"), "no more events come");
     assert_eq!(back.headers()["cache-control"], "no-store");
     assert_eq!(back.extensions().get(), (back.status() == truncated).then_some(&reason));
     assert!([whole, truncated].contains(&back.status()), "an `EventSource` stops");
@@ -388,7 +395,7 @@ async fn see<T: Future<Output = ()>>(registry: &Registry, end: impl Fn(Registry,
 }
 
 #[test]
-fn each_end_says_what_happened() {
+fn each_end_has_its_own_state_reason_and_status() {
     bounded_in_time(|| async {
         const OUTCOMES: [(TopicState, CloseReason, StatusCode); 3] = [
             (TopicState::Ended, CloseReason::TopicsEnded, StatusCode::NO_CONTENT),
@@ -437,7 +444,7 @@ fn each_end_says_what_happened() {
         };
         assert_eq!(see(&registry(), succeeds).await, whole(&["own"]));
 
-        // With events of the program's, or none, that are said once for all topics.
+        // With a farewell of the program, or without one, set once for all topics.
         let end = |data: &str| Event::data(data).event("end").id("not sent").unwrap();
         let own = RegistryConfig::default().failed_event(end("failed")).cancelled_event(end("cancelled"));
         let none = RegistryConfig::default().failed_event(None).cancelled_event(None);
@@ -450,7 +457,7 @@ fn each_end_says_what_happened() {
 }
 
 #[test]
-fn a_last_event_comes_with_the_end() {
+fn a_last_event_comes_together_with_the_end() {
     bounded(|| {
         for end in 0..3 {
             let registry = Registry::new();
@@ -474,7 +481,7 @@ fn a_last_event_comes_with_the_end() {
 }
 
 #[test]
-fn who_comes_when_it_is_over_is_told_of_a_failure_wherever_it_starts() {
+fn a_late_reader_is_told_of_a_failure_with_any_start() {
     bounded(|| {
         let registry = Registry::new();
         let producer = registry.start_producer("failed").unwrap();
@@ -485,7 +492,7 @@ fn who_comes_when_it_is_over_is_told_of_a_failure_wherever_it_starts() {
         for start in [Start::Now, Start::Last(1)] {
             assert_eq!(told(start, "failed"), [r#"{"topic":"failed"}"#]);
         }
-        assert_eq!(told(Start::Now, "whole"), [""; 0], "nothing is wrong with that one");
+        assert_eq!(told(Start::Now, "whole"), [""; 0], "the topic that ended has no error");
         let first = resumed(&registry, None, &["failed"]);
         assert_eq!((first.status(), whole(&mut first.into_body()).len()), (StatusCode::OK, 1));
         assert_eq!(resumed(&registry, None, &["whole"]).status(), StatusCode::NO_CONTENT);
@@ -493,7 +500,7 @@ fn who_comes_when_it_is_over_is_told_of_a_failure_wherever_it_starts() {
 }
 
 #[test]
-fn a_stream_of_several_topics_goes_on_when_one_fails_and_does_not_pass_for_complete() {
+fn a_stream_with_a_failed_topic_goes_on_and_is_not_complete() {
     bounded(|| {
         for (first, second, expected) in [
             (TopicState::Failed, TopicState::Ended, CloseReason::TopicFailed),
@@ -512,10 +519,10 @@ fn a_stream_of_several_topics_goes_on_when_one_fails_and_does_not_pass_for_compl
                 _ => assert!(registry.cancel_producer(producer.topic())),
             };
             end(a, first);
-            assert_eq!(told(&mut body).len(), usize::from(first != TopicState::Ended), "and it goes on");
+            assert_eq!(received(&mut body).len(), usize::from(first != TopicState::Ended), "the stream goes on");
             let id = b.publish(Event::data("b")).unwrap().position().unwrap().to_string();
-            assert_eq!((told(&mut body), client.subscriptions()), (vec!["b".to_owned()], vec!["b".to_owned()]));
-            assert_eq!(resumed(&registry, Some(&id), &["a", "b"]).status(), StatusCode::OK, "more may come");
+            assert_eq!((received(&mut body), client.subscriptions()), (vec!["b".to_owned()], vec!["b".to_owned()]));
+            assert_eq!(resumed(&registry, Some(&id), &["a", "b"]).status(), StatusCode::OK, "more events may come");
             end(b, second);
             let (wire, has_ended) = rest(&mut body);
             assert_eq!((has_ended, reason(&client)), (true, expected));
@@ -531,7 +538,7 @@ fn a_stream_of_several_topics_goes_on_when_one_fails_and_does_not_pass_for_compl
 }
 
 #[test]
-fn a_topic_that_was_not_finished_is_never_had_all_of() {
+fn an_unfinished_topic_is_never_complete() {
     bounded(|| {
         let registry = Registry::new();
         for topic in ["failed", "cancelled", "whole"] {
@@ -552,7 +559,7 @@ fn a_topic_that_was_not_finished_is_never_had_all_of() {
 }
 
 #[test]
-fn a_last_event_that_is_refused_is_an_error_and_no_whole_topic() {
+fn a_refused_last_event_is_an_error_and_fails_the_topic() {
     bounded(|| {
         let config = RegistryConfig::default().topic_retention(Retention::default().bytes(2000));
         let registry = Registry::with_config(config);
@@ -573,7 +580,7 @@ fn a_last_event_that_is_refused_is_an_error_and_no_whole_topic() {
         assert!(!registry.cancel_producer_with("nobody's", Event::data("")).unwrap());
         assert_eq!(registry.topic_state("nobody's"), None);
 
-        // Where there is no room for the registry's own either, the end is what it is.
+        // If the registry's own event does not fit either, the end has no event.
         let config = RegistryConfig::default().topic_retention(Retention::default().bytes(1));
         let registry = Registry::with_config(config);
         let [_dropped, _cancelled] = ["dropped", "cancelled"].map(|topic| registry.start_producer(topic).unwrap());
@@ -587,7 +594,7 @@ fn a_last_event_that_is_refused_is_an_error_and_no_whole_topic() {
 }
 
 #[test]
-fn who_was_replaced_says_no_last_word() {
+fn a_replaced_producer_sends_no_last_event() {
     bounded(|| {
         let registry = Registry::new();
         let [first, second, third] = [0; 3].map(|_| registry.replace_producer("a").unwrap());
@@ -607,12 +614,12 @@ fn a_pattern_is_told_of_a_topic_that_failed_and_goes_on() {
         let (_, mut body) = reading(&registry, "a/*", Start::Now);
         drop(registry.start_producer("a/1").unwrap());
         publish(&registry, "a/2", "2");
-        assert_eq!(told(&mut body), [r#"{"topic":"a/1"}"#, "2"]);
+        assert_eq!(received(&mut body), [r#"{"topic":"a/1"}"#, "2"]);
     });
 }
 
 #[test]
-fn a_topic_that_failed_can_begin_anew_and_be_finished() {
+fn a_failed_topic_can_be_restarted_and_finished() {
     bounded(|| {
         let registry = Registry::new();
         drop(registry.start_producer("a").unwrap());
@@ -620,7 +627,7 @@ fn a_topic_that_failed_can_begin_anew_and_be_finished() {
         assert_eq!(refused, PublishError::Ended { topic: "a".into() });
         let again = registry.start_producer("a").unwrap();
         assert_eq!(registry.topic_state("a"), Some(TopicState::Producing));
-        assert_eq!(told(&mut reading(&registry, "a", Start::Now).1), [""; 0]);
+        assert_eq!(received(&mut reading(&registry, "a", Start::Now).1), [""; 0]);
         again.publish(Event::data("1")).unwrap();
         again.end();
         let (client, mut body) = reading(&registry, "a", Start::Oldest);
@@ -630,11 +637,11 @@ fn a_topic_that_failed_can_begin_anew_and_be_finished() {
 }
 
 #[test]
-fn a_subscription_to_what_must_exist_is_refused_where_it_does_not() {
+fn a_subscription_to_a_missing_topic_is_refused_if_it_must_exist() {
     bounded_in_time(|| async {
         const MINUTE: Duration = Duration::from_secs(60);
         let config = RegistryConfig::default().ended_topic_ttl(MINUTE).topic_retention_by(|topic| {
-            assert_ne!(topic, "never", "who asks makes none");
+            assert_ne!(topic, "never", "a refused subscription creates no topic");
             Retention::default().age(MINUTE)
         });
         let registry = Registry::with_config(config);
@@ -647,28 +654,28 @@ fn a_subscription_to_what_must_exist_is_refused_where_it_does_not() {
 
         let waits = registry.connect();
         waits.subscribe("answers/1").unwrap();
-        assert_eq!(subscribe("answers/1"), no_topic("answers/1"), "that somebody waits for it is not enough");
+        assert_eq!(subscribe("answers/1"), no_topic("answers/1"), "a waiting subscriber is not enough");
         let producer = registry.start_producer("answers/1").unwrap();
         assert_eq!((subscribe("answers/1"), subscribe("answers/*"), subscribe("**")), (Ok(()), Ok(()), Ok(())));
         producer.end();
         drop(waits);
-        assert_eq!(subscribe("answers/1"), Ok(()), "its end is remembered");
+        assert_eq!(subscribe("answers/1"), Ok(()), "the registry remembers its end");
         publish(&registry, "news", "1");
         assert_eq!(subscribe("news"), Ok(()));
 
         tokio::time::advance(2 * MINUTE).await;
         for name in ["answers/1", "answers/*", "news", "**"] {
-            assert_eq!(subscribe(name), no_topic(name), "it is forgotten, or what it had is too old");
+            assert_eq!(subscribe(name), no_topic(name), "the topic is forgotten, or its events are too old");
         }
         let client = registry.connect();
         client.subscribe("news").unwrap();
-        assert_eq!(client.subscribe(Subscription::to("news").existing()), Ok(()), "it is subscribed");
+        assert_eq!(client.subscribe(Subscription::to("news").existing()), Ok(()), "the client is subscribed already");
     });
 }
 
 #[cfg(feature = "axum")]
 #[test]
-fn a_topic_that_is_not_there_is_a_404_and_one_that_failed_a_410_with_a_sentence() {
+fn a_missing_topic_is_a_404_and_a_failed_topic_a_410() {
     use axum::response::IntoResponse;
     let registry = Registry::new();
     let client = registry.connect();
@@ -686,7 +693,7 @@ fn a_topic_that_is_not_there_is_a_404_and_one_that_failed_a_410_with_a_sentence(
 }
 
 #[test]
-fn what_was_produced_is_forgotten_some_time_after_its_end() {
+fn an_ended_topic_is_forgotten_after_its_time_to_live() {
     bounded_in_time(|| async {
         let config = RegistryConfig::default().ended_topic_ttl(Duration::from_secs(60));
         let registry = Registry::with_config(config);
@@ -706,14 +713,18 @@ fn what_was_produced_is_forgotten_some_time_after_its_end() {
         assert_eq!(reason(&late), CloseReason::TopicsEnded);
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(registry.topic_state("a"), None);
-        assert_eq!(registry.topic_state("again"), Some(TopicState::Producing), "the old end is not its end");
+        assert_eq!(
+            registry.topic_state("again"),
+            Some(TopicState::Producing),
+            "the old end does not end the new topic"
+        );
         assert_eq!((registry.stats().topics, registry.stats().events), (2, 2));
         assert_eq!(resumed(&registry, Some(&position), &["a"]).status(), StatusCode::OK);
     });
 }
 
 #[test]
-fn a_reader_that_lags_behind_a_producer_is_told_and_comes_to_the_end() {
+fn a_reader_that_falls_behind_a_producer_is_told_and_gets_the_end() {
     bounded(|| {
         let config = RegistryConfig::default().topic_retention(Retention::default().events(2));
         let registry = Registry::with_config(config);
@@ -729,7 +740,7 @@ fn a_reader_that_lags_behind_a_producer_is_told_and_comes_to_the_end() {
 }
 
 #[test]
-fn a_pattern_goes_on_when_a_topic_of_it_ends() {
+fn a_pattern_goes_on_when_one_of_its_topics_ends() {
     bounded(|| {
         let registry = Registry::new();
         let (client, mut body) = reading(&registry, "a/*", Start::Now);
@@ -737,12 +748,15 @@ fn a_pattern_goes_on_when_a_topic_of_it_ends() {
         assert_eq!(producer.publish(Event::data("1")).unwrap().subscribers(), 1);
         producer.end();
         publish(&registry, "a/2", "2");
-        assert_eq!((told(&mut body), client.subscriptions()), (vec!["1".into(), "2".into()], vec!["a/*".to_owned()]));
+        assert_eq!(
+            (received(&mut body), client.subscriptions()),
+            (vec!["1".into(), "2".into()], vec!["a/*".to_owned()])
+        );
     });
 }
 
 #[tokio::test]
-async fn a_stream_that_is_always_ready_lets_others_run() {
+async fn a_stream_that_is_always_ready_yields_to_other_tasks() {
     let registry = Registry::new();
     let endless = tokio_stream::StreamExt::map(tokio_stream::iter(0..), |number: u64| Event::data(number.to_string()));
     let task = registry.start_producer("a").unwrap().spawn_from(endless);
@@ -752,7 +766,7 @@ async fn a_stream_that_is_always_ready_lets_others_run() {
 }
 
 #[test]
-fn an_answer_of_many_tokens_is_whole_for_who_reloads() {
+fn a_reader_that_reloads_gets_an_answer_of_many_tokens_whole() {
     bounded(|| {
         const TOKENS: usize = 20_000;
         let registry = Registry::new();
@@ -773,7 +787,7 @@ fn an_answer_of_many_tokens_is_whole_for_who_reloads() {
 }
 
 #[test]
-fn who_asks_for_the_beginning_of_an_answer_that_has_lost_it_is_told() {
+fn a_reader_from_the_beginning_is_told_if_the_beginning_was_evicted() {
     bounded(|| {
         let kept = Retention::default().events(2);
         let registry = Registry::with_config(RegistryConfig::default().topic_retention(kept));
@@ -784,21 +798,21 @@ fn who_asks_for_the_beginning_of_an_answer_that_has_lost_it_is_told() {
             let is_told = matches!(next(&mut events), Some(Err(gap)) if gap.topics() == ["a"]);
             (is_told, registry.topic_state("a"))
         };
-        // What anybody publishes on has no beginning that could be asked for.
+        // A topic without a producer has no beginning that a client could ask for.
         ["1", "2", "3"].iter().for_each(|data| publish(&registry, "a", data));
         assert!(!from(Start::Oldest).0);
         let producer = registry.start_producer("a").unwrap();
         ["4", "5"].iter().for_each(|data| _ = producer.publish(Event::data(data)).unwrap());
-        assert!(!from(Start::Oldest).0, "only what is older than the answer has gone");
+        assert!(!from(Start::Oldest).0, "only events older than the answer were evicted");
         producer.publish(Event::data("6")).unwrap();
         assert_eq!(from(Start::Oldest), (true, Some(TopicState::Producing)));
         assert!(!from(Start::Last(2)).0 && !from(Start::Now).0);
-        // Who takes over goes on with the same answer.
+        // A producer that replaces another continues the same answer.
         let other = registry.replace_producer("a").unwrap();
         assert!(from(Start::Oldest).0);
         other.end();
         assert_eq!(from(Start::Oldest), (true, Some(TopicState::Ended)));
-        // Another answer has another beginning.
+        // A new answer has a new beginning.
         let anew = registry.start_producer("a").unwrap();
         anew.publish(Event::data("7")).unwrap();
         assert!(!from(Start::Oldest).0);

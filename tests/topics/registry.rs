@@ -1,4 +1,4 @@
-//! The registry, seen by its clients: order, resume, retention, wake-ups. Poll by poll, with no real time.
+//! The registry as its clients see it: order, resume, retention, wake-ups. Poll by poll, with paused time.
 
 use std::{
     pin::Pin,
@@ -12,40 +12,23 @@ use futures_core::Stream;
 use http_body::Body;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower_sse::{
-    ClientHandle, CloseReason, Delivery, Event, Events, Gap, PublishError, Registry, RegistryConfig, Resume, Retention,
-    SseBody, Start, SubscribeError, Subscription,
+    ClientHandle, CloseReason, Event, Events, PublishError, Registry, RegistryConfig, Resume, Retention, SseBody,
+    Start, SubscribeError, Subscription,
 };
 
 use crate::{
     layers::quiet,
     open::{Empty, open},
+    polling::{frame, next, publish_id},
 };
-
-fn next(events: &mut Events) -> Option<Result<Delivery, Gap>> {
-    match Pin::new(events).poll_next(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(item) => item,
-        Poll::Pending => None,
-    }
-}
 
 fn data(events: &mut Events) -> Vec<String> {
     std::iter::from_fn(|| next(events)).map(|item| item.unwrap().data().unwrap().into_owned()).collect()
 }
 
-fn frame(body: &mut SseBody<Empty>) -> Option<Bytes> {
-    match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
-        Poll::Ready(_) | Poll::Pending => None,
-    }
-}
-
 fn text(body: &mut SseBody<Empty>) -> String {
     let frames: Vec<Bytes> = std::iter::from_fn(|| frame(body)).collect();
     String::from_utf8(frames.concat()).unwrap()
-}
-
-fn publish(registry: &Registry, topic: &str, data: &str) -> String {
-    registry.publish(topic, Event::data(data)).unwrap().position().unwrap().to_string()
 }
 
 fn subscribed<'a>(registry: &Registry, topics: impl IntoIterator<Item = &'a str>) -> ClientHandle {
@@ -55,7 +38,7 @@ fn subscribed<'a>(registry: &Registry, topics: impl IntoIterator<Item = &'a str>
 }
 
 #[test]
-fn events_of_several_topics_leave_as_one_frame_in_the_order_of_publishing() {
+fn events_of_several_topics_come_in_one_frame_in_position_order() {
     let registry = Registry::new();
     let (_, mut body) = open(&quiet(&registry), None, |client| {
         ["a", "b", "c"].iter().for_each(|topic| client.subscribe(topic).unwrap());
@@ -63,23 +46,23 @@ fn events_of_several_topics_leave_as_one_frame_in_the_order_of_publishing() {
     assert_eq!(frame(&mut body), None);
     let topics = ["b", "a", "c", "a", "b"];
     let expected: String =
-        topics.iter().map(|topic| format!("data: {topic}\nid: {}\n\n", publish(&registry, topic, topic))).collect();
-    publish(&registry, "elsewhere", "not for it");
+        topics.iter().map(|topic| format!("data: {topic}\nid: {}\n\n", publish_id(&registry, topic, topic))).collect();
+    publish_id(&registry, "elsewhere", "not for it");
     assert_eq!(frame(&mut body).unwrap(), expected);
     assert_eq!(frame(&mut body), None);
 }
 
 #[test]
-fn a_frame_has_at_most_64_kib_unless_one_event_has_more() {
+fn a_frame_has_at_most_64_kib_unless_one_event_is_larger() {
     let registry = Registry::new();
     for topics in [&["a"][..], &["a", "b"]] {
         let (_, mut body) = open(&quiet(&registry), None, |client| {
             topics.iter().for_each(|topic| client.subscribe(topic).unwrap());
         });
         for number in 0..300 {
-            publish(&registry, topics[number % topics.len()], &"x".repeat(1000));
+            publish_id(&registry, topics[number % topics.len()], &"x".repeat(1000));
         }
-        publish(&registry, "a", &"x".repeat(100_000));
+        publish_id(&registry, "a", &"x".repeat(100_000));
         let frames: Vec<usize> = std::iter::from_fn(|| frame(&mut body)).map(|frame| frame.len()).collect();
         let (last, others) = frames.split_last().unwrap();
         assert!((100_000..101_000).contains(last), "{frames:?}");
@@ -93,20 +76,20 @@ fn clients_that_are_behind_by_the_same_range_share_the_bytes() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     let mut bodies: Vec<_> = (0..3).map(|_| open(&layer, None, |client| client.subscribe("a").unwrap()).1).collect();
-    (0..10).for_each(|number| drop(publish(&registry, "a", &number.to_string())));
+    (0..10).for_each(|number| drop(publish_id(&registry, "a", &number.to_string())));
     let frames: Vec<Bytes> = bodies.iter_mut().map(|body| frame(body).unwrap()).collect();
     assert!(frames.iter().all(|frame| frame.as_ptr() == frames[0].as_ptr()));
 }
 
 #[test]
-fn a_waiting_client_is_woken_by_what_it_is_subscribed_to_and_nothing_else() {
+fn only_events_of_its_subscriptions_wake_a_waiting_client() {
     let registry = Registry::new();
     let mut events = task::spawn(subscribed(&registry, ["a", "b"]).into_events());
     assert_pending!(events.poll_next());
-    publish(&registry, "c", "not for it");
+    publish_id(&registry, "c", "not for it");
     assert!(!events.is_woken());
     for topic in ["b", "a", "b"] {
-        publish(&registry, topic, "1");
+        publish_id(&registry, topic, "1");
         assert!(events.is_woken());
         assert!(assert_ready!(events.poll_next()).is_some());
         assert_pending!(events.poll_next());
@@ -115,16 +98,16 @@ fn a_waiting_client_is_woken_by_what_it_is_subscribed_to_and_nothing_else() {
 }
 
 #[test]
-fn a_client_that_lost_all_of_a_topic_is_told_and_woken_by_what_comes_next() {
+fn a_client_that_lost_all_of_a_topic_is_told_and_still_woken() {
     let registry = Registry::with_config(RegistryConfig::default().total_retention(Retention::default().events(1)));
     let mut events = task::spawn(subscribed(&registry, ["a"]).into_events());
     assert_pending!(events.poll_next());
-    publish(&registry, "a", "lost");
-    publish(&registry, "b", "what made it go");
+    publish_id(&registry, "a", "lost");
+    publish_id(&registry, "b", "what made it go");
     assert!(events.is_woken());
     assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap_err().topics(), ["a"]);
     assert_pending!(events.poll_next());
-    publish(&registry, "a", "next");
+    publish_id(&registry, "a", "next");
     assert!(events.is_woken());
     assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data().as_deref(), Some("next"));
 }
@@ -136,32 +119,32 @@ fn a_client_that_moved_to_another_task_is_woken_there() {
     assert_pending!(first.poll_next());
     let mut second = task::spawn(first.into_inner());
     assert_pending!(second.poll_next());
-    publish(&registry, "a", "1");
+    publish_id(&registry, "a", "1");
     assert!(second.is_woken());
 }
 
 #[test]
-fn a_subscription_from_elsewhere_wakes_the_client_and_starts_now() {
+fn a_subscription_from_another_task_wakes_the_client_and_starts_now() {
     let registry = Registry::new();
     let client = registry.connect();
     let id = client.id();
     let mut events = task::spawn(client.into_events());
     assert_pending!(events.poll_next());
-    publish(&registry, "a", "before");
+    publish_id(&registry, "a", "before");
     registry.client(&id).unwrap().subscribe("a").unwrap();
     assert!(events.is_woken());
     assert_pending!(events.poll_next());
-    publish(&registry, "a", "after");
+    publish_id(&registry, "a", "after");
     assert!(events.is_woken());
     assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data().as_deref(), Some("after"));
     assert!(registry.client(&id).unwrap().unsubscribe("a"));
     assert!(!registry.client(&id).unwrap().unsubscribe("a"));
-    publish(&registry, "a", "too late");
+    publish_id(&registry, "a", "too late");
     assert_pending!(events.poll_next());
 }
 
 #[test]
-fn a_subscription_starts_where_it_says() {
+fn a_subscription_starts_at_its_start() {
     let registry = Registry::new();
     let positions: Vec<_> =
         (0..5).map(|n| registry.publish("a", Event::data(n.to_string())).unwrap().position().unwrap()).collect();
@@ -178,7 +161,7 @@ fn a_subscription_starts_where_it_says() {
 }
 
 #[test]
-fn a_position_that_is_not_covered_is_a_gap_and_the_client_goes_on_at_the_oldest() {
+fn a_position_that_is_not_retained_is_a_gap_and_the_oldest_event_follows() {
     let config = RegistryConfig::default().topic_retention(Retention::default().events(3));
     let registry = Registry::with_config(config);
     let positions: Vec<_> =
@@ -192,18 +175,18 @@ fn a_position_that_is_not_covered_is_a_gap_and_the_client_goes_on_at_the_oldest(
 
     let client = registry.connect();
     client.subscribe_from("a", Start::After(positions[1])).unwrap();
-    assert_eq!(data(&mut client.into_events()).concat(), "234", "1 was seen, so nothing is missing");
+    assert_eq!(data(&mut client.into_events()).concat(), "234", "event 1 was seen, so no event is missing");
 }
 
 #[test]
-fn a_slow_client_is_told_of_what_it_lost_and_goes_on() {
+fn a_slow_client_is_told_of_its_loss_and_goes_on() {
     let config = RegistryConfig::default().topic_retention(Retention::default().events(3));
     let registry = Registry::with_config(config);
     let mut events = subscribed(&registry, ["a", "b"]).into_events();
-    let seen = publish(&registry, "b", "seen");
+    let seen = publish_id(&registry, "b", "seen");
     assert_eq!(data(&mut events), ["seen"]);
-    (0..5).for_each(|number| drop(publish(&registry, "a", &number.to_string())));
-    publish(&registry, "b", "b");
+    (0..5).for_each(|number| drop(publish_id(&registry, "a", &number.to_string())));
+    publish_id(&registry, "b", "b");
     let gap = next(&mut events).unwrap().unwrap_err();
     assert_eq!((gap.topics(), gap.after()), (&["a".to_owned()][..], seen.as_str()));
     assert_eq!(data(&mut events).concat(), "234b");
@@ -218,9 +201,9 @@ fn resumed(registry: &Registry, last_event_id: &str, topics: &[&str]) -> (Resume
 }
 
 #[test]
-fn a_resumed_client_gets_exactly_what_it_missed() {
+fn a_resumed_client_gets_exactly_the_missed_events() {
     let registry = Registry::new();
-    let ids: Vec<String> = ["a", "b", "a", "b"].iter().map(|topic| publish(&registry, topic, topic)).collect();
+    let ids: Vec<String> = ["a", "b", "a", "b"].iter().map(|topic| publish_id(&registry, topic, topic)).collect();
     let (resume, wire) = resumed(&registry, &ids[1], &["a", "b"]);
     assert_eq!(resume, Resume::Continued);
     assert_eq!(wire, format!("data: a\nid: {}\n\ndata: b\nid: {}\n\n", ids[2], ids[3]));
@@ -230,7 +213,7 @@ fn a_resumed_client_gets_exactly_what_it_missed() {
 }
 
 #[test]
-fn an_id_that_leads_nowhere_is_a_gap_with_an_id_that_does() {
+fn an_unknown_id_is_a_gap_with_a_new_id() {
     let registry = Registry::new();
     let before_restart = "1000-0";
     let future = "99999999999999-0";
@@ -244,19 +227,19 @@ fn an_id_that_leads_nowhere_is_a_gap_with_an_id_that_does() {
         assert!(wire.starts_with("event: gap\ndata: {\"topics\":[\"a\",\"b\"],\"after\":"), "{wire}");
         assert_eq!(resumed(&registry, new_id, &["a", "b"]), (Resume::Continued, String::new()));
     }
-    let first = publish(&registry, "a", "1");
+    let first = publish_id(&registry, "a", "1");
     let (_, wire) = resumed(&registry, before_restart, &["a", "b"]);
-    assert!(wire.ends_with(&format!("\n\ndata: 1\nid: {first}\n\n")), "what there is comes after the gap: {wire}");
+    assert!(wire.ends_with(&format!("\n\ndata: 1\nid: {first}\n\n")), "the retained events come after the gap: {wire}");
 }
 
 #[test]
-fn a_gap_on_one_topic_takes_nothing_from_another() {
+fn a_gap_on_one_topic_skips_no_event_of_another() {
     let by_name = |topic: &str| Retention::default().events(if topic == "small" { 1 } else { 100 });
     let registry = Registry::with_config(RegistryConfig::default().topic_retention_by(by_name));
-    let seen = publish(&registry, "big", "0");
-    publish(&registry, "small", "lost");
-    let kept = publish(&registry, "big", "kept");
-    let last = publish(&registry, "small", "last");
+    let seen = publish_id(&registry, "big", "0");
+    publish_id(&registry, "small", "lost");
+    let kept = publish_id(&registry, "big", "kept");
+    let last = publish_id(&registry, "small", "last");
     let (resume, wire) = resumed(&registry, &seen, &["small", "big"]);
     assert!(matches!(resume, Resume::Gap(gap) if gap.topics() == ["small"]));
     let (gap, rest) = wire.split_once("\n\n").unwrap();
@@ -266,7 +249,7 @@ fn a_gap_on_one_topic_takes_nothing_from_another() {
 }
 
 #[test]
-fn an_own_id_that_looks_like_a_position_that_was_issued_hides_no_loss() {
+fn an_own_id_equal_to_an_issued_position_hides_no_event() {
     let registry = Registry::new();
     let seen = registry.publish("topic", Event::data("seen")).unwrap().position().unwrap().to_string();
     registry.publish("topic", Event::data("missed")).unwrap();
@@ -279,12 +262,12 @@ fn an_own_id_that_looks_like_a_position_that_was_issued_hides_no_loss() {
 }
 
 #[test]
-fn an_own_id_is_sent_as_it_is_and_resumed_from() {
+fn an_own_id_is_sent_unchanged_and_can_be_resumed_from() {
     let registry = Registry::new();
     for order in 1..4 {
         registry.publish("orders", Event::data(order.to_string()).id(format!("order-{order}")).unwrap()).unwrap();
     }
-    let position = publish(&registry, "other", "x");
+    let position = publish_id(&registry, "other", "x");
     let (resume, wire) = resumed(&registry, "order-2", &["other", "orders"]);
     assert_eq!(resume, Resume::Continued);
     assert_eq!(wire, format!("data: 3\nid: order-3\n\ndata: x\nid: {position}\n\n"));
@@ -300,13 +283,13 @@ fn an_event_without_data_has_no_id() {
 }
 
 #[test]
-fn catching_up_on_a_late_subscription_never_moves_the_client_back() {
+fn a_late_subscription_never_moves_the_client_back() {
     let registry = Registry::new();
-    let late: Vec<String> = (0..3).map(|number| publish(&registry, "late", &number.to_string())).collect();
+    let late: Vec<String> = (0..3).map(|number| publish_id(&registry, "late", &number.to_string())).collect();
     let layer = quiet(&registry);
     let (client, mut body) = open(&layer, None, |client| client.subscribe("live").unwrap());
     assert_eq!(frame(&mut body), None);
-    let live = publish(&registry, "live", "seen");
+    let live = publish_id(&registry, "live", "seen");
     assert_eq!(text(&mut body), format!("data: seen\nid: {live}\n\n"));
 
     client.subscribe_from("late", Start::Oldest).unwrap();
@@ -314,25 +297,25 @@ fn catching_up_on_a_late_subscription_never_moves_the_client_back() {
     let ids: Vec<&str> = wire.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
     assert_eq!(ids.len(), 3);
     for (id, position) in ids.iter().zip(&late) {
-        // Whose it is has been said.
+        // The era is only in the first part of the id.
         let (position, _era) = position.rsplit_once('-').unwrap();
         assert!(id.starts_with(&format!("{live};{position};")), "{id}");
     }
     let (resume, wire) = resumed(&registry, ids[0], &["live", "late"]);
     assert_eq!(resume, Resume::Continued);
     let data: Vec<&str> = wire.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
-    assert_eq!(data, ["1", "2"], "of both topics just what is missing");
+    assert_eq!(data, ["1", "2"], "only the missing events of both topics");
 }
 
 #[test]
-fn a_later_catching_up_waits_for_an_earlier_one() {
+fn a_later_catch_up_waits_for_an_earlier_one() {
     let registry = Registry::new();
     ["second", "first", "second", "first"]
         .iter()
-        .for_each(|topic| drop(publish(&registry, topic, &"x".repeat(60_000))));
+        .for_each(|topic| drop(publish_id(&registry, topic, &"x".repeat(60_000))));
     let layer = quiet(&registry);
     let (client, mut body) = open(&layer, None, |client| client.subscribe("live").unwrap());
-    publish(&registry, "live", "seen");
+    publish_id(&registry, "live", "seen");
     frame(&mut body).unwrap();
     let last_id = |frame: Bytes| {
         let text = String::from_utf8(frame.to_vec()).unwrap();
@@ -350,30 +333,30 @@ fn a_later_catching_up_waits_for_an_earlier_one() {
 }
 
 #[test]
-fn a_client_that_subscribed_to_more_hears_all_of_it() {
+fn a_client_gets_all_events_of_an_additional_subscription() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     let (client, mut body) = open(&layer, None, |client| client.subscribe("a").unwrap());
     assert_eq!(frame(&mut body), None);
-    publish(&registry, "a", "1");
+    publish_id(&registry, "a", "1");
     assert!(text(&mut body).starts_with("data: 1\n"));
     client.subscribe("b").unwrap();
     for data in ["2", "3"] {
-        publish(&registry, "b", data);
+        publish_id(&registry, "b", data);
         assert!(text(&mut body).starts_with(&format!("data: {data}\n")));
     }
 }
 
 #[test]
-fn what_is_sent_to_one_client_goes_to_it_alone_and_in_order() {
+fn an_event_sent_to_one_client_goes_to_that_client_only() {
     let registry = Registry::new();
     let client = subscribed(&registry, ["a"]);
     client.send(Event::data("welcome")).unwrap();
     let mut other = subscribed(&registry, ["a"]).into_events();
     let mut events = client.clone().into_events();
-    publish(&registry, "a", "1");
+    publish_id(&registry, "a", "1");
     assert_eq!(client.send(Event::data("2")).unwrap().subscribers(), 1);
-    publish(&registry, "a", "3");
+    publish_id(&registry, "a", "3");
     assert_eq!(data(&mut events), ["welcome", "1", "2", "3"]);
     assert_eq!(data(&mut other), ["1", "3"]);
     drop(events);
@@ -385,16 +368,16 @@ fn what_is_sent_to_one_client_goes_to_it_alone_and_in_order() {
 }
 
 #[test]
-fn a_closed_client_gets_what_was_published_before_and_nothing_after() {
+fn a_closed_client_gets_only_events_published_before() {
     let registry = Registry::new();
     let client = subscribed(&registry, ["a"]);
     let mut closed = task::spawn(client.closed());
     assert_pending!(closed.poll());
     let mut events = task::spawn(client.clone().into_events());
     assert_pending!(events.poll_next());
-    publish(&registry, "a", "before");
+    publish_id(&registry, "a", "before");
     client.close();
-    publish(&registry, "a", "after");
+    publish_id(&registry, "a", "after");
     assert_eq!(assert_ready!(events.poll_next()).unwrap().unwrap().data().as_deref(), Some("before"));
     assert!(assert_ready!(events.poll_next()).is_none());
     assert!(closed.is_woken());
@@ -403,14 +386,14 @@ fn a_closed_client_gets_what_was_published_before_and_nothing_after() {
 }
 
 #[test]
-fn a_reader_of_a_client_that_is_over_ends() {
+fn a_reader_of_a_closed_client_ends() {
     let registry = Registry::new();
     let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
     assert_eq!(frame(&mut body), None);
     let mut body = task::spawn(body);
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
     drop(client.clone().into_events());
-    assert!(!body.is_woken(), "that it is read by somebody else does not end it");
+    assert!(!body.is_woken(), "a second reader does not end the stream");
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
     client.close();
     assert!(assert_ready!(body.enter(|cx, body| body.poll_frame(cx))).is_none());
@@ -430,7 +413,7 @@ fn the_first_reason_to_close_counts() {
 }
 
 #[test]
-fn how_much_a_topic_retains_may_be_asked_of_who_asks_the_registry() {
+fn a_topics_retention_closure_may_call_the_registry() {
     let registry: std::sync::Arc<std::sync::OnceLock<Registry>> = Default::default();
     let asked = registry.clone();
     let by_name = move |_: &str| {
@@ -450,7 +433,7 @@ fn how_much_a_topic_retains_may_be_asked_of_who_asks_the_registry() {
 }
 
 #[test]
-fn subscriptions_of_one_client_are_bounded_and_names_are_checked() {
+fn subscriptions_of_a_client_are_bounded_and_their_names_are_checked() {
     let registry = Registry::with_config(RegistryConfig::default().subscriptions_per_client(2));
     let client = subscribed(&registry, ["a", "b", "a"]);
     assert_eq!(client.subscribe("c"), Err(SubscribeError::TooMany { limit: 2 }));
@@ -477,8 +460,8 @@ fn no_flood_of_events_or_topics_passes_the_budget() {
     const BUDGET: usize = 1 << 20;
     let registry = Registry::with_config(RegistryConfig::default().total_retention(Retention::default().bytes(BUDGET)));
     for number in 0..20_000 {
-        publish(&registry, &format!("topic/{number}"), "x");
-        publish(&registry, "one", &"x".repeat(number % 5_000));
+        publish_id(&registry, &format!("topic/{number}"), "x");
+        publish_id(&registry, "one", &"x".repeat(number % 5_000));
         assert!(registry.stats().bytes <= BUDGET);
     }
     let mut events = {
@@ -486,7 +469,7 @@ fn no_flood_of_events_or_topics_passes_the_budget() {
         client.subscribe_from("topic/19999", Start::Oldest).unwrap();
         client.into_events()
     };
-    assert_eq!(data(&mut events), ["x"], "the newest are still there");
+    assert_eq!(data(&mut events), ["x"], "the newest events are still retained");
 }
 
 #[test]
@@ -494,7 +477,7 @@ fn retention_by_number_keeps_the_newest() {
     let config = RegistryConfig::default().total_retention(Retention::default().events(5));
     let registry = Registry::with_config(config.topic_retention(Retention::default().events(2)));
     for number in 0..4 {
-        ["a", "b", "c"].iter().for_each(|topic| drop(publish(&registry, topic, &number.to_string())));
+        ["a", "b", "c"].iter().for_each(|topic| drop(publish_id(&registry, topic, &number.to_string())));
     }
     assert_eq!(registry.stats().events, 5, "two each, but five in all");
     let client = registry.connect();
@@ -503,7 +486,7 @@ fn retention_by_number_keeps_the_newest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_too_old_is_not_delivered_and_goes() {
+async fn events_that_are_too_old_are_evicted_and_not_delivered() {
     let by_name = |topic: &str| match topic {
         "short" => Retention::default().age(Duration::from_secs(10)),
         _ => Retention::default(),
@@ -515,23 +498,23 @@ async fn what_is_too_old_is_not_delivered_and_goes() {
         client.subscribe_from(topic, Start::Oldest).unwrap();
         data(&mut client.into_events()).concat()
     };
-    publish(&registry, "short", "1");
-    publish(&registry, "long", "1");
+    publish_id(&registry, "short", "1");
+    publish_id(&registry, "long", "1");
     tokio::time::advance(Duration::from_secs(9)).await;
     assert_eq!((oldest("short"), oldest("long")), ("1".into(), "1".into()));
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!((oldest("short"), oldest("long")), (String::new(), "1".into()));
     tokio::time::advance(Duration::from_secs(60)).await;
-    publish(&registry, "elsewhere", "1");
+    publish_id(&registry, "elsewhere", "1");
     assert_eq!(
         (registry.stats().events, registry.stats().topics),
         (1, 1),
-        "the registry's own bound needs no touch of the topic"
+        "the registry's own bound applies without access to the topic"
     );
 }
 
 #[test]
-fn nothing_is_left_of_clients_that_came_and_went() {
+fn clients_that_came_and_left_leave_nothing_behind() {
     let registry = Registry::new();
     let layer = quiet(&registry);
     for round in 0..10_000 {
@@ -550,17 +533,21 @@ fn nothing_is_left_of_clients_that_came_and_went() {
     }
     let stats = registry.stats();
     assert_eq!((stats.clients, stats.published), (0, 3334));
-    assert_eq!((stats.topics, stats.events, stats.bytes), (0, 0, 0), "nor what was sent to one of them alone");
+    assert_eq!(
+        (stats.topics, stats.events, stats.bytes),
+        (0, 0, 0),
+        "events that were sent to one client are dropped too"
+    );
     let unused = Registry::new();
     drop(subscribed(&unused, ["a", "b"]));
     drop(subscribed(&unused, ["a", "b"]).into_events());
     let over = open(&quiet(&unused), None, |_| {}).0;
-    assert!(unused.client(&over.id()).is_none(), "an id that is asked for when all is over finds nobody");
+    assert!(unused.client(&over.id()).is_none(), "an id that is used after the end finds no client");
     assert_eq!((unused.stats().clients, unused.stats().topics, unused.stats().bytes), (0, 0, 0));
 }
 
 #[test]
-fn publishers_that_race_cannot_make_a_client_miss_or_reorder_anything() {
+fn racing_publishers_make_no_client_miss_or_reorder_events() {
     const EACH: usize = 20_000;
     let topics = ["a", "b", "c", "d"];
     let config = RegistryConfig::default().topic_retention(Retention::default());
@@ -569,7 +556,7 @@ fn publishers_that_race_cannot_make_a_client_miss_or_reorder_anything() {
     thread::scope(|scope| {
         for topic in topics {
             let registry = &registry;
-            scope.spawn(move || (0..EACH).for_each(|number| drop(publish(registry, topic, &number.to_string()))));
+            scope.spawn(move || (0..EACH).for_each(|number| drop(publish_id(registry, topic, &number.to_string()))));
         }
         for client in clients {
             scope.spawn(move || {
@@ -592,7 +579,7 @@ fn publishers_that_race_cannot_make_a_client_miss_or_reorder_anything() {
 }
 
 #[test]
-fn an_own_id_is_found_behind_a_pattern_that_nobody_was_subscribed_to() {
+fn an_own_id_is_found_by_a_pattern_that_had_no_subscribers() {
     let registry = Registry::new();
     for number in 1..=3 {
         registry.publish("orders/7", Event::data(number.to_string()).id(format!("order-{number}")).unwrap()).unwrap();
@@ -605,7 +592,7 @@ fn an_own_id_is_found_behind_a_pattern_that_nobody_was_subscribed_to() {
 }
 
 #[test]
-fn what_was_sent_to_a_client_alone_does_not_hold_its_stream_open_after_the_end_of_its_topics() {
+fn an_event_to_a_client_alone_keeps_no_stream_open_after_its_topics() {
     let registry = Registry::new();
     let producer = registry.start_producer("answers/1").unwrap();
     let client = registry.connect();
@@ -620,22 +607,22 @@ fn what_was_sent_to_a_client_alone_does_not_hold_its_stream_open_after_the_end_o
 }
 
 #[test]
-fn a_loop_of_small_events_is_lost_to_nobody_who_reads() {
+fn a_reader_gets_all_small_events_of_a_fast_loop() {
     let registry = Registry::new();
     let mut events = subscribed(&registry, ["t"]).into_events();
-    (0..5000).for_each(|number| drop(publish(&registry, "t", &number.to_string())));
+    (0..5000).for_each(|number| drop(publish_id(&registry, "t", &number.to_string())));
     assert_eq!(data(&mut events).len(), 5000);
 }
 
 #[test]
-fn a_topic_that_is_published_on_without_end_does_not_push_out_the_others() {
+fn a_busy_topic_does_not_evict_the_events_of_others() {
     let registry = Registry::new();
-    (0..500).for_each(|_| drop(publish(&registry, "quiet", "x")));
-    (0..60_000).for_each(|_| drop(publish(&registry, "chatty", &"x".repeat(1000))));
+    (0..500).for_each(|_| drop(publish_id(&registry, "quiet", "x")));
+    (0..60_000).for_each(|_| drop(publish_id(&registry, "chatty", &"x".repeat(1000))));
     let client = registry.connect();
     client.subscribe_from("quiet", Start::Oldest).unwrap();
     assert_eq!(data(&mut client.into_events()).len(), 500);
-    assert!(registry.stats().bytes < 20 << 20, "a quarter of what there is for all, and the rest");
+    assert!(registry.stats().bytes < 20 << 20, "a quarter of the total budget, and the rest");
 }
 
 #[test]
@@ -643,18 +630,18 @@ fn an_event_that_is_larger_than_a_topic_retains_by_default_is_retained_alone() {
     let registry =
         Registry::with_config(RegistryConfig::default().total_retention(Retention::default().bytes(100_000)));
     let mut events = subscribed(&registry, ["t"]).into_events();
-    publish(&registry, "t", "small");
-    publish(&registry, "t", &"x".repeat(50_000));
+    publish_id(&registry, "t", "small");
+    publish_id(&registry, "t", &"x".repeat(50_000));
     assert!(next(&mut events).unwrap().is_err());
     assert_eq!(data(&mut events).concat().len(), 50_000);
-    publish(&registry, "t", "small");
+    publish_id(&registry, "t", "small");
     assert_eq!((data(&mut events).concat(), registry.stats().events), ("small".into(), 1));
     let refused = registry.publish("t", Event::data("x".repeat(100_000)));
     assert!(matches!(refused, Err(PublishError::TooLarge { .. })));
 }
 
 #[test]
-fn a_client_may_name_so_many_patterns_and_no_more() {
+fn the_patterns_of_a_client_are_bounded() {
     let registry = Registry::new();
     let client = registry.connect();
     let subscribe = |client: &ClientHandle, number: usize| {
@@ -663,7 +650,7 @@ fn a_client_may_name_so_many_patterns_and_no_more() {
     };
     (0..16).for_each(|number| subscribe(&client, number).unwrap());
     assert_eq!(subscribe(&client, 16), Err(SubscribeError::TooManyPatterns { limit: 16 }));
-    assert_eq!(subscribe(&client, 3), Ok(()), "it has that one");
+    assert_eq!(subscribe(&client, 3), Ok(()), "the client already has that pattern");
     client.subscribe("topic").unwrap();
     assert!(client.unsubscribe("**"));
     subscribe(&client, 16).unwrap();

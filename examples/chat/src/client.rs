@@ -28,7 +28,7 @@ pub(crate) async fn join(room: &str, name: &str) -> Result<(), Box<dyn Error>> {
             None => return Ok(()),
             // A connection that breaks in the middle of a stream has one of these codes too.
             Some(status) if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal) => {
-                eprintln!("-- {}: coming back", status.message());
+                eprintln!("-- {}: reconnecting", status.message());
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Some(status) => return Err(status.into()),

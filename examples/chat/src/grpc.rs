@@ -30,7 +30,8 @@ impl Chat for Rooms {
     type JoinStream = Pin<Box<dyn Stream<Item = Result<Update, Status>> + Send>>;
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<Self::JoinStream>, Status> {
-        // `SseLayer` has put the handle there. It also reads the metadata `last-event-id`, because gRPC metadata are headers.
+        // `SseLayer` has put the handle there. It also reads the metadata `last-event-id`, because gRPC metadata are
+        // headers.
         let client = request.extensions().get::<ClientHandle>().cloned();
         let client = client.ok_or_else(|| Status::internal("no SseLayer is around this service"))?;
         let JoinRequest { room, name } = request.into_inner();
@@ -71,7 +72,7 @@ fn missed(gap: &Gap) -> Update {
     Update { id, what: Some(What::Missed(Missed { after: gap.after().to_owned() })) }
 }
 
-/// The status that a stream ends with. After most reasons the client should come back.
+/// The status that a stream ends with. After most reasons the client should reconnect.
 fn status_of(reason: CloseReason) -> Option<Status> {
     match reason {
         CloseReason::ByServer | CloseReason::TopicsEnded => None,

@@ -9,18 +9,19 @@
 //! curl http://127.0.0.1:3000/rooms/lobby                             # who is there
 //! ```
 //!
-//! - The method `Join` takes its `ClientHandle` from the request's extensions, subscribes the client, and converts the client's
-//!   events into messages (`ClientHandle::into_events`). The layer does not change gRPC responses, and sends no heartbeats in them: HTTP/2 has
-//!   its own pings.
-//! - The metadata `last-event-id` is the gRPC equivalent of the `Last-Event-ID` header. The layer reads both. Event streams and gRPC streams have
-//!   the same ids.
+//! - The method `Join` takes its `ClientHandle` from the request's extensions, subscribes the client, and converts the
+//!   client's events into messages (`ClientHandle::into_events`). The layer does not change gRPC responses, and sends
+//!   no heartbeats in them: HTTP/2 has its own pings.
+//! - The metadata `last-event-id` is the gRPC equivalent of the `Last-Event-ID` header. The layer reads both. Event
+//!   streams and gRPC streams have the same ids.
 //! - When a gRPC client leaves, tonic drops the stream. This ends the client's subscription and its presence.
-//! - `examples/support/connections.rs` serves the connections. It closes connections that send no request, makes room for new clients, and
-//!   finds clients that vanished. `axum::serve` does none of that.
-//! - On SIGINT and SIGTERM all streams end. Event streams end cleanly, and an `EventSource` reconnects. gRPC streams end with
-//!   `UNAVAILABLE`, and the client in this example reconnects.
-//! - Pages of other sites cannot send a message through a visitor's browser. To allow pages of another origin, put tower-http's `CorsLayer`
-//!   around everything, expose the headers `grpc-status` and `grpc-message`, and add the origin to the `CsrfLayer`.
+//! - `examples/support/connections.rs` serves the connections. It closes connections that send no request, makes room
+//!   for new clients, and finds clients that vanished. `axum::serve` does none of that.
+//! - On SIGINT and SIGTERM all streams end. Event streams end cleanly, and an `EventSource` reconnects. gRPC streams
+//!   end with `UNAVAILABLE`, and the client in this example reconnects.
+//! - Pages of other sites cannot send a message through a visitor's browser. To allow pages of another origin, put
+//!   tower-http's `CorsLayer` around everything, expose the headers `grpc-status` and `grpc-message`, and add the
+//!   origin to the `CsrfLayer`.
 //!
 //! This example believes every name. A public program needs an authentication layer outside of the `SseLayer`.
 //!
@@ -36,19 +37,21 @@
 mod client;
 #[path = "../../support/connections.rs"]
 mod connections;
+#[path = "../../support/settings.rs"]
+mod settings;
 #[path = "../../support/signals.rs"]
 mod signals;
 #[path = "../../support/sockets.rs"]
 mod sockets;
 
-use std::{env, error::Error, io, process, time::Duration};
+use std::{env, error::Error, process, time::Duration};
 
 use axum::http::StatusCode;
 use tokio::net::TcpListener;
 use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer};
 use tower_sse::{Drain, Limit, RegistryConfig, SseLayer};
 
-use crate::{connections::Connections, signals::Signals, sockets::Patience};
+use crate::{connections::Connections, settings::setting, signals::Signals, sockets::Patience};
 
 const USAGE: &str = "usage: chat | chat join ROOM NAME | chat say ROOM NAME TEXT";
 
@@ -74,7 +77,8 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         .layer(SseLayer::new(&registry))
         // Refuses requests that change something, if a browser sends them for a page of another site.
         .layer(CsrfLayer::new())
-        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not cut streams.
+        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not
+        // cut streams.
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()));
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
@@ -90,12 +94,4 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     let drain = registry.drain(Drain::within(Duration::from_secs(2)).reconnect_delay(Duration::from_secs(2)));
     tokio::join!(drain, connections.close_within(Duration::from_secs(3)));
     Ok(())
-}
-
-/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
-    match env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} is not a number that fits"))),
-    }
 }

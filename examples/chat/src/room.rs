@@ -23,7 +23,8 @@ pub(crate) fn name_of(client: &ClientHandle) -> Option<String> {
     client.metadata().get::<Name>().map(|name| name.0.clone())
 }
 
-/// The topic of a room. `segment` makes one segment of any name, so a `/` does not lead to another topic and a `*` is no wildcard.
+/// The topic of a room. `segment` makes one segment of any name, so a `/` does not lead to another topic and a `*` is
+/// no wildcard.
 fn topic(room: &str) -> Result<String, Problem> {
     let is_right = (1..=MAX_ROOM).contains(&room.len());
     let problem = || Problem::Input(format!("a room's name has 1 to {MAX_ROOM} bytes"));

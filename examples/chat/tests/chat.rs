@@ -17,7 +17,7 @@ use tonic::{Code, transport::Endpoint};
 mod bodies;
 #[path = "../../../tests/support/client.rs"]
 mod client;
-#[allow(dead_code, reason = "this program is built already")]
+#[allow(dead_code, reason = "cargo has built this program already")]
 #[path = "../../../tests/support/example.rs"]
 mod example;
 #[path = "../../../tests/support/strangers.rs"]
@@ -114,7 +114,7 @@ async fn an_id_of_either_kind_of_stream_resumes_both() {
     let mut request = get("/rooms/lobby/events");
     request.headers_mut().insert("last-event-id", from_grpc.parse().unwrap());
     let mut stream = ask(&server, Version::HTTP_11, request).await;
-    assert_eq!(position(&mut stream).await, from_grpc, "it has had that");
+    assert_eq!(position(&mut stream).await, from_grpc, "the client already has that message");
     let frame = within(stream.frame()).await.unwrap().unwrap().into_data().unwrap();
     let missed = std::str::from_utf8(&frame).unwrap();
     assert!(missed.contains("two") && missed.contains("three") && !missed.contains("one"), "{missed:?}");
@@ -125,7 +125,7 @@ async fn an_id_of_either_kind_of_stream_resumes_both() {
 }
 
 #[tokio::test]
-async fn who_comes_for_the_first_time_hears_the_last_that_was_said() {
+async fn a_new_client_gets_the_last_messages() {
     let server = chat(&[]).await;
     let mut grpc = connect(&server.url).await;
     for n in 0..30 {
@@ -138,7 +138,7 @@ async fn who_comes_for_the_first_time_hears_the_last_that_was_said() {
 }
 
 #[tokio::test]
-async fn a_grpc_client_that_goes_away_is_unsubscribed() {
+async fn a_grpc_client_that_leaves_is_unsubscribed() {
     let server = chat(&[]).await;
     let mut grpc = connect(&server.url).await;
     let reset = join(&mut grpc, "lobby", "ada").await.unwrap();
@@ -159,7 +159,7 @@ async fn a_grpc_client_that_goes_away_is_unsubscribed() {
 }
 
 #[tokio::test]
-async fn a_room_is_one_whatever_is_in_its_name() {
+async fn any_characters_in_a_rooms_name_are_one_room() {
     let server = chat(&[]).await;
     let mut grpc = connect(&server.url).await;
     let _lobby = join(&mut grpc, "lobby", "ada").await.unwrap();
@@ -174,7 +174,7 @@ async fn a_room_is_one_whatever_is_in_its_name() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_said_in_the_terms_of_its_protocol() {
+async fn errors_are_reported_in_the_terms_of_the_protocol() {
     let server = chat(&[]).await;
     let mut grpc = connect(&server.url).await;
     let (large, long) = ("x".repeat(5000), "x".repeat(81));
@@ -202,7 +202,7 @@ async fn what_is_wrong_with_a_request_is_said_in_the_terms_of_its_protocol() {
 }
 
 #[tokio::test]
-async fn a_limit_counts_streams_of_both_kinds_until_they_are_over() {
+async fn a_limit_counts_streams_of_both_kinds_until_they_end() {
     let server = chat(&[("MAX_STREAMS", "2")]).await;
     let mut grpc = connect(&server.url).await;
     let updates = join(&mut grpc, "lobby", "ada").await.unwrap();
@@ -216,12 +216,12 @@ async fn a_limit_counts_streams_of_both_kinds_until_they_are_over() {
 
     drop(updates);
     until_members(&server, "lobby", r#"["someone"]"#).await;
-    join(&mut grpc, "lobby", "bob").await.expect("there is room again");
+    join(&mut grpc, "lobby", "bob").await.expect("a slot is free again");
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn told_to_end_it_ends_streams_of_both_kinds_in_order() {
+async fn a_signal_ends_streams_of_both_kinds_cleanly() {
     use nix::sys::signal::Signal::{SIGINT, SIGTERM};
     for signal in [SIGINT, SIGTERM] {
         let mut server = chat(&[]).await;
@@ -231,7 +231,7 @@ async fn told_to_end_it_ends_streams_of_both_kinds_in_order() {
         say(&mut grpc, "lobby", "ada", "Bye").await.unwrap();
         example::signal(&server.process, signal);
 
-        assert_eq!(heard(&mut updates).await.1, "ada: Bye", "it was said before");
+        assert_eq!(heard(&mut updates).await.1, "ada: Bye", "the message was sent before the end");
         let end = within(updates.message()).await.unwrap_err();
         assert_eq!(end.code(), Code::Unavailable, "{end:?}");
         let rest = within(stream.into_body().collect()).await.expect("a clean end").to_bytes();
@@ -241,10 +241,10 @@ async fn told_to_end_it_ends_streams_of_both_kinds_in_order() {
     }
 }
 
-/// More is said than the buffers of HTTP/2 and of the server can hold.
+/// The messages are larger than the buffers of HTTP/2 and of the server.
 #[cfg(unix)]
 #[tokio::test]
-async fn a_grpc_client_that_reads_nothing_neither_holds_up_others_nor_keeps_the_program() {
+async fn a_grpc_client_that_reads_nothing_delays_no_other_client_and_no_exit() {
     let mut server = chat(&[]).await;
     let endpoint = Endpoint::from_shared(server.url.clone()).unwrap().initial_stream_window_size(1 << 16);
     let mut stalled = ChatClient::new(within(endpoint.connect()).await.unwrap());
@@ -266,7 +266,7 @@ async fn a_grpc_client_that_reads_nothing_neither_holds_up_others_nor_keeps_the_
 }
 
 #[tokio::test]
-async fn the_client_in_the_program_prints_what_is_said_and_comes_back() {
+async fn the_programs_own_client_prints_messages_and_reconnects() {
     use tokio::io::{AsyncBufReadExt, BufReader};
     let server = chat(&[]).await;
     let program = |arguments: &[&str]| {
@@ -286,7 +286,7 @@ async fn the_client_in_the_program_prints_what_is_said_and_comes_back() {
 }
 
 #[tokio::test]
-async fn pages_of_other_sites_say_nothing() {
+async fn pages_of_other_sites_cannot_send_messages() {
     let server = chat(&[]).await;
     let mut stream = ask(&server, Version::HTTP_11, get("/rooms/lobby/events")).await;
     let change = ("POST", "/rooms/lobby?name=ada");
@@ -296,7 +296,7 @@ async fn pages_of_other_sites_say_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_said_so_slowly_that_it_trickles_is_given_up_and_streams_go_on() {
+async fn a_slow_message_is_given_up_and_streams_go_on() {
     let server = chat(&[("GONE_AFTER_MS", "1000")]).await;
     let mut grpc = connect(&server.url).await;
     let mut updates = join(&mut grpc, "lobby", "bob").await.unwrap();

@@ -1,4 +1,5 @@
-//! Tests gRPC-web over HTTP/1.1: the bytes are the same with the layer and without it. Also the tests that need their own registry.
+//! Tests gRPC-web over HTTP/1.1: the bytes are the same with the layer and without it. Also the tests that need their
+//! own registry.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{net::SocketAddr, time::Duration};
@@ -87,7 +88,7 @@ impl Peer {
         within(async {
             while !self.all.ends_with(end) {
                 let count = self.socket.read_buf(&mut self.all).await.unwrap();
-                assert!(count > 0, "it ends after {:?}", Bytes::copy_from_slice(&self.all));
+                assert!(count > 0, "the connection ends after {:?}", Bytes::copy_from_slice(&self.all));
             }
         })
         .await;
@@ -205,11 +206,11 @@ async fn a_stream_over_grpc_web_has_no_heartbeats() {
     let receipt = registry.publish("rooms/lobby", Event::json(&said).unwrap()).unwrap();
     let update = frame(&Update { id: receipt.position().unwrap().to_string(), what: Some(What::Said(said)) });
     silent.until(&chunk(&update)).await;
-    assert_eq!(silent.all.split_off(head), chunk(&update), "and nothing before it");
+    assert_eq!(silent.all.split_off(head), chunk(&update), "no bytes before the update");
 }
 
 #[tokio::test]
-async fn what_a_unary_call_over_grpc_web_says_is_heard() {
+async fn a_message_of_a_unary_grpc_web_call_reaches_other_clients() {
     let registry = chat::registry(RegistryConfig::default());
     let [address, _] = both(&registry).await;
     let mut grpc = connect(&format!("http://{address}")).await;
@@ -221,7 +222,7 @@ async fn what_a_unary_call_over_grpc_web_says_is_heard() {
 }
 
 #[tokio::test]
-async fn a_grpc_web_client_that_goes_away_is_unsubscribed_and_resumes() {
+async fn a_grpc_web_client_that_leaves_is_unsubscribed_and_can_resume() {
     let registry = chat::registry(RegistryConfig::default());
     let [address, _] = both(&registry).await;
     let request = JoinRequest { room: "lobby".into(), name: "ada".into() };
@@ -248,7 +249,7 @@ async fn a_grpc_web_client_that_goes_away_is_unsubscribed_and_resumes() {
 
 /// The server need not be axum.
 #[tokio::test]
-async fn tonics_own_server_takes_the_layer() {
+async fn tonics_own_server_works_with_the_layer() {
     let registry = chat::registry(RegistryConfig::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -281,7 +282,7 @@ async fn tonics_own_server_takes_the_layer() {
 }
 
 #[tokio::test]
-async fn a_grpc_client_that_comes_back_too_late_is_told() {
+async fn a_grpc_client_that_reconnects_too_late_is_told_of_the_gap() {
     let retention = Retention::default().events(2);
     let registry = chat::registry(RegistryConfig::default().topic_retention(retention));
     let address = serve(chat::routes(&registry).layer(SseLayer::new(&registry))).await;

@@ -21,7 +21,7 @@ pub(crate) async fn notifications(
     Extension(session): Extension<Session>,
     client: ClientHandle,
 ) -> Result<EventStream, SubscribeError> {
-    // A new page gets the last ten notifications. A client that comes back resumes where its stream was cut.
+    // A new page gets the last ten notifications. A client that reconnects resumes where its stream was cut.
     client.subscribe_from(session.user.topic(), Start::Last(10))?;
     client.subscribe(ANNOUNCEMENTS)?;
     client.expire_at(session.expires);

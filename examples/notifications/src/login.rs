@@ -28,8 +28,8 @@ use crate::{
 
 const SESSION: &str = "session";
 
-/// The values of all session cookies. This reads bytes, because other cookies may contain any bytes. A cookie jar ignores a
-/// header that is not ASCII, and keeps only one cookie of each name.
+/// The values of all session cookies. This reads bytes, because other cookies may contain any bytes. A cookie jar
+/// ignores a header that is not ASCII, and keeps only one cookie of each name.
 fn tokens(headers: &HeaderMap) -> Vec<&str> {
     let cookies = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     let values = cookies.filter_map(|it| it.trim_ascii().strip_prefix(SESSION.as_bytes())?.strip_prefix(b"="));
@@ -37,8 +37,8 @@ fn tokens(headers: &HeaderMap) -> Vec<&str> {
     values.map(|value| str::from_utf8(value).unwrap_or_default()).collect()
 }
 
-/// Refuses requests without a session, and requests with several session cookies. An attacker who controls a sub-domain can add
-/// a second cookie, so that the user acts in the attacker's session.
+/// Refuses requests without a session, and requests with several session cookies. An attacker who controls a sub-domain
+/// can add a second cookie, so that the user acts in the attacker's session.
 pub(crate) async fn require(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let session = match tokens(request.headers())[..] {
         [] => None,
@@ -50,8 +50,8 @@ pub(crate) async fn require(State(app): State<App>, mut request: Request, next: 
     next.run(request).await
 }
 
-/// Refuses requests that a browser sends for pages of other sites. Such a page cannot read the stream, but the stream would take
-/// one of the user's slots. Pages of the trusted origin may open streams.
+/// Refuses requests that a browser sends for pages of other sites. Such a page cannot read the stream, but the stream
+/// would take one of the user's slots. Pages of the trusted origin may open streams.
 pub(crate) async fn own_pages(State(trusted): State<HeaderValue>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let is_own = headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin" || site == "none");
@@ -92,10 +92,11 @@ pub(crate) async fn log_in(
         return Err(Problem::TooManyLogins);
     }
     let user = User::named(&name).ok_or(Problem::NoName)?;
-    // A new login replaces the cookie. The old session would stay open, and nobody could end it.
+    // A new login replaces the cookie. Without this, the old session would stay open, and no request could end it.
     end_all(&app, &request.headers);
     let session = app.sessions.begin(user).map_err(Problem::NoSession)?;
-    // Behind TLS, also set `secure`, and use the name `__Host-session`: no sub-domain can set a cookie with such a name.
+    // Behind TLS, also set `secure`, and use the name `__Host-session`: no sub-domain can set a cookie with such a
+    // name.
     let cookie = Cookie::build((SESSION, session.token.to_string())).path("/").http_only(true).same_site(SameSite::Lax);
     Ok((CookieJar::new().add(cookie), Json(json!({ "user": session.user.name() }))))
 }

@@ -1,4 +1,5 @@
-//! Notifications in an axum application: sessions, a topic for each user, limits for each user, and other layers around them.
+//! Notifications in an axum application: sessions, a topic for each user, limits for each user, and other layers around
+//! them.
 //!
 //! ```text
 //! cargo run -p notifications                                        # and http://127.0.0.1:3000
@@ -9,17 +10,18 @@
 //! curl -N http://127.0.0.1:3000/announcements                       # everybody's stream
 //! ```
 //!
-//! - Each of the two event streams has its own `SseLayer` around its route, and so its own limits. Strangers cannot use up the slots
-//!   of users. A refused client is told to come back, because an `EventSource` gives up for good at a 503.
-//! - The session layer is outside of the users' `SseLayer`. Its value in the request's extensions is therefore there for `Limit::per` and
-//!   `SseLayer::metadata`.
+//! - Each of the two event streams has its own `SseLayer` around its route, and so its own limits. Strangers cannot use
+//!   up the slots of users. A refused client is told to reconnect, because an `EventSource` gives up for good at a 503.
+//! - The session layer is outside of the users' `SseLayer`. Its value in the request's extensions is therefore there
+//!   for `Limit::per` and `SseLayer::metadata`.
 //! - Pages of other sites cannot open users' streams, because they could use up a user's slots.
 //! - A request with several session cookies is refused, because one of them may come from an attacker.
-//! - A stream ends with its session: when the session expires, when the user logs out, and when the user logs in again. An `EventSource`
-//!   then comes back, gets a 401, and stops.
-//! - tower-http's layers are around all routes. The comments at the layers say what each is for, and why they have this order.
-//! - `examples/support/connections.rs` serves the connections. It closes connections that send no request, and makes room for new clients.
-//!   `axum::serve` waits for such connections for ever.
+//! - A stream ends with its session: when the session expires, when the user logs out, and when the user logs in again.
+//!   An `EventSource` then reconnects, gets a 401, and stops.
+//! - tower-http's layers are around all routes. The comments at the layers say what each is for, and why they have this
+//!   order.
+//! - `examples/support/connections.rs` serves the connections. It closes connections that send no request, and makes
+//!   room for new clients. `axum::serve` waits for such connections for ever.
 //! - On SIGINT and SIGTERM the server shuts down gracefully.
 //!
 //! In this example, everybody may log in under any name, without a password.
@@ -180,13 +182,16 @@ fn app(app: App, patience: Patience) -> Result<Router, Box<dyn Error>> {
     let layers = ServiceBuilder::new()
         // Logs every request, also refused requests.
         .layer(TraceLayer::new_for_http())
-        // Answers preflight requests, and adds its headers to every response, so that a page can read why it was refused.
+        // Answers preflight requests, and adds its headers to every response, so that a page can read why it was
+        // refused.
         .layer(cors(trusted))
-        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not cut streams.
+        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not
+        // cut streams.
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()))
         // Refuses requests that change something (a login too), if a browser sends them for a page of another origin.
         .layer(CsrfLayer::new().add_trusted_origin(origin)?)
-        // Does not compress event streams. Keep it outside of an SseLayer: the layer cannot insert anything into a compressed stream.
+        // Does not compress event streams. Keep it outside of an SseLayer: the layer cannot insert anything into a
+        // compressed stream.
         .layer(CompressionLayer::new());
     Ok(Router::new()
         .merge(for_everybody)

@@ -114,7 +114,8 @@ impl Sessions {
         close(&ended.unwrap_or_default());
     }
 
-    /// Removes all expired sessions. It reads all sessions, so the program calls it once a minute and not at each login.
+    /// Removes all expired sessions. It reads all sessions, so the program calls it once a minute and not at each
+    /// login.
     pub(crate) fn tidy(&self) {
         let mut all = self.lock();
         let expired = all.by_token.values().filter(|(session, _)| session.expires <= SystemTime::now());

@@ -7,7 +7,7 @@ mod support;
 use support::{STREAM, Visitor, after_the_position, all, bodies, expect, start, until, within};
 
 #[tokio::test]
-async fn each_user_gets_what_is_for_them_and_for_all() {
+async fn each_user_gets_their_own_and_the_public_notifications() {
     let server = start(&[]).await;
     let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
     let nobody = Visitor::of(&server);
@@ -23,12 +23,12 @@ async fn each_user_gets_what_is_for_them_and_for_all() {
         assert_eq!(stream.headers()["content-type"], "text/event-stream");
         assert_eq!(stream.headers()["x-accel-buffering"], "no");
     }
-    assert_eq!(adas.headers()["cache-control"], "no-store, no-transform", "its own layer's");
+    assert_eq!(adas.headers()["cache-control"], "no-store, no-transform", "the header of the stream's own layer");
     assert_eq!(everybodys.headers()["cache-control"], "no-cache, no-transform", "the router's");
 }
 
 #[tokio::test]
-async fn a_stream_that_was_cut_goes_on_over_all_of_its_topics() {
+async fn a_cut_stream_resumes_on_all_of_its_topics() {
     let server = start(&[]).await;
     let ada = Visitor::named(&server, "ada").await;
     let mut stream = ada.get(STREAM).await;
@@ -47,18 +47,18 @@ async fn a_stream_that_was_cut_goes_on_over_all_of_its_topics() {
 }
 
 #[tokio::test]
-async fn each_of_the_two_streams_has_a_layer_of_its_own() {
+async fn each_of_the_two_streams_has_its_own_layer() {
     let server = start(&[("HEARTBEAT_MS", "20"), ("PING_MS", "20")]).await;
     let ada = Visitor::named(&server, "ada").await;
     const PING: &str = "event: ping\ndata: \n\n";
     let users = until(&mut ada.get(STREAM).await, |text| text.matches(PING).count() == 5).await;
-    assert_eq!(after_the_position(&users), PING.repeat(5), "and nothing of the other layer");
+    assert_eq!(after_the_position(&users), PING.repeat(5), "no bytes of the other layer");
     let everybodys = until(&mut ada.get("/announcements").await, |text| text.matches(":\n\n").count() == 5).await;
     assert_eq!(after_the_position(&everybodys), ":\n\n".repeat(5));
 }
 
 #[tokio::test]
-async fn a_user_has_so_many_streams_and_others_have_theirs() {
+async fn each_user_has_their_own_limit_of_streams() {
     let server = start(&[("MAX_STREAMS_PER_USER", "2")]).await;
     let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
     // The limit counts the user, not the session.
@@ -86,7 +86,7 @@ async fn a_user_has_so_many_streams_and_others_have_theirs() {
 }
 
 #[tokio::test]
-async fn log_out_ends_the_streams_of_this_session_alone() {
+async fn a_logout_ends_only_the_streams_of_its_session() {
     let server = start(&[]).await;
     let (here, there) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "ada").await);
     let (mut ends, mut goes_on) = (here.get(STREAM).await, there.get(STREAM).await);
@@ -96,7 +96,7 @@ async fn log_out_ends_the_streams_of_this_session_alone() {
     assert_eq!(out.status(), StatusCode::NO_CONTENT);
     assert!(out.headers()["set-cookie"].to_str().unwrap().starts_with("session=; "));
     assert_eq!(all(ends).await, "");
-    assert_eq!(here.get(STREAM).await.status(), StatusCode::UNAUTHORIZED, "which makes an EventSource stop");
+    assert_eq!(here.get(STREAM).await.status(), StatusCode::UNAUTHORIZED, "a 401 stops an EventSource");
     there.post("/api/users/ada/notifications", "after").await;
     expect(&mut goes_on, &["ada before", "ada after"]).await;
 }
@@ -113,7 +113,7 @@ async fn a_stream_ends_when_its_session_expires() {
 }
 
 #[tokio::test]
-async fn what_is_no_stream_is_as_without_the_layer() {
+async fn responses_that_are_no_stream_are_the_same_without_the_layer() {
     let server = start(&[]).await;
     let (ada, nobody) = (Visitor::named(&server, "ada").await, Visitor::of(&server));
     let nowhere = r#"{"error":"there is nothing here"}"#;
@@ -153,7 +153,7 @@ async fn the_page_is_compressed_and_a_stream_is_not() {
 }
 
 #[tokio::test]
-async fn pages_of_the_origin_that_is_named_may_read_answers_and_refusals() {
+async fn pages_of_the_trusted_origin_can_read_responses_and_refusals() {
     let origin = "https://app.test";
     let server = start(&[("ORIGIN", origin)]).await;
     let ada = Visitor::named(&server, "ada").await;
@@ -165,7 +165,7 @@ async fn pages_of_the_origin_that_is_named_may_read_answers_and_refusals() {
     assert!(allows(ada.get_with(STREAM, &own).await.headers()));
     let refused = Visitor::of(&server).get_with(STREAM, &own).await;
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
-    assert!(allows(refused.headers()), "a page can read why");
+    assert!(allows(refused.headers()), "a page can read the reason");
     let other = ada.get_with(STREAM, &[("origin", "https://other.test")]).await;
     assert!(!other.headers().contains_key("access-control-allow-origin"));
 
@@ -178,14 +178,14 @@ async fn pages_of_the_origin_that_is_named_may_read_answers_and_refusals() {
         preflight.headers_mut().insert(name, value.parse().unwrap());
     }
     let answer = ada.send(preflight).await;
-    assert_eq!(answer.status(), StatusCode::OK, "without a session");
+    assert_eq!(answer.status(), StatusCode::OK, "the preflight needs no session");
     assert!(allows(answer.headers()));
     assert!(answer.headers()["access-control-allow-headers"].to_str().unwrap().contains("last-event-id"));
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn told_to_end_it_ends_its_streams_in_order() {
+async fn a_signal_ends_the_streams_cleanly() {
     use nix::sys::signal::Signal::{SIGINT, SIGTERM};
     for signal in [SIGINT, SIGTERM] {
         let mut server = start(&[]).await;

@@ -1,4 +1,5 @@
-//! Tests the places where an axum application can have an `SseLayer`, and the routes that the layer then covers. Over sockets, HTTP/1.1 and HTTP/2.
+//! Tests the places where an axum application can have an `SseLayer`, and the routes that the layer then covers. Over
+//! sockets, HTTP/1.1 and HTTP/2.
 //!
 //! Each layer here sends its name in a comment at the beginning of its streams, and in their heartbeats.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -39,7 +40,7 @@ const TOPIC: &str = "news";
 const NO_LAYER: &str = "no SseLayer is around this route: add one with Router::layer";
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(60), future).await.expect("it takes too long")
+    timeout(Duration::from_secs(60), future).await.expect("the step takes too long")
 }
 
 fn layer(registry: &Registry, name: &str) -> SseLayer {
@@ -72,13 +73,13 @@ fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().route("/stream", get(stream)).route("/own", get(own)).route("/json/{number}", get(answer))
 }
 
-struct House {
+struct TestServer {
     address: SocketAddr,
     version: Version,
     registry: Registry,
 }
 
-impl House {
+impl TestServer {
     async fn get(&self, target: &str) -> http::Response<Incoming> {
         let mut client = Client::connect(self.address, self.version).await;
         within(client.send(client::get(target))).await.unwrap()
@@ -137,17 +138,17 @@ impl House {
 
 async fn read(response: &mut http::Response<Incoming>, text: &mut String, has_it: impl Fn(&str) -> bool) {
     while !(has_it(text) && text.ends_with("\n\n")) {
-        let frame = within(response.frame()).await.expect("it goes on").unwrap();
+        let frame = within(response.frame()).await.expect("the stream goes on").unwrap();
         text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
     }
 }
 
 /// Serves an application over both versions, next to the same application without a layer.
-async fn on_both(app: impl Fn(&Registry) -> Router, test: impl AsyncFn(&House)) {
+async fn on_both(app: impl Fn(&Registry) -> Router, test: impl AsyncFn(&TestServer)) {
     on_both_as(|registry| Shared::new(app(registry)), test).await;
 }
 
-async fn on_both_as<M, S>(make: impl Fn(&Registry) -> M, test: impl AsyncFn(&House))
+async fn on_both_as<M, S>(make: impl Fn(&Registry) -> M, test: impl AsyncFn(&TestServer))
 where
     M: for<'a> Service<axum::serve::IncomingStream<'a, TcpListener>, Response = S, Error = Infallible>,
     M: Send + 'static,
@@ -161,63 +162,63 @@ where
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(axum::serve(listener, make(&registry)).into_future());
-        test(&House { address, version, registry }).await;
+        test(&TestServer { address, version, registry }).await;
     }
 }
 
 /// A response that is no stream is the same with and without a layer.
-async fn is_untouched(house: &House, targets: &[&str]) {
+async fn is_untouched(test_server: &TestServer, targets: &[&str]) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let plain = routes().nest("/api", routes()).fallback(nowhere);
     tokio::spawn(axum::serve(listener, plain).into_future());
-    let plain = House { address, version: house.version, registry: Registry::new() };
+    let plain = TestServer { address, version: test_server.version, registry: Registry::new() };
     for target in targets {
         let expected = plain.whole(target).await;
         assert!([StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::BAD_REQUEST].contains(&expected.0));
-        assert_eq!(house.whole(target).await, expected, "{target}");
+        assert_eq!(test_server.whole(target).await, expected, "{target}");
     }
 }
 
 #[tokio::test]
-async fn a_layer_of_a_router_covers_its_routes_and_its_fallback_and_nothing_that_is_added_later() {
+async fn a_routers_layer_covers_its_routes_and_fallback_and_no_later_routes() {
     let app =
         |registry: &Registry| routes().fallback(stream).layer(layer(registry, "router")).route("/late", get(stream));
-    on_both(app, async |house| {
-        house.streams("/stream", "router").await;
-        house.streams("/own", "router").await;
-        house.streams("/anything", "router").await;
-        house.has_no_layer("/late").await;
-        is_untouched(house, &["/json/7", "/json/seven"]).await;
+    on_both(app, async |test_server| {
+        test_server.streams("/stream", "router").await;
+        test_server.streams("/own", "router").await;
+        test_server.streams("/anything", "router").await;
+        test_server.has_no_layer("/late").await;
+        is_untouched(test_server, &["/json/7", "/json/seven"]).await;
     })
     .await;
     let app = |registry: &Registry| routes().fallback(nowhere).layer(layer(registry, "router"));
-    on_both(app, async |house| is_untouched(house, &["/json/7", "/json/seven", "/anything"]).await).await;
+    on_both(app, async |test_server| is_untouched(test_server, &["/json/7", "/json/seven", "/anything"]).await).await;
 }
 
 #[tokio::test]
 async fn a_route_layer_covers_the_routes_and_not_the_fallback() {
     let app = |registry: &Registry| routes().fallback(stream).route_layer(layer(registry, "routes"));
-    on_both(app, async |house| {
-        house.streams("/stream", "routes").await;
-        house.has_no_layer("/anything").await;
-        is_untouched(house, &["/json/7"]).await;
+    on_both(app, async |test_server| {
+        test_server.streams("/stream", "routes").await;
+        test_server.has_no_layer("/anything").await;
+        is_untouched(test_server, &["/json/7"]).await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_layer_of_a_method_router_covers_that_route_alone() {
+async fn a_method_routers_layer_covers_only_that_route() {
     let app = |registry: &Registry| {
         let covered: MethodRouter = get(stream).layer(layer(registry, "route"));
         routes().route("/covered", covered).route("/own-covered/own", get(own).layer(layer(registry, "second")))
     };
-    on_both(app, async |house| {
-        house.streams("/covered", "route").await;
-        house.streams("/own-covered/own", "second").await;
-        house.has_no_layer("/stream").await;
+    on_both(app, async |test_server| {
+        test_server.streams("/covered", "route").await;
+        test_server.streams("/own-covered/own", "second").await;
+        test_server.has_no_layer("/stream").await;
         // A method without a handler is refused as it is without the layer.
-        let mut client = Client::connect(house.address, house.version).await;
+        let mut client = Client::connect(test_server.address, test_server.version).await;
         let response =
             within(client.send(client::request("PUT", "/covered", bodies::AnyBody::default()))).await.unwrap();
         assert_eq!(
@@ -229,13 +230,13 @@ async fn a_layer_of_a_method_router_covers_that_route_alone() {
 }
 
 #[tokio::test]
-async fn a_layer_of_a_handler_covers_that_method_alone() {
+async fn a_handlers_layer_covers_only_that_method() {
     let app = |registry: &Registry| {
         Router::new().route("/stream", get(stream.layer(layer(registry, "handler"))).post(stream))
     };
-    on_both(app, async |house| {
-        house.streams("/stream", "handler").await;
-        let mut client = Client::connect(house.address, house.version).await;
+    on_both(app, async |test_server| {
+        test_server.streams("/stream", "handler").await;
+        let mut client = Client::connect(test_server.address, test_server.version).await;
         let response =
             within(client.send(client::request("POST", "/stream", bodies::AnyBody::default()))).await.unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
@@ -244,7 +245,7 @@ async fn a_layer_of_a_handler_covers_that_method_alone() {
 }
 
 #[tokio::test]
-async fn of_nested_layers_the_inner_one_does_the_work() {
+async fn the_inner_of_nested_layers_prepares_the_stream() {
     let app = |registry: &Registry| {
         let api = routes().layer(layer(registry, "api"));
         let outside = Router::new()
@@ -252,19 +253,19 @@ async fn of_nested_layers_the_inner_one_does_the_work() {
             .nest("/api", api);
         routes().merge(outside).fallback(nowhere).layer(layer(registry, "router"))
     };
-    on_both(app, async |house| {
-        house.streams("/api/stream", "api").await;
-        house.streams("/api/own", "api").await;
-        house.streams("/twice", "inner").await;
-        house.streams("/stream", "router").await;
-        house.streams("/own", "router").await;
-        is_untouched(house, &["/json/7", "/api/json/7", "/api/json/x", "/api/nowhere", "/nowhere"]).await;
+    on_both(app, async |test_server| {
+        test_server.streams("/api/stream", "api").await;
+        test_server.streams("/api/own", "api").await;
+        test_server.streams("/twice", "inner").await;
+        test_server.streams("/stream", "router").await;
+        test_server.streams("/own", "router").await;
+        is_untouched(test_server, &["/json/7", "/api/json/7", "/api/json/x", "/api/nowhere", "/nowhere"]).await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn of_nested_layers_with_two_registries_the_inner_one_has_the_client() {
+async fn with_two_registries_the_inner_layer_has_the_client() {
     let app = |registry: &Registry| {
         let elsewhere = Registry::new();
         routes().layer(layer(registry, "inner")).layer(layer(&elsewhere, "outer")).route(
@@ -272,10 +273,10 @@ async fn of_nested_layers_with_two_registries_the_inner_one_has_the_client() {
             get(async |State(elsewhere): State<Registry>| elsewhere.stats().clients.to_string()).with_state(elsewhere),
         )
     };
-    on_both(app, async |house| {
-        house.streams("/stream", "inner").await;
-        let _open = house.get("/stream").await;
-        assert_eq!(house.whole("/elsewhere").await.2, "0");
+    on_both(app, async |test_server| {
+        test_server.streams("/stream", "inner").await;
+        let _open = test_server.get("/stream").await;
+        assert_eq!(test_server.whole("/elsewhere").await.2, "0");
     })
     .await;
 }
@@ -288,12 +289,12 @@ async fn merged_routers_with_layers_of_their_own_share_a_registry() {
         let neither = Router::new().route("/neither", get(stream)).route("/publish", post(publish));
         one.merge(two).merge(neither).with_state(registry.clone())
     };
-    on_both(app, async |house| {
-        house.streams("/one", "one").await;
-        house.streams("/two/own", "two").await;
-        house.has_no_layer("/neither").await;
-        let mut streams = [house.get("/one").await, house.get("/two/own").await];
-        let mut client = Client::connect(house.address, house.version).await;
+    on_both(app, async |test_server| {
+        test_server.streams("/one", "one").await;
+        test_server.streams("/two/own", "two").await;
+        test_server.has_no_layer("/neither").await;
+        let mut streams = [test_server.get("/one").await, test_server.get("/two/own").await];
+        let mut client = Client::connect(test_server.address, test_server.version).await;
         within(client.send(client::request("POST", "/publish", bodies::AnyBody::default()))).await.unwrap();
         for response in &mut streams {
             read(response, &mut String::new(), |text| text.contains("data: by a handler\n")).await;
@@ -322,13 +323,13 @@ async fn a_service_with_a_layer_can_be_a_fallback_or_be_nested() {
             .route_service("/plain", plain)
             .fallback_service(inside)
     };
-    on_both(app, async |house| {
+    on_both(app, async |test_server| {
         for target in ["/stream", "/own", "/api/stream", "/api/own"] {
-            house.streams(target, "service").await;
+            test_server.streams(target, "service").await;
         }
-        house.streams("/plain", "plain").await;
-        house.has_no_layer("/outside").await;
-        is_untouched(house, &["/json/7", "/api/json/7", "/nowhere"]).await;
+        test_server.streams("/plain", "plain").await;
+        test_server.has_no_layer("/outside").await;
+        is_untouched(test_server, &["/json/7", "/api/json/7", "/nowhere"]).await;
     })
     .await;
 }
@@ -348,14 +349,14 @@ async fn a_stack_of_layers_goes_around_a_router() {
             ));
         routes().fallback(nowhere).layer(layers)
     };
-    on_both(app, async |house| {
-        house.streams("/stream", "stack").await;
-        house.streams("/own", "stack").await;
-        let response = house.get("/stream").await;
+    on_both(app, async |test_server| {
+        test_server.streams("/stream", "stack").await;
+        test_server.streams("/own", "stack").await;
+        let response = test_server.get("/stream").await;
         assert_eq!(response.headers()["access-control-allow-origin"], "*");
         assert_eq!(response.headers()["x-inside"], "1");
-        assert_eq!(house.whole("/json/7").await.2, r#"{"number":7}"#);
-        assert_eq!(house.whole("/nowhere").await.0, StatusCode::NOT_FOUND);
+        assert_eq!(test_server.whole("/json/7").await.2, r#"{"number":7}"#);
+        assert_eq!(test_server.whole("/nowhere").await.0, StatusCode::NOT_FOUND);
     })
     .await;
 }
@@ -370,11 +371,11 @@ async fn a_stack_of_layers_goes_around_a_router_as_a_service() {
             .service(routes().nest("/api", routes().layer(layer(registry, "api"))).fallback(nowhere));
         Shared::new(service)
     };
-    on_both_as(make, async |house| {
-        house.streams("/stream", "outside").await;
-        house.streams("/own", "outside").await;
-        house.streams("/api/own", "api").await;
-        is_untouched(house, &["/json/7", "/api/json/7", "/nowhere", "/api/nowhere"]).await;
+    on_both_as(make, async |test_server| {
+        test_server.streams("/stream", "outside").await;
+        test_server.streams("/own", "outside").await;
+        test_server.streams("/api/own", "api").await;
+        is_untouched(test_server, &["/json/7", "/api/json/7", "/nowhere", "/api/nowhere"]).await;
     })
     .await;
 }
@@ -390,9 +391,9 @@ async fn a_layer_of_a_router_covers_services() {
         });
         Router::new().route_service("/service", service).fallback_service(service).layer(layer(registry, "router"))
     };
-    on_both(app, async |house| {
-        house.streams("/service", "router").await;
-        house.streams("/anything", "router").await;
+    on_both(app, async |test_server| {
+        test_server.streams("/service", "router").await;
+        test_server.streams("/anything", "router").await;
     })
     .await;
 }

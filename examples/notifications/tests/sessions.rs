@@ -18,10 +18,10 @@ use tokio::{
 };
 use tower_sse::{ClientHandle, ClientIpKey, Event, EventStream, Registry, RegistryConfig, SseLayer, SubscribeError};
 
-#[allow(dead_code, reason = "not all of it is asked for")]
+#[allow(dead_code, reason = "these tests do not use all of it")]
 #[path = "../src/login.rs"]
 mod login;
-#[allow(dead_code, reason = "not all of it is asked for")]
+#[allow(dead_code, reason = "these tests do not use all of it")]
 #[path = "../src/session.rs"]
 mod session;
 mod support;
@@ -125,7 +125,7 @@ async fn ada(server: &Server, version: Version) -> Visitor {
 }
 
 #[tokio::test]
-async fn a_stream_whose_session_ends_while_its_handler_is_under_way_ends_at_once() {
+async fn a_stream_whose_session_ends_during_its_handler_ends_at_once() {
     for (version, how) in VERSIONS.into_iter().flat_map(|version| How::ALL.map(|how| (version, how))) {
         let server = Server::start(BOUNDS).await;
         let ada = ada(&server, version).await;
@@ -134,7 +134,7 @@ async fn a_stream_whose_session_ends_while_its_handler_is_under_way_ends_at_once
             how.end(&ada).await;
             server.handler.may_end.add_permits(1);
         });
-        assert_eq!(stream.status(), StatusCode::OK, "it was asked for in time");
+        assert_eq!(stream.status(), StatusCode::OK, "the request came before the session's end");
         server.registry.publish("news", Event::data("secret")).unwrap();
         let text = all(stream).await;
         assert!(!text.contains("secret"), "{how:?} over {version:?}: {text:?}");
@@ -143,7 +143,7 @@ async fn a_stream_whose_session_ends_while_its_handler_is_under_way_ends_at_once
 }
 
 #[tokio::test]
-async fn a_stream_that_is_open_ends_with_its_session_and_gets_nothing_that_is_published_after_that() {
+async fn an_open_stream_ends_with_its_session_and_gets_no_later_event() {
     for (version, how) in VERSIONS.into_iter().flat_map(|version| How::ALL.map(|how| (version, how))) {
         let server = Server::start(BOUNDS).await;
         server.handler.may_end.add_permits(2);
@@ -162,12 +162,12 @@ async fn a_stream_that_is_open_ends_with_its_session_and_gets_nothing_that_is_pu
 
 /// The cost of a login does not depend on the number of sessions: expired sessions are removed once a minute.
 #[test]
-fn a_login_looks_at_no_session_but_those_of_its_user() {
+fn a_login_reads_only_the_sessions_of_its_user() {
     let sessions = Sessions::new(Bounds { lifetime: Duration::ZERO, sessions: 3, ..BOUNDS });
     let begin = |name| sessions.begin(User::named(name).unwrap()).map(|session| session.token);
     let expired = ["ada", "bob", "eve"].map(|name| begin(name).ok().unwrap());
     assert!(expired.iter().all(|token| sessions.find(token).is_none()));
-    assert!(matches!(begin("dan"), Err(NoSession::TooMany)), "what has expired was removed");
+    assert!(matches!(begin("dan"), Err(NoSession::TooMany)), "the expired sessions were removed");
     sessions.tidy();
     assert!(begin("dan").is_ok());
 }

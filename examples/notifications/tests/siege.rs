@@ -14,7 +14,7 @@ use siege::{Siege, Times};
 use support::{STREAM, Visitor, bodies, client::VERSIONS, example::Server, expect, within};
 
 #[tokio::test]
-async fn beside_1000_silent_slow_trickling_and_half_open_connections_users_are_served_within_a_second() {
+async fn users_are_served_within_a_second_during_a_siege() {
     let mut command = siege::with_few_files(Path::new(env!("CARGO_BIN_EXE_notifications")));
     let server = within(Server::start(command.env("PORT", "0").env("LOGINS_PER_MINUTE", "1000"))).await;
     let ada = Visitor::named(&server, "ada").await;

@@ -1,4 +1,5 @@
-//! Tests the program as a process against strangers, against pages of other sites, and against a client that logs in again and again.
+//! Tests the program as a process against strangers, against pages of other sites, and against a client that logs in
+//! again and again.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -12,8 +13,8 @@ use support::{STREAM, Visitor, all, bodies, bodies::AnyBody, client, client::VER
 const ASKS: [(&str, &str); 1] = [("accept", "text/event-stream")];
 const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
 
-/// The limit refuses the stream, and an `EventSource` comes back.
-async fn is_told_to_come_back(refused: Response<Incoming>) {
+/// The limit refuses the stream, and an `EventSource` reconnects.
+async fn is_told_to_reconnect(refused: Response<Incoming>) {
     assert_eq!(refused.status(), StatusCode::OK);
     assert_eq!(refused.headers()["content-type"], "text/event-stream");
     let text = all(refused).await;
@@ -21,26 +22,26 @@ async fn is_told_to_come_back(refused: Response<Incoming>) {
 }
 
 #[tokio::test]
-async fn strangers_use_up_their_places_and_users_have_theirs() {
+async fn strangers_cannot_use_up_the_slots_of_users() {
     let server = start(&[("MAX_PUBLIC_STREAMS", "2"), ("MAX_STREAMS", "1")]).await;
     let nobody = Visitor::of(&server);
     let _streams = (nobody.get("/announcements").await, nobody.get_with("/announcements", &ASKS).await);
-    is_told_to_come_back(nobody.get_with("/announcements", &ASKS).await).await;
-    is_told_to_come_back(nobody.get("/announcements").await).await;
+    is_told_to_reconnect(nobody.get_with("/announcements", &ASKS).await).await;
+    is_told_to_reconnect(nobody.get("/announcements").await).await;
     let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
     let mut stream = ada.get_with(STREAM, &ASKS).await;
     bob.post("/api/users/ada/notifications", "still here").await;
     expect(&mut stream, &["bob still here"]).await;
-    is_told_to_come_back(bob.get_with(STREAM, &ASKS).await).await;
+    is_told_to_reconnect(bob.get_with(STREAM, &ASKS).await).await;
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn one_address_has_so_many_public_streams_and_others_have_theirs() {
+async fn each_address_has_its_own_limit_of_public_streams() {
     let server = start(&[("MAX_STREAMS_PER_ADDRESS", "2")]).await;
     let nobody = Visitor::of(&server);
     let _streams = (nobody.get("/announcements").await, nobody.get("/announcements").await);
-    is_told_to_come_back(nobody.get_with("/announcements", &ASKS).await).await;
+    is_told_to_reconnect(nobody.get_with("/announcements", &ASKS).await).await;
     let elsewhere = Visitor { from: Some(ELSEWHERE.into()), ..Visitor::of(&server) };
     let mut stream = elsewhere.get_with("/announcements", &ASKS).await;
     Visitor::named(&server, "ada").await.post("/api/announcements", "to all").await;
@@ -48,7 +49,7 @@ async fn one_address_has_so_many_public_streams_and_others_have_theirs() {
 }
 
 #[tokio::test]
-async fn a_place_that_a_stranger_leaves_is_there_for_the_next() {
+async fn a_slot_that_a_stranger_leaves_is_free_for_the_next_one() {
     let server = start(&[("MAX_PUBLIC_STREAMS", "1")]).await;
     let nobody = Visitor::of(&server);
     drop(nobody.get("/announcements").await);
@@ -58,14 +59,14 @@ async fn a_place_that_a_stranger_leaves_is_there_for_the_next() {
             if stream.headers()["cache-control"] == "no-cache, no-transform" {
                 return;
             }
-            is_told_to_come_back(stream).await;
+            is_told_to_reconnect(stream).await;
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_user_who_logs_in_too_often_loses_the_oldest_session() {
+async fn too_many_logins_of_a_user_end_the_oldest_session() {
     let server = start(&[("MAX_SESSIONS_PER_USER", "2")]).await;
     let (first, second) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "ada").await);
     let bob = Visitor::named(&server, "bob").await;
@@ -85,7 +86,7 @@ async fn a_user_who_logs_in_too_often_loses_the_oldest_session() {
 }
 
 #[tokio::test]
-async fn when_all_sessions_are_there_that_may_be_a_login_is_refused_until_one_ends() {
+async fn at_the_limit_of_sessions_logins_are_refused_until_one_ends() {
     let server = start(&[("MAX_SESSIONS", "2")]).await;
     let (ada, bob) = (Visitor::named(&server, "ada").await, Visitor::named(&server, "bob").await);
     let mut carol = Visitor::of(&server);
@@ -101,7 +102,7 @@ async fn when_all_sessions_are_there_that_may_be_a_login_is_refused_until_one_en
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn one_address_logs_in_so_often_in_a_minute_and_others_may_still() {
+async fn each_address_has_its_own_limit_of_logins_per_minute() {
     let server = start(&[("LOGINS_PER_MINUTE", "2")]).await;
     let ada = Visitor::named(&server, "ada").await;
     // Logins with invalid names count too.
@@ -110,13 +111,13 @@ async fn one_address_logs_in_so_often_in_a_minute_and_others_may_still() {
     let refused = ada.send(ada.login("ada")).await;
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(refused.headers()["retry-after"], "60");
-    assert_eq!(ada.get("/api/me").await.status(), StatusCode::OK, "the session is as it was");
+    assert_eq!(ada.get("/api/me").await.status(), StatusCode::OK, "the session is unchanged");
     let mut elsewhere = Visitor { from: Some(ELSEWHERE.into()), ..Visitor::of(&server) };
     elsewhere.log_in("bob").await;
 }
 
 #[tokio::test]
-async fn who_logs_in_again_has_one_session_and_the_streams_of_the_one_before_end() {
+async fn a_second_login_replaces_the_session_and_ends_its_streams() {
     for version in VERSIONS {
         let server = start(&[]).await;
         let before = Visitor { version, ..Visitor::named(&server, "ada").await };
@@ -129,7 +130,8 @@ async fn who_logs_in_again_has_one_session_and_the_streams_of_the_one_before_end
     }
 }
 
-/// The session cookies as a browser sends them if a sub-domain has set one too, or as a client sends them in one header each.
+/// The session cookies as a browser sends them if a sub-domain has set one too, or as a client sends them in one header
+/// each.
 fn with_cookies(mut request: Request<AnyBody>, lines: &[&str]) -> Request<AnyBody> {
     for line in lines {
         request.headers_mut().append("cookie", HeaderValue::from_bytes(line.as_bytes()).unwrap());
@@ -138,7 +140,7 @@ fn with_cookies(mut request: Request<AnyBody>, lines: &[&str]) -> Request<AnyBod
 }
 
 #[tokio::test]
-async fn of_two_session_cookies_neither_is_used_and_a_login_or_logout_ends_both_sessions() {
+async fn two_session_cookies_are_refused_and_a_login_or_logout_ends_both() {
     for (version, two_lines) in VERSIONS.into_iter().flat_map(|version| [(version, false), (version, true)]) {
         for target in ["/login", "/api/logout"] {
             let server = start(&[]).await;
@@ -156,7 +158,7 @@ async fn of_two_session_cookies_neither_is_used_and_a_login_or_logout_ends_both_
                 assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{needs_a_session} over {version:?}: {both:?}");
             }
             for visitor in [&ada, &mallory] {
-                assert_eq!(visitor.get("/api/me").await.status(), StatusCode::OK, "both go on");
+                assert_eq!(visitor.get("/api/me").await.status(), StatusCode::OK, "both sessions go on");
             }
             let ends = if target == "/login" { nobody.login("ada") } else { nobody.request(&Method::POST, target, "") };
             let answer = nobody.send(with_cookies(ends, &both)).await;
@@ -170,7 +172,7 @@ async fn of_two_session_cookies_neither_is_used_and_a_login_or_logout_ends_both_
 }
 
 #[tokio::test]
-async fn a_session_is_found_and_ended_whatever_other_cookies_there_are() {
+async fn a_session_is_found_and_ended_among_any_other_cookies() {
     for version in VERSIONS {
         let server = start(&[]).await;
         let ada = Visitor { version, ..Visitor::named(&server, "ada").await };
@@ -188,7 +190,7 @@ async fn a_session_is_found_and_ended_whatever_other_cookies_there_are() {
 }
 
 #[tokio::test]
-async fn pages_of_other_sites_take_no_place_of_a_user_and_the_trusted_origin_and_programs_may() {
+async fn only_own_trusted_pages_and_programs_may_take_a_users_slot() {
     for version in VERSIONS {
         let server = start(&[("ORIGIN", "https://app.test"), ("MAX_STREAMS_PER_USER", "1")]).await;
         let ada = Visitor { version, ..Visitor::named(&server, "ada").await };
@@ -218,7 +220,7 @@ async fn pages_of_other_sites_take_no_place_of_a_user_and_the_trusted_origin_and
 }
 
 #[tokio::test]
-async fn what_pages_of_other_origins_make_a_browser_send_changes_nothing() {
+async fn requests_of_other_origins_pages_change_nothing() {
     let server = start(&[("ORIGIN", "https://app.test")]).await;
     for version in VERSIONS {
         let ada = Visitor { version, ..Visitor::named(&server, "ada").await };
@@ -247,7 +249,7 @@ async fn what_pages_of_other_origins_make_a_browser_send_changes_nothing() {
 }
 
 #[tokio::test]
-async fn own_pages_those_of_the_origin_that_is_named_and_programs_may_log_in_and_post() {
+async fn own_and_trusted_pages_and_programs_may_log_in_and_post() {
     let server = start(&[("ORIGIN", "https://app.test")]).await;
     for version in VERSIONS {
         let ada = Visitor { version, ..Visitor::named(&server, "ada").await };
@@ -270,7 +272,7 @@ async fn own_pages_those_of_the_origin_that_is_named_and_programs_may_log_in_and
 }
 
 #[tokio::test]
-async fn a_login_or_a_notification_that_trickles_is_given_up_and_streams_go_on() {
+async fn a_slow_login_or_notification_is_given_up_and_streams_go_on() {
     let server = start(&[("GONE_AFTER_MS", "1000")]).await;
     let ada = Visitor::named(&server, "ada").await;
     let mut stream = ada.get(STREAM).await;

@@ -9,12 +9,14 @@
 //! curl -i -X DELETE http://127.0.0.1:3000/jobs/ID                   # stops it
 //! ```
 //!
-//! - The layer goes around a tower service, and hyper-util serves the service: `examples/support/connections.rs`, which closes connections that send
-//!   no request, and makes room for new clients. The crate is used without its default features, so there is no axum and no JSON library.
-//! - A job fills its topic through a `Producer`, whether or not anybody reads. When the job is done, it ends the topic. Readers then get the
-//!   remaining events, and their streams end. An `EventSource` comes back with the last id, gets a 204, and stops.
-//! - The last event of a job is `done`. If somebody stopped the job, it is `cancelled`. If the job failed, it is `failed`. A client that has read `cancelled`
-//!   or `failed` gets a 410 when it comes back.
+//! - The layer goes around a tower service, and hyper-util serves the service: `examples/support/connections.rs`, which
+//!   closes connections that send no request, and makes room for new clients. The crate is used without its default
+//!   features, so there is no axum and no JSON library.
+//! - A job fills its topic through a `Producer`, whether or not anybody reads. When the job is done, it ends the topic.
+//!   Readers then get the remaining events, and their streams end. An `EventSource` reconnects with the last id, gets a
+//!   204, and stops.
+//! - The last event of a job is `done`. If somebody stopped the job, it is `cancelled`. If the job failed, it is
+//!   `failed`. A client that has read `cancelled` or `failed` gets a 410 when it reconnects.
 //! - The events of a job are forgotten five minutes after its end. After that, the job is a 404.
 //! - On SIGINT and SIGTERM, streams of running jobs may continue for `FINISH_MS`.
 //!
@@ -30,12 +32,14 @@
 #[path = "../../support/connections.rs"]
 mod connections;
 mod jobs;
+#[path = "../../support/settings.rs"]
+mod settings;
 #[path = "../../support/signals.rs"]
 mod signals;
 #[path = "../../support/sockets.rs"]
 mod sockets;
 
-use std::{convert::Infallible, env, error::Error, future, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, future, sync::Arc, time::Duration};
 
 use hyper::Request;
 use tokio::net::TcpListener;
@@ -46,6 +50,7 @@ use tower_sse::{Drain, Registry, RegistryConfig, Retention, SseLayer};
 use crate::{
     connections::{Connections, RequestBody},
     jobs::Jobs,
+    settings::setting,
     signals::Signals,
     sockets::Patience,
 };
@@ -78,12 +83,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // `close_within` has a timeout, because some peers may read nothing.
     tokio::join!(drain, connections.close_within(finish.max(window) + Duration::from_secs(1)));
     Ok(())
-}
-
-/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
-    match env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} is not a number that fits"))),
-    }
 }

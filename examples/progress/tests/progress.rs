@@ -12,7 +12,7 @@ use tokio::{process::Command, time::timeout};
 mod bodies;
 #[path = "../../../tests/support/client.rs"]
 mod client;
-#[allow(dead_code, reason = "this program is built already")]
+#[allow(dead_code, reason = "cargo has built this program already")]
 #[path = "../../../tests/support/example.rs"]
 mod example;
 #[path = "../../../tests/support/strangers.rs"]
@@ -22,26 +22,26 @@ use client::{Client, VERSIONS};
 use example::Server;
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(60), future).await.expect("it takes too long")
+    timeout(Duration::from_secs(60), future).await.expect("the step takes too long")
 }
 
 /// The program, and the HTTP version of the requests.
-struct House {
+struct TestServer {
     server: Server,
     version: Version,
 }
 
-async fn on_both(environment: &[(&str, &str)], test: impl AsyncFn(House)) {
+async fn on_both(environment: &[(&str, &str)], test: impl AsyncFn(TestServer)) {
     for version in VERSIONS {
         eprintln!("over {version:?}");
         let mut command = Command::new(env!("CARGO_BIN_EXE_progress"));
         command.env("PORT", "0").envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
         let server = within(Server::start(&mut command)).await;
-        test(House { server, version }).await;
+        test(TestServer { server, version }).await;
     }
 }
 
-impl House {
+impl TestServer {
     async fn send(&self, request: Request<AnyBody>) -> Response<Incoming> {
         let address: SocketAddr = self.server.url.strip_prefix("http://").unwrap().parse().unwrap();
         within(async { Client::connect(address, self.version).await.send(request).await.unwrap() }).await
@@ -76,7 +76,7 @@ async fn text(response: Response<Incoming>) -> String {
 async fn first(stream: &mut Response<Incoming>, count: usize) -> String {
     let mut text = String::new();
     while text.matches("\n\n").count() <= count {
-        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("it ends after {text:?}")).unwrap();
+        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("the stream ends after {text:?}")).unwrap();
         text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
     }
     text
@@ -102,49 +102,49 @@ fn without_ids(text: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_job_is_followed_from_its_beginning_to_its_end() {
-    on_both(&[("STEP_MS", "5")], async |house| {
-        let job = house.start(30).await;
-        let stream = house.ask("GET", &job).await;
-        assert_eq!((stream.status(), stream.version()), (StatusCode::OK, house.version));
+async fn a_reader_gets_a_job_from_its_beginning_to_its_end() {
+    on_both(&[("STEP_MS", "5")], async |test_server| {
+        let job = test_server.start(30).await;
+        let stream = test_server.ask("GET", &job).await;
+        assert_eq!((stream.status(), stream.version()), (StatusCode::OK, test_server.version));
         assert_eq!(stream.headers()["content-type"], "text/event-stream");
         assert_eq!(stream.headers()["cache-control"], "no-cache, no-transform");
         assert_eq!(stream.headers()["x-accel-buffering"], "no");
-        assert_eq!(stream.headers().contains_key("connection"), house.version == Version::HTTP_11);
+        assert_eq!(stream.headers().contains_key("connection"), test_server.version == Version::HTTP_11);
         let early = text(stream).await;
         assert!(early.starts_with("event: position\ndata: \nid: "), "{early}");
         assert_eq!(without_ids(&early), steps(1, 30));
-        let late = text(house.ask("GET", &job).await).await;
-        assert_eq!(events(&late), events(&early), "and so it is for who comes when it is over");
+        let late = text(test_server.ask("GET", &job).await).await;
+        assert_eq!(events(&late), events(&early), "a reader that comes after the end gets the same");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_stream_that_was_cut_goes_on_where_it_was_and_the_job_goes_on_meanwhile() {
-    on_both(&[("STEP_MS", "20")], async |house| {
-        let job = house.start(20).await;
-        let mut stream = house.ask("GET", &job).await;
+async fn a_cut_stream_resumes_and_the_job_goes_on_meanwhile() {
+    on_both(&[("STEP_MS", "20")], async |test_server| {
+        let job = test_server.start(20).await;
+        let mut stream = test_server.ask("GET", &job).await;
         let begin = first(&mut stream, 3).await;
         drop(stream);
         let (last, id) = *events(&begin).last().unwrap();
         let next = last.strip_prefix("event: progress\ndata: {\"done\":").unwrap().strip_suffix(",\"of\":20}").unwrap();
         let next = next.parse::<u32>().unwrap() + 1;
         // Another client reads the job to its end.
-        assert_eq!(without_ids(&text(house.ask("GET", &job).await).await), steps(1, 20));
-        assert_eq!(without_ids(&text(house.resume(&job, id).await).await), steps(next, 20));
+        assert_eq!(without_ids(&text(test_server.ask("GET", &job).await).await), steps(1, 20));
+        assert_eq!(without_ids(&text(test_server.resume(&job, id).await).await), steps(next, 20));
     })
     .await;
 }
 
 #[tokio::test]
-async fn who_had_all_of_a_job_gets_a_204() {
-    on_both(&[("STEP_MS", "1")], async |house| {
-        let job = house.start(3).await;
-        let all = text(house.ask("GET", &job).await).await;
+async fn a_client_that_read_a_whole_job_gets_a_204() {
+    on_both(&[("STEP_MS", "1")], async |test_server| {
+        let job = test_server.start(3).await;
+        let all = text(test_server.ask("GET", &job).await).await;
         let (_, last_id) = *events(&all).last().unwrap();
         for _ in 0..2 {
-            let answer = house.resume(&job, last_id).await;
+            let answer = test_server.resume(&job, last_id).await;
             assert_eq!(answer.status(), StatusCode::NO_CONTENT);
             assert!(!answer.headers().contains_key("content-type"));
             assert_eq!(text(answer).await, "");
@@ -154,22 +154,22 @@ async fn who_had_all_of_a_job_gets_a_204() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_stopped_ends_its_streams_without_being_done() {
-    on_both(&[("STEP_MS", "100"), ("MAX_JOBS", "1")], async |house| {
-        let job = house.start(1000).await;
-        let mut stream = house.ask("GET", &job).await;
+async fn a_stopped_job_ends_its_streams_without_a_done_event() {
+    on_both(&[("STEP_MS", "100"), ("MAX_JOBS", "1")], async |test_server| {
+        let job = test_server.start(1000).await;
+        let mut stream = test_server.ask("GET", &job).await;
         first(&mut stream, 1).await;
-        let busy = house.ask("POST", "/jobs").await;
+        let busy = test_server.ask("POST", "/jobs").await;
         assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(house.ask("DELETE", &job).await.status(), StatusCode::NO_CONTENT);
+        assert_eq!(test_server.ask("DELETE", &job).await.status(), StatusCode::NO_CONTENT);
         let told = text(stream).await;
         assert!(!told.contains("event: done") && told.contains("event: cancelled\n"), "{told}");
         let (_, last_id) = *events(&told).last().unwrap();
-        assert_eq!(house.resume(&job, last_id).await.status(), StatusCode::GONE);
-        assert_eq!(house.ask("DELETE", &job).await.status(), StatusCode::NOT_FOUND);
+        assert_eq!(test_server.resume(&job, last_id).await.status(), StatusCode::GONE);
+        assert_eq!(test_server.ask("DELETE", &job).await.status(), StatusCode::NOT_FOUND);
         // Its slot is free again.
         within(async {
-            while house.ask("POST", "/jobs").await.status() != StatusCode::ACCEPTED {
+            while test_server.ask("POST", "/jobs").await.status() != StatusCode::ACCEPTED {
                 tokio::task::yield_now().await;
             }
         })
@@ -179,9 +179,9 @@ async fn a_job_that_is_stopped_ends_its_streams_without_being_done() {
 }
 
 #[tokio::test]
-async fn what_is_no_stream_is_as_without_the_layer() {
-    on_both(&[], async |house| {
-        let job = house.start(1000).await;
+async fn responses_that_are_no_stream_are_the_same_without_the_layer() {
+    on_both(&[], async |test_server| {
+        let job = test_server.start(1000).await;
         for (method, target, status, expected) in [
             ("GET", "/nowhere", StatusCode::NOT_FOUND, "there is nothing here\n"),
             ("GET", "/jobs/nothing", StatusCode::NOT_FOUND, "there is no such job, or none any more\n"),
@@ -191,7 +191,7 @@ async fn what_is_no_stream_is_as_without_the_layer() {
             ("GET", "/jobs", StatusCode::METHOD_NOT_ALLOWED, "what goes here is POST\n"),
             ("PUT", &job, StatusCode::METHOD_NOT_ALLOWED, "what goes here is GET, HEAD, DELETE\n"),
         ] {
-            let answer = house.ask(method, target).await;
+            let answer = test_server.ask(method, target).await;
             assert_eq!(answer.status(), status, "{method} {target}");
             assert_eq!(answer.headers()["content-length"], *expected.len().to_string(), "{method} {target}");
             for absent in ["cache-control", "x-accel-buffering", "connection"] {
@@ -200,7 +200,7 @@ async fn what_is_no_stream_is_as_without_the_layer() {
             assert_eq!(answer.headers().contains_key("allow"), status == StatusCode::METHOD_NOT_ALLOWED);
             assert_eq!(text(answer).await, expected, "{method} {target}");
         }
-        let head = house.ask("HEAD", &job).await;
+        let head = test_server.ask("HEAD", &job).await;
         assert_eq!(
             (head.status(), &head.headers()["content-type"]),
             (StatusCode::OK, &"text/event-stream".parse().unwrap())
@@ -212,25 +212,25 @@ async fn what_is_no_stream_is_as_without_the_layer() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn told_to_end_it_lets_jobs_finish_that_are_soon_done() {
-    on_both(&[("STEP_MS", "30"), ("FINISH_MS", "3000")], async |mut house| {
-        let soon = house.start(20).await;
-        let late = house.start(1000).await;
-        let (mut soon, late) = (house.ask("GET", &soon).await, house.ask("GET", &late).await);
+async fn a_signal_lets_jobs_finish_that_are_done_in_time() {
+    on_both(&[("STEP_MS", "30"), ("FINISH_MS", "3000")], async |mut test_server| {
+        let soon = test_server.start(20).await;
+        let late = test_server.start(1000).await;
+        let (mut soon, late) = (test_server.ask("GET", &soon).await, test_server.ask("GET", &late).await);
         let mut all = first(&mut soon, 1).await;
-        example::signal(&house.server.process, nix::sys::signal::Signal::SIGTERM);
+        example::signal(&test_server.server.process, nix::sys::signal::Signal::SIGTERM);
         let (rest, cut) = tokio::join!(text(soon), text(late));
         all.push_str(&rest);
         assert_eq!(without_ids(&all), steps(1, 20));
         assert!(!cut.contains("event: done"));
-        assert!(cut.ends_with("\n\n") && events(&cut).len() > 20, "it ends in order, at a boundary, and later");
-        assert_eq!(within(house.server.process.wait()).await.unwrap().code(), Some(0));
+        assert!(cut.ends_with("\n\n") && events(&cut).len() > 20, "the stream ends cleanly, at a boundary, and later");
+        assert_eq!(within(test_server.server.process.wait()).await.unwrap().code(), Some(0));
     })
     .await;
 }
 
 #[test]
-fn there_is_no_axum_in_it() {
+fn the_program_does_not_depend_on_axum() {
     let tree = std::process::Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--package", "progress", "--edges", "normal", "--prefix", "none"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -243,10 +243,10 @@ fn there_is_no_axum_in_it() {
 }
 
 #[tokio::test]
-async fn pages_of_other_sites_start_and_stop_nothing() {
-    on_both(&[], async |house| {
-        let address = house.server.url.strip_prefix("http://").unwrap().parse().unwrap();
-        let job = house.start(1000).await;
+async fn pages_of_other_sites_cannot_start_or_stop_jobs() {
+    on_both(&[], async |test_server| {
+        let address = test_server.server.url.strip_prefix("http://").unwrap().parse().unwrap();
+        let job = test_server.start(1000).await;
         strangers::pages_of_other_sites_change_nothing(address, &[("POST", "/jobs"), ("DELETE", &job)], "").await;
     })
     .await;

@@ -7,11 +7,12 @@
 //! cargo run -p tls -- --cert fullchain.pem --key key.pem   # with your certificate
 //! ```
 //!
-//! - Over HTTP/2, a browser sends all streams of all its tabs over one connection. Over HTTP/1.1, a browser opens six connections to an
-//!   origin, and each stream takes one connection. Browsers use HTTP/2 only over TLS.
+//! - Over HTTP/2, a browser sends all streams of all its tabs over one connection. Over HTTP/1.1, a browser opens six
+//!   connections to an origin, and each stream takes one connection. Browsers use HTTP/2 only over TLS.
 //! - The layer sets `connection: keep-alive` for HTTP/1.1 requests only, because HTTP/2 forbids it.
-//! - The server closes the connection of a client that is slow to finish its handshake or to send its first request. Such a client does not
-//!   delay other clients. This example does not limit the number of connections. `examples/support/connections.rs` does.
+//! - The server closes the connection of a client that is slow to finish its handshake or to send its first request.
+//!   Such a client does not delay other clients. This example does not limit the number of connections.
+//!   `examples/support/connections.rs` does.
 //! - On SIGINT and SIGTERM the server shuts down gracefully.
 //!
 //! Environment:
@@ -23,10 +24,12 @@
 //! | `HEAD_MS` | 10000 | how long a client may take for the handshake, and then for its first request |
 
 mod acceptor;
+#[path = "../../support/settings.rs"]
+mod settings;
 #[path = "../../support/signals.rs"]
 mod signals;
 
-use std::{env, error::Error, io, pin::pin, process, sync::Arc, time::Duration};
+use std::{env, error::Error, pin::pin, process, sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
 use hyper_util::{
@@ -46,7 +49,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceBuilder;
 use tower_sse::{ClientHandle, Drain, Event, EventStream, Registry, SseLayer, Start, SubscribeError};
 
-use crate::signals::Signals;
+use crate::{settings::setting, signals::Signals};
 
 const TOPIC: &str = "ticks";
 const USAGE: &str = "usage: tls [--cert FILE --key FILE]";
@@ -86,7 +89,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A new client gets the last three ticks. A client that comes back gets the ticks that it missed.
+/// A new client gets the last three ticks. A client that reconnects gets the ticks that it missed.
 async fn ticks(client: ClientHandle) -> Result<EventStream, SubscribeError> {
     client.subscribe_from(TOPIC, Start::Last(3))?;
     Ok(client.into_stream())
@@ -151,12 +154,4 @@ async fn serve(socket: TcpStream, acceptor: TlsAcceptor, app: Router, head: Dura
     }
     // After an error, the client has left.
     let _ = connection.await;
-}
-
-/// Reads a number from the environment. A value that is not a number is an error, and the error names the variable.
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> Result<T, io::Error> {
-    match env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} is not a number that fits"))),
-    }
 }

@@ -35,7 +35,7 @@ use tokio_rustls::{
     },
 };
 
-#[allow(dead_code, reason = "this program is built already")]
+#[allow(dead_code, reason = "cargo has built this program already")]
 #[path = "../../../tests/support/example.rs"]
 mod example;
 use example::Server;
@@ -43,11 +43,11 @@ use example::Server;
 const VERSIONS: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(60), future).await.expect("it takes too long")
+    timeout(Duration::from_secs(60), future).await.expect("the step takes too long")
 }
 
 /// The program, and the certificates that its clients trust.
-struct House {
+struct TestServer {
     server: Server,
     trusted: CertificateDer<'static>,
 }
@@ -65,7 +65,7 @@ fn file(name: &str, content: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-impl House {
+impl TestServer {
     /// Starts the program with a certificate for `localhost` from files. `name`: the name of the test.
     async fn open(name: &str) -> Self {
         Self::open_with(name, &[]).await
@@ -82,7 +82,7 @@ impl House {
     }
 
     fn address(&self) -> &str {
-        self.server.url.strip_prefix("https://").expect("it speaks TLS")
+        self.server.url.strip_prefix("https://").expect("the program uses TLS")
     }
 
     async fn connect(&self, protocols: &[&[u8]]) -> io::Result<TlsStream<TcpStream>> {
@@ -154,7 +154,7 @@ async fn ticks(stream: &mut Response<Incoming>, count: usize) -> Vec<(u64, Strin
     let mut text = String::new();
     let begins = |text: &str| text.starts_with("event: position\n");
     while text.matches("\n\n").count() < count + usize::from(begins(&text)) || !text.ends_with("\n\n") {
-        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("it ends after {text:?}")).unwrap();
+        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("the stream ends after {text:?}")).unwrap();
         text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
     }
     let block = |block: &str| {
@@ -168,10 +168,10 @@ async fn ticks(stream: &mut Response<Incoming>, count: usize) -> Vec<(u64, Strin
 }
 
 #[tokio::test]
-async fn a_stream_has_its_events_and_the_headers_of_its_version() {
-    let house = House::open("events").await;
+async fn a_stream_has_its_events_and_the_headers_of_its_http_version() {
+    let test_server = TestServer::open("events").await;
     for version in VERSIONS {
-        let mut stream = house.client(version).await.get("/ticks", None).await;
+        let mut stream = test_server.client(version).await.get("/ticks", None).await;
         assert_eq!((stream.status(), stream.version()), (StatusCode::OK, version));
         assert_eq!(stream.headers()["content-type"], "text/event-stream");
         assert_eq!(stream.headers()["cache-control"], "no-cache, no-transform");
@@ -185,12 +185,12 @@ async fn a_stream_has_its_events_and_the_headers_of_its_version() {
 }
 
 #[tokio::test]
-async fn a_stream_that_was_cut_goes_on_where_it_was_in_either_version() {
-    let house = House::open("resume").await;
+async fn a_cut_stream_resumes_in_either_http_version() {
+    let test_server = TestServer::open("resume").await;
     let mut id: Option<String> = None;
     let mut expected = None;
     for version in [VERSIONS, VERSIONS].concat() {
-        let mut stream = house.client(version).await.get("/ticks", id.as_deref()).await;
+        let mut stream = test_server.client(version).await.get("/ticks", id.as_deref()).await;
         let ticks = ticks(&mut stream, 5).await;
         assert!(expected.is_none_or(|expected| expected == ticks[0].0), "{expected:?} {ticks:?}");
         let (number, last) = ticks.into_iter().next_back().unwrap();
@@ -199,9 +199,9 @@ async fn a_stream_that_was_cut_goes_on_where_it_was_in_either_version() {
 }
 
 #[tokio::test]
-async fn many_streams_share_a_connection_of_http_2() {
-    let house = House::open("many").await;
-    let mut client = house.client(Version::HTTP_2).await;
+async fn many_streams_share_an_http_2_connection() {
+    let test_server = TestServer::open("many").await;
+    let mut client = test_server.client(Version::HTTP_2).await;
     let mut streams = Vec::new();
     for _ in 0..50 {
         streams.push(client.get("/ticks", None).await);
@@ -214,36 +214,36 @@ async fn many_streams_share_a_connection_of_http_2() {
 }
 
 #[tokio::test]
-async fn the_better_protocol_is_chosen_and_none_is_needed() {
-    let house = House::open("alpn").await;
-    let both = house.connect(&[b"http/1.1", b"h2"]).await.unwrap();
+async fn the_preferred_protocol_is_chosen_and_alpn_is_optional() {
+    let test_server = TestServer::open("alpn").await;
+    let both = test_server.connect(&[b"http/1.1", b"h2"]).await.unwrap();
     assert_eq!(both.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-    let none = house.connect(&[]).await.unwrap();
+    let none = test_server.connect(&[]).await.unwrap();
     assert_eq!(none.get_ref().1.alpn_protocol(), None);
     ticks(&mut Client::on(none, Version::HTTP_11).await.get("/ticks", None).await, 1).await;
-    assert!(house.connect(&[b"spdy/3"]).await.is_err());
+    assert!(test_server.connect(&[b"spdy/3"]).await.is_err());
 }
 
 #[tokio::test]
-async fn peers_that_speak_no_tls_or_nothing_hold_up_nobody() {
-    let house = House::open("others").await;
-    let _silent = TcpStream::connect(house.address()).await.unwrap();
-    let mut plain = TcpStream::connect(house.address()).await.unwrap();
+async fn peers_without_tls_and_silent_peers_delay_no_other_client() {
+    let test_server = TestServer::open("others").await;
+    let _silent = TcpStream::connect(test_server.address()).await.unwrap();
+    let mut plain = TcpStream::connect(test_server.address()).await.unwrap();
     plain.write_all(b"GET /ticks HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     // The connection may be reset.
     let _ = within(plain.read_to_end(&mut answer)).await;
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
-    ticks(&mut house.client(Version::HTTP_2).await.get("/ticks", None).await, 1).await;
+    ticks(&mut test_server.client(Version::HTTP_2).await.get("/ticks", None).await, 1).await;
 }
 
 #[tokio::test]
-async fn who_shakes_hands_and_sends_no_request_is_given_up_and_who_did_is_not() {
+async fn only_a_client_without_a_request_is_disconnected_after_the_handshake() {
     const HEAD: Duration = Duration::from_millis(500);
-    let house = House::open_with("heads", &[("HEAD_MS", "500")]).await;
+    let test_server = TestServer::open_with("heads", &[("HEAD_MS", "500")]).await;
     let mut streams = Vec::new();
     for version in VERSIONS {
-        streams.push(house.client(version).await.get("/ticks", None).await);
+        streams.push(test_server.client(version).await.get("/ticks", None).await);
     }
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     for (protocol, opening) in [
@@ -255,7 +255,7 @@ async fn who_shakes_hands_and_sends_no_request_is_given_up_and_who_did_is_not() 
         (b"h2", preface),
         (b"h2", &[&preface[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat()),
     ] {
-        let mut socket = house.connect(&[protocol]).await.unwrap();
+        let mut socket = test_server.connect(&[protocol]).await.unwrap();
         let begun = Instant::now();
         socket.write_all(opening).await.unwrap();
         // The server closes the connection without sending TLS.
@@ -318,16 +318,16 @@ async fn without_files_it_makes_a_certificate_for_localhost() {
     shake_hands(&address, config, &[]).await.unwrap();
     let trusted = credulous.0.lock().unwrap().take().unwrap();
     // A client that trusts only this certificate accepts it.
-    let house = House { server, trusted };
-    ticks(&mut house.client(Version::HTTP_2).await.get("/ticks", None).await, 3).await;
+    let test_server = TestServer { server, trusted };
+    ticks(&mut test_server.client(Version::HTTP_2).await.get("/ticks", None).await, 3).await;
     // A client that trusts another certificate refuses it.
-    let other = House::open("other").await;
-    let stranger = House { server: house.server, trusted: other.trusted };
+    let other = TestServer::open("other").await;
+    let stranger = TestServer { server: test_server.server, trusted: other.trusted };
     assert!(stranger.connect(&[]).await.is_err());
 }
 
 #[tokio::test]
-async fn files_that_are_wrong_are_named() {
+async fn errors_name_the_wrong_file() {
     let nonsense = file("nonsense", "nonsense");
     for (arguments, said, code) in [
         (&["--cert", "/nowhere", "--key", "/nowhere"][..], "/nowhere", 1),
@@ -344,23 +344,23 @@ async fn files_that_are_wrong_are_named() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn told_to_end_it_ends_its_streams_in_order() {
+async fn a_signal_ends_the_streams_cleanly() {
     use nix::sys::signal::Signal::{SIGINT, SIGTERM};
     for signal in [SIGINT, SIGTERM] {
-        let mut house = House::open(&format!("end-{signal}")).await;
+        let mut test_server = TestServer::open(&format!("end-{signal}")).await;
         let mut streams = Vec::new();
         for version in VERSIONS {
-            let mut stream = house.client(version).await.get("/ticks", None).await;
+            let mut stream = test_server.client(version).await.get("/ticks", None).await;
             ticks(&mut stream, 1).await;
             streams.push(stream);
         }
-        example::signal(&house.server.process, signal);
+        example::signal(&test_server.server.process, signal);
         for stream in streams {
             let text = within(stream.into_body().collect()).await.expect("a clean end").to_bytes();
             let text = std::str::from_utf8(&text).unwrap();
             let (_, retry) = text.rsplit_once("retry: ").expect(text);
             retry.strip_suffix("\n\n").unwrap().parse::<u64>().unwrap();
         }
-        assert_eq!(within(house.server.process.wait()).await.unwrap().code(), Some(0));
+        assert_eq!(within(test_server.server.process.wait()).await.unwrap().code(), Some(0));
     }
 }

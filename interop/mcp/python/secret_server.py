@@ -1,4 +1,4 @@
-"""A server of the Python SDK with a tool that tells a secret. It checks `Host` and `Origin` by lists."""
+"""A server of the Python SDK with a tool that returns a secret. It checks `Host` and `Origin` by lists."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-//! The browsers, one of each for all pages.
+//! The browsers. One process of each shows all pages.
 
 use std::{
     net::SocketAddr,
@@ -19,7 +19,7 @@ use crate::{
     within,
 };
 
-/// A Chromium without a window.
+/// A headless Chromium.
 #[derive(Debug)]
 pub(crate) struct Chromium {
     pub(crate) devtools: String,
@@ -36,18 +36,18 @@ impl Chromium {
         command.args(["--disable-background-networking", "--disable-component-update", "--no-proxy-server"]);
         command.arg("--remote-debugging-port=0").arg(format!("--user-data-dir={}", profile.display()));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().expect("it starts");
-        let mut stderr = BufReader::new(process.stderr.take().expect("it is piped")).lines();
+        let mut process = command.spawn().expect("the process starts");
+        let mut stderr = BufReader::new(process.stderr.take().expect("the stream is piped")).lines();
         let devtools = within(async {
             loop {
-                let line = stderr.next_line().await.expect("text").expect("Chromium says where its DevTools are");
+                let line = stderr.next_line().await.expect("text").expect("the address of Chromium's DevTools");
                 if let Some(address) = line.strip_prefix("DevTools listening on ") {
                     return address.to_owned();
                 }
             }
         })
         .await;
-        // It complains for as long as it lives, of what it lacks here.
+        // Chromium writes warnings for as long as it runs. Reading them keeps its pipe empty.
         tokio::spawn(async move { while let Ok(Some(_)) = stderr.next_line().await {} });
         let about = devtools.replace("ws://", "http://");
         let about = format!("{}/json/version", about.split("/devtools").next().expect("an address"));
@@ -59,13 +59,12 @@ impl Chromium {
 
     pub(crate) async fn stop(mut self) {
         let _ = self.process.kill().await;
-        // What it started ends when it is gone, and may still write.
+        // Chromium's child processes end after it, and may still write.
         let _ = std::fs::remove_dir_all(&self.profile);
     }
 }
 
-/// A Firefox without a window, and what drives it, which ends when its standard input does: whatever becomes of this, no
-/// Firefox is left.
+/// A headless Firefox and its driver. The driver ends when its standard input ends, so no Firefox outlives the test.
 #[derive(Debug)]
 pub(crate) struct Firefox {
     pub(crate) pages: SocketAddr,
@@ -79,12 +78,12 @@ impl Firefox {
         let mut command = Command::new(node);
         command.arg(drivers.join("firefox.mjs")).env("FIREFOX", interop::program("firefox-esr"));
         command.env("PAGES", interop::drivers("page"));
-        // Its profile is there, and goes with it.
+        // Firefox's profile is in this folder, and is removed with it.
         command.env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
-        let stdin = process.stdin.take().expect("it is piped");
-        let mut stdout = BufReader::new(process.stdout.take().expect("it is piped")).lines();
-        let ready = within(stdout.next_line()).await.expect("text").expect("it says when it is ready");
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the process starts");
+        let stdin = process.stdin.take().expect("the stream is piped");
+        let mut stdout = BufReader::new(process.stdout.take().expect("the stream is piped")).lines();
+        let ready = within(stdout.next_line()).await.expect("text").expect("a line when Firefox is ready");
         let ready: Value = serde_json::from_str(&ready).expect("JSON");
         let port = ready["port"].as_u64().and_then(|port| port.try_into().ok()).expect("a port");
         let version = ready["version"].as_str().expect("a version").to_owned();
@@ -93,16 +92,19 @@ impl Firefox {
 
     pub(crate) async fn stop(mut self) {
         drop(self.stdin);
-        assert!(within(self.process.wait()).await.expect("its end").success(), "Firefox does not end in order");
+        assert!(
+            within(self.process.wait()).await.expect("the exit of the driver").success(),
+            "Firefox does not exit cleanly"
+        );
     }
 }
 
-/// A page, until the task is aborted.
+/// Shows a page until the task is aborted.
 pub(crate) fn show_in_firefox(pages: SocketAddr, wanted: &Value, report: Report) -> JoinHandle<()> {
     let wanted = format!("{wanted}\n");
     tokio::spawn(async move {
-        let mut firefox = TcpStream::connect(pages).await.expect("it is there");
-        firefox.write_all(wanted.as_bytes()).await.expect("it is there");
+        let mut firefox = TcpStream::connect(pages).await.expect("Firefox's driver listens");
+        firefox.write_all(wanted.as_bytes()).await.expect("Firefox's driver reads");
         pass_on(firefox, report).await;
     })
 }

@@ -1,4 +1,4 @@
-//! What is tested: clients, each behind a driver that tells what it sees.
+//! The clients under test. A driver for each client reports what the client sees.
 
 use std::{net::SocketAddr, path::PathBuf, process::Stdio};
 
@@ -12,13 +12,13 @@ use tokio::{
 
 use crate::{browser, curl, rust};
 
-/// What a client tells the program that uses it.
+/// What a client reports to the program that uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Observation {
     Open,
     Event(Event),
     Error(String),
-    /// It does not come back.
+    /// The client has closed, and will not reconnect.
     Closed,
 }
 
@@ -26,32 +26,32 @@ pub(crate) enum Observation {
 pub(crate) struct Event {
     pub(crate) event_type: String,
     pub(crate) data: String,
-    /// The last event id, as the client tells it.
+    /// The last event id, as the client reports it.
     pub(crate) id: String,
 }
 
-/// The type of the event that says where a stream stands.
+/// The type of the position event.
 pub(crate) const POSITION: &str = "position";
 
 impl Event {
-    /// Whether it is no program's: where a stream stands, or the comment that a stream begins with, which some take for an
-    /// event.
+    /// Whether this is not an event of a program: a position event, or the comment at the beginning of a stream, which
+    /// some clients report as an event.
     fn is_ours(&self, begins: bool) -> bool {
         self.event_type == POSITION || begins && *self == Self { event_type: "message".to_owned(), ..Self::default() }
     }
 }
 
-/// Where a driver in this process says what it sees.
+/// The channel on which a driver in this process reports.
 pub(crate) type Report = mpsc::UnboundedSender<Observation>;
 
-/// What is known of a client but what it does.
+/// A client, without what it does.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) name: &'static str,
     pub(crate) driver: Driver,
-    /// What it does with the lines that the guide shows for it, and not by itself.
+    /// The rows that need the lines that the guide shows for this client.
     pub(crate) with_lines: &'static [&'static str],
-    /// How much of the time that `retry` says it waits at least.
+    /// The client waits at least this multiple of the time that `retry` asks for.
     pub(crate) waits: f64,
 }
 
@@ -66,13 +66,13 @@ pub(crate) enum Driver {
     Task(fn(String, Report) -> JoinHandle<()>),
 }
 
-/// What takes a client that is there when the time to come back has come.
+/// The rows that need a client that still runs when it is time to reconnect.
 const WAITING: &[&str] = &["retry", "cut", "first cut", "filtered", "odd id", "gap", "farewell", "reconnect"];
-/// What has to do with coming back.
+/// The rows that need a client that reconnects.
 const COMING_BACK: &[&str] =
     &["retry", "cut", "first cut", "filtered", "odd id", "gap", "farewell", "204", "503", "reconnect"];
 
-/// That, and what takes a `cache` that does not hold a request back.
+/// Those rows, and the rows that need a `cache` mode that does not delay a request.
 const FETCH_IN_FIREFOX: &[&str] =
     &["twice", "retry", "cut", "first cut", "filtered", "odd id", "gap", "farewell", "204", "503", "reconnect"];
 
@@ -86,7 +86,8 @@ pub(crate) const CLIENTS: &[Client] = &[
     Client {
         name: "@microsoft/fetch-event-source",
         driver: Driver::Chromium("fetch-event-source"),
-        // It takes the end of a response for the end of all, and any answer that is no stream for an error.
+        // The client takes the end of a response for the end of the stream, and any response that is no stream for an
+        // error.
         with_lines: &["retry", "farewell", "204", "503", "reconnect"],
         waits: 1.0,
     },
@@ -120,7 +121,7 @@ pub(crate) const CLIENTS: &[Client] = &[
     Client { name: "curl", driver: Driver::Task(curl::follow), with_lines: COMING_BACK, waits: 1.0 },
 ];
 
-/// Some without the lines that the guide shows for them.
+/// Clients without the lines that the guide shows for them.
 pub(crate) const ALONE: &[Client] = &[
     Client { name: "eventsource", driver: Driver::Node("eventsource-alone.mjs"), with_lines: &[], waits: 1.0 },
     Client { name: "undici", driver: Driver::Node("undici-alone.mjs"), with_lines: &[], waits: 1.0 },
@@ -145,25 +146,25 @@ pub(crate) const ALONE: &[Client] = &[
     },
 ];
 
-/// What drivers that are processes are run with.
+/// The programs that run drivers.
 #[derive(Debug)]
 pub(crate) struct Tools {
     pub(crate) node: PathBuf,
     pub(crate) node_drivers: PathBuf,
     pub(crate) python: PathBuf,
-    /// Where Chromium's DevTools are.
+    /// The address of Chromium's DevTools.
     pub(crate) chromium: String,
-    /// Where pages in Firefox are asked for.
+    /// The address that opens pages in Firefox.
     pub(crate) firefox: SocketAddr,
 }
 
 impl Client {
-    /// Lets it follow a stream. `types`: those that an `EventSource` has to be told of.
+    /// Starts the client on a stream. `types` are the event types that an `EventSource` must listen to.
     pub(crate) fn follow(&self, tools: &Tools, url: &str, types: &[&str]) -> Run {
         self.start(tools, url, types, 1)
     }
 
-    /// Lets it follow the same stream twice at the same time: in one page, if it is a page's.
+    /// Starts the client twice on the same stream, at the same time. A browser uses one page for both.
     pub(crate) fn follow_twice(&self, tools: &Tools, url: &str) -> Vec<Run> {
         match self.driver {
             Driver::Chromium(_) | Driver::Firefox(_) => vec![self.start(tools, url, &[], 2)],
@@ -199,17 +200,19 @@ impl Client {
                 command
             }
         };
-        // Warnings tell that an API is experimental.
+        // Node warns about experimental APIs.
         command.arg(url).args(types).env("NODE_NO_WARNINGS", "1").env("NO_PROXY", "127.0.0.1");
-        Run::of(command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts"))
+        Run::of(
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("the process starts"),
+        )
     }
 }
 
-/// A client that follows a stream. It is stopped when this is dropped.
+/// A running client. It is stopped when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Run {
     observations: mpsc::UnboundedReceiver<Observation>,
-    /// What it has told.
+    /// What the client has reported.
     pub(crate) seen: Vec<Observation>,
     _driver: Running,
 }
@@ -217,7 +220,7 @@ pub(crate) struct Run {
 #[derive(Debug)]
 enum Running {
     Process { _child: Child },
-    Task(#[allow(dead_code, reason = "it is for its drop")] Aborted),
+    Task(#[allow(dead_code, reason = "only its drop is used")] Aborted),
 }
 
 #[derive(Debug)]
@@ -232,7 +235,7 @@ impl Drop for Aborted {
 impl Run {
     fn of(mut child: Child) -> Self {
         let (report, observations) = mpsc::unbounded_channel();
-        tokio::spawn(pass_on(child.stdout.take().expect("it is piped"), report));
+        tokio::spawn(pass_on(child.stdout.take().expect("the stream is piped"), report));
         Self { observations, seen: Vec::new(), _driver: Running::Process { _child: child } }
     }
 
@@ -240,7 +243,7 @@ impl Run {
         Self { observations, seen: Vec::new(), _driver: Running::Task(Aborted(task.abort_handle())) }
     }
 
-    /// What it tells next. A driver that ends does not come back.
+    /// The client's next report. A driver that has exited does not reconnect, so its client is closed.
     pub(crate) async fn next(&mut self) -> Observation {
         let next = self.observations.recv().await.unwrap_or(Observation::Closed);
         self.seen.push(next.clone());
@@ -249,11 +252,11 @@ impl Run {
 
     pub(crate) async fn opened(&mut self) {
         while self.next().await != Observation::Open {
-            assert_ne!(self.seen.last(), Some(&Observation::Closed), "it does not open: {:?}", self.seen);
+            assert_ne!(self.seen.last(), Some(&Observation::Closed), "the stream does not open: {:?}", self.seen);
         }
     }
 
-    /// The next of all that it takes for an event. `None`: it is closed.
+    /// The next event that the client reports, of any kind. `None` if the client is closed.
     pub(crate) async fn anything(&mut self) -> Option<Event> {
         loop {
             match self.next().await {
@@ -264,7 +267,7 @@ impl Run {
         }
     }
 
-    /// The next event of a program. `None`: it is closed.
+    /// The next event of a program. `None` if the client is closed.
     pub(crate) async fn event(&mut self) -> Option<Event> {
         loop {
             let begins = self.seen.last() == Some(&Observation::Open);
@@ -276,7 +279,7 @@ impl Run {
         }
     }
 
-    /// The next event of a program. `None`: something else went wrong first.
+    /// The next event of a program. `None` if the client reports anything else first.
     pub(crate) async fn event_at_once(&mut self) -> Option<Event> {
         loop {
             let begins = self.seen.last() == Some(&Observation::Open);
@@ -288,7 +291,7 @@ impl Run {
         }
     }
 
-    /// Until it knows that it stands there, or anywhere. `false`: it is closed.
+    /// Reads until the client knows this position, or any position. Returns `false` if the client is closed.
     pub(crate) async fn stands(&mut self, at: Option<&str>) -> bool {
         while let Some(event) = self.anything().await {
             if event.event_type == POSITION && at.is_none_or(|at| event.id == at) {
@@ -298,7 +301,7 @@ impl Run {
         false
     }
 
-    /// All events up to the one with this data, and that one too.
+    /// All events up to and including the one with this data.
     pub(crate) async fn events_until(&mut self, data: &str) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(event) = self.event().await {
@@ -316,7 +319,7 @@ impl Run {
     }
 }
 
-/// What a driver says, as long as somebody wants to know.
+/// Forwards a driver's reports until the receiver is dropped.
 pub(crate) async fn pass_on(said: impl AsyncRead + Unpin, report: Report) {
     let mut lines = BufReader::new(said).lines();
     while let Ok(Some(line)) = lines.next_line().await {

@@ -1,4 +1,4 @@
-//! curl, which shows the bytes of a stream. What they mean is up to who reads them, so they are read as the standard says.
+//! curl prints the bytes of a stream. The test parses them by the standard.
 
 use std::{process::Stdio, time::Duration};
 
@@ -25,16 +25,16 @@ struct Reader {
 }
 
 impl Reader {
-    /// One call of curl. `false`: the stream is over.
+    /// Runs curl once. Returns `false` if the stream has ended for good.
     async fn read(&mut self, url: &str) -> bool {
         let mut command = Command::new(interop::program("curl"));
-        // With `--retry` it waits as long as `retry-after` says, if it is turned away.
+        // With `--retry`, curl waits as long as `retry-after` says when it is refused.
         command.args(["--no-buffer", "--silent", "--fail", "--retry", "3", "--include", "--noproxy", "*"]);
         command.args(["--header", "accept: text/event-stream"]);
         command.args(["--header", &format!("last-event-id: {}", self.last_event_id)]).arg(url);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut curl = command.spawn().expect("curl starts");
-        let mut stdout = curl.stdout.take().expect("it is piped");
+        let mut stdout = curl.stdout.take().expect("the stream is piped");
         let (mut received, mut told, mut is_open) = (Vec::new(), 0, false);
         loop {
             let before = received.len();
@@ -60,7 +60,7 @@ impl Reader {
                 self.delay = Duration::from_millis(*ms);
             }
             for message in &parsed.messages[told..] {
-                // An id of an answer before this one is not in it.
+                // An id of an earlier response is not in this one.
                 if message.own_id.is_some() || !message.last_event_id.is_empty() {
                     self.last_event_id.clone_from(&message.last_event_id);
                 }
@@ -69,7 +69,7 @@ impl Reader {
             }
             told = parsed.messages.len();
         }
-        let status = curl.wait().await.expect("its end");
+        let status = curl.wait().await.expect("the exit of curl");
         self.tell(Observation::Error(status.to_string()));
         true
     }
@@ -83,7 +83,7 @@ fn has_blank_line(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|at| matches!(at, b"\n\n" | b"\r\r")) || bytes.windows(4).any(|at| at == b"\r\n\r\n")
 }
 
-/// It may have been turned away before, and shows those heads too.
+/// curl may have been refused before, and prints those heads too.
 fn last_answer(mut bytes: &[u8]) -> Option<(String, &[u8])> {
     loop {
         let end = bytes.windows(4).position(|at| at == b"\r\n\r\n")? + 4;

@@ -1,4 +1,4 @@
-//! The chapter of the guide that tells what was found.
+//! The chapter of the guide that contains the results.
 
 use std::{env, fs, path::Path};
 
@@ -9,8 +9,8 @@ fn read() -> String {
     fs::read_to_string(GUIDE).expect("the guide")
 }
 
-/// Asserts that the part of the guide with this name says just this, or makes it so. `programs` is written with it, and
-/// not compared: it differs from machine to machine.
+/// Asserts that the named part of the guide is this text, or writes it. `programs` is written but not compared, as it
+/// differs between machines.
 pub(crate) fn has(name: &str, text: &str, programs: &str) {
     let guide = read();
     if env::var_os(WRITE).is_some() {
@@ -18,7 +18,7 @@ pub(crate) fn has(name: &str, text: &str, programs: &str) {
         return;
     }
     let (_, found, _) = part(&guide, name);
-    assert!(found == text, "the guide is out of date: run this with {WRITE}=1. It should say:\n{text}");
+    assert!(found == text, "the guide is out of date: run this with {WRITE}=1. The text should be:\n{text}");
 }
 
 fn replaced(guide: &str, name: &str, text: &str) -> String {
@@ -33,7 +33,7 @@ fn part<'a>(guide: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     (&guide[..from], &guide[from..to], &guide[to..])
 }
 
-/// Asserts that each block of code in the guide stands in a file of these folders of the package, word for word.
+/// Asserts that each block of code in the guide is part of a file in these folders of the package, word for word.
 pub(crate) fn snippets_are_in(folders: &[&str]) {
     let folders = folders.iter().map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
     let files = folders.flat_map(|folder| fs::read_dir(folder).expect("a folder"));
@@ -43,9 +43,9 @@ pub(crate) fn snippets_are_in(folders: &[&str]) {
     assert!(snippets.len() > 5);
     for snippet in snippets {
         let (language, code) = snippet.split_once('\n').expect("a language");
-        // What is no client's code is compiled with the documentation, or for a shell.
+        // Other blocks are compiled with the documentation, or are for a shell.
         if matches!(language, "js" | "python" | "rust,ignore") {
-            assert!(files.iter().any(|file| file.contains(code)), "no client runs with these lines:\n{code}");
+            assert!(files.iter().any(|file| file.contains(code)), "no client runs these lines:\n{code}");
         }
     }
 }

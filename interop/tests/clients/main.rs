@@ -1,4 +1,4 @@
-//! Other people's clients, each in every way that matters, and what comes of it: the matrix in the guide.
+//! Tests clients of other projects in every way that matters. The results are the matrix in the guide.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod browser;
@@ -35,11 +35,11 @@ use crate::{
     stage::Stage,
 };
 
-/// How long anything may take before it counts as failed.
+/// The time limit of each step.
 const BOUND: Duration = Duration::from_secs(120);
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future).await.expect("it takes too long")
+    timeout(BOUND, future).await.expect("the step takes too long")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +65,7 @@ async fn every_client_does_what_the_guide_says() {
     let programs = programs(&stage.tools, &chromium.version, &firefox.version);
     chromium.stop().await;
     firefox.stop().await;
-    // Past the capture of what tests print: who runs it wants to see it.
+    // Printed past the test harness's capture, as the person who runs the test wants to see it.
     writeln!(io::stdout(), "a quiet stream is open so long after its head: {}\n", stage.quiet()).expect("a reader");
     let surprises = [matrix::surprises(&matrix), matrix::surprises_alone(&alone)].concat();
     assert!(surprises.is_empty(), "not as expected:\n{}", surprises.join("\n"));
@@ -74,7 +74,7 @@ async fn every_client_does_what_the_guide_says() {
     guide::has("matrix", &found, &format!("{programs}\n"));
 }
 
-/// How much is done at the same time: some wait, some work. A page in Firefox is much.
+/// The number of turns at the same time. Some scenarios wait, and some work. A page in Firefox takes several turns.
 const TURNS: u32 = 8;
 
 async fn run(stage: &Arc<Stage>, what: impl Iterator<Item = (&'static Scenario, &'static Client)>) -> Matrix {
@@ -84,18 +84,18 @@ async fn run(stage: &Arc<Stage>, what: impl Iterator<Item = (&'static Scenario, 
         let (stage, turns) = (Arc::clone(stage), Arc::clone(&turns));
         runs.spawn(async move {
             let turn = match client.driver {
-                // What is measured is measured alone.
+                // Measurements run alone.
                 _ if *rows == MEASURED => TURNS,
                 Driver::Firefox(_) => 2,
                 _ => 1,
             };
-            let turn = turns.acquire_many(turn).await.expect("it is open");
+            let turn = turns.acquire_many(turn).await.expect("the semaphore is open");
             let mut found = timeout(BOUND, scenario(&stage, client)).await;
             if found.is_err() {
-                // A browser may hang on a machine that is busy: it is tried once more, alone.
+                // A browser may hang on a busy machine. Then it is tried once more, alone.
                 eprintln!("{} was stuck at {rows:?}", client.name);
                 drop(turn);
-                let _alone = turns.acquire_many(TURNS).await.expect("it is open");
+                let _alone = turns.acquire_many(TURNS).await.expect("the semaphore is open");
                 found = timeout(BOUND, scenario(&stage, client)).await;
             }
             let found = found.unwrap_or_else(|_| rows.iter().map(|row| (*row, "stuck".to_owned())).collect());
@@ -106,11 +106,11 @@ async fn run(stage: &Arc<Stage>, what: impl Iterator<Item = (&'static Scenario, 
 }
 
 #[test]
-fn the_lines_in_the_guide_are_those_that_the_clients_ran_with() {
+fn the_clients_ran_with_the_lines_in_the_guide() {
     guide::snippets_are_in(&["node", "page", "python", "tests/clients"]);
 }
 
-/// What no lock file pins.
+/// The versions that no lock file pins.
 fn programs(tools: &Tools, chromium: &str, firefox: &str) -> String {
     let says = |program: &Path| {
         let output = Command::new(program).arg("--version").output().expect("a version");

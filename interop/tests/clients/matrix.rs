@@ -1,4 +1,4 @@
-//! What is expected of each client, and how the guide shows it.
+//! The expected result of each client, and the table in the guide.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use crate::client::CLIENTS;
 
-/// What was found, by client and row.
+/// The results, by client and row.
 pub(crate) type Matrix = BTreeMap<(&'static str, &'static str), String>;
 
-/// The rows, and how the guide names them.
+/// The rows, and their names in the guide.
 pub(crate) const ROWS: &[(&str, &str)] = &[
     ("open", "opens `text/event-stream`"),
     ("charset", "opens `text/event-stream; charset=utf-8`"),
@@ -47,10 +47,10 @@ const TABLES: &[&[&str]] = &[
     &["reqwest-eventsource", "eventsource-client", "sse-stream", "curl"],
 ];
 
-/// Where clients do not do what they should. All else is `yes`.
+/// A client that does not do what it should in some rows. Its other rows are `yes`.
 pub(crate) struct Deviation {
     pub(crate) clients: &'static [&'static str],
-    /// Rows, and what is found there.
+    /// The rows, and the expected results.
     pub(crate) found: &'static [(&'static str, &'static str)],
     cell: &'static str,
     what: &'static str,
@@ -192,7 +192,7 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
     },
 ];
 
-/// What the lines are for that the guide shows.
+/// The purpose of the lines that the guide shows.
 const LINES: &[(&str, &str, &str)] = &[
     (
         "eventsource, undici",
@@ -226,7 +226,7 @@ const LINES: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// What some do without the lines.
+/// The results of some clients without the lines.
 pub(crate) const ALONE: &[(&str, &str, &str)] = &[
     ("eventsource", "retry", "gives up"),
     ("undici", "retry", "gives up"),
@@ -239,18 +239,18 @@ pub(crate) const ALONE: &[(&str, &str, &str)] = &[
     ("eventsource-client", "204", "comes back"),
 ];
 
-/// It ends there.
+/// The result of a client that ends at too long a line.
 const TOO_LONG_A_LINE: &str = "not leading spaces, trailing line ends, 600 KB in a line, a type, \
                                a type with dots and spaces, a Unicode type, only those";
 
-/// The number of the note, if it deviates.
+/// Returns the number of the note, if the client deviates in this row.
 fn deviation(client: &str, row: &str) -> Option<(usize, &'static Deviation)> {
     let is_it = |it: &Deviation| it.clients.contains(&client) && it.found.iter().any(|(name, _)| *name == row);
     let (index, found) = DEVIATIONS.iter().enumerate().find(|(_, it)| is_it(it))?;
     Some((index + 1, found))
 }
 
-/// What is not as expected.
+/// Returns the results that differ from the expected ones.
 pub(crate) fn surprises(matrix: &Matrix) -> Vec<String> {
     let mut surprises = Vec::new();
     for client in CLIENTS {
@@ -267,7 +267,7 @@ pub(crate) fn surprises(matrix: &Matrix) -> Vec<String> {
     surprises
 }
 
-/// What is not as expected of those without the lines.
+/// Returns the results without the lines that differ from the expected ones.
 pub(crate) fn surprises_alone(matrix: &Matrix) -> Vec<String> {
     let unexpected = ALONE.iter().filter(|(client, row, expected)| matrix[&(*client, *row)] != *expected);
     let tell = |(client, row, expected): &(&'static str, &'static str, &str)| {
@@ -276,7 +276,7 @@ pub(crate) fn surprises_alone(matrix: &Matrix) -> Vec<String> {
     unexpected.map(tell).collect()
 }
 
-/// As the guide has it.
+/// The tables, as they are in the guide.
 pub(crate) fn render(matrix: &Matrix) -> String {
     let mut text = String::new();
     for clients in TABLES {
@@ -313,7 +313,7 @@ fn cell(name: &str, row: &str, found: &str) -> String {
     }
 }
 
-/// Of what a lock file pins. Chromium and curl are those of the machine.
+/// The version that a lock file pins. Chromium and curl are the machine's.
 fn version(client: &str) -> Option<String> {
     let npm: Value = serde_json::from_str(include_str!("../../node/package-lock.json")).unwrap();
     if let Some(version) = npm["packages"][format!("node_modules/{client}")]["version"].as_str() {
@@ -324,7 +324,7 @@ fn version(client: &str) -> Option<String> {
         return Some(version.to_owned());
     }
     let rust = include_str!("../../../Cargo.lock");
-    // Where there are several, it says which.
+    // If there are several versions, the lock file says which one this crate uses.
     let (_, ours) = rust.split_once("name = \"interop\"\n")?;
     let ours = ours.split("[[package]]").next()?.split_once(&format!(" \"{client} "));
     let any = || rust.split_once(&format!("name = \"{client}\"\nversion = \""));

@@ -1,4 +1,4 @@
-//! A wire between a client and a server, which shows what the server sends, and breaks where it is told to.
+//! A relay between a client and a server. It records what the server sends, and breaks connections on request.
 
 use std::{
     net::SocketAddr,
@@ -21,9 +21,9 @@ pub(crate) struct Relay {
 
 #[derive(Debug)]
 struct Wire {
-    /// Where it leads. `None`: who comes has to wait.
+    /// The server's address. `None`: new connections wait.
     target: watch::Sender<Option<SocketAddr>>,
-    /// After so many more bytes it breaks.
+    /// The relay breaks after this many more bytes.
     breaks_after: watch::Sender<Option<usize>>,
     /// What the server sent.
     seen: Mutex<Vec<u8>>,
@@ -49,15 +49,15 @@ impl Relay {
         Self { url, wire, accepting: accepting.abort_handle() }
     }
 
-    /// Breaks all connections, after so many more bytes from the server. Who comes back has to wait until it is
-    /// [mended](Self::mend).
+    /// Breaks all connections after this many more bytes from the server. New connections wait until
+    /// [`mend`](Self::mend).
     pub(crate) async fn break_after(&self, bytes: usize, cause: impl Future<Output = ()>) {
         self.wire.breaks_after.send_replace(Some(bytes));
         cause.await;
-        self.wire.target.subscribe().wait_for(Option::is_none).await.expect("it is there");
+        self.wire.target.subscribe().wait_for(Option::is_none).await.expect("the relay runs");
     }
 
-    /// Who comes from now on has to wait.
+    /// Makes new connections wait.
     pub(crate) fn hold(&self) {
         self.wire.target.send_replace(None);
     }
@@ -67,14 +67,14 @@ impl Relay {
         self.wire.target.send_replace(Some(target));
     }
 
-    /// Until the server has sent what is looked for.
+    /// Waits until `look` finds something in what the server has sent.
     pub(crate) async fn has_seen<T>(&self, look: impl Fn(&str) -> Option<T>) -> T {
         let mut changes = self.wire.changes.subscribe();
         loop {
             if let Some(found) = look(&String::from_utf8_lossy(&self.wire.seen.lock().unwrap())) {
                 return found;
             }
-            changes.changed().await.expect("it is there");
+            changes.changed().await.expect("the relay runs");
         }
     }
 }
@@ -90,7 +90,7 @@ impl Wire {
     async fn carry(self: Arc<Self>, mut client: TcpStream) {
         let mut target = self.target.subscribe();
         let Ok(Some(address)) = target.wait_for(Option::is_some).await.map(|target| *target) else { return };
-        // A server that is gone is as good as one that hangs up.
+        // A server that does not accept connections is treated like one that closes them.
         let Ok(mut server) = TcpStream::connect(address).await else { return };
         client.set_nodelay(true).expect("an option");
         server.set_nodelay(true).expect("an option");
@@ -116,7 +116,7 @@ impl Wire {
                 self.changes.send_modify(|changes| *changes += 1);
                 self.breaks_after.send_if_modified(|left| match left {
                     Some(left) => {
-                        // It may have been told to break meanwhile.
+                        // The relay may have been told to break meanwhile.
                         *left = left.saturating_sub(allowed);
                         true
                     }

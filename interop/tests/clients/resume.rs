@@ -1,4 +1,4 @@
-//! The lines that it takes to come back to a stream that `sse-stream` reads. The guide shows what follows.
+//! Code that reconnects and resumes a stream that `sse-stream` reads. The guide quotes the rest of this file.
 
 use std::{error::Error, time::Duration};
 
@@ -6,15 +6,15 @@ use futures_util::StreamExt;
 use reqwest::{Client, Response, StatusCode, header};
 use sse_stream::{Sse, SseStream};
 
-/// Calls `on_event` with each event of a stream and the last event id, and comes back to it until the server says that
-/// it is over.
+/// Calls `on_event` with each event of a stream and the last event id. Reconnects until the server says that the stream
+/// has ended.
 pub(crate) async fn follow(
     url: &str,
     mut on_event: impl FnMut(Sse, &str),
     on_open: impl Fn(),
     on_error: impl Fn(Box<dyn Error>),
 ) -> reqwest::Result<()> {
-    // Three heartbeats may be missing.
+    // The time of three heartbeats.
     let client = Client::builder().read_timeout(Duration::from_secs(45)).build()?;
     let (mut last_event_id, mut delay) = (String::new(), Duration::from_secs(1));
     loop {
@@ -40,7 +40,7 @@ pub(crate) async fn follow(
                     if let Some(ms) = event.retry {
                         delay = Duration::from_millis(ms);
                     }
-                    // A block without data is no event.
+                    // A block without data is not an event.
                     if event.data.is_some() {
                         on_event(event, &last_event_id);
                     }

@@ -31,9 +31,9 @@ pub(crate) fn reqwest_eventsource(url: String, report: Report) -> JoinHandle<()>
     })
 }
 
-/// A stream of events, which comes back.
+/// A stream of events that reconnects.
 fn event_source(url: &str) -> Result<EventSource, Failure> {
-    // Three heartbeats may be missing.
+    // The time of three heartbeats.
     let client = reqwest::Client::builder().read_timeout(Duration::from_secs(45)).build()?;
     Ok(EventSource::new(client.get(url))?)
 }
@@ -65,15 +65,15 @@ fn follow_with_eventsource_client(url: String, report: Report, stops_at_204: boo
     })
 }
 
-/// It would come back to a stream that is over.
+/// Without this check, the client reconnects to a stream that has ended.
 fn is_over(response: &Response) -> bool {
     response.status() == StatusCode::NO_CONTENT
 }
 
-/// A client whose `stream()` comes back, also when the first connection fails.
+/// A client whose `stream()` reconnects, also if the first connection fails.
 fn client(url: &str) -> Result<impl Client, Failure> {
     let again = ReconnectOptions::reconnect(true).retry_initial(true).delay(Duration::from_millis(500));
-    // Three heartbeats may be missing.
+    // The time of three heartbeats.
     let transport = HyperTransport::builder().read_timeout(Duration::from_secs(45)).build_http()?;
     Ok(ClientBuilder::for_url(url)?.reconnect(again.build()).build_with_transport(transport))
 }

@@ -1,4 +1,4 @@
-//! What is done with every client, and what it made of it.
+//! The scenarios that run with every client, and their results.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,13 +16,13 @@ use crate::{
     upstream::Request,
 };
 
-/// What was found: for a row of the matrix, `yes` or what it is instead.
+/// The results: for a row of the matrix, `yes` or a short description.
 pub(crate) type Found = Vec<(&'static str, String)>;
 
-/// The rows that it fills, and what is done.
+/// The rows that a scenario fills, and its function.
 pub(crate) type Scenario = (&'static [&'static str], for<'a> fn(&'a Stage, &'a Client) -> BoxFuture<'a, Found>);
 
-/// The rows of the scenario that takes a time.
+/// The rows of the scenario that measures time.
 pub(crate) const MEASURED: &[&str] = &["quiet"];
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -66,7 +66,7 @@ fn yes_unless(problems: &[&str]) -> String {
     }
 }
 
-/// A name for what belongs to one client in one scenario.
+/// A name for the topic or path of one client in one scenario.
 fn name_of(client: &Client, scenario: &str) -> String {
     let name: String = format!("{}-{scenario}", client.name);
     name.replace(|character: char| !character.is_ascii_alphanumeric(), "-")
@@ -90,7 +90,7 @@ fn typed(events: Vec<client::Event>) -> impl Iterator<Item = (String, String)> {
 
 const END: &str = "the end";
 
-/// Whatever is published on the dashboard arrives as it was published.
+/// Everything that is published on the dashboard arrives unchanged.
 async fn published(stage: &Stage, client: &Client) -> Found {
     let large: String = "0123456789 äöü €uro 🌍\n".repeat(10_000) + END;
     let vectors = [
@@ -126,7 +126,7 @@ async fn published(stage: &Stage, client: &Client) -> Found {
     let (mut data_problems, mut type_problems, mut id_problems) = (Vec::new(), Vec::new(), Vec::new());
     let mut next = seen.next();
     for ((name, event_type, data), id) in vectors.into_iter().zip(ids) {
-        // One that is left out makes no problem of those after it.
+        // A missing event is no problem of the events after it.
         let Some(event) =
             next.take_if(|event| event.id == id || (event.data == data && event.event_type == event_type))
         else {
@@ -150,7 +150,7 @@ async fn published(stage: &Stage, client: &Client) -> Found {
     vec![("data", yes_unless(&data_problems)), ("types", yes_unless(&type_problems)), ("ids", yes_unless(&id_problems))]
 }
 
-/// An upstream's stream, in chunks of one byte through the gateway, is what the standard says that it is.
+/// An upstream's stream, sent through the gateway in chunks of one byte, is parsed by the standard.
 async fn upstreams_stream(stage: &Stage, client: &Client) -> Found {
     let vectors = [
         ("emoji over chunk ends", "event: tick\ndata: emoji 🌍🌎\ndata: 👩‍👩‍👧‍👦\nid: 1\n\n"),
@@ -208,7 +208,7 @@ fn follow_upstream(
 }
 
 async fn next(requests: &mut UnboundedReceiver<Request>) -> Request {
-    requests.recv().await.expect("the upstream is there")
+    requests.recv().await.expect("the upstream runs")
 }
 
 async fn opens(stage: &Stage, client: &Client, row: &'static str, content_type: &str) -> Found {
@@ -221,7 +221,7 @@ async fn opens(stage: &Stage, client: &Client, row: &'static str, content_type: 
     vec![(row, if is_open { "yes" } else { "no" }.to_owned())]
 }
 
-/// With default settings, a program is told at once that a stream is open on which nothing happens.
+/// With default settings, a program is told at once that a silent stream is open.
 async fn quiet(stage: &Stage, client: &Client) -> Found {
     let relay = Relay::to(serve(SseLayer::new(&Registry::new())).await).await;
     let mut run = client.follow(&stage.tools, &relay.url, &[]);
@@ -234,7 +234,8 @@ async fn quiet(stage: &Stage, client: &Client) -> Found {
     vec![("quiet", if has_beaten { "with the first heartbeat" } else { "yes" }.to_owned())]
 }
 
-/// A stream with subscriptions begins with where it stands. A program is not told so, unless it wants to know.
+/// A stream with subscriptions begins with its position event. A program does not see that event unless it listens for
+/// it.
 async fn begins_with_its_position(stage: &Stage, client: &Client) -> Found {
     let (dashboard, topic) = (&stage.dashboard, name_of(client, "position"));
     let relay = Relay::to(dashboard.address()).await;
@@ -251,7 +252,7 @@ async fn begins_with_its_position(stage: &Stage, client: &Client) -> Found {
     vec![("position", found.to_owned())]
 }
 
-/// A stream without subscriptions begins with a comment, before its first event.
+/// A stream without subscriptions begins with a comment before its first event.
 async fn begins_with_a_comment(stage: &Stage, client: &Client) -> Found {
     let path = format!("/{}", name_of(client, "comment"));
     let mut requests = stage.upstream.requests(&path);
@@ -268,7 +269,7 @@ async fn begins_with_a_comment(stage: &Stage, client: &Client) -> Found {
     vec![("comment", if first == expected { "yes" } else { "not invisible" }.to_owned())]
 }
 
-/// What is published while a client is away that was cut off before its first event comes when it is back.
+/// A client that is cut off before its first event gets the events published meanwhile when it reconnects.
 async fn cut_before_the_first_event(stage: &Stage, client: &Client) -> Found {
     let (dashboard, topic) = (&stage.dashboard, name_of(client, "first cut"));
     let relay = Relay::to(dashboard.address()).await;
@@ -290,7 +291,8 @@ async fn cut_before_the_first_event(stage: &Stage, client: &Client) -> Found {
     vec![("first cut", sees(run.events_until(END).await, expected))]
 }
 
-/// A client that had all events before the cut kept from it by a filter has missed nothing, whatever is no longer retained.
+/// A filter hid all events before the cut from the client. So the client has missed no event, even if those events were
+/// evicted.
 async fn cut_after_what_was_filtered(stage: &Stage, client: &Client) -> Found {
     let retention = Retention::default().events(5);
     let registry = Registry::with_config(RegistryConfig::default().topic_retention(retention));
@@ -305,7 +307,7 @@ async fn cut_after_what_was_filtered(stage: &Stage, client: &Client) -> Found {
     publish(Event::data("before"));
     run.events_until("before").await;
     for _ in 0..5 {
-        // So few that it does not fall behind.
+        // Few enough that the client does not fall behind.
         let last = Vec::from_iter((0..4).map(|_| publish(hidden()))).pop().expect("an event");
         run.stands(Some(&last)).await;
     }
@@ -317,7 +319,7 @@ async fn cut_after_what_was_filtered(stage: &Stage, client: &Client) -> Found {
     vec![("filtered", sees(typed(seen), [("message".to_owned(), END.to_owned())]))]
 }
 
-/// A stream opens while the same client is reading the same one.
+/// The client opens a stream while it is already reading the same one.
 async fn twice(stage: &Stage, client: &Client) -> Found {
     let url = format!("{}/events?topic={}", stage.dashboard.server.url, name_of(client, "twice"));
     let mut runs = client.follow_twice(&stage.tools, &url);
@@ -325,12 +327,12 @@ async fn twice(stage: &Stage, client: &Client) -> Found {
     first[0].opened().await;
     let is_open = Instant::now();
     second.first_mut().unwrap_or(&mut first[0]).opened().await;
-    // What holds a request back holds it for 20 s.
+    // A client that delays the request delays it for 20 s.
     let found = if is_open.elapsed() < Duration::from_secs(10) { "yes" } else { "waits" };
     vec![("twice", found.to_owned())]
 }
 
-/// A byte-order mark that the upstream begins with costs no event: the layer takes it away.
+/// A byte-order mark at the beginning of the upstream's stream loses no event, as the layer removes it.
 async fn begins_with_a_mark(stage: &Stage, client: &Client) -> Found {
     let (mut run, mut requests) = follow_upstream(stage, client, "mark", &[]);
     let mut request = next(&mut requests).await;
@@ -342,7 +344,7 @@ async fn begins_with_a_mark(stage: &Stage, client: &Client) -> Found {
     vec![("mark", found)]
 }
 
-/// Heartbeats of a form are not seen, unless they are events, and do nothing to the events between them.
+/// Heartbeats of each form are invisible, unless they are events, and change no event between them.
 async fn heartbeats(
     stage: &Stage,
     client: &Client,
@@ -356,7 +358,7 @@ async fn heartbeats(
     let mut run = client.follow(&stage.tools, &relay.url, &["heartbeat"]);
     run.opened().await;
     let mut ids = Vec::new();
-    // Before the first event there are some too.
+    // There are heartbeats before the first event too.
     for (heartbeats, data) in [(2, "a"), (5, "b"), (8, END)] {
         relay.has_seen(|text| (text.matches(wire).count() >= heartbeats).then_some(())).await;
         ids.push(
@@ -384,9 +386,9 @@ async fn heartbeats(
     vec![(row, yes_unless(&problems))]
 }
 
-/// Whether a time is what `retry` asked for, of which this client makes `client.waits` times as much.
+/// Whether the client waited as long as `retry` asked for, multiplied by `client.waits`.
 fn obeys(client: &Client, asked: Duration, took: Duration) -> bool {
-    // Timers are that exact; and a machine may be busy, but not for as long as browsers wait by default.
+    // Timers are this exact. A machine may be busy, but not for as long as browsers wait by default.
     let least = asked.mul_f64(client.waits * 0.97);
     let most = asked.mul_f64(client.waits.max(1.0)) + Duration::from_millis(2500);
     let obeys = (least..most).contains(&took);
@@ -404,12 +406,12 @@ fn after_the_delay(client: &Client, problems: &[&str]) -> String {
     }
 }
 
-/// It comes back after the time that `retry` says.
+/// The client reconnects after the time that `retry` says.
 async fn retry(stage: &Stage, client: &Client) -> Found {
     let (mut run, mut requests) = follow_upstream(stage, client, "retry", &[]);
     let mut request = next(&mut requests).await;
     let mut problems = Vec::new();
-    // Most clients would wait for one to three seconds without it.
+    // Without a `retry`, most clients would wait for one to three seconds.
     for asked in [Duration::from_millis(1800), Duration::from_millis(200)] {
         request.stream("text/event-stream").await;
         let data = format!("again in {asked:?}");
@@ -429,8 +431,8 @@ async fn retry(stage: &Stage, client: &Client) -> Found {
     vec![("retry", after_the_delay(client, &problems))]
 }
 
-/// What is published while a client is away, after its connection broke in the middle of an event, comes once and in order
-/// when it is back.
+/// The connection breaks in the middle of an event. Events that are published meanwhile come once and in order when the
+/// client reconnects.
 async fn cut(stage: &Stage, client: &Client) -> Found {
     let (dashboard, topic) = (&stage.dashboard, name_of(client, "cut"));
     let gateway = address(&stage.dashboard_gateway.url);
@@ -455,13 +457,13 @@ async fn cut(stage: &Stage, client: &Client) -> Found {
     if run.seen.last() == Some(&Observation::Closed) {
         return vec![("cut", "gives up".to_owned())];
     }
-    // And it goes on from there.
+    // The client then gets new events.
     publish("event 21".to_owned()).await;
     seen.extend(run.events_until("event 21").await);
     vec![("cut", sees(seen, expected))]
 }
 
-/// An id outside ASCII comes back as it was sent. It can only be an upstream's: `Event::id` takes none.
+/// A non-ASCII id is sent back unchanged. Only an upstream can send such an id, as `Event::id` accepts none.
 async fn odd_id(stage: &Stage, client: &Client) -> Found {
     let (mut run, mut requests) = follow_upstream(stage, client, "odd-id", &[]);
     let mut request = next(&mut requests).await;
@@ -483,7 +485,7 @@ async fn odd_id(stage: &Stage, client: &Client) -> Found {
             }
             observation = run.next() => match observation {
                 Observation::Closed => break "gives up",
-                // The end of the stream is one.
+                // The end of the stream is an error too.
                 Observation::Error(_) if errors == 3 => break "fails again and again",
                 Observation::Error(_) => errors += 1,
                 Observation::Open | Observation::Event(_) => {}
@@ -496,7 +498,7 @@ async fn odd_id(stage: &Stage, client: &Client) -> Found {
     vec![("odd id", found.to_owned())]
 }
 
-/// A client that was away for too long is told so, and goes on with what is retained.
+/// A client that was away for too long is told of the gap, and gets the retained events.
 async fn gap(stage: &Stage, client: &Client) -> Found {
     let (dashboard, topic) = (&stage.forgetful_dashboard, name_of(client, "gap"));
     let relay = Relay::to(dashboard.address()).await;
@@ -515,7 +517,7 @@ async fn gap(stage: &Stage, client: &Client) -> Found {
     vec![("gap", sees(typed(seen), [("gap".to_owned(), gap)].into_iter().chain(retained)))]
 }
 
-/// A server that stops says so, and its clients come back to the next one, with the last id that they had.
+/// A server that stops sends a farewell. Its clients reconnect to the next server with their last id.
 async fn farewell(stage: &Stage, client: &Client) -> Found {
     let topic = name_of(client, "farewell");
     let mut old = Dashboard::start(&[("DRAIN_MS", "200")]).await;
@@ -527,10 +529,10 @@ async fn farewell(stage: &Stage, client: &Client) -> Found {
     let mut seen = run.events_until("before").await;
     relay.hold();
     example::signal(&old.server.process, Signal::SIGTERM);
-    assert!(old.server.process.wait().await.expect("its end").success());
+    assert!(old.server.process.wait().await.expect("the exit of the dashboard").success());
     let new = Dashboard::start(&[]).await;
     relay.mend(new.address());
-    // The first answer that is not of the old server.
+    // The first response that is not from the old server.
     while !matches!(run.seen.last(), Some(Observation::Open | Observation::Closed)) {
         if let Observation::Event(event) = run.next().await {
             seen.push(event);
@@ -541,13 +543,13 @@ async fn farewell(stage: &Stage, client: &Client) -> Found {
     let gap = format!(r#"{{"topics":["{topic}"],"after":"{last}"}}"#);
     let expected = [("message", "before"), ("restart", "The server restarts."), ("gap", &*gap), ("message", "after")];
     let expected = expected.map(|(event_type, data)| (event_type.to_owned(), data.to_owned()));
-    // `retry` comes by itself.
+    // `retry` comes in a block of its own.
     let (empty, seen): (Vec<_>, Vec<_>) = seen.into_iter().partition(|event| event.data.is_empty());
     let found = sees(typed(seen), expected);
     vec![("farewell", if found == "yes" && !empty.is_empty() { "not invisible".to_owned() } else { found })]
 }
 
-/// 204 is how a client is told not to come back.
+/// A 204 tells a client not to reconnect.
 async fn no_content(stage: &Stage, client: &Client) -> Found {
     let (mut run, mut requests) = follow_upstream(stage, client, "204", &[]);
     let mut request = next(&mut requests).await;
@@ -563,7 +565,7 @@ async fn no_content(stage: &Stage, client: &Client) -> Found {
     vec![("204", found.to_owned())]
 }
 
-/// Turned away with a status and `retry-after`.
+/// A refusal with a status and `retry-after`.
 async fn refused(stage: &Stage, client: &Client) -> Found {
     let limit = Limit::streams(0);
     let layer = SseLayer::new(&Registry::new()).limit(limit.clone());
@@ -585,7 +587,7 @@ async fn refused(stage: &Stage, client: &Client) -> Found {
     vec![("503", found.to_owned())]
 }
 
-/// Turned away with a stream that says `retry` and ends.
+/// A refusal with a stream that sends `retry` and ends.
 async fn refused_to_come_back(stage: &Stage, client: &Client) -> Found {
     let (limit, registry) = (Limit::streams(0), Registry::new());
     let layer = SseLayer::new(&registry).limit(limit.clone());

@@ -20,14 +20,14 @@ static GATEWAY: Example = Example::named("gateway");
 pub(crate) struct Stage {
     pub(crate) tools: Tools,
     pub(crate) upstream: Upstream,
-    /// A gateway before the upstream.
+    /// A gateway in front of the upstream.
     pub(crate) gateway: Server,
     pub(crate) dashboard: Dashboard,
-    /// A gateway before the dashboard.
+    /// A gateway in front of the dashboard.
     pub(crate) dashboard_gateway: Server,
-    /// It retains five events of a topic.
+    /// A dashboard that retains five events per topic.
     pub(crate) forgetful_dashboard: Dashboard,
-    /// How long clients took to say that a quiet stream is open.
+    /// How long each client took to report that a silent stream is open.
     pub(crate) quiet: Mutex<BTreeMap<&'static str, Duration>>,
 }
 
@@ -46,7 +46,7 @@ impl Stage {
         }
     }
 
-    /// How long each client took to say that a quiet stream is open.
+    /// How long each client took to report that a silent stream is open, as text.
     pub(crate) fn quiet(&self) -> String {
         let told = self.quiet.lock().unwrap();
         Vec::from_iter(told.iter().map(|(name, took)| format!("{name} {took:.1?}"))).join(", ")
@@ -57,7 +57,7 @@ async fn gateway(upstream: &str) -> Server {
     Server::start(GATEWAY.command().args(["--listen", "127.0.0.1:0", "--upstream", upstream])).await
 }
 
-/// The dashboard, as a user starts it.
+/// The dashboard with its default settings, except these.
 pub(crate) struct Dashboard {
     pub(crate) server: Server,
     http: reqwest::Client,
@@ -74,7 +74,7 @@ impl Dashboard {
         address(&self.server.url)
     }
 
-    /// Publishes, and gives the event's id.
+    /// Publishes, and returns the event's id.
     pub(crate) async fn publish(&self, topic: &str, event_type: &str, data: &str) -> String {
         let mut url = format!("{}/publish/{topic}", self.server.url);
         if event_type != "message" {
@@ -95,11 +95,11 @@ pub(crate) fn address(url: &str) -> SocketAddr {
 /// The topic of [`serve`].
 pub(crate) const TOPIC: &str = "news";
 
-/// The attribute of an event that [`serve`] lets nobody see.
+/// The attribute of events that the filter of [`serve`] hides.
 #[derive(Debug, Clone)]
 pub(crate) struct Hidden;
 
-/// Where a stream of the topic is served, behind this layer.
+/// Serves a stream of the topic behind this layer. Returns its address.
 pub(crate) async fn serve(layer: SseLayer) -> SocketAddr {
     async fn stream(client: ClientHandle) -> Result<EventStream, SubscribeError> {
         client.subscribe(Subscription::to(TOPIC).filter(|event, _| event.attribute::<Hidden>().is_none()))?;

@@ -1,4 +1,4 @@
-//! A server behind the gateway, whose answers a test writes byte by byte.
+//! A server behind the gateway. A test writes its responses byte by byte.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ pub(crate) struct Upstream {
     expected: Expected,
 }
 
-/// Requests, by path.
+/// The requests that are expected, by path.
 type Expected = Arc<Mutex<HashMap<String, mpsc::UnboundedSender<Request>>>>;
 
 impl Upstream {
@@ -36,7 +36,7 @@ impl Upstream {
         Self { address, expected }
     }
 
-    /// The requests to this path, as they come.
+    /// The requests for this path, in order.
     pub(crate) fn requests(&self, path: &str) -> mpsc::UnboundedReceiver<Request> {
         let (sender, requests) = mpsc::unbounded_channel();
         self.expected.lock().unwrap().insert(path.to_owned(), sender);
@@ -59,9 +59,9 @@ async fn arrived(socket: TcpStream, expected: Expected) {
     let mut request = Request { at: Instant::now(), last_event_id: last_event_id(&head), socket: socket.into_inner() };
     let expecting = expected.lock().unwrap().get(&path).cloned();
     match expecting {
-        // Nobody waits for it any more.
+        // No test may wait for this request any longer.
         Some(expecting) => drop(expecting.send(request)),
-        // A browser asks for an icon.
+        // Browsers ask for an icon.
         None => request.write("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await,
     }
 }
@@ -71,7 +71,7 @@ fn last_event_id(head: &str) -> Option<String> {
     fields.find(|(name, _)| name.eq_ignore_ascii_case("last-event-id")).map(|(_, value)| value.to_owned())
 }
 
-/// One that waits for its answer. When it is dropped without an [end](Self::end), the answer breaks.
+/// A request that waits for its response. If it is dropped without [`end`](Self::end), the response breaks.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) at: Instant,
@@ -80,7 +80,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Begins a stream.
+    /// Sends the head of an event stream.
     pub(crate) async fn stream(&mut self, content_type: &str) {
         let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n";
         self.write(&format!("{head}content-type: {content_type}\r\n\r\n")).await;
@@ -90,18 +90,18 @@ impl Request {
         self.write("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
     }
 
-    /// Sends bytes, each so many in a chunk of its own.
+    /// Sends bytes in chunks of this size.
     pub(crate) async fn send(&mut self, text: &str, size: usize) {
         let mut wire = Vec::new();
         for chunk in text.as_bytes().chunks(size) {
             wire.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
             wire.extend([chunk, b"\r\n"].concat());
         }
-        // The gateway may have gone with its client.
+        // The gateway may have closed the connection after its client left.
         let _ = self.socket.write_all(&wire).await;
     }
 
-    /// Ends the answer in order, and says when.
+    /// Ends the response cleanly. Returns the time.
     pub(crate) async fn end(mut self) -> Instant {
         self.write("0\r\n\r\n").await;
         Instant::now()

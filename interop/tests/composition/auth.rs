@@ -1,4 +1,4 @@
-//! tower-http's authorisation, and axum's with a `from_fn`: outside.
+//! tower-http's authorization layers, and axum's `from_fn`. They go outside of `SseLayer`.
 
 use std::sync::{
     Arc,
@@ -10,15 +10,15 @@ use tower::ServiceBuilder;
 use tower_http::{auth::AsyncRequireAuthorizationLayer, validate_request::ValidateRequestHeaderLayer};
 use tower_sse::{Limit, SseLayer};
 
-use crate::house::House;
+use crate::test_server::TestServer;
 
-/// Who has been let in, as a layer notes it in the request's extensions.
+/// The authenticated user. An auth layer puts it into the request's extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User(String);
 
 /// `Authorization: Bearer NAME` is a user of that name.
 async fn authorize<In, Out: Default>(mut request: Request<In>) -> Result<Request<In>, Response<Out>> {
-    // A real one asks a database meanwhile.
+    // A real one queries a database here.
     tokio::task::yield_now().await;
     let name = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     match name.map(str::to_owned) {
@@ -40,7 +40,7 @@ fn user_of(request: &Parts) -> Option<User> {
     request.extensions.get().cloned()
 }
 
-/// One stream for each user, whose name is known of the client.
+/// One stream per user. The user is part of the client's metadata.
 fn one_each(sse: SseLayer) -> SseLayer {
     sse.metadata(user_of).limit(Limit::streams(1).per(|request: &Parts| Some(user_of(request)?.0)))
 }
@@ -48,16 +48,16 @@ fn one_each(sse: SseLayer) -> SseLayer {
 #[tokio::test]
 #[allow(deprecated, reason = "it is there, and used")]
 async fn a_bearer_token_is_checked_in_both_orders() {
-    in_both_orders!(ValidateRequestHeaderLayer::bearer("secret"), async |house: House| {
-        let answer = house.as_nobody().get("/news").await;
+    in_both_orders!(ValidateRequestHeaderLayer::bearer("secret"), async |test_server: TestServer| {
+        let answer = test_server.as_nobody().get("/news").await;
         assert_eq!(answer.status(), 401);
-        assert_eq!(house.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
     });
 }
 
 #[tokio::test]
 #[allow(clippy::result_large_err, reason = "it is what tower-http asks for")]
-async fn a_check_of_ones_own_composes_in_both_orders() {
+async fn a_custom_check_composes_in_both_orders() {
     in_both_orders!(ValidateRequestHeaderLayer::custom(|request: &mut Request<_>| {
         match request.headers().contains_key(AUTHORIZATION) {
             true => Ok(()),
@@ -68,22 +68,23 @@ async fn a_check_of_ones_own_composes_in_both_orders() {
 
 #[tokio::test]
 async fn async_authorization_composes_in_both_orders() {
-    in_both_orders!(AsyncRequireAuthorizationLayer::new(authorize), async |house: House| {
-        let answer = house.as_nobody().get("/news").await;
+    in_both_orders!(AsyncRequireAuthorizationLayer::new(authorize), async |test_server: TestServer| {
+        let answer = test_server.as_nobody().get("/news").await;
         assert_eq!(answer.status(), 401);
-        assert_eq!(house.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
     });
 }
 
 #[tokio::test]
-async fn limits_and_metadata_of_a_user_are_taken_from_what_auth_outside_put_into_the_extensions() {
+async fn limits_and_metadata_read_the_user_of_an_outer_auth_layer() {
     behind!(
         |sse| ServiceBuilder::new().layer(AsyncRequireAuthorizationLayer::new(authorize)).layer(one_each(sse)),
-        async |house: House| {
-            let _ada = house.with("authorization", "Bearer ada").open("/news").await;
-            assert_eq!(house.with("authorization", "Bearer ada").get("/news").await.status(), 429);
-            let _bob = house.with("authorization", "Bearer bob").open("/news").await;
-            let mut users: Vec<_> = house.registry.clients().iter().map(|it| it.metadata().get().cloned()).collect();
+        async |test_server: TestServer| {
+            let _ada = test_server.with("authorization", "Bearer ada").open("/news").await;
+            assert_eq!(test_server.with("authorization", "Bearer ada").get("/news").await.status(), 429);
+            let _bob = test_server.with("authorization", "Bearer bob").open("/news").await;
+            let mut users: Vec<_> =
+                test_server.registry.clients().iter().map(|it| it.metadata().get().cloned()).collect();
             users.sort_by_key(|user: &Option<User>| user.as_ref().map(|user| user.0.clone()));
             assert_eq!(users, [Some(User("ada".to_owned())), Some(User("bob".to_owned()))]);
         }
@@ -94,10 +95,10 @@ async fn limits_and_metadata_of_a_user_are_taken_from_what_auth_outside_put_into
 async fn auth_inside_comes_too_late_for_limits_and_metadata() {
     behind!(
         |sse| ServiceBuilder::new().layer(one_each(sse)).layer(AsyncRequireAuthorizationLayer::new(authorize)),
-        async |house: House| {
-            let answer = house.with("authorization", "Bearer ada").get("/news").await;
-            assert_eq!(answer.status(), 500, "as no user is known yet, a limit for each cannot be kept");
-            assert_eq!((house.registry.stats().clients, house.registry.stats().refused_streams), (0, 1));
+        async |test_server: TestServer| {
+            let answer = test_server.with("authorization", "Bearer ada").get("/news").await;
+            assert_eq!(answer.status(), 500, "without a user, a limit per user cannot be checked");
+            assert_eq!((test_server.registry.stats().clients, test_server.registry.stats().refused_streams), (0, 1));
         }
     );
     behind!(
@@ -105,15 +106,15 @@ async fn auth_inside_comes_too_late_for_limits_and_metadata() {
             let known = sse.metadata(user_of);
             ServiceBuilder::new().layer(known).layer(AsyncRequireAuthorizationLayer::new(authorize))
         },
-        async |house: House| {
-            let _open = house.with("authorization", "Bearer ada").open("/news").await;
-            assert_eq!(house.registry.clients()[0].metadata().get::<User>(), None);
+        async |test_server: TestServer| {
+            let _open = test_server.with("authorization", "Bearer ada").open("/news").await;
+            assert_eq!(test_server.registry.clients()[0].metadata().get::<User>(), None);
         }
     );
 }
 
 #[tokio::test]
-async fn whom_auth_outside_turns_away_costs_nothing() {
+async fn a_request_that_outer_auth_refuses_costs_nothing() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counting = |sse: SseLayer| {
         let asked = Arc::clone(&asked);
@@ -121,34 +122,34 @@ async fn whom_auth_outside_turns_away_costs_nothing() {
     };
     behind!(
         |sse| ServiceBuilder::new().layer(AsyncRequireAuthorizationLayer::new(authorize)).layer(counting(sse)),
-        async |house: House| {
-            let _ada = house.with("authorization", "Bearer ada").open("/news").await;
+        async |test_server: TestServer| {
+            let _ada = test_server.with("authorization", "Bearer ada").open("/news").await;
             asked.store(0, Ordering::Relaxed);
-            assert_eq!(house.as_nobody().get("/news").await.status(), 401);
+            assert_eq!(test_server.as_nobody().get("/news").await.status(), 401);
             assert_eq!(asked.load(Ordering::Relaxed), 0);
-            assert_eq!(house.registry.stats().refused_streams, 0);
+            assert_eq!(test_server.registry.stats().refused_streams, 0);
         }
     );
 }
 
 #[tokio::test]
-async fn with_auth_inside_strangers_learn_that_the_house_is_full() {
+async fn with_auth_inside_strangers_learn_that_the_limit_is_reached() {
     behind!(
         |sse| {
             let full = sse.limit(Limit::streams(1));
             ServiceBuilder::new().layer(full).layer(AsyncRequireAuthorizationLayer::new(authorize))
         },
-        async |house: House| {
-            assert_eq!(house.as_nobody().get("/news").await.status(), 401);
-            let _ada = house.with("authorization", "Bearer ada").open("/news").await;
-            assert_eq!(house.as_nobody().get("/news").await.status(), 503);
-            assert_eq!(house.registry.stats().refused_streams, 1);
+        async |test_server: TestServer| {
+            assert_eq!(test_server.as_nobody().get("/news").await.status(), 401);
+            let _ada = test_server.with("authorization", "Bearer ada").open("/news").await;
+            assert_eq!(test_server.as_nobody().get("/news").await.status(), 503);
+            assert_eq!(test_server.registry.stats().refused_streams, 1);
         }
     );
 }
 
 #[tokio::test]
-async fn auth_in_a_middleware_of_axums_is_the_same() {
+async fn auth_in_axum_middleware_works_the_same() {
     use axum::{
         extract::Request,
         middleware::{Next, from_fn},
@@ -161,12 +162,12 @@ async fn auth_in_a_middleware_of_axums_is_the_same() {
         }
     }
     let registry = tower_sse::Registry::new();
-    let sse = one_each(crate::house::layer(&registry));
+    let sse = one_each(crate::test_server::layer(&registry));
     let router = crate::handlers::router().layer(ServiceBuilder::new().layer(from_fn(check)).layer(sse));
-    let address = crate::house::serve_router(router).await;
-    let house = House::new(address, registry, http::Version::HTTP_11);
-    assert_eq!(house.as_nobody().get("/news").await.status(), 401);
-    let _ada = house.with("authorization", "Bearer ada").open("/news").await;
-    assert_eq!(house.with("authorization", "Bearer ada").get("/news").await.status(), 429);
-    assert_eq!(house.registry.clients()[0].metadata().get(), Some(&User("ada".to_owned())));
+    let address = crate::test_server::serve_router(router).await;
+    let test_server = TestServer::new(address, registry, http::Version::HTTP_11);
+    assert_eq!(test_server.as_nobody().get("/news").await.status(), 401);
+    let _ada = test_server.with("authorization", "Bearer ada").open("/news").await;
+    assert_eq!(test_server.with("authorization", "Bearer ada").get("/news").await.status(), 429);
+    assert_eq!(test_server.registry.clients()[0].metadata().get(), Some(&User("ada".to_owned())));
 }

@@ -1,5 +1,5 @@
-//! tower's limits, its buffer and its load shedding. They count requests that are being answered: a stream is no more, once it has
-//! its head.
+//! tower's limits, its buffer and its load shedding. They count requests without a response: a stream is no longer
+//! counted once its head was sent.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -23,7 +23,7 @@ use tower_sse::{Limit, Registry, SseLayer};
 use crate::{
     client::get,
     handlers::{self, Handlers},
-    house::{self, House, until},
+    test_server::{self, TestServer, until},
 };
 
 async fn handle(error: BoxError) -> (StatusCode, String) {
@@ -39,7 +39,7 @@ fn is_ready<S: Service<Request<()>> + Unpin>(service: &mut task::Spawn<S>) -> Po
 }
 
 #[tokio::test]
-async fn readiness_is_that_of_the_service_inside() {
+async fn readiness_is_that_of_the_inner_service() {
     let registry = Registry::new();
     let stack = (SseLayer::new(&registry), ConcurrencyLimitLayer::new(1)).layer(Handlers);
     let mut service = task::spawn(stack);
@@ -52,26 +52,32 @@ async fn readiness_is_that_of_the_service_inside() {
     assert_ready_ok!(is_ready(&mut service));
 }
 
-/// A concurrency limit panics where that is not so: its permit is of the clone that was polled.
+/// A concurrency limit panics if another clone is called, as the permit belongs to the clone that was polled.
 #[tokio::test]
-async fn the_service_that_was_polled_ready_is_the_one_that_is_called() {
+async fn the_layer_calls_the_service_that_was_polled_ready() {
     let registry = Registry::new();
     let mut service = (SseLayer::new(&registry), ConcurrencyLimitLayer::new(2)).layer(Handlers);
     let ready: Result<(), _> = std::future::poll_fn(|cx| Service::<Request<()>>::poll_ready(&mut service, cx)).await;
     ready.unwrap();
     let mut clone = service.clone();
     assert_eq!(service.call(request("/plain")).await.unwrap().status(), 200);
-    assert!(catch_unwind(AssertUnwindSafe(|| drop(clone.call(request("/plain"))))).is_err(), "the clone was not");
-    assert!(catch_unwind(AssertUnwindSafe(|| drop(service.call(request("/plain"))))).is_err(), "nor was it again");
+    assert!(
+        catch_unwind(AssertUnwindSafe(|| drop(clone.call(request("/plain"))))).is_err(),
+        "the clone was not polled ready"
+    );
+    assert!(
+        catch_unwind(AssertUnwindSafe(|| drop(service.call(request("/plain"))))).is_err(),
+        "the service was not polled ready again"
+    );
 }
 
 #[tokio::test]
-async fn a_concurrency_limit_lets_any_number_of_streams_in_in_both_orders() {
-    let many = async |house: House| {
+async fn a_concurrency_limit_admits_any_number_of_streams_in_both_orders() {
+    let many = async |test_server: TestServer| {
         let mut streams = Vec::new();
         for open in 1..=5 {
-            streams.push(house.open("/news").await);
-            assert_eq!(house.registry.stats().clients, open);
+            streams.push(test_server.open("/news").await);
+            assert_eq!(test_server.registry.stats().clients, open);
         }
     };
     in_both_orders!(ConcurrencyLimitLayer::new(1), many);
@@ -79,42 +85,42 @@ async fn a_concurrency_limit_lets_any_number_of_streams_in_in_both_orders() {
 }
 
 #[tokio::test]
-async fn a_limit_of_streams_counts_until_they_are_over() {
-    behind!(|sse| ServiceBuilder::new().layer(sse.limit(Limit::streams(1))), async |house: House| {
-        house.streams().await;
-        let stream = house.open("/news").await;
-        assert_eq!(house.get("/news").await.status(), 503);
+async fn a_limit_of_streams_counts_until_they_end() {
+    behind!(|sse| ServiceBuilder::new().layer(sse.limit(Limit::streams(1))), async |test_server: TestServer| {
+        test_server.streams().await;
+        let stream = test_server.open("/news").await;
+        assert_eq!(test_server.get("/news").await.status(), 503);
         drop(stream);
-        house.until_open(0).await;
-        house.open("/news").await;
+        test_server.until_open(0).await;
+        test_server.open("/news").await;
     });
 }
 
 #[tokio::test]
-async fn what_was_reserved_for_a_request_that_is_refused_is_given_back() {
+async fn a_refused_request_releases_what_it_reserved() {
     let permits = Arc::new(Semaphore::new(1));
     behind!(
         |sse| ServiceBuilder::new()
             .layer(sse.limit(Limit::streams(0)))
             .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(&permits))),
-        async |house: House| {
+        async |test_server: TestServer| {
             for _ in 0..3 {
-                assert_eq!(house.get("/news").await.status(), 503);
+                assert_eq!(test_server.get("/news").await.status(), 503);
             }
             until(|| permits.available_permits() == 1).await;
         }
     );
 }
 
-/// One request is being answered, and there is room for one.
-async fn sheds(house: House) {
-    house.streams().await;
-    let _stream = house.open("/news").await;
-    let never = async { house.try_send(get("/never")).await.map(drop) };
+/// One request waits for its response, and the stack has room for one.
+async fn sheds(test_server: TestServer) {
+    test_server.streams().await;
+    let _stream = test_server.open("/news").await;
+    let never = async { test_server.try_send(get("/never")).await.map(drop) };
     let shed = async {
         loop {
-            // It is over the limit as soon as the other has come.
-            let answer = house.get("/plain").await;
+            // This request is over the limit once the other one has arrived.
+            let answer = test_server.get("/plain").await;
             if answer.status() == 503 {
                 return answer;
             }
@@ -122,18 +128,18 @@ async fn sheds(house: House) {
     };
     tokio::select! {
         answered = never => panic!("{answered:?}"),
-        shed = shed => assert!(!shed.headers().contains_key("retry-after"), "an error of tower's, and no refusal"),
+        shed = shed => assert!(!shed.headers().contains_key("retry-after"), "the error is tower's and not a refusal of the layer"),
     }
-    until_answered(&house).await;
-    assert_eq!(house.registry.stats().clients, 1, "the stream goes on");
+    until_answered(&test_server).await;
+    assert_eq!(test_server.registry.stats().clients, 1, "the stream goes on");
 }
 
-async fn until_answered(house: &House) {
-    while house.get("/plain").await.status() != 200 {}
+async fn until_answered(test_server: &TestServer) {
+    while test_server.get("/plain").await.status() != 200 {}
 }
 
 #[tokio::test]
-async fn load_is_shed_by_what_is_being_answered_and_open_streams_do_not_count() {
+async fn load_shedding_counts_waiting_requests_and_no_open_streams() {
     behind!(
         |sse| ServiceBuilder::new()
             .layer(HandleErrorLayer::new(handle))
@@ -164,22 +170,22 @@ async fn load_is_shed_by_what_is_being_answered_and_open_streams_do_not_count() 
 async fn a_buffer_composes_in_both_orders() {
     behind!(
         |sse| ServiceBuilder::new().layer(HandleErrorLayer::new(handle)).layer(BufferLayer::new(4)).layer(sse),
-        async |house: House| house.streams().await
+        async |test_server: TestServer| test_server.streams().await
     );
     behind!(
         |sse| ServiceBuilder::new().layer(HandleErrorLayer::new(handle)).layer(sse).layer(BufferLayer::new(4)),
-        async |house: House| house.streams().await
+        async |test_server: TestServer| test_server.streams().await
     );
 }
 
 const ONE_AN_HOUR: RateLimitLayer = RateLimitLayer::new(1, Duration::from_secs(3600));
 
 #[tokio::test]
-async fn a_rate_limit_of_towers_keeps_requests_waiting() {
-    let waits = async |house: House| {
-        let _stream = house.open("/news").await;
-        assert!(timeout(Duration::from_millis(100), house.get("/news")).await.is_err());
-        assert_eq!(house.registry.stats().clients, 1);
+async fn towers_rate_limit_delays_requests() {
+    let waits = async |test_server: TestServer| {
+        let _stream = test_server.open("/news").await;
+        assert!(timeout(Duration::from_millis(100), test_server.get("/news")).await.is_err());
+        assert_eq!(test_server.registry.stats().clients, 1);
     };
     behind!(
         |sse| ServiceBuilder::new()
@@ -195,15 +201,15 @@ async fn a_rate_limit_of_towers_keeps_requests_waiting() {
             .layer(sse)
             .layer(BufferLayer::new(4))
             .layer(ONE_AN_HOUR),
-        async |house: House| {
-            let _stream = house.open("/news").await;
-            assert!(timeout(Duration::from_millis(100), house.get("/news")).await.is_err());
+        async |test_server: TestServer| {
+            let _stream = test_server.open("/news").await;
+            assert!(timeout(Duration::from_millis(100), test_server.get("/news")).await.is_err());
         }
     );
 }
 
 #[tokio::test]
-async fn a_rate_limit_of_towers_refuses_with_load_shedding_around_it() {
+async fn towers_rate_limit_with_load_shedding_refuses_requests() {
     behind!(
         |sse| ServiceBuilder::new()
             .layer(HandleErrorLayer::new(handle))
@@ -211,63 +217,63 @@ async fn a_rate_limit_of_towers_refuses_with_load_shedding_around_it() {
             .layer(LoadShedLayer::new())
             .layer(ONE_AN_HOUR)
             .layer(sse),
-        async |house: House| {
-            let _stream = house.open("/news").await;
-            assert_eq!(house.get("/news").await.status(), 503);
-            assert_eq!(house.registry.stats().refused_streams, 0, "the registry knows nothing of it");
+        async |test_server: TestServer| {
+            let _stream = test_server.open("/news").await;
+            assert_eq!(test_server.get("/news").await.status(), 503);
+            assert_eq!(test_server.registry.stats().refused_streams, 0, "the registry does not count the refusal");
         }
     );
 }
 
-/// tower's limits count where their layer was applied. One of ours counts wherever it is cloned to.
+/// A limit of tower counts per application of its layer. A `Limit` of this crate counts over all its clones.
 #[tokio::test]
-async fn a_limit_of_towers_is_of_one_route_and_of_one_connection_where_axum_serves_the_router_itself() {
+async fn towers_limit_is_per_route_and_per_connection_if_axum_serves_the_router() {
     let of_towers = |registry: &Registry| {
         let stack = ServiceBuilder::new()
             .layer(HandleErrorLayer::new(handle))
             .layer(BufferLayer::new(4))
             .layer(LoadShedLayer::new())
             .layer(ONE_AN_HOUR)
-            .layer(house::layer(registry));
+            .layer(test_server::layer(registry));
         handlers::router().layer(stack)
     };
     let registry = Registry::new();
-    let address = house::serve_router(of_towers(&registry)).await;
-    let house = House::new(address, registry, Version::HTTP_11);
-    let _streams = [house.open("/news").await, house.open("/own").await];
-    assert_eq!(house.get("/news").await.status(), 503);
-    assert_eq!(house.get("/own").await.status(), 503);
+    let address = test_server::serve_router(of_towers(&registry)).await;
+    let test_server = TestServer::new(address, registry, Version::HTTP_11);
+    let _streams = [test_server.open("/news").await, test_server.open("/own").await];
+    assert_eq!(test_server.get("/news").await.status(), 503);
+    assert_eq!(test_server.get("/own").await.status(), 503);
 
     let registry = Registry::new();
-    let house = serve_itself(of_towers(&registry), registry).await;
-    let _streams = [house.open("/news").await, house.open("/news").await, house.open("/own").await];
+    let test_server = serve_itself(of_towers(&registry), registry).await;
+    let _streams = [test_server.open("/news").await, test_server.open("/news").await, test_server.open("/own").await];
 
     let registry = Registry::new();
-    let of_ours = house::layer(&registry).limit(Limit::rate(1, Duration::from_secs(3600), 1));
-    let house = serve_itself(handlers::router().layer(of_ours), registry).await;
-    let _stream = house.open("/news").await;
-    assert_eq!(house.get("/news").await.status(), 503);
-    assert_eq!(house.get("/own").await.status(), 503);
+    let of_ours = test_server::layer(&registry).limit(Limit::rate(1, Duration::from_secs(3600), 1));
+    let test_server = serve_itself(handlers::router().layer(of_ours), registry).await;
+    let _stream = test_server.open("/news").await;
+    assert_eq!(test_server.get("/news").await.status(), 503);
+    assert_eq!(test_server.get("/own").await.status(), 503);
 }
 
-async fn serve_itself(router: axum::Router, registry: Registry) -> House {
+async fn serve_itself(router: axum::Router, registry: Registry) -> TestServer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async { axum::serve(listener, router).await });
-    House::new(address, registry, Version::HTTP_11)
+    TestServer::new(address, registry, Version::HTTP_11)
 }
 
-/// What to have instead: it refuses at once, and says when to come back.
+/// The alternative in this crate: it refuses at once, and says when to try again.
 #[tokio::test]
 async fn a_rate_of_streams_refuses_at_once() {
     behind!(
         |sse| ServiceBuilder::new().layer(sse.limit(Limit::rate(1, Duration::from_secs(3600), 1))),
-        async |house: House| {
-            let _stream = house.open("/news").await;
-            let answer = house.get("/news").await;
+        async |test_server: TestServer| {
+            let _stream = test_server.open("/news").await;
+            let answer = test_server.get("/news").await;
             assert_eq!(answer.status(), 503);
             assert!(answer.headers().contains_key("retry-after"));
-            assert_eq!(house.registry.stats().refused_streams, 1);
+            assert_eq!(test_server.registry.stats().refused_streams, 1);
         }
     );
 }

@@ -1,4 +1,4 @@
-//! tower's adapters: boxed services, retries, one service of several, and functions.
+//! tower's adapters: boxed services, retries, several services as one, and functions.
 
 use std::sync::{
     Arc,
@@ -24,7 +24,7 @@ use tower_sse::{Limit, RefusedReason, Registry, SseLayer};
 use crate::{
     client::VERSIONS,
     handlers::Handlers,
-    house::{self, House, Stream},
+    test_server::{self, Stream, TestServer},
 };
 
 #[tokio::test]
@@ -35,43 +35,43 @@ async fn functions_compose_in_both_orders() {
 }
 
 #[tokio::test]
-async fn a_boxed_stack_is_as_it_was() {
+async fn a_boxed_stack_works_like_the_stack_itself() {
     for version in VERSIONS {
         let registry = Registry::new();
-        let boxed = BoxCloneSyncService::new(house::layer(&registry).layer(Handlers));
-        let address = house::serve(boxed).await;
-        house::within(House::new(address, registry, version).streams()).await;
+        let boxed = BoxCloneSyncService::new(test_server::layer(&registry).layer(Handlers));
+        let address = test_server::serve(boxed).await;
+        test_server::within(TestServer::new(address, registry, version).streams()).await;
 
         let registry = Registry::new();
-        let boxed = BoxCloneSyncServiceLayer::new(house::layer(&registry));
-        let address = house::serve_router(crate::handlers::router().layer(boxed)).await;
-        house::within(House::new(address, registry, version).streams()).await;
+        let boxed = BoxCloneSyncServiceLayer::new(test_server::layer(&registry));
+        let address = test_server::serve_router(crate::handlers::router().layer(boxed)).await;
+        test_server::within(TestServer::new(address, registry, version).streams()).await;
     }
 }
 
 #[tokio::test]
-async fn boxes_that_are_not_for_servers_stream_too() {
+async fn boxed_services_without_send_stream_too() {
     let registry = Registry::new();
     let request = || Request::builder().uri("/own").body(()).unwrap();
-    let boxed = BoxService::new(house::layer(&registry).layer(Handlers));
-    let cloned = BoxCloneService::new(house::layer(&registry).layer(Handlers)).clone();
+    let boxed = BoxService::new(test_server::layer(&registry).layer(Handlers));
+    let cloned = BoxCloneService::new(test_server::layer(&registry).layer(Handlers)).clone();
     Stream::of(boxed.oneshot(request()).await.unwrap()).having("data: own\n\n").await.until(":\n\n").await;
     Stream::of(cloned.oneshot(request()).await.unwrap()).having("data: own\n\n").await.until(":\n\n").await;
     assert_eq!(registry.stats().clients, 0);
 }
 
 #[tokio::test]
-async fn an_optional_layer_needs_one_type_of_body() {
+async fn an_optional_layer_needs_one_body_type() {
     for version in VERSIONS {
         for is_on in [true, false] {
             let registry = Registry::new();
-            let sse = is_on.then(|| (MapResponseBodyLayer::new(Body::new), house::layer(&registry)));
+            let sse = is_on.then(|| (MapResponseBodyLayer::new(Body::new), test_server::layer(&registry)));
             let stack = ServiceBuilder::new().layer(option_layer(sse)).layer(MapResponseBodyLayer::new(Body::new));
-            let address = house::serve(stack.service(Handlers)).await;
-            let house = House::new(address, registry, version);
+            let address = test_server::serve(stack.service(Handlers)).await;
+            let test_server = TestServer::new(address, registry, version);
             match is_on {
-                true => house::within(house.streams()).await,
-                false => assert!(!house.get("/quiet").await.headers().contains_key("x-accel-buffering")),
+                true => test_server::within(test_server.streams()).await,
+                false => assert!(!test_server.get("/quiet").await.headers().contains_key("x-accel-buffering")),
             }
         }
     }
@@ -81,19 +81,19 @@ async fn an_optional_layer_needs_one_type_of_body() {
 async fn one_of_several_layers_is_chosen_by_the_request() {
     for version in VERSIONS {
         let registry = Registry::new();
-        let [open, full] = [house::layer(&registry), house::layer(&registry).limit(Limit::streams(0))];
+        let [open, full] = [test_server::layer(&registry), test_server::layer(&registry).limit(Limit::streams(0))];
         let by_path = |request: &Request<_>, _: &[_]| usize::from(request.uri().path() == "/quiet");
-        let address = house::serve(Steer::new([open, full].map(|sse| sse.layer(Handlers)), by_path)).await;
-        let house = House::new(address, registry, version);
-        house::within(async {
-            house.streams().await;
-            assert_eq!(house.get("/quiet").await.status(), 503);
+        let address = test_server::serve(Steer::new([open, full].map(|sse| sse.layer(Handlers)), by_path)).await;
+        let test_server = TestServer::new(address, registry, version);
+        test_server::within(async {
+            test_server.streams().await;
+            assert_eq!(test_server.get("/quiet").await.status(), 503);
         })
         .await;
     }
 }
 
-/// Tries three times, but not again where there is no room.
+/// Retries up to three attempts, but not a request that was refused for lack of a slot.
 #[derive(Clone)]
 struct Attempts(usize);
 
@@ -112,12 +112,12 @@ impl<B: Clone, R, E> Policy<Request<B>, Response<R>, E> for Attempts {
     }
 }
 
-/// Retries need requests that can be cloned.
+/// Removes the request's body, as retries need requests that can be cloned.
 fn without_body<B>() -> MapRequestBodyLayer<fn(B) -> Empty<Bytes>> {
     MapRequestBodyLayer::new(|_| Empty::new())
 }
 
-/// Has every other answer fail.
+/// Makes every second response fail.
 fn fail_first<B>(has_failed: &Arc<AtomicBool>) -> impl Fn(Response<B>) -> Response<B> + Clone + use<B> {
     let has_failed = Arc::clone(has_failed);
     move |mut response| {
@@ -128,14 +128,14 @@ fn fail_first<B>(has_failed: &Arc<AtomicBool>) -> impl Fn(Response<B>) -> Respon
     }
 }
 
-/// Has room for one stream, and counts the clients that it makes.
+/// A layer with one slot that counts the clients that it creates.
 fn counting(sse: SseLayer, clients: &Arc<AtomicUsize>) -> SseLayer {
     let clients = Arc::clone(clients);
     sse.limit(Limit::streams(1)).metadata(move |_| Some(clients.fetch_add(1, Ordering::Relaxed)))
 }
 
 #[tokio::test]
-async fn retries_outside_make_a_client_for_each_attempt() {
+async fn outer_retries_create_a_client_for_each_attempt() {
     let (has_failed, clients) = (Arc::default(), Arc::default());
     behind!(
         |sse| ServiceBuilder::new()
@@ -143,19 +143,19 @@ async fn retries_outside_make_a_client_for_each_attempt() {
             .layer(RetryLayer::new(Attempts(2)))
             .layer(counting(sse, &clients))
             .map_response(fail_first(&has_failed)),
-        async |house: House| {
-            house.streams().await;
+        async |test_server: TestServer| {
+            test_server.streams().await;
             let before = clients.load(Ordering::Relaxed);
-            let _stream = house.open("/news").await;
+            let _stream = test_server.open("/news").await;
             assert_eq!(clients.load(Ordering::Relaxed), before + 2);
-            let stats = house.registry.stats();
+            let stats = test_server.registry.stats();
             assert_eq!((stats.clients, stats.subscriptions, stats.refused_streams), (1, 1, 0));
         }
     );
 }
 
 #[tokio::test]
-async fn retries_inside_are_of_one_client() {
+async fn inner_retries_have_one_client() {
     let (has_failed, clients) = (Arc::default(), Arc::default());
     behind!(
         |sse| ServiceBuilder::new()
@@ -163,27 +163,27 @@ async fn retries_inside_are_of_one_client() {
             .layer(without_body())
             .layer(RetryLayer::new(Attempts(2)))
             .map_response(fail_first(&has_failed)),
-        async |house: House| {
-            house.streams().await;
+        async |test_server: TestServer| {
+            test_server.streams().await;
             let before = clients.load(Ordering::Relaxed);
-            let _stream = house.open("/news").await;
+            let _stream = test_server.open("/news").await;
             assert_eq!(clients.load(Ordering::Relaxed), before + 1);
-            let stats = house.registry.stats();
+            let stats = test_server.registry.stats();
             assert_eq!((stats.clients, stats.subscriptions, stats.refused_streams), (1, 1, 0));
         }
     );
 }
 
 #[tokio::test]
-async fn a_refusal_is_known_to_a_policy_that_should_not_try_again() {
+async fn a_retry_policy_can_detect_a_refusal() {
     behind!(
         |sse| ServiceBuilder::new()
             .layer(without_body())
             .layer(RetryLayer::new(Attempts(2)))
             .layer(sse.limit(Limit::streams(0))),
-        async |house: House| {
-            assert_eq!(house.get("/news").await.status(), 503);
-            assert_eq!(house.registry.stats().refused_streams, 1);
+        async |test_server: TestServer| {
+            assert_eq!(test_server.get("/news").await.status(), 503);
+            assert_eq!(test_server.registry.stats().refused_streams, 1);
         }
     );
 }

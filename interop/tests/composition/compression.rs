@@ -1,4 +1,5 @@
-//! tower-http's `CompressionLayer` and `DecompressionLayer`: what compresses is outside, what decompresses is inside.
+//! tower-http's `CompressionLayer` and `DecompressionLayer`. Compression goes outside of `SseLayer`, decompression
+//! inside.
 
 use http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header::CONTENT_ENCODING};
 use hyper::body::Incoming;
@@ -13,17 +14,17 @@ use crate::{
     bodies::AnyBody,
     client::get,
     handlers::PLAIN,
-    house::{HEARTBEAT, House, Stream, until},
+    test_server::{HEARTBEAT, Stream, TestServer, until},
 };
 
 const ENCODINGS: [&str; 4] = ["gzip", "deflate", "br", "zstd"];
 
-/// Compresses whatever comes.
+/// Compresses every response.
 fn forced() -> CompressionLayer<impl Predicate> {
     CompressionLayer::new().compress_when(|_: StatusCode, _: Version, _: &HeaderMap, _: &Extensions| true)
 }
 
-/// More than any buffer on the way holds, and hard to compress.
+/// A text that is larger than every buffer on the way and hard to compress.
 fn large() -> String {
     let mut state = 1_u64;
     std::iter::repeat_with(|| {
@@ -34,8 +35,8 @@ fn large() -> String {
     .collect()
 }
 
-impl House {
-    /// What a client gets that decompresses as it reads.
+impl TestServer {
+    /// The response of a client that decompresses while it reads.
     async fn decompressed(&self, target: &str, encoding: &'static str) -> http::Response<DecompressionBody<Incoming>> {
         let client = Decompression::new(service_fn(async |mut request: http::Request<AnyBody>| {
             request.headers_mut().insert("accept-encoding", HeaderValue::from_static(encoding));
@@ -63,16 +64,16 @@ impl House {
 }
 
 #[tokio::test]
-async fn event_streams_are_left_alone_by_default_in_both_orders() {
-    in_both_orders!(CompressionLayer::new(), async |house: House| {
+async fn event_streams_are_not_compressed_by_default_in_both_orders() {
+    in_both_orders!(CompressionLayer::new(), async |test_server: TestServer| {
         for encoding in ENCODINGS {
-            let stream = Stream::of(house.get_with("/own", "accept-encoding", encoding).await);
+            let stream = Stream::of(test_server.get_with("/own", "accept-encoding", encoding).await);
             assert!(!stream.headers.contains_key("content-encoding"));
             let mut stream = stream.having("data: own\n\n").await;
-            house.publish("one");
+            test_server.publish("one");
             stream.until("data: one\n").await;
             stream.until(":\n\n").await;
-            let answer = house.decompressed("/plain", encoding).await;
+            let answer = test_server.decompressed("/plain", encoding).await;
             let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
             assert_eq!(body, PLAIN);
         }
@@ -80,18 +81,18 @@ async fn event_streams_are_left_alone_by_default_in_both_orders() {
 }
 
 #[tokio::test]
-async fn forced_outside_each_event_and_each_heartbeat_arrives_at_once() {
-    behind!(|sse| ServiceBuilder::new().layer(forced()).layer(sse), async |house: House| {
-        house.streams_compressed().await;
+async fn with_forced_outer_compression_events_and_heartbeats_arrive_at_once() {
+    behind!(|sse| ServiceBuilder::new().layer(forced()).layer(sse), async |test_server: TestServer| {
+        test_server.streams_compressed().await;
     });
-    // Nothing comes after an event that could push it out.
+    // No later bytes come that could flush the event out.
     behind!(
         |sse| ServiceBuilder::new().layer(forced()).layer(sse.heartbeat(Heartbeat::off())),
-        async |house: House| {
+        async |test_server: TestServer| {
             for encoding in ENCODINGS {
-                let mut stream = Stream::of(house.decompressed("/news", encoding).await);
+                let mut stream = Stream::of(test_server.decompressed("/news", encoding).await);
                 for text in ["one", "two", &large()] {
-                    let receipt = house.registry.publish("news", Event::data(text)).unwrap();
+                    let receipt = test_server.registry.publish("news", Event::data(text)).unwrap();
                     stream.until(&format!("id: {}\n\n", receipt.position().expect("a position"))).await;
                     assert!(stream.had.contains(text));
                 }
@@ -101,54 +102,54 @@ async fn forced_outside_each_event_and_each_heartbeat_arrives_at_once() {
 }
 
 #[tokio::test]
-async fn forced_inside_nothing_can_be_put_in() {
-    behind!(|sse| ServiceBuilder::new().layer(sse).layer(forced()), async |house: House| {
+async fn with_forced_inner_compression_nothing_can_be_inserted() {
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(forced()), async |test_server: TestServer| {
         for encoding in ENCODINGS {
-            let mut stream = Stream::of(house.decompressed("/own", encoding).await).having("data: own\n\n").await;
+            let mut stream = Stream::of(test_server.decompressed("/own", encoding).await).having("data: own\n\n").await;
             assert_eq!(stream.headers["x-accel-buffering"], "no");
-            assert_eq!(house.registry.stats().clients, 1, "it is counted");
-            house.publish("one");
+            assert_eq!(test_server.registry.stats().clients, 1, "the stream is counted");
+            test_server.publish("one");
             stream.lasts(5 * HEARTBEAT).await;
             assert_eq!(stream.had, "data: own\n\n");
             drop(stream);
-            house.until_open(0).await;
+            test_server.until_open(0).await;
         }
     });
 }
 
 #[tokio::test]
-async fn forced_inside_a_stream_of_the_registry_alone_ends_at_once() {
-    behind!(|sse| ServiceBuilder::new().layer(sse).layer(forced()), async |house: House| {
+async fn with_forced_inner_compression_a_registrys_stream_ends_at_once() {
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(forced()), async |test_server: TestServer| {
         for encoding in ENCODINGS {
-            assert_eq!(Stream::of(house.decompressed("/news", encoding).await).ends().await, "");
+            assert_eq!(Stream::of(test_server.decompressed("/news", encoding).await).ends().await, "");
         }
-        until(|| house.closed(CloseReason::BodyEnded) == 4).await;
+        until(|| test_server.closed(CloseReason::BodyEnded) == 4).await;
     });
 }
 
-/// As of a proxy that asks for compressed answers.
+/// As in a proxy that requests compressed responses.
 #[tokio::test]
-async fn what_is_decompressed_inside_gets_heartbeats_and_events() {
+async fn a_stream_decompressed_inside_gets_heartbeats_and_events() {
     behind!(
         |sse| ServiceBuilder::new().layer(sse).layer(DecompressionLayer::new()).layer(forced()),
-        async |house: House| {
-            let mut stream = house.open("/own").await;
+        async |test_server: TestServer| {
+            let mut stream = test_server.open("/own").await;
             assert!(!stream.headers.contains_key("content-encoding"));
             stream.until("data: own\n\n").await;
             stream.until(":\n\n").await;
-            house.publish("one");
+            test_server.publish("one");
             stream.until("data: one\n").await;
         }
     );
 }
 
 #[tokio::test]
-async fn what_is_decompressed_outside_gets_none() {
+async fn a_stream_decompressed_outside_gets_no_heartbeats_or_events() {
     behind!(
         |sse| ServiceBuilder::new().layer(DecompressionLayer::new()).layer(sse).layer(forced()),
-        async |house: House| {
-            let mut stream = house.open("/own").await.having("data: own\n\n").await;
-            house.publish("one");
+        async |test_server: TestServer| {
+            let mut stream = test_server.open("/own").await.having("data: own\n\n").await;
+            test_server.publish("one");
             stream.lasts(5 * HEARTBEAT).await;
             assert_eq!(stream.had, "data: own\n\n");
         }
@@ -160,20 +161,20 @@ async fn decompression_composes_in_both_orders() {
     in_both_orders!(DecompressionLayer::new());
 }
 
-/// It is not asked before the handler has answered, and leaves the body.
+/// The layer decides after the handler has responded, and keeps the body.
 #[tokio::test]
-async fn who_takes_no_encoding_at_all_is_given_a_406_whose_body_is_a_stream_if_it_is_outside() {
+async fn a_client_that_accepts_no_encoding_gets_a_406_with_a_stream_body() {
     let refused = "identity;q=0";
-    behind!(|sse| ServiceBuilder::new().layer(CompressionLayer::new()).layer(sse), async |house: House| {
-        let answer = house.get_with("/news", "accept-encoding", refused).await;
+    behind!(|sse| ServiceBuilder::new().layer(CompressionLayer::new()).layer(sse), async |test_server: TestServer| {
+        let answer = test_server.get_with("/news", "accept-encoding", refused).await;
         assert_eq!(answer.status(), 406);
-        assert_eq!(house.registry.stats().clients, 1);
+        assert_eq!(test_server.registry.stats().clients, 1);
         drop(answer);
-        house.until_open(0).await;
+        test_server.until_open(0).await;
     });
-    behind!(|sse| ServiceBuilder::new().layer(sse).layer(CompressionLayer::new()), async |house: House| {
-        let answer = house.get_with("/news", "accept-encoding", refused).await;
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(CompressionLayer::new()), async |test_server: TestServer| {
+        let answer = test_server.get_with("/news", "accept-encoding", refused).await;
         assert_eq!(answer.status(), 406);
-        assert_eq!(house.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
     });
 }

@@ -1,4 +1,5 @@
-//! tower-http's `CorsLayer`: outside, so that every answer that a page may see has its headers.
+//! tower-http's `CorsLayer`. It goes outside of `SseLayer`, so that every response that a page may read has its
+//! headers.
 
 use std::time::Duration;
 
@@ -11,12 +12,12 @@ use tower_sse::{Limit, RefusedResponse};
 use crate::{
     bodies::AnyBody,
     client::request,
-    house::{House, Stream, text},
+    test_server::{Stream, TestServer, text},
 };
 
 const ORIGIN: &str = "https://app.test";
 
-/// With credentials, everything is allowed by name.
+/// With credentials, everything that is allowed must be named.
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin([ORIGIN.parse().unwrap()])
@@ -25,22 +26,22 @@ fn cors() -> CorsLayer {
         .allow_credentials(true)
 }
 
-async fn preflight(house: &House, headers: &'static str) -> http::Response<Incoming> {
+async fn preflight(test_server: &TestServer, headers: &'static str) -> http::Response<Incoming> {
     let mut request = request("OPTIONS", "/news", AnyBody::default());
     let asked =
         [("origin", ORIGIN), ("access-control-request-method", "GET"), ("access-control-request-headers", headers)];
     for (name, value) in asked {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
-    house.as_nobody().send(request).await
+    test_server.as_nobody().send(request).await
 }
 
 #[tokio::test]
 async fn streams_of_another_origin_with_credentials_carry_the_headers_in_both_orders() {
-    in_both_orders!(cors(), async |house: House| {
-        let house = house.with("origin", ORIGIN);
-        house.streams().await;
-        let stream = house.open("/news").await;
+    in_both_orders!(cors(), async |test_server: TestServer| {
+        let test_server = test_server.with("origin", ORIGIN);
+        test_server.streams().await;
+        let stream = test_server.open("/news").await;
         assert_eq!(stream.headers["access-control-allow-origin"], ORIGIN);
         assert_eq!(stream.headers["access-control-allow-credentials"], "true");
         assert!(stream.headers.get_all("vary").iter().any(|value| value.to_str().unwrap().contains("origin")));
@@ -48,27 +49,28 @@ async fn streams_of_another_origin_with_credentials_carry_the_headers_in_both_or
 }
 
 #[tokio::test]
-async fn a_preflight_for_last_event_id_is_answered_in_both_orders_and_is_no_client() {
-    in_both_orders!(cors(), async |house: House| {
-        let answer = preflight(&house, "last-event-id,authorization").await;
+async fn a_preflight_for_last_event_id_is_answered_in_both_orders_without_a_client() {
+    in_both_orders!(cors(), async |test_server: TestServer| {
+        let answer = preflight(&test_server, "last-event-id,authorization").await;
         assert_eq!(answer.status(), 200);
         let allowed = answer.headers()["access-control-allow-headers"].to_str().unwrap();
         assert!(allowed.split(',').any(|name| name.trim() == "last-event-id"), "{allowed}");
         assert_eq!(answer.headers()["access-control-allow-credentials"], "true");
         assert!(!answer.headers().contains_key("content-type"));
-        assert_eq!(house.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
     });
 }
 
 #[tokio::test]
 async fn last_event_id_is_not_allowed_unless_it_is_named() {
-    in_both_orders!(CorsLayer::new().allow_origin([ORIGIN.parse().unwrap()]), async |house: House| {
-        let answer = preflight(&house, "last-event-id").await;
+    in_both_orders!(CorsLayer::new().allow_origin([ORIGIN.parse().unwrap()]), async |test_server: TestServer| {
+        let answer = preflight(&test_server, "last-event-id").await;
         assert!(!answer.headers().contains_key("access-control-allow-headers"));
     });
 }
 
-/// What a page of another origin is given when there is no room: by default, for each user, as an event stream.
+/// The response to a page of another origin when no slot is free: the default refusal, the refusal per user, and the
+/// refusal as an event stream.
 macro_rules! refusals {
     (|$sse:ident| $stack:expr, $check:expr) => {
         behind!(
@@ -76,8 +78,8 @@ macro_rules! refusals {
                 let $sse = sse.limit(Limit::streams(0));
                 $stack
             },
-            async |house: House| {
-                let answer = house.with("origin", ORIGIN).get("/news").await;
+            async |test_server: TestServer| {
+                let answer = test_server.with("origin", ORIGIN).get("/news").await;
                 assert_eq!(answer.status(), 503);
                 $check(&answer);
             }
@@ -87,8 +89,8 @@ macro_rules! refusals {
                 let $sse = sse.limit(Limit::streams(0).per(|_| Some("everybody")));
                 $stack
             },
-            async |house: House| {
-                let answer = house.with("origin", ORIGIN).get("/news").await;
+            async |test_server: TestServer| {
+                let answer = test_server.with("origin", ORIGIN).get("/news").await;
                 assert_eq!(answer.status(), 429);
                 $check(&answer);
             }
@@ -99,8 +101,8 @@ macro_rules! refusals {
                 let $sse = sse.limit(Limit::streams(0)).refused_response(refusal);
                 $stack
             },
-            async |house: House| {
-                let answer = house.with("origin", ORIGIN).get("/news").await;
+            async |test_server: TestServer| {
+                let answer = test_server.with("origin", ORIGIN).get("/news").await;
                 $check(&answer);
                 let had = Stream::of(answer).ends().await;
                 assert!(had.starts_with("retry:"), "{had:?}");
@@ -110,7 +112,7 @@ macro_rules! refusals {
 }
 
 #[tokio::test]
-async fn outside_refusals_carry_the_headers_so_that_a_page_may_see_them() {
+async fn with_cors_outside_a_page_can_read_refusals() {
     refusals!(|sse| ServiceBuilder::new().layer(cors()).layer(sse), |answer: &http::Response<Incoming>| {
         assert_eq!(answer.headers()["access-control-allow-origin"], ORIGIN);
         assert_eq!(answer.headers()["access-control-allow-credentials"], "true");
@@ -118,7 +120,7 @@ async fn outside_refusals_carry_the_headers_so_that_a_page_may_see_them() {
 }
 
 #[tokio::test]
-async fn inside_refusals_have_no_headers_and_a_page_sees_a_network_error() {
+async fn with_cors_inside_refusals_have_no_headers() {
     refusals!(|sse| ServiceBuilder::new().layer(sse).layer(cors()), |answer: &http::Response<Incoming>| {
         assert!(!answer.headers().contains_key("access-control-allow-origin"));
         assert!(!answer.headers().contains_key("access-control-allow-credentials"));
@@ -127,14 +129,14 @@ async fn inside_refusals_have_no_headers_and_a_page_sees_a_network_error() {
 
 #[tokio::test]
 #[allow(deprecated, reason = "it is there, and used")]
-async fn around_auth_a_preflight_needs_no_token_and_a_401_carries_the_headers() {
+async fn with_cors_around_auth_preflights_need_no_token_and_a_401_has_headers() {
     use tower_http::validate_request::ValidateRequestHeaderLayer;
     behind!(
         |sse| ServiceBuilder::new().layer(cors()).layer(ValidateRequestHeaderLayer::bearer("secret")).layer(sse),
-        async |house: House| {
-            house.with("origin", ORIGIN).streams().await;
-            assert_eq!(preflight(&house, "last-event-id").await.status(), 200);
-            let answer = house.as_nobody().with("origin", ORIGIN).get("/news").await;
+        async |test_server: TestServer| {
+            test_server.with("origin", ORIGIN).streams().await;
+            assert_eq!(preflight(&test_server, "last-event-id").await.status(), 200);
+            let answer = test_server.as_nobody().with("origin", ORIGIN).get("/news").await;
             assert_eq!(answer.status(), 401);
             assert_eq!(answer.headers()["access-control-allow-origin"], ORIGIN);
             assert_eq!(text(answer).await, "");

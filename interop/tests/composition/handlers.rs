@@ -1,4 +1,4 @@
-//! Handlers that need no layer but `SseLayer`: as a router of axum's, and as a tower service for any request body.
+//! Handlers that need no layer except `SseLayer`: as an axum router, and as a tower service for any request body.
 
 use std::{
     convert::Infallible,
@@ -28,7 +28,7 @@ use tower_sse::{ClientHandle, EventStream, SubscribeError};
 
 use crate::bodies::{AnyBody, any as any_body, event_stream};
 
-/// An answer that is no stream, long enough to be worth compressing.
+/// A response that is no stream. It is long enough to be compressed.
 pub(crate) const PLAIN: &str = "An answer that is no stream. An answer that is no stream. An answer that is no stream.";
 
 pub(crate) fn router() -> Router {
@@ -42,13 +42,13 @@ pub(crate) fn router() -> Router {
         .route("/panic-later", get(panics_later))
 }
 
-/// The registry's events alone.
+/// A stream of the registry's events only.
 async fn news(client: ClientHandle) -> Result<EventStream, SubscribeError> {
     client.subscribe("news")?;
     Ok(client.into_stream())
 }
 
-/// An event of its own first, and the registry's after it.
+/// A stream of one event of the handler's, and then the registry's events.
 async fn own(client: ClientHandle) -> Result<impl IntoResponse, SubscribeError> {
     client.subscribe("news")?;
     Ok(Sse::new(pending_after([sse::Event::default().data("own")])))
@@ -72,7 +72,7 @@ fn panicking_after<T>(item: T) -> impl Stream<Item = Result<T, Infallible>> {
     stream::iter([Ok(item)]).chain(Panicking { has_waited: false, items: PhantomData })
 }
 
-/// Waits once, so that what came before goes out, and panics then.
+/// A stream that waits once, so that the bytes before it are sent, and then panics.
 struct Panicking<T> {
     has_waited: bool,
     items: PhantomData<fn() -> T>,
@@ -88,7 +88,7 @@ impl<T> Stream for Panicking<T> {
     }
 }
 
-/// The same on plain tower.
+/// The same handlers on plain tower.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Handlers;
 

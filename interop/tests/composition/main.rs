@@ -1,13 +1,15 @@
-//! What other people's layers do outside of `SseLayer` and inside of it: what the guide says of the layer order
-//! (`src/guide/layers.md`), over real sockets. Each file is a section of it.
+//! Other projects' layers outside and inside of `SseLayer`, over real sockets. These tests check the guide's chapter on
+//! layer order (`src/guide/layers.md`). Each file is a section of the chapter.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../../../tests/support/bodies.rs"]
 mod bodies;
 #[path = "../../../tests/support/client.rs"]
 mod client;
+#[path = "../../../tests/support/time_limit.rs"]
+mod time_limit;
 #[macro_use]
-mod house;
+mod test_server;
 mod handlers;
 
 mod auth;

@@ -1,4 +1,4 @@
-//! Layers that watch: outside they see what the client gets, inside what the handler gives.
+//! Layers that observe. Outside of `SseLayer` they see what the client gets, inside what the handler returns.
 
 use std::{
     sync::{Arc, Mutex},
@@ -18,9 +18,9 @@ use tower_http::{
 use tower_sse::{Limit, SseLayer};
 use tracing::Span;
 
-use crate::house::{House, until};
+use crate::test_server::{TestServer, until};
 
-/// What a layer saw, in words.
+/// A record of what a layer saw, as text.
 #[derive(Debug, Default, Clone)]
 struct Seen(Arc<Mutex<Vec<String>>>);
 
@@ -38,7 +38,7 @@ impl Seen {
     }
 }
 
-/// A `TraceLayer` that says all that it sees. As a macro, since its type has no name.
+/// A `TraceLayer` that records everything. It is a macro, as its type cannot be written.
 macro_rules! trace {
     ($seen:expr) => {{
         let [request, response, chunk, end, failure] = std::array::from_fn(|_| $seen.clone());
@@ -49,7 +49,7 @@ macro_rules! trace {
             })
             .on_body_chunk(move |it: &Bytes, _: Duration, _: &Span| {
                 let text = String::from_utf8_lossy(it).into_owned();
-                // The id of an event is another in each run.
+                // The id of an event differs from run to run.
                 chunk.push(text.split("id:").next().unwrap_or_default().to_owned());
             })
             .on_eos(move |_: Option<&HeaderMap>, _: Duration, _: &Span| end.push("end"))
@@ -65,48 +65,48 @@ async fn trace_composes_in_both_orders() {
 }
 
 #[tokio::test]
-async fn trace_outside_sees_each_event_and_heartbeat_and_the_end_of_the_stream() {
+async fn outer_trace_sees_each_event_and_heartbeat_and_the_end_of_the_stream() {
     let seen = Seen::default();
-    behind!(|sse| ServiceBuilder::new().layer(trace!(seen)).layer(sse), async |house: House| {
+    behind!(|sse| ServiceBuilder::new().layer(trace!(seen)).layer(sse), async |test_server: TestServer| {
         seen.take();
-        let mut stream = house.open("/news").await;
+        let mut stream = test_server.open("/news").await;
         assert_eq!(seen.take()[..2], ["request", "response 200"]);
         stream.until(":\n\n").await;
-        house.publish("one");
+        test_server.publish("one");
         stream.until("data: one\n").await;
         assert!(seen.has(":\n\n") && seen.has("data: one\n"), "{seen:?}");
         assert!(!seen.has("end"));
-        house.close_all();
+        test_server.close_all();
         stream.ends().await;
         until(|| seen.has("end")).await;
     });
 }
 
 #[tokio::test]
-async fn trace_inside_sees_what_the_handler_gives_and_a_stream_of_the_registry_end_at_once() {
+async fn inner_trace_sees_the_handlers_body_and_an_early_end_of_registry_streams() {
     let seen = Seen::default();
-    behind!(|sse| ServiceBuilder::new().layer(sse).layer(trace!(seen)), async |house: House| {
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(trace!(seen)), async |test_server: TestServer| {
         seen.take();
-        let mut stream = house.open("/news").await.having(":\n\n").await;
-        house.publish("one");
+        let mut stream = test_server.open("/news").await.having(":\n\n").await;
+        test_server.publish("one");
         stream.until("data: one\n").await;
         assert_eq!(seen.take(), ["request", "response 200", "end"], "while the stream is open");
 
-        let mut stream = house.open("/own").await.having("data: own\n\n").await;
-        house.publish("two");
+        let mut stream = test_server.open("/own").await.having("data: own\n\n").await;
+        test_server.publish("two");
         stream.until("data: two\n").await;
         assert_eq!(seen.take(), ["request", "response 200", "data: own\n\n"]);
     });
 }
 
 #[tokio::test]
-async fn trace_outside_takes_a_503_for_a_failure_and_trace_inside_sees_no_refused_request() {
+async fn outer_trace_logs_a_503_as_failure_and_inner_trace_sees_no_refusal() {
     let seen = Seen::default();
     behind!(
         |sse| ServiceBuilder::new().layer(trace!(seen)).layer(sse.limit(Limit::streams(0))),
-        async |house: House| {
+        async |test_server: TestServer| {
             seen.take();
-            assert_eq!(house.get("/news").await.status(), 503);
+            assert_eq!(test_server.get("/news").await.status(), 503);
             let seen = seen.take();
             assert_eq!(seen[..2], ["request", "response 503"]);
             assert!(seen.iter().any(|it| it.starts_with("failure: ")), "{seen:?}");
@@ -114,9 +114,9 @@ async fn trace_outside_takes_a_503_for_a_failure_and_trace_inside_sees_no_refuse
     );
     behind!(
         |sse| ServiceBuilder::new().layer(sse.limit(Limit::streams(0))).layer(trace!(seen)),
-        async |house: House| {
+        async |test_server: TestServer| {
             seen.take();
-            assert_eq!(house.get("/news").await.status(), 503);
+            assert_eq!(test_server.get("/news").await.status(), 503);
             assert_eq!(seen.take(), [""; 0]);
         }
     );
@@ -125,14 +125,17 @@ async fn trace_outside_takes_a_503_for_a_failure_and_trace_inside_sees_no_refuse
 #[tokio::test]
 async fn no_trace_sees_the_end_of_a_stream_whose_client_leaves() {
     let (seen, inside) = (Seen::default(), Seen::default());
-    behind!(|sse| ServiceBuilder::new().layer(trace!(seen)).layer(sse).layer(trace!(inside)), async |house: House| {
-        drop(house.open("/own").await.having("data: own\n\n").await);
-        house.until_open(0).await;
-        assert!(!seen.has("end") && !inside.has("end"));
-    });
+    behind!(
+        |sse| ServiceBuilder::new().layer(trace!(seen)).layer(sse).layer(trace!(inside)),
+        async |test_server: TestServer| {
+            drop(test_server.open("/own").await.having("data: own\n\n").await);
+            test_server.until_open(0).await;
+            assert!(!seen.has("end") && !inside.has("end"));
+        }
+    );
 }
 
-/// Says when a body is dropped before its end.
+/// Records when a body is dropped before its end.
 macro_rules! on_early_drop {
     ($seen:expr) => {{
         let seen = $seen.clone();
@@ -144,26 +147,26 @@ macro_rules! on_early_drop {
 }
 
 #[tokio::test]
-async fn an_early_drop_outside_is_a_client_that_left() {
+async fn an_outer_early_drop_is_a_client_that_left() {
     let seen = Seen::default();
-    behind!(|sse| ServiceBuilder::new().layer(on_early_drop!(seen)).layer(sse), async |house: House| {
-        house.streams().await;
-        assert_eq!(seen.take(), ["/own"], "which left, and not the one that was closed");
-        drop(house.open("/news").await);
+    behind!(|sse| ServiceBuilder::new().layer(on_early_drop!(seen)).layer(sse), async |test_server: TestServer| {
+        test_server.streams().await;
+        assert_eq!(seen.take(), ["/own"], "the stream whose client left, and not the closed one");
+        drop(test_server.open("/news").await);
         until(|| seen.has("/news")).await;
         seen.take();
     });
 }
 
 #[tokio::test]
-async fn an_early_drop_inside_is_any_handlers_own_stream_that_had_not_ended_and_none_of_the_registrys() {
+async fn an_inner_early_drop_is_an_unfinished_body_of_a_handler() {
     let seen = Seen::default();
-    behind!(|sse| ServiceBuilder::new().layer(sse).layer(on_early_drop!(seen)), async |house: House| {
-        drop(house.open("/news").await);
-        house.until_open(0).await;
+    behind!(|sse| ServiceBuilder::new().layer(sse).layer(on_early_drop!(seen)), async |test_server: TestServer| {
+        drop(test_server.open("/news").await);
+        test_server.until_open(0).await;
         assert_eq!(seen.take(), [""; 0]);
-        let stream = house.open("/own").await.having("data: own\n\n").await;
-        house.close_all();
+        let stream = test_server.open("/own").await.having("data: own\n\n").await;
+        test_server.close_all();
         stream.ends().await;
         until(|| seen.has("/own")).await;
         seen.take();
@@ -173,13 +176,13 @@ async fn an_early_drop_inside_is_any_handlers_own_stream_that_had_not_ended_and_
 #[tokio::test]
 async fn requests_in_flight_include_open_streams_in_both_orders() {
     let (outside, counter) = InFlightRequestsLayer::pair();
-    in_both_orders!(outside.clone(), async |house: House| {
+    in_both_orders!(outside.clone(), async |test_server: TestServer| {
         until(|| counter.get() == 0).await;
-        let [first, second] = [house.open("/news").await, house.open("/own").await];
+        let [first, second] = [test_server.open("/news").await, test_server.open("/own").await];
         assert_eq!(counter.get(), 2);
         drop(first);
         until(|| counter.get() == 1).await;
-        house.close_all();
+        test_server.close_all();
         second.ends().await;
         until(|| counter.get() == 0).await;
     });
@@ -195,15 +198,15 @@ fn ids() -> tower::layer::util::Stack<PropagateRequestIdLayer, SetRequestIdLayer
 }
 
 #[tokio::test]
-async fn a_request_id_set_outside_is_known_of_the_client_and_on_refusals() {
+async fn a_request_id_of_an_outer_layer_is_in_metadata_and_on_refusals() {
     behind!(
         |sse| ServiceBuilder::new().layer(ids()).layer(sse.metadata(id_of).limit(Limit::streams(1))),
-        async |house: House| {
-            house.streams().await;
-            let stream = house.open("/news").await;
-            let known = house.registry.clients()[0].metadata().get::<RequestId>().cloned().unwrap();
+        async |test_server: TestServer| {
+            test_server.streams().await;
+            let stream = test_server.open("/news").await;
+            let known = test_server.registry.clients()[0].metadata().get::<RequestId>().cloned().unwrap();
             assert_eq!(stream.headers["x-request-id"], known.header_value());
-            let answer = house.get("/news").await;
+            let answer = test_server.get("/news").await;
             assert_eq!(answer.status(), 503);
             assert!(answer.headers().contains_key("x-request-id"));
         }
@@ -211,22 +214,22 @@ async fn a_request_id_set_outside_is_known_of_the_client_and_on_refusals() {
 }
 
 #[tokio::test]
-async fn a_request_id_set_inside_is_not() {
+async fn a_request_id_of_an_inner_layer_is_not_in_metadata_or_on_refusals() {
     behind!(
         |sse| ServiceBuilder::new().layer(sse.metadata(id_of).limit(Limit::streams(1))).layer(ids()),
-        async |house: House| {
-            house.streams().await;
-            let stream = house.open("/news").await;
+        async |test_server: TestServer| {
+            test_server.streams().await;
+            let stream = test_server.open("/news").await;
             assert!(stream.headers.contains_key("x-request-id"));
-            assert!(house.registry.clients()[0].metadata().get::<RequestId>().is_none());
-            let answer = house.get("/news").await;
+            assert!(test_server.registry.clients()[0].metadata().get::<RequestId>().is_none());
+            let answer = test_server.get("/news").await;
             assert_eq!(answer.status(), 503);
             assert!(!answer.headers().contains_key("x-request-id"));
         }
     );
 }
 
-/// A header that is not to be in a log.
+/// A header that must not be logged.
 #[derive(Clone)]
 struct Token(HeaderValue);
 
@@ -235,17 +238,17 @@ fn with_token(sse: SseLayer) -> SseLayer {
 }
 
 #[tokio::test]
-async fn headers_marked_as_sensitive_outside_are_so_for_metadata() {
-    let is_sensitive = async |house: &House| {
-        house.streams().await;
-        let _stream = house.open("/news").await;
-        house.registry.clients()[0].metadata().get::<Token>().unwrap().0.is_sensitive()
+async fn headers_marked_as_sensitive_outside_are_sensitive_in_metadata() {
+    let is_sensitive = async |test_server: &TestServer| {
+        test_server.streams().await;
+        let _stream = test_server.open("/news").await;
+        test_server.registry.clients()[0].metadata().get::<Token>().unwrap().0.is_sensitive()
     };
     let marked = || SetSensitiveHeadersLayer::new([AUTHORIZATION]);
-    behind!(|sse| ServiceBuilder::new().layer(marked()).layer(with_token(sse)), async |house: House| {
-        assert!(is_sensitive(&house).await);
+    behind!(|sse| ServiceBuilder::new().layer(marked()).layer(with_token(sse)), async |test_server: TestServer| {
+        assert!(is_sensitive(&test_server).await);
     });
-    behind!(|sse| ServiceBuilder::new().layer(with_token(sse)).layer(marked()), async |house: House| {
-        assert!(!is_sensitive(&house).await);
+    behind!(|sse| ServiceBuilder::new().layer(with_token(sse)).layer(marked()), async |test_server: TestServer| {
+        assert!(!is_sensitive(&test_server).await);
     });
 }

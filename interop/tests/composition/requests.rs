@@ -1,4 +1,4 @@
-//! Layers that change a request, or turn it away.
+//! Layers that change or refuse a request.
 
 use bytes::Bytes;
 use http::{HeaderValue, request::Parts};
@@ -14,52 +14,52 @@ use crate::{
     bodies::any,
     client::{VERSIONS, request},
     handlers,
-    house::{self, BoxError, House},
+    test_server::{self, BoxError, TestServer},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Tenant(&'static str);
 
-/// What the layer can know of a request.
+/// A layer that records a request's values.
 fn watching(sse: SseLayer) -> SseLayer {
     sse.metadata(|request: &Parts| request.extensions.get::<Tenant>().cloned())
         .metadata(|request: &Parts| Some(request.uri.path().to_owned()))
 }
 
-async fn known<T: Clone + Send + Sync + 'static>(house: &House) -> Option<T> {
-    let _stream = house.open("/news").await;
-    house.registry.clients()[0].metadata().get::<T>().cloned()
+async fn known<T: Clone + Send + Sync + 'static>(test_server: &TestServer) -> Option<T> {
+    let _stream = test_server.open("/news").await;
+    test_server.registry.clients()[0].metadata().get::<T>().cloned()
 }
 
 #[tokio::test]
-async fn an_extension_is_known_to_metadata_if_it_is_added_outside() {
+async fn an_extension_is_in_metadata_if_an_outer_layer_adds_it() {
     in_both_orders!(AddExtensionLayer::new(Tenant("a")));
     let added = || AddExtensionLayer::new(Tenant("a"));
-    behind!(|sse| ServiceBuilder::new().layer(added()).layer(watching(sse)), async |house: House| {
-        assert_eq!(known(&house).await, Some(Tenant("a")));
+    behind!(|sse| ServiceBuilder::new().layer(added()).layer(watching(sse)), async |test_server: TestServer| {
+        assert_eq!(known(&test_server).await, Some(Tenant("a")));
     });
-    behind!(|sse| ServiceBuilder::new().layer(watching(sse)).layer(added()), async |house: House| {
-        assert_eq!(known::<Tenant>(&house).await, None);
+    behind!(|sse| ServiceBuilder::new().layer(watching(sse)).layer(added()), async |test_server: TestServer| {
+        assert_eq!(known::<Tenant>(&test_server).await, None);
     });
 }
 
 #[tokio::test]
-async fn a_limit_of_request_bodies_outside_refuses_before_a_place_is_taken() {
-    in_both_orders!(RequestBodyLimitLayer::new(1000), async |house: House| {
-        let small = house.send(request("POST", "/news", any(Full::new(Bytes::from_static(b"small"))))).await;
+async fn an_outer_body_limit_refuses_before_a_slot_is_taken() {
+    in_both_orders!(RequestBodyLimitLayer::new(1000), async |test_server: TestServer| {
+        let small = test_server.send(request("POST", "/news", any(Full::new(Bytes::from_static(b"small"))))).await;
         assert_eq!(small.headers()["content-type"], "text/event-stream");
         let large = request("POST", "/news", any(Full::new(Bytes::from(vec![b'x'; 1001]))));
-        assert_eq!(house.send(large).await.status(), 413);
-        assert_eq!(house.registry.stats().clients, 1, "the small one's");
+        assert_eq!(test_server.send(large).await.status(), 413);
+        assert_eq!(test_server.registry.stats().clients, 1, "the client of the small request");
     });
     let large = || request("POST", "/news", any(Full::new(Bytes::from(vec![b'x'; 1001]))));
     behind!(
         |sse| ServiceBuilder::new().layer(RequestBodyLimitLayer::new(1000)).layer(sse.limit(Limit::streams(0))),
-        async |house: House| assert_eq!(house.send(large()).await.status(), 413)
+        async |test_server: TestServer| assert_eq!(test_server.send(large()).await.status(), 413)
     );
     behind!(
         |sse| ServiceBuilder::new().layer(sse.limit(Limit::streams(0))).layer(RequestBodyLimitLayer::new(1000)),
-        async |house: House| assert_eq!(house.send(large()).await.status(), 503)
+        async |test_server: TestServer| assert_eq!(test_server.send(large()).await.status(), 503)
     );
 }
 
@@ -72,22 +72,22 @@ async fn mapped_bodies_compose_in_both_orders() {
     }));
 }
 
-/// Around the router, as what a router's own layers do comes after it has chosen the route.
+/// It goes around the router, as a router's own layers run after the route was chosen.
 #[tokio::test]
-async fn a_path_is_normalized_around_the_router_and_metadata_sees_it_if_that_is_outside() {
+async fn metadata_sees_the_normalized_path_if_it_is_normalized_outside() {
     for version in VERSIONS {
         for (is_outside, expected) in [(true, "/news"), (false, "/news/")] {
             let registry = Registry::new();
-            let (sse, normalize) = (watching(house::layer(&registry)), NormalizePathLayer::trim_trailing_slash());
+            let (sse, normalize) = (watching(test_server::layer(&registry)), NormalizePathLayer::trim_trailing_slash());
             let address = match is_outside {
-                true => house::serve((normalize, sse).layer(handlers::router())).await,
-                false => house::serve((sse, normalize).layer(handlers::router())).await,
+                true => test_server::serve((normalize, sse).layer(handlers::router())).await,
+                false => test_server::serve((sse, normalize).layer(handlers::router())).await,
             };
-            let house = House::new(address, registry, version);
-            house::within(async {
-                house.streams().await;
-                let _stream = house.open("/news/").await;
-                assert_eq!(house.registry.clients()[0].metadata().get(), Some(&expected.to_owned()));
+            let test_server = TestServer::new(address, registry, version);
+            test_server::within(async {
+                test_server.streams().await;
+                let _stream = test_server.open("/news/").await;
+                assert_eq!(test_server.registry.clients()[0].metadata().get(), Some(&expected.to_owned()));
             })
             .await;
         }
@@ -95,13 +95,13 @@ async fn a_path_is_normalized_around_the_router_and_metadata_sees_it_if_that_is_
 }
 
 #[tokio::test]
-async fn protection_from_cross_site_requests_lets_streams_of_other_sites_through_in_both_orders() {
-    in_both_orders!(CsrfLayer::new(), async |house: House| {
-        let elsewhere = house.with("sec-fetch-site", "cross-site").with("origin", "https://elsewhere.test");
+async fn csrf_protection_does_not_refuse_cross_site_streams_in_both_orders() {
+    in_both_orders!(CsrfLayer::new(), async |test_server: TestServer| {
+        let elsewhere = test_server.with("sec-fetch-site", "cross-site").with("origin", "https://elsewhere.test");
         elsewhere.streams().await;
         let mut post = request("POST", "/news", any(Full::<Bytes>::default()));
         post.headers_mut().insert("x-from", HeaderValue::from_static("a page"));
         assert_eq!(elsewhere.send(post).await.status(), 403);
-        assert_eq!(house.registry.stats().clients, 0);
+        assert_eq!(test_server.registry.stats().clients, 0);
     });
 }

@@ -33,7 +33,7 @@ fn app(registry: &Registry) -> Router {
     Router::new().nest_service("/mcp", service).layer(map_request(let_calls_finish)).layer(layer)
 }
 
-/// A call that is being answered may finish when the server stops. A stream that waits for news would never.
+/// A call may finish when the server stops. A stream that waits for notifications would never end, so it may not.
 async fn let_calls_finish(request: Request) -> Request {
     if let Some(client) = request.extensions().get::<ClientHandle>() {
         client.finish_on_drain(request.method() == Method::POST);

@@ -16,21 +16,18 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use rmcp::transport::streamable_http_server::StreamableHttpServerConfig;
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpListener,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, time::sleep};
 use tower_sse::{ClientHandle, Drain, Heartbeat, Limit, Observation, Registry, RegistryConfig, SseLayer};
 
 #[path = "../../../tests/support/bodies.rs"]
 mod bodies;
 #[path = "../../../tests/support/client.rs"]
-#[allow(dead_code, reason = "requests here have a host that rmcp takes")]
+#[allow(dead_code, reason = "requests here need a host that rmcp accepts")]
 mod client;
 #[path = "../../../tests/support/example.rs"]
-#[allow(dead_code, reason = "nothing here is told to end")]
+#[allow(dead_code, reason = "no test here sends a signal")]
 mod example;
-#[allow(dead_code, reason = "its main function is for who starts from it")]
+#[allow(dead_code, reason = "its main function is for readers of the guide")]
 mod guide {
     include!("guide.rs");
 
@@ -40,27 +37,30 @@ mod guide {
 }
 mod names;
 #[path = "../proxies/nginx.rs"]
-#[allow(dead_code, reason = "nothing here looks into its log")]
+#[allow(dead_code, reason = "no test here reads its log")]
 mod nginx;
 mod server;
 #[path = "../../../tests/support/spec.rs"]
 mod spec;
 mod suite;
+#[path = "../../../tests/support/time_limit.rs"]
+mod time_limit;
 use bodies::{AnyBody, any};
 use client::Client;
 use example::{Example, Server};
+use time_limit::within_20_s;
 
 static GATEWAY: Example = Example::named("gateway");
 
-/// As often as possible, so that every place where one could do harm is met.
+/// As often as possible, so that heartbeats come at every place where they could do harm.
 const OFTEN: Duration = Duration::from_millis(3);
 
-/// With sessions, as is the default.
+/// With sessions, which is the default.
 fn config() -> StreamableHttpServerConfig {
     StreamableHttpServerConfig::default().with_allowed_origins(["http://127.0.0.1:*"])
 }
 
-/// Without sessions, and with answers in JSON where one message is all that there is to say.
+/// Without sessions, and with a JSON response if the response is a single message.
 fn config_of_json() -> StreamableHttpServerConfig {
     config().with_legacy_session_mode(false).with_json_response(true)
 }
@@ -82,7 +82,7 @@ async fn gateway(upstream: SocketAddr) -> Server {
     Server::start(GATEWAY.command().args(flags)).await
 }
 
-/// A registry, and how many heartbeats its streams were sent.
+/// A registry, and the number of heartbeats in its streams.
 fn counting_heartbeats() -> (Registry, Arc<AtomicUsize>) {
     let heartbeats = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&heartbeats);
@@ -95,13 +95,13 @@ fn counting_heartbeats() -> (Registry, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn the_suite_finds_the_same_without_the_layer_behind_it_and_behind_the_gateway() {
+async fn the_suite_has_the_same_results_with_the_layer_and_the_gateway() {
     let plain = serve(router(config())).await;
     let expected = suite::run(&format!("http://{plain}/mcp"), suite::ALL).await;
     assert_eq!(suite::complaints(&expected), NOTHING);
     assert_eq!(expected.len(), 32, "{:?}", expected.keys());
 
-    // With the defaults, and with as many heartbeats of both as there can be.
+    // With the defaults, and with as many heartbeats of both the layer and rmcp as possible.
     let defaults = SseLayer::new(&Registry::new());
     let behind_defaults = serve(router(config()).layer(defaults)).await;
     let (registry, heartbeats) = counting_heartbeats();
@@ -118,7 +118,7 @@ async fn the_suite_finds_the_same_without_the_layer_behind_it_and_behind_the_gat
         }
     }
 
-    // It was behind the layer, and nothing of it is left.
+    // The suite ran behind the layer, which left nothing behind.
     let stats = registry.stats();
     let (closed, heartbeats) = (stats.closed_streams.values().sum::<u64>(), heartbeats.load(Ordering::Relaxed));
     eprintln!("{closed} streams, {heartbeats} heartbeats");
@@ -128,7 +128,7 @@ async fn the_suite_finds_the_same_without_the_layer_behind_it_and_behind_the_gat
 
 const NOTHING: [[&str; 3]; 0] = [];
 
-/// Those in which a server asks its client are left out: without a session, it cannot.
+/// The scenarios in which a server asks its client are left out, as they need a session.
 const WITHOUT_SESSIONS: &[&str] = &[
     "server-initialize",
     "ping",
@@ -145,14 +145,14 @@ const WITHOUT_SESSIONS: &[&str] = &[
     "dns-rebinding-protection",
 ];
 
-/// Both scenarios would rather have a session.
+/// Both scenarios complain that there is no session.
 const COMPLAINTS_WITHOUT_SESSIONS: [[&str; 3]; 2] = [
     ["sse-polling", "server-sse-polling-session", "WARNING"],
     ["sse-multiple-streams", "server-sse-multiple-streams-session", "WARNING"],
 ];
 
 #[tokio::test]
-async fn without_sessions_and_in_json_the_suite_finds_the_same_too() {
+async fn the_suite_has_the_same_results_without_sessions_and_in_json() {
     let limit = Limit::streams(8);
     let layer = SseLayer::new(&Registry::new()).heartbeat(Heartbeat::every(OFTEN)).limit(limit.clone());
     let plain = serve(router(config_of_json())).await;
@@ -171,7 +171,7 @@ async fn without_sessions_and_in_json_the_suite_finds_the_same_too() {
 }
 
 #[tokio::test]
-async fn rmcp_checks_the_host_through_the_gateway_as_it_does_directly() {
+async fn rmcp_checks_the_host_behind_the_gateway_too() {
     let scenario = ["--scenario", "dns-rebinding-protection"];
     let by_host = serve(router(StreamableHttpServerConfig::default())).await;
     let gateway = gateway(by_host).await;
@@ -182,7 +182,7 @@ async fn rmcp_checks_the_host_through_the_gateway_as_it_does_directly() {
 }
 
 #[tokio::test]
-async fn heartbeats_and_the_keep_alive_of_rmcp_do_no_harm_to_each_other() {
+async fn heartbeats_and_rmcps_keep_alive_do_not_disturb_each_other() {
     let mut expected = None;
     for (keep_alive, is_beating) in [(None, false), (Some(OFTEN), false), (None, true), (Some(OFTEN), true)] {
         let heartbeat = if is_beating { Heartbeat::every(OFTEN) } else { Heartbeat::off() };
@@ -196,19 +196,19 @@ async fn heartbeats_and_the_keep_alive_of_rmcp_do_no_harm_to_each_other() {
         let without_them = text.replace(":\n\n", "");
         let parsed = spec::parse(text.as_bytes());
         assert_eq!(parsed, spec::parse(without_them.as_bytes()));
-        // What primes the client, three times progress, and the result.
+        // The event that primes the client, three progress events, and the result.
         assert_eq!((parsed.messages.len(), &parsed.retries[..]), (5, &[3000][..]));
         assert_eq!(without_them, *expected.get_or_insert_with(|| without_them.clone()));
     }
 }
 
 #[tokio::test]
-async fn a_call_that_is_answered_in_json_takes_a_place_and_gives_it_back() {
+async fn a_call_that_is_answered_in_json_takes_a_slot_and_releases_it() {
     let (streams, rate) = (Limit::streams(1), Limit::rate(1, Duration::from_secs(3600), 1));
     let layer = SseLayer::new(&Registry::new()).limit(streams.clone()).limit(rate);
     let address = serve(router(config_of_json()).layer(layer)).await;
     let mut session = Session::without_id(address).await;
-    // None of them is a stream, so none is the one that may begin in an hour.
+    // None of these calls is a stream, so none uses up the one start per hour.
     for _ in 0..20 {
         let answer = session.call("test_simple_text").await;
         assert_eq!((answer.status(), content_type(&answer)), (StatusCode::OK, "application/json"));
@@ -216,7 +216,7 @@ async fn a_call_that_is_answered_in_json_takes_a_place_and_gives_it_back() {
         assert_eq!(streams.open_streams(), 0);
     }
 
-    // It has it until it is answered, as nobody knows before what the answer will be.
+    // The call holds its slot until its response, as the layer does not know before what the response is.
     let mut other = Session::without_id(address).await;
     let meanwhile = async {
         while streams.open_streams() == 0 {
@@ -253,7 +253,7 @@ async fn the_stream_of_a_session_and_its_calls_share_a_limit() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_finishes_its_calls_if_they_may_and_ends_what_would_never_end() {
+async fn a_server_that_stops_finishes_calls_that_may_finish_and_ends_the_rest() {
     for may_finish in [true, false] {
         let registry = Registry::new();
         let finish = map_request(move |request: Request| {
@@ -277,9 +277,9 @@ async fn a_server_that_stops_finishes_its_calls_if_they_may_and_ends_what_would_
     }
 }
 
-/// The second is rmcp's: its sessions in memory forget the answer with its result.
+/// The last case is due to rmcp: its in-memory sessions forget a response once it has its result.
 #[tokio::test]
-async fn a_call_whose_stream_is_too_old_is_resumed_unless_its_result_was_there_before_its_client() {
+async fn a_call_whose_stream_aged_out_is_resumed_unless_it_has_its_result() {
     let layer = SseLayer::new(&Registry::new()).max_age(Duration::from_millis(300));
     let address = serve(router(config()).layer(layer)).await;
     for (takes, away, has_result) in [(2000, 0, true), (500, 1500, false)] {
@@ -295,11 +295,11 @@ async fn a_call_whose_stream_is_too_old_is_resumed_unless_its_result_was_there_b
             let resumed = text(resumed).await;
             let last = spec::parse(resumed.as_bytes()).last_event_id;
             if last.is_empty() {
-                // Nothing but the comment that a stream begins with.
+                // Only the comment at the beginning of a stream.
                 assert_eq!(resumed, ":\n\n");
                 break;
             }
-            // This one is too old at some time, too.
+            // This stream reaches its maximum age, too.
             seen = last;
             rest += &resumed;
         }
@@ -309,7 +309,10 @@ async fn a_call_whose_stream_is_too_old_is_resumed_unless_its_result_was_there_b
 
 #[tokio::test]
 async fn the_server_in_the_guide_answers_and_stops() {
-    assert!(include_str!("../../../src/guide/mcp.md").contains(include_str!("guide.rs")), "it is not the same");
+    assert!(
+        include_str!("../../../src/guide/mcp.md").contains(include_str!("guide.rs")),
+        "the guide contains this server, word for word"
+    );
     let registry = Registry::new();
     let mut session = Session::open(serve(guide::router(&registry)).await).await;
     assert!(text(session.call("hello").await).await.contains("Hello!"));
@@ -322,7 +325,7 @@ async fn the_server_in_the_guide_answers_and_stops() {
     assert_eq!((drained.ended, drained.still_open), (1, 0));
 }
 
-/// A client of its own, as the suite shows no bytes.
+/// A client of these tests, as the suite does not show the bytes.
 struct Session {
     address: SocketAddr,
     client: Client,
@@ -351,12 +354,12 @@ impl Session {
         session
     }
 
-    /// Over a connection of its own.
+    /// The same session on a connection of its own.
     async fn other(&self) -> Self {
         Self { id: self.id.clone(), ..Self::without_id(self.address).await }
     }
 
-    /// With progress, where the tool makes any.
+    /// Calls a tool and asks for progress notifications.
     async fn call(&mut self, tool: &str) -> Response<Incoming> {
         self.call_with(tool, json!({}), json!({ "progressToken": "p" })).await
     }
@@ -375,12 +378,12 @@ impl Session {
         self.send(Method::POST, "application/json, text/event-stream", any(Full::from(message.to_string()))).await
     }
 
-    /// What the server says without being asked.
+    /// The stream of the server's own messages.
     async fn stream(&mut self) -> Response<Incoming> {
         self.send(Method::GET, "text/event-stream", AnyBody::default()).await
     }
 
-    /// The rest of an answer.
+    /// Resumes a response.
     async fn resume(&mut self, id: &str) -> Response<Incoming> {
         let mut request = self.request(Method::GET, "text/event-stream").body(AnyBody::default()).unwrap();
         request.headers_mut().insert("last-event-id", HeaderValue::from_str(id).unwrap());
@@ -412,9 +415,4 @@ fn content_type(response: &Response<Incoming>) -> &str {
 async fn text(response: Response<Incoming>) -> String {
     let body = within_20_s(response.into_body().collect()).await.expect("a clean end").to_bytes();
     String::from_utf8(body.into()).unwrap()
-}
-
-/// A bound on failure.
-async fn within_20_s<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future).await.expect("it takes too long")
 }

@@ -1,4 +1,4 @@
-//! What the servers of the SDKs do against the pages of other sites (DNS rebinding), directly and through the gateway.
+//! The SDKs' servers and DNS rebinding by pages of other sites, directly and through the gateway.
 
 use std::net::SocketAddr;
 
@@ -18,13 +18,13 @@ use crate::{
 
 const ORIGIN: &str = "http://127.0.0.1:6274";
 
-/// Of the TypeScript package.
+/// The server of the TypeScript package.
 async fn typescript() -> Server {
     let (node, packages) = tokio::task::spawn_blocking(|| (interop::node(), interop::npm("mcp"))).await.unwrap();
     Server::start(Command::new(node).arg(packages.join("secret.mjs")).kill_on_drop(true)).await
 }
 
-/// Of the Python package.
+/// The server of the Python package.
 async fn python() -> Server {
     let python = tokio::task::spawn_blocking(|| interop::python("mcp/python")).await.unwrap();
     let server = interop::drivers("mcp/python").join("secret_server.py");
@@ -37,7 +37,7 @@ async fn gateway(upstream: &str, flags: &[&str]) -> Server {
     Server::start(&mut command).await
 }
 
-/// What somebody is told who asks a server for its secret, by this name of it.
+/// Asks a server for its secret, with this host and origin. Returns the response.
 async fn ask(url: &str, version: Version, host: &str, origin: Option<&str>) -> (StatusCode, Value) {
     let address: SocketAddr = url.trim_start_matches("http://").parse().unwrap();
     let host = host.replace("{port}", &address.port().to_string());
@@ -63,14 +63,14 @@ async fn ask(url: &str, version: Version, host: &str, origin: Option<&str>) -> (
     (status, serde_json::from_str(&messages[0].data).unwrap())
 }
 
-/// A name, an origin, and whether that is somebody who may ask.
+/// A host, an origin, and whether they may ask.
 const NINE: [(&str, Option<&str>, Who); 9] = [
     ("127.0.0.1:{port}", None, Who::May),
     ("localhost:{port}", None, Who::May),
     ("127.0.0.1:{port}", Some(ORIGIN), Who::May),
     ("page.test:{port}", None, Who::ForeignHost),
     ("page.test:{port}", Some(ORIGIN), Who::ForeignHost),
-    // What the browser of somebody sends who is at a page that has moved its own name to 127.0.0.1.
+    // The browser of a visitor sends this from a page whose site has pointed its own name to 127.0.0.1.
     ("page.test:{port}", Some("http://page.test:{port}"), Who::ForeignHost),
     ("127.0.0.1.page.test:{port}", None, Who::ForeignHost),
     ("127.0.0.1:{port}", Some("http://page.test"), Who::ForeignOrigin),
@@ -84,13 +84,13 @@ enum Who {
     ForeignOrigin,
 }
 
-/// Each server, and how it refuses a host that is not its own.
+/// Each server, and its status for a foreign host.
 async fn servers() -> [(Server, StatusCode); 2] {
     [(typescript().await, StatusCode::FORBIDDEN), (python().await, StatusCode::MISDIRECTED_REQUEST)]
 }
 
 #[tokio::test]
-async fn the_servers_of_the_sdks_refuse_and_answer_the_same_through_the_gateway_as_directly() {
+async fn the_sdks_servers_refuse_the_same_requests_behind_the_gateway() {
     for (server, foreign_host) in &servers().await {
         let gateway = gateway(&server.url, &[]).await;
         for (host, origin, who) in NINE {
@@ -112,7 +112,7 @@ async fn the_servers_of_the_sdks_refuse_and_answer_the_same_through_the_gateway_
 const GUIDE: &str = include_str!("../../../src/guide/mcp_proxies.md");
 
 #[tokio::test]
-async fn through_the_nginx_of_the_guide_they_refuse_and_answer_the_same_too() {
+async fn the_sdks_servers_refuse_the_same_requests_behind_the_guides_nginx() {
     let (_, configuration) = GUIDE.split_once("```nginx\n").unwrap();
     let (configuration, _) = configuration.split_once("```").unwrap();
     for (server, _) in &servers().await {
@@ -125,7 +125,7 @@ async fn through_the_nginx_of_the_guide_they_refuse_and_answer_the_same_too() {
             assert_eq!(ask(&url, Version::HTTP_11, host, origin).await, direct, "{host} {origin:?}");
         }
 
-        // Without being told, it takes away what they do.
+        // With nginx's default configuration, the servers cannot refuse.
         let replaces = Nginx::before(&server.url).await;
         let url = format!("http://{}", replaces.address);
         let (status, said) = ask(&url, Version::HTTP_11, "page.test:{port}", None).await;
@@ -134,7 +134,7 @@ async fn through_the_nginx_of_the_guide_they_refuse_and_answer_the_same_too() {
 }
 
 #[tokio::test]
-async fn the_gateways_of_the_guide_answer_for_the_names_that_it_says_they_do() {
+async fn the_guides_gateways_accept_only_the_configured_hosts() {
     let server = typescript().await;
     let commands = GUIDE.lines().filter_map(|line| line.strip_prefix("cargo run --example gateway -- "));
     let expected = [
@@ -159,7 +159,7 @@ async fn the_gateways_of_the_guide_answer_for_the_names_that_it_says_they_do() {
 }
 
 #[tokio::test]
-async fn names_that_the_gateway_allows_are_all_that_a_server_is_asked_by() {
+async fn a_server_is_asked_only_by_hosts_that_the_gateway_allows() {
     for server in [typescript().await, python().await] {
         let checks = gateway(&server.url, &["--host", "127.0.0.1"]).await;
         let replaces = gateway(&server.url, &["--host", "mcp.test", "--upstream-host"]).await;
@@ -167,7 +167,7 @@ async fn names_that_the_gateway_allows_are_all_that_a_server_is_asked_by() {
             for (gateway, host, expected) in [
                 (&checks, "127.0.0.1:{port}", StatusCode::OK),
                 (&checks, "page.test:{port}", StatusCode::MISDIRECTED_REQUEST),
-                // The server does not know this name, and is told its own.
+                // The server does not know this name, but the gateway sends the server's own.
                 (&replaces, "mcp.test", StatusCode::OK),
                 (&replaces, "127.0.0.1:{port}", StatusCode::MISDIRECTED_REQUEST),
                 (&replaces, "page.test:{port}", StatusCode::MISDIRECTED_REQUEST),
@@ -176,7 +176,7 @@ async fn names_that_the_gateway_allows_are_all_that_a_server_is_asked_by() {
                 assert_eq!(status, expected, "{version:?} {host}: {said}");
                 assert_eq!(said.to_string().contains("the secret"), expected == StatusCode::OK, "{said}");
             }
-            // The origin is the client's all the same.
+            // The origin is still the client's.
             let (status, said) = ask(&replaces.url, version, "mcp.test", Some("http://page.test")).await;
             assert_eq!(status, StatusCode::FORBIDDEN, "{said}");
         }

@@ -1,4 +1,4 @@
-//! An MCP server with all that the conformance suite asks for, on rmcp's streamable HTTP transport.
+//! An MCP server with everything that the conformance suite asks for, on rmcp's streamable HTTP transport.
 #![allow(
     deprecated,
     reason = "the suite asks for logging and sampling, which newer revisions of the protocol leave out"
@@ -41,10 +41,10 @@ type Context = RequestContext<RoleServer>;
 
 /// A pixel.
 const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
-/// No sound.
+/// Silence.
 const WAV: &str = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA=";
 
-/// Between two notifications of one call, as the suite has it.
+/// The time between two notifications of one call, as the suite requires.
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl ServerHandler for Everything {
@@ -229,7 +229,7 @@ impl ServerHandler for Everything {
                 self.leave_first_stream(&context).await?;
                 vec![text("The client came back for this.")]
             }
-            // Not the suite's.
+            // Not part of the suite.
             "wait" => {
                 sleep(Duration::from_millis(arguments["ms"].as_u64().unwrap_or_default())).await;
                 vec![text("It is time.")]
@@ -241,15 +241,16 @@ impl ServerHandler for Everything {
 }
 
 impl Everything {
-    /// Ends the answer to a session's first request before it has its result, so that the client comes back for that.
+    /// Ends the response to a session's first call before its result, so that the client must resume.
     ///
-    /// rmcp numbers the answers of a session from 0, and tells a tool nothing of its own. The suite calls this one first.
+    /// rmcp numbers the responses of a session from 0, and does not tell a tool its number. The suite calls this tool
+    /// first.
     async fn leave_first_stream(&self, context: &Context) -> Result<(), ErrorData> {
         let id = context.extensions.get::<Parts>().and_then(|parts| parts.headers.get("mcp-session-id")?.to_str().ok());
         let session = self.sessions.sessions.read().await.get(id.unwrap_or_default()).cloned();
         let session = session.ok_or_else(|| ErrorData::invalid_request("this takes a session", None))?;
         session.close_sse_stream(0, Some(Duration::from_millis(500))).await.map_err(failed)?;
-        // rmcp forgets a result that is there before the client is back. The suite's client comes at once.
+        // rmcp forgets a result that exists before the client has resumed. The suite's client resumes at once.
         sleep(Duration::from_secs(1)).await;
         Ok(())
     }
@@ -340,7 +341,7 @@ fn resource(uri: &str, mime_type: &str, text: &str) -> Value {
     json!({ "type": "resource", "resource": { "uri": uri, "mimeType": mime_type, "text": text } })
 }
 
-/// rmcp's types are written as the protocol's JSON.
+/// Converts the protocol's JSON into an rmcp type.
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T, ErrorData> {
     serde_json::from_value(value).map_err(failed)
 }

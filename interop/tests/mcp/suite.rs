@@ -1,4 +1,4 @@
-//! The conformance suite of the protocol's own project.
+//! The conformance suite of the Model Context Protocol project.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Stdio, time::Duration};
 
@@ -6,14 +6,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::{process::Command, time::timeout};
 
-/// What the suite found, by scenario.
+/// The results of the suite, by scenario.
 pub(crate) type Results = BTreeMap<String, Vec<Check>>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Check {
     pub(crate) id: String,
-    /// `SUCCESS`, `WARNING`, `FAILURE`, or `INFO` of what was sent and received.
+    /// `SUCCESS`, `WARNING`, `FAILURE`, or `INFO` for what was sent and received.
     pub(crate) status: String,
     error_message: Option<String>,
     #[serde(default)]
@@ -36,15 +36,15 @@ pub(crate) async fn run(url: &str, scenarios: &[&str]) -> Results {
         .current_dir(&suite)
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    // Its exit code says whether something failed, and so do the results.
-    let output = timeout(Duration::from_secs(180), command.output()).await.expect("it takes too long").unwrap();
+    // The exit code says whether a check failed. So do the results.
+    let output = timeout(Duration::from_secs(180), command.output()).await.expect("the suite takes too long").unwrap();
     let results = read(folder.path());
     let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     assert!(!results.is_empty(), "no results: {said}");
     results
 }
 
-/// Its folders are `server-SCENARIO-2026-01-31T12-34-56-789Z`.
+/// The folders' names are `server-SCENARIO-2026-01-31T12-34-56-789Z`.
 fn read(folder: &Path) -> Results {
     const TIME: usize = "-2026-01-31T12-34-56-789Z".len();
     let scenarios = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
@@ -55,8 +55,8 @@ fn read(folder: &Path) -> Results {
             let mut checks: Vec<Check> = serde_json::from_slice(&checks).unwrap();
             for check in &mut checks {
                 leave_out_what_differs(&mut check.details);
-                // With an event, the suite notes the last `retry` that has arrived: if two events arrive at once, the later one's.
-                // Whether it obeys the right one is a check of its own.
+                // With each event, the suite notes the last `retry` that has arrived. If two events arrive at once,
+                // that is the later one's. Another check covers the right `retry`.
                 if let ("incoming-sse-event", Value::Object(details)) = (&*check.id, &mut check.details) {
                     details.remove("retryValue");
                 }
@@ -66,8 +66,8 @@ fn read(folder: &Path) -> Results {
         .collect()
 }
 
-/// From run to run: addresses, times, session ids, and which of the requests that are sent at once came first. And the one
-/// header that the layer adds to what rmcp sends.
+/// Removes what differs from run to run: addresses, times, session ids, and the order of simultaneous requests. Also
+/// removes the one header that the layer adds to rmcp's responses.
 fn leave_out_what_differs(details: &mut Value) {
     const NAMES: [&str; 9] =
         ["connection", "date", "hostHeader", "mcp-session-id", "originHeader", "results", "serverUrl", "url", "via"];
@@ -81,7 +81,7 @@ fn leave_out_what_differs(details: &mut Value) {
     }
 }
 
-/// What did not go as it should: the scenario, the check, and how it went.
+/// The checks that did not succeed: the scenario, the check, and its status.
 pub(crate) fn complaints(results: &Results) -> Vec<[&str; 3]> {
     let all = results.iter().flat_map(|(scenario, checks)| checks.iter().map(move |check| (scenario, check)));
     all.filter(|(_, check)| !["SUCCESS", "INFO"].contains(&check.status.as_str()))

@@ -1,4 +1,4 @@
-//! The pages of the examples in a real browser: whatever is published, they go on, and say what they cannot show.
+//! The examples' pages in a real browser. Whatever is published, the pages continue, and report what they cannot show.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{net::SocketAddr, process::Stdio, time::Duration};
@@ -20,7 +20,7 @@ use tokio::{
 };
 use tower_sse::{ClientHandle, Event, EventStream, Registry, SseLayer, Start, SubscribeError};
 
-#[allow(dead_code, reason = "the dashboard is killed")]
+#[allow(dead_code, reason = "the dashboard is killed, not stopped")]
 #[path = "../../../tests/support/example.rs"]
 mod example;
 use example::{Example, Server};
@@ -28,10 +28,10 @@ use example::{Example, Server};
 static DASHBOARD: Example = Example::named("dashboard");
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(120), future).await.expect("it takes too long")
+    timeout(Duration::from_secs(120), future).await.expect("the step takes too long")
 }
 
-/// A page, and who looks at it: whatever becomes of this, it ends when its standard input does, and no Chromium is left.
+/// A page in a headless Chromium. The driver ends when its standard input ends, so no Chromium outlives the test.
 struct Page {
     driver: Child,
     stdin: ChildStdin,
@@ -42,10 +42,10 @@ impl Page {
     async fn open(url: &str) -> Self {
         let mut command = Command::new(interop::node());
         command.arg(interop::npm("node").join("examples-pages.mjs")).arg(url);
-        // Chromium's profile is there, and goes with it.
+        // Chromium's profile is in this folder, and is removed with it.
         command.env("CHROMIUM", interop::program("chromium")).env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut driver = command.spawn().expect("it starts");
+        let mut driver = command.spawn().expect("the process starts");
         let (stdin, stdout) = (driver.stdin.take().expect("a pipe"), driver.stdout.take().expect("a pipe"));
         let mut page = Self { driver, stdin, says: BufReader::new(stdout).lines() };
         assert_eq!(page.hears().await["open"], true);
@@ -64,7 +64,7 @@ impl Page {
         self.hears().await;
     }
 
-    /// Waits until this is to be seen there.
+    /// Waits until the page shows this text.
     async fn shows(&mut self, selector: &str, text: &str) {
         self.does(json!({ "see": [selector, text] })).await;
     }
@@ -75,10 +75,10 @@ impl Page {
     }
 }
 
-/// Data that nobody expects, whatever is expected.
+/// Data that no page expects.
 fn hostile() -> Vec<String> {
     let mut all = [
-        // Objects where texts are expected, of which some cannot be made texts.
+        // Objects in place of texts. Some cannot be converted to a text.
         r#"{"level":"info","target":"x","message":{"toString":1}}"#,
         r#"{"level":{"toString":null},"target":{"toString":"x","valueOf":0},"message":[[]]}"#,
         r#"{"done":1,"total":2,"job":{"toString":1},"step":{"valueOf":2}}"#,
@@ -89,7 +89,7 @@ fn hostile() -> Vec<String> {
         r#"{"answer":{"toString":1},"text":{"toString":1}}"#,
         r#"{"answer":1,"text":[]}"#,
         r#"{"answer":"1/../2","text":"x"}"#,
-        // Other types, and things that are missing.
+        // Wrong types, and missing fields.
         r#"{"done":{},"total":[]}"#,
         r#"{"done":1e999,"total":-1e999,"job":1,"step":null}"#,
         r#"{"done":1,"total":0}"#,
@@ -106,7 +106,7 @@ fn hostile() -> Vec<String> {
         "true",
         "5",
         r#""text""#,
-        // No JSON.
+        // Invalid JSON.
         "",
         "{",
         "plain text",
@@ -115,7 +115,7 @@ fn hostile() -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
-    // Huge, and deep.
+    // Huge and deep values.
     let large = 900_000;
     all.push("x".repeat(large));
     all.push(format!(r#"{{"message":"{}"}}"#, "x".repeat(large)));
@@ -125,7 +125,7 @@ fn hostile() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn whatever_is_published_the_dashboard_goes_on_and_says_what_it_cannot_show() {
+async fn the_dashboard_reports_events_that_it_cannot_show_and_goes_on() {
     let server = Server::start(DASHBOARD.command().env("PORT", "0")).await;
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let publish = async |path: &str, data: String| {
@@ -147,14 +147,14 @@ async fn whatever_is_published_the_dashboard_goes_on_and_says_what_it_cannot_sho
         page.shows("#logList", &format!("good line {number}.")).await;
     }
     page.shows("#complaint", "Not shown: ").await;
-    // And so does each of its panels.
+    // Each panel of the page reports errors, too.
     publish("demo/log?event=shout", r#"{"level":"info","target":"test","message":{"toString":1}}"#.to_owned()).await;
     page.shows("#complaint", r#"the last of type shout: TypeError: "message" is of type object, and no text"#).await;
     let good = json!({ "tick": 1, "symbol": "GOOD", "price": 1.5, "change": 0 });
     publish("demo/prices?event=price", good.to_string()).await;
     page.shows("#priceRows", "GOOD").await;
     let good = json!({ "job": "a good job", "step": "its step", "done": 1, "total": 2 });
-    // The demo's own job may take its place before it is painted.
+    // The demo's own job may replace it before it is shown.
     tokio::select! {
         () = page.shows("#jobName", "a good job") => {}
         () = async { loop { publish("demo/job?event=progress", good.to_string()).await } } => {}
@@ -166,7 +166,7 @@ async fn whatever_is_published_the_dashboard_goes_on_and_says_what_it_cannot_sho
     page.close().await;
 }
 
-/// A server that sends what the examples never do, to their pages.
+/// A server that sends the examples' pages what the examples never send.
 struct Hostile {
     url: String,
     registry: Registry,
@@ -217,7 +217,7 @@ async fn answer(Path((_, n)): Path<(String, u64)>, client: ClientHandle) -> Resu
 }
 
 #[tokio::test]
-async fn whatever_is_published_the_notifications_go_on_and_say_what_they_cannot_show() {
+async fn the_notifications_report_events_that_they_cannot_show_and_go_on() {
     let server = Hostile::start(include_str!("../../../examples/notifications/src/index.html")).await;
     let mut page = Page::open(&server.url).await;
     page.does(json!({ "fill": ["[name=name]", "ada"] })).await;
@@ -241,7 +241,7 @@ async fn whatever_is_published_the_notifications_go_on_and_say_what_they_cannot_
 }
 
 #[tokio::test]
-async fn whatever_is_published_the_chat_with_answers_goes_on_and_says_what_it_cannot_show() {
+async fn the_llm_chat_reports_events_that_it_cannot_show_and_goes_on() {
     let server = Hostile::start(include_str!("../../../examples/llm/index.html")).await;
     let mut page = Page::open(&format!("{}/#chat", server.url)).await;
     for (number, data) in hostile().into_iter().enumerate() {
@@ -251,7 +251,7 @@ async fn whatever_is_published_the_chat_with_answers_goes_on_and_says_what_it_ca
         }
         let good = json!({ "answer": answer, "text": format!("good question {number}.") });
         server.publish("question", &good.to_string());
-        // It ends, and a page that comes back is told so.
+        // The answer ends, and a page that reloads is told so.
         let producer = server.registry.start_producer(format!("answers/{answer}")).unwrap();
         for (event_type, data) in [("end", &data), ("error", &data), ("message", &format!("good token {number}."))] {
             producer.publish(event(event_type, data)).unwrap();

@@ -1,4 +1,4 @@
-//! The gateway before the dashboard, and before another gateway.
+//! The gateway in front of the dashboard, and in front of another gateway.
 
 use http::Version;
 
@@ -13,11 +13,11 @@ async fn gateway_at(listen: &str, upstream: &str, flags: &[&str]) -> Server {
     Server::start(command.args(["--listen", listen, "--upstream", upstream]).args(flags)).await
 }
 
-/// As often as possible, so that every place where one could do harm is met.
+/// As often as possible, so that heartbeats come at every place where they could do harm.
 const OFTEN: &[&str] = &["--heartbeat-ms", "3"];
 
 #[tokio::test]
-async fn through_two_gateways_every_event_comes_once_and_in_order_and_nothing_is_put_into_one() {
+async fn two_gateways_pass_every_event_once_in_order_and_unchanged() {
     for version in VERSIONS {
         let mut dashboard = Dashboard::silent().await;
         let inner = gateway(dashboard.url(), OFTEN).await;
@@ -36,14 +36,14 @@ async fn through_two_gateways_every_event_comes_once_and_in_order_and_nothing_is
             stream.end().await.expect("a clean end");
         }
 
-        assert!(direct.text().starts_with("event: position\ndata: \nid: "), "where it stands");
+        assert!(direct.text().starts_with("event: position\ndata: \nid: "), "the position event");
         let messages = chained.messages();
         assert_eq!(
             messages.iter().map(|message| &message.data).collect::<Vec<_>>(),
             published.iter().collect::<Vec<_>>()
         );
         assert_eq!(messages, direct.messages());
-        // No line that the dashboard sent looks like one.
+        // The dashboard sends no line that looks like a heartbeat.
         assert_eq!(chained.text().replace(":\n\n", ""), direct.text(), "only heartbeats were added");
         let heartbeats = chained.text().matches(":\n\n").count();
         eprintln!("over {version:?}: {heartbeats} heartbeats between {} events", messages.len());
@@ -51,7 +51,7 @@ async fn through_two_gateways_every_event_comes_once_and_in_order_and_nothing_is
     }
 }
 
-/// Data as a client gets it.
+/// Publishes data of all kinds. Returns the data as a client parses it.
 async fn publish_all_kinds(dashboard: &mut Dashboard, chained: &mut Stream) -> Vec<String> {
     let mut all = Vec::new();
     for n in 0..300 {
@@ -64,7 +64,7 @@ async fn publish_all_kinds(dashboard: &mut Dashboard, chained: &mut Stream) -> V
             _ => format!(": looks like a comment {n}\nid: looks like an id\n:"),
         };
         dashboard.publish("a", data.clone()).await;
-        // Some come in bursts, and others are between two heartbeats.
+        // Some events come in bursts, and others between two heartbeats.
         if n % 10 == 0 {
             chained.is_followed_by_a_heartbeat().await;
         }
@@ -76,7 +76,7 @@ async fn publish_all_kinds(dashboard: &mut Dashboard, chained: &mut Stream) -> V
 }
 
 #[tokio::test]
-async fn a_stream_that_was_cut_in_the_middle_of_an_event_is_resumed_through_two_gateways() {
+async fn a_stream_cut_in_the_middle_of_an_event_resumes_through_two_gateways() {
     for version in VERSIONS {
         let mut dashboard = Dashboard::silent().await;
         let inner = gateway(dashboard.url(), OFTEN).await;
@@ -87,9 +87,9 @@ async fn a_stream_that_was_cut_in_the_middle_of_an_event_is_resumed_through_two_
         let large = "x".repeat(900_000);
         dashboard.publish("a", large.clone()).await;
         stream.has("data: x").await;
-        // It was not read to its end, so it is not over.
+        // The test did not read the stream to its end, so it has not ended.
         let seen = spec::parse(&stream.bytes);
-        assert_eq!((stream.messages().len(), &seen.last_event_id), (1, &whole), "in the middle");
+        assert_eq!((stream.messages().len(), &seen.last_event_id), (1, &whole), "the cut is in the middle of an event");
         drop(stream);
         dashboard.has_streams(0).await;
         dashboard.publish("a", "missed").await;
@@ -105,7 +105,7 @@ async fn a_stream_that_was_cut_in_the_middle_of_an_event_is_resumed_through_two_
 }
 
 #[tokio::test]
-async fn a_gateway_in_the_middle_that_is_killed_is_an_error_at_the_client_which_then_resumes() {
+async fn a_killed_gateway_is_an_error_at_the_client_which_then_resumes() {
     for version in VERSIONS {
         let mut dashboard = Dashboard::silent().await;
         let mut inner = gateway(dashboard.url(), OFTEN).await;
@@ -129,7 +129,7 @@ async fn a_gateway_in_the_middle_that_is_killed_is_an_error_at_the_client_which_
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_two_gateways_is_gone_at_the_dashboard_too() {
+async fn the_dashboard_sees_when_a_client_behind_two_gateways_leaves() {
     for version in VERSIONS {
         let mut dashboard = Dashboard::silent().await;
         let inner = gateway(dashboard.url(), &[]).await;
@@ -146,7 +146,7 @@ fn data(messages: &[Message]) -> Vec<&str> {
 }
 
 impl Stream {
-    /// Until silence is filled.
+    /// Waits until a heartbeat fills the silence.
     async fn is_followed_by_a_heartbeat(&mut self) {
         let before = self.bytes.len();
         within_20_s(async {

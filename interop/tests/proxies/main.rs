@@ -1,4 +1,5 @@
-//! Event streams through proxies: nginx and the gateway example, before the dashboard example, all as real processes.
+//! Event streams through proxies: nginx and the gateway example in front of the dashboard example, all as real
+//! processes.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -22,21 +23,24 @@ mod nginx;
 #[path = "../../../tests/support/spec.rs"]
 mod spec;
 mod through_nginx;
+#[path = "../../../tests/support/time_limit.rs"]
+mod time_limit;
 use bodies::{AnyBody, any};
 use client::{Client, get, request};
 use example::{Example, Server};
+use time_limit::within_20_s;
 
 static DASHBOARD: Example = Example::named("dashboard");
 static GATEWAY: Example = Example::named("gateway");
 
-/// A running dashboard, and a connection to it that nothing is in between.
+/// A running dashboard, and a direct connection to it.
 struct Dashboard {
     server: Server,
     client: Client,
 }
 
 impl Dashboard {
-    /// Its own heartbeats are off, as good as.
+    /// A dashboard that sends almost no heartbeats.
     async fn silent() -> Self {
         Self::start(&[("HEARTBEAT_MS", "3600000")]).await
     }
@@ -60,7 +64,7 @@ impl Dashboard {
         if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() }
     }
 
-    /// The event's id.
+    /// Publishes, and returns the event's id.
     async fn publish(&mut self, topic: &str, data: impl Into<Bytes>) -> String {
         let receipt = self.ask("POST", &format!("/publish/{topic}"), data).await;
         receipt["id"].as_str().unwrap().to_owned()
@@ -70,20 +74,20 @@ impl Dashboard {
         self.ask("GET", "/stats", "").await["clients"].as_u64().unwrap()
     }
 
-    /// Until it has so many open streams.
+    /// Waits until this many streams are open.
     async fn has_streams(&mut self, number: u64) {
         within_20_s(async { while self.open_streams().await != number {} }).await;
     }
 
-    /// Until it has so many open streams, while one is opened whose answer does not come yet.
+    /// Waits until this many streams are open, while `opening` gets no response.
     async fn has_streams_while(&mut self, number: u64, opening: &mut (impl Future<Output = Stream> + Unpin)) {
         tokio::select! {
             () = self.has_streams(number) => {}
-            _ = opening => panic!("its head came"),
+            _ = opening => panic!("the response came"),
         }
     }
 
-    /// Ends all open streams in order.
+    /// Ends all open streams cleanly.
     async fn end_streams(&mut self) {
         for client in self.ask("GET", "/clients", "").await.as_array().unwrap() {
             self.ask("DELETE", &format!("/streams/{}", client["number"]), "").await;
@@ -91,7 +95,7 @@ impl Dashboard {
     }
 }
 
-/// An event stream, and what came of it.
+/// An event stream, and what has been received of it.
 struct Stream {
     response: Response<Incoming>,
     bytes: Vec<u8>,
@@ -119,14 +123,14 @@ impl Stream {
         std::str::from_utf8(&self.bytes).unwrap()
     }
 
-    /// All that it had by the standard, but for where it stands.
+    /// All received events by the standard, without the position event.
     fn messages(&self) -> Vec<spec::Message> {
         let mut messages = spec::parse(&self.bytes).messages;
         messages.retain(|message| message.event_type != "position");
         messages
     }
 
-    /// What comes next; `None` at a clean end.
+    /// The next bytes. `None` at a clean end.
     async fn next(&mut self) -> Option<hyper::Result<Bytes>> {
         let frame = self.response.frame().await?;
         let data = frame.map(|frame| frame.into_data().expect("no trailers"));
@@ -134,7 +138,7 @@ impl Stream {
         Some(data)
     }
 
-    /// Until it has had this, and when that was.
+    /// Reads until this text has been received. Returns the time.
     async fn has(&mut self, text: &str) -> Instant {
         let mut from = 0;
         within_20_s(async {
@@ -147,7 +151,7 @@ impl Stream {
         Instant::now()
     }
 
-    /// One, or some that were late. Where the stream stands may come first.
+    /// Reads one heartbeat, or several late ones. The position event may come first.
     async fn next_heartbeat(&mut self) {
         let next = within_20_s(self.next()).await.expect("no end").expect("no error");
         let mut next = next.to_vec();
@@ -158,7 +162,7 @@ impl Stream {
         assert!(next.chunks(3).all(|heartbeat| heartbeat == b":\n\n"), "{next:?}");
     }
 
-    /// How it ends.
+    /// Reads to the end, and returns how it ends.
     async fn end(&mut self) -> hyper::Result<()> {
         within_20_s(async {
             while self.next().await.transpose()?.is_some() {}
@@ -167,12 +171,12 @@ impl Stream {
         .await
     }
 
-    /// Whether it has had this by then.
+    /// Whether this text is received within this time.
     async fn comes_within(&mut self, text: &str, time: Duration) -> bool {
         timeout(time, self.has(text)).await.is_ok()
     }
 
-    /// Whether nothing at all comes in this time.
+    /// Whether no bytes at all come within this time.
     async fn is_silent_for(&mut self, time: Duration) -> bool {
         timeout(time, self.next()).await.is_err()
     }
@@ -180,9 +184,4 @@ impl Stream {
 
 fn address(url: &str) -> SocketAddr {
     url.strip_prefix("http://").unwrap().parse().unwrap()
-}
-
-/// A bound on failure. Building the examples does not count.
-async fn within_20_s<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future).await.expect("it takes too long")
 }

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::within_20_s;
 
-/// A running one. It is stopped when this is dropped.
+/// A running nginx. It is stopped when this is dropped.
 pub(crate) struct Nginx {
     pub(crate) address: SocketAddr,
     process: Child,
@@ -27,29 +27,29 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// One that passes everything on, and else has the defaults.
+    /// An nginx that proxies everything, with default settings otherwise.
     pub(crate) async fn before(upstream: &str) -> Self {
         Self::with(upstream, "").await
     }
 
-    /// One that passes everything on, with these directives in its `location /`.
+    /// An nginx that proxies everything, with these directives in its `location /`.
     pub(crate) async fn with(upstream: &str, directives: &str) -> Self {
         Self::start(|listen| format!("server {{ listen {listen}; {} }}", location("/", upstream, directives))).await
     }
 
-    /// One that speaks HTTP/2 to its clients, with prior knowledge.
+    /// An nginx that also accepts HTTP/2 with prior knowledge.
     pub(crate) async fn with_http2(upstream: &str) -> Self {
         Self::start(|listen| format!("server {{ listen {listen} http2; {} }}", location("/", upstream, ""))).await
     }
 
-    /// `http`: what is in its `http` block, by the address that it listens on.
+    /// `http` returns the content of the `http` block for the address to listen on.
     pub(crate) async fn start(http: impl Fn(SocketAddr) -> String) -> Self {
         Self::start_with("", http).await
     }
 
-    /// `main`: what is outside the `http` block, with an `events` block or without.
+    /// `main` is the configuration outside the `http` block, with or without an `events` block.
     pub(crate) async fn start_with(main: &str, http: impl Fn(SocketAddr) -> String) -> Self {
-        // It cannot be asked for any free port, and somebody else may take one that is free now.
+        // nginx cannot pick a free port by itself, and another process may take a port that is free now.
         for _ in 0..10 {
             let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             if let Some(nginx) = within_20_s(Self::start_at(free, main, &http(free))).await {
@@ -59,7 +59,7 @@ impl Nginx {
         panic!("no port is free");
     }
 
-    /// `None`: the address is taken.
+    /// Returns `None` if the address is taken.
     async fn start_at(address: SocketAddr, main: &str, http: &str) -> Option<Self> {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         fs::write(folder.path().join("nginx.conf"), configuration(main, http)).unwrap();
@@ -77,7 +77,7 @@ impl Nginx {
         nginx.logs(&["start worker process ", "Address already in use"]).await.contains("start worker").then_some(nginx)
     }
 
-    /// Until it has said one of these.
+    /// Waits until nginx has logged one of these texts.
     pub(crate) async fn logs(&mut self, texts: &[&str]) -> String {
         let mut so_far = String::new();
         while let Some(line) = self.log.recv().await {
@@ -91,14 +91,14 @@ impl Nginx {
 
     pub(crate) fn signal(&self, signal: Signal) {
         let id = Pid::from_raw(self.process.id().try_into().unwrap());
-        // One that has ended already is not there.
+        // A process that has exited already gets no signal.
         let _ = kill(id, signal);
     }
 }
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its workers end with it: a SIGKILL would leave them behind.
+        // SIGTERM also ends the workers. A SIGKILL would leave them behind.
         self.signal(Signal::SIGTERM);
         let _ = self.process.wait();
     }
@@ -109,7 +109,7 @@ pub(crate) fn location(path: &str, upstream: &str, directives: &str) -> String {
 }
 
 fn configuration(main: &str, http: &str) -> String {
-    // Its workers are nobody's otherwise, who may not look into the folder.
+    // Otherwise the workers run as `nobody`, who may not read the folder.
     let user = if Uid::effective().is_root() { "user root;" } else { "" };
     let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let folders: String = kinds.iter().map(|kind| format!("{kind}_temp_path {kind};\n")).collect();

@@ -1,4 +1,4 @@
-//! nginx before the dashboard.
+//! nginx in front of the dashboard.
 
 use std::{
     convert::Infallible,
@@ -42,13 +42,14 @@ use crate::{
     within_20_s,
 };
 
-/// What nginx speaks to the server behind it: 1.0 was its default for long, and is in the one that Debian 12 has.
+/// The versions that nginx speaks to its upstream. 1.0 was the default for long, and is the default of Debian 12's
+/// nginx.
 const SPEAKS: [&str; 2] = ["proxy_http_version 1.0;", "proxy_http_version 1.1;"];
 
-/// As if no layer had said anything about buffering.
+/// nginx as if the layer did not set the buffering header.
 const UNHEARD: &str = "proxy_ignore_headers X-Accel-Buffering;";
 
-/// How long something is waited for that does not come.
+/// How long a test waits for bytes that must not come.
 const SILENCE: Duration = Duration::from_millis(700);
 
 #[tokio::test]
@@ -58,7 +59,7 @@ async fn each_event_comes_within_100_ms_through_the_default_buffering() {
         let nginx = Nginx::with(dashboard.url(), speaks).await;
         let mut stream = Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a").await;
         assert_eq!(stream.response.headers()["cache-control"], "no-cache, no-transform");
-        // nginx obeys it, and keeps it.
+        // nginx obeys the header and does not forward it.
         assert!(!stream.response.headers().contains_key("x-accel-buffering"));
         assert_in_time(speaks, async |n| {
             let (data, begun) = (format!("event {n}."), Instant::now());
@@ -69,7 +70,7 @@ async fn each_event_comes_within_100_ms_through_the_default_buffering() {
     }
 }
 
-/// Nothing is held, over a batch of events. A machine with much to do may be late by itself, and so has three tries.
+/// No event of a batch is delayed. A busy machine may be late by itself, so it has three attempts.
 async fn assert_in_time(what: &str, mut publish: impl AsyncFnMut(u32) -> Duration) {
     let mut all = Vec::new();
     for batch in 0..3 {
@@ -86,39 +87,40 @@ async fn assert_in_time(what: &str, mut publish: impl AsyncFnMut(u32) -> Duratio
     panic!("{what} the slowest came after {all:?}");
 }
 
-/// Not even the head of the answer comes: an `EventSource` would not open.
+/// Even the head of the response is held back, so an `EventSource` would not open.
 #[tokio::test]
-async fn without_the_header_nothing_comes_before_the_buffer_is_full() {
+async fn without_the_header_nothing_comes_until_the_buffer_is_full() {
     let mut dashboard = Dashboard::silent().await;
     let nginx = Nginx::with(dashboard.url(), &format!("{UNHEARD} {}", SPEAKS[0])).await;
     let opening = Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a");
     tokio::pin!(opening);
     dashboard.has_streams_while(1, &mut opening).await;
     dashboard.publish("a", "first").await;
-    assert!(timeout(SILENCE, &mut opening).await.is_err(), "the head is held");
+    assert!(timeout(SILENCE, &mut opening).await.is_err(), "the head is held back");
 
-    // 4,096 bytes, head and all, are its first buffer.
+    // The first buffer is 4,096 bytes, including the head.
     dashboard.publish("a", "x".repeat(4096)).await;
     let mut stream = opening.await;
     stream.has("data: first\n").await;
 
-    // And then each next one.
+    // Each later buffer is held back, too.
     dashboard.publish("a", "second").await;
-    assert!(stream.is_silent_for(SILENCE).await, "an event is held");
+    assert!(stream.is_silent_for(SILENCE).await, "an event is held back");
     dashboard.publish("a", "x".repeat(4096)).await;
     stream.has("data: second\n").await;
 
-    // Or it ends.
+    // The rest comes when the stream ends.
     dashboard.publish("a", "third").await;
-    assert!(!stream.comes_within("data: third\n", SILENCE).await, "an event is held");
+    assert!(!stream.comes_within("data: third\n", SILENCE).await, "an event is held back");
     dashboard.end_streams().await;
     stream.has("data: third\n").await;
     stream.end().await.expect("a clean end");
 }
 
-/// Chunks are passed on as they come, whatever the buffering. The head waits for the first, with which a stream begins at once.
+/// nginx forwards chunks as they come, even with buffering. It delays the head until the first chunk, and a stream
+/// sends one at once.
 #[tokio::test]
-async fn without_the_header_but_with_http_1_1_nothing_is_held() {
+async fn without_the_header_but_with_http_1_1_nothing_is_held_back() {
     let mut dashboard = Dashboard::silent().await;
     let nginx = Nginx::with(dashboard.url(), &format!("{UNHEARD} {}", SPEAKS[1])).await;
     let mut stream = Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a").await;
@@ -129,9 +131,9 @@ async fn without_the_header_but_with_http_1_1_nothing_is_held() {
     }
 }
 
-/// It takes what a client does not read, first into memory and then onto its disk, and the client never counts as slow.
+/// nginx reads what its client does not, first into memory and then onto its disk. So the client never counts as slow.
 #[tokio::test]
-async fn without_the_header_a_client_that_reads_nothing_is_hidden_by_the_buffer() {
+async fn without_the_header_the_buffer_hides_a_client_that_reads_nothing() {
     const SENT: u64 = 40 << 20;
     let mut dashboard = Dashboard::silent().await;
     for (directives, is_hidden) in [(SPEAKS[1].to_owned(), false), (format!("{UNHEARD} {}", SPEAKS[1]), true)] {
@@ -150,7 +152,7 @@ async fn without_the_header_a_client_that_reads_nothing_is_hidden_by_the_buffer(
         let until = Instant::now() + if is_hidden { Duration::from_secs(20) } else { SILENCE };
         let taken = loop {
             let clients = dashboard.ask("GET", "/clients", "").await;
-            // The younger one.
+            // The newer of the two clients.
             let taken = clients[1]["stats"]["bytes"].as_u64().unwrap();
             if taken > SENT || Instant::now() > until {
                 break taken;
@@ -163,9 +165,9 @@ async fn without_the_header_a_client_that_reads_nothing_is_hidden_by_the_buffer(
     }
 }
 
-/// The same handler, axum's own `Sse`, without and with the layer.
+/// The same handler, with axum's own `Sse`, without the layer and with it.
 #[tokio::test]
-async fn a_stream_of_axum_is_held_without_the_layer_and_not_with_it() {
+async fn nginx_holds_back_an_axum_stream_only_without_the_layer() {
     let (events, _) = broadcast::channel::<&str>(16);
     let handler = {
         let events = events.clone();
@@ -186,25 +188,25 @@ async fn a_stream_of_axum_is_held_without_the_layer_and_not_with_it() {
     let without = Stream::open(nginx.address, Version::HTTP_11, "/without");
     tokio::pin!(without);
     while events.receiver_count() < 2 {
-        assert!(timeout(Duration::from_millis(10), &mut without).await.is_err(), "its head is held");
+        assert!(timeout(Duration::from_millis(10), &mut without).await.is_err(), "its head is held back");
     }
     events.send("an event").unwrap();
     with.has("data: an event\n\n").await;
-    assert!(timeout(SILENCE, &mut without).await.is_err(), "all of it is held");
+    assert!(timeout(SILENCE, &mut without).await.is_err(), "the whole stream is held back");
 }
 
 #[tokio::test]
-async fn heartbeats_pass() {
+async fn nginx_forwards_heartbeats_at_once() {
     let dashboard = Dashboard::start(&[("HEARTBEAT_MS", "100")]).await;
     let nginx = Nginx::before(dashboard.url()).await;
     let begun = StdInstant::now();
     let mut stream = Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a").await;
     stream.has(&":\n\n".repeat(5)).await;
-    assert!(begun.elapsed() > Duration::from_millis(450), "one after the other");
+    assert!(begun.elapsed() > Duration::from_millis(450), "the heartbeats came one after the other");
 }
 
 #[tokio::test]
-async fn a_stream_is_resumed_with_what_it_missed() {
+async fn a_stream_resumes_with_the_missed_events() {
     let mut dashboard = Dashboard::silent().await;
     let nginx = Nginx::before(dashboard.url()).await;
     let mut stream = Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a").await;
@@ -227,7 +229,7 @@ async fn a_stream_is_resumed_with_what_it_missed() {
 }
 
 #[tokio::test]
-async fn a_read_timeout_ends_a_silent_stream_and_not_one_with_heartbeats() {
+async fn a_read_timeout_ends_only_a_stream_without_heartbeats() {
     let silent = Dashboard::silent().await;
     let mut lively = Dashboard::start(&[("HEARTBEAT_MS", "300")]).await;
     let [nginx, nginx_before_lively] = [
@@ -241,7 +243,7 @@ async fn a_read_timeout_ends_a_silent_stream_and_not_one_with_heartbeats() {
     let after = opened.elapsed();
     eprintln!("a silent stream was cut after {after:?}");
     assert!(after > Duration::from_millis(900), "{after:?}");
-    // For a while that is several times as long.
+    // For several times as long.
     while opened.elapsed() < Duration::from_secs(4) {
         kept.next_heartbeat().await;
     }
@@ -249,9 +251,9 @@ async fn a_read_timeout_ends_a_silent_stream_and_not_one_with_heartbeats() {
     kept.has("data: still there\n").await;
 }
 
-/// nginx does not look at `no-transform`. As nothing is buffered, it flushes what it compresses.
+/// nginx ignores `no-transform`. As it does not buffer, it flushes what it compresses.
 #[tokio::test]
-async fn nginx_compresses_in_spite_of_no_transform_and_each_event_comes_in_time_even_so() {
+async fn nginx_compresses_despite_no_transform_and_events_are_still_in_time() {
     let mut dashboard = Dashboard::silent().await;
     let nginx = Nginx::with(dashboard.url(), "gzip on; gzip_types text/event-stream;").await;
     let mut request = get("/events?topic=a");
@@ -276,7 +278,7 @@ async fn nginx_compresses_in_spite_of_no_transform_and_each_event_comes_in_time_
 }
 
 #[tokio::test]
-async fn http_2_over_tls_to_the_client_and_http_1_1_to_the_dashboard() {
+async fn nginx_serves_http_2_over_tls_and_uses_http_1_1_to_the_dashboard() {
     let mut dashboard = Dashboard::start(&[("HEARTBEAT_MS", "300")]).await;
     let certified = rcgen::generate_simple_self_signed(["proxy.test".to_owned()]).unwrap();
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -302,7 +304,7 @@ async fn http_2_over_tls_to_the_client_and_http_1_1_to_the_dashboard() {
     tokio::spawn(connection);
     let mut client = Client::Http2(sender);
 
-    // More than the six connections that a browser has for a server over HTTP/1.1.
+    // More than the six connections that a browser opens to a server over HTTP/1.1.
     let mut streams = Vec::new();
     for n in 0..20 {
         let stream = Stream::of(&mut client, get(&format!("/events?topic=all&topic=own/{n}"))).await;
@@ -327,7 +329,7 @@ async fn http_2_over_tls_to_the_client_and_http_1_1_to_the_dashboard() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_gone_at_the_dashboard_too() {
+async fn the_dashboard_sees_when_a_client_behind_nginx_leaves() {
     let mut dashboard = Dashboard::silent().await;
     for version in VERSIONS {
         let nginx = match version {
@@ -339,13 +341,13 @@ async fn a_client_that_leaves_is_gone_at_the_dashboard_too() {
         let left = StdInstant::now();
         drop(stream);
         dashboard.has_streams(0).await;
-        eprintln!("over {version:?}, it was gone after {:?}", left.elapsed());
+        eprintln!("over {version:?}, the client's stream ended after {:?}", left.elapsed());
     }
 }
 
-/// HTTP/1.0 ends a body with its connection, so nginx cannot know.
+/// An HTTP/1.0 body ends with its connection, so nginx cannot detect the failure.
 #[tokio::test]
-async fn that_a_server_broke_is_seen_by_the_client_only_with_http_1_1_between() {
+async fn the_client_sees_a_server_failure_only_with_http_1_1_to_the_server() {
     for (speaks, is_told) in SPEAKS.into_iter().zip([false, true]) {
         let mut dashboard = Dashboard::silent().await;
         let nginx = Nginx::with(dashboard.url(), speaks).await;
@@ -355,9 +357,9 @@ async fn that_a_server_broke_is_seen_by_the_client_only_with_http_1_1_between() 
     }
 }
 
-/// What it is told by the server, it does not tell others.
+/// nginx does not forward the header that it obeys.
 #[tokio::test]
-async fn of_two_nginx_in_a_row_the_outer_one_has_to_be_told_itself() {
+async fn the_outer_of_two_nginx_needs_its_own_configuration() {
     let mut dashboard = Dashboard::silent().await;
     let inner = Nginx::with(dashboard.url(), SPEAKS[0]).await;
     let inner_url = format!("http://{}", inner.address);
@@ -366,7 +368,7 @@ async fn of_two_nginx_in_a_row_the_outer_one_has_to_be_told_itself() {
     tokio::pin!(opening);
     dashboard.has_streams_while(1, &mut opening).await;
     dashboard.publish("a", "held").await;
-    assert!(timeout(SILENCE, &mut opening).await.is_err(), "the outer one holds it");
+    assert!(timeout(SILENCE, &mut opening).await.is_err(), "the outer nginx holds the head back");
 
     let told = Nginx::with(&inner_url, &format!("proxy_buffering off; {}", SPEAKS[0])).await;
     let passing_it_on = format!("proxy_pass_header X-Accel-Buffering; {}", SPEAKS[0]);
@@ -379,9 +381,9 @@ async fn of_two_nginx_in_a_row_the_outer_one_has_to_be_told_itself() {
     }
 }
 
-/// The old worker stays for the streams that it has, and the new one takes what comes.
+/// The old worker keeps the streams that it has. The new worker gets new connections.
 #[tokio::test]
-async fn a_reload_leaves_open_streams_alone() {
+async fn a_reload_keeps_open_streams() {
     let mut dashboard = Dashboard::silent().await;
     for version in VERSIONS {
         let mut nginx = match version {
@@ -394,13 +396,15 @@ async fn a_reload_leaves_open_streams_alone() {
         nginx.logs(&["gracefully shutting down"]).await;
         let mut new = Stream::open(nginx.address, version, "/events?topic=a").await;
         if version == Version::HTTP_2 {
-            within_20_s(client.send(get("/events?topic=a"))).await.expect_err("the connection takes no more");
+            within_20_s(client.send(get("/events?topic=a")))
+                .await
+                .expect_err("the connection accepts no more requests");
         }
         dashboard.publish("a", "after the reload").await;
         for stream in [&mut old, &mut new] {
             stream.has("data: after the reload\n").await;
         }
-        // It is there until the last of them has ended.
+        // The old worker runs until the last of its streams has ended.
         dashboard.end_streams().await;
         nginx.logs(&["exited with code 0"]).await;
         old.end().await.expect("a clean end");
@@ -408,7 +412,7 @@ async fn a_reload_leaves_open_streams_alone() {
 }
 
 #[tokio::test]
-async fn a_shutdown_timeout_ends_the_streams_of_the_old_worker_and_they_resume_at_the_new_one() {
+async fn a_shutdown_timeout_ends_old_streams_which_resume_at_the_new_worker() {
     let mut dashboard = Dashboard::silent().await;
     for version in VERSIONS {
         let mut nginx = Nginx::start_with("worker_shutdown_timeout 1s;", |listen| {
@@ -434,9 +438,10 @@ async fn a_shutdown_timeout_ends_the_streams_of_the_old_worker_and_they_resume_a
     }
 }
 
-/// One to the client and one to the server, of 512 that a worker has by default, the one that it listens on among them.
+/// One connection to the client and one to the server. A worker has 512 by default, which include its listening
+/// sockets.
 #[tokio::test]
-async fn a_stream_takes_two_of_a_workers_connections() {
+async fn a_stream_takes_two_connections_of_a_worker() {
     let mut dashboard = Dashboard::silent().await;
     let nginx = Nginx::before(dashboard.url()).await;
     let mut streams = Vec::new();
@@ -447,7 +452,7 @@ async fn a_stream_takes_two_of_a_workers_connections() {
             Ok(response) => break response.status().to_string(),
             Err(error) => break error.to_string(),
         }
-        assert!(streams.len() < 300, "there is no end of them");
+        assert!(streams.len() < 300, "nginx refuses further streams");
     };
     eprintln!("{} streams, and then: {refused}", streams.len());
     assert!((240..256).contains(&streams.len()), "{}", streams.len());
@@ -455,14 +460,14 @@ async fn a_stream_takes_two_of_a_workers_connections() {
 }
 
 #[tokio::test]
-async fn a_limit_per_address_counts_the_clients_of_nginx_each_by_itself() {
+async fn a_limit_per_address_counts_each_client_of_nginx_separately() {
     let mut dashboard = Dashboard::start(&[("MAX_STREAMS_PER_ADDRESS", "1"), ("PROXIES", "1")]).await;
     let forwarded = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
     let nginx = Nginx::with(dashboard.url(), forwarded).await;
     let mut streams = Vec::new();
     for (from, status) in [("127.0.0.2:0", 200), ("127.0.0.3:0", 200), ("127.0.0.2:0", 429)] {
         let mut request = get("/events?topic=a");
-        // What a client claims does not count.
+        // An address that a client claims does not count.
         request.headers_mut().insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
         let response = within_20_s(client_at(from, nginx.address).await.send(request)).await.unwrap();
         assert_eq!(response.status(), status, "{from}");
@@ -504,7 +509,7 @@ async fn a_gateway_behind_nginx_keeps_a_silent_stream_alive() {
     stream.has("data: missed\n").await;
 }
 
-/// nginx takes the header off, and the gateway's layer puts it there again for who is before it.
+/// nginx removes the header. The gateway's layer sets it again for the outer nginx.
 #[tokio::test]
 async fn nginx_on_both_sides_of_a_gateway_buffers_nothing() {
     let mut dashboard = Dashboard::silent().await;
@@ -519,9 +524,9 @@ async fn nginx_on_both_sides_of_a_gateway_buffers_nothing() {
     stream.has("data: at once\n").await;
 }
 
-/// It says by itself how many there may be.
+/// The server announces the limit itself.
 #[tokio::test]
-async fn an_http_2_connection_has_128_streams_and_the_next_one_waits() {
+async fn an_http_2_connection_of_nginx_has_128_streams_and_the_next_one_waits() {
     let dashboard = Dashboard::silent().await;
     let nginx = Nginx::start_with("", |listen| {
         format!("server {{ listen {listen} http2; {} }}", location("/", dashboard.url(), ""))
@@ -534,13 +539,13 @@ async fn an_http_2_connection_has_128_streams_and_the_next_one_waits() {
     }
     let next = Stream::of(&mut client, get("/events?topic=a"));
     tokio::pin!(next);
-    assert!(timeout(SILENCE, &mut next).await.is_err(), "there are more");
+    assert!(timeout(SILENCE, &mut next).await.is_err(), "the next stream waits");
     streams.pop();
     next.await;
 }
 
 #[tokio::test]
-async fn the_configuration_of_the_guide_does_what_it_says() {
+async fn the_guides_configuration_works_as_described() {
     let guide = include_str!("../../../src/guide/proxies.md");
     let (_, configuration) = guide.split_once("```nginx\n").unwrap();
     let (configuration, _) = configuration.split_once("```").unwrap();
@@ -569,7 +574,7 @@ async fn the_configuration_of_the_guide_does_what_it_says() {
 }
 
 #[tokio::test]
-async fn a_dashboard_that_stops_says_goodbye_through_nginx() {
+async fn a_dashboard_that_stops_sends_its_farewell_through_nginx() {
     for speaks in SPEAKS {
         let mut dashboard = Dashboard::start(&[("DRAIN_MS", "200")]).await;
         let nginx = Nginx::with(dashboard.url(), speaks).await;
@@ -582,9 +587,9 @@ async fn a_dashboard_that_stops_says_goodbye_through_nginx() {
     }
 }
 
-/// An `EventSource` that gets a 502 gives up for good. The guide says how it gets a stream instead.
+/// An `EventSource` that gets a 502 gives up for good. The guide's configuration returns a stream instead.
 #[tokio::test]
-async fn while_the_server_is_away_nginx_can_tell_clients_to_come_back() {
+async fn nginx_can_tell_clients_to_reconnect_while_the_server_is_down() {
     let guide = include_str!("../../../src/guide/proxies.md");
     let (_, snippet) = guide.rsplit_once("```nginx\n").unwrap();
     let (snippet, _) = snippet.split_once("```").unwrap();

@@ -1,5 +1,5 @@
 //! Code that the tests of this example share.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tonic::{Request, Status, Streaming, transport::Channel};
 const BOUND: Duration = Duration::from_secs(60);
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future).await.expect("it takes too long")
+    timeout(BOUND, future).await.expect("the step takes too long")
 }
 
 pub(crate) type Client = ChatClient<Channel>;
@@ -50,7 +50,7 @@ pub(crate) async fn say(client: &mut Client, room: &str, name: &str, text: &str)
 
 /// The next update: its id and what was said.
 pub(crate) async fn heard(updates: &mut Streaming<Update>) -> (String, String) {
-    match within(updates.message()).await.unwrap().expect("it goes on") {
+    match within(updates.message()).await.unwrap().expect("the stream goes on") {
         Update { id, what: Some(What::Said(said)) } => (id, format!("{}: {}", said.name, said.text)),
         other => panic!("{other:?}"),
     }
@@ -69,7 +69,7 @@ pub(crate) async fn event(stream: &mut Response<Incoming>) -> (String, String) {
 /// The position at which an event stream begins: the id of its first block.
 pub(crate) async fn position(stream: &mut Response<Incoming>) -> String {
     let (is_position, id, _) = block(stream).await;
-    assert!(is_position, "it begins with {id:?}");
+    assert!(is_position, "the stream begins with {id:?}");
     id
 }
 
@@ -80,7 +80,7 @@ struct Unread(String);
 async fn block(stream: &mut Response<Incoming>) -> (bool, String, String) {
     let mut text = stream.extensions_mut().remove().map_or_else(String::new, |Unread(text)| text);
     while !text.contains("\n\n") {
-        let frame = within(stream.frame()).await.expect("it goes on").unwrap();
+        let frame = within(stream.frame()).await.expect("the stream goes on").unwrap();
         text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
     }
     let (block, unread) = text.split_once("\n\n").unwrap();

@@ -1,5 +1,5 @@
 //! The program as a process, and its users.
-#![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,7 +17,7 @@ use tokio::{net::TcpSocket, process::Command, time::timeout};
 pub(crate) mod bodies;
 #[path = "../../../../tests/support/client.rs"]
 pub(crate) mod client;
-#[allow(dead_code, reason = "this program is built already")]
+#[allow(dead_code, reason = "cargo has built this program already")]
 #[path = "../../../../tests/support/example.rs"]
 pub(crate) mod example;
 use bodies::{AnyBody, any};
@@ -29,7 +29,7 @@ pub(crate) const BOUND: Duration = Duration::from_secs(60);
 pub(crate) const STREAM: &str = "/api/notifications";
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future).await.expect("it takes too long")
+    timeout(BOUND, future).await.expect("the step takes too long")
 }
 
 pub(crate) async fn start(environment: &[(&str, &str)]) -> Server {
@@ -133,7 +133,7 @@ pub(crate) async fn all(response: Response<Incoming>) -> String {
 pub(crate) async fn until(stream: &mut Response<Incoming>, has_it: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
     while !(has_it(&text) && text.ends_with("\n\n")) {
-        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("it ends after {text:?}")).unwrap();
+        let frame = within(stream.frame()).await.unwrap_or_else(|| panic!("the stream ends after {text:?}")).unwrap();
         text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
     }
     text

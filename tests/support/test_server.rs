@@ -1,5 +1,5 @@
-//! A server with the layer that is told to stop, behind axum and on plain hyper.
-#![allow(dead_code, reason = "no test file needs all of it")]
+//! A server with the layer that can be told to stop, behind axum or on plain hyper.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -26,12 +26,13 @@ use tower_sse::{ClientHandle, SseBody, SseLayer};
 use crate::{
     bodies::{AnyBody, AnyError, channel, event_stream},
     client::VERSIONS,
+    time_limit,
 };
 
-/// How long anything may take before it counts as failed.
+/// The time limit of each step.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
-/// What runs it.
+/// The software that runs the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
     Axum,
@@ -42,7 +43,7 @@ pub(crate) const SERVERS: [Server; 2] = [Server::Axum, Server::Hyper];
 
 pub(crate) type App = BoxCloneSyncService<Request<()>, Response<SseBody<AnyBody>>, Infallible>;
 
-/// Handlers behind the layer.
+/// A handler behind the layer.
 pub(crate) fn app<A>(layer: &SseLayer, answer: impl Fn(Request<()>) -> A + Clone + Send + Sync + 'static) -> App
 where
     A: Future<Output = Response<AnyBody>> + Send + 'static,
@@ -53,18 +54,18 @@ where
     })))
 }
 
-pub(crate) fn handle_of(request: &Request<()>) -> ClientHandle {
+pub(crate) fn handle_of<B>(request: &Request<B>) -> ClientHandle {
     request.extensions().get::<ClientHandle>().expect("the layer's").clone()
 }
 
 /// A running server.
-pub(crate) struct House {
+pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
 
-impl House {
+impl TestServer {
     pub(crate) async fn open(server: Server, app: App) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -76,9 +77,9 @@ impl House {
         Self { address, stop, server }
     }
 
-    /// No new connections, and none that has nothing to do. The server is over when all are.
+    /// Stops accepting connections and closes idle ones. The returned task ends when all connections have ended.
     pub(crate) fn stop(self) -> JoinHandle<()> {
-        self.stop.send(()).expect("it runs");
+        self.stop.send(()).expect("the server runs");
         self.server
     }
 }
@@ -105,7 +106,7 @@ async fn hyper(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<(
         tokio::spawn(async move {
             let server = auto::Builder::new(TokioExecutor::new());
             let connection = server.serve_connection(TokioIo::new(socket), service);
-            // It is the peer's business how it goes.
+            // The peer checks how the connection ends.
             let _ = watcher.watch(connection).await;
         });
     }
@@ -115,7 +116,7 @@ async fn hyper(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<(
 
 pub(crate) type Frames = mpsc::Sender<Result<Frame<Bytes>, AnyError>>;
 
-/// A handler whose own bodies a test writes.
+/// A handler whose body a test writes.
 pub(crate) fn own_bodies(layer: &SseLayer, writers: mpsc::UnboundedSender<(ClientHandle, Frames)>) -> App {
     app(layer, move |request| {
         let (frames, body) = channel();
@@ -130,12 +131,7 @@ pub(crate) async fn text(response: Response<hyper::body::Incoming>) -> String {
 }
 
 pub(crate) async fn until(is: impl Fn() -> bool) {
-    within(async {
-        while !is() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    time_limit::until(BOUND, is).await;
 }
 
 pub(crate) async fn on_all(test: impl AsyncFn(Server, Version)) {
@@ -149,5 +145,5 @@ pub(crate) async fn on_all(test: impl AsyncFn(Server, Version)) {
 
 /// A bound on failure.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future).await.expect("it takes too long")
+    timeout(BOUND, future).await.expect("the future takes too long")
 }

@@ -1,4 +1,4 @@
-//! A server whose handlers are behind a stack of layers, and who asks it.
+//! A server whose handlers are behind a stack of layers, and its clients.
 
 use std::{
     error::Error,
@@ -31,14 +31,15 @@ use crate::{
     bodies::{AnyBody, any},
     client::{Client, get},
     handlers::PLAIN,
+    time_limit,
 };
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Short, so that a test need not wait.
+/// Short, so that tests do not wait.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(30);
 
-/// How long anything may take before it counts as failed.
+/// The time limit of each step.
 const BOUND: Duration = Duration::from_secs(30);
 
 pub(crate) fn layer(registry: &Registry) -> SseLayer {
@@ -53,42 +54,43 @@ pub(crate) enum Framework {
 
 pub(crate) const FRAMEWORKS: [Framework; 2] = [Framework::Axum, Framework::Tower];
 
-/// Runs a test against the handlers behind a stack: in an axum router and in a plain tower service, each over HTTP/1.1 and HTTP/2.
+/// Runs a test against the handlers behind a stack: in an axum router and in a plain tower service, each over HTTP/1.1
+/// and HTTP/2.
 ///
-/// The stack is there twice, as it has another type around each.
+/// The macro expands the stack twice, as its type differs for each of the two.
 macro_rules! behind {
     (|$sse:ident| $stack:expr, $test:expr) => {
-        for framework in $crate::house::FRAMEWORKS {
+        for framework in $crate::test_server::FRAMEWORKS {
             for version in $crate::client::VERSIONS {
                 eprintln!("{framework:?}, {version:?}, {}", stringify!($stack));
                 let registry = tower_sse::Registry::new();
-                let $sse = $crate::house::layer(&registry);
+                let $sse = $crate::test_server::layer(&registry);
                 let address = match framework {
-                    $crate::house::Framework::Axum => {
-                        $crate::house::serve_router($crate::handlers::router().layer($stack)).await
+                    $crate::test_server::Framework::Axum => {
+                        $crate::test_server::serve_router($crate::handlers::router().layer($stack)).await
                     }
-                    $crate::house::Framework::Tower => {
+                    $crate::test_server::Framework::Tower => {
                         let handlers = $crate::handlers::Handlers;
-                        $crate::house::serve(tower_layer::Layer::layer(&$stack, handlers)).await
+                        $crate::test_server::serve(tower_layer::Layer::layer(&$stack, handlers)).await
                     }
                 };
-                let house = $crate::house::House::new(address, registry, version);
-                $crate::house::within($test(house)).await;
+                let test_server = $crate::test_server::TestServer::new(address, registry, version);
+                $crate::test_server::within($test(test_server)).await;
             }
         }
     };
 }
 
-/// Shows that a layer does no harm on either side of `SseLayer`: what [`House::streams`] says holds in both orders.
+/// Checks that a layer is harmless on either side of `SseLayer`: [`TestServer::streams`] holds in both orders.
 macro_rules! in_both_orders {
     ($layer:expr, $($test:expr)?) => {
-        behind!(|sse| tower::ServiceBuilder::new().layer($layer).layer(sse), async |house: $crate::house::House| {
-            house.streams().await;
-            $($test(house).await;)?
+        behind!(|sse| tower::ServiceBuilder::new().layer($layer).layer(sse), async |test_server: $crate::test_server::TestServer| {
+            test_server.streams().await;
+            $($test(test_server).await;)?
         });
-        behind!(|sse| tower::ServiceBuilder::new().layer(sse).layer($layer), async |house: $crate::house::House| {
-            house.streams().await;
-            $($test(house).await;)?
+        behind!(|sse| tower::ServiceBuilder::new().layer(sse).layer($layer), async |test_server: $crate::test_server::TestServer| {
+            test_server.streams().await;
+            $($test(test_server).await;)?
         });
     };
     ($layer:expr) => { in_both_orders!($layer,) };
@@ -96,35 +98,35 @@ macro_rules! in_both_orders {
 
 /// A running server, and the registry behind it.
 #[derive(Clone)]
-pub(crate) struct House {
+pub(crate) struct TestServer {
     pub(crate) registry: Registry,
     address: SocketAddr,
     version: Version,
     headers: HeaderMap,
 }
 
-impl House {
+impl TestServer {
     pub(crate) fn new(address: SocketAddr, registry: Registry, version: Version) -> Self {
         let headers = [(ACCEPT, "text/event-stream"), (AUTHORIZATION, "Bearer secret")];
         let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value))).into_iter().collect();
         Self { registry, address, version, headers }
     }
 
-    /// The same with a header on all requests that do not have it.
+    /// Adds a header to all requests that lack it.
     pub(crate) fn with(&self, name: &'static str, value: &'static str) -> Self {
-        let mut house = self.clone();
-        house.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-        house
+        let mut test_server = self.clone();
+        test_server.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        test_server
     }
 
-    /// The same for who has no token.
+    /// Sends requests without a token.
     pub(crate) fn as_nobody(&self) -> Self {
-        let mut house = self.clone();
-        house.headers.remove(AUTHORIZATION);
-        house
+        let mut test_server = self.clone();
+        test_server.headers.remove(AUTHORIZATION);
+        test_server
     }
 
-    /// Sends a request that asks for an event stream, on a connection of its own.
+    /// Sends a request for an event stream on a connection of its own.
     pub(crate) async fn send(&self, request: Request<AnyBody>) -> Response<Incoming> {
         self.try_send(request).await.expect("an answer")
     }
@@ -146,7 +148,7 @@ impl House {
         self.send(request).await
     }
 
-    /// The stream that a target is.
+    /// Opens the stream at this target.
     pub(crate) async fn open(&self, target: &str) -> Stream<Incoming> {
         Stream::of(self.get(target).await)
     }
@@ -155,7 +157,7 @@ impl House {
         self.registry.publish("news", Event::data(text)).unwrap();
     }
 
-    /// Until so many streams are open.
+    /// Waits until this many streams are open.
     pub(crate) async fn until_open(&self, clients: usize) {
         until(|| self.registry.stats().clients == clients).await;
     }
@@ -168,8 +170,8 @@ impl House {
         self.registry.clients().iter().for_each(tower_sse::ClientHandle::close);
     }
 
-    /// What holds whatever else is around: events and heartbeats arrive; a stream is registered once, and no more when it has ended
-    /// or its client has left; and what is no stream is as the handler gave it.
+    /// Checks what holds with any other layers: events and heartbeats arrive; a stream is registered once, and removed
+    /// when it ends or its client leaves; other responses are unchanged.
     pub(crate) async fn streams(&self) {
         self.streams_alone().await;
         let answer = self.get("/plain").await;
@@ -181,7 +183,7 @@ impl House {
         assert_eq!(self.registry.stats().clients, 0);
     }
 
-    /// The same without what is no stream.
+    /// The same without other responses.
     pub(crate) async fn streams_alone(&self) {
         let before = self.registry.stats().closed_streams;
         let counted = |reason| self.closed(reason) - before.get(&reason).copied().unwrap_or_default();
@@ -210,7 +212,7 @@ impl House {
     }
 }
 
-/// An event stream as its client gets it.
+/// An event stream as its client receives it.
 pub(crate) struct Stream<B> {
     pub(crate) headers: HeaderMap,
     pub(crate) had: String,
@@ -224,11 +226,11 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Stream<B> {
         Self { headers: head.headers, had: String::new(), body }
     }
 
-    /// Until it has had this.
+    /// Reads until this text has been received.
     pub(crate) async fn until(&mut self, text: &str) {
         while !self.had.contains(text) {
             let frame = self.body.frame().await;
-            let frame = frame.unwrap_or_else(|| panic!("it ends before {text:?}, after {:?}", self.had));
+            let frame = frame.unwrap_or_else(|| panic!("the stream ends before {text:?}, after {:?}", self.had));
             self.take(frame.map_err(Into::into).unwrap());
         }
     }
@@ -238,25 +240,25 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Stream<B> {
         self
     }
 
-    /// Until a time is over, through which it goes on.
+    /// Reads for this long. The stream must not end.
     pub(crate) async fn lasts(&mut self, time: Duration) {
         let outlast = async {
             while let Some(frame) = self.body.frame().await {
                 self.take(frame.map_err(Into::into).unwrap());
             }
         };
-        assert!(timeout(time, outlast).await.is_err(), "it ended after {:?}", self.had);
+        assert!(timeout(time, outlast).await.is_err(), "the stream ended after {:?}", self.had);
     }
 
-    /// The rest of it, up to an end in order.
+    /// Reads the rest of the stream. It must end cleanly.
     pub(crate) async fn ends(mut self) -> String {
         while let Some(frame) = self.body.frame().await {
-            self.take(frame.map_err(Into::into).expect("an end in order"));
+            self.take(frame.map_err(Into::into).expect("a clean end"));
         }
         self.had
     }
 
-    /// The rest of it, up to where it is broken off.
+    /// Reads the rest of the stream. It must break.
     pub(crate) async fn breaks(mut self) -> String {
         while let Some(frame) = self.body.frame().await {
             match frame {
@@ -264,7 +266,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Stream<B> {
                 Err(_) => return self.had,
             }
         }
-        panic!("it ended in order, after {:?}", self.had);
+        panic!("the stream ended cleanly, after {:?}", self.had);
     }
 
     fn take(&mut self, frame: http_body::Frame<Bytes>) {
@@ -273,25 +275,21 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Stream<B> {
 }
 
 pub(crate) async fn text(response: Response<Incoming>) -> String {
-    let body = response.into_body().collect().await.expect("an end in order").to_bytes();
+    let body = response.into_body().collect().await.expect("a clean end").to_bytes();
     String::from_utf8(body.into()).unwrap()
 }
 
 /// A bound on failure.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(BOUND, future).await.expect("it takes too long")
+    timeout(BOUND, future).await.expect("the step takes too long")
 }
 
 pub(crate) async fn until(is: impl Fn() -> bool) {
-    within(async {
-        while !is() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    time_limit::until(BOUND, is).await;
 }
 
-/// As a service whose layers are made once: those of a router that is served itself are made for each connection.
+/// Serves the router as a service, so that its layers are made once. If axum serves the router itself, they are made
+/// for each connection.
 pub(crate) async fn serve_router(router: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -300,9 +298,10 @@ pub(crate) async fn serve_router(router: Router) -> SocketAddr {
     address
 }
 
-/// A tower service on plain hyper. What all stacks shall be is in its bounds.
+/// Serves a tower service on plain hyper. The bounds are what every stack must satisfy.
 ///
-/// Boxed, as hyper's server would be compiled anew for each type: that took most of this crate's time to compile.
+/// The service is boxed. Otherwise hyper's server would be compiled for each type, which took most of this crate's
+/// compile time.
 pub(crate) async fn serve<S, B>(service: S) -> SocketAddr
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>,
@@ -314,7 +313,7 @@ where
     serve_boxed(BoxCloneSyncService::new(boxed)).await
 }
 
-/// A stack's body as it is, but that its data is `Bytes`.
+/// A stack's body with its data converted to `Bytes`.
 struct InBytes<B>(Pin<Box<B>>);
 
 impl<B: Body> Body for InBytes<B> {
@@ -335,7 +334,7 @@ impl<B: Body> Body for InBytes<B> {
     }
 }
 
-/// What a stack's error becomes: a type of its own, as hyper cannot be sure of a box's lifetime.
+/// A stack's error. It is a type of its own, as hyper cannot use the lifetime of a boxed error.
 #[derive(Debug)]
 struct Failed(BoxError);
 
@@ -356,7 +355,7 @@ async fn serve_boxed(service: BoxCloneSyncService<Request<Incoming>, Response<An
             socket.set_nodelay(true).unwrap();
             let service = TowerToHyperService::new(service.clone());
             tokio::spawn(async move {
-                // It is the peer's business how it goes.
+                // The client checks how the connection ends.
                 let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
             });
         }
