@@ -118,6 +118,12 @@ impl Server {
         kill(Pid::from_raw(id.try_into().unwrap()), signal).unwrap();
     }
 
+    /// The id of its process.
+    #[allow(dead_code, reason = "a bench needs it")]
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }

@@ -25,6 +25,8 @@ use tower_sse::{ClientHandle, Event, EventStream, Registry, SseLayer, Start, Sub
 mod example;
 use example::{Example, Server};
 
+mod cluster;
+
 static DASHBOARD: Example = Example::named("dashboard");
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
