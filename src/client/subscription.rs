@@ -1,9 +1,10 @@
 //! A subscription: topic or pattern, start, and filter.
 
-use std::{fmt, sync::Arc};
-
-use super::{events::Delivery, handle::ClientHandle};
-use crate::{sync::nothing_is_locked, topics::Start};
+use super::client_handle::ClientHandle;
+use crate::{
+    reading::{Delivery, Filter},
+    topics::Start,
+};
 
 /// A subscription: a topic or a pattern, where it starts, and a filter.
 ///
@@ -32,12 +33,6 @@ pub struct Subscription {
     pub(crate) filter: Option<Filter>,
     pub(crate) must_exist: bool,
 }
-
-/// Decides which events a subscription lets through.
-#[derive(Clone)]
-pub(crate) struct Filter(Arc<Box<Passes>>); // Boxed for a thin pointer, because each cursor has this field.
-
-type Passes = dyn Fn(&Delivery, &ClientHandle) -> bool + Send + Sync;
 
 impl Subscription {
     /// Creates a subscription to the topic with this name.
@@ -79,7 +74,7 @@ impl Subscription {
     /// Cost: the frames of such a subscription are encoded for this client alone. Without a filter, clients share the
     /// bytes.
     pub fn filter(self, filter: impl Fn(&Delivery, &ClientHandle) -> bool + Send + Sync + 'static) -> Self {
-        Self { filter: Some(Filter(Arc::new(Box::new(filter)))), ..self }
+        Self { filter: Some(Filter::new(filter)), ..self }
     }
 
     /// Requires that the topic exists. Default: a topic that does not exist is created.
@@ -112,19 +107,6 @@ impl Subscription {
     /// ```
     pub fn existing(self) -> Self {
         Self { must_exist: true, ..self }
-    }
-}
-
-impl Filter {
-    pub(crate) fn passes(&self, event: &Delivery, client: &ClientHandle) -> bool {
-        nothing_is_locked();
-        (self.0)(event, client)
-    }
-}
-
-impl fmt::Debug for Filter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Filter")
     }
 }
 

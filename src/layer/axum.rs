@@ -10,8 +10,9 @@ use axum_core::{
 use http::{StatusCode, request::Parts};
 
 use crate::{
-    client::{ClientHandle, EventStream, SubscribeError},
+    client::{ClientHandle, SubscribeError},
     event::EventError,
+    handle::EventStream,
     limit::RefusedReason,
     log::TopicError,
     registry::{Error, ProducerError},

@@ -16,7 +16,8 @@ use super::{
     sse_layer::Config,
 };
 use crate::{
-    client::{FastRead, OwnBody, Picked, Reader},
+    reader::{FastRead, OwnBody, Reader},
+    reading::Picked,
     stream::{Batching, Boundary, CloseReason, HeartbeatTimer, LeadingMark, headers},
     time::Timer,
 };
