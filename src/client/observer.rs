@@ -353,8 +353,10 @@ pub enum Observation<'a> {
 /// A sample of each argument, for the tests of all observers.
 #[cfg(test)]
 pub(crate) mod samples {
+    use std::time::Duration;
+
     use super::*;
-    use crate::{Event, Registry};
+    use crate::{CloseReason, Event, Registry};
 
     pub(crate) struct Samples {
         pub(crate) client: ClientHandle,

@@ -1,5 +1,7 @@
 //! A subscription: topic or pattern, start, and filter.
 
+use std::borrow::Cow;
+
 use super::client_handle::ClientHandle;
 use crate::{
     reading::{Delivery, Filter},
@@ -118,6 +120,13 @@ impl<N: AsRef<str> + ?Sized> From<&N> for Subscription {
 
 impl From<String> for Subscription {
     fn from(name: String) -> Self {
+        Self::to(name)
+    }
+}
+
+/// So [`segment`](crate::segment) of a text is a subscription.
+impl From<Cow<'_, str>> for Subscription {
+    fn from(name: Cow<'_, str>) -> Self {
         Self::to(name)
     }
 }
