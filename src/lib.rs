@@ -147,11 +147,14 @@ mod collections;
 mod event;
 #[cfg(all(any(doc, doctest), feature = "axum", feature = "json"))]
 pub mod guide;
+mod handle;
 mod layer;
 mod limit;
 mod log;
 mod observe;
 mod presence;
+mod reader;
+mod reading;
 mod registry;
 mod stream;
 mod sync;
@@ -177,15 +180,18 @@ pub use self::observe::MetricsObserver;
 pub use self::observe::TracingObserver;
 pub use self::{
     client::{
-        ClientHandle, ClientStats, Delivery, EventStream, Events, Observation, Observer, Resume, ResumeError, Stats,
-        StreamSummary, SubscribeError, Subscription,
+        ClientHandle, ClientStats, Observation, Observer, Resume, ResumeError, Stats, StreamSummary, SubscribeError,
+        Subscription,
     },
     cluster::{BackplaneRefused, Health},
     event::{ClientId, Event, EventError, InvalidClientId},
+    handle::EventStream,
     layer::{SseBody, SseFuture, SseLayer, SseService},
     limit::{ClientIpKey, Limit, LimitKey, RefusedReason, RefusedResponse},
     log::{Gap, InvalidPosition, MAX_TOPIC, Position, Retention, SlowClientPolicy, TopicError, segment},
     presence::{Member, Presence, PresenceChange, PresenceChanges},
+    reader::Events,
+    reading::Delivery,
     registry::{Drain, Drained, Error, Producer, ProducerError, Registry, RegistryConfig, SpawnFromError, TopicState},
     stream::{Batching, CloseReason, GapEvent, Heartbeat, PositionEvent},
     topics::{PublishError, Receipt, Start},

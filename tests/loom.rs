@@ -19,12 +19,18 @@ mod cluster;
 mod collections;
 #[path = "../src/event/mod.rs"]
 mod event;
+#[path = "../src/handle/mod.rs"]
+mod handle;
 #[path = "../src/limit/mod.rs"]
 mod limit;
 #[path = "../src/log/mod.rs"]
 mod log;
 #[path = "../src/presence/mod.rs"]
 mod presence;
+#[path = "../src/reader/mod.rs"]
+mod reader;
+#[path = "../src/reading/mod.rs"]
+mod reading;
 #[path = "../src/registry/mod.rs"]
 mod registry;
 #[path = "../src/stream/mod.rs"]
@@ -142,7 +148,10 @@ use futures_core::Stream;
 use loom::{sync::Notify, thread::JoinHandle};
 
 // The items at the library's root, and some more.
-use self::{client::*, event::*, limit::*, log::*, presence::*, registry::*, stream::*, topics::*};
+use self::{
+    client::*, event::*, handle::*, limit::*, log::*, presence::*, reader::*, reading::*, registry::*, stream::*,
+    topics::*,
+};
 
 /// The maximum number of preemptions in an order. One more makes three to ten times as many orders.
 const PREEMPTIONS: usize = 3;

@@ -10,9 +10,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use tower_sse::{
-    Batching, ClientHandle, ClientId, Event, EventStream, Registry, Resume, Start, Stats, SubscribeError, Subscription,
-};
+use tower_sse::{Batching, ClientHandle, ClientId, Event, EventStream, Registry, Resume, Start, Stats, Subscription};
 
 use crate::{
     App,
@@ -99,7 +97,7 @@ pub(crate) async fn publish_nowhere() -> Problem {
 /// A member stays listed for the grace period only while some code holds the presence list, as `page` does for its
 /// viewers.
 pub(crate) async fn presence(State(app): State<App>, Path(topic): Path<String>) -> Result<Json<Value>, Problem> {
-    let presence = app.registry.presence(topic).map_err(SubscribeError::from)?;
+    let presence = app.registry.presence(topic)?;
     let members = presence.members();
     Ok(Json(members.iter().map(|it| json!({ "key": it.key(), "clients": it.clients().len() })).collect()))
 }

@@ -4,7 +4,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use tower_sse::{EventError, InvalidClientId, PublishError, SubscribeError};
+use tower_sse::Error;
 
 pub(crate) struct Problem(Box<Response>);
 
@@ -24,26 +24,9 @@ impl IntoResponse for Problem {
     }
 }
 
-impl From<EventError> for Problem {
-    fn from(error: EventError) -> Self {
-        Self::of(error)
-    }
-}
-
-impl From<PublishError> for Problem {
-    fn from(error: PublishError) -> Self {
-        Self::of(error)
-    }
-}
-
-impl From<SubscribeError> for Problem {
-    fn from(error: SubscribeError) -> Self {
-        Self::of(error)
-    }
-}
-
-impl From<InvalidClientId> for Problem {
-    fn from(error: InvalidClientId) -> Self {
-        problem(StatusCode::BAD_REQUEST, error.to_string())
+/// For every error of `tower_sse`.
+impl<E: Into<Error>> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self::of(error.into())
     }
 }

@@ -9,10 +9,8 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::state::Client;
 use crate::{
     event::Event,
-    stream::CloseReason,
     sync::{AtomicBool, AtomicU64, Mutex, lock},
     time::jitter,
     topics::once,
@@ -74,7 +72,7 @@ impl Draining {
     }
 
     /// Encodes what a stream ends with. `spread`: a random number for the jitter.
-    fn last_words(&self, spread: u32) -> Bytes {
+    pub(super) fn last_words(&self, spread: u32) -> Bytes {
         let LastWords { farewell, reconnect_delay } = lock(&self.last_words).clone();
         // One block: some clients ignore a `retry` without data, and some take it for an event.
         let last_words = match reconnect_delay {
@@ -82,20 +80,5 @@ impl Draining {
             None => &*farewell,
         };
         last_words.encode_without_id()
-    }
-}
-
-impl Client {
-    /// Encodes what the stream ends with, if the registry is drained.
-    pub(crate) fn last_words(self: &Arc<Self>) -> Bytes {
-        self.shared().draining.last_words(self.id().spread())
-    }
-
-    /// Sets whether the stream may finish when the registry is drained. A stream that no longer may is closed at once.
-    pub(crate) fn finish_on_drain(&self, finish: bool) {
-        let might = mem::replace(&mut lock(&self.state).style.finish_on_drain, finish);
-        if might && !finish && self.is_open() && self.shared().draining.has_begun() {
-            self.close(CloseReason::Drained);
-        }
     }
 }

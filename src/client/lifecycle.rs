@@ -3,19 +3,23 @@
 use std::{
     mem,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{
-    hooks::{Hook, TellDeferred},
-    observer::StreamSummary,
+    hooks::Hook,
+    lifetime::Lifetime,
     resuming::Resume,
-    state::{Client, Closing, Phase, Sent, State},
-    taking::Picked,
+    state::{Client, Closing, Phase, State},
+    stats::{Sent, StreamSummary},
+    telling::TellDeferred,
 };
 use crate::{
     limit::{Admission, Hold, RefusedReason},
+    reading::Picked,
     stream::CloseReason,
     sync::lock,
     topics::{Deferred, once},
@@ -111,7 +115,9 @@ impl Client {
         }
         state.phase = Phase::Open;
         (state.had_stream, state.opened) = (true, now);
-        state.begin_lifetime(now, spread);
+        if let Some(lifetime) = state.rare.as_mut().and_then(|rare| rare.lifetime.as_mut()) {
+            lifetime.begin(now, spread);
+        }
         self.shared.draining.add();
         telling.note(|| Hook::Opened);
         self.reads(&mut state, &mut deferred, &mut telling);
@@ -167,8 +173,8 @@ impl Client {
         drop(deferred);
         // Before anybody learns of the end, because the slots are free then.
         drop(places);
-        if let Some(id) = self.id.get() {
-            self.shared.unregister(id);
+        if let Some(id) = self.known_id() {
+            self.shared.unregister(&id);
         }
         if had_stream {
             self.shared.counters.note_closed(reason, sent);
@@ -201,6 +207,30 @@ impl Client {
         once(&self.notifies_of_its_end(), || self.reader_has_ended.load(Ordering::Acquire).then_some(())).await;
     }
 
+    /// Encodes what the stream ends with, if the registry is drained.
+    pub(crate) fn last_words(self: &Arc<Self>) -> Bytes {
+        self.shared().draining.last_words(self.id().spread())
+    }
+
+    /// Sets whether the stream may finish when the registry is drained. A stream that no longer may is closed at once.
+    pub(crate) fn finish_on_drain(&self, finish: bool) {
+        let might = mem::replace(&mut lock(&self.state).style.finish_on_drain, finish);
+        if might && !finish && self.is_open() && self.shared().draining.has_begun() {
+            self.close(CloseReason::Drained);
+        }
+    }
+
+    /// Sets how long the stream may be open after it began.
+    pub(crate) fn limit_age(&self, max_age: Duration) {
+        lock(&self.state).lifetime().max_age = Some(max_age);
+    }
+
+    /// Sets when the stream ends. `None`: at no time.
+    pub(crate) fn expire(&self, after: Option<Duration>) {
+        lock(&self.state).lifetime().expires_at = after.map(|time| self.shared.clock.after(time));
+        self.changed();
+    }
+
     pub(super) fn notifies_of_its_end(&self) -> Arc<Notify> {
         Arc::clone(lock(&self.state).rare().over.get_or_insert_default())
     }
@@ -214,6 +244,15 @@ impl Drop for Client {
 }
 
 impl State {
+    fn lifetime(&mut self) -> &mut Lifetime {
+        self.rare().lifetime.get_or_insert_default()
+    }
+
+    /// Returns when and why the stream ends by itself, unless it was closed before.
+    pub(crate) fn end_of_life(&self) -> Option<(u64, CloseReason)> {
+        self.rare.as_ref().filter(|_| self.closing.is_none())?.lifetime.as_ref()?.end()
+    }
+
     /// Whether the stream can begin.
     pub(super) fn may_begin(&self) -> Result<(), RefusedReason> {
         match (self.phase, self.over()) {

@@ -1,65 +1,52 @@
-//! One client: its state, cursors, reader, lifetime and handle, and what all clients of a registry share.
+//! One client: its state, subscriptions, lifetime and observers, and what all clients of a registry share.
 //!
-//! A reader takes events through the cursors of its client, and tells observers of the client's end. This folder knows topics, limits and
-//! presence. It must not know the layer, HTTP bodies or the registry's handle.
+//! This folder knows topics, limits, presence, and the cursors of a client. It must not know the reader of a client's events, the layer, HTTP
+//! bodies or the registry's handle.
 //!
-//! 19 files of this folder import each other in one circle. User code causes it: filters, observers, the presence key and the farewell are
-//! called with a `ClientHandle`. So the cursors and the settings that keep such closures lead to the handle, the handle leads to the client,
-//! and the client leads to its cursors and settings.
+//! Six files import each other in a circle. User code causes it: observers and the presence key are called with a `ClientHandle`. So the
+//! settings that keep them lead to the handle, the handle leads to the client, and the client leads to the settings.
 
-#[cfg(feature = "json")]
-mod array;
+mod client_handle;
 mod client_pool;
-mod cursor;
-mod cursors;
-mod delivering;
 mod draining;
 mod error;
-mod event_stream;
-mod events;
-mod handle;
 mod hooks;
 mod lifecycle;
 mod lifetime;
 mod membership;
-mod merging;
-mod missing;
 mod observer;
+mod observers;
 mod producing;
-mod reader;
 mod replica;
 mod resuming;
+mod sampling;
 mod settings;
 mod shared;
+mod stall_check;
 mod stalled;
 mod state;
 mod stats;
 mod subscribing;
 mod subscription;
-mod taking;
+mod telling;
 
+pub use self::{
+    client_handle::ClientHandle,
+    error::{ResumeError, SubscribeError},
+    observer::{Observation, Observer},
+    resuming::Resume,
+    stats::{ClientStats, Stats, StreamSummary},
+    subscription::Subscription,
+};
 pub(crate) use self::{
     client_pool::ClientPool,
     draining::LastWords,
-    event_stream::StreamOf,
-    handle::bounded,
     producing::NotBegun,
-    reader::{FastRead, OwnBody, Reader},
     replica::CatchingUp,
     settings::{ClientSettings, PresenceKey},
     shared::Shared,
-    state::{Client, Style},
-    taking::Picked,
-};
-pub use self::{
-    error::{ResumeError, SubscribeError},
-    event_stream::EventStream,
-    events::{Delivery, Events},
-    handle::ClientHandle,
-    observer::{Observation, Observer, StreamSummary},
-    resuming::Resume,
-    stats::{ClientStats, Stats},
-    subscription::Subscription,
+    state::{Client, Closing, Phase, State, Style},
+    telling::TellDeferred,
 };
 
 #[cfg(test)]

@@ -30,10 +30,10 @@ impl Client {
     pub(crate) fn resume_from(&self, id: &str) -> Result<(), ResumeError> {
         let state = lock(&self.state);
         match state.phase {
-            Phase::Waiting => self
-                .last_event_id
-                .set(Box::new(id.into()))
-                .map_err(|_| ResumeError::Known { last_event_id: self.last_event_id().unwrap_or_default().to_owned() }),
+            Phase::Waiting if self.identity.resume_from(id) => Ok(()),
+            Phase::Waiting => {
+                Err(ResumeError::Known { last_event_id: self.last_event_id().unwrap_or_default().to_owned() })
+            }
             Phase::Open | Phase::Over => Err(ResumeError::Late),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{handle::ClientHandle, observer::Observers};
+use super::{client_handle::ClientHandle, observers::Observers};
 use crate::{limit::Limit, presence::GRACE};
 
 /// The settings of a registry's clients.

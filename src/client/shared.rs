@@ -11,7 +11,7 @@ use super::{
     hooks::Hooks,
     settings::ClientSettings,
     state::Client,
-    stats::{Counters, Samples},
+    stats::{Counters, LastSample},
 };
 use crate::{
     cluster::{Cluster, Health},
@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     pub(crate) presences: Arc<Presences>,
     pub(crate) draining: Draining,
     pub(crate) counters: Counters,
-    pub(crate) samples: Samples,
+    pub(crate) last_sample: LastSample,
     pub(crate) hooks: Hooks,
     /// The node of a backplane, if there is one.
     pub(crate) cluster: Option<Arc<Cluster>>,
@@ -58,7 +58,7 @@ impl Shared {
             presences: Arc::new(Presences::new(settings.presence_grace)),
             draining: Draining::default(),
             counters: Counters::default(),
-            samples: Samples::default(),
+            last_sample: LastSample::default(),
             hooks: Hooks::default(),
             settings,
         }

@@ -7,20 +7,10 @@ use std::{
 
 use super::{
     shared::Shared,
+    stall_check::StallCheck,
     state::{Client, Phase},
 };
 use crate::{stream::CloseReason, sync::lock, time::nanoseconds};
-
-/// What was seen of a client that may have stalled.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Suspect {
-    /// How often the client had read at that time.
-    reads: u32,
-    since: Duration,
-    /// The client had not read at the next check either. Without this second check, a client would look stalled after
-    /// the whole process was paused for long, although its turn to read is about to come.
-    is_confirmed: bool,
-}
 
 impl Shared {
     /// Does the periodic work: closes stalled clients and takes a sample.
@@ -60,14 +50,14 @@ impl Client {
         let may_read = state.phase == Phase::Open && !waits && !self.cannot_take.load(Ordering::Relaxed);
         // The end of a closed stream waits to be read too.
         if !may_read || !state.cursors.is_pending() && state.closing.is_none() {
-            state.suspect = None;
+            state.stall_check = None;
             return;
         }
         let reads = state.reads;
-        match &mut state.suspect {
-            Some(suspect) if suspect.reads == reads => {
-                let is_stalled = suspect.is_confirmed && now.saturating_sub(suspect.since) >= patience;
-                suspect.is_confirmed = true;
+        match &mut state.stall_check {
+            Some(check) if check.reads == reads => {
+                let is_stalled = check.is_confirmed && now.saturating_sub(check.since) >= patience;
+                check.is_confirmed = true;
                 drop(state);
                 if is_stalled {
                     // The slots are free before anybody learns of the end.
@@ -77,7 +67,7 @@ impl Client {
                     self.end(CloseReason::Stalled);
                 }
             }
-            suspect => *suspect = Some(Box::new(Suspect { reads, since: now, is_confirmed: false })),
+            check => *check = Some(Box::new(StallCheck { reads, since: now, is_confirmed: false })),
         }
     }
 }

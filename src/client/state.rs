@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     task::Waker,
     time::Duration,
 };
@@ -11,13 +11,18 @@ use http::Extensions;
 use tokio::sync::Notify;
 
 use super::{
-    cursors::Cursors, handle::ClientHandle, lifetime::Lifetime, observer::Observer, shared::Shared, stalled::Suspect,
-    stats::ClientStats,
+    client_handle::ClientHandle,
+    lifetime::Lifetime,
+    observer::Observer,
+    shared::Shared,
+    stall_check::StallCheck,
+    stats::{ClientStats, Sent},
 };
 use crate::{
     event::{ClientId, Event},
     limit::{Admission, Hold},
     log::{Gap, Outcome},
+    reading::{Cursors, Identity},
     stream::{Batching, CloseReason},
     sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, each, lock},
     topics::Bound,
@@ -41,20 +46,11 @@ pub(crate) struct Client {
     pub(super) is_head: bool,
     pub(super) shared: Arc<Shared>,
     pub(crate) state: Mutex<State>,
-    pub(super) id: OnceLock<ClientId>,
-    /// A thin pointer, because each client has this field.
-    pub(super) last_event_id: OnceLock<Box<Box<str>>>,
+    pub(crate) identity: Identity,
     /// The sent bytes that are not events of the registry. Only the reader writes.
     pub(super) other_bytes: AtomicU64,
     /// The request's share of all limits.
     pub(super) admission: Option<Arc<Admission>>,
-}
-
-/// The events of the registry that were sent, and their bytes.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Sent {
-    pub(crate) events: u64,
-    pub(crate) bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -79,7 +75,7 @@ pub(crate) struct State {
     pub(super) opened: u64,
     pub(super) metadata: Option<Arc<Extensions>>,
     /// Set when the client had not read for some time.
-    pub(crate) suspect: Option<Box<Suspect>>,
+    pub(crate) stall_check: Option<Box<StallCheck>>,
     pub(crate) rare: Option<Box<Rare>>,
 }
 
@@ -148,8 +144,7 @@ impl Client {
         Self {
             shared,
             is_of_request,
-            id: OnceLock::new(),
-            last_event_id: OnceLock::new(),
+            identity: Identity::default(),
             state: Mutex::default(),
             changes: AtomicU32::new(0),
             cannot_take: AtomicBool::new(false),
@@ -167,16 +162,16 @@ impl Client {
         admission: Option<Arc<Admission>>,
         is_head: bool,
     ) {
-        self.last_event_id = last_event_id.map(Box::new).map(OnceLock::from).unwrap_or_default();
+        self.identity.come_with(last_event_id);
         (self.admission, self.is_head) = (admission, is_head);
     }
 
     /// Resets an unused client, for another request. Returns `false` if the client has been used.
     pub(crate) fn make_blank(&mut self) -> bool {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let is_unused = self.id.get().is_none() && state.phase == Phase::Waiting && state.cursors.is_empty();
+        let is_unused = self.identity.id().is_none() && state.phase == Phase::Waiting && state.cursors.is_empty();
         if is_unused {
-            if self.last_event_id.take().is_some() || !state.is_blank() {
+            if self.identity.forget_last_event_id() || !state.is_blank() {
                 *state = State::default();
             }
             (self.admission, self.is_head) = (None, false);
@@ -190,10 +185,10 @@ impl Client {
 
     /// Returns the client's id, and registers the client under it until the stream ends.
     pub(crate) fn id(self: &Arc<Self>) -> ClientId {
-        if let Some(id) = self.id.get() {
-            return *id;
+        if let Some(id) = self.known_id() {
+            return id;
         }
-        let id = *self.id.get_or_init(|| self.shared.register(self));
+        let id = self.identity.id_or(|| self.shared.register(self));
         if self.over().is_some() {
             // The stream has ended meanwhile, and found no id to remove.
             self.shared.unregister(&id);
@@ -203,7 +198,7 @@ impl Client {
 
     /// Returns the client's id, if it has one already.
     pub(crate) fn known_id(&self) -> Option<ClientId> {
-        self.id.get().copied()
+        self.identity.id()
     }
 
     pub(crate) fn admission(&self) -> Option<&Arc<Admission>> {
@@ -215,7 +210,7 @@ impl Client {
     }
 
     pub(crate) fn last_event_id(&self) -> Option<&str> {
-        self.last_event_id.get().map(|id| &***id)
+        self.identity.last_event_id()
     }
 
     pub(crate) fn keep_open(&self) {
@@ -317,7 +312,7 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("id", &self.id.get()).finish_non_exhaustive()
+        f.debug_struct("Client").field("id", &self.known_id()).finish_non_exhaustive()
     }
 }
 
@@ -330,6 +325,12 @@ impl State {
 
     pub(crate) fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    #[inline]
+    pub(crate) fn note_sent(&mut self, events: u64, bytes: usize) {
+        self.sent.events += events;
+        self.sent.bytes += bytes as u64;
     }
 
     pub(crate) fn rare(&mut self) -> &mut Rare {

@@ -2,12 +2,9 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
-use super::{shared::Shared, state::Sent};
 use crate::{
     stream::CloseReason,
     sync::{AtomicU64, Mutex, lock},
-    time::nanoseconds,
-    topics::Deferred,
 };
 
 /// The statistics of a registry.
@@ -80,19 +77,42 @@ pub struct ClientStats {
     pub missed: u64,
 }
 
+/// Why a stream ended, how long it was open, and what was sent in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamSummary {
+    /// Why the stream ended.
+    pub reason: CloseReason,
+    /// How long the stream was open.
+    pub duration: Duration,
+    /// How many events of the registry were sent. Events of the handler's own body do not count.
+    pub events: u64,
+    /// How many bytes the response body had, with those of the handler's own body.
+    ///
+    /// 0 for a client that was read with [`into_events`](crate::ClientHandle::into_events), which has no response body.
+    pub bytes: u64,
+}
+
+/// The events of the registry that were sent, and their bytes.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Sent {
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
+}
+
 /// Counters since the registry was made.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     /// Events that were delivered on streams that have ended.
     pub(crate) delivered: AtomicU64,
-    sent_bytes: AtomicU64,
+    pub(super) sent_bytes: AtomicU64,
     pub(crate) lagged: AtomicU64,
     pub(crate) missed: AtomicU64,
     pub(crate) gaps: AtomicU64,
     pub(crate) refused_subscriptions: AtomicU64,
     pub(crate) refused_streams: AtomicU64,
     pub(crate) withheld_heartbeats: AtomicU64,
-    closed_streams: Mutex<BTreeMap<CloseReason, u64>>,
+    pub(super) closed_streams: Mutex<BTreeMap<CloseReason, u64>>,
 }
 
 impl Counters {
@@ -103,115 +123,12 @@ impl Counters {
     }
 }
 
-impl Shared {
-    pub(crate) fn stats(&self) -> Stats {
-        let mut deferred = Deferred::default();
-        let counters = &self.counters;
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        // Read before the open streams, so that a stream that ends meanwhile is counted a little later and not twice.
-        let over = Sent { events: count(&counters.delivered), bytes: count(&counters.sent_bytes) };
-        let (mut clients, mut subscriptions, mut all) = (0, 0, over);
-        for (names, sent) in self.known_clients().iter().filter_map(|client| client.counts()) {
-            clients += 1;
-            subscriptions += names;
-            all = Sent { events: all.events + sent.events, bytes: all.bytes + sent.bytes };
-        }
-        let order = self.topics.order(&mut deferred);
-        Stats {
-            clients,
-            subscriptions,
-            topics: order.topics.len(),
-            events: order.eviction_queue.len(),
-            bytes: order.cost,
-            published: order.published,
-            waiting: self.cluster.as_ref().map_or(0, |cluster| cluster.waiting()),
-            delivered: all.events,
-            sent_bytes: all.bytes,
-            lagged: count(&counters.lagged),
-            missed: count(&counters.missed),
-            gaps: count(&counters.gaps),
-            refused_subscriptions: count(&counters.refused_subscriptions),
-            refused_streams: count(&counters.refused_streams),
-            withheld_heartbeats: count(&counters.withheld_heartbeats),
-            closed_streams: lock(&counters.closed_streams).clone(),
-        }
-    }
-}
-
 /// The last sample that observers got, and when the next one is due.
 #[derive(Debug, Default)]
-pub(crate) struct Samples {
+pub(crate) struct LastSample {
     /// In nanoseconds of the clock. `u64::MAX` while a thread takes a sample.
-    due: AtomicU64,
-    last: Mutex<Stats>,
-}
-
-/// At least as often as metrics are usually read.
-const SAMPLE_EVERY: Duration = Duration::from_secs(5);
-
-/// With at most this many streams, a sample costs no more than the other work at the end of a stream.
-const FEW_CLIENTS: usize = 64;
-
-/// A thread's turn to take a sample. When it is dropped, the next sample becomes due.
-struct Turn<'a>(&'a Samples, u64);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.due.store(self.1, Ordering::Release);
-    }
-}
-
-impl Shared {
-    /// Takes a sample and notifies observers, if one is due. No lock may be held.
-    pub(crate) fn sample(&self, now: Duration) {
-        if !self.settings.observers.is_empty() {
-            let due = self.samples.due.load(Ordering::Relaxed);
-            if nanoseconds(now) >= due {
-                self.take_sample(due, now);
-            }
-        }
-    }
-
-    /// Takes a sample when a stream has ended, because the next chance may come much later.
-    pub(crate) fn sample_at_an_end(&self) {
-        if !self.settings.observers.is_empty() {
-            let due = self.samples.due.load(Ordering::Relaxed);
-            let now = self.clock.elapsed();
-            if nanoseconds(now) >= due || (due < u64::MAX && lock(&self.clients).len() <= FEW_CLIENTS) {
-                self.take_sample(due, now);
-            }
-        }
-    }
-
-    #[cold]
-    fn take_sample(&self, due: u64, now: Duration) {
-        let Samples { due: next, last } = &self.samples;
-        // One thread at a time: observers get samples in order, and an observer that publishes does not get a sample
-        // within its own call.
-        if due == u64::MAX || next.compare_exchange(due, u64::MAX, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            return;
-        }
-        let _turn = Turn(&self.samples, nanoseconds(now + SAMPLE_EVERY));
-        self.tell_sample(self.stats(), last);
-    }
-
-    fn tell_sample(&self, mut now: Stats, last: &Mutex<Stats>) {
-        let mut last = lock(last);
-        // A stream that ends at this moment may be missing from the counts.
-        now.delivered = now.delivered.max(last.delivered);
-        now.sent_bytes = now.sent_bytes.max(last.sent_bytes);
-        let before = std::mem::replace(&mut *last, now.clone());
-        drop(last);
-        self.settings.observers.notify(|observer| observer.sampled(&before, &now));
-    }
-
-    /// Takes the last sample when the registry is dropped: nothing is left in it.
-    pub(crate) fn sample_at_the_end(&self) {
-        if !self.settings.observers.is_empty() {
-            let nothing = Stats { subscriptions: 0, topics: 0, events: 0, bytes: 0, ..self.stats() };
-            self.tell_sample(nothing, &self.samples.last);
-        }
-    }
+    pub(super) due: AtomicU64,
+    pub(super) stats: Mutex<Stats>,
 }
 
 #[cfg(feature = "json")]

@@ -3,16 +3,18 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
+    client_handle::ClientHandle,
     error::SubscribeError,
-    handle::ClientHandle,
-    hooks::{Hook, TellDeferred},
+    hooks::Hook,
     shared::Shared,
     state::{Client, Phase, State},
-    subscription::{Filter, Subscription},
+    subscription::Subscription,
+    telling::TellDeferred,
 };
 use crate::{
     event::Event,
     log::topic_name,
+    reading::Filter,
     sync::{MutexGuard, lock},
     topics::{Deferred, PublishError, Receipt, Start},
 };
@@ -196,8 +198,8 @@ impl Client {
         }
         let presences = Some(&self.shared.presences).filter(|presences| presences.is_used());
         for name in names.into_iter().filter(|name| topic_name::is_public(name)) {
-            if let (Some(presences), Some(key), Some(id)) = (presences, state.key(), self.id.get()) {
-                presences.leave(name, key, *id, deferred);
+            if let (Some(presences), Some(key), Some(id)) = (presences, state.key(), self.known_id()) {
+                presences.leave(name, key, id, deferred);
             }
             if let Some(telling) = &mut telling {
                 telling.note(|| Hook::Unsubscribed(name.into()));

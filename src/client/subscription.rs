@@ -1,9 +1,12 @@
 //! A subscription: topic or pattern, start, and filter.
 
-use std::{fmt, sync::Arc};
+use std::borrow::Cow;
 
-use super::{events::Delivery, handle::ClientHandle};
-use crate::{sync::nothing_is_locked, topics::Start};
+use super::client_handle::ClientHandle;
+use crate::{
+    reading::{Delivery, Filter},
+    topics::Start,
+};
 
 /// A subscription: a topic or a pattern, where it starts, and a filter.
 ///
@@ -32,12 +35,6 @@ pub struct Subscription {
     pub(crate) filter: Option<Filter>,
     pub(crate) must_exist: bool,
 }
-
-/// Decides which events a subscription lets through.
-#[derive(Clone)]
-pub(crate) struct Filter(Arc<Box<Passes>>); // Boxed for a thin pointer, because each cursor has this field.
-
-type Passes = dyn Fn(&Delivery, &ClientHandle) -> bool + Send + Sync;
 
 impl Subscription {
     /// Creates a subscription to the topic with this name.
@@ -79,7 +76,7 @@ impl Subscription {
     /// Cost: the frames of such a subscription are encoded for this client alone. Without a filter, clients share the
     /// bytes.
     pub fn filter(self, filter: impl Fn(&Delivery, &ClientHandle) -> bool + Send + Sync + 'static) -> Self {
-        Self { filter: Some(Filter(Arc::new(Box::new(filter)))), ..self }
+        Self { filter: Some(Filter::new(filter)), ..self }
     }
 
     /// Requires that the topic exists. Default: a topic that does not exist is created.
@@ -115,19 +112,6 @@ impl Subscription {
     }
 }
 
-impl Filter {
-    pub(crate) fn passes(&self, event: &Delivery, client: &ClientHandle) -> bool {
-        nothing_is_locked();
-        (self.0)(event, client)
-    }
-}
-
-impl fmt::Debug for Filter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Filter")
-    }
-}
-
 impl<N: AsRef<str> + ?Sized> From<&N> for Subscription {
     fn from(name: &N) -> Self {
         Self::to(name.as_ref())
@@ -136,6 +120,13 @@ impl<N: AsRef<str> + ?Sized> From<&N> for Subscription {
 
 impl From<String> for Subscription {
     fn from(name: String) -> Self {
+        Self::to(name)
+    }
+}
+
+/// So [`segment`](crate::segment) of a text is a subscription.
+impl From<Cow<'_, str>> for Subscription {
+    fn from(name: Cow<'_, str>) -> Self {
         Self::to(name)
     }
 }

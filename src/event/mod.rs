@@ -1,6 +1,6 @@
 //! Events: their data, the clients that they are for, and their encoding.
 //!
-//! This folder knows no topics and no clients.
+//! This folder knows no topics. Of clients it knows only the ids, because an event can exclude a client.
 
 mod attributes;
 mod audience;

@@ -14,6 +14,7 @@
 //! 12. [Performance](performance): what a stream costs, and what to set
 //! 13. [Performance, measured](performance_measured): how the figures were measured
 //! 14. [Several machines](several_machines): what works without a backplane
+//! 15. [gRPC](grpc): the same topics for tonic
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
@@ -60,3 +61,7 @@ pub mod performance_measured {}
 
 #[doc = include_str!("several_machines.md")]
 pub mod several_machines {}
+
+// Its program needs tonic, so it is compiled with the example `chat`.
+#[cfg_attr(not(doctest), doc = include_str!("grpc.md"))]
+pub mod grpc {}

@@ -10,8 +10,9 @@ use axum_core::{
 use http::{StatusCode, request::Parts};
 
 use crate::{
-    client::{ClientHandle, EventStream, SubscribeError},
+    client::{ClientHandle, SubscribeError},
     event::EventError,
+    handle::EventStream,
     limit::RefusedReason,
     log::TopicError,
     registry::{Error, ProducerError},
@@ -85,10 +86,7 @@ impl IntoResponse for RefusedReason {
 /// A [`RefusedReason`] is its own response, with `retry-after`.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        match self {
-            Self::Refused(refused) => refused.into_response::<Body>(),
-            error => (error.status(), error.to_string()).into_response(),
-        }
+        Self::into_response::<Body>(self)
     }
 }
 
@@ -149,7 +147,7 @@ mod tests {
             (RefusedReason::Draining.into(), StatusCode::SERVICE_UNAVAILABLE),
         ];
         for (error, status) in all {
-            assert_eq!(error.clone().into_response().status(), status, "{error}");
+            assert_eq!(error.clone().into_response::<Body>().status(), status, "{error}");
         }
     }
 

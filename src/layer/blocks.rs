@@ -5,10 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::sse_layer::Config;
-use crate::{
-    client::{ClientHandle, Picked, Reader},
-    stream::CloseReason,
-};
+use crate::{client::ClientHandle, reader::Reader, reading::Picked, stream::CloseReason};
 
 impl Config {
     /// Returns the bytes that a stream begins with.

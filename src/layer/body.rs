@@ -14,10 +14,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 
 use super::{data::into_bytes, open_stream::OpenStream, sse_layer::Config};
-use crate::{
-    client::{Picked, Reader},
-    limit::Hold,
-};
+use crate::{limit::Hold, reader::Reader, reading::Picked};
 
 /// How long a server may take to write the last event after a body failed.
 ///

@@ -13,8 +13,10 @@ use pin_project_lite::pin_project;
 
 use super::{body::SseBody, sse_layer::Config};
 use crate::{
-    client::{CatchingUp, Client, Reader, StreamOf},
+    client::{CatchingUp, Client},
+    handle::StreamOf,
     limit::{Hold, RefusedReason},
+    reader::Reader,
     stream::{CloseReason, headers},
 };
 

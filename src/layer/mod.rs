@@ -1,7 +1,7 @@
 //! The tower side: the layer, its service, future and body, and the axum extractor.
 //!
-//! It turns responses into event streams, and inserts the registry's events and heartbeats at boundaries. It may know all other folders. No
-//! other folder may know it.
+//! It turns responses into event streams, and inserts the registry's events and heartbeats at boundaries. It may know all
+//! other folders except `observe`, `presence`, `cluster` and `backplane`, which it uses through the registry. No other folder may know it.
 //!
 //! The five files from the layer to the open stream import each other in a circle: the configuration is declared with the layer, and each
 //! part of a response uses it.
@@ -11,6 +11,7 @@ mod axum;
 mod blocks;
 mod body;
 mod data;
+mod ending;
 mod future;
 mod open_stream;
 mod rare_state;

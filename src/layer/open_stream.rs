@@ -16,7 +16,8 @@ use super::{
     sse_layer::Config,
 };
 use crate::{
-    client::{FastRead, OwnBody, Picked, Reader},
+    reader::{FastRead, OwnBody, Reader},
+    reading::Picked,
     stream::{Batching, Boundary, CloseReason, HeartbeatTimer, LeadingMark, headers},
     time::Timer,
 };
@@ -34,7 +35,7 @@ pub(super) struct OpenStream {
     /// The stream was at a boundary when it was last polled.
     may_take: bool,
     /// The last event was made, or the program was asked and wanted none.
-    said_farewell: bool,
+    pub(super) said_farewell: bool,
     /// The registry is polled before the handler's own body.
     ///
     /// They take turns, so that neither can starve the other.
@@ -44,9 +45,9 @@ pub(super) struct OpenStream {
     boundary: Boundary,
     leading_mark: LeadingMark,
     /// State that few streams have, or that streams have only for a short time.
-    rare: Option<Box<RareState>>,
+    pub(super) rare: Option<Box<RareState>>,
     pub(super) reader: Reader,
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     heartbeat_timer: Option<HeartbeatTimer>,
     timer: Timer,
 }
@@ -180,7 +181,7 @@ impl OpenStream {
     }
 
     /// Returns whether the stream is at a boundary, where bytes may be inserted.
-    fn may_inject(&self) -> bool {
+    pub(super) fn may_inject(&self) -> bool {
         !self.is_encoded && self.boundary.is_here()
     }
 
@@ -365,38 +366,5 @@ impl OpenStream {
                 client.shared().counters.withheld_heartbeats.fetch_add(1, Ordering::Relaxed);
             }
         }
-    }
-
-    /// Returns the last bytes of a stream that ends at a boundary.
-    ///
-    /// `None`: there are no such bytes, or they were returned before.
-    fn say_farewell(&mut self, reason: CloseReason) -> Option<Bytes> {
-        if mem::replace(&mut self.said_farewell, true) {
-            return None;
-        }
-        let last_words = self.config.last_words(&mut self.reader, reason);
-        self.reader.client().add_bytes(last_words.len());
-        Some(last_words).filter(|bytes| !bytes.is_empty())
-    }
-
-    /// Ends the stream because the handler's own body failed.
-    ///
-    /// Returns the bytes to send before the error, if there are any.
-    #[cold]
-    pub(super) fn fail(&mut self) -> Option<Bytes> {
-        let last_words = if self.may_inject() { self.say_farewell(CloseReason::BodyFailed) } else { None };
-        self.end(CloseReason::BodyFailed);
-        last_words
-    }
-
-    fn end(&mut self, reason: CloseReason) {
-        self.over = true;
-        self.reader.end(reason);
-    }
-
-    /// Ends the stream. Returns the last frame, if there are trailers.
-    fn finish(&mut self, reason: CloseReason) -> Option<Frame<Bytes>> {
-        self.end(reason);
-        self.rare.as_mut()?.trailers.take().map(Frame::trailers)
     }
 }

@@ -13,7 +13,8 @@ use super::{
     sse_layer::Config,
 };
 use crate::{
-    client::{Client, ClientHandle, Style, bounded},
+    client::{Client, ClientHandle, Style},
+    handle::bounded,
     limit::Admission,
     registry::Registry,
     stream::headers,

@@ -1,6 +1,7 @@
 //! Limits on streams, their keys, and the response to a refused stream.
 //!
-//! A limit counts open streams or new streams, in total or for each key. A request takes its slots before its handler runs. Its stream keeps
+//! A limit counts open streams or new streams, in total or for each key. A request that asks for an event stream takes its slots before its
+//! handler runs. Any other request takes them when its handler asks for them, or when the handler has answered with a stream. The stream keeps
 //! them. This folder knows requests and responses of the `http` crate. It must not know topics or clients.
 
 mod admission;

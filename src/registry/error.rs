@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use http::StatusCode;
+use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 
 use super::producer_error::ProducerError;
 use crate::{
@@ -15,8 +15,9 @@ use crate::{
 
 /// Any error of this crate. The other error types convert into it with `?`.
 ///
-/// Use it in a handler that does several things. Its message is the message of the inner error. [`status`](Self::status)
-/// is for a response. With the `axum` feature it is a response: the response of the inner error.
+/// Use it in a handler that does several things. Its message is the message of the inner error.
+/// [`into_response`](Self::into_response) makes a response of it, for any framework. With the `axum` feature it is an
+/// `IntoResponse`.
 ///
 /// A [`SpawnFromError`](crate::SpawnFromError) does not convert, because it can hold an error of your own stream.
 ///
@@ -72,6 +73,25 @@ impl Error {
             Self::Producer(error) => error.status(),
             Self::Resume(_) => StatusCode::CONFLICT,
             Self::Refused(error) => error.status(),
+        }
+    }
+
+    /// Makes a response: [`status`](Self::status), with the message as the body.
+    ///
+    /// For a [`RefusedReason`], it is the response of [`RefusedReason::into_response`], which has a `retry-after`.
+    ///
+    /// Use it without axum. There the error of a service is not a response: hyper closes the connection. The other
+    /// errors of the crate have no such method, because each converts into this one: `Error::from(error)`.
+    pub fn into_response<B: From<String>>(self) -> Response<B> {
+        match self {
+            Self::Refused(refused) => refused.into_response(),
+            error => {
+                let mut response = Response::new(B::from(error.to_string()));
+                *response.status_mut() = error.status();
+                let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+                response.headers_mut().insert(CONTENT_TYPE, plain);
+                response
+            }
         }
     }
 

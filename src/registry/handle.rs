@@ -163,7 +163,7 @@ impl Registry {
 
     /// Stops the producer of a topic, and ends the topic as [cancelled](TopicState::Cancelled).
     ///
-    /// Returns `false` if the topic has no producer. The readers of the topic get the event that
+    /// Returns `false` if the topic has no producer, also if the topic name is invalid. The readers of the topic get the event that
     /// [`RegistryConfig::cancelled_event`] sets as the last one. A client that reconnects after the end gets a 410: see
     /// [`Producer`].
     pub fn cancel_producer(&self, topic: impl AsRef<str>) -> bool {

@@ -1,6 +1,7 @@
 //! The handle to all topics and clients: configuration, producers, errors, and the graceful shutdown.
 //!
-//! Each public method is a few lines here, and its work is done in `client`, `topics` or `presence`. This folder must not know the layer.
+//! Each method of the registry's handle is a few lines here, and its work is done in `client`, `topics`, `cluster` or `presence`. A drain and
+//! a producer do their own work: the one waits and closes streams in turn, the other ends its topic when it is dropped. This folder must not know the layer.
 
 mod config;
 mod drain;

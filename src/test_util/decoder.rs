@@ -1,6 +1,6 @@
 use std::{collections::VecDeque, mem, time::Duration};
 
-use super::{Received, ReceivedEvent};
+use super::received::{Received, ReceivedEvent};
 
 /// What a stream contains, in the order of the stream.
 #[derive(Debug)]

@@ -11,7 +11,6 @@ use std::{
 
 use super::{
     deferred::Deferred,
-    production::Ending,
     replica::LostRanges,
     shared_log::{ByName, SharedLog, SharedLogState},
     steps::step,
@@ -53,6 +52,18 @@ pub(crate) struct Order {
     pub(super) evicted_ids: EvictedIds,
     /// What the engine has lost, if there is a backplane.
     pub(super) lost_ranges: LostRanges,
+}
+
+/// A topic that has ended.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) topic: Arc<SharedLog>,
+    /// The number of the end, in the order of events.
+    pub(crate) number: u64,
+    /// When the topic ended, in milliseconds since the Unix epoch.
+    pub(crate) at_ms: u64,
+    /// When the topic is forgotten, in milliseconds since the Unix epoch.
+    pub(super) forget_at: u64,
 }
 
 /// The memory that the logs of patterns may take: of all together, and of each.

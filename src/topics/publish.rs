@@ -123,7 +123,7 @@ impl Topics {
         let (wire, id_at) = draft.encode(stamp.position);
         let mut state = lock(&topic.state);
         let refusal = draft.refusal(stamp.position, draft.limit.min(topic.retention.largest()));
-        if let Some(refusal) = refusal.or_else(|| Production::refusal(by, topic, &state)) {
+        if let Some(refusal) = refusal.or_else(|| ended(by, topic, &state)) {
             self.forget_if_unused(order, topic, &state);
             return Err(refusal);
         }
@@ -202,4 +202,14 @@ impl Topics {
         topic.take_waiters(state, to_wake);
         subscribers
     }
+}
+
+/// Returns why an event may not be published on a topic, if so.
+fn ended(by: Option<Writer<'_>>, topic: &SharedLog, state: &SharedLogState) -> Option<PublishError> {
+    let is_over = match by {
+        Some(Writer::Producer(production) | Writer::Last(production, _)) => return production.error(topic.name()),
+        Some(Writer::Canceller) => state.production.is_none(),
+        None => topic.has_ended() && state.production.is_none(),
+    };
+    is_over.then(|| PublishError::Ended { topic: topic.name().to_string() })
 }

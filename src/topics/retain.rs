@@ -1,8 +1,8 @@
 //! Eviction: keeps the retained events and topics within their bounds.
 
 use super::{
+    ending::AT_A_TIME,
     order::Order,
-    production::AT_A_TIME,
     shared_log::{SharedLog, SharedLogState},
     steps::step,
     store::Topics,

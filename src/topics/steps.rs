@@ -30,7 +30,7 @@ mod tests {
     use crate::{
         ClientHandle, Event, Events, Producer, Registry, RegistryConfig, Retention, Start, Subscription, TopicState,
         sync::lock,
-        topics::{Deferred, Kept, production::AT_A_TIME, shared_log::ByName},
+        topics::{Deferred, Kept, ending::AT_A_TIME, shared_log::ByName},
     };
 
     /// The most steps of one call: to forget as much as one call forgets, and to evict as much as it adds.

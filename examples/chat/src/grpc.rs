@@ -3,8 +3,8 @@
 use std::pin::Pin;
 
 use tokio_stream::{Stream, StreamExt, once};
-use tonic::{Request, Response, Status};
-use tower_sse::{ClientHandle, CloseReason, Delivery, Gap, PublishError, RefusedReason, Registry, SubscribeError};
+use tonic::{Code, Request, Response, Status};
+use tower_sse::{ClientHandle, CloseReason, Delivery, Error, Gap, RefusedReason, Registry};
 
 use crate::{
     proto::{
@@ -35,10 +35,13 @@ impl Chat for Rooms {
         let client = request.extensions().get::<ClientHandle>().cloned();
         let client = client.ok_or_else(|| Status::internal("no SseLayer is around this service"))?;
         let JoinRequest { room, name } = request.into_inner();
-        // The layer cannot see that a gRPC request asks for a stream, so this method acquires the slots of the limits.
-        client.acquire_slot().map_err(|refused| refusal(&refused))?;
         room::enter(&client, &room, &name)?;
-        let updates = client.clone().into_events().map(|event| match event {
+        let events = client.clone().into_events();
+        // Without a status, the end of a refused stream would look like the end of the room.
+        if let Some(refused) = events.refused() {
+            return Err(Problem::from(refused.clone()).into());
+        }
+        let updates = events.map(|event| match event {
             Ok(event) => said(&event),
             Err(gap) => Ok(missed(&gap)),
         });
@@ -49,9 +52,8 @@ impl Chat for Rooms {
     async fn say(&self, request: Request<SayRequest>) -> Result<Response<SayReply>, Status> {
         let SayRequest { room, said } = request.into_inner();
         let said = said.ok_or_else(|| Status::invalid_argument("nothing is said"))?;
-        let receipt = room::say(&self.registry, &room, &said)?;
-        let clients = receipt.subscribers().try_into().unwrap_or(u32::MAX);
-        let position = receipt.await.map_err(room::Problem::from)?;
+        let (position, clients) = room::say(&self.registry, &room, &said).await?;
+        let clients = clients.try_into().unwrap_or(u32::MAX);
         Ok(Response::new(SayReply { id: position.to_string(), clients }))
     }
 
@@ -81,21 +83,25 @@ fn status_of(reason: CloseReason) -> Option<Status> {
     }
 }
 
-fn refusal(refused: &RefusedReason) -> Status {
-    match refused {
-        RefusedReason::Draining => Status::unavailable(refused.to_string()),
-        _ => Status::resource_exhausted(refused.to_string()),
-    }
+/// The status for any error of `tower_sse`.
+fn status(error: &Error) -> Status {
+    let code = match (error, error.status().as_u16()) {
+        (Error::Refused(RefusedReason::Draining), _) => Code::Unavailable,
+        (Error::Refused(RefusedReason::Full { .. } | RefusedReason::RateLimited { .. }), _) => Code::ResourceExhausted,
+        (_, 400 | 413) => Code::InvalidArgument,
+        (_, 404) => Code::NotFound,
+        (_, 409) => Code::FailedPrecondition,
+        (_, 503) => Code::Unavailable,
+        _ => Code::Internal,
+    };
+    Status::new(code, error.to_string())
 }
 
 impl From<Problem> for Status {
     fn from(problem: Problem) -> Self {
         match problem {
             Problem::Input(sentence) => Self::invalid_argument(sentence),
-            Problem::Subscribe(SubscribeError::Topic(error)) => Self::invalid_argument(error.to_string()),
-            Problem::Publish(PublishError::Topic(error)) => Self::invalid_argument(error.to_string()),
-            Problem::Subscribe(error) => Self::failed_precondition(error.to_string()),
-            Problem::Publish(error) => Self::failed_precondition(error.to_string()),
+            Problem::Events(error) => status(&error),
         }
     }
 }

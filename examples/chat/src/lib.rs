@@ -12,6 +12,11 @@ pub mod proto {
     tonic::include_proto!("chat");
 }
 
+/// The guide's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../src/guide/grpc.md")]
+mod guide {}
+
 use axum::Router;
 use tonic::service::Routes;
 use tonic_web::GrpcWebLayer;

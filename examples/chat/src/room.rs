@@ -1,6 +1,6 @@
 //! Rooms as topics of the registry.
 
-use tower_sse::{ClientHandle, Event, PublishError, Receipt, Registry, Start, SubscribeError, segment};
+use tower_sse::{ClientHandle, Error, Event, Position, Registry, Start, segment};
 
 use crate::proto::Said;
 
@@ -31,22 +31,27 @@ fn topic(room: &str) -> Result<String, Problem> {
     is_right.then(|| format!("rooms/{}", segment(room))).ok_or_else(problem)
 }
 
+/// Subscribes a client to a room.
 pub(crate) fn enter(client: &ClientHandle, room: &str, name: &str) -> Result<(), Problem> {
+    // The layer cannot see that a gRPC request asks for a stream. For other requests this does nothing.
+    client.acquire_slot()?;
     client.insert_metadata(Name(checked_name(name)?.to_owned()));
     Ok(client.subscribe_from(topic(room)?, HISTORY)?)
 }
 
-pub(crate) fn say(registry: &Registry, room: &str, said: &Said) -> Result<Receipt, Problem> {
+/// Publishes what was said. Returns its position, and how many clients get it.
+pub(crate) async fn say(registry: &Registry, room: &str, said: &Said) -> Result<(Position, usize), Problem> {
     checked_name(&said.name)?;
     if said.text.trim().is_empty() || said.text.len() > MAX_TEXT {
         return Err(Problem::Input(format!("a text has 1 to {MAX_TEXT} bytes")));
     }
-    let event = Event::json(said).map_err(|error| Problem::Input(error.to_string()))?;
-    Ok(registry.publish(topic(room)?, event)?)
+    let receipt = registry.publish(topic(room)?, Event::json(said)?)?;
+    let clients = receipt.subscribers();
+    Ok((receipt.await?, clients))
 }
 
 pub(crate) fn members(registry: &Registry, room: &str) -> Result<Vec<String>, Problem> {
-    let presence = registry.presence(topic(room)?).map_err(SubscribeError::from)?;
+    let presence = registry.presence(topic(room)?)?;
     Ok(presence.members().iter().map(|member| member.key().to_owned()).collect())
 }
 
@@ -59,18 +64,12 @@ fn checked_name(name: &str) -> Result<&str, Problem> {
 /// Why a request failed. `grpc` and `web` each turn it into their own response.
 pub(crate) enum Problem {
     Input(String),
-    Subscribe(SubscribeError),
-    Publish(PublishError),
+    Events(Error),
 }
 
-impl From<SubscribeError> for Problem {
-    fn from(error: SubscribeError) -> Self {
-        Self::Subscribe(error)
-    }
-}
-
-impl From<PublishError> for Problem {
-    fn from(error: PublishError) -> Self {
-        Self::Publish(error)
+/// For every error of `tower_sse`.
+impl<E: Into<Error>> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self::Events(error.into())
     }
 }

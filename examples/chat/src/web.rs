@@ -50,7 +50,7 @@ async fn say(
     Query(who): Query<Who>,
     text: String,
 ) -> Result<String, Problem> {
-    let position = room::say(&registry, &room, &Said { name: who.name, text })?.await?;
+    let (position, _) = room::say(&registry, &room, &Said { name: who.name, text }).await?;
     Ok(format!("{position}\n"))
 }
 
@@ -75,8 +75,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         match self {
             Self::Input(sentence) => (StatusCode::BAD_REQUEST, sentence).into_response(),
-            Self::Subscribe(error) => error.into_response(),
-            Self::Publish(error) => error.into_response(),
+            Self::Events(error) => IntoResponse::into_response(error),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{subscription::Filter, taking::Plain};
+use super::{filter::Filter, picked::Plain};
 use crate::{
     log::{Entry, Log, Outcome, Position, Progress, topic_name},
     topics::{Bound, CursorStart, Deferred, Latest, Parked, SharedLog, Topics},

@@ -1,10 +1,11 @@
 //! Encodes the events of a frame as one event whose data is a JSON array.
 
-use super::taking::Picked;
-use crate::event::{self, Event, push_json_string};
+use crate::{
+    event::{self, Event, push_json_string},
+    reading::Picked,
+};
 
 /// Encodes the events as one event whose data is a JSON array.
-#[cfg(feature = "json")]
 pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
     let mut wire = Vec::new();
     let mut json = String::from("[");

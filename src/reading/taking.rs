@@ -1,81 +1,27 @@
 //! Takes the next events for a client, over all of its cursors, in position order.
 
-use std::{mem, sync::Arc, task::Waker, time::Duration};
-
-use bytes::Bytes;
+use std::{mem, sync::Arc, task::Waker};
 
 use super::{
     cursor::{Cursor, IdleMark},
     cursors::Cursors,
-    missing::{Loss, Lost, Missing},
-    state::Client,
-    subscription::Filter,
+    filter::Filter,
+    identity::Identity,
+    missing::{Loss, Lost},
+    picked::{Picked, Plain, Taken, Taking},
 };
 use crate::{
     event::ClientId,
     log::{Entry, Position, Progress},
     sync::lock,
-    topics::{Deferred, FRAME, Latest},
+    topics::{Deferred, FRAME, Latest, Topics},
 };
-
-/// The events that a client takes in one read.
-#[derive(Debug, Default)]
-pub(crate) struct Taken {
-    pub(crate) gap: Option<Missing>,
-    /// The logs on which the client fell behind, and how many events it lost there.
-    pub(crate) lags: Vec<(Arc<str>, u64)>,
-    /// Set if a topic's policy disconnects the client: the average reconnect delay.
-    pub(crate) ends: Option<Duration>,
-    pub(crate) events: Vec<Picked>,
-    /// The position that the client has read up to.
-    pub(crate) seen: Position,
-    /// More events are pending than fit into one frame.
-    pub(crate) has_more: bool,
-}
-
-/// One event for one client.
-#[derive(Debug)]
-pub(crate) struct Picked {
-    pub(crate) entry: Arc<Entry>,
-    /// The id to send instead of the event's own, for a client that is catching up.
-    pub(crate) progress: Option<Arc<str>>,
-    /// The event is sent if one of these filters returns `true`, or if there is no filter.
-    pub(crate) filters: Vec<Filter>,
-    /// The event is not sent if one of these filters returns `true`: the client got it before by another subscription.
-    pub(crate) unless: Vec<Filter>,
-}
-
-impl Picked {
-    /// An event without a filter.
-    pub(super) fn of(entry: &Arc<Entry>) -> Self {
-        Self { entry: Arc::clone(entry), progress: None, filters: Vec::new(), unless: Vec::new() }
-    }
-}
-
-/// The encoded bytes of a range of events without a filter.
-#[derive(Debug)]
-pub(crate) struct Plain {
-    pub(crate) wire: Bytes,
-    pub(crate) events: u64,
-    /// The last event has an id on the wire.
-    pub(crate) has_id: bool,
-    /// The client was waiting for these events, so they are sent about when they were published.
-    pub(crate) is_live: bool,
-    /// More events are pending than fit into one frame.
-    pub(crate) has_more: bool,
-}
-
-/// The result of one read.
-#[derive(Debug)]
-pub(crate) enum Taking {
-    Plain(Plain),
-    Events(Box<Taken>),
-}
 
 /// The client that the events are taken for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taker<'a> {
-    pub(crate) client: &'a Client,
+    pub(crate) identity: &'a Identity,
+    pub(crate) topics: &'a Topics,
     pub(crate) waker: &'a Waker,
     pub(crate) topic_as_event_type: bool,
 }
@@ -131,7 +77,7 @@ impl Cursors {
         } else if let Some(plain) = self.take_merged(taker, horizon, deferred) {
             return Some(Taking::Plain(plain));
         }
-        self.take_events(taker.client, horizon, deferred).map(|taken| Taking::Events(Box::new(taken)))
+        self.take_events(taker.identity, horizon, deferred).map(|taken| Taking::Events(Box::new(taken)))
     }
 
     /// As `take`, for an idle client whose mark is still valid.
@@ -170,7 +116,7 @@ impl Cursors {
         if cursor.missed.is_some() || cursor.filter.is_some() {
             return Err(NotPlain);
         }
-        let frames = &taker.client.shared().topics.frames;
+        let frames = &taker.topics.frames;
         let is_sharded = cursor.shared_log.is_sharded() && !taker.topic_as_event_type;
         if is_sharded {
             let latest =
@@ -236,7 +182,12 @@ impl Cursors {
 
     /// Takes the pending events up to the number `horizon`, event by event, over all logs in position order, up to
     /// about one frame. Cursors that are catching up go first.
-    pub(crate) fn take_events(&mut self, client: &Client, mut horizon: u64, deferred: &mut Deferred) -> Option<Taken> {
+    pub(crate) fn take_events(
+        &mut self,
+        identity: &Identity,
+        mut horizon: u64,
+        deferred: &mut Deferred,
+    ) -> Option<Taken> {
         let catch_up = self.gather_late().then_some(self.seen);
         let mut taken = Taken::default();
         let (readable, mut is_all) = (horizon, true);
@@ -305,9 +256,9 @@ impl Cursors {
         events.retain(|(_, entry)| entry.number <= horizon && catch_up.is_none_or(|seen| entry.position <= seen));
         events.sort_unstable_by_key(|(at, entry)| (entry.number, *at));
         let first = events.first().map(|(_, entry)| entry.position);
-        taken.gap = self.gap(&missing, client.last_event_id(), first, is_all);
+        taken.gap = self.gap(&missing, identity.last_event_id(), first, is_all);
         if taken.ends.is_none() {
-            self.pick(&mut taken, events, client, catch_up, horizon);
+            self.pick(&mut taken, events, identity, catch_up, horizon);
         }
         taken.seen = self.seen;
         (taken.gap.is_some() || taken.ends.is_some() || moves).then_some(taken)
@@ -318,7 +269,7 @@ impl Cursors {
         &mut self,
         taken: &mut Taken,
         events: Vec<(usize, Arc<Entry>)>,
-        client: &Client,
+        identity: &Identity,
         catch_up: Option<Position>,
         mut horizon: u64,
     ) {
@@ -338,7 +289,7 @@ impl Cursors {
                 self.cursors[at].read = self.cursors[at].read.wrapping_add(1);
                 subscriptions.push(at);
             }
-            if let Some(picked) = self.picked(entry, &subscriptions, client, catch_up) {
+            if let Some(picked) = self.picked(entry, &subscriptions, identity, catch_up) {
                 taken.events.push(picked);
             }
         }
@@ -360,10 +311,10 @@ impl Cursors {
         &self,
         entry: Arc<Entry>,
         subscriptions: &[usize],
-        client: &Client,
+        identity: &Identity,
         catch_up: Option<Position>,
     ) -> Option<Picked> {
-        if entry.excluded_client().is_some_and(|excluded| client.known_id() == Some(excluded)) {
+        if entry.excluded_client().is_some_and(|excluded| identity.id() == Some(excluded)) {
             return None;
         }
         let cursors = subscriptions.iter().filter_map(|at| self.cursors.get(*at));

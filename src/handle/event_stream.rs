@@ -7,8 +7,8 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 
-use super::state::Client;
 use crate::{
+    client::Client,
     event::Event,
     limit::RefusedReason,
     log::{Outcome, Position},

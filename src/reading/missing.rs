@@ -2,14 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{cursor::Cursor, cursors::Cursors};
+use super::{cursor::Cursor, cursors::Cursors, picked::Missing};
 use crate::{
     log::{Entry, Gap, Position, topic_name},
     sync::lock,
 };
-
-/// The missing events, and the id from which the client can resume after them.
-pub(crate) type Missing = Box<Gap>;
 
 /// The events that one cursor misses.
 pub(super) struct Loss {

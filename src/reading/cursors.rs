@@ -4,7 +4,7 @@ use std::{mem, sync::Arc, task::Waker};
 
 use super::{
     cursor::{Cursor, IdleMark},
-    subscription::Filter,
+    filter::Filter,
 };
 use crate::{
     collections::SmallList,

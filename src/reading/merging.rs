@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    cursors::Cursors,
-    taking::{Plain, Taker},
-};
+use super::{cursors::Cursors, picked::Plain, taking::Taker};
 use crate::{
     log::Entry,
     sync::lock,
@@ -29,7 +26,7 @@ impl Cursors {
             of.shared_logs.push((cursor.shared_log.id(), first.number));
         }
         of.shared_logs.sort_unstable();
-        let frames = &taker.client.shared().topics.frames;
+        let frames = &taker.topics.frames;
         let merged = match frames.merged(&of, horizon) {
             Some(merged) => merged,
             None => frames.keep(of, self.merge(taker.topic_as_event_type, horizon, deferred)?),

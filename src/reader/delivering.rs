@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{
-    cursor::IdleMark,
-    events::Delivery,
-    handle::ClientHandle,
-    reader::{Frame, Reader},
-    state::State,
-    taking::{Picked, Taken, Taker, Taking},
+use super::poll::{Frame, Reader};
+use crate::{
+    client::ClientHandle,
+    event::Event,
+    reading::{Picked, Taken},
+    stream::CloseReason,
+    sync::lock,
+    time::jitter,
 };
-use crate::{event::Event, stream::CloseReason, sync::lock, time::jitter, topics::Deferred};
 
 impl Reader {
     /// Returns the frame for the taken events, if any event passes.
@@ -70,39 +70,15 @@ impl Reader {
         }
         if taken.events.iter().any(|picked| !picked.filters.is_empty() || !picked.unless.is_empty()) {
             let client = ClientHandle::new(Arc::clone(&self.client));
-            taken.events.retain(|picked| picked.goes_out(&client));
+            taken.events.retain(|picked| passes(picked, &client));
         }
         None
     }
 }
 
-impl State {
-    #[inline]
-    pub(super) fn take(
-        &mut self,
-        taker: Taker<'_>,
-        horizon: u64,
-        idle_mark: &mut Option<IdleMark>,
-        deferred: &mut Deferred,
-    ) -> Option<Taking> {
-        let taking = self.cursors.take(taker, horizon, idle_mark, deferred)?;
-        if let Taking::Plain(plain) = &taking {
-            self.note_sent(plain.events, plain.wire.len());
-        }
-        Some(taking)
-    }
-
-    #[inline]
-    pub(super) fn note_sent(&mut self, events: u64, bytes: usize) {
-        self.sent.events += events;
-        self.sent.bytes += bytes as u64;
-    }
-}
-
-impl Picked {
-    pub(super) fn goes_out(&self, client: &ClientHandle) -> bool {
-        let delivery = Delivery::new(self);
-        (self.filters.is_empty() || self.filters.iter().any(|filter| filter.passes(&delivery, client)))
-            && !self.unless.iter().any(|filter| filter.passes(&delivery, client))
-    }
+/// Whether the event's filters let it through.
+fn passes(picked: &Picked, client: &ClientHandle) -> bool {
+    let delivery = picked.delivery();
+    (picked.filters.is_empty() || picked.filters.iter().any(|filter| filter.passes(&delivery, client)))
+        && !picked.unless.iter().any(|filter| filter.passes(&delivery, client))
 }

@@ -8,18 +8,13 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{
-    cursor::IdleMark,
-    hooks::TellDeferred,
-    lifetime::Countdown,
-    missing::Missing,
-    state::{Client, Closing, Phase, State, Style},
-    taking::{Picked, Plain, Taken, Taker, Taking},
-};
+use super::countdown::Countdown;
 use crate::{
+    client::{Client, Closing, Phase, State, Style, TellDeferred},
     event::Event,
     limit::{Hold, RefusedReason},
     log::Position,
+    reading::{IdleMark, Missing, Picked, Plain, Taken, Taker, Taking},
     stream::{Batching, CloseReason},
     sync::lock,
     topics::Deferred,
@@ -179,9 +174,11 @@ impl Reader {
         if state.phase != Phase::Open || state.closing.is_some() {
             return FastRead::Unclear;
         }
-        let taker = Taker { client, waker: cx.waker(), topic_as_event_type: style.topic_as_event_type };
+        let topics = &client.shared().topics;
+        let (identity, topic_as_event_type) = (&client.identity, style.topic_as_event_type);
+        let taker = Taker { identity, topics, waker: cx.waker(), topic_as_event_type };
         let Some(Plain { wire, events, has_id, .. }) =
-            state.cursors.take_when_idle(taker, client.shared().topics.horizon(), &mut self.idle_mark)
+            state.cursors.take_when_idle(taker, topics.horizon(), &mut self.idle_mark)
         else {
             return FastRead::Unclear;
         };
@@ -214,9 +211,13 @@ impl Reader {
                 match batching.is_some_and(Batching::is_array) {
                     true => state
                         .cursors
-                        .take_events(client, horizon, deferred)
+                        .take_events(&client.identity, horizon, deferred)
                         .map(|taken| Taking::Events(Box::new(taken))),
-                    false => state.take(Taker { client, waker, topic_as_event_type }, horizon, idle_mark, deferred),
+                    false => {
+                        let (identity, topics) = (&client.identity, &client.shared().topics);
+                        let taker = Taker { identity, topics, waker, topic_as_event_type };
+                        take(state, taker, horizon, idle_mark, deferred)
+                    }
                 }
             });
             match ready!(result) {
@@ -241,7 +242,7 @@ impl Reader {
         self.countdown.poll(&self.client, cx);
         for _ in 0..LOOKS {
             let take = |client: &Client, state: &mut State, horizon, _: &mut _, deferred: &mut _| {
-                state.cursors.take_events(client, horizon, deferred)
+                state.cursors.take_events(&client.identity, horizon, deferred)
             };
             let mut taken = ready!(self.poll_take(cx.waker(), OwnBody::Absent, take))?;
             if let Some(reason) = self.apply_filters(&mut taken) {
@@ -371,6 +372,22 @@ impl Reader {
         deferred.wake([waker.clone()]);
         Poll::Pending
     }
+}
+
+/// Takes the pending events, and counts those that are sent as they are.
+#[inline]
+fn take(
+    state: &mut State,
+    taker: Taker<'_>,
+    horizon: u64,
+    idle_mark: &mut Option<IdleMark>,
+    deferred: &mut Deferred,
+) -> Option<Taking> {
+    let taking = state.cursors.take(taker, horizon, idle_mark, deferred)?;
+    if let Taking::Plain(plain) = &taking {
+        state.note_sent(plain.events, plain.wire.len());
+    }
+    Some(taking)
 }
 
 impl Drop for Reader {
