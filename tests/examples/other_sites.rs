@@ -9,7 +9,9 @@ use crate::{
     bodies::any,
     client::{VERSIONS, get, request},
     example::{Example, Server},
-    strangers::{a_body_that_trickles_is_given_up, pages_of_other_sites_change_nothing, send, until},
+    strangers::{
+        a_body_that_trickles_is_given_up, names_of_others_are_refused, pages_of_other_sites_change_nothing, send, until,
+    },
 };
 
 static DASHBOARD: Example = Example::named("dashboard");
@@ -47,6 +49,14 @@ async fn pages_of_other_sites_ask_and_stop_nothing_in_the_chat() {
         ("DELETE", "/chats/mine/answers/1"),
     ];
     pages_of_other_sites_change_nothing(address, &changes, "What is a lighthouse for?").await;
+}
+
+#[tokio::test]
+async fn pages_whose_name_points_to_this_machine_are_refused() {
+    let (_server, address) = start(&DASHBOARD, &[]).await;
+    names_of_others_are_refused(address, &[("GET", "/"), ("GET", "/events?topic=a"), ("POST", "/publish/a")]).await;
+    let (_server, address) = start(&LLM, &[]).await;
+    names_of_others_are_refused(address, &[("GET", "/chats/mine/events"), ("POST", "/chats/mine/messages")]).await;
 }
 
 #[tokio::test]

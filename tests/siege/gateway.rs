@@ -1,7 +1,7 @@
 //! The gateway with 512 file descriptors.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     process::Stdio,
     sync::{Arc, Mutex},
 };
@@ -62,7 +62,9 @@ async fn beside_1000_silent_slow_trickling_and_half_open_connections_others_are_
             times.note(time);
             for version in VERSIONS {
                 let begun = Instant::now();
-                let response = Client::connect(address, version).await.send(get("/")).await.unwrap();
+                let mut client = Client::connect(address, version).await;
+                siege::way().await;
+                let response = client.send(get("/")).await.unwrap();
                 assert_eq!(response.status(), StatusCode::OK);
                 times.note(begun.elapsed());
             }
@@ -91,6 +93,50 @@ async fn a_thousand_connections_of_any_one_kind_keep_nobody_out_either() {
             times.are_within_a_second();
         })
         .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_without_bodies_that_are_renewed_keep_out_nobody_whose_head_is_under_way() {
+    alone(&GATEWAY, async {
+        let upstream = upstream(|request| async {
+            let _ = request.into_body().collect().await;
+            Response::new(any(Full::from("here")))
+        })
+        .await;
+        let (_server, address) = with_few_files(&upstream, &[]).await;
+        siege::renewals_keep_nobody_out(address, ("/", "/"), (siege::FILES / 2, 60)).await;
+    })
+    .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn streams_of_few_addresses_leave_connections_for_a_503_to_the_others() {
+    alone(&GATEWAY, async {
+        let upstream = upstream(|_| async {
+            let (frames, body) = channel();
+            std::mem::forget(frames);
+            event_stream(body)
+        })
+        .await;
+        let (_server, address) = with_few_files(&upstream, &[]).await;
+        let mut streams = Vec::new();
+        let addresses = (0..25).map(|last| Ipv4Addr::new(127, 0, 2, last + 1)).cycle();
+        for own in addresses.take(25 * 20) {
+            let mut client = client_from(own, address, Version::HTTP_11).await;
+            let stream = client.send(get("/")).await.unwrap();
+            assert!([200, 503].contains(&stream.status().as_u16()), "{}", stream.status());
+            streams.push((stream, client));
+        }
+        for version in VERSIONS {
+            for _ in 0..5 {
+                let mut client = client_from(OTHER, address, version).await;
+                siege::way().await;
+                assert_eq!(client.send(get("/")).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+            }
+        }
     })
     .await;
 }
@@ -175,7 +221,7 @@ async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
                 uploads.push((frames, tokio::spawn(sender.send_request(request("POST", "/", body)))));
             }
         }
-        // Each takes a connection to the upstream, and their address has a quarter of the 224 that there are. Its requests
+        // Each takes a connection to the upstream, and their address has a quarter of the 196 that there are. Its requests
         // take each other's places, and nobody else's.
         let (_frames, first) = uploads.remove(0);
         assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -184,7 +230,9 @@ async fn bodies_that_trickle_over_few_connections_of_http_2_keep_nobody_out() {
             for _ in 0..20 {
                 let begun = Instant::now();
                 let post = request("POST", "/", any(Full::from("whole")));
-                let response = client_from(OTHER, address, version).await.send(post).await.unwrap();
+                let mut client = client_from(OTHER, address, version).await;
+                siege::way().await;
+                let response = client.send(post).await.unwrap();
                 assert_eq!(response.status(), StatusCode::OK);
                 assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "whole");
                 times.note(begun.elapsed());

@@ -198,6 +198,12 @@ async fn pages_of_other_sites_take_no_place_of_a_user_and_the_trusted_origin_and
             &[("sec-fetch-site", "cross-site"), ("origin", "https://evil.test")],
             &[("sec-fetch-site", "same-site"), ("origin", "null")],
             &[("sec-fetch-site", "?"), ("origin", "https://app.test.evil.test")],
+            // Over plain HTTP to a name, browsers do not send `sec-fetch-site`.
+            &[("origin", "https://evil.test")],
+            &[("origin", "http://evil.server.test")],
+            &[("origin", "http://server.test:81")],
+            &[("origin", "null")],
+            &[("referer", "http://evil.test/page")],
         ] {
             let refused = ada.get_with(STREAM, headers).await;
             assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{headers:?} over {version:?}");
@@ -207,6 +213,8 @@ async fn pages_of_other_sites_take_no_place_of_a_user_and_the_trusted_origin_and
             ("bob", &[("sec-fetch-site", "none")]),
             ("carol", &[("sec-fetch-site", "cross-site"), ("origin", "https://app.test")]),
             ("dan", &[]),
+            ("eve", &[("origin", "http://server.test"), ("referer", "http://server.test/page?q")]),
+            ("finn", &[("origin", "https://app.test"), ("referer", "https://app.test/")]),
         ] {
             let user = Visitor { version, ..Visitor::named(&server, user).await };
             let mut stream = user.get_with(STREAM, headers).await;
@@ -215,6 +223,13 @@ async fn pages_of_other_sites_take_no_place_of_a_user_and_the_trusted_origin_and
             assert!(text.contains("id: "), "{text:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn pages_whose_name_points_to_this_machine_are_refused() {
+    let server = start(&[]).await;
+    let requests = [("GET", "/"), ("GET", STREAM), ("GET", "/announcements"), ("POST", "/login")];
+    trickling::names_of_others_are_refused(Visitor::of(&server).address, &requests).await;
 }
 
 #[tokio::test]
