@@ -61,7 +61,7 @@ impl Node {
             () = &mut stop => return Ok(()),
         }
         let connections = Connections::new(self.patience, self.share);
-        let app = self.app(&registry, connections.most())?;
+        let app = self.app(&registry, connections.for_streams())?;
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await?;
         ready(listener.local_addr()?.port());
         tokio::select! {
@@ -83,10 +83,10 @@ impl Node {
         Ok(ready.await?)
     }
 
-    fn app(&self, registry: &Registry, most: u32) -> Result<Router, BoxError> {
+    fn app(&self, registry: &Registry, streams: u32) -> Result<Router, BoxError> {
         let heartbeat = Heartbeat::every(HEARTBEAT).event(|| Event::data("").event("heartbeat"));
         // The other half of the connections is for publishers.
-        let for_streams = SseLayer::new(registry).heartbeat(heartbeat).limit(Limit::streams(most / 2));
+        let for_streams = SseLayer::new(registry).heartbeat(heartbeat).limit(Limit::streams(streams));
         let origins = ["127.0.0.1", "localhost"].map(|host| format!("http://{host}:{}", self.page_port));
         let page = origins[0].clone();
         // The page is of another origin than the nodes. It sends no credentials.

@@ -24,8 +24,9 @@
 //! - `GET /clients`: the open streams. `DELETE /streams/{number}`: closes one of them.
 //! - `GET /page/events`, `/clients/{id}/...`: the page's own requests.
 //!
-//! In this example, anybody may publish, see the list of streams, and close any stream. A public program has to check
-//! who may. Pages of other sites cannot do this through a visitor's browser.
+//! In this example, anybody may publish, see the list of streams, and close any stream. A public program has to check who may.
+//! Pages of other sites cannot do this through a visitor's browser, not even under a name of their own that points to this machine:
+//! `examples/support/hosts.rs`.
 //!
 //! The topic's name decides what happens to a client that is too slow. Under `state/` only the latest event counts, and
 //! the client is told nothing. Under `strict/` the stream ends, and the client reconnects. On all other topics the
@@ -47,8 +48,9 @@
 //! | `RETENTION_BYTES` | 67108864 | retained bytes of all topics |
 //! | `STALLED_AFTER_MS` | 60000 | `RegistryConfig::stalled_client_timeout` |
 //! | `GRACE_MS` | 5000 | how long a user who left is still listed |
-//! | `MAX_STREAMS` | 10000 | open streams |
-//! | `MAX_STREAMS_PER_ADDRESS` | a quarter of the connections that the limit on open files allows, at most 2000 | open streams of one address |
+//! | `MAX_STREAMS` | seven eighths of the connections that the limit on open files allows, at most 10000 | open streams |
+//! | `MAX_STREAMS_PER_ADDRESS` | a quarter of these, at most 2000 | open streams of one address |
+//! | `HOSTS` | none | hosts that clients may ask for besides this machine's own, separated by commas |
 //! | `PROXIES` | 0 | how many proxies append to `x-forwarded-for` |
 //! | `DRAIN_MS` | 5000 | how long the graceful shutdown may take |
 //! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, take to send a body, or answer nothing; at least 1000 |
@@ -64,6 +66,8 @@ mod connections;
 mod demo;
 mod engine;
 mod hooks;
+#[path = "../support/hosts.rs"]
+mod hosts;
 mod market;
 mod page;
 mod problem;
@@ -82,6 +86,7 @@ use axum::{
     Router,
     extract::{ConnectInfo, DefaultBodyLimit},
     http::{StatusCode, request::Parts},
+    middleware,
     response::Html,
     routing::{delete, get, post},
 };
@@ -92,8 +97,8 @@ use tower_sse::{
 };
 
 use crate::{
-    connections::Connections, hooks::Counts, market::Market, settings::setting, signals::Signals, sockets::Patience,
-    visitor::Visitor,
+    connections::Connections, hooks::Counts, hosts::Hosts, market::Market, settings::setting, signals::Signals,
+    sockets::Patience, visitor::Visitor,
 };
 
 /// The state that all handlers share.
@@ -121,7 +126,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
     let connections = Connections::new(patience, 1);
-    let app = app(App { registry: registry.clone(), market, counts }, limits(&connections)?, heartbeat, patience);
+    let hosts = Hosts::named(&setting("HOSTS", String::new())?);
+    let app = App { registry: registry.clone(), market, counts };
+    let app = routes(app, limits(&connections)?, hosts, heartbeat, patience);
     let window = Duration::from_millis(setting("DRAIN_MS", 5000)?);
     tokio::select! {
         () = connections.serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()) => {}
@@ -151,19 +158,20 @@ fn config(counts: &Arc<Counts>) -> Result<RegistryConfig, io::Error> {
     })
 }
 
-/// The limits of streams on all routes together: in total, and for each address. One address must not take all
+/// The limits of streams on all routes together: in total, and for each address. Neither all streams nor one address must take all
 /// connections.
 fn limits(connections: &Connections) -> Result<[Limit; 2], io::Error> {
     let peer = |request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip());
     let address = ClientIpKey::new(peer).proxies(setting("PROXIES", 0)?);
-    let a_quarter = (connections.most() / 4).clamp(1, 2000);
+    let all = connections.for_streams();
+    let a_quarter = (all / 4).clamp(1, 2000);
     Ok([
-        Limit::streams(setting("MAX_STREAMS", 10_000)?),
+        Limit::streams(setting("MAX_STREAMS", all.min(10_000))?),
         Limit::streams(setting("MAX_STREAMS_PER_ADDRESS", a_quarter)?).per(address.key()),
     ])
 }
 
-fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat, patience: Patience) -> Router {
+fn routes(app: App, limits: [Limit; 2], hosts: Hosts, heartbeat: Heartbeat, patience: Patience) -> Router {
     let layer = SseLayer::new(&app.registry).metadata(Visitor::of);
     // At most an hour, so that streams move to new servers behind a load balancer.
     let layer = limits.into_iter().fold(layer, SseLayer::limit).max_age(Duration::from_secs(3600));
@@ -193,8 +201,9 @@ fn app(app: App, limits: [Limit; 2], heartbeat: Heartbeat, patience: Patience) -
         .layer(DefaultBodyLimit::max(api::MAX_BODY))
         // Refuses requests that change something, if a browser sends them for a page of another site.
         .layer(CsrfLayer::new())
-        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not
-        // cut streams.
+        // Refuses requests by names that are not this server's, as those of a page whose name points to this machine.
+        .layer(middleware::from_fn_with_state(hosts, hosts::check))
+        // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not cut streams.
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()))
         .with_state(app)
 }

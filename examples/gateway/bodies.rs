@@ -94,6 +94,8 @@ where
 #[derive(Debug)]
 pub(crate) enum Fault {
     TooSlow,
+    /// Its place was needed, and its client did not take it.
+    MadeRoom,
     Broken(hyper::Error),
 }
 
@@ -101,6 +103,7 @@ impl Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooSlow => f.write_str("the body came too slowly"),
+            Self::MadeRoom => f.write_str("it was not taken, and made room for another"),
             Self::Broken(_) => f.write_str("the body broke"),
         }
     }
@@ -109,7 +112,7 @@ impl Display for Fault {
 impl Error for Fault {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::TooSlow => None,
+            Self::TooSlow | Self::MadeRoom => None,
             Self::Broken(error) => Some(error),
         }
     }

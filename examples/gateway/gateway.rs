@@ -5,6 +5,7 @@ use std::{
     io::{self, ErrorKind},
     iter,
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,15 +29,15 @@ use crate::{
     bodies::{Fault, Passing},
     clients,
     connections::RequestBody,
+    exchanges::Unanswered,
     headers,
     hiding::hide,
     log::{Causes, complain, one_line},
     names::{self, Refused},
     options::Rules,
-    places::{NoPlace, Places},
+    places::{NoPlace, Place, Places},
     sockets::Patience,
     translation::{Asked, Translation},
-    uploads::Unanswered,
     upstream::Upstream,
     via::Pseudonym,
 };
@@ -112,11 +113,12 @@ impl Gateway {
             return Err(Refused(StatusCode::BAD_REQUEST, "The request's lengths differ, or are none.\n"));
         }
         let client = clients::address(&head, peer, &self.rules.trusted_proxies);
-        let place = self.places.take(client, !body.is_end_stream()).await.map_err(|none| match none {
-            NoPlace::InAll => FULL,
-            NoPlace::OfAddress => SHARE_TAKEN,
-        })?;
-        // Without the query, which may contain a secret.
+        let Place { exchange, permits } =
+            self.places.take(client, !body.is_end_stream()).await.map_err(|none| match none {
+                NoPlace::InAll => FULL,
+                NoPlace::OfAddress => SHARE_TAKEN,
+            })?;
+        // Not the query: it may hold a secret.
         let what = one_line(format_args!("{} {}", head.method, head.uri.path()));
         let (version, is_of_a_proxy) = (head.version, self.rules.trusted_proxies.contains(&peer));
         // A client that named no host asked for the upstream.
@@ -128,9 +130,9 @@ impl Gateway {
         self.pseudonym.add_to(request.headers_mut(), version);
         let asked = Asked::of(request.headers());
         let body_silence = Some(self.rules.body);
-        let request = request.map(|body| place.upload.watch(Passing::new(body, body_silence)).boxed_unsync());
+        let request = request.map(|body| exchange.watch(Passing::new(body, body_silence)).boxed_unsync());
 
-        let response = match place.upload.answered_within(self.rules.answer, self.client.request(request)).await {
+        let response = match exchange.answered_within(self.rules.answer, self.client.request(request)).await {
             Ok(Ok(response)) => self.response(response, asked),
             Ok(Err(error)) => Err((refused_for(&error), one_line(Causes(&error)))),
             Err(Unanswered::MadeRoom) => Err((FULL, "It made room for another.".to_owned())),
@@ -138,15 +140,20 @@ impl Gateway {
         };
         match response {
             Ok(response) => Ok(response.map(|body| {
-                // The closure holds the place until the body has ended.
-                body.inspect_err(move |error| {
-                    let whose = if place.body_has_failed() { "the client's body" } else { "the upstream" };
-                    complain(format_args!(
-                        "{what}: {whose} broke in the middle of the answer: {}",
-                        one_line(Causes(error))
-                    ));
-                })
-                .boxed_unsync()
+                let answer = Arc::clone(&exchange).answer(body, permits);
+                answer
+                    .inspect_err(move |error| {
+                        let whose = match error {
+                            Fault::MadeRoom => "the gateway",
+                            _ if exchange.has_failed() => "the client's body",
+                            _ => "the upstream",
+                        };
+                        complain(format_args!(
+                            "{what}: {whose} broke in the middle of the answer: {}",
+                            one_line(Causes(error))
+                        ));
+                    })
+                    .boxed_unsync()
             })),
             Err((refused, details)) => {
                 let Refused(status, sentence) = &refused;
@@ -199,7 +206,7 @@ fn refused_for(error: &legacy::Error) -> Refused {
     match causes().find_map(|cause| cause.downcast_ref()) {
         Some(Fault::TooSlow) => return TOO_SLOW,
         Some(Fault::Broken(_)) => return Refused(StatusCode::BAD_REQUEST, "The request's body broke.\n"),
-        None => {}
+        Some(Fault::MadeRoom) | None => {}
     }
     match causes().find_map(|cause| cause.downcast_ref()) {
         Some(error) if is_own(error) => FULL,

@@ -47,18 +47,21 @@
 //!
 //! # Limits
 //!
-//! - Silent and slow clients cannot use up the gateway: `examples/support/connections.rs`. The number of connections is
-//!   what the limit on open files allows. Half of them go to the upstream, one for each request.
-//! - One client cannot take all connections. Each address has a share of the requests (`--requests-per-address`),
-//!   counted as in [`ClientIpKey`](tower_sse::ClientIpKey); behind a `--trusted-proxy`, by `x-forwarded-for`. The next
-//!   request is a 429. An HTTP/2 connection has a share as well (`--requests-per-connection`). Its next stream is
-//!   refused (`REFUSED_STREAM`). A client that respects the connection's settings waits instead.
-//! - When a share or the total is used up, the request whose body has been arriving for the longest time makes room,
-//!   and gets a 503. If no body is arriving, the new request is refused, with a 503 if the gateway is full. Both
-//!   responses have a `retry-after`.
-//! - A request whose body comes too slowly (`--body-ms`) is a 408. A response that does not begin in time is a 504, and
-//!   a response that is too slow is cut off (`--answer-ms`). An event stream may be silent for ever.
-//! - Vanished clients and upstreams are detected: `examples/support/sockets.rs`.
+//! - Silent and slow clients cannot fill it up: `examples/support/connections.rs`. It has as many connections as the limit
+//!   on open files allows, half of them to the upstream, one for each request. It takes fewer requests than it has
+//!   connections of clients, by an eighth, so that the next client is told so.
+//! - One client cannot take all of these. An address has a share of the requests (`--requests-per-address`), counted as
+//!   [`ClientIpKey`](tower_sse::ClientIpKey) does, behind a `--trusted-proxy` by `x-forwarded-for`. The next request is a 429. A
+//!   connection of HTTP/2 has a share as well (`--requests-per-connection`). The next stream is refused (`REFUSED_STREAM`),
+//!   and a client that heeds the connection's settings waits instead.
+//! - When a share is used up, or all is, a request that waits for its client makes room: its body is arriving (a 503), or for
+//!   a second nobody has taken what there is of its answer (broken off). First goes the address that has most requests, and of
+//!   these the request that has waited longest. If all places are taken, the new request may also take the place of a fresh
+//!   answer that is not taken, of an address that has more requests. When none waits for its client, the new request is
+//!   refused: 503 if the gateway is full. Both say `retry-after`.
+//! - A request whose body comes too slowly (`--body-ms`) is a 408. An answer that does not begin in time is a 504, and one
+//!   that goes on too slowly is broken off (`--answer-ms`). An event stream may be silent for ever.
+//! - Clients and upstreams that are gone without saying so are found: `examples/support/sockets.rs`.
 //!
 //! # What is refused
 //!
@@ -70,6 +73,7 @@ mod bodies;
 mod clients;
 #[path = "../support/connections.rs"]
 mod connections;
+mod exchanges;
 mod gateway;
 mod headers;
 mod hiding;
@@ -82,7 +86,6 @@ mod signals;
 #[path = "../support/sockets.rs"]
 mod sockets;
 mod translation;
-mod uploads;
 mod upstream;
 mod via;
 
@@ -152,7 +155,8 @@ async fn run(options: Options) -> io::Result<()> {
 
     // Each client connection needs another one to the upstream.
     let connections = Connections::new(options.patience, 2);
-    let all = connections.most();
+    // The others are for saying that there is no place.
+    let all = connections.for_streams();
     let (per_address, per_connection) = options.shares(all);
     let connections = connections.requests_each(per_connection);
     let places = Places::new(all as usize, per_address as usize);

@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::uploads::{Upload, Uploads};
+use crate::exchanges::{Exchange, Exchanges};
 
 /// How long a request waits for the place of a request that was ended.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,17 +35,12 @@ pub(crate) enum NoPlace {
 
 /// The place of one request. It is free again when this is dropped.
 pub(crate) struct Place {
-    pub(crate) upload: Arc<Upload>,
-    _permits: [OwnedSemaphorePermit; 2],
-    _address: Arc<Share>,
+    pub(crate) exchange: Arc<Exchange>,
+    pub(crate) permits: Permits,
 }
 
-impl Place {
-    /// A closure that calls this captures the whole place.
-    pub(crate) fn body_has_failed(&self) -> bool {
-        self.upload.has_failed()
-    }
-}
+/// One of the address, and one of all.
+pub(crate) type Permits = [OwnedSemaphorePermit; 2];
 
 impl Places {
     pub(crate) fn new(all: usize, per_address: usize) -> Self {
@@ -54,14 +49,14 @@ impl Places {
 
     /// Takes a place for a request of this address.
     ///
-    /// If all places are taken, the request whose body has been arriving for the longest time is ended. If the share of
-    /// the address is used up, only a request of the same address is ended.
+    /// When all are taken, a request that waits for its client makes room. An address whose share is used up takes the place
+    /// of such a request of its own only.
     pub(crate) async fn take(&self, address: IpAddr, has_body: bool) -> Result<Place, NoPlace> {
         let share = self.share_of(address);
-        let upload = Arc::new(Upload::new(has_body));
-        let of_address = share.take(&upload).await.ok_or(NoPlace::OfAddress)?;
-        let of_all = self.all.take(&upload).await.ok_or(NoPlace::InAll)?;
-        Ok(Place { upload, _permits: [of_address, of_all], _address: share })
+        let exchange = Arc::new(Exchange::new(Arc::clone(&share), has_body));
+        let of_address = share.take(&exchange, usize::MAX).await.ok_or(NoPlace::OfAddress)?;
+        let of_all = self.all.take(&exchange, share.taken()).await.ok_or(NoPlace::InAll)?;
+        Ok(Place { exchange, permits: [of_address, of_all] })
     }
 
     fn share_of(&self, address: IpAddr) -> Arc<Share> {
@@ -78,28 +73,33 @@ impl Places {
     }
 }
 
-/// Places, and the requests that can be ended to free them.
-struct Share {
+/// Places, and the requests that have them.
+pub(crate) struct Share {
+    most: usize,
     free: Arc<Semaphore>,
-    uploads: Uploads,
+    exchanges: Exchanges,
 }
 
 impl Share {
     fn new(places: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(places)), uploads: Uploads::default() }
+        Self { most: places, free: Arc::new(Semaphore::new(places)), exchanges: Exchanges::default() }
     }
 
-    /// Returns `None` if there is no place, or if this request was ended for another one while it waited.
-    async fn take(&self, upload: &Arc<Upload>) -> Option<OwnedSemaphorePermit> {
-        if self.free.available_permits() == 0 && !self.uploads.make_room() {
+    /// How many requests have a place.
+    pub(crate) fn taken(&self) -> usize {
+        self.most - self.free.available_permits()
+    }
+
+    /// `None`: there is no place, or this request made room for another one while it waited.
+    async fn take(&self, exchange: &Arc<Exchange>, requests_of_its_address: usize) -> Option<OwnedSemaphorePermit> {
+        if self.free.available_permits() == 0 && !self.exchanges.make_room(requests_of_its_address) {
             return None;
         }
-        // A request that waits for its place can be ended as well: in a burst, all requests before it have been ended
-        // already.
-        self.uploads.add(upload);
+        // A request that waits for its place can make room as well: in a burst, all those before it have done so already.
+        self.exchanges.add(exchange);
         tokio::select! {
             biased;
-            () = upload.is_ended() => None,
+            () = exchange.is_ended() => None,
             place = timeout(ROOM_TIMEOUT, Arc::clone(&self.free).acquire_owned()) => place.ok()?.ok(),
         }
     }

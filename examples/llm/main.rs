@@ -16,10 +16,12 @@
 //! - `DELETE /chats/{chat}/answers/{n}`: stops an answer.
 //! - `GET /chats/{chat}/events`: the questions of a chat. Each `question` contains the number of its answer.
 //!
-//! An answer is a topic with a producer. The producer writes whether or not anybody reads. An answer to a prompt with
-//! the word `break` fails in the middle. A chat is a plain topic. In this example, everybody who knows a chat's name
-//! may read and write in it. A public program has to check who may. Pages of other sites cannot ask or stop anything
-//! through a visitor's browser.
+//! An answer is a topic with a producer. The producer writes whether or not anybody reads. An answer to a prompt with the word `break` fails in the middle.
+//! A chat is a plain topic. In this example, everybody who knows a chat's name may read and write in it. A public program has to check who may.
+//! Pages of other sites cannot ask or stop anything through a visitor's browser, not even under a name of their own that points to this
+//! machine: `examples/support/hosts.rs`.
+//!
+//! One address can open a quarter of the streams that the limit on open files allows. A refused `EventSource` is told to come back.
 //!
 //! Environment:
 //!
@@ -27,23 +29,26 @@
 //! |---|---|---|
 //! | `PORT` | 3001 | the port; 0 picks a free port |
 //! | `TOKEN_MS` | 60 | the average time of a token |
+//! | `HOSTS` | none | hosts that clients may ask for besides this machine's own, separated by commas |
+//! | `PROXIES` | 0 | how many proxies append to `x-forwarded-for` |
 //! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, take to send a prompt, or answer nothing; at least 1000 |
 
 #[allow(dead_code, reason = "it is not stopped gracefully")]
 #[path = "../support/connections.rs"]
 mod connections;
 mod generator;
-#[path = "../support/settings.rs"]
-mod settings;
+#[path = "../support/hosts.rs"]
+mod hosts;
 #[path = "../support/sockets.rs"]
 mod sockets;
 
-use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
+use std::{collections::HashMap, env, error::Error, io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Query, State},
-    http::StatusCode,
+    extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State},
+    http::{StatusCode, request::Parts},
+    middleware,
     response::{Html, Result},
     routing::{delete, get, post},
 };
@@ -53,11 +58,11 @@ use tokio::{net::TcpListener, sync::Mutex};
 use tokio_stream::{StreamExt, once};
 use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer};
 use tower_sse::{
-    ClientHandle, Event, EventStream, Registry, RegistryConfig, Retention, SseLayer, Start, SubscribeError,
-    Subscription, TopicState,
+    ClientHandle, ClientIpKey, Event, EventStream, Limit, RefusedResponse, Registry, RegistryConfig, Retention,
+    SseLayer, Start, SubscribeError, Subscription, TopicState,
 };
 
-use crate::{connections::Connections, settings::setting, sockets::Patience};
+use crate::{connections::Connections, hosts::Hosts, sockets::Patience};
 
 const MAX_PROMPT: usize = 16 << 10;
 /// The most answers that are written at once, in all chats together. Each answer takes a task.
@@ -82,13 +87,27 @@ async fn main() -> std::result::Result<(), Box<dyn Error>> {
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3001)?)).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let app = app(Chats { registry, token_time, turns: Arc::default() }, patience);
     // Unlike `axum::serve`, this closes connections that send no request, and makes room for new clients.
-    Connections::new(patience, 1).serve(listener, app.into_make_service()).await;
+    let connections = Connections::new(patience, 1);
+    let hosts = Hosts::named(&setting("HOSTS", String::new())?);
+    let chats = Chats { registry, token_time, turns: Arc::default() };
+    let app = app(chats, limits(&connections)?, hosts, patience);
+    connections.serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await;
     Ok(())
 }
 
-fn app(chats: Chats, patience: Patience) -> Router {
+/// The limits of streams: in total, and for each address. Neither all streams nor one address must take all connections.
+fn limits(connections: &Connections) -> std::result::Result<[Limit; 2], io::Error> {
+    let peer = |request: &Parts| Some(request.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip());
+    let address = ClientIpKey::new(peer).proxies(setting("PROXIES", 0)?);
+    let all = connections.for_streams();
+    Ok([Limit::streams(all), Limit::streams((all / 4).max(1)).per(address.key())])
+}
+
+fn app(chats: Chats, limits: [Limit; 2], hosts: Hosts, patience: Patience) -> Router {
+    let sse = SseLayer::new(&chats.registry).reconnect_delay(Duration::from_secs(1));
+    // An EventSource gives up for good at a 503.
+    let sse = limits.into_iter().fold(sse, SseLayer::limit).refused_response(RefusedResponse::reconnect());
     Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))
         .route("/chats/{chat}/messages", post(ask))
@@ -97,11 +116,12 @@ fn app(chats: Chats, patience: Patience) -> Router {
         .route("/chats/{chat}/answers/{n}", delete(stop))
         .fallback(|| async { (StatusCode::NOT_FOUND, "there is nothing at this address; the chat page is at /") })
         .layer(DefaultBodyLimit::max(MAX_PROMPT))
-        .layer(SseLayer::new(&chats.registry).reconnect_delay(Duration::from_secs(1)))
+        .layer(sse)
         // Refuses requests that change something, if a browser sends them for a page of another site.
         .layer(CsrfLayer::new())
-        // Limits the time until the response headers are sent, so a slow prompt cannot last for ever. It does not cut
-        // streams.
+        // Refuses requests by names that are not this server's, as those of a page whose name points to this machine.
+        .layer(middleware::from_fn_with_state(hosts, hosts::check))
+        // Limits the time until the response headers are sent, so a slow prompt cannot last for ever. It does not cut streams.
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, patience.time()))
         .with_state(chats)
 }
@@ -227,5 +247,13 @@ impl Answer {
 
     fn is_unknown(&self) -> axum::response::ErrorResponse {
         (StatusCode::NOT_FOUND, format!("this chat has no answer {}, or no longer", self.n)).into()
+    }
+}
+
+/// Reads a value from the environment. A value that does not parse is an error, and the error names the variable.
+fn setting<T: FromStr>(name: &str, default: T) -> std::result::Result<T, io::Error> {
+    match env::var(name) {
+        Err(_) => Ok(default),
+        Ok(text) => text.parse().map_err(|_| io::Error::other(format!("{name}={text:?} does not fit"))),
     }
 }

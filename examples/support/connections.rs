@@ -14,38 +14,38 @@
 //!
 //! # What it does
 //!
-//! - **Deadlines.** A client has `patience` (30 s) to send its first request's head. It does not matter what it sends
-//!   before that: nothing, a byte, half of an HTTP/2 preface, or a preface without HEADERS. Each later head must arrive
-//!   within the same time after the last answer. Otherwise the connection ends gracefully, and after the same time
-//!   again it is closed.
-//! - **A limit on connections**: as many as the process's limit on open files allows, see [`Connections::new`].
-//! - **Room for new clients.** When the limit is reached, each new connection replaces one that waits for its client.
-//!   The first to go is the connection that has waited longest for a head, if that is more than a second; then for an
-//!   answer to be read, if that is more than a second; then for a body, if that is more than five seconds. After these
-//!   come connections that have just opened, then bodies that have just begun, then answers that have just begun. Those
-//!   are often clients of an attack, and otherwise clients that reconnect. While all connections are being answered,
-//!   new ones are closed at once.
-//! - **Answers that are not read.** A client that reads no response for `patience` is disconnected. Over HTTP/2, such a
-//!   client may answer pings and never open its window.
-//! - **Errors** of `accept`, which mostly mean that no file descriptor is left, make room in the same way. `accept` is
-//!   tried again after 100 ms.
-//! - **Vanished peers** are detected: `examples/support/sockets.rs`.
+//! - **Deadlines.** A client has the patience (30 s) for its first request's head, whatever it sends until then: nothing, a
+//!   byte, half of an HTTP/2 preface, a preface and no HEADERS. Later heads have to be there within the same time after the
+//!   last answer. Then the connection ends gracefully, and after the same time again it is closed.
+//! - **A bound on connections**: what the process's limit on open files leaves, see [`Connections::new`].
+//! - **Room for new clients.** When the bound is reached, each new connection takes the place of one that waits for its client.
+//!   First go those that have waited too long: for a head or for an answer to be taken, more than a second, and for a body, more
+//!   than five seconds. Then goes the kind of which there are most: heads, bodies, or answers that nobody has taken for a quarter
+//!   of a second. So many requests without bodies keep out no client whose head is still under way, and many silent connections
+//!   end no upload. Last go answers that were given just now. Of one kind, an address that has many connections loses one first,
+//!   and of one address, the one that has waited longest. While all connections are being answered, new ones are closed at once.
+//! - **Answers that nobody takes.** A client that takes nothing for the patience, while an answer waits to be taken, is gone. Over
+//!   HTTP/2 it may answer pings meanwhile, never open its window, and ask for more answers: these give it no more time.
+//! - **Errors** of `accept`, which are mostly a lack of file descriptors, make room in the same way, and are tried again
+//!   after 100 ms.
+//! - **Peers that are gone** are found: `examples/support/sockets.rs`.
 //!
 //! # What it does not do
 //!
-//! - It has no limit per address: one client can have all connections, as long as each of them is being answered. Use a
-//!   `Limit` per address, as the dashboard does, or count all requests, as the gateway does. `requests_each` limits the
-//!   requests of an HTTP/2 connection.
-//! - It sets no deadline for a request's body. tower-http's `TimeoutLayer` around the service does, if the service
-//!   reads the whole body before it answers: see the dashboard. The gateway forwards bodies, and requires a minimum
-//!   pace.
+//! - It bounds no address: one client can have all connections, as long as each of them is being answered. Use a `Limit` per
+//!   address, and one of [`Connections::for_streams`] for all streams, as the dashboard does, or count all requests, as the
+//!   gateway does. `requests_each` bounds an HTTP/2 connection.
+//! - It gives no deadline to a request's body. tower-http's `TimeoutLayer` around the service does, where it reads all of a body
+//!   before it answers: see the dashboard. The gateway passes bodies on, and asks for a pace.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     convert::Infallible,
     error::Error,
+    hash::Hash,
     io::{self, ErrorKind, Write},
-    net::SocketAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -74,7 +74,9 @@ use crate::sockets::Patience;
 const RESERVED_FILES: u64 = 64;
 /// A well-behaved client sends its head within this time after it has connected, and reads what it is sent.
 const HEAD_START: Duration = Duration::from_secs(1);
-/// Most bodies arrive within this time.
+/// Between two parts of an answer, a client that takes it needs no longer.
+const TAKING: Duration = Duration::from_millis(250);
+/// Most bodies are there within this time.
 const BODY_START: Duration = Duration::from_secs(5);
 /// How many connections may wait to be accepted, if the system allows as many.
 const BACKLOG: i32 = 4096;
@@ -113,10 +115,11 @@ impl Connections {
         Self { requests_each: Some(most), ..self }
     }
 
-    /// The maximum number of connections.
-    #[allow(dead_code, reason = "not all programs need the limit")]
-    pub(crate) fn most(&self) -> u32 {
-        self.most
+    /// How many of them streams may keep for long: all but an eighth. The rest is for short requests, and for telling a client
+    /// that there is no room for its stream. If streams had all, the next client would be closed without a word.
+    #[allow(dead_code, reason = "not all programs bound their streams")]
+    pub(crate) fn for_streams(&self) -> u32 {
+        self.most - self.most / 8
     }
 
     /// Accepts connections until it is dropped. Connections that it has accepted go on.
@@ -142,7 +145,7 @@ impl Connections {
             self.patience.set_on(&socket);
             let Ok(make_service) = make_service.ready().await;
             let Ok(service) = make_service.call(peer).await;
-            let connection = Arc::new(Connection::new());
+            let connection = Arc::new(Connection::new(peer.ip()));
             lock(&self.open).insert(number, Arc::clone(&connection));
             let asked = Arc::clone(&connection);
             let counted = service_fn(move |request| count(Arc::clone(&asked), service.clone(), request));
@@ -185,21 +188,73 @@ impl Connections {
         }
     }
 
-    /// Closes the connection that has been unanswered for the longest time. Returns `false` if all are being answered.
+    /// Closes one that waits for its client: see the top of this file for which. `false`: all are being answered.
     fn make_room(&self) -> bool {
         let open = lock(&self.open);
-        let waiting = open.values().filter_map(|connection| Some((lock(&connection.state).turn()?, connection)));
-        let Some((_, first)) = waiting.min_by_key(|(turn, _)| *turn) else { return false };
+        let waiting: Vec<_> = open.values().filter_map(|it| Some((lock(&it.state).waits()?, it))).collect();
+        let of_address = count_by(open.values().map(|connection| connection.network));
+        let of_kind =
+            count_by(waiting.iter().filter(|(wait, _)| wait.stage() == Stage::InTime).map(|(wait, _)| wait.on));
+        let turn = |(wait, connection): &(Wait, &Arc<Connection>)| {
+            let most_first = Reverse(of_kind.get(&wait.on).copied().unwrap_or_default());
+            let kind = (wait.stage() == Stage::InTime).then_some(most_first);
+            (wait.stage(), kind, wait.on, Reverse(of_address[&connection.network]), wait.since)
+        };
+        let Some((_, first)) = waiting.iter().min_by_key(|one| turn(one)) else { return false };
         lock(&first.state).is_evicted = true;
         first.evicted.notify_one();
         true
     }
 }
 
-/// One connection.
+fn count_by<K: Hash + Eq>(keys: impl Iterator<Item = K>) -> HashMap<K, usize> {
+    let mut counts = HashMap::new();
+    keys.for_each(|key| *counts.entry(key).or_default() += 1);
+    counts
+}
+
+/// One of them.
 struct Connection {
+    /// Whose it is: an IPv4 address, or the /64 network of an IPv6 address.
+    network: IpAddr,
     state: Mutex<State>,
     evicted: Notify,
+}
+
+/// A connection that waits for its client.
+struct Wait {
+    on: WaitsFor,
+    since: Instant,
+    now: Instant,
+}
+
+/// In which order they make room, if they have waited too long.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum WaitsFor {
+    Head,
+    /// An answer is taken.
+    Taking,
+    Body,
+}
+
+/// In which order they make room.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    TooLong,
+    InTime,
+    JustAnswered,
+}
+
+impl Wait {
+    fn stage(&self) -> Stage {
+        let time = self.now.saturating_duration_since(self.since);
+        let is_too_long = time > if self.on == WaitsFor::Body { BODY_START } else { HEAD_START };
+        match self.on {
+            _ if is_too_long => Stage::TooLong,
+            WaitsFor::Taking if time < TAKING => Stage::JustAnswered,
+            _ => Stage::InTime,
+        }
+    }
 }
 
 struct State {
@@ -210,7 +265,9 @@ struct State {
     /// Answers whose last frame the client has not read, and since when. A server asks for the next frame only after
     /// that.
     untaken: HashMap<u64, Instant>,
-    /// The number of the next answer.
+    /// When the client last took something of an answer.
+    took: Option<Instant>,
+    /// The next answer's.
     number: u64,
     /// When the connection last changed what it waits for.
     since: Instant,
@@ -219,25 +276,25 @@ struct State {
 }
 
 impl State {
-    /// The order in which connections make room. `None` if the connection is being answered.
-    fn turn(&self) -> Option<(u8, Instant)> {
-        let for_long = |since: Instant, time| since.elapsed() > time;
-        let kind = match self.untaken_since() {
+    /// `None`: it is being answered.
+    fn waits(&self) -> Option<Wait> {
+        let (on, since) = match self.untaken_since() {
             _ if self.is_evicted => return None,
-            Some(since) => return Some((if for_long(since, HEAD_START) { 1 } else { 5 }, since)),
-            _ if self.arriving < self.requests => return None,
-            _ if self.requests == 0 && for_long(self.since, HEAD_START) => 0,
-            _ if self.requests > 0 && for_long(self.since, BODY_START) => 2,
-            _ if self.requests == 0 => 3,
-            _ => 4,
+            Some(since) => (WaitsFor::Taking, since),
+            None if self.arriving < self.requests => return None,
+            None if self.requests == 0 => (WaitsFor::Head, self.since),
+            None => (WaitsFor::Body, self.since),
         };
-        Some((kind, self.since))
+        Some(Wait { on, since, now: Instant::now() })
     }
 
-    /// Since when the client has read nothing of any answer. `None` if it reads, or if there is no answer.
+    /// Since when its client takes nothing, while answers wait for that. `None`: it does, or there is none.
+    ///
+    /// Each answer has its own time, and a new one gives the others no more.
     fn untaken_since(&self) -> Option<Instant> {
         let answered = self.requests.saturating_sub(self.arriving);
-        if self.untaken.len() < answered { None } else { self.untaken.values().max().copied() }
+        let oldest = self.untaken.values().min().copied().filter(|_| self.untaken.len() >= answered)?;
+        Some(self.took.map_or(oldest, |took| took.max(oldest)))
     }
 
     fn change(&mut self, by: impl FnOnce(&mut Self)) {
@@ -251,11 +308,22 @@ impl State {
 }
 
 impl Connection {
-    fn new() -> Self {
-        let (since, has_asked, is_evicted) = (Instant::now(), false, false);
-        let untaken = HashMap::new();
-        let state = Mutex::new(State { requests: 0, arriving: 0, untaken, number: 0, since, has_asked, is_evicted });
-        Self { state, evicted: Notify::new() }
+    fn new(peer: IpAddr) -> Self {
+        let network = match peer.to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+            address => address,
+        };
+        let state = State {
+            requests: 0,
+            arriving: 0,
+            untaken: HashMap::new(),
+            took: None,
+            number: 0,
+            since: Instant::now(),
+            has_asked: false,
+            is_evicted: false,
+        };
+        Self { network, state: Mutex::new(state), evicted: Notify::new() }
     }
 
     /// Serves the connection until it ends or is closed by either side.
@@ -334,6 +402,7 @@ where
 struct Taken<B> {
     body: Pin<Box<B>>,
     number: u64,
+    has_given: bool,
     answered: OnDrop,
 }
 
@@ -350,7 +419,7 @@ impl<B> Taken<B> {
         let number = state.number;
         state.untaken.insert(number, Instant::now());
         drop(state);
-        Self { body: Box::pin(body), number, answered }
+        Self { body: Box::pin(body), number, has_given: false, answered }
     }
 }
 
@@ -359,12 +428,17 @@ impl<B: Body> Body for Taken<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let polled = self.body.as_mut().poll_frame(cx);
-        let mut state = lock(&self.answered.0.state);
+        let this = &mut *self;
+        let polled = this.body.as_mut().poll_frame(cx);
+        let mut state = lock(&this.answered.0.state);
+        // Whoever asks for more has taken what there was.
+        if this.has_given {
+            state.took = Some(Instant::now());
+        }
+        this.has_given = polled.is_ready();
         match polled {
-            // A later poll means that this frame was read.
-            Poll::Ready(_) => state.untaken.insert(self.number, Instant::now()),
-            Poll::Pending => state.untaken.remove(&self.number),
+            Poll::Ready(_) => state.untaken.insert(this.number, Instant::now()),
+            Poll::Pending => state.untaken.remove(&this.number),
         };
         drop(state);
         polled

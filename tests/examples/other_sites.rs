@@ -9,7 +9,9 @@ use crate::{
     bodies::any,
     client::{VERSIONS, get, request},
     example::{Example, Server},
-    strangers::{a_body_that_trickles_is_given_up, pages_of_other_sites_change_nothing, send, until},
+    strangers::{
+        a_body_that_trickles_is_given_up, names_of_others_are_refused, pages_of_other_sites_change_nothing, send, until,
+    },
 };
 
 static DASHBOARD: Example = Example::named("dashboard");
@@ -50,7 +52,15 @@ async fn pages_of_other_sites_cannot_ask_or_stop_in_the_chat() {
 }
 
 #[tokio::test]
-async fn the_dashboard_gives_up_a_slow_request_body_and_streams_go_on() {
+async fn pages_whose_name_points_to_this_machine_are_refused() {
+    let (_server, address) = start(&DASHBOARD, &[]).await;
+    names_of_others_are_refused(address, &[("GET", "/"), ("GET", "/events?topic=a"), ("POST", "/publish/a")]).await;
+    let (_server, address) = start(&LLM, &[]).await;
+    names_of_others_are_refused(address, &[("GET", "/chats/mine/events"), ("POST", "/chats/mine/messages")]).await;
+}
+
+#[tokio::test]
+async fn an_event_that_trickles_is_given_up_on_the_dashboard_and_streams_go_on() {
     let (_server, address) = start(&DASHBOARD, &[("GONE_AFTER_MS", "1000")]).await;
     let mut streams = Vec::new();
     for version in VERSIONS {

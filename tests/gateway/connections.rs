@@ -84,3 +84,31 @@ async fn a_response_may_take_longer_than_a_head_and_idle_connections_close_clean
     })
     .await;
 }
+
+#[tokio::test]
+async fn new_answers_give_those_that_nobody_takes_no_more_time() {
+    within_20_s(async {
+        let upstream = upstream(|_| async { Response::new(any(Full::from("here"))) }).await;
+        let gateway = Gateway::start(&upstream, &["--gone-after-ms", "1000"]).await;
+        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+        // SETTINGS_INITIAL_WINDOW_SIZE is 0. Then a CONNECT to `a` every 100 ms, and each time a reset of the one before.
+        let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+        let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x01, 1, b'a'];
+        socket.write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings, &get].concat()).await.unwrap();
+        let begun = Instant::now();
+        for stream in (3..).step_by(2) {
+            let connect = [&[0, 0, 12, 1, 5, 0, 0, 0, stream, 0x02, 7][..], b"CONNECT", &[0x01, 1, b'a']].concat();
+            let reset = [0, 0, 4, 3, 0, 0, 0, 0, stream, 0, 0, 0, 8];
+            if socket.write_all(&connect).await.is_err() {
+                break;
+            }
+            sleep(A_SECOND / 10).await;
+            if socket.write_all(&reset).await.is_err() {
+                break;
+            }
+            assert!(begun.elapsed() < A_SECOND * 3, "{:?}", begun.elapsed());
+        }
+        assert!(begun.elapsed() > A_SECOND * 9 / 10, "{:?}", begun.elapsed());
+    })
+    .await;
+}

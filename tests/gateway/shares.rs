@@ -1,14 +1,19 @@
 //! The share of the gateway that one client can take, and how other clients fare.
 
-use std::{future::pending, net::Ipv4Addr, process::Stdio, time::Duration};
+use std::{
+    future::pending,
+    net::{Ipv4Addr, SocketAddr},
+    process::Stdio,
+    time::Duration,
+};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header::RETRY_AFTER};
 use http_body::Frame;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     process::Command,
     sync::mpsc,
     task::JoinSet,
@@ -51,10 +56,11 @@ fn channel_without_end() -> AnyBody {
     body
 }
 
-/// A gateway with this many connections and this many places.
+/// A gateway that has so many places, and a few connections more.
 async fn with_places(places: usize, upstream: &str, flags: &[&str]) -> Gateway {
+    let connections = (places..).find(|connections| connections - connections / 8 == places).unwrap();
     let mut command = Command::new("sh");
-    let limit = format!("ulimit -n {} && exec \"$0\" \"$@\"", 64 + 2 * places);
+    let limit = format!("ulimit -n {} && exec \"$0\" \"$@\"", 64 + 2 * connections);
     command.args(["-c", &limit]).arg(GATEWAY.executable()).stdin(Stdio::null()).kill_on_drop(true);
     command.args(["--listen", "127.0.0.1:0", "--upstream", upstream]).args(flags);
     Gateway::started(command).await
@@ -262,6 +268,57 @@ async fn an_upload_that_is_ended_for_another_request_gets_a_503() {
                 assert!(line.starts_with("gateway: POST /up: 503 Service Unavailable, by the gateway: "), "{line}");
             }
         }
+    })
+    .await;
+}
+
+/// A client of HTTP/2 whose window never opens, with so many requests.
+async fn shut_windows(from: Ipv4Addr, gateway: SocketAddr, requests: u8) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let mut socket = socket.connect(gateway).await.unwrap();
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0.
+    let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+    socket.write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings].concat()).await.unwrap();
+    for number in 0..requests {
+        socket.write_all(&shut_get(number)).await.unwrap();
+    }
+    socket
+}
+
+/// GET / http a.
+fn shut_get(number: u8) -> [u8; 15] {
+    [0, 0, 6, 1, 5, 0, 0, 0, 2 * number + 1, 0x82, 0x86, 0x84, 0x01, 1, b'a']
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_make_room_when_a_place_is_needed() {
+    within_20_s(async {
+        let upstream = upstream(|_| async { Response::new(any(Full::from("here"))) }).await;
+        let gateway = with_places(100, &upstream, &[]).await;
+        let enemies = (10..15).map(|last| Ipv4Addr::new(127, 0, 0, last));
+        let mut sockets = Vec::new();
+        // Each address may have 25 by default, and each connection 12.
+        for enemy in enemies.clone().chain(enemies) {
+            sockets.push(shut_windows(enemy, gateway.address, 12).await);
+        }
+        let one_of_them = Ipv4Addr::new(127, 0, 0, 10);
+        for number in 12..32 {
+            for version in VERSIONS {
+                let mut other = client_from(Ipv4Addr::LOCALHOST, gateway.address, version).await;
+                assert_eq!(status(&mut other, "/").await, StatusCode::OK, "{version:?} {number}");
+            }
+            // New ones give those that are there no more time.
+            for socket in &mut sockets {
+                let reset = [0, 0, 4, 3, 0, 0, 0, 0, 2 * (number - 12) + 1, 0, 0, 0, 8];
+                socket.write_all(&[&reset[..], &shut_get(number)].concat()).await.unwrap();
+            }
+        }
+        // Whoever comes from the same address has to wait until theirs have not been taken for a second.
+        let begun = Instant::now();
+        let mut own = client_from(one_of_them, gateway.address, Version::HTTP_11).await;
+        while status(&mut own, "/").await != StatusCode::OK {}
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     })
     .await;
 }

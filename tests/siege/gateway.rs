@@ -1,7 +1,7 @@
 //! The gateway with 512 file descriptors.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     process::Stdio,
     sync::{Arc, Mutex},
 };
@@ -63,7 +63,9 @@ async fn other_clients_are_served_within_a_second_during_a_siege() {
             times.note(time);
             for version in VERSIONS {
                 let begun = Instant::now();
-                let response = Client::connect(address, version).await.send(get("/")).await.unwrap();
+                let mut client = Client::connect(address, version).await;
+                siege::way().await;
+                let response = client.send(get("/")).await.unwrap();
                 assert_eq!(response.status(), StatusCode::OK);
                 times.note(begun.elapsed());
             }
@@ -97,7 +99,51 @@ async fn a_thousand_connections_of_one_kind_keep_no_other_client_out() {
 }
 
 #[tokio::test]
-async fn responses_that_are_never_read_keep_no_other_client_out() {
+async fn requests_without_bodies_that_are_renewed_keep_out_nobody_whose_head_is_under_way() {
+    alone(&GATEWAY, async {
+        let upstream = upstream(|request| async {
+            let _ = request.into_body().collect().await;
+            Response::new(any(Full::from("here")))
+        })
+        .await;
+        let (_server, address) = with_few_files(&upstream, &[]).await;
+        siege::renewals_keep_nobody_out(address, ("/", "/"), (siege::FILES / 2, 60)).await;
+    })
+    .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn streams_of_few_addresses_leave_connections_for_a_503_to_the_others() {
+    alone(&GATEWAY, async {
+        let upstream = upstream(|_| async {
+            let (frames, body) = channel();
+            std::mem::forget(frames);
+            event_stream(body)
+        })
+        .await;
+        let (_server, address) = with_few_files(&upstream, &[]).await;
+        let mut streams = Vec::new();
+        let addresses = (0..25).map(|last| Ipv4Addr::new(127, 0, 2, last + 1)).cycle();
+        for own in addresses.take(25 * 20) {
+            let mut client = client_from(own, address, Version::HTTP_11).await;
+            let stream = client.send(get("/")).await.unwrap();
+            assert!([200, 503].contains(&stream.status().as_u16()), "{}", stream.status());
+            streams.push((stream, client));
+        }
+        for version in VERSIONS {
+            for _ in 0..5 {
+                let mut client = client_from(OTHER, address, version).await;
+                siege::way().await;
+                assert_eq!(client.send(get("/")).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_keep_nobody_out() {
     alone(&GATEWAY, async {
         let upstream = upstream(|_| async { Response::new(any(Full::from("here"))) }).await;
         let (_server, address) = with_few_files(&upstream, &[]).await;
@@ -177,8 +223,8 @@ async fn slow_bodies_over_few_http_2_connections_keep_no_other_client_out() {
                 uploads.push((frames, tokio::spawn(sender.send_request(request("POST", "/", body)))));
             }
         }
-        // Each body takes a connection to the upstream, and the address has a quarter of the 224 that there are. Its
-        // requests end only each other.
+        // Each takes a connection to the upstream, and their address has a quarter of the 196 that there are. Its requests
+        // take each other's places, and nobody else's.
         let (_frames, first) = uploads.remove(0);
         assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
         let mut times = Times::default();
@@ -186,7 +232,9 @@ async fn slow_bodies_over_few_http_2_connections_keep_no_other_client_out() {
             for _ in 0..20 {
                 let begun = Instant::now();
                 let post = request("POST", "/", any(Full::from("whole")));
-                let response = client_from(OTHER, address, version).await.send(post).await.unwrap();
+                let mut client = client_from(OTHER, address, version).await;
+                siege::way().await;
+                let response = client.send(post).await.unwrap();
                 assert_eq!(response.status(), StatusCode::OK);
                 assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "whole");
                 times.note(begun.elapsed());

@@ -19,6 +19,7 @@ mod example;
 mod gateway;
 #[path = "../support/listener.rs"]
 mod listener;
+mod llm;
 #[path = "../support/other_address.rs"]
 mod other_address;
 #[path = "../support/siege.rs"]

@@ -24,7 +24,8 @@ impl Example {
     /// The process that it starts is killed when it is dropped.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.executable());
-        command.stdin(Stdio::null()).kill_on_drop(true);
+        // The tests' clients ask for this host, see `client.rs`.
+        command.env("HOSTS", "server.test").stdin(Stdio::null()).kill_on_drop(true);
         command
     }
 

@@ -2,22 +2,28 @@
 #![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{
+    collections::VecDeque,
     io::{self, ErrorKind, Read, Write},
     iter::Cycle,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
     process::Stdio,
     slice,
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
     process::Command,
     task::spawn_blocking,
+    time::sleep,
 };
 
 pub(crate) const CONNECTIONS: usize = 1000;
@@ -30,7 +36,8 @@ const TURNS: u32 = 10;
 pub(crate) fn with_few_files(program: &Path) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit -n {FILES} && exec \"$0\" \"$@\"")]).arg(program);
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    // Some clients ask for this host, see `client.rs`.
+    command.env("HOSTS", "server.test").stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 
@@ -81,7 +88,97 @@ impl Siege {
     }
 }
 
-/// Sends a byte on each slow connection in each period. Not all bytes are sent at once.
+/// Requests whose bodies never come, over connections of their own. They are renewed until it is dropped.
+pub(crate) struct Renewal(Arc<()>);
+
+impl Renewal {
+    /// There are always so many. In each second, so many new ones take the places of the oldest. `addresses`: from which they
+    /// come in turn.
+    pub(crate) async fn of(address: SocketAddr, post: &str, number: usize, per_second: usize, addresses: u8) -> Self {
+        rlimit::increase_nofile_limit(4 * CONNECTIONS as u64).expect("a higher limit on open files");
+        let form = "content-type: application/x-www-form-urlencoded\r\ncontent-length: 10000";
+        let request = format!("POST {post} HTTP/1.1\r\nhost: localhost\r\n{form}\r\n\r\n").into_bytes();
+        let mut own = (0..addresses).map(|last| Ipv4Addr::new(127, 0, 1, last + 1)).cycle();
+        let mut next = move || connect_from(own.next()?, address, &request).ok();
+        let first = spawn_blocking(move || ((0..number).map(|_| next()).collect::<VecDeque<_>>(), next));
+        let (mut requests, mut next) = first.await.expect("no panic");
+        let (goes_on, begun) = (Arc::new(()), Instant::now());
+        let is_over = Arc::downgrade(&goes_on);
+        thread::spawn(move || {
+            let mut renewed = 0;
+            while is_over.strong_count() > 0 {
+                thread::sleep(DRIP / TURNS);
+                while renewed < (begun.elapsed().as_secs_f64() * per_second as f64) as usize {
+                    requests.push_back(next());
+                    requests.pop_front();
+                    renewed += 1;
+                }
+            }
+        });
+        Self(goes_on)
+    }
+}
+
+/// A client at one of this machine's addresses that begins so.
+fn connect_from(own: Ipv4Addr, address: SocketAddr, opening: &[u8]) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((own, 0)).into())?;
+    socket.connect_timeout(&address.into(), Duration::from_secs(1))?;
+    let mut socket = TcpStream::from(socket);
+    socket.write_all(opening)?;
+    Ok(socket)
+}
+
+/// Clients that mean well are served within a second beside such requests, which come from many addresses or from one.
+pub(crate) async fn renewals_keep_nobody_out(
+    address: SocketAddr,
+    (post, path): (&str, &str),
+    (number, per_second): (usize, usize),
+) {
+    for addresses in [200, 1] {
+        let _renewal = Renewal::of(address, post, number, per_second, addresses).await;
+        let mut times = Times::default();
+        for _ in 0..20 {
+            let (time, status) = get(address, path).await;
+            assert_eq!(status, "HTTP/1.1 200 OK", "beside requests of {addresses} addresses");
+            times.note(time);
+        }
+        times.are_within_a_second();
+    }
+}
+
+/// Ordinary streams, 20 each of 25 addresses, do not keep others from being answered.
+pub(crate) async fn streams_leave_connections_for_others(address: SocketAddr, stream: &str, path: &str) {
+    rlimit::increase_nofile_limit(4 * CONNECTIONS as u64).expect("a higher limit on open files");
+    let request = format!("GET {stream} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes();
+    let open = move || {
+        let addresses = (0..25).map(|last| Ipv4Addr::new(127, 0, 2, last + 1)).cycle();
+        let sockets = addresses.take(25 * 20).map(|own| connect_from(own, address, &request));
+        // Each of them has an answer before the next comes.
+        let answered = sockets.map(|socket| {
+            let mut socket = socket?;
+            socket.read_exact(&mut [0; 12]).map(|()| socket)
+        });
+        answered.collect::<Vec<_>>()
+    };
+    let streams = spawn_blocking(open).await.expect("no panic");
+    assert!(streams.iter().all(Result::is_ok), "each gets an answer");
+    let mut times = Times::default();
+    for _ in 0..10 {
+        let (time, status) = get(address, path).await;
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        times.note(time);
+    }
+    times.are_within_a_second();
+}
+
+/// How long a head is under way that does not come from this machine: 20 to 100 ms, and each time another time.
+pub(crate) async fn way() {
+    static HEADS: AtomicU64 = AtomicU64::new(0);
+    sleep(Duration::from_millis(20 + 20 * (HEADS.fetch_add(1, Ordering::Relaxed) % 5))).await;
+}
+
+/// Sends a byte on each connection that trickles, in each period. They do not all come at once.
 fn drip(besiegers: &Weak<Mutex<Vec<Besieger>>>) {
     for turn in (0..TURNS).cycle() {
         thread::sleep(DRIP / TURNS);
@@ -141,6 +238,7 @@ pub(crate) async fn get_from(own: Ipv4Addr, address: SocketAddr, path: &str) -> 
     let socket = TcpSocket::new_v4()?;
     socket.bind((own, 0).into())?;
     let mut socket = socket.connect(address).await?;
+    way().await;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await?;
     let mut status = String::new();
@@ -150,8 +248,15 @@ pub(crate) async fn get_from(own: Ipv4Addr, address: SocketAddr, path: &str) -> 
     Ok((begun.elapsed(), status.trim_end().to_owned()))
 }
 
-/// The opening of each kind, and the bytes that follow it one at a time. A kind without such bytes only holds its
-/// connection.
+pub(crate) async fn read_until(socket: &mut tokio::net::TcpStream, end: &str) -> String {
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        text.push(char::from(socket.read_u8().await.expect("more of it")));
+    }
+    text
+}
+
+/// How each kind begins, and what it goes on with, one byte at a time. With nothing, it only holds its connection.
 fn kinds(post: &str) -> Vec<(Vec<u8>, &'static [u8])> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];

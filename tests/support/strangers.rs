@@ -73,8 +73,43 @@ pub(crate) async fn pages_of_other_sites_change_nothing(
     }
 }
 
-/// Checks that a program with a body timeout of a second gives up this request while its body comes byte by byte. Zeros
-/// are valid as text, as a form, and as empty gRPC messages.
+/// A program answers for this machine's names and for `server.test`, and for nobody whose name points to this machine (DNS rebinding).
+pub(crate) async fn names_of_others_are_refused(address: SocketAddr, requests: &[Change<'_>]) {
+    for version in VERSIONS {
+        for (method, target) in requests {
+            for (host, is_refused) in [
+                ("evil.test", true),
+                ("evil.test:80", true),
+                ("127.0.0.1.evil.test", true),
+                ("localhost.evil.test", true),
+                ("evillocalhost", true),
+                ("xserver.test", true),
+                ("192.0.2.1", true),
+                ("[2001:db8::1]:3000", true),
+                ("localhost", false),
+                ("LocalHost:1", false),
+                ("app.localhost", false),
+                ("127.0.0.1", false),
+                ("127.0.0.1:3000", false),
+                ("[::1]:3000", false),
+                ("Server.Test.", false),
+            ] {
+                let own = format!("http://{host}");
+                let mut asked = with(
+                    &[("origin", &own), ("sec-fetch-site", "same-origin")],
+                    request(method, target, any(Full::from("forged"))),
+                );
+                *asked.uri_mut() = format!("{own}{target}").parse().unwrap();
+                let status = send(address, version, asked).await.status();
+                let is_misdirected = status == StatusCode::MISDIRECTED_REQUEST;
+                assert_eq!(is_misdirected, is_refused, "{method} {target} at {host} over {version:?}: {status}");
+            }
+        }
+    }
+}
+
+/// Of a program that waits for a second: this request is given up while its body comes, byte by byte. Zeros are text, a form, and
+/// empty gRPC messages.
 pub(crate) async fn a_body_that_trickles_is_given_up(
     address: SocketAddr,
     headers: &[(&'static str, &str)],

@@ -6,9 +6,10 @@ use axum::{
     Extension, Form, Json,
     extract::{ConnectInfo, Request, State},
     http::{
-        HeaderMap, HeaderValue, StatusCode,
-        header::{COOKIE, ORIGIN, RETRY_AFTER},
+        HeaderMap, HeaderValue, StatusCode, Uri,
+        header::{COOKIE, HOST, ORIGIN, REFERER, RETRY_AFTER},
         request::Parts,
+        uri::Authority,
     },
     middleware::Next,
     response::{IntoResponse, Response},
@@ -50,15 +51,29 @@ pub(crate) async fn require(State(app): State<App>, mut request: Request, next: 
     next.run(request).await
 }
 
-/// Refuses requests that a browser sends for pages of other sites. Such a page cannot read the stream, but the stream
-/// would take one of the user's slots. Pages of the trusted origin may open streams.
+/// Refuses requests that a browser sends for pages of other sites. Such a page cannot read the stream, but the stream would take
+/// one of the user's slots. Pages of the trusted origin may open streams.
+///
+/// Browsers send `Sec-Fetch-Site` over HTTPS and to this machine only. Without it, `Origin` and `Referer` say which page asks.
 pub(crate) async fn own_pages(State(trusted): State<HeaderValue>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let is_own = headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin" || site == "none");
+    let is_own = match headers.get("sec-fetch-site") {
+        Some(site) => site == "same-origin" || site == "none",
+        None => [ORIGIN, REFERER].iter().all(|name| headers.get(name).is_none_or(|page| is_of(page, &request))),
+    };
     if !is_own && headers.get(ORIGIN) != Some(&trusted) {
         return refused(StatusCode::FORBIDDEN, "this is not for pages of other sites");
     }
     next.run(request).await
+}
+
+/// Whether a page has the host that a request asks for.
+fn is_of(page: &HeaderValue, request: &Request) -> bool {
+    let page: Option<Uri> = page.to_str().ok().and_then(|page| page.parse().ok());
+    let header = request.headers().get(HOST).and_then(|host| host.to_str().ok()?.parse().ok());
+    // Over HTTP/2, the host is in the target.
+    let asked: Option<&Authority> = request.uri().authority().or(header.as_ref());
+    page.is_some_and(|page| page.authority().is_some_and(|page| Some(page) == asked))
 }
 
 fn refused(status: StatusCode, error: &str) -> Response {

@@ -10,11 +10,13 @@
 //! curl -N http://127.0.0.1:3000/announcements                       # everybody's stream
 //! ```
 //!
-//! - Each of the two event streams has its own `SseLayer` around its route, and so its own limits. Strangers cannot use
-//!   up the slots of users. A refused client is told to reconnect, because an `EventSource` gives up for good at a 503.
-//! - The session layer is outside of the users' `SseLayer`. Its value in the request's extensions is therefore there
-//!   for `Limit::per` and `SseLayer::metadata`.
-//! - Pages of other sites cannot open users' streams, because they could use up a user's slots.
+//! - Each of the two event streams has its own `SseLayer` around its route, and so its own limits. Strangers cannot use up the slots
+//!   of users. A refused client is told to come back, because an `EventSource` gives up for good at a 503.
+//! - The session layer is outside of the users' `SseLayer`. Its value in the request's extensions is therefore there for `Limit::per` and
+//!   `SseLayer::metadata`.
+//! - Pages of other sites cannot open users' streams, because they could use up a user's slots. Browsers name the page in each request
+//!   over HTTPS and to this machine. Over plain HTTP to another name, some requests do not name the page: use HTTPS.
+//! - Requests for other hosts are refused, because a page could make its own name point to this machine: `examples/support/hosts.rs`.
 //! - A request with several session cookies is refused, because one of them may come from an attacker.
 //! - A stream ends with its session: when the session expires, when the user logs out, and when the user logs in again.
 //!   An `EventSource` then reconnects, gets a 401, and stops.
@@ -32,9 +34,10 @@
 //! |---|---|---|
 //! | `PORT` | 3000 | the port; 0 picks a free port |
 //! | `ORIGIN` | `http://localhost:5173` | another origin whose pages may use this server |
-//! | `MAX_STREAMS` | 10000 | open streams of all users |
+//! | `HOSTS` | none | hosts that clients may ask for besides this machine's own, separated by commas |
+//! | `MAX_STREAMS` | 7/16 of the connections that the limit on open files allows, at most 10000 | open streams of all users |
 //! | `MAX_STREAMS_PER_USER` | 3 | open streams of one user |
-//! | `MAX_PUBLIC_STREAMS` | 10000 | open streams of announcements |
+//! | `MAX_PUBLIC_STREAMS` | the same as the default of `MAX_STREAMS` | open streams of announcements |
 //! | `MAX_STREAMS_PER_ADDRESS` | 20 | open streams of announcements of one address |
 //! | `MAX_SESSIONS` | 100000 | sessions of all users |
 //! | `MAX_SESSIONS_PER_USER` | 5 | sessions of one user |
@@ -49,6 +52,8 @@
 mod api;
 #[path = "../../support/connections.rs"]
 mod connections;
+#[path = "../../support/hosts.rs"]
+mod hosts;
 mod login;
 mod session;
 #[path = "../../support/signals.rs"]
@@ -84,6 +89,7 @@ use tracing::Level;
 
 use crate::{
     connections::Connections,
+    hosts::Hosts,
     session::{Bounds, Session, Sessions},
     signals::Signals,
     sockets::Patience,
@@ -116,13 +122,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let registry = Registry::with_config(config);
     let address = login::address(setting("PROXIES", 0)?);
     let patience = Patience::of(Duration::from_millis(setting("GONE_AFTER_MS", 30_000)?));
-    let app = app(App { registry: registry.clone(), sessions, address }, patience)?;
+    let connections = Connections::new(patience, 1);
+    let app = app(App { registry: registry.clone(), sessions, address }, &connections, patience)?;
 
     let listener = TcpListener::bind(("127.0.0.1", setting("PORT", 3000)?)).await?;
     // From now on, a signal starts a graceful shutdown.
     let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
-    let connections = Connections::new(patience, 1);
     tokio::select! {
         () = connections.serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()) => {}
         _ = signals.next() => {}
@@ -143,10 +149,12 @@ async fn tidy(sessions: Arc<Sessions>) {
     }
 }
 
-fn app(app: App, patience: Patience) -> Result<Router, Box<dyn Error>> {
+fn app(app: App, connections: &Connections, patience: Patience) -> Result<Router, Box<dyn Error>> {
+    // If streams took all connections, nobody could log in.
+    let a_half = (connections.for_streams() / 2).clamp(1, 10_000);
     let for_strangers = SseLayer::new(&app.registry)
         .heartbeat(Heartbeat::every(Duration::from_millis(setting("HEARTBEAT_MS", 15_000)?)))
-        .limit(Limit::streams(setting("MAX_PUBLIC_STREAMS", 10_000)?))
+        .limit(Limit::streams(setting("MAX_PUBLIC_STREAMS", a_half)?))
         .limit(Limit::streams(setting("MAX_STREAMS_PER_ADDRESS", 20)?).per(app.address.clone().key()))
         // An EventSource gives up for good at a 503 or a 429.
         .refused_response(RefusedResponse::reconnect());
@@ -155,12 +163,13 @@ fn app(app: App, patience: Patience) -> Result<Router, Box<dyn Error>> {
         // A script cannot see comments. With events, it notices a dead connection.
         .heartbeat(Heartbeat::every(Duration::from_millis(setting("PING_MS", 10_000)?)).event(ping))
         .metadata(|request: &Parts| request.extensions.get::<Session>().cloned())
-        .limit(Limit::streams(setting("MAX_STREAMS", 10_000)?))
+        .limit(Limit::streams(setting("MAX_STREAMS", a_half)?))
         .limit(Limit::streams(setting("MAX_STREAMS_PER_USER", 3)?).per(login::user_of))
         .refused_response(RefusedResponse::reconnect())
         .farewell(move |_, reason| (reason == CloseReason::AuthorizationExpired).then(|| log_in_again.clone()))
         .no_store();
 
+    let hosts = Hosts::named(&setting("HOSTS", String::new())?);
     let origin = setting("ORIGIN", "http://localhost:5173".to_owned())?;
     let trusted: HeaderValue = origin.parse()?;
     let for_own_pages = middleware::from_fn_with_state(trusted.clone(), login::own_pages);
@@ -182,8 +191,9 @@ fn app(app: App, patience: Patience) -> Result<Router, Box<dyn Error>> {
     let layers = ServiceBuilder::new()
         // Logs every request, also refused requests.
         .layer(TraceLayer::new_for_http())
-        // Answers preflight requests, and adds its headers to every response, so that a page can read why it was
-        // refused.
+        // Refuses requests by names that are not this server's, as those of a page whose name points to this machine.
+        .layer(middleware::from_fn_with_state(hosts, hosts::check))
+        // Answers preflight requests, and adds its headers to every response, so that a page can read why it was refused.
         .layer(cors(trusted))
         // Limits the time until the response headers are sent, so a slow request body cannot last for ever. It does not
         // cut streams.

@@ -200,6 +200,12 @@ async fn only_own_trusted_pages_and_programs_may_take_a_users_slot() {
             &[("sec-fetch-site", "cross-site"), ("origin", "https://evil.test")],
             &[("sec-fetch-site", "same-site"), ("origin", "null")],
             &[("sec-fetch-site", "?"), ("origin", "https://app.test.evil.test")],
+            // Over plain HTTP to a name, browsers do not send `sec-fetch-site`.
+            &[("origin", "https://evil.test")],
+            &[("origin", "http://evil.server.test")],
+            &[("origin", "http://server.test:81")],
+            &[("origin", "null")],
+            &[("referer", "http://evil.test/page")],
         ] {
             let refused = ada.get_with(STREAM, headers).await;
             assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{headers:?} over {version:?}");
@@ -209,6 +215,8 @@ async fn only_own_trusted_pages_and_programs_may_take_a_users_slot() {
             ("bob", &[("sec-fetch-site", "none")]),
             ("carol", &[("sec-fetch-site", "cross-site"), ("origin", "https://app.test")]),
             ("dan", &[]),
+            ("eve", &[("origin", "http://server.test"), ("referer", "http://server.test/page?q")]),
+            ("finn", &[("origin", "https://app.test"), ("referer", "https://app.test/")]),
         ] {
             let user = Visitor { version, ..Visitor::named(&server, user).await };
             let mut stream = user.get_with(STREAM, headers).await;
@@ -220,7 +228,14 @@ async fn only_own_trusted_pages_and_programs_may_take_a_users_slot() {
 }
 
 #[tokio::test]
-async fn requests_of_other_origins_pages_change_nothing() {
+async fn pages_whose_name_points_to_this_machine_are_refused() {
+    let server = start(&[]).await;
+    let requests = [("GET", "/"), ("GET", STREAM), ("GET", "/announcements"), ("POST", "/login")];
+    trickling::names_of_others_are_refused(Visitor::of(&server).address, &requests).await;
+}
+
+#[tokio::test]
+async fn what_pages_of_other_origins_make_a_browser_send_changes_nothing() {
     let server = start(&[("ORIGIN", "https://app.test")]).await;
     for version in VERSIONS {
         let ada = Visitor { version, ..Visitor::named(&server, "ada").await };

@@ -34,7 +34,13 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 
 pub(crate) async fn start(environment: &[(&str, &str)]) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_notifications"));
-    command.env("PORT", "0").envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+    // The clients ask for this host, see `client.rs`.
+    command
+        .env("HOSTS", "server.test")
+        .env("PORT", "0")
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     within(Server::start(&mut command)).await
 }
 
