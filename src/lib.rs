@@ -165,7 +165,7 @@ mod time;
 mod topics;
 
 /// The README's program compiles.
-#[cfg(all(doctest, feature = "axum", feature = "json"))]
+#[cfg(all(doctest, feature = "axum", feature = "json", feature = "redis"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
 
