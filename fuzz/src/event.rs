@@ -132,7 +132,7 @@ fn messages(parsed: spec::Parsed) -> Vec<spec::Message> {
     messages
 }
 
-/// Checks the encoding of each event, with other text in between.
+/// Checks the encoding of each event, and of all events in one stream.
 fn check_encoding(all: &[Given]) {
     let mut whole = Vec::new();
     let mut last_event_id = String::new();

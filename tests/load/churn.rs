@@ -363,7 +363,7 @@ impl TestServer {
         );
     }
 
-    /// Whether every action has happened, however busy the machine is. Otherwise the run proves nothing.
+    /// Whether enough has happened, however busy the machine is. Otherwise the run proves nothing.
     fn is_enough(&self) -> bool {
         let stats = self.registry.stats();
         let closed = |reason| stats.closed_streams.get(&reason).copied().unwrap_or_default();

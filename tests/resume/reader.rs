@@ -136,7 +136,7 @@ impl Reader {
         assert!(!stream.handle.unsubscribe(name));
         let at = stream.subscribed.iter().position(|it| it.name == name).unwrap();
         let left = stream.subscribed.remove(at);
-        // The model forgets later that this subscription is why another one did not send the event.
+        // The other subscriptions did not send these events because this one did. Note that, as this one is removed.
         let had = stream.came.iter().filter(|(number, when)| **when >= left.since || left.had.contains(number));
         let had = had.map(|(number, _)| *number);
         let gave: Vec<usize> = had.filter(|number| left.gives(&world.events[*number], stream.id)).collect();

@@ -49,7 +49,7 @@ fn one_each(sse: SseLayer) -> SseLayer {
 #[allow(deprecated, reason = "it is there, and used")]
 async fn a_bearer_token_is_checked_in_both_orders() {
     in_both_orders!(ValidateRequestHeaderLayer::bearer("secret"), async |test_server: TestServer| {
-        let answer = test_server.as_nobody().get("/news").await;
+        let answer = test_server.without_token().get("/news").await;
         assert_eq!(answer.status(), 401);
         assert_eq!(test_server.registry.stats().clients, 0);
     });
@@ -69,7 +69,7 @@ async fn a_custom_check_composes_in_both_orders() {
 #[tokio::test]
 async fn async_authorization_composes_in_both_orders() {
     in_both_orders!(AsyncRequireAuthorizationLayer::new(authorize), async |test_server: TestServer| {
-        let answer = test_server.as_nobody().get("/news").await;
+        let answer = test_server.without_token().get("/news").await;
         assert_eq!(answer.status(), 401);
         assert_eq!(test_server.registry.stats().clients, 0);
     });
@@ -125,7 +125,7 @@ async fn a_request_that_outer_auth_refuses_costs_nothing() {
         async |test_server: TestServer| {
             let _ada = test_server.with("authorization", "Bearer ada").open("/news").await;
             asked.store(0, Ordering::Relaxed);
-            assert_eq!(test_server.as_nobody().get("/news").await.status(), 401);
+            assert_eq!(test_server.without_token().get("/news").await.status(), 401);
             assert_eq!(asked.load(Ordering::Relaxed), 0);
             assert_eq!(test_server.registry.stats().refused_streams, 0);
         }
@@ -140,9 +140,9 @@ async fn with_auth_inside_strangers_learn_that_the_limit_is_reached() {
             ServiceBuilder::new().layer(full).layer(AsyncRequireAuthorizationLayer::new(authorize))
         },
         async |test_server: TestServer| {
-            assert_eq!(test_server.as_nobody().get("/news").await.status(), 401);
+            assert_eq!(test_server.without_token().get("/news").await.status(), 401);
             let _ada = test_server.with("authorization", "Bearer ada").open("/news").await;
-            assert_eq!(test_server.as_nobody().get("/news").await.status(), 503);
+            assert_eq!(test_server.without_token().get("/news").await.status(), 503);
             assert_eq!(test_server.registry.stats().refused_streams, 1);
         }
     );
@@ -166,7 +166,7 @@ async fn auth_in_axum_middleware_works_the_same() {
     let router = crate::handlers::router().layer(ServiceBuilder::new().layer(from_fn(check)).layer(sse));
     let address = crate::test_server::serve_router(router).await;
     let test_server = TestServer::new(address, registry, http::Version::HTTP_11);
-    assert_eq!(test_server.as_nobody().get("/news").await.status(), 401);
+    assert_eq!(test_server.without_token().get("/news").await.status(), 401);
     let _ada = test_server.with("authorization", "Bearer ada").open("/news").await;
     assert_eq!(test_server.with("authorization", "Bearer ada").get("/news").await.status(), 429);
     assert_eq!(test_server.registry.clients()[0].metadata().get(), Some(&User("ada".to_owned())));

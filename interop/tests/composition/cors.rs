@@ -33,7 +33,7 @@ async fn preflight(test_server: &TestServer, headers: &'static str) -> http::Res
     for (name, value) in asked {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
-    test_server.as_nobody().send(request).await
+    test_server.without_token().send(request).await
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn with_cors_around_auth_preflights_need_no_token_and_a_401_has_headers() 
         async |test_server: TestServer| {
             test_server.with("origin", ORIGIN).streams().await;
             assert_eq!(preflight(&test_server, "last-event-id").await.status(), 200);
-            let answer = test_server.as_nobody().with("origin", ORIGIN).get("/news").await;
+            let answer = test_server.without_token().with("origin", ORIGIN).get("/news").await;
             assert_eq!(answer.status(), 401);
             assert_eq!(answer.headers()["access-control-allow-origin"], ORIGIN);
             assert_eq!(text(answer).await, "");

@@ -120,7 +120,7 @@ impl TestServer {
     }
 
     /// Sends requests without a token.
-    pub(crate) fn as_nobody(&self) -> Self {
+    pub(crate) fn without_token(&self) -> Self {
         let mut test_server = self.clone();
         test_server.headers.remove(AUTHORIZATION);
         test_server
