@@ -33,7 +33,7 @@ use self::{
 use crate::{
     backplane::{Backplane, Block, Place},
     event::{AttributeTypes, Event, random_bits},
-    log::{Era, Outcome, Position, topic_name},
+    log::{Outcome, Position, topic_name},
     sync::{AtomicBool, Mutex, MutexGuard, lock},
     topics::{By, Change, Pending, Production, ProductionId, PublishError, Receipt, Stamp},
 };
@@ -94,8 +94,6 @@ pub(crate) struct Cluster {
 struct Inner {
     outbox: Outbox,
     state: State,
-    /// The era that this node proposes, if the log has none.
-    proposal: Option<Era>,
     /// Whether a hello of this session is in the outbox or in the log.
     has_said_hello: bool,
     /// Where the log was last trimmed.
@@ -125,7 +123,6 @@ impl Cluster {
             inner: Mutex::new(Inner {
                 outbox: Outbox::new(session),
                 state: State::default(),
-                proposal: None,
                 has_said_hello: false,
                 trimmed: Place::default(),
                 above: None,
@@ -324,14 +321,6 @@ impl Cluster {
 impl Progress {
     fn is_behind(&self, position: Position) -> bool {
         position.era() == self.last.era() && position > self.last
-    }
-}
-
-impl Inner {
-    /// Returns what stands before the records of the next block, if the node may append.
-    fn head(&mut self) -> Option<Head> {
-        let era = self.state.era().map(|era| Head { era, proposes: false });
-        era.or(self.proposal.map(|era| Head { era, proposes: true }))
     }
 }
 

@@ -25,6 +25,8 @@ const GONE_AFTER_MS: u64 = 30_000;
 #[derive(Debug, Default)]
 pub(crate) struct State {
     era: Option<KnownEra>,
+    /// Events were read before the log had an era, so they have positions of the chosen one.
+    has_named_events: bool,
     sessions: HashMap<u64, Session>,
     /// The last block that was read.
     last: Option<Mark>,
@@ -42,8 +44,18 @@ pub(crate) struct State {
 #[derive(Debug, Clone, Copy)]
 struct KnownEra {
     era: Era,
-    /// Only proposals of it were read.
-    is_proposed: bool,
+    standing: EraStanding,
+}
+
+/// How sure it is that an era is the log's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EraStanding {
+    /// This node has chosen it for a log without one.
+    Chosen,
+    /// A proposal of it was read.
+    Proposed,
+    /// A node that has read the log has said so.
+    Established,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,9 +101,19 @@ pub(crate) struct Loss {
 }
 
 impl State {
-    /// Returns the log's era, if a block was read.
+    /// Returns the log's era, if it is known or chosen.
     pub(crate) fn era(&self) -> Option<Era> {
         self.era.map(|known| known.era)
+    }
+
+    /// Chooses an era, if the log has none. Events of programs without this crate may stand before the first proposal.
+    pub(crate) fn choose_era(&mut self, chosen: impl FnOnce() -> Era) -> Era {
+        self.era.get_or_insert_with(|| KnownEra { era: chosen(), standing: EraStanding::Chosen }).era
+    }
+
+    /// Returns what stands before the records of the next block, if the log was read.
+    pub(crate) fn head(&self) -> Option<Head> {
+        self.era.map(|KnownEra { era, standing }| Head { era, proposes: standing == EraStanding::Chosen })
     }
 
     /// Returns the block behind which reading continues.
@@ -140,6 +162,7 @@ impl State {
         self.highest = self.highest.max(stored.place);
         self.time_ms = self.time_ms.max(stored.at_ms);
         if stored.block.records == 0 {
+            self.has_named_events |= self.era.is_none_or(|known| known.standing == EraStanding::Chosen);
             // It has no number. One at a place that was read before a loss is taken for a duplicate, and clients are told of that loss.
             return if was_read { Arrival::Duplicate } else { Arrival::Next };
         }
@@ -166,21 +189,21 @@ impl State {
     /// Two nodes that find an empty log at once may propose two eras. The first proposal counts, until a node that has read the log says
     /// which one counted. Where two eras have been established, after somebody deleted the log, all nodes take the smaller one.
     pub(crate) fn read_head(&mut self, head: Head) -> bool {
-        let is_other = match self.era {
-            None => {
-                self.era = Some(KnownEra { era: head.era, is_proposed: head.proposes });
-                return false;
-            }
-            Some(_) if head.proposes => return false,
-            Some(KnownEra { era, is_proposed: true }) => era != head.era,
-            Some(KnownEra { era, is_proposed: false }) => head.era.to_bits() < era.to_bits(),
+        let standing = if head.proposes { EraStanding::Proposed } else { EraStanding::Established };
+        let (era, before) = match self.era {
+            None => (head.era, None),
+            Some(known) => (known.era, Some(known.standing)),
         };
-        if is_other {
-            self.era = Some(KnownEra { era: head.era, is_proposed: false });
-        } else if let Some(known) = &mut self.era {
-            known.is_proposed = false;
+        let counts = match (before, head.proposes) {
+            (None | Some(EraStanding::Chosen), _) | (Some(EraStanding::Proposed), false) => true,
+            (Some(EraStanding::Proposed | EraStanding::Established), true) => false,
+            (Some(EraStanding::Established), false) => head.era.to_bits() < era.to_bits(),
+        };
+        if counts {
+            self.era = Some(KnownEra { era: head.era, standing });
         }
-        is_other
+        let has_named = before != Some(EraStanding::Chosen) || std::mem::take(&mut self.has_named_events);
+        counts && era != head.era && has_named
     }
 
     fn forget_silent(&mut self) {

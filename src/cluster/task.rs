@@ -325,7 +325,7 @@ impl Cluster {
     /// Returns the block that has to be appended, and the place that it has to stand above.
     fn to_append(&self) -> Option<(Block, Option<Place>)> {
         let inner = &mut *self.lock();
-        let head = inner.head().filter(|_| inner.has_said_hello)?;
+        let head = inner.state.head().filter(|_| inner.has_said_hello)?;
         Some((inner.outbox.block(head)?, inner.above))
     }
 
@@ -364,8 +364,7 @@ impl Cluster {
         }
         let begin = {
             let inner = &mut *self.lock();
-            let era = inner.state.era().or(inner.proposal).unwrap_or_else(Era::random);
-            inner.proposal = Some(era);
+            let era = inner.state.choose_era(Era::random);
             match log.first() {
                 Some(first) => Position::new(era, first.place.ms, 0).before(),
                 None => Position::new(era, 0, 0),

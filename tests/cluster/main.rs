@@ -4,11 +4,13 @@
 #[path = "../support/example.rs"]
 mod example;
 mod faulty;
+mod file;
 mod nodes;
 mod processes;
 mod producers;
 #[path = "../support/random.rs"]
 mod random;
+mod redis;
 #[path = "../backplane_redis/server.rs"]
 #[allow(dead_code, reason = "the tests of the engine need more of it")]
 mod redis_server;

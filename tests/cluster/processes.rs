@@ -25,7 +25,7 @@ use super::{
     redis_server,
 };
 
-static DASHBOARD: Example = Example::named("dashboard");
+pub(crate) static DASHBOARD: Example = Example::named("dashboard");
 
 const NODES: usize = 3;
 const PUBLISHERS: usize = 4;
@@ -68,7 +68,7 @@ impl World {
     }
 }
 
-fn request(method: &str, target: &str, last_event_id: &str, body: String) -> Request<Full<Bytes>> {
+pub(crate) fn request(method: &str, target: &str, last_event_id: &str, body: String) -> Request<Full<Bytes>> {
     let mut request = Request::builder().method(method).uri(target).header("host", "localhost");
     if !last_event_id.is_empty() {
         request = request.header("last-event-id", last_event_id);

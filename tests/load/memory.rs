@@ -72,7 +72,9 @@ fn no_flood_takes_more_memory_than_the_budget() {
         "1000 1000000 1 1 4",
     ] {
         let mut child = Command::new(env::current_exe().unwrap());
-        child.args(["--exact", "memory::no_flood_takes_more_memory_than_the_budget", "--nocapture"]).env(FLOOD, flood_of);
+        child
+            .args(["--exact", "memory::no_flood_takes_more_memory_than_the_budget", "--nocapture"])
+            .env(FLOOD, flood_of);
         assert!(child.status().unwrap().success(), "topics, events, size, own ids, patterns: {flood_of}");
     }
 }
