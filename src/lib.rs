@@ -23,7 +23,7 @@
 //! ```
 //!
 //! The [guide] leads from the first stream to tests, proxies and shutdown.
-//! [Topic names](guide::topics#topic-names) says what a topic name may be.
+//! [Topic names] says what a topic name may be.
 //!
 //! # What the layer does
 //!
@@ -138,6 +138,19 @@
 //!
 //! The registry needs no runtime. A stream needs the time driver of tokio, in the runtime that polls the stream. One registry can have
 //! streams in several runtimes. If a runtime stands still, only its own streams are late.
+//!
+#![cfg_attr(all(feature = "axum", feature = "json"), doc = "[Topic names]: guide::topics#topic-names")]
+// What these links lead to is there only with the features.
+#![cfg_attr(
+    not(all(feature = "axum", feature = "json")),
+    doc = "[guide]: https://docs.rs/tower-sse/latest/tower_sse/guide/index.html",
+    doc = "[Topic names]: https://docs.rs/tower-sse/latest/tower_sse/guide/topics/index.html#topic-names"
+)]
+#![cfg_attr(
+    not(feature = "json"),
+    doc = "[`Event::json`]: https://docs.rs/tower-sse/latest/tower_sse/struct.Event.html#method.json",
+    doc = "[`Batching::as_array`]: https://docs.rs/tower-sse/latest/tower_sse/struct.Batching.html#method.as_array"
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backplane;

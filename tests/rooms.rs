@@ -190,7 +190,7 @@ fn known(source: &str, depth: usize) -> BTreeSet<String> {
             "path" if token(at - 1) == "[" && token(at + 1) == "=" => drop(known.insert("#[path]".to_owned())),
             "include" if token(at + 1) == "!" => drop(known.insert("include!".to_owned())),
             "crate" | "super" | "self" if at == 0 || token(at - 1) != "::" => {
-                follow(&tokens, at, here, here, &mut known)
+                follow(&tokens, at, here, here, &mut known);
             }
             _ => {}
         }

@@ -50,7 +50,7 @@ pub(crate) fn print(observation: &Observation<'_>) {
             let (reason, events, bytes) = (summary.reason, summary.events, summary.bytes);
             eprintln!("{} is over after {seconds:.1} s, {events} events, {bytes} bytes: {reason}", name(client));
         }
-        Observation::Lagged { client, topic, missed } => {
+        Observation::FellBehind { client, topic, missed } => {
             eprintln!("{} lost {missed} events of {topic:?}: too slow", name(client));
         }
         _ => {}

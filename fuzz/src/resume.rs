@@ -368,7 +368,7 @@ impl Client {
                 blocks.push(Block { number: None, id: messages.remove(0).own_id });
             }
             (told, gap) => {
-                assert!(told.is_none() && gap.is_none(), "the client was told {told:?}, and must be told {gap:?}")
+                assert!(told.is_none() && gap.is_none(), "the client was told {told:?}, and must be told {gap:?}");
             }
         }
         let number = |message: &spec::Message| message.data.split(' ').next().unwrap().parse::<usize>().unwrap();

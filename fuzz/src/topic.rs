@@ -128,11 +128,11 @@ impl Reader {
                 assert!(!is_valid, "{error}");
                 assert_refused(&error, name);
             }
-            Err(SubscribeError::TooMany { limit }) => {
+            Err(SubscribeError::TooManySubscriptions { limit }) => {
                 assert_eq!((limit, self.names.len()), (SUBSCRIPTIONS, SUBSCRIPTIONS));
                 assert!(is_valid && !self.names.contains(name));
             }
-            Err(SubscribeError::Over { reason }) => {
+            Err(SubscribeError::StreamEnded { reason }) => {
                 assert!(is_valid && self.is_over && reason == self.reason, "{reason}");
             }
             Err(error) => panic!("{error}"),

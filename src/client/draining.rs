@@ -18,7 +18,7 @@ use crate::{
 
 /// What a drain sends at the end of each stream.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct LastWords {
+pub(crate) struct DrainFarewell {
     pub(crate) farewell: Arc<Event>,
     pub(crate) reconnect_delay: Option<Duration>,
 }
@@ -27,7 +27,7 @@ pub(crate) struct LastWords {
 #[derive(Debug, Default)]
 pub(crate) struct Draining {
     has_begun: AtomicBool,
-    last_words: Mutex<LastWords>,
+    last_words: Mutex<DrainFarewell>,
     /// Streams that have not reached their end.
     streams: AtomicU64,
     /// Streams that have reached their end, ever.
@@ -37,7 +37,7 @@ pub(crate) struct Draining {
 }
 
 impl Draining {
-    pub(crate) fn begin(&self, last_words: &LastWords) {
+    pub(crate) fn begin(&self, last_words: &DrainFarewell) {
         let _former = mem::replace(&mut *lock(&self.last_words), last_words.clone());
         self.has_begun.store(true, Ordering::Release);
     }
@@ -73,7 +73,7 @@ impl Draining {
 
     /// Encodes what a stream ends with. `spread`: a random number for the jitter.
     pub(super) fn last_words(&self, spread: u32) -> Bytes {
-        let LastWords { farewell, reconnect_delay } = lock(&self.last_words).clone();
+        let DrainFarewell { farewell, reconnect_delay } = lock(&self.last_words).clone();
         // One block: some clients ignore a `retry` without data, and some take it for an event.
         let last_words = match reconnect_delay {
             Some(delay) => &Event::clone(&farewell).retry(jitter::jittered(delay, spread)),

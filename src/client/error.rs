@@ -14,7 +14,7 @@ pub enum SubscribeError {
     Topic(TopicError),
     /// The client has reached its limit of subscriptions: see
     /// [`RegistryConfig::subscriptions_per_client`](crate::RegistryConfig::subscriptions_per_client).
-    TooMany {
+    TooManySubscriptions {
         /// The limit.
         limit: usize,
     },
@@ -25,7 +25,7 @@ pub enum SubscribeError {
         limit: usize,
     },
     /// The client's stream has ended.
-    Over {
+    StreamEnded {
         /// Why the stream ended.
         reason: CloseReason,
     },
@@ -48,7 +48,9 @@ impl SubscribeError {
         match self {
             Self::Topic(_) => StatusCode::BAD_REQUEST,
             Self::NoTopic { .. } => StatusCode::NOT_FOUND,
-            Self::TooMany { .. } | Self::TooManyPatterns { .. } | Self::Over { .. } => StatusCode::CONFLICT,
+            Self::TooManySubscriptions { .. } | Self::TooManyPatterns { .. } | Self::StreamEnded { .. } => {
+                StatusCode::CONFLICT
+            }
         }
     }
 }
@@ -57,13 +59,13 @@ impl fmt::Display for SubscribeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Topic(error) => error.fmt(f),
-            Self::TooMany { limit } => {
+            Self::TooManySubscriptions { limit } => {
                 write!(f, "the client has reached its limit of {limit} subscriptions: end one, or raise the limit")
             }
             Self::TooManyPatterns { limit } => {
                 write!(f, "the client has reached its limit of {limit} patterns: end one, or raise the limit")
             }
-            Self::Over { reason } => write!(f, "the client's stream has ended: {reason}"),
+            Self::StreamEnded { reason } => write!(f, "the client's stream has ended: {reason}"),
             Self::NoTopic { topic } => write!(f, "the topic {} does not exist, or was forgotten", Quoted(topic)),
         }
     }

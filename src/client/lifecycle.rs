@@ -13,7 +13,7 @@ use super::{
     hooks::Hook,
     lifetime::Lifetime,
     resuming::Resume,
-    state::{Client, Closing, Phase, State},
+    state::{Client, ClientState, Closing, Phase},
     stats::{Sent, StreamSummary},
     telling::TellDeferred,
 };
@@ -243,7 +243,7 @@ impl Drop for Client {
     }
 }
 
-impl State {
+impl ClientState {
     fn lifetime(&mut self) -> &mut Lifetime {
         self.rare().lifetime.get_or_insert_default()
     }
@@ -256,7 +256,7 @@ impl State {
     /// Whether the stream can begin.
     pub(super) fn may_begin(&self) -> Result<(), RefusedReason> {
         match (self.phase, self.over()) {
-            (_, Some(reason)) => Err(RefusedReason::Over { reason }),
+            (_, Some(reason)) => Err(RefusedReason::StreamEnded { reason }),
             (Phase::Waiting, _) => Ok(()),
             _ => Err(RefusedReason::Open),
         }

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use super::{
     shared::Shared,
-    state::{Client, State},
+    state::{Client, ClientState},
 };
 use crate::{presence::Presence, topics::Deferred};
 
 impl Client {
     /// Adds the client to a new list, if its stream is open and subscribed.
     fn join_if_subscribed(self: &Arc<Self>, presence: &Presence) {
-        let is_there = |state: &State| state.is_open() && state.cursors.contains(presence.name());
+        let is_there = |state: &ClientState| state.is_open() && state.cursors.contains(presence.name());
         let mut deferred = Deferred::default();
         let mut state = self.lock_with_key(is_there);
         if is_there(&state) {
             let metadata = state.metadata();
-            presence.join(state.key_or(|| self.key_of_its_own()), self.id(), metadata, &mut deferred);
+            presence.join(state.key_or(|| self.default_presence_key()), self.id(), metadata, &mut deferred);
         }
     }
 }

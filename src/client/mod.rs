@@ -40,12 +40,12 @@ pub use self::{
 };
 pub(crate) use self::{
     client_pool::ClientPool,
-    draining::LastWords,
+    draining::DrainFarewell,
     producing::NotBegun,
     replica::CatchingUp,
     settings::{ClientSettings, PresenceKey},
     shared::Shared,
-    state::{Client, Closing, Phase, State, Style},
+    state::{Client, ClientState, Closing, Phase, Style},
     telling::TellDeferred,
 };
 

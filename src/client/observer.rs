@@ -154,8 +154,8 @@ pub trait Observer: Send + Sync + 'static {
     /// A client fell behind what a topic retains, and lost `missed` events of the topic.
     ///
     /// Called for each topic, each time that the client falls behind.
-    fn lagged(&self, client: &ClientHandle, topic: &str, missed: u64) {
-        self.observe(&Observation::Lagged { client, topic, missed });
+    fn fell_behind(&self, client: &ClientHandle, topic: &str, missed: u64) {
+        self.observe(&Observation::FellBehind { client, topic, missed });
     }
 
     /// Events that a client should have had are no longer retained.
@@ -248,8 +248,8 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
         O::unsubscribed(self, client, topic);
     }
 
-    fn lagged(&self, client: &ClientHandle, topic: &str, missed: u64) {
-        O::lagged(self, client, topic, missed);
+    fn fell_behind(&self, client: &ClientHandle, topic: &str, missed: u64) {
+        O::fell_behind(self, client, topic, missed);
     }
 
     fn gap(&self, client: &ClientHandle, gap: &Gap) {
@@ -318,8 +318,8 @@ pub enum Observation<'a> {
         /// The topic or pattern.
         topic: &'a str,
     },
-    /// [`Observer::lagged`].
-    Lagged {
+    /// [`Observer::fell_behind`].
+    FellBehind {
         /// The client that fell behind.
         client: &'a ClientHandle,
         /// The topic that the client fell behind on.
@@ -392,7 +392,7 @@ pub(crate) mod samples {
             let registry = Registry::new();
             Self {
                 client: registry.connect(),
-                error: SubscribeError::TooMany { limit: 3 },
+                error: SubscribeError::TooManySubscriptions { limit: 3 },
                 gap: Gap { topics: vec!["a/1".to_owned(), "b".to_owned()], after: "1-0\n".to_owned(), position: None },
                 summary: StreamSummary {
                     reason: CloseReason::ClientDisconnected,
@@ -422,7 +422,7 @@ pub(crate) mod samples {
             observer.subscription_refused(&self.client, &self.error);
             observer.subscribed(&self.client, "a/1");
             observer.unsubscribed(&self.client, "a/1");
-            observer.lagged(&self.client, "a/1", 5);
+            observer.fell_behind(&self.client, "a/1", 5);
             observer.gap(&self.client, &self.gap);
             observer.heartbeat(&self.client);
             observer.closed(&self.client, &self.summary);
@@ -450,7 +450,7 @@ mod tests {
             Observation::SubscriptionRefused { .. } => "subscription_refused",
             Observation::Subscribed { .. } => "subscribed",
             Observation::Unsubscribed { .. } => "unsubscribed",
-            Observation::Lagged { .. } => "lagged",
+            Observation::FellBehind { .. } => "fell_behind",
             Observation::Gap { .. } => "gap",
             Observation::Heartbeat { .. } => "heartbeat",
             Observation::Closed { .. } => "closed",
@@ -466,7 +466,7 @@ mod tests {
         "subscription_refused",
         "subscribed",
         "unsubscribed",
-        "lagged",
+        "fell_behind",
         "gap",
         "heartbeat",
         "closed",
@@ -513,12 +513,14 @@ mod tests {
                 assert_eq!((client.id(), reason), (id, &RefusedReason::Draining));
             }
             Observation::SubscriptionRefused { client, error } => {
-                assert_eq!((client.id(), error), (id, &SubscribeError::TooMany { limit: 3 }));
+                assert_eq!((client.id(), error), (id, &SubscribeError::TooManySubscriptions { limit: 3 }));
             }
             Observation::Subscribed { client, topic } | Observation::Unsubscribed { client, topic } => {
                 assert_eq!((client.id(), topic), (id, "a/1"));
             }
-            Observation::Lagged { client, topic, missed } => assert_eq!((client.id(), topic, missed), (id, "a/1", 5)),
+            Observation::FellBehind { client, topic, missed } => {
+                assert_eq!((client.id(), topic, missed), (id, "a/1", 5));
+            }
             Observation::Gap { client, gap: got } => assert_eq!((client.id(), got), (id, &gap)),
             Observation::Closed { client, summary: got } => assert_eq!((client.id(), got), (id, &closed)),
             Observation::Published { topic, receipt: got } => assert_eq!((topic, got), ("a/1", &receipt)),
@@ -565,8 +567,8 @@ mod tests {
             lock(&self.0).push("unsubscribed");
         }
 
-        fn lagged(&self, _client: &ClientHandle, _topic: &str, _missed: u64) {
-            lock(&self.0).push("lagged");
+        fn fell_behind(&self, _client: &ClientHandle, _topic: &str, _missed: u64) {
+            lock(&self.0).push("fell_behind");
         }
 
         fn gap(&self, _client: &ClientHandle, _gap: &Gap) {

@@ -3,7 +3,7 @@
 use super::{
     error::ResumeError,
     shared::Shared,
-    state::{Client, Phase, State},
+    state::{Client, ClientState, Phase},
 };
 use crate::{
     event::Event,
@@ -70,7 +70,7 @@ impl Client {
     }
 
     /// Returns the id from which a client with subscriptions can resume when its stream begins.
-    pub(super) fn stands_at(&self, state: &State) -> String {
+    pub(super) fn stands_at(&self, state: &ClientState) -> String {
         match self.last_event_id() {
             _ if state.rare.as_ref().is_some_and(|rare| rare.has_snapshot) => state.cursors.seen().to_string(),
             Some(id) if Event::data("").id(id).is_ok() => id.to_owned(),
@@ -106,7 +106,7 @@ impl Client {
     }
 }
 
-impl State {
+impl ClientState {
     pub(super) fn resume_bound(&self) -> Bound {
         self.rare.as_ref().map(|rare| rare.resume_bound).unwrap_or_default()
     }

@@ -36,7 +36,7 @@ impl Shared {
             waiting: self.cluster.as_ref().map_or(0, |cluster| cluster.waiting()),
             delivered: all.events,
             sent_bytes: all.bytes,
-            lagged: count(&counters.lagged),
+            fell_behind: count(&counters.fell_behind),
             missed: count(&counters.missed),
             gaps: count(&counters.gaps),
             refused_subscriptions: count(&counters.refused_subscriptions),

@@ -19,9 +19,9 @@ pub(crate) struct ClientSettings {
 
 /// The function that returns a client's presence key.
 #[derive(Clone)]
-pub(crate) struct PresenceKey(Arc<KeyOf>);
+pub(crate) struct PresenceKey(Arc<GivePresenceKey>);
 
-type KeyOf = dyn Fn(&ClientHandle) -> Option<String> + Send + Sync;
+type GivePresenceKey = dyn Fn(&ClientHandle) -> Option<String> + Send + Sync;
 
 impl PresenceKey {
     pub(crate) fn new(key: impl Fn(&ClientHandle) -> Option<String> + Send + Sync + 'static) -> Self {

@@ -45,7 +45,7 @@ pub(crate) struct Client {
     /// The request is a HEAD, so the response has no body and the client never has a stream.
     pub(super) is_head: bool,
     pub(super) shared: Arc<Shared>,
-    pub(crate) state: Mutex<State>,
+    pub(crate) state: Mutex<ClientState>,
     pub(crate) identity: Identity,
     /// The sent bytes that are not events of the registry. Only the reader writes.
     pub(super) other_bytes: AtomicU64,
@@ -55,7 +55,7 @@ pub(crate) struct Client {
 
 #[derive(Debug, Default)]
 #[repr(C)]
-pub(crate) struct State {
+pub(crate) struct ClientState {
     /// How often the reader has looked.
     pub(crate) reads: u32,
     /// The stream stays open without subscriptions.
@@ -79,7 +79,7 @@ pub(crate) struct State {
     pub(crate) rare: Option<Box<Rare>>,
 }
 
-/// State that few clients have.
+/// ClientState that few clients have.
 #[derive(Debug, Default)]
 pub(crate) struct Rare {
     /// The gap at the client's resume. It is known when the stream begins.
@@ -172,7 +172,7 @@ impl Client {
         let is_unused = self.identity.id().is_none() && state.phase == Phase::Waiting && state.cursors.is_empty();
         if is_unused {
             if self.identity.forget_last_event_id() || !state.is_blank() {
-                *state = State::default();
+                *state = ClientState::default();
             }
             (self.admission, self.is_head) = (None, false);
         }
@@ -217,7 +217,7 @@ impl Client {
         lock(&self.state).is_kept_open = true;
     }
 
-    pub(crate) fn restyle(&self, change: impl FnOnce(&mut Style)) {
+    pub(crate) fn change_style(&self, change: impl FnOnce(&mut Style)) {
         let mut state = lock(&self.state);
         change(&mut state.style);
         let is_open = state.phase == Phase::Open;
@@ -316,7 +316,7 @@ impl fmt::Debug for Client {
     }
 }
 
-impl State {
+impl ClientState {
     /// Whether the state of an unused client is as it was at first.
     pub(super) fn is_blank(&self) -> bool {
         let has_style = self.style != Style::default();

@@ -42,7 +42,7 @@ pub struct Stats {
     /// Events that are read one by one count 0 bytes.
     pub sent_bytes: u64,
     /// How often a client fell behind the retained events of a topic.
-    pub lagged: u64,
+    pub fell_behind: u64,
     /// How many events such clients lost.
     pub missed: u64,
     /// How often a client was notified of a gap.
@@ -106,7 +106,7 @@ pub(crate) struct Counters {
     /// Events that were delivered on streams that have ended.
     pub(crate) delivered: AtomicU64,
     pub(super) sent_bytes: AtomicU64,
-    pub(crate) lagged: AtomicU64,
+    pub(crate) fell_behind: AtomicU64,
     pub(crate) missed: AtomicU64,
     pub(crate) gaps: AtomicU64,
     pub(crate) refused_subscriptions: AtomicU64,
@@ -146,7 +146,7 @@ impl serde::Serialize for Stats {
         fields.serialize_field("published", &self.published)?;
         fields.serialize_field("delivered", &self.delivered)?;
         fields.serialize_field("sent_bytes", &self.sent_bytes)?;
-        fields.serialize_field("lagged", &self.lagged)?;
+        fields.serialize_field("fell_behind", &self.fell_behind)?;
         fields.serialize_field("missed", &self.missed)?;
         fields.serialize_field("gaps", &self.gaps)?;
         fields.serialize_field("refused_subscriptions", &self.refused_subscriptions)?;

@@ -7,7 +7,7 @@ use super::{
     error::SubscribeError,
     hooks::Hook,
     shared::Shared,
-    state::{Client, Phase, State},
+    state::{Client, ClientState, Phase},
     subscription::Subscription,
     telling::TellDeferred,
 };
@@ -76,7 +76,7 @@ impl Client {
         let joining = self.shared.topics.join(name, start, must_exist, &mut deferred);
         let joining = joining.ok_or_else(|| SubscribeError::NoTopic { topic: name.to_owned() })?;
         let mut telling = TellDeferred::of(self);
-        let mut state = self.lock_with_key(State::is_open);
+        let mut state = self.lock_with_key(ClientState::is_open);
         let may = state.may_subscribe(name, &self.shared);
         match may {
             Ok(true) => {
@@ -101,13 +101,18 @@ impl Client {
     }
 
     /// Counts an open stream as a reader of its new subscriptions, adds it to presence lists, and notifies observers.
-    pub(super) fn reads(self: &Arc<Self>, state: &mut State, deferred: &mut Deferred, telling: &mut TellDeferred<'_>) {
+    pub(super) fn reads(
+        self: &Arc<Self>,
+        state: &mut ClientState,
+        deferred: &mut Deferred,
+        telling: &mut TellDeferred<'_>,
+    ) {
         let has_presences = self.shared.presences.is_used();
         let somebody_asks = has_presences || !self.shared.settings.observers.is_empty();
         for name in state.cursors.count_as_read(|name| somebody_asks && topic_name::is_public(name)) {
             if has_presences {
                 let metadata = state.metadata();
-                let key = state.key_or(|| self.key_of_its_own());
+                let key = state.key_or(|| self.default_presence_key());
                 self.shared.presences.join(&name, key, self.id(), metadata, deferred);
             }
             telling.note(|| Hook::Subscribed(name));
@@ -163,7 +168,10 @@ impl Client {
     /// Locks the state. If the presence key `is_needed` in that state, the key is set before.
     ///
     /// The user's key function is called while nothing is locked.
-    pub(crate) fn lock_with_key(self: &Arc<Self>, is_needed: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+    pub(crate) fn lock_with_key(
+        self: &Arc<Self>,
+        is_needed: impl Fn(&ClientState) -> bool,
+    ) -> MutexGuard<'_, ClientState> {
         loop {
             let mut state = lock(&self.state);
             let Some(key_of) = &self.shared.settings.presence_key else { return state };
@@ -172,7 +180,7 @@ impl Client {
             }
             drop(state);
             let key = key_of.of(&ClientHandle::new(Arc::clone(self)));
-            let key = key.map_or_else(|| self.key_of_its_own(), String::into_boxed_str);
+            let key = key.map_or_else(|| self.default_presence_key(), String::into_boxed_str);
             state = lock(&self.state);
             // Another thread may have set the key meanwhile.
             state.key_or(|| key);
@@ -180,7 +188,7 @@ impl Client {
     }
 
     /// Returns a key for a client without one. It is not the id: whoever knows the id can act for the client.
-    pub(crate) fn key_of_its_own(self: &Arc<Self>) -> Box<str> {
+    pub(crate) fn default_presence_key(self: &Arc<Self>) -> Box<str> {
         format!("{:016x}", topic_name::stable_hash(&self.id().to_string())).into()
     }
 
@@ -188,7 +196,7 @@ impl Client {
     /// subscribed to these names.
     pub(crate) fn left<'a>(
         &self,
-        state: &State,
+        state: &ClientState,
         names: impl IntoIterator<Item = &'a str>,
         mut telling: Option<&mut TellDeferred<'_>>,
         deferred: &mut Deferred,
@@ -227,9 +235,9 @@ impl Client {
     /// Subscribes the client to its own topic.
     pub(super) fn subscribe_to_own(self: &Arc<Self>) -> Result<(), PublishError> {
         match self.join(&self.own_topic(), Start::Now, None, false, false) {
-            Err(SubscribeError::Over { reason }) => Err(PublishError::Over { reason }),
+            Err(SubscribeError::StreamEnded { reason }) => Err(PublishError::StreamEnded { reason }),
             // Without a subscription, the client would not get the event.
-            Err(SubscribeError::TooMany { limit } | SubscribeError::TooManyPatterns { limit }) => {
+            Err(SubscribeError::TooManySubscriptions { limit } | SubscribeError::TooManyPatterns { limit }) => {
                 Err(PublishError::TooManySubscriptions { limit })
             }
             Err(SubscribeError::Topic(error)) => Err(PublishError::Topic(error)),
@@ -240,14 +248,14 @@ impl Client {
     }
 }
 
-impl State {
+impl ClientState {
     /// Whether a subscription to this topic would be a new one. Fails if the client may not subscribe.
     pub(super) fn may_subscribe(&self, topic: &str, shared: &Shared) -> Result<bool, SubscribeError> {
         let (limit, patterns) = (shared.settings.subscriptions_per_client, shared.settings.patterns_per_client);
         match self.over() {
-            Some(reason) => Err(SubscribeError::Over { reason }),
+            Some(reason) => Err(SubscribeError::StreamEnded { reason }),
             None if self.cursors.contains(topic) => Ok(false),
-            None if self.cursors.len() >= limit => Err(SubscribeError::TooMany { limit }),
+            None if self.cursors.len() >= limit => Err(SubscribeError::TooManySubscriptions { limit }),
             None if topic_name::is_pattern(topic) && self.cursors.patterns() >= patterns => {
                 Err(SubscribeError::TooManyPatterns { limit: patterns })
             }

@@ -8,7 +8,7 @@ use slab::Slab;
 /// order of the ends.
 #[derive(Debug)]
 pub(crate) struct EvictionQueue<T> {
-    rows: Slab<Row<T>>,
+    rows: Slab<Linked<T>>,
     oldest: u32,
     newest: u32,
 }
@@ -18,7 +18,7 @@ pub(crate) struct EvictionQueue<T> {
 pub(crate) struct Ticket(u32);
 
 #[derive(Debug)]
-struct Row<T> {
+struct Linked<T> {
     item: T,
     older: u32,
     newer: u32,
@@ -55,7 +55,7 @@ impl<T> EvictionQueue<T> {
     }
 
     pub(crate) fn push(&mut self, item: T) -> Ticket {
-        let at = self.rows.insert(Row { item, older: self.newest, newer: NONE }) as u32;
+        let at = self.rows.insert(Linked { item, older: self.newest, newer: NONE }) as u32;
         match self.rows.get_mut(self.newest as usize) {
             None => self.oldest = at,
             Some(newest) => newest.newer = at,
@@ -65,7 +65,7 @@ impl<T> EvictionQueue<T> {
     }
 
     pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<T> {
-        let Row { item, older, newer } = self.rows.try_remove(ticket.0 as usize)?;
+        let Linked { item, older, newer } = self.rows.try_remove(ticket.0 as usize)?;
         match self.rows.get_mut(older as usize) {
             None => self.oldest = newer,
             Some(older) => older.newer = newer,

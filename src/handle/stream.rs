@@ -68,9 +68,9 @@ impl ClientHandle {
     /// each of them has its topic anyway.
     ///
     /// The page has to know the topics, because a browser drops events of a type without a listener. For a pattern, an
-    /// [array](Batching::as_array) fits better.
+    /// [array](Batching) fits better.
     pub fn topic_as_event_type(&self, on: bool) {
-        self.client.restyle(|style| style.topic_as_event_type = on);
+        self.client.change_style(|style| style.topic_as_event_type = on);
     }
 
     /// Sets the shortest time between two frames of this stream: see [`Batching`].
@@ -80,7 +80,7 @@ impl ClientHandle {
     /// You can call it at any time. Events that wait for the former interval are then sent at once. It does not apply
     /// to [`into_events`](Self::into_events).
     pub fn batch(&self, batching: Batching) {
-        self.client.restyle(|style| style.batching = Some(batching));
+        self.client.change_style(|style| style.batching = Some(batching));
     }
 
     /// Returns statistics of the client's stream.

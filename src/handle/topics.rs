@@ -72,7 +72,7 @@ impl ClientHandle {
     /// Sends an event to this client alone, in order with all other events.
     ///
     /// An event that is sent before the stream begins, such as a welcome, comes first: before the events of all
-    /// subscriptions, and after a [snapshot](EventStream::snapshot). Its id is then the client's position at the
+    /// subscriptions, and after a [snapshot](crate::EventStream::snapshot). Its id is then the client's position at the
     /// beginning of the stream, so a client that resumes from it loses nothing. An id that you set on such an event is
     /// replaced.
     ///
@@ -89,7 +89,7 @@ impl ClientHandle {
 
     /// Returns how the client's resume goes, with its subscriptions so far.
     ///
-    /// On a gap, a handler may want to send a [snapshot](EventStream::snapshot).
+    /// On a gap, a handler may want to send a [snapshot](crate::EventStream::snapshot).
     #[must_use]
     pub fn resume(&self) -> Resume {
         self.client.resume()

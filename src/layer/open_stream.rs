@@ -95,7 +95,7 @@ impl OpenStream {
     }
 
     /// Frees the rare state when it is empty, which makes the fast path possible again.
-    fn tidy(&mut self) {
+    fn drop_empty_rare_state(&mut self) {
         self.rare = self.rare.take().filter(|rare| !rare.is_empty());
     }
 
@@ -105,7 +105,7 @@ impl OpenStream {
         inner: Pin<&mut B>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        if self.is_calm() {
+        if self.only_registry_is_left() {
             match self.reader.poll_fast(cx) {
                 FastRead::Live(wire) => {
                     self.note_activity(true);
@@ -133,7 +133,7 @@ impl OpenStream {
         }
         if let Some(block) = self.rare.as_mut().and_then(|rare| rare.next.take()) {
             self.is_active = true;
-            self.tidy();
+            self.drop_empty_rare_state();
             return Poll::Ready(Some(Ok(Frame::data(block))));
         }
         let may_inject = self.may_inject();
@@ -176,7 +176,7 @@ impl OpenStream {
     }
 
     /// Returns whether only the registry's events and heartbeats can still come.
-    fn is_calm(&self) -> bool {
+    fn only_registry_is_left(&self) -> bool {
         self.inner_ended && self.may_take && self.may_inject() && !self.over && self.rare.is_none()
     }
 

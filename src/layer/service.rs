@@ -130,7 +130,7 @@ impl<S> SseService<S> {
             client.insert_metadata(&known);
         }
         if self.config.style != Style::default() {
-            client.restyle(|style| *style = self.config.style);
+            client.change_style(|style| *style = self.config.style);
         }
         if let Some(events) = self.config.resume_at_most {
             client.bound_resume(events);

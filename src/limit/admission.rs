@@ -4,7 +4,7 @@ use std::{mem, sync::Arc};
 
 use http::request::Parts;
 
-use super::{count::Taken, key::LimitKey, limits::Limit, refused_reason::RefusedReason};
+use super::{count::Acquired, key::LimitKey, limits::Limit, refused_reason::RefusedReason};
 use crate::{
     collections::SmallList,
     sync::{Mutex, lock},
@@ -32,7 +32,7 @@ struct State {
 pub(crate) struct Claim {
     limit: Limit,
     key: LimitKey,
-    taken: Taken,
+    taken: Acquired,
 }
 
 /// Keeps the slots of a request until it is dropped.
@@ -110,7 +110,7 @@ impl Admission {
 impl State {
     fn acquire_slot(&mut self) -> Result<(), RefusedReason> {
         // A request has all slots that it has asked for, or none. So the missing slots are at the end of the list.
-        let has = self.claims.iter().take_while(|claim| claim.taken != Taken::Nothing).count();
+        let has = self.claims.iter().take_while(|claim| claim.taken != Acquired::Nothing).count();
         let lacks = &mut self.claims[has..];
         let result = lacks.iter_mut().try_for_each(Claim::take);
         if result.is_err() || self.holders == 0 || self.is_released {
@@ -125,7 +125,7 @@ impl State {
 impl Claim {
     #[inline]
     pub(super) fn new(limit: Limit, key: LimitKey) -> Self {
-        Self { limit, key, taken: Taken::Nothing }
+        Self { limit, key, taken: Acquired::Nothing }
     }
 
     fn take(&mut self) -> Result<(), RefusedReason> {
@@ -137,8 +137,8 @@ impl Claim {
     ///
     /// A spent token is not given back when the stream ends.
     fn spend(&mut self) {
-        if matches!(self.taken, Taken::Token(_)) {
-            self.taken = Taken::SpentToken;
+        if matches!(self.taken, Acquired::Token(_)) {
+            self.taken = Acquired::SpentToken;
         }
     }
 

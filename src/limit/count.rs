@@ -236,7 +236,7 @@ impl Rate {
 
 /// What a request has taken from a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Taken {
+pub(super) enum Acquired {
     #[default]
     Nothing,
     Slot,
@@ -279,7 +279,7 @@ mod tests {
 
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Happened {
-        Taken { counts: bool },
+        Acquired { counts: bool },
         Set { token: u64 },
     }
 
@@ -293,7 +293,7 @@ mod tests {
                 lacks = lacks.saturating_sub(time - then);
                 then = *time;
                 match happened {
-                    Happened::Taken { counts } => lacks += if *counts || none_given_back { token } else { 0 },
+                    Happened::Acquired { counts } => lacks += if *counts || none_given_back { token } else { 0 },
                     Happened::Set { token: new } => lacks = rescaled(lacks, std::mem::replace(&mut token, *new), *new),
                 }
             }
@@ -313,13 +313,13 @@ mod tests {
                 Act::Take => {
                     if rate.take(&counted, &key, number, now).is_ok() {
                         outstanding.push((now, history.all.len()));
-                        history.all.push((now, Happened::Taken { counts: true }));
+                        history.all.push((now, Happened::Acquired { counts: true }));
                     }
                 }
                 Act::GiveBack { nth } if !outstanding.is_empty() => {
                     let (taken_at, event) = outstanding.swap_remove(nth % outstanding.len());
                     counted.give_back(&key, taken_at, now);
-                    history.all[event].1 = Happened::Taken { counts: false };
+                    history.all[event].1 = Happened::Acquired { counts: false };
                 }
                 Act::GiveBack { .. } => {}
                 Act::Wait { time } => now += time,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     admission::Claim,
-    count::{Counted, Rate, Taken},
+    count::{Acquired, Counted, Rate},
     key::LimitKey,
     refused_reason::RefusedReason,
 };
@@ -138,8 +138,8 @@ impl Limit {
     /// The result is a new limit, which starts at zero.
     ///
     /// A stream whose request has no key is refused with [`RefusedReason::MissingKey`], because the limit could not
-    /// count it. The usual cause is that the layer that sets the key is missing, or is [further
-    /// in](crate::guide::layers) than [`SseLayer`](crate::SseLayer). If streams without a key are allowed, give them
+    /// count it. The usual cause is that the layer that sets the key is missing, or is further
+    /// in than [`SseLayer`](crate::SseLayer). If streams without a key are allowed, give them
     /// one common key, or use [`per_optional`](Self::per_optional). Requests that get no stream need no key.
     ///
     /// The function is called for each request that passes a layer with this limit, before the handler runs. It can
@@ -239,29 +239,29 @@ impl Limit {
     }
 
     /// Takes a slot or a token, or returns why there is none.
-    pub(super) fn take(&self, key: &LimitKey) -> Result<Taken, RefusedReason> {
+    pub(super) fn take(&self, key: &LimitKey) -> Result<Acquired, RefusedReason> {
         if let Some(KeyOf { by, .. }) = self.inner.key.as_ref().filter(|_| key.is_missing()) {
             return Err(RefusedReason::MissingKey { by });
         }
         let (number, counted) = (self.limit(), &self.inner.counted);
         match self.inner.rate {
-            None if counted.add(key, number) => Ok(Taken::Slot),
+            None if counted.add(key, number) => Ok(Acquired::Slot),
             None => Err(RefusedReason::Full { key: key.clone().some_key(), limit: number }),
             Some(rate) => {
                 let now = self.inner.now();
                 match rate.take(counted, key, number, now) {
-                    Ok(()) => Ok(Taken::Token(now)),
+                    Ok(()) => Ok(Acquired::Token(now)),
                     Err(retry_in) => Err(RefusedReason::RateLimited { key: key.clone().some_key(), retry_in }),
                 }
             }
         }
     }
 
-    pub(super) fn give_back(&self, key: &LimitKey, taken: Taken) {
+    pub(super) fn give_back(&self, key: &LimitKey, taken: Acquired) {
         match taken {
-            Taken::Slot => self.inner.counted.remove(key),
-            Taken::Token(at) => self.inner.counted.give_back(key, at, self.inner.now()),
-            Taken::Nothing | Taken::SpentToken => {}
+            Acquired::Slot => self.inner.counted.remove(key),
+            Acquired::Token(at) => self.inner.counted.give_back(key, at, self.inner.now()),
+            Acquired::Nothing | Acquired::SpentToken => {}
         }
     }
 }

@@ -30,7 +30,7 @@ pub enum RefusedReason {
     Draining,
     /// The request has no key for a limit that [counts by key](crate::Limit::per).
     ///
-    /// The usual cause is a wrong [order of layers](crate::guide::layers).
+    /// The usual cause is a wrong order of layers. The guide has a chapter about it.
     MissingKey {
         /// The name of the key function, with its module, to find the limit by. The message does not contain it.
         by: &'static str,
@@ -43,7 +43,7 @@ pub enum RefusedReason {
     /// The client's stream is open already. A client has only one stream.
     Open,
     /// The client's stream has ended, or its request got another response.
-    Over {
+    StreamEnded {
         /// Why the stream ended.
         reason: CloseReason,
     },
@@ -62,7 +62,7 @@ impl RefusedReason {
             Self::Full { key: None, .. } | Self::RateLimited { key: None, .. } | Self::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::MissingKey { .. } | Self::OtherClient | Self::Open | Self::Over { .. } => {
+            Self::MissingKey { .. } | Self::OtherClient | Self::Open | Self::StreamEnded { .. } => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         }
@@ -82,7 +82,7 @@ impl RefusedReason {
             Self::Draining => "draining",
             Self::OtherClient => "other_client",
             Self::Open => "open",
-            Self::Over { .. } => "over",
+            Self::StreamEnded { .. } => "stream_ended",
         }
     }
 
@@ -125,7 +125,7 @@ impl fmt::Display for RefusedReason {
             Self::MissingKey { .. } => f.write_str("the server has no key to count this event stream by"),
             Self::OtherClient => f.write_str("the response is the event stream of another client"),
             Self::Open => f.write_str("the client's event stream is open already"),
-            Self::Over { reason } => write!(f, "the client's event stream has ended: {reason}"),
+            Self::StreamEnded { reason } => write!(f, "the client's event stream has ended: {reason}"),
         }
     }
 }
@@ -145,8 +145,8 @@ impl RefusedReason {
             Self::MissingKey { .. } => Some(Self::Draining),
             Self::Draining => Some(Self::OtherClient),
             Self::OtherClient => Some(Self::Open),
-            Self::Open => Some(Self::Over { reason: CloseReason::ClientDisconnected }),
-            Self::Over { .. } => None,
+            Self::Open => Some(Self::StreamEnded { reason: CloseReason::ClientDisconnected }),
+            Self::StreamEnded { .. } => None,
         })
     }
 }

@@ -33,7 +33,7 @@ pub enum SlowClientPolicy {
     /// The client is notified of a [gap](crate::Gap), and continues at the oldest retained event.
     #[default]
     NotifyGap,
-    /// The client's stream ends with [`CloseReason::Lagged`](crate::CloseReason::Lagged).
+    /// The client's stream ends with [`CloseReason::FellBehind`](crate::CloseReason::FellBehind).
     ///
     /// When the client reconnects, it is notified of the gap, and its handler can send a snapshot.
     Disconnect {

@@ -30,7 +30,7 @@ pub(crate) struct Log {
     floor: Position,
     lost: Lost,
     /// The events with an id of the publisher's own. Most topics have none.
-    own_ids: Option<HashMap<Box<str>, Uses>>,
+    own_ids: Option<HashMap<Box<str>, EventsWithId>>,
     /// How many of the events exclude a client.
     exceptions: usize,
     cost: usize,
@@ -46,7 +46,7 @@ pub(super) struct Row {
 
 /// The retained events with the same publisher's id.
 #[derive(Debug)]
-struct Uses {
+struct EventsWithId {
     /// The number of the first event, which may have been evicted.
     first: u64,
     count: usize,
@@ -200,7 +200,7 @@ impl Log {
             let own_ids = self.own_ids.get_or_insert_default();
             match own_ids.get_mut(id) {
                 Some(uses) => uses.count += 1,
-                None => _ = own_ids.insert(id.into(), Uses { first: entry.number, count: 1 }),
+                None => _ = own_ids.insert(id.into(), EventsWithId { first: entry.number, count: 1 }),
             }
         }
         self.exceptions += usize::from(entry.excluded_client().is_some());

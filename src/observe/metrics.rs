@@ -29,7 +29,7 @@ use crate::{
 /// | `sse_subscriptions` | gauge | subscriptions of all clients |
 /// | `sse_retained_events` | gauge | retained events |
 /// | `sse_retained_bytes` | gauge | the memory of retained events and of topics without subscribers, as the registry counts it |
-/// | `sse_lagged_total` | counter | how often a client fell behind what a topic retains |
+/// | `sse_fell_behind_total` | counter | how often a client fell behind what a topic retains |
 /// | `sse_missed_total` | counter | events that clients lost because they fell behind |
 /// | `sse_gaps_total` | counter | gaps: when a client resumed, or when it fell behind |
 /// | `sse_heartbeats_total` | counter | heartbeats that were sent |
@@ -40,10 +40,10 @@ use crate::{
 ///
 /// - `sse_closed_streams_total` has the word of [`CloseReason::as_str`](crate::CloseReason::as_str): `body_ended`,
 ///   `topics_ended`, `topic_cancelled`, `topic_failed`, `client_disconnected`, `by_server`, `max_age`,
-///   `authorization_expired`, `drained`, `refused`, `lagged`, `stalled`, `body_failed`, or the text that the program
+///   `authorization_expired`, `drained`, `refused`, `fell_behind`, `stalled`, `body_failed`, or the text that the program
 ///   passed to [`close_with`](ClientHandle::close_with).
 /// - `sse_refused_streams_total` has the word of [`RefusedReason::as_str`]: `full`, `full_for_key`, `rate_limited`,
-///   `rate_limited_for_key`, `missing_key`, `draining`, `other_client`, `open`, `over`.
+///   `rate_limited_for_key`, `missing_key`, `draining`, `other_client`, `open`, `stream_ended`.
 ///
 /// So the number of series depends only on the program, and not on anything that clients send.
 ///
@@ -84,7 +84,7 @@ impl MetricsObserver {
         describe_gauge!("sse_subscriptions", Unit::Count, "Subscriptions of all clients");
         describe_gauge!("sse_retained_events", Unit::Count, "Retained events");
         describe_gauge!("sse_retained_bytes", Unit::Bytes, "Memory of retained events and topics without subscribers");
-        describe_counter!("sse_lagged_total", Unit::Count, "Times that a client fell behind what a topic retains");
+        describe_counter!("sse_fell_behind_total", Unit::Count, "Times that a client fell behind what a topic retains");
         describe_counter!("sse_missed_total", Unit::Count, "Events that clients lost because they fell behind");
         describe_counter!("sse_gaps_total", Unit::Count, "Gaps in the events that clients should have had");
         describe_counter!("sse_heartbeats_total", Unit::Count, "Heartbeats that were sent");
@@ -114,8 +114,8 @@ impl Observer for MetricsObserver {
         counter!("sse_refused_subscriptions_total").increment(1);
     }
 
-    fn lagged(&self, _client: &ClientHandle, _topic: &str, missed: u64) {
-        counter!("sse_lagged_total").increment(1);
+    fn fell_behind(&self, _client: &ClientHandle, _topic: &str, missed: u64) {
+        counter!("sse_fell_behind_total").increment(1);
         counter!("sse_missed_total").increment(missed);
     }
 
@@ -273,7 +273,7 @@ mod tests {
             ("counter sse_delivered_total", 7.0),
             ("counter sse_gaps_total", 1.0),
             ("counter sse_heartbeats_total", 1.0),
-            ("counter sse_lagged_total", 1.0),
+            ("counter sse_fell_behind_total", 1.0),
             ("counter sse_missed_total", 5.0),
             ("counter sse_opened_streams_total", 1.0),
             ("counter sse_published_total", 1.0),

@@ -21,7 +21,7 @@ use crate::{
 /// |---|---|---|
 /// | WARN | `backplane`, if the registry does not follow its [backplane](crate::backplane) | `health` (a sentence) |
 /// | INFO | `backplane`, if it follows again | `health` |
-/// | WARN | `client lagged` | `client`, `topic`, `missed` |
+/// | WARN | `client fell behind` | `client`, `topic`, `missed` |
 /// | INFO | `gap` | `client`, `topic` (the first), `topics` (how many), `after` |
 /// | INFO | `stream refused` | `client`, `reason` (a word), `error` (a sentence) |
 /// | WARN | `stream refused`, if a limit [has no key](crate::RefusedReason::MissingKey) for the request | the same, and `key` |
@@ -94,8 +94,8 @@ impl Observer for TracingObserver {
         debug!(target: TARGET, client = %Short(client.id()), topic = shown(topic), "unsubscribed");
     }
 
-    fn lagged(&self, client: &ClientHandle, topic: &str, missed: u64) {
-        warn!(target: TARGET, client = %Short(client.id()), topic = shown(topic), missed, "client lagged");
+    fn fell_behind(&self, client: &ClientHandle, topic: &str, missed: u64) {
+        warn!(target: TARGET, client = %Short(client.id()), topic = shown(topic), missed, "client fell behind");
     }
 
     fn gap(&self, client: &ClientHandle, gap: &Gap) {
@@ -253,7 +253,7 @@ mod tests {
             ),
             format!("DEBUG tower_sse message=subscribed client={id} topic=\"a/1\""),
             format!("DEBUG tower_sse message=unsubscribed client={id} topic=\"a/1\""),
-            format!("WARN tower_sse message=client lagged client={id} topic=\"a/1\" missed=5"),
+            format!("WARN tower_sse message=client fell behind client={id} topic=\"a/1\" missed=5"),
             format!("INFO tower_sse message=gap client={id} topic=\"a/1\" topics=2 after=\"1-0\\n\""),
             format!("TRACE tower_sse message=heartbeat client={id}"),
             format!(
@@ -261,7 +261,7 @@ mod tests {
                  duration_ms=1500 events=7 bytes=900"
             ),
             format!("TRACE tower_sse message=published topic=\"a/1\" position={position} subscribers=0"),
-            format!("WARN tower_sse message=backplane health=the engine is full: no room"),
+            "WARN tower_sse message=backplane health=the engine is full: no room".to_owned(),
         ];
         assert_eq!(log, expected);
     }
@@ -276,7 +276,7 @@ mod tests {
             samples.tell(observer);
             observer.subscribed(&samples.client, &own);
             observer.unsubscribed(&samples.client, &own);
-            observer.lagged(&samples.client, &own, 1);
+            observer.fell_behind(&samples.client, &own, 1);
             observer.gap(&samples.client, &gap);
             observer.published(&own, &samples.receipt);
         })

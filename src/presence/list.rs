@@ -267,8 +267,8 @@ impl Member {
     }
 }
 
-impl From<members::Member<ClientId, Arc<Extensions>>> for Member {
-    fn from(member: members::Member<ClientId, Arc<Extensions>>) -> Self {
+impl From<members::PresentMember<ClientId, Arc<Extensions>>> for Member {
+    fn from(member: members::PresentMember<ClientId, Arc<Extensions>>) -> Self {
         let clients = member.clients.into_iter().map(|(id, _)| id).collect();
         Self { key: member.key, metadata: member.value, clients }
     }

@@ -17,7 +17,7 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Members<I, V> {
     grace: Duration,
-    present: BTreeMap<Arc<str>, Presence<I, V>>,
+    present: BTreeMap<Arc<str>, MemberState<I, V>>,
     /// When the members without clients leave, with the version of their join.
     leaving: BTreeSet<(Instant, u64)>,
     /// The last change of each member, present or not.
@@ -36,7 +36,7 @@ pub(crate) struct Members<I, V> {
 }
 
 #[derive(Debug)]
-struct Presence<I, V> {
+struct MemberState<I, V> {
     /// The version of the member's join.
     since: u64,
     clients: BTreeMap<I, V>,
@@ -48,7 +48,7 @@ struct Presence<I, V> {
 
 /// A member that is present, with or without clients at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Member<I, V> {
+pub(crate) struct PresentMember<I, V> {
     pub(crate) key: Arc<str>,
     /// The metadata of the client that joined last. That client may have left.
     pub(crate) value: V,
@@ -60,7 +60,7 @@ pub(crate) struct Member<I, V> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change<I, V> {
     /// The member joined. It is shown as it is now.
-    Joined(Member<I, V>),
+    Joined(PresentMember<I, V>),
     Left(Arc<str>),
 }
 
@@ -112,7 +112,7 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
         self.version += 1;
         self.changed.insert(self.version, Arc::clone(&key));
         let clients = BTreeMap::from([(client, value.clone())]);
-        self.present.insert(key, Presence { since: self.version, clients, value, until: None });
+        self.present.insert(key, MemberState { since: self.version, clients, value, until: None });
         true
     }
 
@@ -162,7 +162,7 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
     }
 
     /// Returns the present members, in order of their keys.
-    pub(crate) fn list(&self) -> Vec<Member<I, V>> {
+    pub(crate) fn list(&self) -> Vec<PresentMember<I, V>> {
         self.present.iter().map(|(key, presence)| presence.member(key)).collect()
     }
 
@@ -221,10 +221,10 @@ impl<I: Copy + Ord, V: Clone> Members<I, V> {
     }
 }
 
-impl<I: Copy, V: Clone> Presence<I, V> {
-    fn member(&self, key: &Arc<str>) -> Member<I, V> {
+impl<I: Copy, V: Clone> MemberState<I, V> {
+    fn member(&self, key: &Arc<str>) -> PresentMember<I, V> {
         let clients = self.clients.iter().map(|(client, value)| (*client, value.clone())).collect();
-        Member { key: Arc::clone(key), value: self.value.clone(), clients }
+        PresentMember { key: Arc::clone(key), value: self.value.clone(), clients }
     }
 }
 
@@ -268,7 +268,7 @@ mod tests {
         assert!(!members.join("ann", 2, "desk"), "the same client joins again");
         assert_eq!((members.count(), read(&members, &mut watch)), (1, vec!["+ann".to_owned()]));
         members.leave("ann", 1, now);
-        assert_eq!(members.list(), [Member { key: "ann".into(), value: "desk", clients: vec![(2, "desk")] }]);
+        assert_eq!(members.list(), [PresentMember { key: "ann".into(), value: "desk", clients: vec![(2, "desk")] }]);
         assert!(read(&members, &mut watch).is_empty());
         members.leave("ann", 2, now);
         assert_eq!((members.count(), read(&members, &mut watch)), (0, vec!["-ann".to_owned()]));
@@ -282,11 +282,11 @@ mod tests {
         members.leave("ann", 1, now);
         assert_eq!(members.next_expiry(), Some(now + GRACE));
         members.expire(now + GRACE - Duration::from_nanos(1));
-        assert_eq!(members.list(), [Member { key: "ann".into(), value: "train", clients: vec![] }]);
+        assert_eq!(members.list(), [PresentMember { key: "ann".into(), value: "train", clients: vec![] }]);
         assert!(!members.join("ann", 2, "home"));
         assert_eq!(members.next_expiry(), None);
         members.expire(now + 9 * GRACE);
-        assert_eq!(members.list(), [Member { key: "ann".into(), value: "home", clients: vec![(2, "home")] }]);
+        assert_eq!(members.list(), [PresentMember { key: "ann".into(), value: "home", clients: vec![(2, "home")] }]);
         assert_eq!((members.version(), read(&members, &mut watch)), (1, vec![]));
     }
 
@@ -437,8 +437,8 @@ mod tests {
             since.iter().enumerate().filter(last).map(|(_, key)| *key).collect()
         }
 
-        fn list(&self) -> Vec<Member<u32, &'static str>> {
-            let member = |(key, here): (&&'static str, &Here)| Member {
+        fn list(&self) -> Vec<PresentMember<u32, &'static str>> {
+            let member = |(key, here): (&&'static str, &Here)| PresentMember {
                 key: (*key).into(),
                 value: here.value,
                 clients: here.clients.iter().map(|(client, value)| (*client, *value)).collect(),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::poll::{Frame, Reader};
+use super::{frame::EventFrame, poll::Reader};
 use crate::{
     client::ClientHandle,
     event::Event,
@@ -14,11 +14,11 @@ use crate::{
 
 impl Reader {
     /// Returns the frame for the taken events, if any event passes.
-    pub(super) fn frame(&mut self, mut taken: Taken) -> Option<Frame> {
+    pub(super) fn frame(&mut self, mut taken: Taken) -> Option<EventFrame> {
         if self.apply_filters(&mut taken).is_some() {
             let delay = jitter::jittered(taken.ends.unwrap_or_default(), self.client.id().spread());
             let retry = Event::empty().retry(delay).encode();
-            return Some(Frame { gap: None, wire: retry, is_live: false, has_more: true });
+            return Some(EventFrame { gap: None, wire: retry, is_live: false, has_more: true });
         }
         let Taken { gap, events, has_more, seen, .. } = taken;
         // The id of a client that is catching up does not say that the client has caught up.
@@ -32,7 +32,7 @@ impl Reader {
         state.sent.events += events.len() as u64;
         state.sent.bytes += wire.len() as u64;
         drop(state);
-        Some(Frame { gap, wire: wire.into(), is_live: false, has_more })
+        Some(EventFrame { gap, wire: wire.into(), is_live: false, has_more })
     }
 
     /// Encodes these events.
@@ -54,15 +54,15 @@ impl Reader {
     /// the stream.
     pub(super) fn apply_filters(&self, taken: &mut Taken) -> Option<CloseReason> {
         let counters = &self.client.shared().counters;
-        for (topic, missed) in &taken.lags {
-            counters.lagged.fetch_add(1, Ordering::Relaxed);
+        for (topic, missed) in &taken.fell_behind {
+            counters.fell_behind.fetch_add(1, Ordering::Relaxed);
             counters.missed.fetch_add(*missed, Ordering::Relaxed);
             lock(&self.client.state).rare().missed += missed;
-            self.client.observe(|observer, client| observer.lagged(client, topic, *missed));
+            self.client.observe(|observer, client| observer.fell_behind(client, topic, *missed));
         }
         if taken.ends.is_some() {
-            self.client.close_after(CloseReason::Lagged, 0);
-            return Some(CloseReason::Lagged);
+            self.client.close_after(CloseReason::FellBehind, 0);
+            return Some(CloseReason::FellBehind);
         }
         if let Some(missing) = &taken.gap {
             counters.gaps.fetch_add(1, Ordering::Relaxed);

@@ -8,7 +8,11 @@ mod array;
 mod countdown;
 mod delivering;
 mod events;
+mod frame;
 mod poll;
 
 pub use self::events::Events;
-pub(crate) use self::poll::{FastRead, OwnBody, Reader};
+pub(crate) use self::{
+    frame::{FastRead, OwnBody},
+    poll::Reader,
+};

@@ -6,15 +6,16 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::Bytes;
-
-use super::countdown::Countdown;
+use super::{
+    countdown::Countdown,
+    frame::{EventFrame, FastRead, OwnBody},
+};
 use crate::{
-    client::{Client, Closing, Phase, State, Style, TellDeferred},
+    client::{Client, ClientState, Closing, Phase, Style, TellDeferred},
     event::Event,
     limit::{Hold, RefusedReason},
     log::Position,
-    reading::{IdleMark, Missing, Picked, Plain, Taken, Taker, Taking},
+    reading::{IdleMark, Picked, Plain, Taken, Taker, Taking},
     stream::{Batching, CloseReason},
     sync::lock,
     topics::Deferred,
@@ -22,7 +23,7 @@ use crate::{
 
 /// How often a reader looks again at once before it yields to other tasks. It looks again if an event was published
 /// meanwhile, or if filters held back all events that it took.
-const LOOKS: usize = 16;
+const MAX_ATTEMPTS: usize = 16;
 
 /// The one reader of a client's events: the body of the response, or [`Events`](crate::Events). Dropping it closes the
 /// client.
@@ -45,40 +46,6 @@ pub(crate) struct Reader {
     pub(super) countdown: Countdown,
     /// The stream's slots of the limits.
     pub(super) hold: Option<Hold>,
-}
-
-/// Bytes that are sent in one piece.
-#[derive(Debug)]
-pub(crate) struct Frame {
-    pub(crate) gap: Option<Missing>,
-    /// Empty if the frame has only a gap.
-    pub(crate) wire: Bytes,
-    /// The client was waiting for these events, so they are sent about when they were published.
-    pub(crate) is_live: bool,
-    /// More events are pending than fit into one frame.
-    pub(crate) has_more: bool,
-}
-
-/// The result of the fast path, for an idle stream with one topic.
-#[derive(Debug)]
-pub(crate) enum FastRead {
-    /// No event was published.
-    Nothing,
-    /// The published events, which the client was waiting for.
-    Live(Bytes),
-    /// The fast path cannot decide: the caller has to take the slow path.
-    Unclear,
-}
-
-/// The handler's own body in a client's stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OwnBody {
-    /// The body has not ended.
-    Open,
-    /// The body has ended.
-    Ended,
-    /// The stream has no body of the handler's.
-    Absent,
 }
 
 impl Reader {
@@ -199,13 +166,17 @@ impl Reader {
     /// The stream ends if the client was closed and has read all events until then, if all of its topics have ended, or
     /// if the handler's body has ended and nothing keeps the stream open.
     #[inline]
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>, own_body: OwnBody) -> Poll<Result<Frame, CloseReason>> {
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        own_body: OwnBody,
+    ) -> Poll<Result<EventFrame, CloseReason>> {
         self.countdown.poll(&self.client, cx);
         let waker = cx.waker();
         if self.is_idle(waker) {
             return Poll::Pending;
         }
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_ATTEMPTS {
             let result = self.poll_take(waker, own_body, |client, state, horizon, idle_mark, deferred| {
                 let Style { batching, topic_as_event_type, .. } = state.style;
                 match batching.is_some_and(Batching::is_array) {
@@ -223,7 +194,7 @@ impl Reader {
             match ready!(result) {
                 Ok(Taking::Plain(Plain { wire, has_id, is_live, has_more, .. })) => {
                     self.is_ahead = !has_id;
-                    return Poll::Ready(Ok(Frame { gap: None, wire, is_live, has_more }));
+                    return Poll::Ready(Ok(EventFrame { gap: None, wire, is_live, has_more }));
                 }
                 Ok(Taking::Events(taken)) => {
                     if let Some(frame) = self.frame(*taken) {
@@ -240,8 +211,8 @@ impl Reader {
     /// As `poll_frame`, event by event.
     pub(crate) fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Taken, CloseReason>> {
         self.countdown.poll(&self.client, cx);
-        for _ in 0..LOOKS {
-            let take = |client: &Client, state: &mut State, horizon, _: &mut _, deferred: &mut _| {
+        for _ in 0..MAX_ATTEMPTS {
+            let take = |client: &Client, state: &mut ClientState, horizon, _: &mut _, deferred: &mut _| {
                 state.cursors.take_events(&client.identity, horizon, deferred)
             };
             let mut taken = ready!(self.poll_take(cx.waker(), OwnBody::Absent, take))?;
@@ -321,7 +292,7 @@ impl Reader {
         &mut self,
         waker: &Waker,
         own_body: OwnBody,
-        mut take: impl FnMut(&Client, &mut State, u64, &mut Option<IdleMark>, &mut Deferred) -> Option<T>,
+        mut take: impl FnMut(&Client, &mut ClientState, u64, &mut Option<IdleMark>, &mut Deferred) -> Option<T>,
     ) -> Poll<Result<T, CloseReason>> {
         let Self { client, waker: heard, changes, idle_mark, has_moved, style, .. } = self;
         let seen = client.changes.load(Ordering::Acquire);
@@ -340,7 +311,7 @@ impl Reader {
         }
         _old = state.listen(heard, waker);
         *has_moved |= _old.is_some();
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_ATTEMPTS {
             if let Some(Closing { reason, is_cut: true, .. }) = state.closing.as_deref() {
                 return Poll::Ready(Err(*reason));
             }
@@ -377,7 +348,7 @@ impl Reader {
 /// Takes the pending events, and counts those that are sent as they are.
 #[inline]
 fn take(
-    state: &mut State,
+    state: &mut ClientState,
     taker: Taker<'_>,
     horizon: u64,
     idle_mark: &mut Option<IdleMark>,

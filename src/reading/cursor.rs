@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{filter::Filter, picked::Plain};
 use crate::{
     log::{Entry, Log, Outcome, Position, Progress, topic_name},
-    topics::{Bound, CursorStart, Deferred, Latest, Parked, SharedLog, Topics},
+    topics::{Bound, CursorStart, Deferred, Latest, SharedLog, Topics, WaiterSlot},
 };
 
 /// How far a client has read one topic or pattern.
@@ -21,7 +21,7 @@ pub(crate) struct Cursor {
     /// From this number on, the client gets every event that the filter lets through.
     pub(super) since: u64,
     /// The cursor's slot among the log's waiters. `None` when an event may have been published since.
-    pub(super) parked: Option<Parked>,
+    pub(super) parked: Option<WaiterSlot>,
     /// Events after this position were evicted before the client started here, and the client has not been notified
     /// yet. Boxed, because few cursors have one.
     pub(super) missed: Option<Box<Position>>,

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The events that one cursor misses.
-pub(super) struct Loss {
+pub(super) struct CursorGap {
     pub(super) name: Arc<str>,
     /// The missing events come after this position.
     pub(super) after: Position,
@@ -20,7 +20,7 @@ pub(super) struct Loss {
 }
 
 /// The evicted events that one cursor should have read.
-pub(super) struct Lost {
+pub(super) struct CursorEvictions {
     /// The index of the cursor.
     pub(super) at: usize,
     /// The first number that the cursor has not read.
@@ -42,7 +42,12 @@ impl Cursors {
     /// Whether the client has got the lost events of one cursor by its other cursors, or was notified of them there.
     ///
     /// The other cursors read the events before they were evicted. `events`: what all cursors have taken in this read.
-    pub(super) fn has_by_others(&self, cursor: &Cursor, lost: &Lost, events: &[(usize, Arc<Entry>)]) -> bool {
+    pub(super) fn has_by_others(
+        &self,
+        cursor: &Cursor,
+        lost: &CursorEvictions,
+        events: &[(usize, Arc<Entry>)],
+    ) -> bool {
         // A filter may have held the event back.
         let gives_all = |other: &Cursor| other.filter.is_none() && !other.catches_up;
         let covers = |other: &Cursor| gives_all(other) && other.shared_log.covers(cursor.name());
@@ -68,7 +73,7 @@ impl Cursors {
     /// `is_all`: no further event is pending.
     pub(super) fn gap(
         &mut self,
-        missing: &[Loss],
+        missing: &[CursorGap],
         last_event_id: Option<&str>,
         first: Option<Position>,
         is_all: bool,
@@ -96,7 +101,7 @@ impl Cursors {
     ///
     /// One position must say how far all of them are, so a cursor that falls behind later waits until the others have
     /// caught up.
-    pub(super) fn gather_late(&mut self) -> bool {
+    pub(super) fn mark_catching_up(&mut self) -> bool {
         let seen = self.seen;
         let is_late = |it: &Cursor| {
             it.shared_log.reaches(it.next)

@@ -15,7 +15,7 @@ pub(crate) type Missing = Box<Gap>;
 pub(crate) struct Taken {
     pub(crate) gap: Option<Missing>,
     /// The logs on which the client fell behind, and how many events it lost there.
-    pub(crate) lags: Vec<(Arc<str>, u64)>,
+    pub(crate) fell_behind: Vec<(Arc<str>, u64)>,
     /// Set if a topic's policy disconnects the client: the average reconnect delay.
     pub(crate) ends: Option<Duration>,
     pub(crate) events: Vec<Picked>,

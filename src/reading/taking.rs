@@ -7,7 +7,7 @@ use super::{
     cursors::Cursors,
     filter::Filter,
     identity::Identity,
-    missing::{Loss, Lost},
+    missing::{CursorEvictions, CursorGap},
     picked::{Picked, Plain, Taken, Taking},
 };
 use crate::{
@@ -188,7 +188,7 @@ impl Cursors {
         mut horizon: u64,
         deferred: &mut Deferred,
     ) -> Option<Taken> {
-        let catch_up = self.gather_late().then_some(self.seen);
+        let catch_up = self.mark_catching_up().then_some(self.seen);
         let mut taken = Taken::default();
         let (readable, mut is_all) = (horizon, true);
         let (mut missing, mut lost) = (Vec::new(), Vec::new());
@@ -211,7 +211,7 @@ impl Cursors {
                 let ends = log.ends(cursor.next, cursor.known_lost);
                 let greatest = log.greatest_lost(cursor.known_lost);
                 let is_notified = cursor.missed.is_some();
-                lost.push(Lost {
+                lost.push(CursorEvictions {
                     at,
                     from: cursor.next,
                     greatest,
@@ -227,7 +227,7 @@ impl Cursors {
             if let Some(missed) = cursor.missed.take() {
                 let asked = mem::take(&mut cursor.asked);
                 let name = Arc::clone(cursor.shared_log.name());
-                missing.push(Loss { name, after: *missed, asked, floor: log.before(cursor.next) });
+                missing.push(CursorGap { name, after: *missed, asked, floor: log.before(cursor.next) });
             }
             if catch_up.is_some() && !cursor.catches_up {
                 (taken.has_more, is_all) = (true, false);
@@ -247,10 +247,10 @@ impl Cursors {
             let is_had = |cursor: &&Cursor| self.has_by_others(cursor, &lost, &events);
             let Some(cursor) = self.cursors.get(lost.at).filter(|cursor| !is_had(cursor)) else { continue };
             let name = cursor.shared_log.name();
-            taken.lags.push((Arc::clone(name), lost.number));
+            taken.fell_behind.push((Arc::clone(name), lost.number));
             taken.ends = lost.ends.or(taken.ends);
             if !lost.is_notified {
-                missing.push(Loss { name: Arc::clone(name), after: self.seen, asked: false, floor: lost.floor });
+                missing.push(CursorGap { name: Arc::clone(name), after: self.seen, asked: false, floor: lost.floor });
             }
         }
         events.retain(|(_, entry)| entry.number <= horizon && catch_up.is_none_or(|seen| entry.position <= seen));

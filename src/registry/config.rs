@@ -138,7 +138,7 @@ impl RegistryConfig {
     ///
     /// Default: 1,000.
     ///
-    /// One more is refused with [`SubscribeError::TooMany`](crate::SubscribeError::TooMany).
+    /// One more is refused with [`SubscribeError::TooManySubscriptions`](crate::SubscribeError::TooManySubscriptions).
     #[must_use]
     pub fn subscriptions_per_client(mut self, limit: usize) -> Self {
         self.clients.subscriptions_per_client = limit;

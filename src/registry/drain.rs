@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::handle::Registry;
 use crate::{
-    client::{Client, LastWords, Shared},
+    client::{Client, DrainFarewell, Shared},
     event::Event,
     stream::CloseReason,
 };
@@ -35,7 +35,7 @@ use crate::{
 pub struct Drain {
     window: Duration,
     finish_within: Duration,
-    last_words: LastWords,
+    last_words: DrainFarewell,
 }
 
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
@@ -47,7 +47,7 @@ impl Drain {
     /// once. The window begins when the drain is first polled.
     pub fn within(window: Duration) -> Self {
         let window = window.min(A_DAY);
-        Self { window, finish_within: window, last_words: LastWords::default() }
+        Self { window, finish_within: window, last_words: DrainFarewell::default() }
     }
 
     /// Sets how long streams that [may finish](crate::ClientHandle::finish_on_drain) stay open.

@@ -44,7 +44,7 @@ pub enum CloseReason {
     /// The client fell behind what a topic retains.
     ///
     /// The topic's policy is [`SlowClientPolicy::Disconnect`](crate::SlowClientPolicy::Disconnect).
-    Lagged,
+    FellBehind,
     /// The client stopped reading although events were waiting for it.
     ///
     /// See [`RegistryConfig::stalled_client_timeout`](crate::RegistryConfig::stalled_client_timeout).
@@ -73,7 +73,7 @@ impl CloseReason {
             Self::Drained => "drained",
             Self::Refused => "refused",
             Self::Other(reason) => reason,
-            Self::Lagged => "lagged",
+            Self::FellBehind => "fell_behind",
             Self::Stalled => "stalled",
             Self::BodyFailed => "body_failed",
             Self::NoStream => "no_stream",
@@ -95,7 +95,7 @@ impl fmt::Display for CloseReason {
             Self::AuthorizationExpired => "the client's authorization expired",
             Self::Drained => "the server is draining its streams",
             Self::Refused => "a limit refused the stream",
-            Self::Lagged => "the client fell behind what a topic retains",
+            Self::FellBehind => "the client fell behind what a topic retains",
             Self::Stalled => "the client stalled: it stopped reading",
             Self::BodyFailed => "the response body of the handler failed",
             Self::NoStream => "the response was not an event stream",
@@ -118,8 +118,8 @@ impl CloseReason {
             Self::AuthorizationExpired => Some(Self::Drained),
             Self::Drained => Some(Self::Refused),
             Self::Refused => Some(Self::Other("of the program's own")),
-            Self::Other(_) => Some(Self::Lagged),
-            Self::Lagged => Some(Self::Stalled),
+            Self::Other(_) => Some(Self::FellBehind),
+            Self::FellBehind => Some(Self::Stalled),
             Self::Stalled => Some(Self::BodyFailed),
             Self::BodyFailed => Some(Self::NoStream),
             Self::NoStream => None,

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::own_event::own_event;
 use crate::{
     event::{EventError, OwnEvent},
     log::Gap,
@@ -36,28 +37,6 @@ pub struct GapEvent {
 }
 
 impl GapEvent {
-    /// Sends the gap event with this event type instead of `gap`.
-    ///
-    /// This is for literals. For an event type that is read from a configuration, use [`try_named`](Self::try_named).
-    ///
-    /// # Panics
-    ///
-    /// If the event type contains a line end (CR or LF).
-    #[must_use]
-    #[track_caller]
-    pub fn named(event_type: &'static str) -> Self {
-        Self { event: OwnEvent::named(event_type) }
-    }
-
-    /// Sends the gap event with an event type that is made at run time.
-    ///
-    /// # Errors
-    ///
-    /// [`EventError::EventType`] if the event type contains a line end (CR or LF).
-    pub fn try_named(event_type: impl Into<String>) -> Result<Self, EventError> {
-        Ok(Self { event: OwnEvent::try_named(event_type)? })
-    }
-
     /// Sends no gap event: the client is not told of gaps.
     ///
     /// A handler can still ask with [`ClientHandle::resume`](crate::ClientHandle::resume).
@@ -66,21 +45,13 @@ impl GapEvent {
         Self { event: OwnEvent::OFF }
     }
 
-    pub(crate) fn is_on(&self) -> bool {
-        self.event.is_on()
-    }
-
     pub(crate) fn encode(&self, gap: &Gap) -> Option<Bytes> {
         let id = gap.position.map(|position| position.to_string());
         self.event.encode(gap.json(), id.as_deref())
     }
 }
 
-impl Default for GapEvent {
-    fn default() -> Self {
-        Self { event: OwnEvent::of("gap") }
-    }
-}
+own_event!(GapEvent, "gap");
 
 #[cfg(test)]
 mod tests {

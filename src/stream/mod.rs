@@ -8,6 +8,7 @@ mod close_reason;
 mod gap_event;
 pub(crate) mod headers;
 mod heartbeat;
+mod own_event;
 mod position_event;
 
 pub use self::{

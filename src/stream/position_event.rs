@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::own_event::own_event;
 use crate::event::{EventError, OwnEvent};
 
 /// The event that tells a client its position when no other event does.
@@ -45,30 +46,6 @@ pub struct PositionEvent {
 }
 
 impl PositionEvent {
-    /// Sends the position event with this event type instead of `position`.
-    ///
-    /// An empty event type makes it a `message`, which pages listen to.
-    ///
-    /// This is for literals. For an event type that is read from a configuration, use [`try_named`](Self::try_named).
-    ///
-    /// # Panics
-    ///
-    /// If the event type contains a line end (CR or LF).
-    #[must_use]
-    #[track_caller]
-    pub fn named(event_type: &'static str) -> Self {
-        Self { event: OwnEvent::named(event_type) }
-    }
-
-    /// Sends the position event with an event type that is made at run time.
-    ///
-    /// # Errors
-    ///
-    /// [`EventError::EventType`] if the event type contains a line end (CR or LF).
-    pub fn try_named(event_type: impl Into<String>) -> Result<Self, EventError> {
-        Ok(Self { event: OwnEvent::try_named(event_type)? })
-    }
-
     /// Sends no position event.
     ///
     /// A client that is cut off before its first event then loses the events that are published until it is back.
@@ -77,20 +54,12 @@ impl PositionEvent {
         Self { event: OwnEvent::OFF }
     }
 
-    pub(crate) fn is_on(&self) -> bool {
-        self.event.is_on()
-    }
-
     pub(crate) fn encode(&self, id: &str) -> Option<Bytes> {
         self.event.encode("", Some(id))
     }
 }
 
-impl Default for PositionEvent {
-    fn default() -> Self {
-        Self { event: OwnEvent::of("position") }
-    }
-}
+own_event!(PositionEvent, "position");
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     deferred::ToWake,
-    order::{Ending, Order, OrderGuard},
+    order::{EndedTopic, Order, OrderGuard},
     production::{Over, Production},
     shared_log::{Kept, SharedLog, SharedLogState},
     steps::step,
@@ -81,7 +81,7 @@ impl Topics {
         let after = u64::try_from(self.settings.ended_topic_ttl.as_millis()).unwrap_or(u64::MAX);
         // At least one millisecond later.
         let forget_at = now_ms.saturating_add(after.max(1));
-        let ending = Ending { topic: Arc::clone(topic), number, at_ms: now_ms, forget_at };
+        let ending = EndedTopic { topic: Arc::clone(topic), number, at_ms: now_ms, forget_at };
         if let Some(Kept::Ending(ticket)) = state.kept.replace(Kept::Ending(order.ended.push(ending))) {
             order.ended.remove(ticket);
         }

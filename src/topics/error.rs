@@ -50,7 +50,7 @@ pub enum PublishError {
         limit: usize,
     },
     /// The client's stream has ended.
-    Over {
+    StreamEnded {
         /// Why the stream ended.
         reason: CloseReason,
     },
@@ -71,7 +71,7 @@ pub enum PublishError {
     },
     /// The outbox to the [backplane](crate::backplane) is full: the engine is away, or slower than the publishers. Nothing was published.
     Busy,
-    /// An attribute cannot cross to another node: see [`RegistryConfig::attribute`](crate::RegistryConfig::attribute).
+    /// An attribute cannot cross to another node: see `RegistryConfig::attribute`.
     Attribute {
         /// What is wrong.
         reason: String,
@@ -98,7 +98,7 @@ impl PublishError {
             Self::Event(error) => error.status(),
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManySubscriptions { .. }
-            | Self::Over { .. }
+            | Self::StreamEnded { .. }
             | Self::Ended { .. }
             | Self::Replaced { .. }
             | Self::Cancelled { .. } => StatusCode::CONFLICT,
@@ -123,7 +123,7 @@ impl fmt::Display for PublishError {
             Self::TooManySubscriptions { limit } => {
                 write!(f, "the client has reached its limit of {limit} subscriptions: end one, or raise the limit")
             }
-            Self::Over { reason } => write!(f, "the client's stream has ended: {reason}"),
+            Self::StreamEnded { reason } => write!(f, "the client's stream has ended: {reason}"),
             Self::Ended { topic } => {
                 write!(f, "the topic {} has ended: start a producer to begin it again", Quoted(topic))
             }

@@ -19,7 +19,7 @@ const LATEST: usize = 8;
 /// KiB each.
 #[derive(Debug)]
 pub(crate) struct FrameCache {
-    slots: [Mutex<Option<Frame>>; 16],
+    slots: [Mutex<Option<CachedFrame>>; 16],
     merged: [Mutex<Option<(MergeKey, Merged)>>; 16],
     /// The last read of each sharded log. Each shard has its own copy of the bytes, so that threads do not share
     /// reference counts.
@@ -48,7 +48,7 @@ pub(crate) struct Latest {
 }
 
 #[derive(Debug)]
-struct Frame {
+struct CachedFrame {
     of: FrameKey,
     wire: Bytes,
 }
@@ -153,7 +153,7 @@ impl FrameCache {
                 let mut wire = Vec::with_capacity(log.range(slots.clone()).map(|entry| entry.wire.len()).sum());
                 log.range(slots).for_each(|entry| entry.write(&mut wire, topic_as_event_type, None));
                 let wire = Bytes::from(wire);
-                *slot = Some(Frame { of, wire: wire.clone() });
+                *slot = Some(CachedFrame { of, wire: wire.clone() });
                 wire
             }
         }

@@ -34,7 +34,7 @@ pub(crate) use self::{
     replica::{By, Change, What},
     resume::{Bound, CursorStart, Joining},
     settings::{LastWord, TopicSettings},
-    shared_log::{Kept, Parked, SharedLog},
+    shared_log::{Kept, SharedLog, WaiterSlot},
     store::Topics,
 };
 pub use self::{error::PublishError, receipt::Receipt, start::Start};

@@ -37,7 +37,7 @@ pub(crate) struct Order {
     /// The topics in the order of their names, to find those with the same prefix.
     pub(super) by_name: BTreeSet<ByName>,
     /// The ended topics that will be forgotten, in the order of their ends.
-    pub(crate) ended: EvictionQueue<Ending>,
+    pub(crate) ended: EvictionQueue<EndedTopic>,
     /// The patterns that have subscribers.
     pub(super) patterns: Patterns<Arc<SharedLog>>,
     /// The patterns as a list, to be trimmed in turn.
@@ -56,7 +56,7 @@ pub(crate) struct Order {
 
 /// A topic that has ended.
 #[derive(Debug)]
-pub(crate) struct Ending {
+pub(crate) struct EndedTopic {
     pub(crate) topic: Arc<SharedLog>,
     /// The number of the end, in the order of events.
     pub(crate) number: u64,

@@ -36,7 +36,7 @@ pub(crate) struct Draft<'a> {
     /// The bytes of memory that an event of this topic may take in this registry.
     pub(super) limit: usize,
     /// The publisher's own id, if it parses as an id of a registry.
-    like_ours: Option<Progress>,
+    parsed_id: Option<Progress>,
     audience: Option<Box<Audience>>,
 }
 
@@ -68,7 +68,7 @@ impl Draft<'_> {
 
     /// Why the event is refused at this position, on a topic whose events may take up to `limit` bytes of memory.
     pub(super) fn refusal(&self, position: Position, limit: usize) -> Option<PublishError> {
-        let id_to_come = self.like_ours.as_ref().filter(|id| id.seen.era() == position.era() && id.seen >= position);
+        let id_to_come = self.parsed_id.as_ref().filter(|id| id.seen.era() == position.era() && id.seen >= position);
         match id_to_come {
             Some(id) => Some(PublishError::IdToCome { id: id.to_string() }),
             None => (self.cost > limit).then_some(PublishError::TooLarge { size: self.cost, limit }),
@@ -160,8 +160,8 @@ impl Topics {
         if cost > limit {
             return Err(PublishError::TooLarge { size: cost, limit });
         }
-        let like_ours = event.own_id().and_then(|id| id.parse().ok());
-        Ok(Draft { event, wire, cost, limit, like_ours, audience: event.audience().cloned().map(Box::new) })
+        let parsed_id = event.own_id().and_then(|id| id.parse().ok());
+        Ok(Draft { event, wire, cost, limit, parsed_id, audience: event.audience().cloned().map(Box::new) })
     }
 
     /// Appends an event to its topic's log and to the logs of the patterns that match. It becomes the registry's newest event.

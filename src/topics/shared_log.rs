@@ -35,13 +35,13 @@ pub(crate) struct SharedLog {
 
 /// A waiter's slot in a log.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Parked {
+pub(crate) struct WaiterSlot {
     slot: Slot,
-    among: Among,
+    among: WaiterList,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Among {
+enum WaiterList {
     /// The one list, because there are few waiters.
     All,
     /// The list of one shard.
@@ -205,7 +205,7 @@ impl SharedLog {
 
     /// Adds the waker of a reader that has read everything before a number. `None`: there is an event from there on.
     #[inline]
-    pub(crate) fn park(&self, next: u64, waker: &Waker) -> Option<Parked> {
+    pub(crate) fn park(&self, next: u64, waker: &Waker) -> Option<WaiterSlot> {
         let Some(shards) = self.shards.get() else {
             let mut state = lock(&self.state);
             return (state.log.newest() < next).then(|| self.park_locked(&mut state, waker));
@@ -214,22 +214,22 @@ impl SharedLog {
         let mut waiters = lock(shards.of(shard));
         // A publisher stores the newest number before it takes the waiters. So either the number is seen here, or the
         // publisher takes this waiter.
-        (!self.reaches(next)).then(|| Parked::in_shard(shard, &mut waiters, waker))
+        (!self.reaches(next)).then(|| WaiterSlot::in_shard(shard, &mut waiters, waker))
     }
 
     /// Adds the waker of a reader that has read everything. The state must be locked.
     #[inline]
-    pub(crate) fn park_locked(&self, state: &mut SharedLogState, waker: &Waker) -> Parked {
+    pub(crate) fn park_locked(&self, state: &mut SharedLogState, waker: &Waker) -> WaiterSlot {
         match self.shards.get() {
             Some(shards) => {
                 let shard = shard::mine();
-                Parked::in_shard(shard, &mut lock(shards.of(shard)), waker)
+                WaiterSlot::in_shard(shard, &mut lock(shards.of(shard)), waker)
             }
-            None => Parked { slot: state.waiters.insert(waker.clone()), among: Among::All },
+            None => WaiterSlot { slot: state.waiters.insert(waker.clone()), among: WaiterList::All },
         }
     }
 
-    pub(crate) fn unpark(&self, parked: Parked) -> Option<Waker> {
+    pub(crate) fn unpark(&self, parked: WaiterSlot) -> Option<Waker> {
         match self.shard_of(parked) {
             Some(waiters) => lock(waiters).remove(parked.slot),
             None => lock(&self.state).waiters.remove(parked.slot),
@@ -237,17 +237,17 @@ impl SharedLog {
     }
 
     /// Removes a waiter. The state must be locked.
-    pub(crate) fn unpark_locked(&self, state: &mut SharedLogState, parked: Parked) -> Option<Waker> {
+    pub(crate) fn unpark_locked(&self, state: &mut SharedLogState, parked: WaiterSlot) -> Option<Waker> {
         match self.shard_of(parked) {
             Some(waiters) => lock(waiters).remove(parked.slot),
             None => state.waiters.remove(parked.slot),
         }
     }
 
-    fn shard_of(&self, parked: Parked) -> Option<&Mutex<Waiters<Waker>>> {
+    fn shard_of(&self, parked: WaiterSlot) -> Option<&Mutex<Waiters<Waker>>> {
         match parked.among {
-            Among::All => None,
-            Among::Shard(shard) => self.shards.get().map(|shards| shards.of(shard.into())),
+            WaiterList::All => None,
+            WaiterList::Shard(shard) => self.shards.get().map(|shards| shards.of(shard.into())),
         }
     }
 
@@ -265,10 +265,10 @@ impl SharedLog {
     }
 }
 
-impl Parked {
+impl WaiterSlot {
     #[inline]
     fn in_shard(shard: usize, waiters: &mut Waiters<Waker>, waker: &Waker) -> Self {
-        Self { slot: waiters.insert(waker.clone()), among: Among::Shard(shard as u8) }
+        Self { slot: waiters.insert(waker.clone()), among: WaiterList::Shard(shard as u8) }
     }
 }
 

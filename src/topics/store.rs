@@ -30,7 +30,7 @@ pub(crate) struct Topics {
     /// Publishers take turns here, so that events enter the log in the order of their positions.
     pub(super) order: CachePadded<Mutex<Order>>,
     /// The values that readers check.
-    pub(super) newest: CachePadded<Newest>,
+    pub(super) newest: CachePadded<NewestEvent>,
     /// A log that never has an event.
     pub(crate) nothing: Arc<SharedLog>,
     pub(crate) frames: FrameCache,
@@ -39,7 +39,7 @@ pub(crate) struct Topics {
 }
 
 #[derive(Debug)]
-pub(super) struct Newest {
+pub(super) struct NewestEvent {
     /// The number of the newest event, when all older events are in the log too.
     pub(super) published: AtomicU64,
     /// When the last event was published, in nanoseconds since the clock's start.
@@ -55,7 +55,7 @@ impl Topics {
             settings,
             clock,
             order: CachePadded(Mutex::new(Order::new(begin))),
-            newest: CachePadded(Newest { published: AtomicU64::new(0), last_publish: AtomicU64::new(0) }),
+            newest: CachePadded(NewestEvent { published: AtomicU64::new(0), last_publish: AtomicU64::new(0) }),
             nothing: Arc::new(SharedLog::new(0, "", Retention::default(), begin)),
             frames: FrameCache::new(),
             replica: is_replica.then(Replica::default),

@@ -6,7 +6,7 @@ use super::{
     deferred::Deferred,
     order::{Order, OrderGuard, Share},
     resume::Joining,
-    shared_log::{ByName, Kept, Parked, SharedLog},
+    shared_log::{ByName, Kept, SharedLog, WaiterSlot},
     start::Start,
     store::Topics,
 };
@@ -150,7 +150,7 @@ impl Topics {
     }
 
     /// Removes a subscriber from a topic or a pattern, and its waker from the waiters.
-    pub(crate) fn leave(&self, shared_log: &SharedLog, parked: Option<Parked>, deferred: &mut Deferred) {
+    pub(crate) fn leave(&self, shared_log: &SharedLog, parked: Option<WaiterSlot>, deferred: &mut Deferred) {
         let mut order = self.order(deferred);
         let mut state = lock(&shared_log.state);
         let waiter = parked.and_then(|parked| shared_log.unpark_locked(&mut state, parked));

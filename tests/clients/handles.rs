@@ -80,7 +80,7 @@ mod an_event_stream_without_a_reader {
             drop(client.clone().into_events());
             client.clone().into_stream()
         });
-        let over = RefusedReason::Over { reason: CloseReason::ClientDisconnected };
+        let over = RefusedReason::StreamEnded { reason: CloseReason::ClientDisconnected };
         assert_eq!(all, (over.clone(), vec![over]));
     }
 
@@ -188,7 +188,7 @@ mod events {
         drop(events);
         assert_eq!(
             client.into_events().refused(),
-            Some(&RefusedReason::Over { reason: CloseReason::ClientDisconnected })
+            Some(&RefusedReason::StreamEnded { reason: CloseReason::ClientDisconnected })
         );
     }
 
@@ -217,7 +217,7 @@ mod events {
             client.subscribe("topic").unwrap();
             Response::new(Empty::<Bytes>::new())
         });
-        let over = RefusedReason::Over { reason: CloseReason::NoStream };
+        let over = RefusedReason::StreamEnded { reason: CloseReason::NoStream };
         assert_eq!(client.into_events().refused(), Some(&over));
         assert_eq!(told_refused(&recorder), [over]);
     }

@@ -49,13 +49,13 @@ async fn observers_are_told_each_step_of_a_stream_once_in_order() {
 
     let mut bytes = text(&mut body).len();
     client.subscribe(Subscription::matching("b/*")).unwrap();
-    assert_eq!(client.subscribe("c"), Err(SubscribeError::TooMany { limit: 2 }));
+    assert_eq!(client.subscribe("c"), Err(SubscribeError::TooManySubscriptions { limit: 2 }));
     assert!(client.unsubscribe("b/*") && !client.unsubscribe("b/*"));
     let receipt = registry.publish("a", Event::data("1")).unwrap();
     bytes += text(&mut body).len();
     let expected = [
         Observed::Subscribed(id, "b/*".into()),
-        Observed::SubscriptionRefused(id, SubscribeError::TooMany { limit: 2 }),
+        Observed::SubscriptionRefused(id, SubscribeError::TooManySubscriptions { limit: 2 }),
         Observed::Unsubscribed(id, "b/*".into()),
         Observed::Published("a".into(), receipt),
     ];
@@ -77,9 +77,9 @@ async fn observers_are_told_each_step_of_a_stream_once_in_order() {
     assert_eq!((*gone_id, gone.as_str()), (id, "a"));
     assert_eq!((*closed_id, closed.reason, closed.duration), (id, CloseReason::ByServer, 30 * SECOND));
     assert_eq!((closed.events, closed.bytes), (1, bytes as u64));
-    assert!(matches!(client.subscribe("late"), Err(SubscribeError::Over { .. })));
+    assert!(matches!(client.subscribe("late"), Err(SubscribeError::StreamEnded { .. })));
     assert!(
-        matches!(&recorder.take()[..], [Observed::SubscriptionRefused(refused, SubscribeError::Over { .. })] if *refused == id)
+        matches!(&recorder.take()[..], [Observed::SubscriptionRefused(refused, SubscribeError::StreamEnded { .. })] if *refused == id)
     );
 }
 
@@ -272,7 +272,7 @@ fn observers_are_told_of_a_gap_once_even_if_the_client_is_not() {
         assert!(
             matches!(&gaps[..], [Observed::Gap(id, gap)] if *id == client.id() && gap.after() == "1-0" && gap.topics() == ["a"])
         );
-        assert_eq!((registry.stats().gaps, registry.stats().lagged, registry.stats().missed), (1, 0, 0));
+        assert_eq!((registry.stats().gaps, registry.stats().fell_behind, registry.stats().missed), (1, 0, 0));
     }
 }
 
@@ -290,7 +290,7 @@ fn an_observer_may_call_any_method() {
                 Observation::Published { topic: "hook", .. } => return,
                 Observation::Published { .. } => None,
                 Observation::Opened { client } | Observation::Subscribed { client, topic: "a" } => Some(*client),
-                Observation::Unsubscribed { client, .. } | Observation::Lagged { client, .. } => Some(*client),
+                Observation::Unsubscribed { client, .. } | Observation::FellBehind { client, .. } => Some(*client),
                 Observation::Gap { client, .. } | Observation::Closed { client, .. } => Some(*client),
                 _ => return,
             };
@@ -437,14 +437,14 @@ fn the_counts_of_the_stats_add_up() {
     let stats = registry.stats();
     assert_eq!((stats.clients, stats.subscriptions, stats.topics, stats.events), (1, 2, 2, 3));
     assert_eq!((stats.published, stats.delivered), (7, 3 + 2 + 1));
-    assert_eq!((stats.lagged, stats.missed, stats.gaps, stats.refused_subscriptions), (1, 3, 1, 1));
+    assert_eq!((stats.fell_behind, stats.missed, stats.gaps, stats.refused_subscriptions), (1, 3, 1, 1));
     assert_eq!(
         stats.closed_streams,
         [(CloseReason::ClientDisconnected, 2), (CloseReason::Other("maintenance"), 1)].into()
     );
     let expected = json!({
         "clients": 1, "subscriptions": 2, "topics": 2, "events": 3, "bytes": stats.bytes, "published": 7,
-        "delivered": 6, "sent_bytes": stats.sent_bytes, "lagged": 1, "missed": 3, "gaps": 1, "refused_subscriptions": 1, "refused_streams": 0, "withheld_heartbeats": 0,
+        "delivered": 6, "sent_bytes": stats.sent_bytes, "fell_behind": 1, "missed": 3, "gaps": 1, "refused_subscriptions": 1, "refused_streams": 0, "withheld_heartbeats": 0,
         "closed_streams": { "client_disconnected": 2, "maintenance": 1 },
     });
     assert_eq!(serde_json::to_value(&stats).unwrap(), expected);

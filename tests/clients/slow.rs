@@ -52,11 +52,11 @@ fn a_client_that_is_told_of_a_gap_goes_on_at_the_oldest_event() {
     assert!(gap.starts_with(&format!("event: gap\ndata: {{\"topics\":[\"a\"],\"after\":\"{seen}\"}}\n")), "{gap}");
     assert_eq!(fields(&after, "data"), ["7", "8", "9", "b"]);
     let observed = recorder.take();
-    assert_eq!(observed[0], Observed::Lagged(client.id(), "a".into(), 6));
+    assert_eq!(observed[0], Observed::FellBehind(client.id(), "a".into(), 6));
     assert!(matches!(&observed[1], Observed::Gap(id, gap) if *id == client.id() && gap.after() == seen));
     assert_eq!(observed.len(), 2);
     let stats = registry.stats();
-    assert_eq!((stats.lagged, stats.missed, stats.gaps, stats.delivered), (1, 6, 1, 5));
+    assert_eq!((stats.fell_behind, stats.missed, stats.gaps, stats.delivered), (1, 6, 1, 5));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn each_loss_is_counted_exactly_and_once() {
             flood(&registry, "a", 0..burst);
             let got = fields(&text(&mut body), "id").len();
             let lags = recorder.take().into_iter().filter_map(|observed| match observed {
-                Observed::Lagged(id, topic, missed) => Some((id, topic, missed)),
+                Observed::FellBehind(id, topic, missed) => Some((id, topic, missed)),
                 _ => None,
             });
             let lags: Vec<_> = lags.collect();
@@ -80,7 +80,7 @@ fn each_loss_is_counted_exactly_and_once() {
             missed.push(lost);
         }
         assert_eq!(missed, [0, 2, 0, 97, 1], "{bound:?}");
-        assert_eq!((registry.stats().lagged, registry.stats().missed), (3, 100));
+        assert_eq!((registry.stats().fell_behind, registry.stats().missed), (3, 100));
     }
 }
 
@@ -93,8 +93,9 @@ fn a_loss_on_each_of_two_topics_is_two_losses_and_one_gap() {
     [("a", 3), ("b", 5), ("c", 2)].iter().for_each(|(topic, events)| flood(&registry, topic, 0..*events));
     assert_eq!(next(&mut events).unwrap().unwrap_err().topics(), ["a", "b"]);
     assert_eq!(data(&mut events).concat(), "123401");
-    let lags = recorder.of_clients().into_iter().filter(|it| matches!(it, Observed::Lagged(..))).collect::<Vec<_>>();
-    assert_eq!(lags, [("a", 1), ("b", 3)].map(|(topic, lost)| Observed::Lagged(client.id(), topic.into(), lost)));
+    let lags =
+        recorder.of_clients().into_iter().filter(|it| matches!(it, Observed::FellBehind(..))).collect::<Vec<_>>();
+    assert_eq!(lags, [("a", 1), ("b", 3)].map(|(topic, lost)| Observed::FellBehind(client.id(), topic.into(), lost)));
 }
 
 #[test]
@@ -110,13 +111,16 @@ fn a_stream_of_a_slow_client_sends_a_reconnection_time_and_ends() {
         assert!((5_000..=15_000).contains(&retry), "{retry}");
         assert_eq!((poll(&mut body), poll(&mut body)), (Polled::End, Polled::End));
         let observed = recorder.of_clients();
-        assert!(observed.contains(&Observed::Lagged(client.id(), "a".into(), 3)));
+        assert!(observed.contains(&Observed::FellBehind(client.id(), "a".into(), 3)));
         assert!(
-            matches!(observed.last(), Some(Observed::Closed(id, it)) if *id == client.id() && it.reason == CloseReason::Lagged)
+            matches!(observed.last(), Some(Observed::Closed(id, it)) if *id == client.id() && it.reason == CloseReason::FellBehind)
         );
     }
     let stats = registry.stats();
-    assert_eq!((stats.closed_streams[&CloseReason::Lagged], stats.lagged, stats.missed, stats.gaps), (50, 50, 150, 0));
+    assert_eq!(
+        (stats.closed_streams[&CloseReason::FellBehind], stats.fell_behind, stats.missed, stats.gaps),
+        (50, 50, 150, 0)
+    );
     assert_eq!((stats.clients, stats.subscriptions), (0, 0));
 }
 
@@ -139,7 +143,7 @@ fn a_disconnected_slow_client_resumes_with_a_gap_and_goes_on() {
         assert_eq!(received(&mut body), ["live"]);
         flood(&registry, "a", 4..6);
     }
-    assert_eq!(registry.stats().closed_streams[&CloseReason::Lagged], 1);
+    assert_eq!(registry.stats().closed_streams[&CloseReason::FellBehind], 1);
 }
 
 #[test]
@@ -151,7 +155,7 @@ fn events_of_a_slow_client_that_is_disconnected_end() {
     let mut events = task::spawn(client.clone().into_events());
     flood(&registry, "a", 0..5);
     assert!(assert_ready!(events.poll_next()).is_none());
-    assert_eq!(assert_ready!(task::spawn(client.closed()).poll()), CloseReason::Lagged);
+    assert_eq!(assert_ready!(task::spawn(client.closed()).poll()), CloseReason::FellBehind);
 }
 
 #[test]
@@ -184,8 +188,8 @@ fn a_topic_that_skips_silently_gives_the_current_value() {
     let (client, mut resumed) = open(&quiet(&registry), Some(&id), |client| client.subscribe("a").unwrap());
     assert_eq!((received(&mut resumed), client.resume()), (vec!["19".to_owned()], Resume::Continued));
     let stats = registry.stats();
-    assert_eq!((stats.lagged, stats.missed, stats.gaps), (0, 0, 0));
-    assert!(!recorder.take().iter().any(|it| matches!(it, Observed::Lagged(..) | Observed::Gap(..))));
+    assert_eq!((stats.fell_behind, stats.missed, stats.gaps), (0, 0, 0));
+    assert!(!recorder.take().iter().any(|it| matches!(it, Observed::FellBehind(..) | Observed::Gap(..))));
 }
 
 #[test]

@@ -282,7 +282,7 @@ mod the_close_reason {
         let retention =
             Retention::default().events(2).slow_client_policy(SlowClientPolicy::Disconnect { reconnect_delay: SECOND });
         let config = plain().topic_retention(retention);
-        on_all_ends_with(quiet, config, CloseReason::Lagged, async |registry, _, _frames, response| {
+        on_all_ends_with(quiet, config, CloseReason::FellBehind, async |registry, _, _frames, response| {
             // Publishes all at once, for a server that has only this thread.
             (0..10).for_each(|_| publish(registry, "news"));
             let text = text(response.take().unwrap()).await;

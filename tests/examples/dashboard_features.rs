@@ -333,7 +333,7 @@ async fn a_slow_client_is_told_what_is_missing_and_goes_on() {
     assert!(next == BURST && gaps > 0, "{next} {gaps}");
     let stats = dashboard.json("/stats").await;
     let all: usize = lost.iter().sum();
-    assert_eq!((&stats["lagged"], &stats["missed"], &stats["gaps"]), (&json!(gaps), &json!(all), &json!(gaps)));
+    assert_eq!((&stats["fell_behind"], &stats["missed"], &stats["gaps"]), (&json!(gaps), &json!(all), &json!(gaps)));
     let lines = dashboard.logged(gaps, |line| line.contains("lost")).await;
     let expected = |lost| format!("stream 1 of \"guest 1\" lost {lost} events of \"tell\": too slow");
     assert_eq!(lines, Vec::from_iter(lost.into_iter().map(expected)));
@@ -349,7 +349,7 @@ async fn a_strict_topic_disconnects_a_slow_client_and_tells_it_on_resume() {
     assert_eq!(numbers, Vec::from_iter(0..parsed.messages.len()), "no event is missing before the end");
     assert!(numbers.len() < BURST - 2, "the stream ended before the newest event");
     assert!(matches!(parsed.retries[..], [500..=1500]), "{:?}", parsed.retries);
-    assert_eq!(dashboard.json("/stats").await["closed_streams"], json!({ "lagged": 1 }));
+    assert_eq!(dashboard.json("/stats").await["closed_streams"], json!({ "fell_behind": 1 }));
     let mut back = dashboard.resume("/events?topic=strict/a", &parsed.last_event_id).await;
     let (event_type, gap, _) = back.next_json().await;
     let expected = json!({ "topics": ["strict/a"], "after": parsed.last_event_id });
@@ -591,7 +591,7 @@ async fn the_stats_are_json_and_count_what_happened() {
     drop(gone);
     let stats = dashboard.json_until("/stats", |stats| stats["clients"] == 1).await;
     let expected = json!({
-        "clients": 1, "subscriptions": 2, "delivered": 6, "lagged": 0, "missed": 0, "gaps": 0, "refused_subscriptions": 1,
+        "clients": 1, "subscriptions": 2, "delivered": 6, "fell_behind": 0, "missed": 0, "gaps": 0, "refused_subscriptions": 1,
         "withheld_heartbeats": 0, "closed_streams": { "client_disconnected": 1 },
     });
     for (name, value) in expected.as_object().unwrap() {

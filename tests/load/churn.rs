@@ -351,7 +351,7 @@ impl TestServer {
             stats.delivered - before.delivered,
             count(&self.counts.bytes) >> 20,
             stats.gaps,
-            stats.lagged,
+            stats.fell_behind,
             stats.missed,
             count(&self.counts.heartbeats),
             stats.refused_subscriptions,
@@ -372,7 +372,7 @@ impl TestServer {
             && closed(CloseReason::ClientDisconnected) > 50
             && closed(CloseReason::Stalled) > 0
             && stats.gaps > 20
-            && stats.lagged > 0
+            && stats.fell_behind > 0
     }
 
     /// Publishes numbered events, one after the other, on a topic that only well-behaved readers read.

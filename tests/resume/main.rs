@@ -179,7 +179,7 @@ proptest! {
         let world = run(&steps, Kept::everything())?;
         let stats = world.registry.stats();
         prop_assert_eq!((stats.clients, stats.subscriptions), (0, 0));
-        prop_assert_eq!((stats.lagged, stats.missed, stats.gaps), (0, 0, 0));
+        prop_assert_eq!((stats.fell_behind, stats.missed, stats.gaps), (0, 0, 0));
         let unused = Registry::new();
         for topic in TOPICS {
             let expected = growth(&unused, topic);

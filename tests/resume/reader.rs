@@ -334,7 +334,7 @@ impl Reader {
         let mut cx = Context::from_waker(Waker::noop());
         let end = Pin::new(&mut stream.body).poll_frame(&mut cx);
         prop_assert!(matches!(end, Poll::Ready(None)), "{} goes on after its end", self);
-        prop_assert_eq!(pin!(stream.handle.closed()).poll(&mut cx), Poll::Ready(CloseReason::Lagged));
+        prop_assert_eq!(pin!(stream.handle.closed()).poll(&mut cx), Poll::Ready(CloseReason::FellBehind));
         self.last_frame = 0;
         Ok(true)
     }

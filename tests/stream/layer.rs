@@ -1205,7 +1205,7 @@ fn a_client_that_a_handler_keeps_is_not_reused() {
     for client in &kept {
         assert!(matches!(
             client.subscribe("a"),
-            Err(tower_sse::SubscribeError::Over { reason: CloseReason::NoStream })
+            Err(tower_sse::SubscribeError::StreamEnded { reason: CloseReason::NoStream })
         ));
     }
     let (body, client) = open(&layer, Empty::<Bytes>::new(), |client| client.subscribe("a").unwrap());

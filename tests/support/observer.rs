@@ -16,7 +16,7 @@ pub(crate) enum Observed {
     SubscriptionRefused(ClientId, SubscribeError),
     Subscribed(ClientId, String),
     Unsubscribed(ClientId, String),
-    Lagged(ClientId, String, u64),
+    FellBehind(ClientId, String, u64),
     Gap(ClientId, Gap),
     Heartbeat(ClientId),
     Closed(ClientId, StreamSummary),
@@ -82,8 +82,8 @@ impl Observer for Recorder {
         self.push(Observed::Unsubscribed(client.id(), topic.to_owned()));
     }
 
-    fn lagged(&self, client: &ClientHandle, topic: &str, missed: u64) {
-        self.push(Observed::Lagged(client.id(), topic.to_owned(), missed));
+    fn fell_behind(&self, client: &ClientHandle, topic: &str, missed: u64) {
+        self.push(Observed::FellBehind(client.id(), topic.to_owned(), missed));
     }
 
     fn gap(&self, client: &ClientHandle, gap: &Gap) {

@@ -145,7 +145,7 @@ fn an_event_sent_for_a_pattern_is_not_missing_on_its_topic() {
             ["4", "5", "6"].iter().for_each(|data| drop(publish_id(&registry, "a/1", data)));
             match policy {
                 SlowClientPolicy::NotifyGap => {
-                    assert_eq!(read_all(&mut events), ["gap", "5", "6"], "{first} and {second}")
+                    assert_eq!(read_all(&mut events), ["gap", "5", "6"], "{first} and {second}");
                 }
                 _ => assert_eq!((read_all(&mut events), client.stats().missed > 0), (vec![], true)),
             }

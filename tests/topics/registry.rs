@@ -362,9 +362,9 @@ fn an_event_sent_to_one_client_goes_to_that_client_only() {
     drop(events);
     assert!(matches!(
         client.send(Event::data("4")),
-        Err(PublishError::Over { reason: CloseReason::ClientDisconnected })
+        Err(PublishError::StreamEnded { reason: CloseReason::ClientDisconnected })
     ));
-    assert!(matches!(client.subscribe("b"), Err(SubscribeError::Over { .. })));
+    assert!(matches!(client.subscribe("b"), Err(SubscribeError::StreamEnded { .. })));
 }
 
 #[test]
@@ -436,7 +436,7 @@ fn a_topics_retention_closure_may_call_the_registry() {
 fn subscriptions_of_a_client_are_bounded_and_their_names_are_checked() {
     let registry = Registry::with_config(RegistryConfig::default().subscriptions_per_client(2));
     let client = subscribed(&registry, ["a", "b", "a"]);
-    assert_eq!(client.subscribe("c"), Err(SubscribeError::TooMany { limit: 2 }));
+    assert_eq!(client.subscribe("c"), Err(SubscribeError::TooManySubscriptions { limit: 2 }));
     assert!(matches!(client.subscribe("a/*"), Err(SubscribeError::Topic(error)) if error.name() == "a/*"));
     assert!(client.unsubscribe("a"));
     client.subscribe("c").unwrap();
