@@ -17,6 +17,8 @@ pub(crate) struct UpstreamNames {
     port: u16,
     base_path: String,
     aliases: Vec<Name>,
+    /// How this machine calls itself: its whole name, and the first part of it.
+    machine: Vec<String>,
     /// Those of a page outside: what a reference means depends on the scheme of its page.
     pages: [Url; 2],
 }
@@ -29,6 +31,7 @@ impl UpstreamNames {
             port: upstream.port_or_known_default().unwrap_or(80),
             base_path: base_path.to_owned(),
             aliases,
+            machine: names_of_this_machine(),
             pages: [Url::parse("http://outside.invalid/")?, Url::parse("https://outside.invalid/")?],
         })
     }
@@ -112,6 +115,11 @@ impl Translation {
         })
     }
 
+    /// Whether this is how the upstream's machine calls itself.
+    pub(crate) fn is_machine(&self, text: &str) -> bool {
+        self.is_here && self.names.machine.iter().any(|name| name.eq_ignore_ascii_case(text))
+    }
+
     /// Whether cookies of this domain are for the upstream, or for all below a domain that it is in.
     pub(crate) fn is_in_domain(&self, domain: &str) -> bool {
         let domain = domain.trim_matches('.').to_ascii_lowercase();
@@ -148,13 +156,22 @@ impl Translation {
         host == self.names.host
             || (self.address.is_some() && address() == self.address)
             || (self.is_here && (is_loopback(host) || address().is_some_and(is_of_this_machine)))
+            || self.is_machine(host)
     }
 }
 
 /// Without what browsers skip, and with two slashes where they take more, or others, for two. The `url` crate does not.
+///
+/// Each char stands for a byte. What is not ASCII is percent-encoded as it is: it need not be UTF-8.
 fn cleaned(reference: &str) -> String {
-    let reference: String =
-        reference.trim_matches(|it| it <= ' ').chars().filter(|it| !"\t\r\n".contains(*it)).collect();
+    let mut cleaned = String::with_capacity(reference.len());
+    for char in reference.trim_matches(|it| it <= ' ').chars().filter(|it| !"\t\r\n".contains(*it)) {
+        match u32::from(char) {
+            0..0x80 => cleaned.push(char),
+            byte => cleaned.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    let reference = cleaned;
     let rest = reference.trim_start_matches(['/', '\\']);
     if reference.len() - rest.len() < 2 { reference } else { format!("//{rest}") }
 }
@@ -177,6 +194,16 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost"
         || host.ends_with(".localhost")
         || address.is_ok_and(|address| address.is_loopback() || address.is_unspecified())
+}
+
+fn names_of_this_machine() -> Vec<String> {
+    #[cfg(unix)]
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    #[cfg(not(unix))]
+    let name = std::env::var("COMPUTERNAME").ok();
+    let name = name.unwrap_or_default().to_ascii_lowercase();
+    let first = name.split('.').next().unwrap_or_default().to_owned();
+    [name, first].into_iter().filter(|name| !name.is_empty()).collect()
 }
 
 /// A system lets a program take no other address.
