@@ -38,6 +38,8 @@ mod guide {
         app(registry)
     }
 }
+#[path = "../../../tests/support/listener.rs"]
+mod listener;
 mod names;
 #[path = "../proxies/nginx.rs"]
 #[allow(dead_code, reason = "nothing here looks into its log")]
@@ -46,6 +48,8 @@ mod server;
 #[path = "../../../tests/support/spec.rs"]
 mod spec;
 mod suite;
+#[path = "../../../tests/support/upstream.rs"]
+mod upstream;
 use bodies::{AnyBody, any};
 use client::Client;
 use example::{Example, Server};
