@@ -19,6 +19,8 @@ const BYTES_PER_SECOND: u32 = 500;
 
 /// A body that passes through the gateway.
 pub(crate) struct Passing<B> {
+    /// What was read of it already.
+    first: Option<Frame<Bytes>>,
     body: B,
     pace: Option<Pace>,
 }
@@ -27,7 +29,12 @@ impl<B> Passing<B> {
     /// `silence` is how long the gateway waits for the sender. Used waiting time is regained at a second per 500 bytes.
     /// The time for which the receiver is slow does not count. `None` means no limit, as for an event stream.
     pub(crate) fn new(body: B, silence: Option<Duration>) -> Self {
-        Self { body, pace: silence.map(|most| Pace { most, left: most, waits: None }) }
+        Self { first: None, body, pace: silence.map(|most| Pace { most, left: most, waits: None }) }
+    }
+
+    /// The same with what was read of the body already.
+    pub(crate) fn after(self, first: Option<Frame<Bytes>>) -> Self {
+        Self { first, ..self }
     }
 }
 
@@ -62,7 +69,11 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
-        let frame = match (Pin::new(&mut this.body).poll_frame(cx), &mut this.pace) {
+        let polled = match this.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => Pin::new(&mut this.body).poll_frame(cx),
+        };
+        let frame = match (polled, &mut this.pace) {
             (Poll::Ready(frame), _) => frame,
             (Poll::Pending, None) => return Poll::Pending,
             (Poll::Pending, Some(pace)) => {
@@ -82,11 +93,11 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.first.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        if self.first.is_none() { self.body.size_hint() } else { SizeHint::default() }
     }
 }
 

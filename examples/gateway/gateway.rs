@@ -24,6 +24,7 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioTimer},
 };
+use tokio::time::timeout;
 
 use crate::{
     bodies::{Fault, Passing},
@@ -49,7 +50,10 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Fewer than the file descriptors that are reserved for other things than clients' connections.
 const POOL_MAX_IDLE: usize = 32;
 
-/// The `retry-after` of a request that was one too many, in seconds.
+/// How long an answer's head waits for what comes behind it, if that can still show that the answer makes no sense.
+const FIRST_FRAME: Duration = Duration::from_millis(100);
+
+/// When a client may try again that was one too many, in seconds.
 const RETRY_IN: HeaderValue = HeaderValue::from_static("1");
 const TOO_SLOW: Refused = Refused(StatusCode::REQUEST_TIMEOUT, "The request's body came too slowly.\n");
 const TOO_LATE: Refused = Refused(StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time.\n");
@@ -126,14 +130,23 @@ impl Gateway {
         let Ok(mut request) = self.upstream.request(Request::from_parts(head, body), told) else {
             return Err(Refused(StatusCode::BAD_REQUEST, "The request's target has no meaning for the upstream.\n"));
         };
-        headers::set_claims(request.headers_mut(), peer, is_of_a_proxy, host.as_ref());
+        headers::remove_claims(request.headers_mut(), is_of_a_proxy, &self.rules.removed);
+        headers::set_claims(request.headers_mut(), peer, host.as_ref());
         self.pseudonym.add_to(request.headers_mut(), version);
         let asked = Asked::of(request.headers());
         let body_silence = Some(self.rules.body);
-        let request = request.map(|body| exchange.watch(Passing::new(body, body_silence)).boxed_unsync());
+        let removed = Arc::clone(&self.rules.removed);
+        let cleans = move |mut frame: Frame<Bytes>| {
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::remove_claims(trailers, false, &removed);
+            }
+            frame
+        };
+        let request =
+            request.map(|body| exchange.watch(Passing::new(body, body_silence)).map_frame(cleans).boxed_unsync());
 
         let response = match exchange.answered_within(self.rules.answer, self.client.request(request)).await {
-            Ok(Ok(response)) => self.response(response, asked),
+            Ok(Ok(response)) => self.response(response, asked).await,
             Ok(Err(error)) => Err((refused_for(&error), one_line(Causes(&error)))),
             Err(Unanswered::MadeRoom) => Err((FULL, "It made room for another.".to_owned())),
             Err(Unanswered::TimedOut) => Err((TOO_LATE, String::new())),
@@ -168,8 +181,8 @@ impl Gateway {
         }
     }
 
-    /// The upstream's response as the client gets it.
-    fn response(
+    /// The upstream's answer as the client gets it.
+    async fn response(
         &self,
         response: Response<Incoming>,
         asked: Option<Asked>,
@@ -188,6 +201,20 @@ impl Gateway {
         let content_type = response.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let is_stream = content_type.to_ascii_lowercase().starts_with(b"text/event-stream");
         let silence = (!is_stream).then_some(self.rules.answer);
+        // In a chunked body, the first chunk may make no sense. As long as no head has gone out, that is a 502. An event stream's
+        // head goes out at once.
+        let mut first = None;
+        if !is_stream && response.body().size_hint().exact().is_none() {
+            match timeout(FIRST_FRAME, response.body_mut().frame()).await {
+                Ok(Some(Err(error))) => {
+                    let refused =
+                        Refused(StatusCode::BAD_GATEWAY, "The answer of the upstream breaks where it begins.\n");
+                    return Err((refused, one_line(Causes(&error))));
+                }
+                Ok(Some(Ok(frame))) => first = Some(frame),
+                Ok(None) | Err(_) => {}
+            }
+        }
         Ok(response.map(|body| {
             let hides = move |mut frame: Frame<Bytes>| {
                 if let Some(trailers) = frame.trailers_mut() {
@@ -195,7 +222,7 @@ impl Gateway {
                 }
                 frame
             };
-            Passing::new(body, silence).map_frame(hides).boxed_unsync()
+            Passing::new(body, silence).after(first).map_frame(hides).boxed_unsync()
         }))
     }
 }

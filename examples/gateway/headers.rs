@@ -1,6 +1,6 @@
 //! Headers that concern a proxy: hop-by-hop headers, and headers about the client.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, str::FromStr};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -20,9 +20,10 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-/// Headers that only a proxy may set: where a request came from, what it asked for, and who sent it. Servers trust
-/// these headers.
-const ONLY_A_PROXY: [&str; 49] = [
+/// What only a proxy may say: where a request came from, what it asked for, and who sent it. Servers believe these.
+///
+/// No list has all: `--remove` adds to it.
+const ONLY_A_PROXY: [&str; 58] = [
     "ali-cdn-real-ip",
     "cdn-src-ip",
     "cf-connecting-ip",
@@ -33,27 +34,33 @@ const ONLY_A_PROXY: [&str; 49] = [
     "fastly-client-ip",
     "fly-client-ip",
     "front-end-https",
+    "gap-auth",
     "host-override",
+    "http-client-ip",
     "https",
     "incap-client-ip",
+    "path-info",
     "proxy-client-ip",
     "real-ip",
+    "request-uri",
     "script-name",
     "true-client-ip",
-    "wl-proxy-client-ip",
     "x-accel-mapping",
-    "x-appengine-user-ip",
     "x-arr-clientcert",
-    "x-auth-request-user",
-    "x-authenticated-user",
+    "x-auth-email",
     "x-azure-clientip",
     "x-azure-socketip",
+    "x-backend-host",
     "x-cluster-client-ip",
+    "x-email",
+    "x-endpoint-api-userinfo",
     "x-host",
+    "x-http-destinationurl",
     "x-http-host",
     "x-http-host-override",
+    "x-http-path-override",
     "x-https",
-    "x-ms-client-principal",
+    "x-ip",
     "x-nf-client-connection-ip",
     "x-originating-ip",
     "x-override-url",
@@ -62,58 +69,107 @@ const ONLY_A_PROXY: [&str; 49] = [
     "x-realip",
     "x-request-uri",
     "x-scheme",
+    "x-scope-orgid",
     "x-script-name",
     "x-sendfile-type",
+    "x-server-name",
     "x-source-ip",
     "x-sucuri-clientip",
     "x-true-client-ip",
     "x-url-scheme",
+    "x-user",
     "x-user-ip",
-    "x-webauth-user",
     "x-vercel-forwarded-for",
-    // CGI programs take this header for the address of a proxy to use.
+    "z-forwarded-for",
+    // What CGI programs take for the address of a proxy to use.
     "proxy",
 ];
-const ONLY_A_PROXY_PREFIXES: [&str; 22] = [
+const ONLY_A_PROXY_PREFIXES: [&str; 39] = [
+    "cf-access-",
     "client-cert",
     "cloudfront-",
     "forwarded",
+    "http-x-",
+    "l5d-",
+    "mellon-",
+    "oidc-",
+    "proxy-remote-",
     "remote-",
-    "ssl-client-",
+    "ssl-",
+    "tailscale-",
+    "wl-proxy-",
+    "x-amzn-mtls-",
     "x-amzn-oidc-",
+    "x-apigateway-",
+    "x-appengine-",
     "x-auth-request-",
+    "x-auth-user",
+    "x-authenticated-",
+    "x-authentik-",
     "x-client-",
+    "x-consumer-",
+    "x-credential-",
     "x-envoy-",
-    "x-forward-",
-    "x-forwarded",
+    "x-forward",
     "x-goog-authenticated-user-",
     "x-goog-iap-",
-    "x-ms-client-principal-",
+    "x-ms-client-principal",
     "x-original-",
+    "x-pomerium-",
     "x-real-",
     "x-remote-",
     "x-rewrite-",
-    "x-ssl-cert",
-    "x-ssl-client",
+    "x-shib-",
+    "x-ssl-",
     "x-tls-client-",
+    "x-vouch-",
     "x-webauth-",
 ];
 
-/// Whether a client may not set this header. Many servers read `_` as `-`, and some read every character that is no
-/// letter or digit as `-`.
-fn is_for_a_proxy(name: &HeaderName) -> bool {
+/// A header, or all whose names begin so: `NAME` or `PREFIX*`.
+#[derive(Clone)]
+pub(crate) struct Pattern {
+    text: String,
+    is_prefix: bool,
+}
+
+impl FromStr for Pattern {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let prefix = text.strip_suffix('*');
+        let name: HeaderName = prefix.unwrap_or(text).parse().map_err(|_| ())?;
+        Ok(Self { text: dashed(&name), is_prefix: prefix.is_some() })
+    }
+}
+
+impl Pattern {
+    fn is(&self, dashed: &str) -> bool {
+        if self.is_prefix { dashed.starts_with(&self.text) } else { dashed == self.text }
+    }
+}
+
+/// Many servers read `_` as `-`, and some read so whatever is neither letter nor digit, or skip it where a name begins.
+fn dashed(name: &HeaderName) -> String {
     let dashed = name.as_str().replace(|character: char| !character.is_ascii_alphanumeric(), "-");
+    dashed.trim_start_matches('-').to_owned()
+}
+
+/// Whether a client may not say this.
+fn is_for_a_proxy(name: &HeaderName, more: &[Pattern]) -> bool {
+    let dashed = dashed(name);
     let is_disguised = dashed != name.as_str();
     ONLY_A_PROXY.contains(&&*dashed)
         || ONLY_A_PROXY_PREFIXES.iter().any(|prefix| dashed.starts_with(prefix))
+        || more.iter().any(|pattern| pattern.is(&dashed))
         || (is_disguised && (HOP_BY_HOP.contains(&&*dashed) || ["content-length", "host", "via"].contains(&&*dashed)))
 }
 
-/// Removes headers that only a proxy may set, unless the client is a trusted proxy. Names with underscores are removed
-/// for a trusted proxy too.
-pub(crate) fn remove_claims(headers: &mut HeaderMap, is_of_a_proxy: bool) {
+/// Takes off what only a proxy may say, but for a client that is one. That one has no need of underscores either. `more`: what
+/// else only a proxy may say.
+pub(crate) fn remove_claims(headers: &mut HeaderMap, is_of_a_proxy: bool, more: &[Pattern]) {
     let claims = |name: &&HeaderName| {
-        is_for_a_proxy(name)
+        is_for_a_proxy(name, more)
             && (!is_of_a_proxy || name.as_str().contains(|it: char| !it.is_ascii_alphanumeric() && it != '-'))
     };
     let claimed: Vec<_> = headers.keys().filter(claims).cloned().collect();
@@ -122,9 +178,8 @@ pub(crate) fn remove_claims(headers: &mut HeaderMap, is_of_a_proxy: bool) {
     }
 }
 
-/// Sets the gateway's own headers about where a request came from and what it asked for.
-pub(crate) fn set_claims(headers: &mut HeaderMap, peer: IpAddr, is_of_a_proxy: bool, host: Option<&Authority>) {
-    remove_claims(headers, is_of_a_proxy);
+/// Says where a request came from, and what it asked for, in place of what was removed.
+pub(crate) fn set_claims(headers: &mut HeaderMap, peer: IpAddr, host: Option<&Authority>) {
     let host = host.map(Authority::to_string);
     for (name, value) in [("x-forwarded-host", host), ("x-forwarded-proto", Some("http".to_owned()))] {
         if let (false, Some(Ok(value))) = (headers.contains_key(name), value.map(HeaderValue::try_from)) {
@@ -177,7 +232,7 @@ const NOT_IN_TRAILERS: [&str; 14] = [
 /// Removes the trailers that not even a proxy may set.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     leave_hop_by_hop_behind(trailers);
-    remove_claims(trailers, false);
+    remove_claims(trailers, false, &[]);
     for name in NOT_IN_TRAILERS {
         trailers.remove(name);
     }

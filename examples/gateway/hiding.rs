@@ -1,9 +1,12 @@
 //! Response headers that contain the upstream's address. They are changed to the gateway's, or removed.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        ALT_SVC, CONTENT_LOCATION, LINK, LOCATION, PROXY_AUTHENTICATE, REFRESH, SET_COOKIE, WARNING, WWW_AUTHENTICATE,
+        ALT_SVC, CONTENT_LOCATION, LINK, LOCATION, PROXY_AUTHENTICATE, REFRESH, SERVER, SET_COOKIE, WARNING,
+        WWW_AUTHENTICATE,
     },
 };
 
@@ -19,7 +22,10 @@ const OF_THE_INSIDE_PREFIXES: [&str; 6] =
 const NAMES_A_SERVER: [HeaderName; 4] =
     [WWW_AUTHENTICATE, PROXY_AUTHENTICATE, WARNING, HeaderName::from_static("server-timing")];
 
-/// The beginnings of the upstream's URLs.
+/// Of IPv6, with an IPv4 address at its end.
+const LONGEST_ADDRESS: usize = 45;
+
+/// How URLs of the upstream begin.
 const SCHEMES: [&str; 4] = ["http:", "https:", "ws:", "wss:"];
 
 /// Hides the upstream in all headers of a response, or in its trailers.
@@ -32,23 +38,12 @@ pub(crate) fn hide(headers: &mut HeaderMap, outside: &Translation) {
     };
     let mut removed: Vec<_> = headers.keys().filter(is_of_the_inside).cloned().collect();
     for (name, value) in headers.iter_mut() {
-        let said = String::from_utf8_lossy(value.as_bytes());
-        let first = match name {
-            name if name == LOCATION || name == CONTENT_LOCATION => outside.path(&said),
-            name if name == REFRESH => refresh(&said, outside),
-            name if name == LINK => links(&said, outside),
-            name if name == SET_COOKIE => cookie(&said, outside),
-            _ => None,
-        };
-        let then = match first.as_deref().unwrap_or(&said) {
-            // The value of a cookie passes unchanged.
-            _ if name == SET_COOKIE => Ok(None),
-            said => words(said, outside, NAMES_A_SERVER.contains(name)),
-        };
-        match then.map(|then| then.or(first).map(HeaderValue::try_from)) {
+        // Each char stands for a byte, whatever it means.
+        let said: String = value.as_bytes().iter().copied().map(char::from).collect();
+        match hidden(name, &said, outside).map(|hidden| hidden.map(from_chars)) {
             Ok(None) => {}
-            Ok(Some(Ok(hidden))) => *value = hidden,
-            Ok(Some(Err(_))) | Err(Unnamed) => removed.push(name.clone()),
+            Ok(Some(Some(hidden))) => *value = hidden,
+            Ok(Some(None)) | Err(Unnamed) => removed.push(name.clone()),
         }
     }
     for name in removed {
@@ -57,7 +52,32 @@ pub(crate) fn hide(headers: &mut HeaderMap, outside: &Translation) {
     hide_hops(headers);
 }
 
-/// `SECONDS; url=REFERENCE`, and all other forms that browsers accept (HTML, "shared declarative refresh steps").
+/// What a header says instead. `None`: it may stay as it is.
+fn hidden(name: &HeaderName, said: &str, outside: &Translation) -> Result<Option<String>, Unnamed> {
+    let first = match name {
+        name if name == LOCATION || name == CONTENT_LOCATION => outside.path(said),
+        name if name == REFRESH => refresh(said, outside),
+        name if name == LINK => links(said, outside),
+        name if name == SET_COOKIE => cookie(said, outside)?,
+        _ => None,
+    };
+    if name == SET_COOKIE {
+        return Ok(first);
+    }
+    let said = first.as_deref().unwrap_or(said);
+    let then = words(said, outside, NAMES_A_SERVER.contains(name))?;
+    let said = then.as_deref().unwrap_or(said);
+    // A machine may be called as any word is that a header of the standards uses.
+    let is_of_its_own = name.as_str().starts_with("x-") || name == SERVER;
+    Ok(left(said, outside, is_of_its_own)?.or(then).or(first))
+}
+
+fn from_chars(text: String) -> Option<HeaderValue> {
+    let bytes: Option<Vec<u8>> = text.chars().map(|char| u8::try_from(u32::from(char)).ok()).collect();
+    HeaderValue::from_bytes(&bytes?).ok()
+}
+
+/// `SECONDS; url=REFERENCE`, and all that browsers take for it (HTML, "shared declarative refresh steps").
 fn refresh(value: &str, outside: &Translation) -> Option<String> {
     let value = value.trim_start();
     let (seconds, rest) = value.split_at(value.find(|char: char| !char.is_ascii_digit() && char != '.')?);
@@ -85,23 +105,25 @@ fn links(value: &str, outside: &Translation) -> Option<String> {
     is_changed.then_some(links)
 }
 
-/// A cookie for the upstream's host becomes a cookie for the requested host.
-fn cookie(value: &str, outside: &Translation) -> Option<String> {
-    let attributes = value.split(';').enumerate().filter_map(|(number, attribute)| {
+/// A cookie for the upstream's host is one for the host that was asked. Its value is nobody's business.
+fn cookie(value: &str, outside: &Translation) -> Result<Option<String>, Unnamed> {
+    let mut attributes = Vec::new();
+    for (number, attribute) in value.split(';').enumerate() {
         let (name, said) = attribute.split_once('=').unwrap_or((attribute, ""));
         let said = said.trim().trim_matches('"');
         match name.trim().to_ascii_lowercase().as_str() {
-            "domain" if number > 0 && outside.is_in_domain(said) => None,
-            "path" if number > 0 => Some(match outside.without_base_path(said) {
+            _ if number == 0 => attributes.push(attribute.to_owned()),
+            "domain" if outside.is_in_domain(said) => {}
+            "path" => attributes.push(match outside.without_base_path(said) {
                 Some("") => " Path=/".to_owned(),
                 Some(path) => format!(" Path={path}"),
                 None => attribute.to_owned(),
             }),
-            _ => Some(attribute.to_owned()),
+            _ => attributes.push(left(attribute, outside, true)?.unwrap_or_else(|| attribute.to_owned())),
         }
-    });
-    let cookie = attributes.collect::<Vec<_>>().join(";");
-    (cookie != value).then_some(cookie)
+    }
+    let cookie = attributes.join(";");
+    Ok((cookie != value).then_some(cookie))
 }
 
 /// The client named no host, so the gateway has no name to replace the upstream's with.
@@ -114,8 +136,8 @@ fn words(text: &str, outside: &Translation, names_a_server: bool) -> Result<Opti
     let names_a_server = names_a_server && !text.to_ascii_lowercase().contains("digest ");
     let mut is_changed = false;
     let mut said = String::with_capacity(text.len());
-    for part in text.split_inclusive([' ', '"', '\'', ',', ';', '<', '>', '(', ')', '{', '}', '=', '|']) {
-        let word = part.trim_end_matches(|last: char| " \"',;<>(){}=|.!?*".contains(last));
+    for part in text.split_inclusive([' ', '\t', '"', '\'', ',', ';', '<', '>', '(', ')', '{', '}', '=', '|']) {
+        let word = part.trim_end_matches(|last: char| " \t\"',;<>(){}=|.!?*".contains(last));
         let word = if word.contains('[') { word } else { word.trim_end_matches(']') };
         match instead(word, outside, names_a_server)? {
             Some(instead) => {
@@ -154,4 +176,77 @@ fn instead(word: &str, outside: &Translation, names_a_server: bool) -> Result<Op
         return Ok(None);
     }
     Ok(Some(format!("{user}{}{path}", outside.asked().ok_or(Unnamed)?.authority)))
+}
+
+/// What is left of the upstream in a text, whatever stands around it: its host with its port, and its host alone unless that is the
+/// beginning of a URL or all machines have that name. `with_machine`: the name of its machine as well.
+fn left(text: &str, outside: &Translation, with_machine: bool) -> Result<Option<String>, Unnamed> {
+    let is_of_host = |char: char| char.is_ascii_alphanumeric() || "-._".contains(char);
+    let mut said = String::new();
+    let mut done = 0;
+    let mut at = 0;
+    while let Some(begins) = text[at..].find(is_of_host).map(|begins| at + begins) {
+        let ends = text[begins..].find(|char| !is_of_host(char)).map_or(text.len(), |length| begins + length);
+        let (run, rest) = (&text[begins..ends], &text[ends..]);
+        at = ends;
+        let port = port_at(rest);
+        let is_of_url = ["//", "\\/", "@"].iter().any(|before| text[..begins].ends_with(before));
+        let own = match port {
+            Some(port) => own_with_port(&text[done..ends], run, &port[port.len() - digits(port)..], outside),
+            None if is_of_url => None,
+            None => {
+                let host = run.trim_end_matches('.');
+                // A number alone is a length rather than an address.
+                let is_own = host.contains('.') && outside.is_host(host, true);
+                (is_own || (with_machine && outside.is_machine(host))).then_some(run.len())
+            }
+        };
+        if let Some(length) = own {
+            let has_brackets = rest.starts_with(']') && text[..ends - length].ends_with('[');
+            let length = length + usize::from(has_brackets);
+            said += &text[done..ends - length];
+            said += &outside.asked().ok_or(Unnamed)?.authority;
+            done = ends + port.map_or(0, str::len);
+            at = done;
+        }
+    }
+    let is_changed = done > 0;
+    said += &text[done..];
+    Ok(is_changed.then_some(said))
+}
+
+/// `:PORT`, or `]:PORT` or `\:PORT`, if a text begins so.
+fn port_at(text: &str) -> Option<&str> {
+    let colon = text.strip_prefix([']', '\\']).unwrap_or(text).strip_prefix(':')?;
+    let length = text.len() - colon.len() + digits_from(colon);
+    (digits_from(colon) > 0).then(|| &text[..length])
+}
+
+fn digits_from(text: &str) -> usize {
+    text.bytes().take_while(u8::is_ascii_digit).count()
+}
+
+/// At the end of a text.
+fn digits(text: &str) -> usize {
+    text.bytes().rev().take_while(u8::is_ascii_digit).count()
+}
+
+/// How many bytes before a port are the upstream's host. `text`: up to there, with `run` at its end.
+fn own_with_port(text: &str, run: &str, port: &str, outside: &Translation) -> Option<usize> {
+    let is_own = |host: &str| outside.is_authority(&format!("{host}:{port}"));
+    // An IPv6 address, in brackets or without.
+    let is_of_address = |byte: &u8| byte.is_ascii_hexdigit() || b":.".contains(byte);
+    let length = text.bytes().rev().take(LONGEST_ADDRESS).take_while(is_of_address).count();
+    let mut ends = (text.len() - length..text.len()).filter_map(|from| text.get(from..));
+    if let Some(address) = ends.find(|end| end.parse::<Ipv6Addr>().is_ok()) {
+        return is_own(&format!("[{address}]")).then_some(address.len());
+    }
+    // A number of few digits is a time, or a count.
+    let is_host = run.len() > 3 || run.contains(|char: char| !char.is_ascii_digit());
+    if is_host && is_own(run) {
+        return Some(run.len());
+    }
+    // An address behind something else.
+    let ends = run.match_indices(['-', '_']).map(|(at, _)| &run[at + 1..]);
+    ends.filter(|end| end.parse::<IpAddr>().is_ok()).find(|end| is_own(end)).map(str::len)
 }

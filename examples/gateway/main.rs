@@ -24,26 +24,26 @@
 //!
 //! # Names
 //!
-//! - The `Host` that a client asks for is forwarded, and so is its `Origin`. So an upstream can refuse the pages of
-//!   other sites (DNS rebinding), as MCP and model servers do. With `--host`, the gateway refuses all other hosts
-//!   itself, with a 421.
-//! - With `--host` and `--upstream-host`, the upstream gets its own host. Then it cannot check the host, so the gateway
-//!   does.
-//! - `x-forwarded-for`, `-host` and `-proto` contain what this hop saw. A client cannot set headers that only a proxy
-//!   may set. The gateway removes all names in `headers.rs`, also with underscores and in trailers. A proxy at a
-//!   `--trusted-proxy` address may set them, and the gateway appends to its `x-forwarded-for`.
-//! - `via` names the gateway on both sides, by a random name that stays the same while it runs. A request that loops
-//!   back is a 508.
-//! - An HTTP/1.0 request without a host is a request for the upstream's own host. With `--host`, it is a 421.
-//! - No response header names the upstream by any of its names: the name in `--upstream`, its address, all names of
-//!   this machine if the upstream is on it, and each `--upstream-name`. `location`, `content-location`, `refresh` and
-//!   `link` get a path in place of its URL. Other headers get the requested host with its `x-forwarded-proto`:
-//!   `www-authenticate`, `access-control-allow-origin`, `server-timing` and the rest. `set-cookie` loses its `domain`.
-//!   Headers that only describe the inside are removed: `alt-svc`, `forwarded`, `x-forwarded-*`, `x-served-by` and
-//!   similar ones (`hiding.rs`). `via` does not name the hops behind the upstream, the reason phrase is the standard
-//!   one, and the gateway's own responses do not name the upstream. Bodies, the values of cookies, and percent-encoded
-//!   URLs inside other URLs pass unchanged.
-//! - The path of `--upstream` is a prefix and not a security boundary: `..` passes unchanged.
+//! - The `Host` that a client asks for goes on, and so does its `Origin`. So an upstream can refuse the pages of other sites
+//!   (DNS rebinding), as MCP and model servers do. With `--host`, the gateway refuses all other hosts itself, with a 421.
+//! - With `--host` and `--upstream-host`, the upstream is told its own host. It can check none then, so the gateway does.
+//! - `x-forwarded-for`, `-host` and `-proto` say what this hop saw. What a client says in the place of a proxy is removed: the
+//!   names and prefixes in `headers.rs`, also with underscores and in trailers. No such list can have all names: give those that
+//!   your server believes with `--remove`. A proxy at a `--trusted-proxy` address may say them, and `x-forwarded-for` goes on from
+//!   what it says.
+//! - `via` tells both sides of this hop, by a random name that it has for as long as it runs. A request that has been here
+//!   before is a 508.
+//! - A request of HTTP/1.0 that names no host is one for the upstream's own. With `--host`, it is a 421.
+//! - Headers of an answer do not name the upstream with its port, by any of its names: the one in `--upstream`, the address that
+//!   it has, all addresses and the host name of this machine if it is here, and each `--upstream-name`. `location`,
+//!   `content-location`, `refresh` and `link` get a path in place of its URL. Other headers get the host that was asked, and its
+//!   `x-forwarded-proto`: `www-authenticate`, `access-control-allow-origin`, `server-timing` and the rest. `set-cookie` loses its
+//!   `domain`. What speaks of the inside alone is removed: `alt-svc`, `forwarded`, `x-forwarded-*`, `x-served-by` and their kin
+//!   (`hiding.rs`). `via` does not name who is behind the upstream, the words after a status are the usual ones, and no answer of
+//!   the gateway's own names the upstream.
+//! - These pass as they are: bodies, the values of cookies, names that are encoded (`127.0.0.1%3A9000`, `ip-127-0-0-1`), a host and
+//!   a port that stand apart, and the host name of this machine in headers that do not begin with `x-`, other than `server`.
+//! - The path of `--upstream` is a prefix, not a fence: `..` passes as it is.
 //!
 //! # Limits
 //!
@@ -67,7 +67,8 @@
 //!
 //! - 400: no host, two hosts, an invalid host, or a host with a user; a target that is no path; a broken body. 501: a
 //!   transfer coding other than `chunked`.
-//! - 502: an invalid response of the upstream, for example with two different lengths.
+//! - 502: what the upstream says makes no sense, as two lengths that differ, or a first chunk that is none. To see that, the head of
+//!   an answer in chunks waits for its body, for 100 ms at most. That of an event stream does not.
 
 mod bodies;
 mod clients;

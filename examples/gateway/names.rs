@@ -1,6 +1,6 @@
 //! The host that a request asks for, and whether the gateway serves it.
 
-use std::str::FromStr;
+use std::{net::Ipv6Addr, str::FromStr};
 
 use http::{
     HeaderMap, Method, Request, StatusCode, Version,
@@ -94,17 +94,28 @@ pub(crate) fn asked<B>(request: &Request<B>) -> Result<Option<Authority>, Refuse
 
 /// Parses a host with an optional port: no user, and no characters that a name or an address does not have.
 fn parse(text: &[u8]) -> Option<Authority> {
+    // A port may be empty (RFC 3986, 3.2.3).
+    let text = text.strip_suffix(b":").unwrap_or(text);
     let authority = Authority::try_from(text).ok()?;
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte);
-    // `Authority` ignores a port that is out of range.
+    // A port that is out of range, `Authority` takes for none.
     let has_known_port = authority.port_u16().is_some() || authority.as_str() == authority.host();
-    (!authority.host().is_empty() && has_known_port && text.iter().copied().all(is_plain)).then_some(authority)
+    let is_host = match authority.host().strip_prefix('[') {
+        Some(address) => address.strip_suffix(']')?.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let name = authority.host().strip_suffix('.').unwrap_or(authority.host());
+            let is_plain =
+                |label: &str| label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+            name.split('.').all(|label| !label.is_empty() && is_plain(label))
+        }
+    };
+    (is_host && has_known_port && !authority.as_str().contains('@')).then_some(authority)
 }
 
 fn check_framing(headers: &HeaderMap) -> Result<(), Refused> {
     let values = headers.get_all(TRANSFER_ENCODING).iter().map(|value| value.as_bytes());
-    let codings: Vec<&[u8]> =
-        values.flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).collect();
+    let codings = values.flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    // A list may have empty elements (RFC 9110, 5.6.1.2).
+    let codings: Vec<&[u8]> = codings.filter(|coding| !coding.is_empty()).collect();
     if !codings.iter().all(|coding| coding.eq_ignore_ascii_case(b"chunked")) {
         return Err(Refused(StatusCode::NOT_IMPLEMENTED, "Of transfer codings, this gateway knows chunked alone.\n"));
     }

@@ -1,16 +1,16 @@
 //! The command line.
 
-use std::{net::IpAddr, num::NonZeroU32, time::Duration};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tower_sse::Heartbeat;
 
-use crate::{names::Name, sockets::Patience, upstream::Upstream};
+use crate::{headers::Pattern, names::Name, sockets::Patience, upstream::Upstream};
 
 pub(crate) const USAGE: &str =
     "usage: gateway --upstream http://HOST[:PORT][/PATH] [--listen ADDR:PORT] [--host NAME[:PORT]]...
                [--upstream-host] [--upstream-name NAME[:PORT]]... [--trusted-proxy ADDR]...
-               [--requests-per-address N] [--requests-per-connection N] [--heartbeat-ms MS]
-               [--gone-after-ms MS] [--body-ms MS] [--answer-ms MS] [--finish-ms MS]
+               [--remove NAME|PREFIX*]... [--requests-per-address N] [--requests-per-connection N]
+               [--heartbeat-ms MS] [--gone-after-ms MS] [--body-ms MS] [--answer-ms MS] [--finish-ms MS]
 
   --upstream       where requests go
   --listen         where clients come; port 0 picks a free one (default: 127.0.0.1:8080)
@@ -20,6 +20,8 @@ pub(crate) const USAGE: &str =
   --upstream-name  another name that the upstream has for itself, with a port or with any: its answers shall not tell it
   --trusted-proxy  the address of a proxy before this one: what it says of its clients goes on, and a request counts
                    for the address that it says
+  --remove         a header that the server believes and that no client may send, or with `*` all whose names begin
+                   so. Many such names are known (headers.rs); give those that your server and your login proxy use
   --requests-per-address
                    how many requests and open streams one client address may have at once; the next gets a 429. Of
                    IPv6 addresses, a /64 network is one (default: a quarter of all that the limit on open files
@@ -56,6 +58,8 @@ pub(crate) struct Rules {
     pub(crate) hosts: Vec<Name>,
     pub(crate) sends_upstream_host: bool,
     pub(crate) trusted_proxies: Vec<IpAddr>,
+    /// What else only a proxy may say.
+    pub(crate) removed: Arc<[Pattern]>,
     pub(crate) body: Duration,
     pub(crate) answer: Duration,
 }
@@ -66,11 +70,13 @@ impl Options {
         let mut listen = "127.0.0.1:8080".to_owned();
         let mut upstream = None;
         let mut upstream_names = Vec::new();
+        let mut removed = Vec::new();
         let (mut per_address, mut per_connection) = (None, None);
         let mut rules = Rules {
             hosts: Vec::new(),
             sends_upstream_host: false,
             trusted_proxies: Vec::new(),
+            removed: Arc::new([]),
             body: Duration::from_secs(30),
             answer: Duration::from_secs(600),
         };
@@ -86,7 +92,11 @@ impl Options {
                 "--host" => rules.hosts.push(parsed(&flag, &value()?, "NAME or NAME:PORT")?),
                 "--upstream-host" => rules.sends_upstream_host = true,
                 "--upstream-name" => upstream_names.push(parsed(&flag, &value()?, "NAME or NAME:PORT")?),
-                "--trusted-proxy" => rules.trusted_proxies.push(parsed(&flag, &value()?, "an IP address")?),
+                "--trusted-proxy" => {
+                    let address: IpAddr = parsed(&flag, &value()?, "an IP address")?;
+                    rules.trusted_proxies.push(address.to_canonical());
+                }
+                "--remove" => removed.push(parsed(&flag, &value()?, "NAME or PREFIX*")?),
                 "--requests-per-address" => per_address = Some(number(&flag, &value()?)?),
                 "--requests-per-connection" => per_connection = Some(number(&flag, &value()?)?),
                 "--heartbeat-ms" => {
@@ -106,6 +116,7 @@ impl Options {
         if rules.sends_upstream_host && rules.hosts.is_empty() {
             return Err("--upstream-host needs --host: otherwise no program checks the requested host".to_owned());
         }
+        rules.removed = removed.into();
         Ok(Some(Self { listen, upstream, rules, heartbeat, patience, finish, per_address, per_connection }))
     }
 

@@ -18,7 +18,9 @@ pub(crate) struct UpstreamNames {
     port: u16,
     base_path: String,
     aliases: Vec<Name>,
-    /// The URLs of the outside page. The meaning of a reference depends on the scheme of its page.
+    /// How this machine calls itself: its whole name, and the first part of it.
+    machine: Vec<String>,
+    /// Those of a page outside: what a reference means depends on the scheme of its page.
     pages: [Url; 2],
 }
 
@@ -30,6 +32,7 @@ impl UpstreamNames {
             port: upstream.port_or_known_default().unwrap_or(80),
             base_path: base_path.to_owned(),
             aliases,
+            machine: names_of_this_machine(),
             pages: [Url::parse("http://outside.invalid/")?, Url::parse("https://outside.invalid/")?],
         })
     }
@@ -114,7 +117,12 @@ impl Translation {
         })
     }
 
-    /// Whether cookies of this domain are for the upstream, or for a domain that contains it.
+    /// Whether this is how the upstream's machine calls itself.
+    pub(crate) fn is_machine(&self, text: &str) -> bool {
+        self.is_here && self.names.machine.iter().any(|name| name.eq_ignore_ascii_case(text))
+    }
+
+    /// Whether cookies of this domain are for the upstream, or for all below a domain that it is in.
     pub(crate) fn is_in_domain(&self, domain: &str) -> bool {
         let domain = domain.trim_matches('.').to_ascii_lowercase();
         is_below(&self.names.host, &domain)
@@ -150,14 +158,22 @@ impl Translation {
         host == self.names.host
             || (self.address.is_some() && address() == self.address)
             || (self.is_here && (is_loopback(host) || address().is_some_and(is_of_this_machine)))
+            || self.is_machine(host)
     }
 }
 
-/// Removes what browsers skip, and writes two slashes where browsers accept more or other ones. The `url` crate does
-/// not do that.
+/// Without what browsers skip, and with two slashes where they take more, or others, for two. The `url` crate does not.
+///
+/// Each char stands for a byte. What is not ASCII is percent-encoded as it is: it need not be UTF-8.
 fn cleaned(reference: &str) -> String {
-    let reference: String =
-        reference.trim_matches(|it| it <= ' ').chars().filter(|it| !"\t\r\n".contains(*it)).collect();
+    let mut cleaned = String::with_capacity(reference.len());
+    for char in reference.trim_matches(|it| it <= ' ').chars().filter(|it| !"\t\r\n".contains(*it)) {
+        match u32::from(char) {
+            0..0x80 => cleaned.push(char),
+            byte => cleaned.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    let reference = cleaned;
     let rest = reference.trim_start_matches(['/', '\\']);
     if reference.len() - rest.len() < 2 { reference } else { format!("//{rest}") }
 }
@@ -182,7 +198,17 @@ fn is_loopback(host: &str) -> bool {
         || address.is_ok_and(|address| address.is_loopback() || address.is_unspecified())
 }
 
-/// Tries to bind the address, as the system allows that only for its own addresses.
+fn names_of_this_machine() -> Vec<String> {
+    #[cfg(unix)]
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    #[cfg(not(unix))]
+    let name = std::env::var("COMPUTERNAME").ok();
+    let name = name.unwrap_or_default().to_ascii_lowercase();
+    let first = name.split('.').next().unwrap_or_default().to_owned();
+    [name, first].into_iter().filter(|name| !name.is_empty()).collect()
+}
+
+/// A system lets a program take no other address.
 fn is_of_this_machine(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }

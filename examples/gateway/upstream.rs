@@ -11,7 +11,7 @@ use http_body::Body;
 use url::Url;
 
 use crate::{
-    headers::{has_one_length, has_token, join, leave_hop_by_hop_behind},
+    headers::{has_one_length, has_token, join, leave_hop_by_hop_behind, tokens},
     names::Name,
     translation::UpstreamNames,
 };
@@ -81,10 +81,10 @@ impl Upstream {
 
     /// The response for the client, before its names are translated. `None` if its end is ambiguous.
     pub(crate) fn response<B: Body>(&self, mut response: Response<B>) -> Option<Response<B>> {
-        // Chunks end a body, and hyper decodes them. Any other coding would be forwarded without its name.
-        let codings = response.headers().get_all(TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes);
-        let is_known = codings.map(<[u8]>::to_ascii_lowercase).collect::<Vec<_>>().join(&b',');
-        if !matches!(is_known.trim_ascii(), b"" | b"chunked") {
+        // Chunks end a body, and hyper reads those. Any other coding would go on without its name.
+        let codings = response.headers().get_all(TRANSFER_ENCODING).iter().flat_map(tokens);
+        let codings: Vec<_> = codings.filter(|coding| !coding.is_empty()).map(<[u8]>::to_ascii_lowercase).collect();
+        if !codings.is_empty() && codings != [b"chunked"] {
             return None;
         }
         leave_hop_by_hop_behind(response.headers_mut());

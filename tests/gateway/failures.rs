@@ -149,6 +149,7 @@ async fn wrong_flags_get_an_error_message_and_exit_code_2() {
             (&["--upstream", "http://x.test", "--upstream-name", "x/y"], "--upstream-name takes NAME or NAME:PORT"),
             (&["--upstream", "http://x.test", "--requests-per-address", "0"], "a whole number from 1 on, not \"0\""),
             (&["--upstream", "http://x.test", "--requests-per-connection", "all"], "a whole number from 1 on"),
+            (&["--upstream", "http://x.test", "--remove", "*"], "--remove takes NAME or PREFIX*, not \"*\""),
             (&["--port", "80"], "unknown argument \"--port\""),
         ] {
             let output = run(flags).await;

@@ -45,6 +45,13 @@ async fn a_request_with_ambiguous_framing_is_refused() {
             ("GET / HTTP/1.1\r\nhost: a.test:99999\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nhost: a.test:b\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nhost: \u{e4}.test\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: .\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: ..\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: a..test\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: localhost..\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: []\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: [localhost]\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nhost: :80\r\n\r\n", 400),
             ("GET http://user@a.test/ HTTP/1.1\r\nhost: a.test\r\n\r\n", 400),
             // A bad Host is refused in each form of the target (RFC 9112, 3.2). A good one is ignored next to an
             // absolute URI.
@@ -65,6 +72,9 @@ async fn a_request_with_ambiguous_framing_is_refused() {
             ("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx", 400),
             ("GET / HTTP/1.1\r\nhost: [::1]:8080\r\n\r\n", 200),
             ("GET / HTTP/1.1\r\nhost: a_b.test.\r\n\r\n", 200),
+            ("GET / HTTP/1.1\r\nhost: localhost:\r\n\r\n", 200),
+            ("GET / HTTP/1.1\r\nhost: [::1]:\r\n\r\n", 200),
+            ("POST / HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: , chunked\r\n\r\n0\r\n\r\n", 200),
             ("OPTIONS * HTTP/1.1\r\nhost: a.test\r\n\r\n", 200),
             ("POST / HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: Chunked\r\n\r\n0\r\n\r\n", 200),
         ] {
@@ -254,6 +264,48 @@ async fn slow_responses_are_ended_and_event_streams_are_not() {
             response.into_body().collect().await.expect_err("the response is cut off");
             let line = gateway.stderr.next_line().await.unwrap().unwrap();
             assert!(line.contains("GET /slow: the upstream broke in the middle"), "{line}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_whose_first_chunk_makes_no_sense_is_a_502() {
+    within_20_s(async {
+        let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: , chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n";
+        let gateway = Gateway::start(&raw_upstream(answer).await, &[]).await;
+        for version in VERSIONS {
+            let response = gateway.client(version).await.send(get("/")).await.unwrap();
+            assert_eq!(response.status(), StatusCode::BAD_GATEWAY, "{version:?}");
+        }
+        let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: , chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        let gateway = Gateway::start(&raw_upstream(answer).await, &[]).await;
+        for version in VERSIONS {
+            let response = gateway.client(version).await.send(get("/")).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK, "{version:?}");
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "abc");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_head_does_not_wait_long_for_its_body_and_that_of_an_event_stream_not_at_all() {
+    within_20_s(async {
+        let upstream = upstream(|request: Request<_>| async move {
+            let (frames, body) = channel();
+            std::mem::forget(frames);
+            if request.uri().path() == "/stream" { event_stream(body) } else { Response::new(body) }
+        })
+        .await;
+        let gateway = Gateway::start(&upstream, &[]).await;
+        for version in VERSIONS {
+            for path in ["/stream", "/body"] {
+                let begun = Instant::now();
+                let response = gateway.client(version).await.send(get(path)).await.unwrap();
+                assert_eq!(response.status(), StatusCode::OK);
+                assert!(begun.elapsed() < Duration::from_secs(2), "{version:?} {path}: {:?}", begun.elapsed());
+            }
         }
     })
     .await;

@@ -166,7 +166,115 @@ async fn other_headers_have_the_host_that_the_client_asked_for() {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_headers_have_the_host_that_the_proxy_forwards() {
+async fn the_upstream_is_found_whatever_stands_around_it() {
+    within_20_s(async {
+        let upstream = saying_upstream().await;
+        let gateway = Gateway::start(&upstream, &[]).await;
+        let port = port_of(&upstream);
+        for version in VERSIONS {
+            let mut client = gateway.client(version).await;
+            for around in [
+                "a\t{}\tb",
+                "tcp://{}",
+                "grpc://{}/x",
+                "redis://{}/0",
+                "[{}]",
+                "&host={}&x",
+                "host:{}",
+                "a+{}",
+                "#{}",
+                "~{}_x",
+                "`{}`",
+                "${}",
+                "*{}-1",
+                "x/{}:",
+                "{\"h\":\"{}\"}",
+                "\\\"{}\\\"",
+                "a={}&b={}",
+            ] {
+                for name in ["127.0.0.1", "localhost", "LocalHost.", "[::1]", "::1", "::ffff:127.0.0.1", "2130706433"] {
+                    let said = around.replace("{}", &format!("{name}:{port}"));
+                    let expected = around.replace("{}", "server.test");
+                    assert_eq!(read(&mut client, "x-anything", &said).await.unwrap(), expected, "{version:?} {said}");
+                }
+            }
+            for (name, said, expected) in [
+                ("server", format!("foo/127.0.0.1:{port}"), "foo/server.test"),
+                ("x-node", format!("node-127.0.0.1:{port}"), "node-server.test"),
+                ("x-node", format!("127.0.0.1\\:{port}"), "server.test"),
+                (
+                    "set-cookie",
+                    format!("a=127.0.0.1:{port}; Foo=127.0.0.1:{port}"),
+                    "a=127.0.0.1:PORT; Foo=server.test",
+                ),
+                // None of these is the upstream's.
+                ("x-node", format!("127.0.0.1:{port}0"), "127.0.0.1:PORT0"),
+                ("x-node", format!("other.test:{port}, notlocalhost:{port}"), "other.test:PORT, notlocalhost:PORT"),
+                (
+                    "x-node",
+                    format!("at 12:{port} {port} :{port} [2001:db8::1]:{port}"),
+                    "at 12:PORT PORT :PORT [2001:db8::1]:PORT",
+                ),
+            ] {
+                let got = read(&mut client, name, &said).await.unwrap().replace(port, "PORT");
+                assert_eq!(got, expected, "{version:?} {name}: {said}");
+            }
+        }
+    })
+    .await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_name_of_this_machine_is_one_of_an_upstream_that_is_here() {
+    within_20_s(async {
+        let machine = nix::unistd::gethostname().unwrap().into_string().unwrap();
+        let upstream = saying_upstream().await;
+        let gateway = Gateway::start(&upstream, &[]).await;
+        let port = port_of(&upstream);
+        for version in VERSIONS {
+            let mut client = gateway.client(version).await;
+            for (name, said, expected) in [
+                ("location", format!("http://{machine}:{port}/a"), "/a".to_owned()),
+                ("x-powered-by", machine.to_uppercase(), "server.test".to_owned()),
+                ("x-cache", format!("HIT from {machine}, not{machine}"), format!("HIT from server.test, not{machine}")),
+                ("server", format!("foo/1.2 ({machine})"), "foo/1.2 (server.test)".to_owned()),
+                ("x-node", format!("tcp://{machine}:{port}"), "tcp://server.test".to_owned()),
+                // It may be a word of the standards.
+                ("vary", machine.clone(), machine.clone()),
+            ] {
+                assert_eq!(read(&mut client, name, &said).await.unwrap(), expected, "{version:?} {name}: {said}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_utf_8_are_the_same_ones_in_what_the_client_reads() {
+    within_20_s(async {
+        let upstream = saying_upstream().await;
+        let gateway = Gateway::start(&upstream, &[]).await;
+        for version in VERSIONS {
+            let mut client = gateway.client(version).await;
+            for (name, path, expected) in [
+                ("location", &b"/a\xff\xc3\xa9"[..], &b"/a%FF%C3%A9"[..]),
+                ("x-anything", b"/a b\xff\xc3\xa9", b"http://server.test/a b\xff\xc3\xa9"),
+            ] {
+                let mut request = get("/");
+                let said = [upstream.as_bytes(), path].concat();
+                request.headers_mut().insert("x-say", HeaderValue::from_bytes(&said).unwrap());
+                request.headers_mut().insert("x-name", HeaderValue::from_static(name));
+                let response = client.send(request).await.unwrap();
+                assert_eq!(response.headers()[name].as_bytes(), expected, "{version:?} {name}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_it_is_the_name_that_the_proxy_was_asked_by() {
     within_20_s(async {
         let upstream = saying_upstream().await;
         let outside = [("x-forwarded-host", "outside.test:8443"), ("x-forwarded-proto", "https")];

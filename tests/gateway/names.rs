@@ -123,8 +123,8 @@ async fn no_client_learns_the_upstreams_address() {
     .await;
 }
 
-/// One header of each kind. The list is the gateway's.
-const CLAIMS: [&str; 37] = [
+/// One of each kind. The list is the gateway's.
+const CLAIMS: [&str; 78] = [
     "forwarded",
     "x-forwarded-port",
     "x-forwarded-prefix",
@@ -162,6 +162,47 @@ const CLAIMS: [&str; 37] = [
     "proxy",
     "content_length",
     "transfer_encoding",
+    "tailscale-user-login",
+    "cf-access-authenticated-user-email",
+    "x-authentik-username",
+    "x-pomerium-claim-email",
+    "x-vouch-user",
+    "gap-auth",
+    "x-auth-user",
+    "x-auth-username",
+    "x-auth-email",
+    "x-consumer-username",
+    "x-credential-identifier",
+    "x-authenticated-userid",
+    "x-amzn-mtls-clientcert",
+    "x-apigateway-api-userinfo",
+    "x-endpoint-api-userinfo",
+    "x-appengine-user-email",
+    "x-scope-orgid",
+    "oidc-claim-sub",
+    "oidc_claim_sub",
+    "mellon-name-id",
+    "x-shib-user",
+    "proxy-remote-user",
+    "x-ssl-cn",
+    "l5d-client-id",
+    "wl-proxy-client-cert",
+    "x-user",
+    "x-email",
+    "x-forwarder-for",
+    "z-forwarded-for",
+    "http-x-forwarded-for",
+    "http-client-ip",
+    "x-ip",
+    "x-backend-host",
+    "x-server-name",
+    "x-http-destinationurl",
+    "x-http-path-override",
+    "request-uri",
+    "path-info",
+    "_x_user",
+    "__remote_user",
+    "-x-real-ip",
 ];
 
 #[tokio::test]
@@ -187,7 +228,38 @@ async fn headers_that_only_a_proxy_may_set_do_not_pass_from_a_client() {
 }
 
 #[tokio::test]
-async fn headers_of_a_trusted_proxy_pass_except_disguised_ones() {
+async fn more_names_that_no_client_may_say_can_be_given() {
+    within_20_s(async {
+        let (upstream, mut requests) = recording_upstream().await;
+        let flags = ["--remove", "X-Our-User", "--remove", "x-sso-*"];
+        let gateway = Gateway::start(&upstream, &flags).await;
+        let trusting =
+            Gateway::start(&upstream, &[&flags[..], &["--trusted-proxy", "::ffff:127.0.0.1"]].concat()).await;
+        for version in VERSIONS {
+            for (gateway, is_trusted) in [(&gateway, false), (&trusting, true)] {
+                let mut request = get("/");
+                let said = [
+                    ("x-our-user", is_trusted),
+                    ("x-sso-mail", is_trusted),
+                    ("x_our_user", false),
+                    ("x_sso_mail", false),
+                    ("x-our-users", true),
+                    ("x-sso", true),
+                ];
+                request.headers_mut().extend(said.map(|(name, _)| header((name, "admin"))));
+                gateway.client(version).await.send(request).await.unwrap();
+                let headers = requests.recv().await.unwrap().headers;
+                for (name, stays) in said {
+                    assert_eq!(headers.contains_key(name), stays, "{version:?} {name}, trusted: {is_trusted}");
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_proxy_says_that_is_trusted_goes_on_but_for_what_is_in_disguise() {
     within_20_s(async {
         let (upstream, mut requests) = recording_upstream().await;
         let trusting = Gateway::start(&upstream, &["--trusted-proxy", "::1", "--trusted-proxy", "127.0.0.1"]).await;

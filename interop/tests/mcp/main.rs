@@ -35,6 +35,8 @@ mod guide {
         app(registry)
     }
 }
+#[path = "../../../tests/support/listener.rs"]
+mod listener;
 mod names;
 #[path = "../proxies/nginx.rs"]
 #[allow(dead_code, reason = "no test here reads its log")]
@@ -45,6 +47,8 @@ mod spec;
 mod suite;
 #[path = "../../../tests/support/time_limit.rs"]
 mod time_limit;
+#[path = "../../../tests/support/upstream.rs"]
+mod upstream;
 use bodies::{AnyBody, any};
 use client::Client;
 use example::{Example, Server};

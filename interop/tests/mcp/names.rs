@@ -112,13 +112,9 @@ async fn the_sdks_servers_refuse_the_same_requests_behind_the_gateway() {
 const GUIDE: &str = include_str!("../../../src/guide/mcp_proxies.md");
 
 #[tokio::test]
-async fn the_sdks_servers_refuse_the_same_requests_behind_the_guides_nginx() {
-    let (_, configuration) = GUIDE.split_once("```nginx\n").unwrap();
-    let (configuration, _) = configuration.split_once("```").unwrap();
+async fn through_the_nginx_of_the_guide_they_refuse_and_answer_the_same_too() {
     for (server, _) in &servers().await {
-        let upstream = server.url.trim_start_matches("http://");
-        let configuration = configuration.replace("127.0.0.1:8000", upstream);
-        let keeps = Nginx::start(|listen| configuration.replace("127.0.0.1:8080", &listen.to_string())).await;
+        let keeps = nginx_of_the_guide(server.url.trim_start_matches("http://")).await;
         let url = format!("http://{}", keeps.address);
         for (host, origin, _) in NINE {
             let direct = ask(&server.url, Version::HTTP_11, host, origin).await;
@@ -130,6 +126,85 @@ async fn the_sdks_servers_refuse_the_same_requests_behind_the_guides_nginx() {
         let url = format!("http://{}", replaces.address);
         let (status, said) = ask(&url, Version::HTTP_11, "page.test:{port}", None).await;
         assert!(status == StatusCode::OK && said.to_string().contains("the secret"), "{status} {said}");
+    }
+}
+
+/// The configuration of the guide, before this server and at this address.
+async fn nginx_of_the_guide(upstream: &str) -> Nginx {
+    let (_, configuration) = GUIDE.split_once("```nginx\n").unwrap();
+    let (configuration, _) = configuration.split_once("```").unwrap();
+    let (_, port) = upstream.rsplit_once(':').unwrap();
+    let configuration =
+        configuration.replace("127.0.0.1:8000", upstream).replace("localhost:8000", &format!("localhost:{port}"));
+    Nginx::start(|listen| configuration.replace("127.0.0.1:8080", &listen.to_string())).await
+}
+
+#[tokio::test]
+async fn the_nginx_of_the_guide_passes_nothing_that_only_a_proxy_may_say_and_no_name_of_the_server_in_a_redirect() {
+    let (seen, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    let upstream = crate::upstream::upstream(move |request| {
+        let seen = seen.clone();
+        async move {
+            let redirect = request.headers()["accept"].clone();
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            seen.send((head.headers, body)).unwrap();
+            let mut response = http::Response::new(any(Full::default()));
+            *response.status_mut() = StatusCode::FOUND;
+            response.headers_mut().insert("location", redirect);
+            response
+        }
+    })
+    .await;
+    let address = upstream.trim_start_matches("http://");
+    let nginx = nginx_of_the_guide(address).await;
+    let local = upstream.replace("127.0.0.1", "localhost");
+    for (redirect, expected) in [
+        (format!("{upstream}/a?b"), "/a?b"),
+        (format!("{local}/a"), "/a"),
+        ("http://page.test/a".to_owned(), "http://page.test/a"),
+    ] {
+        let passed = [
+            ("accept", redirect.as_str()),
+            ("origin", "http://page.test"),
+            ("authorization", "Bearer secret"),
+            ("content-type", "application/json"),
+            ("last-event-id", "7"),
+            ("mcp-session-id", "s"),
+            ("mcp-protocol-version", "2025-06-18"),
+        ];
+        let claims = [
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "x-forwarded-port",
+            "x-original-url",
+            "x-real-ip",
+            "remote-user",
+            "true-client-ip",
+            "cf-connecting-ip",
+            "forwarded",
+            "x_forwarded_for",
+            "x-something-new",
+        ];
+        let mut request = Request::post("http://mcp.test:8080/mcp").body(any(Full::from("{}"))).unwrap();
+        for (name, value) in passed.into_iter().chain(claims.map(|name| (name, "192.0.2.1"))) {
+            request.headers_mut().insert(name, HeaderValue::from_str(value).unwrap());
+        }
+        request.headers_mut().insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
+        let mut client = Client::connect(nginx.address, Version::HTTP_11).await;
+        let response = within_20_s(client.send(request)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::FOUND);
+        let location = response.headers()["location"].to_str().unwrap();
+        assert_eq!(location, expected);
+        let (headers, body) = requests.recv().await.unwrap();
+        assert_eq!(body, "{}");
+        assert_eq!(headers["host"], "mcp.test:8080");
+        assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+        for (name, value) in passed {
+            assert_eq!(headers[name], value, "{name}");
+        }
+        let claimed: Vec<_> = claims.into_iter().filter(|name| headers.contains_key(*name)).collect();
+        assert!(claimed.is_empty(), "{claimed:?}");
     }
 }
 
