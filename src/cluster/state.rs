@@ -21,6 +21,8 @@ const LOSSES: usize = 16;
 const FORGET_AFTER_MS: u64 = 3_600_000;
 /// How long a session counts as a node that is there, in milliseconds of the engine's time.
 const GONE_AFTER_MS: u64 = 30_000;
+/// After how many beats of this node a silent session counts as gone: ten seconds.
+const GONE_AFTER_BEATS: u32 = 5;
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -28,6 +30,8 @@ pub(crate) struct State {
     /// Events were read before the log had an era, so they have positions of the chosen one.
     has_named_events: bool,
     sessions: HashMap<u64, Session>,
+    /// For how many beats of this node a session with producers has been silent.
+    silent_for: HashMap<u64, u32>,
     /// The last block that was read.
     last: Option<Mark>,
     /// The greatest place that was ever read.
@@ -256,17 +260,24 @@ impl State {
         }
     }
 
-    /// Returns the topics whose producers belong to nodes that are gone.
-    pub(crate) fn abandoned(&self) -> Vec<(String, ProductionId)> {
-        let is_gone = |session: u64| {
-            let last_ms = self.sessions.get(&session).map_or(0, |session| session.last_ms);
+    /// Returns the topics whose producers belong to nodes that are gone. This node calls it with each beat.
+    ///
+    /// A node counts as gone after several beats only: the engine's clock may have jumped, and then every node is silent for as long as the
+    /// clock jumped.
+    pub(crate) fn abandoned(&mut self) -> Vec<(String, ProductionId)> {
+        let is_silent = |session: &u64| {
+            let last_ms = self.sessions.get(session).map_or(0, |session| session.last_ms);
             last_ms.saturating_add(GONE_AFTER_MS) < self.time_ms
         };
-        self.carried
-            .producing()
-            .filter(|(_, id)| is_gone(id.session))
-            .map(|(topic, id)| (topic.to_owned(), id))
-            .collect()
+        let silent: HashSet<u64> = self.carried.producing().map(|(_, id)| id.session).filter(is_silent).collect();
+        self.silent_for.retain(|session, _| silent.contains(session));
+        for session in silent {
+            *self.silent_for.entry(session).or_default() += 1;
+        }
+        let is_gone =
+            |id: ProductionId| self.silent_for.get(&id.session).is_some_and(|beats| *beats >= GONE_AFTER_BEATS);
+        let producing = self.carried.producing().filter(|(_, id)| is_gone(*id));
+        producing.map(|(topic, id)| (topic.to_owned(), id)).collect()
     }
 
     /// Returns the place before which no node needs the log.
@@ -423,6 +434,19 @@ mod tests {
         assert_eq!(state.needed_by_all(), Some(at(5)));
         state.read(&stored(10_001 + GONE_AFTER_MS, 8, 1));
         assert_eq!(state.needed_by_all(), Some(at(9)));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_makes_no_node_look_gone() {
+        let mut state = after(&[stored(1, 7, 0), stored(2, 8, 0)]);
+        state.carried().note("t", (at(1), 0), Some(ProductionId { session: 7, number: 0 }));
+        state.read(&stored(1_000_000, 8, 1));
+        assert!((1..GONE_AFTER_BEATS).all(|_| state.abandoned().is_empty()));
+        state.read(&stored(1_000_001, 7, 1));
+        assert!(state.abandoned().is_empty());
+        state.read(&stored(1_100_000, 8, 2));
+        let gone: Vec<_> = (0..GONE_AFTER_BEATS).map(|_| state.abandoned().len()).collect();
+        assert_eq!(gone, [0, 0, 0, 0, 1]);
     }
 
     #[test]

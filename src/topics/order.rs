@@ -129,12 +129,6 @@ impl Order {
         position.era() == self.last.era() && position <= self.last && self.lost_ranges.before(position).is_none()
     }
 
-    /// Returns the last position that a client with an unknown position has in common with this log. `None`: the position is of another log.
-    pub(super) fn last_shared_with(&self, position: Position) -> Option<Position> {
-        let is_ahead = position.era() == self.last.era() && position > self.last;
-        if is_ahead { Some(self.last) } else { self.lost_ranges.before(position) }
-    }
-
     pub(crate) fn topic(&self, name: &str) -> Option<Arc<SharedLog>> {
         self.topics.get(name).map(|ByName(topic)| Arc::clone(topic))
     }

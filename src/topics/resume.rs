@@ -83,6 +83,14 @@ impl Topics {
         self.locate(shared_log, after, bound, &mut deferred)
     }
 
+    /// Returns the last position that a client with an unknown position has in common with this log.
+    ///
+    /// `None`: the position is of another log. A position of this log that is ahead may come from a node that has read more.
+    fn last_shared(&self, order: &Order, position: Position) -> Option<Position> {
+        let is_ahead = self.replica.is_some() && position.era() == order.last.era() && position > order.last;
+        if is_ahead { Some(order.last) } else { order.lost_ranges.before(position) }
+    }
+
     /// Returns where a subscription starts.
     pub(crate) fn cursor_start_at(&self, shared_log: &SharedLog, start: Start) -> CursorStart {
         let mut deferred = Deferred::default();
@@ -101,7 +109,7 @@ impl Topics {
     ) -> Option<Progress> {
         let mut order = self.order(deferred);
         let is_of_this_log =
-            |progress: &Progress| order.has_issued(progress.seen) || order.last_shared_with(progress.seen).is_some();
+            |progress: &Progress| order.has_issued(progress.seen) || self.last_shared(&order, progress.seen).is_some();
         match id.parse::<Progress>().ok().filter(is_of_this_log) {
             Some(issued) => Some(issued.for_names(shared_logs.map(|shared_log| &**shared_log.name()))),
             None => self.find(&mut order, shared_logs, id).map(Progress::from),
@@ -159,7 +167,7 @@ impl Topics {
                 let is_known = order.has_issued(position);
                 let missed = !(is_known && log.covers(position))
                     && shared_log.retention.slow_client_policy != SlowClientPolicy::SkipSilently;
-                let known = if is_known { Some(position) } else { order.last_shared_with(position) };
+                let known = if is_known { Some(position) } else { self.last_shared(order, position) };
                 // The log of a pattern may retain events from before the position although later ones were evicted.
                 (known.map_or(oldest, |position| log.after(position)), missed.then_some(position))
             }
