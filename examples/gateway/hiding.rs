@@ -40,7 +40,7 @@ pub(crate) fn hide(headers: &mut HeaderMap, outside: &Translation) {
     for (name, value) in headers.iter_mut() {
         // Each char stands for a byte, whatever it means.
         let said: String = value.as_bytes().iter().copied().map(char::from).collect();
-        match hidden(name, &said, outside).map(|hidden| hidden.map(from_chars)) {
+        match hidden(name, &said, outside).map(|hidden| hidden.as_deref().map(from_chars)) {
             Ok(None) => {}
             Ok(Some(Some(hidden))) => *value = hidden,
             Ok(Some(None)) | Err(Unnamed) => removed.push(name.clone()),
@@ -72,7 +72,7 @@ fn hidden(name: &HeaderName, said: &str, outside: &Translation) -> Result<Option
     Ok(left(said, outside, is_of_its_own)?.or(then).or(first))
 }
 
-fn from_chars(text: String) -> Option<HeaderValue> {
+fn from_chars(text: &str) -> Option<HeaderValue> {
     let bytes: Option<Vec<u8>> = text.chars().map(|char| u8::try_from(u32::from(char)).ok()).collect();
     HeaderValue::from_bytes(&bytes?).ok()
 }

@@ -22,7 +22,7 @@
 //!   First go those that have waited too long: for a head or for an answer to be taken, more than a second, and for a body, more
 //!   than five seconds. Then goes the kind of which there are most: heads, bodies, or answers that nobody has taken for a quarter
 //!   of a second. So many requests without bodies keep out no client whose head is still under way, and many silent connections
-//!   end no upload. Last go answers that were given just now. Of one kind, an address that has many connections loses one first,
+//!   end no upload. Last go answers that were given just now. Of one kind, the address that has most of them loses one first,
 //!   and of one address, the one that has waited longest. While all connections are being answered, new ones are closed at once.
 //! - **Answers that nobody takes.** A client that takes nothing for the patience, while an answer waits to be taken, is gone. Over
 //!   HTTP/2 it may answer pings meanwhile, never open its window, and ask for more answers: these give it no more time.
@@ -43,7 +43,6 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     error::Error,
-    hash::Hash,
     io::{self, ErrorKind, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
@@ -190,27 +189,28 @@ impl Connections {
 
     /// Closes one that waits for its client: see the top of this file for which. `false`: all are being answered.
     fn make_room(&self) -> bool {
-        let open = lock(&self.open);
-        let waiting: Vec<_> = open.values().filter_map(|it| Some((lock(&it.state).waits()?, it))).collect();
-        let of_address = count_by(open.values().map(|connection| connection.network));
-        let of_kind =
-            count_by(waiting.iter().filter(|(wait, _)| wait.stage() == Stage::InTime).map(|(wait, _)| wait.on));
-        let turn = |(wait, connection): &(Wait, &Arc<Connection>)| {
-            let most_first = Reverse(of_kind.get(&wait.on).copied().unwrap_or_default());
-            let kind = (wait.stage() == Stage::InTime).then_some(most_first);
-            (wait.stage(), kind, wait.on, Reverse(of_address[&connection.network]), wait.since)
+        let (open, now) = (lock(&self.open), Instant::now());
+        let waiting: Vec<_> = open.values().filter_map(|it| Some((lock(&it.state).waits(now)?, it))).collect();
+        let mut of_kind = [0_usize; 3];
+        waiting
+            .iter()
+            .filter(|(wait, _)| wait.stage == Stage::InTime)
+            .for_each(|(wait, _)| of_kind[wait.on as usize] += 1);
+        let kind = |wait: &Wait| {
+            let most_first = (wait.stage == Stage::InTime).then_some(Reverse(of_kind[wait.on as usize]));
+            (wait.stage, most_first, wait.on)
         };
-        let Some((_, first)) = waiting.iter().min_by_key(|one| turn(one)) else { return false };
+        let Some(first) = waiting.iter().map(|(wait, _)| kind(wait)).min() else { return false };
+        let of_kind: Vec<_> = waiting.into_iter().filter(|(wait, _)| kind(wait) == first).collect();
+        let mut of_address = HashMap::new();
+        of_kind.iter().for_each(|(_, connection)| *of_address.entry(connection.network).or_insert(0_usize) += 1);
+        let turn =
+            |(wait, connection): &(Wait, &Arc<Connection>)| (Reverse(of_address[&connection.network]), wait.since);
+        let Some((_, first)) = of_kind.iter().min_by_key(|one| turn(one)) else { return false };
         lock(&first.state).is_evicted = true;
         first.evicted.notify_one();
         true
     }
-}
-
-fn count_by<K: Hash + Eq>(keys: impl Iterator<Item = K>) -> HashMap<K, usize> {
-    let mut counts = HashMap::new();
-    keys.for_each(|key| *counts.entry(key).or_default() += 1);
-    counts
 }
 
 /// One of them.
@@ -225,11 +225,11 @@ struct Connection {
 struct Wait {
     on: WaitsFor,
     since: Instant,
-    now: Instant,
+    stage: Stage,
 }
 
 /// In which order they make room, if they have waited too long.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum WaitsFor {
     Head,
     /// An answer is taken.
@@ -246,14 +246,15 @@ enum Stage {
 }
 
 impl Wait {
-    fn stage(&self) -> Stage {
-        let time = self.now.saturating_duration_since(self.since);
-        let is_too_long = time > if self.on == WaitsFor::Body { BODY_START } else { HEAD_START };
-        match self.on {
+    fn new(on: WaitsFor, since: Instant, now: Instant) -> Self {
+        let time = now.saturating_duration_since(since);
+        let is_too_long = time > if on == WaitsFor::Body { BODY_START } else { HEAD_START };
+        let stage = match on {
             _ if is_too_long => Stage::TooLong,
             WaitsFor::Taking if time < TAKING => Stage::JustAnswered,
             _ => Stage::InTime,
-        }
+        };
+        Self { on, since, stage }
     }
 }
 
@@ -277,7 +278,7 @@ struct State {
 
 impl State {
     /// `None`: it is being answered.
-    fn waits(&self) -> Option<Wait> {
+    fn waits(&self, now: Instant) -> Option<Wait> {
         let (on, since) = match self.untaken_since() {
             _ if self.is_evicted => return None,
             Some(since) => (WaitsFor::Taking, since),
@@ -285,7 +286,7 @@ impl State {
             None if self.requests == 0 => (WaitsFor::Head, self.since),
             None => (WaitsFor::Body, self.since),
         };
-        Some(Wait { on, since, now: Instant::now() })
+        Some(Wait::new(on, since, now))
     }
 
     /// Since when its client takes nothing, while answers wait for that. `None`: it does, or there is none.
