@@ -11,7 +11,6 @@
 #[path = "../tests/backplane_redis/server.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the tests of the engine need more of it")]
 mod redis_server;
-#[allow(dead_code, reason = "it has what all benches need")]
 mod support;
 
 use std::{

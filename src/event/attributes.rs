@@ -1,6 +1,8 @@
 //! The attributes that a backplane carries from node to node.
 
-use std::{any::TypeId, fmt, sync::Arc};
+#[cfg(feature = "json")]
+use std::any::TypeId;
+use std::{fmt, sync::Arc};
 
 use http::Extensions;
 
@@ -11,6 +13,7 @@ pub(crate) struct AttributeTypes(Vec<AttributeType>);
 #[derive(Clone)]
 struct AttributeType {
     name: Arc<str>,
+    #[cfg(feature = "json")]
     type_id: TypeId,
     encode: Arc<EncodeAttribute>,
     decode: Arc<DecodeAttribute>,
@@ -56,7 +59,7 @@ impl AttributeTypes {
                 encoded.push((&*known.name, value));
             }
         }
-        match attributes.len() - encoded.len() {
+        match attributes.len().saturating_sub(encoded.len()) {
             0 => Ok(encoded),
             unknown => Err(format!("{unknown} of {} attributes have a type that is not registered", attributes.len())),
         }

@@ -26,10 +26,13 @@ fn node(server: &Server) -> Registry {
 /// What a reader got: events, and gaps as `None`.
 type Got = Arc<Mutex<Vec<Option<(Position, String)>>>>;
 
+/// What became of each event.
+type Published = Arc<Mutex<Vec<(String, Result<Position, PublishError>)>>>;
+
 struct World {
     nodes: [Registry; 2],
     got: [Got; 2],
-    published: Arc<Mutex<Vec<(String, Result<Position, PublishError>)>>>,
+    published: Published,
     stop: Arc<AtomicBool>,
     publishers: Vec<tokio::task::JoinHandle<()>>,
 }

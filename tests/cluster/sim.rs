@@ -366,14 +366,14 @@ fn run(seed: u64) {
     }
 }
 
-/// `TOWER_SSE_SEED`: this schedule alone. `TOWER_SSE_SCHEDULES`: how many, instead of 1,000.
+/// `TOWER_SSE_SEED`: this schedule alone. `TOWER_SSE_SCHEDULES`: how many, instead of 2,000.
 #[test]
 fn no_schedule_of_faults_loses_repeats_or_reorders_an_event_without_a_word() {
     let setting = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().expect("a number"));
     if let Some(seed) = setting("TOWER_SSE_SEED") {
         return run(seed);
     }
-    let schedules = setting("TOWER_SSE_SCHEDULES").unwrap_or(1000);
+    let schedules = setting("TOWER_SSE_SCHEDULES").unwrap_or(2000);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     let first = now.as_secs() << 20;
     eprintln!("{schedules} schedules from the seed {first} on");
