@@ -29,9 +29,11 @@ pub struct Stats {
     ///
     /// The registry counts it itself; it is not measured by the allocator.
     pub bytes: usize,
-    /// The events that were published.
+    /// The events that were published. With a [backplane](crate::backplane): those of all nodes that this one has read, since it was made
+    /// and when it loaded.
     pub published: u64,
-    /// The events that are on their way to the [backplane](crate::backplane). Without one, it is 0.
+    /// The records that are on their way to the [backplane](crate::backplane): events, ends of topics, and the node's own beat every two
+    /// seconds. Without a backplane, it is 0.
     pub waiting: usize,
     /// The events that were delivered to clients.
     ///

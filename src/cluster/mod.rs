@@ -18,10 +18,13 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, OnceLock, Weak, atomic::Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 pub use self::health::{BackplaneRefused, Health};
 use self::{
@@ -34,7 +37,7 @@ use crate::{
     backplane::{Backplane, Block, Place},
     event::{AttributeTypes, Event, random_bits},
     log::{Outcome, Position, topic_name},
-    sync::{AtomicBool, Mutex, MutexGuard, lock},
+    sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, lock},
     topics::{By, Change, Pending, Production, ProductionId, PublishError, Receipt, Stamp},
 };
 
@@ -85,6 +88,9 @@ pub(crate) struct Cluster {
     to_write: Notify,
     progress: watch::Sender<Progress>,
     is_running: AtomicBool,
+    made: Instant,
+    /// When the log was last read to its end, in milliseconds since this was made.
+    alive_ms: AtomicU64,
     is_over: watch::Sender<bool>,
     /// The registry.
     node: OnceLock<Weak<dyn Replicated>>,
@@ -96,6 +102,8 @@ struct Inner {
     state: State,
     /// Whether a hello of this session is in the outbox or in the log.
     has_said_hello: bool,
+    /// The number of the last beat.
+    beat: Option<u64>,
     /// Where the log was last trimmed.
     trimmed: Place,
     /// The engine's log has fallen behind this place.
@@ -124,6 +132,7 @@ impl Cluster {
                 outbox: Outbox::new(session),
                 state: State::default(),
                 has_said_hello: false,
+                beat: None,
                 trimmed: Place::default(),
                 above: None,
                 producers: HashMap::new(),
@@ -131,6 +140,8 @@ impl Cluster {
             to_write: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
             is_running: AtomicBool::new(false),
+            made: Instant::now(),
+            alive_ms: AtomicU64::new(0),
             is_over: watch::Sender::new(false),
             node: OnceLock::new(),
         }
@@ -220,8 +231,23 @@ impl Cluster {
     }
 
     pub(crate) fn health(&self) -> Health {
-        self.progress.borrow().signs.health()
+        let health = self.progress.borrow().signs.health();
+        let silent = self.made.elapsed().saturating_sub(Duration::from_millis(self.alive_ms.load(Ordering::Relaxed)));
+        if health == Health::Following && silent > Self::STANDSTILL {
+            let since = SystemTime::now().checked_sub(silent).unwrap_or(SystemTime::UNIX_EPOCH);
+            return Health::Away { since, reason: "the runtime that follows the engine stands still".to_owned() };
+        }
+        health
     }
+
+    /// Notes that the task runs.
+    fn is_alive(&self) {
+        let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.alive_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// After how long without a read the task counts as standing still. A read takes about a second if nothing comes.
+    const STANDSTILL: Duration = Duration::from_secs(8);
 
     /// How many records are on their way to the engine.
     pub(crate) fn waiting(&self) -> usize {
@@ -301,7 +327,7 @@ impl Cluster {
         }
         let (Ok(runtime), Some(node)) = (tokio::runtime::Handle::try_current(), self.node.get()) else { return };
         if !self.is_running.swap(true, Ordering::AcqRel) {
-            runtime.spawn(task::run(Arc::clone(self), Weak::clone(node)));
+            runtime.spawn(task::run(task::Running(Arc::clone(self)), Weak::clone(node)));
         }
     }
 

@@ -82,6 +82,11 @@ impl Outbox {
         self.records.len() + self.in_flight.as_ref().map_or(0, |block| block.receipts.len())
     }
 
+    /// Whether the record with this number is not read back yet.
+    pub(crate) fn is_on_its_way(&self, number: u64) -> bool {
+        number >= self.next - self.len() as u64
+    }
+
     /// Adds a record, if there is room. `largest`: how many bytes a record may have.
     pub(crate) fn push(
         &mut self,
@@ -136,6 +141,10 @@ impl Outbox {
         let mut body = BytesMut::with_capacity(Head::LENGTH + bytes);
         head.write(&mut body);
         body.extend_from_slice(&self.waiting.split_to(bytes));
+        if self.waiting.is_empty() {
+            // What a large record took is given back.
+            self.waiting = BytesMut::new();
+        }
         let receipts = self.records.drain(..count).map(|record| record.receipt).collect();
         let key = BlockKey { session: self.session, number };
         let records = u32::try_from(count).unwrap_or(u32::MAX);

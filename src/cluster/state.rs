@@ -17,12 +17,12 @@ const RECORDS: u64 = 1024;
 
 /// How many losses are remembered.
 const LOSSES: usize = 16;
-/// How long a session is remembered that appends nothing, in milliseconds of the engine's time. A node beats every two seconds.
-const FORGET_AFTER_MS: u64 = 3_600_000;
-/// How long a session counts as a node that is there, in milliseconds of the engine's time.
-const GONE_AFTER_MS: u64 = 30_000;
-/// After how many beats of this node a silent session counts as gone: ten seconds.
-const GONE_AFTER_BEATS: u32 = 5;
+/// How many sessions are remembered. If there are more, those that have been silent for longest are forgotten.
+const SESSIONS: usize = 10_000;
+/// After how many beats of this node a silent session counts as gone: thirty seconds.
+///
+/// They are counted when they come back, so while the engine is away nobody grows older, and no clock counts.
+const GONE_AFTER_BEATS: u64 = 15;
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -30,13 +30,12 @@ pub(crate) struct State {
     /// Events were read before the log had an era, so they have positions of the chosen one.
     has_named_events: bool,
     sessions: HashMap<u64, Session>,
-    /// For how many beats of this node a session with producers has been silent.
-    silent_for: HashMap<u64, u32>,
+    /// How many beats of this node have come back.
+    beats: u64,
     /// The last block that was read.
     last: Option<Mark>,
     /// The greatest place that was ever read.
     highest: Place,
-    time_ms: u64,
     is_loaded: bool,
     /// All that is retained has to be read again and compared.
     is_doubtful: bool,
@@ -66,7 +65,8 @@ enum EraStanding {
 struct Session {
     /// The number of the next record.
     next: u64,
-    last_ms: u64,
+    /// The beat of this node at which it was last read.
+    last_beat: u64,
     /// Before this place, the node needs nothing.
     oldest: Place,
 }
@@ -164,7 +164,6 @@ impl State {
         let was_read = stored.place <= self.highest;
         self.last = Some(stored.mark());
         self.highest = self.highest.max(stored.place);
-        self.time_ms = self.time_ms.max(stored.at_ms);
         if stored.block.records == 0 {
             self.has_named_events |= self.era.is_none_or(|known| known.standing == EraStanding::Chosen);
             // It has no number. One at a place that was read before a loss is taken for a duplicate, and clients are told of that loss.
@@ -172,14 +171,14 @@ impl State {
         }
         let BlockKey { session, number } = stored.block.key;
         let end = number.saturating_add(stored.block.records.into());
-        let time_ms = self.time_ms;
+        let last_beat = self.beats;
         let Some(known) = self.sessions.get_mut(&session) else {
             self.forget_silent();
-            self.sessions.insert(session, Session { next: end, last_ms: time_ms, oldest: Place::default() });
+            self.sessions.insert(session, Session { next: end, last_beat, oldest: Place::default() });
             let begins_late = number > 0 && self.is_loaded;
             return if begins_late { Arrival::AfterHole } else { Arrival::Next };
         };
-        known.last_ms = time_ms;
+        known.last_beat = last_beat;
         if number < known.next {
             return Arrival::Duplicate;
         }
@@ -211,8 +210,22 @@ impl State {
     }
 
     fn forget_silent(&mut self) {
-        let time_ms = self.time_ms;
-        self.sessions.retain(|_, session| session.last_ms.saturating_add(FORGET_AFTER_MS) >= time_ms);
+        if self.sessions.len() >= SESSIONS {
+            let mut beats: Vec<u64> = self.sessions.values().map(|session| session.last_beat).collect();
+            let (_, median, _) = beats.select_nth_unstable(SESSIONS / 2);
+            let median = *median;
+            self.sessions.retain(|_, session| session.last_beat > median);
+        }
+    }
+
+    /// A beat of this node has come back.
+    pub(crate) fn tick(&mut self) {
+        self.beats += 1;
+    }
+
+    fn is_gone(&self, session: u64) -> bool {
+        let last_beat = self.sessions.get(&session).map_or(0, |session| session.last_beat);
+        self.beats - last_beat > GONE_AFTER_BEATS
     }
 
     /// Returns the position of a record. `None`: the log has no era yet, or the engine gave a place out of bounds.
@@ -260,30 +273,16 @@ impl State {
         }
     }
 
-    /// Returns the topics whose producers belong to nodes that are gone. This node calls it with each beat.
-    ///
-    /// A node counts as gone after several beats only: the engine's clock may have jumped, and then every node is silent for as long as the
-    /// clock jumped.
-    pub(crate) fn abandoned(&mut self) -> Vec<(String, ProductionId)> {
-        let is_silent = |session: &u64| {
-            let last_ms = self.sessions.get(session).map_or(0, |session| session.last_ms);
-            last_ms.saturating_add(GONE_AFTER_MS) < self.time_ms
-        };
-        let silent: HashSet<u64> = self.carried.producing().map(|(_, id)| id.session).filter(is_silent).collect();
-        self.silent_for.retain(|session, _| silent.contains(session));
-        for session in silent {
-            *self.silent_for.entry(session).or_default() += 1;
-        }
-        let is_gone =
-            |id: ProductionId| self.silent_for.get(&id.session).is_some_and(|beats| *beats >= GONE_AFTER_BEATS);
-        let producing = self.carried.producing().filter(|(_, id)| is_gone(*id));
+    /// Returns the topics whose producers belong to nodes that are gone.
+    pub(crate) fn abandoned(&self) -> Vec<(String, ProductionId)> {
+        let producing = self.carried.producing().filter(|(_, id)| self.is_gone(id.session));
         producing.map(|(topic, id)| (topic.to_owned(), id)).collect()
     }
 
     /// Returns the place before which no node needs the log.
     pub(crate) fn needed_by_all(&self) -> Option<Place> {
-        let is_there = |session: &&Session| session.last_ms.saturating_add(GONE_AFTER_MS) >= self.time_ms;
-        self.sessions.values().filter(is_there).map(|session| session.oldest).min()
+        let there = self.sessions.iter().filter(|(id, _)| !self.is_gone(**id));
+        there.map(|(_, session)| session.oldest).min()
     }
 }
 
@@ -319,6 +318,13 @@ impl Carried {
             self.by_place.remove(&before.at);
         }
         self.by_place.insert(at, topic.to_owned());
+    }
+
+    /// Notes who produces a topic, if nothing is known of it: its begin was trimmed before this node started.
+    pub(crate) fn note_producer(&mut self, topic: &str, at: (Place, usize), producer: ProductionId) {
+        if !self.by_topic.contains_key(topic) {
+            self.note(topic, at, Some(producer));
+        }
     }
 
     pub(crate) fn forget(&mut self, topic: &str) {
@@ -432,29 +438,33 @@ mod tests {
         state.needs(7, at(5));
         state.needs(8, at(9));
         assert_eq!(state.needed_by_all(), Some(at(5)));
-        state.read(&stored(10_001 + GONE_AFTER_MS, 8, 1));
+        (0..=GONE_AFTER_BEATS).for_each(|_| state.tick());
+        state.read(&stored(20_000, 8, 1));
         assert_eq!(state.needed_by_all(), Some(at(9)));
     }
 
     #[test]
-    fn a_clock_that_jumps_makes_no_node_look_gone() {
+    fn a_node_is_gone_when_it_was_silent_for_many_beats_whatever_the_clocks_say() {
         let mut state = after(&[stored(1, 7, 0), stored(2, 8, 0)]);
         state.carried().note("t", (at(1), 0), Some(ProductionId { session: 7, number: 0 }));
         state.read(&stored(1_000_000, 8, 1));
-        assert!((1..GONE_AFTER_BEATS).all(|_| state.abandoned().is_empty()));
+        (0..GONE_AFTER_BEATS).for_each(|_| state.tick());
+        assert!(state.abandoned().is_empty());
+        state.tick();
+        assert_eq!(state.abandoned().len(), 1);
         state.read(&stored(1_000_001, 7, 1));
         assert!(state.abandoned().is_empty());
-        state.read(&stored(1_100_000, 8, 2));
-        let gone: Vec<_> = (0..GONE_AFTER_BEATS).map(|_| state.abandoned().len()).collect();
-        assert_eq!(gone, [0, 0, 0, 0, 1]);
     }
 
     #[test]
-    fn sessions_that_are_silent_for_long_are_forgotten() {
-        let mut state = after(&[stored(1, 7, 0)]);
-        state.read(&stored(2 + FORGET_AFTER_MS, 8, 0));
-        state.read(&stored(3 + FORGET_AFTER_MS, 9, 0));
-        assert_eq!(state.sessions.len(), 2);
+    fn the_sessions_that_are_silent_for_longest_are_forgotten() {
+        let mut state = after(&[]);
+        for session in 0..SESSIONS as u64 + 10 {
+            state.tick();
+            state.read(&stored(session + 1, session, 0));
+        }
+        assert!(state.sessions.len() <= SESSIONS);
+        assert_eq!(state.read(&stored(20_000, SESSIONS as u64, 1)), Arrival::Next);
     }
 
     #[test]

@@ -36,17 +36,17 @@ const SILENCE: Duration = Duration::from_secs(6);
 /// How long one call of the engine may take.
 const CALL: Duration = Duration::from_secs(10);
 
-/// How many topics are said again with one beat.
-const CARRIED_AT_ONCE: usize = 200;
+/// How many topics are looked at with one beat, to be said again or forgotten.
+const CARRIED_AT_ONCE: usize = 10_000;
 
 /// Runs until the registry ends.
-pub(super) async fn run(cluster: Arc<Cluster>, node: Weak<dyn Replicated>) {
-    let _running = Running(&cluster);
+pub(super) async fn run(running: Running, node: Weak<dyn Replicated>) {
+    let cluster = &running.0;
     let mut parts: [Pin<Box<dyn Future<Output = ()> + Send>>; 4] = [
-        Box::pin(follow(&cluster, &node)),
-        Box::pin(write(&cluster)),
-        Box::pin(beat(&cluster, &node)),
-        Box::pin(over(&cluster)),
+        Box::pin(follow(cluster, &node)),
+        Box::pin(write(cluster)),
+        Box::pin(beat(cluster, &node)),
+        Box::pin(over(cluster)),
     ];
     poll_fn(|cx| match parts.iter_mut().any(|part| part.as_mut().poll(cx).is_ready()) {
         true => Poll::Ready(()),
@@ -55,10 +55,10 @@ pub(super) async fn run(cluster: Arc<Cluster>, node: Weak<dyn Replicated>) {
     .await;
 }
 
-/// When its runtime ends, the task may begin again in another one.
-struct Running<'a>(&'a Cluster);
+/// The task's turn. When its runtime ends, even before the task was polled, the task may begin again in another one.
+pub(super) struct Running(pub(super) Arc<Cluster>);
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
         self.0.is_running.store(false, Ordering::Release);
     }
@@ -339,6 +339,7 @@ impl Cluster {
     }
 
     fn has_read_newest(&self) {
+        self.is_alive();
         self.progress.send_modify(|progress| progress.newest_reads += 1);
     }
 
@@ -473,10 +474,6 @@ impl Cluster {
             match self.prepare(node, stored, index, record) {
                 Prepared::Change(topic, prepared) => batch.changes.push(ReadChange { stamp, topic, prepared, receipt }),
                 Prepared::Nothing => receipt.into_iter().for_each(|receipt| receipt.resolve(Ok(position))),
-                Prepared::Lost => {
-                    self.make(node, batch);
-                    node.lose(position);
-                }
                 Prepared::Compare => has_to_compare = true,
             }
         }
@@ -491,17 +488,27 @@ impl Cluster {
         match record {
             Record::Hello | Record::Unknown => Prepared::Nothing,
             Record::Beat { oldest } => {
-                self.lock().state.needs(key.session, oldest);
+                let mut inner = self.lock();
+                inner.state.needs(key.session, oldest);
+                if key.session == inner.outbox.session() {
+                    inner.state.tick();
+                }
                 Prepared::Nothing
             }
             Record::Event { topic, payload, attributes, by, outcome } => match self.event(&payload, &attributes) {
                 Some(event) => {
-                    if outcome.is_some() {
-                        note(&topic, None);
+                    match (outcome, by) {
+                        (Some(_), _) => note(&topic, None),
+                        (None, By::Producer(id)) => {
+                            self.lock().state.carried().note_producer(&topic, (stored.place, index), id);
+                        }
+                        (None, _) => {}
                     }
                     Prepared::Change(topic, Prepare::Event { event: Box::new(event), by, outcome })
                 }
-                None => Prepared::Lost,
+                // An event of another program that no client could get.
+                None if stored.block.records == 0 => Prepared::Nothing,
+                None => Prepared::Change(topic, Prepare::Missing),
             },
             Record::Begin { topic } => {
                 let number = key.number.saturating_add(u64::try_from(index).unwrap_or(u64::MAX));
@@ -567,6 +574,7 @@ impl Cluster {
             .map(|ReadChange { stamp, topic, prepared, .. }| {
                 let (what, at_ms) = match prepared {
                     Prepare::Event { event, by, outcome } => (What::Event { event, by: *by, outcome: *outcome }, None),
+                    Prepare::Missing => (What::Missing, None),
                     Prepare::Begin(production) => (What::Begin(Arc::clone(production)), None),
                     Prepare::End { by, outcome, at_ms } => (What::End { by: *by, outcome: *outcome }, *at_ms),
                 };
@@ -602,8 +610,9 @@ impl Cluster {
             }
         }
         let oldest = inner.state.carried().oldest().map_or(oldest, |carried| carried.min(oldest));
-        // One beat is enough for an engine that is away.
-        if inner.outbox.is_empty() {
+        // One beat on its way is enough, also for an engine that is away.
+        if !inner.beat.is_some_and(|number| inner.outbox.is_on_its_way(number)) {
+            inner.beat = Some(inner.outbox.next_number());
             inner.outbox.push_always(&Record::Beat { oldest }, None);
         }
         let needed = inner.state.needed_by_all().filter(|needed| *needed > inner.trimmed);
@@ -633,16 +642,24 @@ struct ReadChange<'a> {
 
 /// What a record changes in its topic.
 enum Prepare {
-    Event { event: Box<Event>, by: By, outcome: Option<Outcome> },
+    Event {
+        event: Box<Event>,
+        by: By,
+        outcome: Option<Outcome>,
+    },
+    /// An event that this node does not know how to give to clients.
+    Missing,
     Begin(Arc<Production>),
-    End { by: By, outcome: Outcome, at_ms: Option<u64> },
+    End {
+        by: By,
+        outcome: Outcome,
+        at_ms: Option<u64>,
+    },
 }
 
 enum Prepared<'a> {
     Change(Cow<'a, str>, Prepare),
     Nothing,
-    /// This node cannot take the event.
-    Lost,
     /// Everything has to be read and compared again.
     Compare,
 }

@@ -18,8 +18,9 @@ use crate::event::{Quoted, random_bits};
 /// Before the first event of a millisecond is the largest `seq` of the millisecond before it: a registry without events is at
 /// `ms-4294967295-era`.
 ///
-/// Each [`Registry`](crate::Registry) chooses its era at random when it is made. So a position of another registry, of
-/// another process or of the time before a restart never counts as one of this registry, whatever the clocks say.
+/// Each [`Registry`](crate::Registry) without a [backplane](crate::backplane) chooses its era at random when it is made. So a position of another
+/// registry, of another process or of the time before a restart never counts as one of this registry, whatever the clocks say. With a
+/// backplane, the era is that of the engine's log, so all nodes know each other's positions, and those from before a restart.
 ///
 /// Positions of one registry compare in the order of its events. The order of positions of different registries has no
 /// meaning.

@@ -74,7 +74,7 @@ impl Registry {
     /// Waits until everything that the [backplane](RegistryConfig::backplane) retains is loaded.
     ///
     /// Without a backplane it is ready at once. Await it before the server accepts requests: a client that resumes earlier may be told of a
-    /// gap. A request through the layer waits for it up to two seconds.
+    /// gap. A request through the layer waits for it, at most 30 seconds.
     ///
     /// # Errors
     ///
@@ -130,7 +130,8 @@ impl Registry {
     /// # Errors
     ///
     /// [`PublishError`] if the topic name is invalid, if the event is larger than the retention allows, if the event's
-    /// own id may become the id of a later event, or if the topic has ended.
+    /// own id may become the id of a later event, or if the topic has ended. With a [backplane](RegistryConfig::backplane) also
+    /// [`PublishError::Busy`] and [`PublishError::Attribute`].
     pub fn publish(&self, topic: impl AsRef<str>, event: impl Borrow<Event>) -> Result<Receipt, PublishError> {
         let topic = topic.as_ref();
         topic_name::check(topic)?;
@@ -143,7 +144,8 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`ProducerError`] if the topic name is invalid, or if the topic has a producer.
+    /// [`ProducerError`] if the topic name is invalid, if the topic has a producer, or if the outbox to the
+    /// [backplane](RegistryConfig::backplane) is full.
     pub fn start_producer(&self, topic: impl AsRef<str>) -> Result<Producer, ProducerError> {
         topic_name::check(topic.as_ref())?;
         Producer::begin(&self.shared, topic.as_ref(), false)
@@ -155,7 +157,8 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`ProducerError::Topic`] if the topic name is invalid.
+    /// [`ProducerError::Topic`] if the topic name is invalid, [`ProducerError::OutboxFull`] if the outbox to the
+    /// [backplane](RegistryConfig::backplane) is full.
     pub fn replace_producer(&self, topic: impl AsRef<str>) -> Result<Producer, ProducerError> {
         topic_name::check(topic.as_ref())?;
         Producer::begin(&self.shared, topic.as_ref(), true)

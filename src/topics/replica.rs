@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -49,6 +50,8 @@ pub(crate) struct Change<'a> {
 pub(crate) enum What<'a> {
     /// An event, and how the topic ends with it, if it does.
     Event { event: &'a Event, by: By, outcome: Option<Outcome> },
+    /// An event that this node cannot give to clients.
+    Missing,
     /// A producer begins.
     Begin(Arc<Production>),
     /// The topic ends without a last event.
@@ -185,7 +188,10 @@ impl Topics {
         drop(order);
         new.sort_unstable();
         new.dedup();
-        new.into_iter().map(|name| (name, self.settings.topic_retention_of(name))).collect()
+        // A panic of the program must not end the task, which would lose what it has read.
+        let retention = |name: &str| catch_unwind(AssertUnwindSafe(|| self.settings.topic_retention_of(name)));
+        let default = || Retention::of_a_topic(self.settings.total_retention);
+        new.into_iter().map(|name| (name, retention(name).unwrap_or_else(|_| default()))).collect()
     }
 
     fn make_one(
@@ -202,26 +208,33 @@ impl Topics {
                     Ok(draft) => draft,
                     Err(error) => {
                         // The node that published it retains more. Readers here are told that they miss something.
-                        self.lose_in(order, topic, change.stamp.position, to_wake);
+                        self.lose_in_all(order, topic, change.stamp.position, to_wake);
                         return Err(error);
                     }
                 };
-                let production = self.current(topic, *by)?;
+                let production = self.current(order, topic, *by)?;
                 let by = match (by, &production, outcome) {
                     (By::Canceller, ..) => Some(Writer::Canceller),
                     (_, Some(production), Some(outcome)) => Some(Writer::Last(production, *outcome)),
                     (_, Some(production), None) => Some(Writer::Producer(production)),
                     (_, None, _) => None,
                 };
-                let (_, over) = self.append(order, topic, &mut draft, change.stamp, by, to_wake)?;
-                stopped.extend(over);
+                match self.append(order, topic, &mut draft, change.stamp, by, to_wake) {
+                    Ok((_, over)) => stopped.extend(over),
+                    Err(error @ PublishError::TooLarge { .. }) => {
+                        self.lose_in_all(order, topic, change.stamp.position, to_wake);
+                        return Err(error);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
+            What::Missing => self.lose_in_all(order, topic, change.stamp.position, to_wake),
             What::Begin(production) => {
                 order.last = order.last.max(change.stamp.position);
                 stopped.extend(Self::begin(order, topic, &mut lock(&topic.state), production));
             }
             What::End { by, outcome } => {
-                self.current(topic, *by)?;
+                self.current(order, topic, *by)?;
                 let mut state = lock(&topic.state);
                 stopped.extend(self.mark_end(order, topic, &mut state, *outcome, false, change.stamp.at_ms));
                 topic.take_waiters(&mut state, to_wake);
@@ -264,13 +277,22 @@ impl Topics {
 
     /// Returns the topic's current production, if it is the one that is meant. A producer that was replaced or has ended changes nothing any
     /// more, on any node.
-    fn current(&self, topic: &SharedLog, by: By) -> Result<Option<Arc<Production>>, PublishError> {
-        let production = lock(&topic.state).production.clone();
-        match (by, production) {
+    ///
+    /// If nothing is known of the topic's producers, this one has begun before the oldest record that the engine retains.
+    fn current(&self, order: &mut Order, topic: &SharedLog, by: By) -> Result<Option<Arc<Production>>, PublishError> {
+        let mut state = lock(&topic.state);
+        match (by, state.production.clone()) {
             (By::Anyone, _) => Ok(None),
             (By::Canceller, Some(production)) => Ok(Some(production)),
             (By::Producer(id), Some(production)) if production.id == id => Ok(Some(production)),
             (By::Producer(_), Some(_)) => Err(PublishError::Replaced { topic: topic.name().to_string() }),
+            (By::Producer(id), None) if !topic.has_ended() => {
+                let production = Arc::new(Production::new(id));
+                Self::begin(order, topic, &mut state, &production);
+                // Its first events are gone, and a reader that asks for them is told.
+                state.began = Some(Position::default());
+                Ok(Some(production))
+            }
             (By::Producer(_) | By::Canceller, None) => Err(PublishError::Ended { topic: topic.name().to_string() }),
         }
     }
@@ -287,6 +309,13 @@ impl Topics {
         }
         drop(order);
         to_wake.wake();
+    }
+
+    /// Tells the readers of a topic, and of the patterns that match it, that events are missing.
+    fn lose_in_all(&self, order: &mut Order, topic: &SharedLog, before: Position, to_wake: &mut ToWake) {
+        let patterns = lock(&topic.state).patterns.clone();
+        self.lose_in(order, topic, before, to_wake);
+        patterns.iter().for_each(|pattern| self.lose_in(order, pattern, before, to_wake));
     }
 
     fn lose_in(&self, order: &mut Order, log: &SharedLog, before: Position, to_wake: &mut ToWake) {

@@ -269,3 +269,56 @@ async fn what_no_node_retains_is_trimmed() {
     let mut events = reader(&late, Subscription::to("t").from(Start::Oldest));
     assert_eq!(data_of(&mut events).await, "190");
 }
+
+#[test]
+fn a_runtime_that_ends_before_the_log_was_read_leaves_it_to_the_next_one() {
+    let engine = Memory::new();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let registry = runtime().block_on(async { Registry::with_config(config(&engine)) });
+    runtime().block_on(async {
+        timeout(Duration::from_secs(10), registry.ready()).await.unwrap().unwrap();
+        registry.publish("t", Event::data("x")).unwrap().await.unwrap();
+    });
+}
+
+#[tokio::test]
+async fn a_node_that_retains_less_tells_the_readers_of_the_topic_and_its_patterns_and_no_other() {
+    let engine = Memory::new();
+    let large = node(&engine).await;
+    let small = config(&engine).topic_retention(tower_sse::Retention::default().bytes(2000));
+    let small = Registry::with_config(small);
+    small.ready().await.unwrap();
+    let mut of_topic = reader(&small, "a/1");
+    let mut of_pattern = reader(&small, Subscription::matching("a/*"));
+    let mut of_another = reader(&small, "b");
+    large.publish("a/1", Event::data("x".repeat(10_000))).unwrap();
+    large.publish("a/1", Event::data("small")).unwrap();
+    large.publish("b", Event::data("other")).unwrap().await.unwrap();
+    for told in [&mut of_topic, &mut of_pattern] {
+        assert!(next(told).await.is_err());
+        assert_eq!(data_of(told).await, "small");
+    }
+    assert_eq!(data_of(&mut of_another).await, "other");
+}
+
+#[tokio::test]
+async fn an_engine_is_trimmed_while_its_nodes_are_busy() {
+    let engine = Memory::new();
+    let config = config(&engine).total_retention(tower_sse::Retention::default().events(100));
+    let registry = Registry::with_config(config);
+    registry.ready().await.unwrap();
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(7) {
+        registry.publish("t", Event::data("x")).unwrap().await.unwrap();
+    }
+    let published = registry.stats().published;
+    use tower_sse::backplane::Backplane;
+    let blocks = engine.follow(None).await.unwrap().tail.next().await.unwrap().blocks;
+    let oldest = blocks.first().unwrap().place;
+    let newest = registry.position();
+    assert!(
+        newest.ms() - oldest.ms < 5000,
+        "{published} were published, and the log goes back {} ms",
+        newest.ms() - oldest.ms
+    );
+}

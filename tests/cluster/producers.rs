@@ -161,3 +161,67 @@ async fn a_node_that_starts_when_the_end_of_a_topic_is_trimmed_knows_that_it_has
     late.publish("other", Event::data("x")).unwrap().await.unwrap();
     assert_eq!(late.topic_state("ended"), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_when_the_begin_is_trimmed_has_the_same_events_and_the_same_end() {
+    for finishes in [true, false] {
+        let engine = Engine::new(1, Faults::none());
+        let config = || {
+            let retention = tower_sse::Retention::default().events(50);
+            tower_sse::RegistryConfig::default().backplane(engine.handle()).topic_retention(retention)
+        };
+        let registry = Registry::with_config(config());
+        registry.ready().await.unwrap();
+        let producer = registry.start_producer("t").unwrap();
+        for number in 0..200 {
+            producer.publish(Event::data(number.to_string())).unwrap().await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let state = match finishes {
+            true => {
+                producer.finish(Event::data("the end")).unwrap().await.unwrap();
+                TopicState::Ended
+            }
+            false => {
+                producer.publish(Event::data("more")).unwrap().await.unwrap();
+                std::mem::forget(producer);
+                TopicState::Producing
+            }
+        };
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(engine.trims());
+        let late = Registry::with_config(config());
+        late.ready().await.unwrap();
+        assert_eq!(late.topic_state("t"), Some(state));
+        for node in [&registry, &late] {
+            let mut events = reader(node, Subscription::to("t").from(Start::Oldest));
+            assert!(next(&mut events).await.is_err(), "the first events are gone");
+            for number in 151..200 {
+                assert_eq!(data_of(&mut events).await, number.to_string());
+            }
+        }
+    }
+}
+
+/// Nobody is taken for dead while the engine was away.
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_was_away_for_minutes_fails_no_producer() {
+    let engine = Engine::new(1, Faults::none());
+    let nodes =
+        [(); 5].map(|()| Registry::with_config(tower_sse::RegistryConfig::default().backplane(engine.handle())));
+    let mut producers = Vec::new();
+    for (number, node) in nodes.iter().enumerate() {
+        node.ready().await.unwrap();
+        producers.push(node.start_producer(format!("t/{number}")).unwrap());
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for node in 0..5 {
+        engine.cut_off(node);
+    }
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    engine.end_faults();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for producer in producers {
+        producer.publish(Event::data("it goes on")).unwrap().await.unwrap();
+    }
+}
