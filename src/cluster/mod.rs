@@ -1,13 +1,14 @@
 //! What the nodes of one backplane agree on: records, sessions, holes, and what is on its way.
 //!
-//! `record`, `state` and `outbox` are pure: no clock, no lock, no task. `task` reads the engine's log and appends to it, and is the only file
-//! here that waits. This folder knows the engine's trait and the changes that `topics` makes. It must not know clients or the registry: whoever
-//! makes the changes is a [`Replicated`].
+//! `record`, `state` and `outbox` are pure: no clock, no lock, no task. `changes` says what the blocks mean for the registry. `task` reads the
+//! engine's log and appends to it, and is the only file here that waits. This folder knows the engine's trait and the changes that `topics`
+//! makes. It must not know clients or the registry: whoever makes the changes is a [`Replicated`].
 //!
 //! An event that is published becomes a record in the outbox. The task appends it in a block, and every node reads that block, the publisher
 //! too. Only then the event is in the log of a topic. So all nodes have the same events in the same order, and none has an event that the
 //! others will not have.
 
+mod changes;
 mod health;
 mod outbox;
 mod record;

@@ -1,0 +1,320 @@
+//! What blocks that were read mean for the registry: the log is loaded, compared, and its changes are made.
+
+use std::{borrow::Cow, mem::discriminant, sync::Arc};
+
+use http::Extensions;
+
+use super::{
+    Cluster, Replicated, Standing,
+    record::{self, Head, InvalidBody, Record},
+    state::Arrival,
+    task::Stop,
+};
+use crate::{
+    backplane::{FollowError, PlainEvent, Stored},
+    event::{Event, Payload},
+    log::{Era, Outcome, Position},
+    topics::{By, Change, Pending, Production, ProductionId, Stamp, What},
+};
+
+impl Cluster {
+    /// Loads the log for the first time.
+    pub(super) fn load(&self, node: &dyn Replicated, log: &[Stored]) -> Result<(), Stop> {
+        for stored in log {
+            let head = head_of(stored)?;
+            let mut inner = self.lock();
+            head.into_iter().for_each(|head| _ = inner.state.read_head(head));
+        }
+        let begin = {
+            let inner = &mut *self.lock();
+            let era = inner.state.choose_era(Era::random);
+            match log.first() {
+                Some(first) => Position::new(era, first.place.ms, 0).before(),
+                None => Position::new(era, 0, 0),
+            }
+        };
+        node.begin_at(begin);
+        if let Some(stop) = self.take(node, log) {
+            return Err(stop);
+        }
+        node.loaded();
+        let mut inner = self.lock();
+        inner.state.loaded();
+        if !inner.has_said_hello {
+            inner.has_said_hello = true;
+            inner.outbox.push_always(&Record::Hello, None);
+        }
+        drop(inner);
+        let before = self.health();
+        self.progress.send_modify(|progress| progress.signs.is_loaded = true);
+        let now = self.health();
+        if discriminant(&before) != discriminant(&now) {
+            node.health_changed(&before, &now);
+        }
+        self.to_write.notify_one();
+        Ok(())
+    }
+
+    /// Compares the registry with a log in which the last block was not found, or in which something was lost.
+    pub(super) fn compare(&self, node: &dyn Replicated, log: &[Stored]) -> Result<(), Stop> {
+        let mut inner = self.lock();
+        let comparison = inner.state.compare(log);
+        let loss = comparison.loss.filter(|loss| inner.state.add_loss(*loss));
+        let mut lost = None;
+        if let Some(loss) = loss {
+            lost = inner.state.positions(loss);
+            inner.above = Some(inner.above.unwrap_or_default().max(loss.to));
+            inner.outbox.push_always(&Record::Fork(loss), None);
+        }
+        let begins = comparison.begins_later.and_then(|place| inner.state.position(place, 0));
+        drop(inner);
+        node.cut(lost, &|position| comparison.has(position));
+        if let Some(begins) = begins {
+            node.lose(begins.before());
+        }
+        if let Some((_, to)) = lost {
+            node.lose(to);
+            self.to_write.notify_one();
+        }
+        self.take(node, log).map_or(Ok(()), Err)
+    }
+
+    /// Takes blocks that were read: makes the changes that are new, and resolves the receipts of those that are this node's own.
+    pub(super) fn take(&self, node: &dyn Replicated, blocks: &[Stored]) -> Option<Stop> {
+        let mut batch = Batch::default();
+        for stored in blocks {
+            if let Err(stop) = self.take_one(node, stored, &mut batch) {
+                self.make(node, &mut batch);
+                return Some(stop);
+            }
+        }
+        self.make(node, &mut batch);
+        None
+    }
+
+    fn take_one<'a>(&self, node: &dyn Replicated, stored: &'a Stored, batch: &mut Batch<'a>) -> Result<(), Stop> {
+        let records = match records_of(stored) {
+            Ok(records) => records,
+            Err(InvalidBody::Version(version)) => return Err(refused(&InvalidBody::Version(version))),
+            // What it said is lost.
+            Err(InvalidBody::Damaged) => (None, Vec::new()),
+        };
+        let (head, records) = records;
+        let mut inner = self.lock();
+        let arrival = inner.state.read(stored);
+        if arrival == Arrival::Duplicate {
+            return Ok(());
+        }
+        let was_of_another_era = head.is_some_and(|head| inner.state.read_head(head)) && inner.state.is_loaded();
+        let Some(first) = inner.state.position(stored.place, 0) else {
+            return Err(refused(&format!("the place {:?} is out of bounds", stored.place)));
+        };
+        let receipts = inner.outbox.read_back(stored.block.key).unwrap_or_default();
+        drop(inner);
+        if was_of_another_era {
+            // Nothing that is retained can be named in this era.
+            self.make(node, batch);
+            node.cut(None, &|_| false);
+            node.begin_at(first.before());
+            node.lose(first.before());
+            self.lock().state.restart();
+            self.progress.send_modify(|progress| progress.signs.is_loaded = false);
+            return Err(Stop::Compare);
+        }
+        if arrival == Arrival::AfterHole || (head.is_none() && stored.block.records > 0) {
+            self.make(node, batch);
+            node.lose(first.before());
+        }
+        let mut receipts = receipts.into_iter();
+        // The rest of the block is read first: it is not read again.
+        let mut has_to_compare = false;
+        for (index, record) in records.into_iter().enumerate() {
+            let receipt = receipts.next().flatten();
+            let Some(position) = self.lock().state.position(stored.place, index) else { break };
+            let stamp = Stamp { position, at_ms: stored.at_ms };
+            batch.newest = Some(stamp);
+            match self.prepare(node, stored, index, record) {
+                Prepared::Change(topic, prepared) => batch.changes.push(ReadChange { stamp, topic, prepared, receipt }),
+                Prepared::Nothing => receipt.into_iter().for_each(|receipt| receipt.resolve(Ok(position))),
+                Prepared::Compare => has_to_compare = true,
+            }
+        }
+        batch.newest.get_or_insert(Stamp { position: first, at_ms: stored.at_ms });
+        if has_to_compare { Err(Stop::Compare) } else { Ok(()) }
+    }
+
+    /// Says what a record changes.
+    fn prepare<'a>(&self, node: &dyn Replicated, stored: &Stored, index: usize, record: Record<'a>) -> Prepared<'a> {
+        let key = stored.block.key;
+        let note = |topic: &str, producer| self.lock().state.carried().note(topic, (stored.place, index), producer);
+        match record {
+            Record::Hello | Record::Unknown => Prepared::Nothing,
+            Record::Beat { oldest } => {
+                let mut inner = self.lock();
+                inner.state.needs(key.session, oldest);
+                if key.session == inner.outbox.session() {
+                    inner.state.tick();
+                }
+                Prepared::Nothing
+            }
+            Record::Event { topic, payload, attributes, by, outcome } => match self.event(&payload, &attributes) {
+                Some(event) => {
+                    match (outcome, by) {
+                        (Some(_), _) => note(&topic, None),
+                        (None, By::Producer(id)) => {
+                            self.lock().state.carried().note_producer(&topic, (stored.place, index), id);
+                        }
+                        (None, _) => {}
+                    }
+                    Prepared::Change(topic, Prepare::Event { event: Box::new(event), by, outcome })
+                }
+                // An event of another program that no client could get.
+                None if stored.block.records == 0 => Prepared::Nothing,
+                None => Prepared::Change(topic, Prepare::Missing),
+            },
+            Record::Begin { topic } => {
+                let number = key.number.saturating_add(u64::try_from(index).unwrap_or(u64::MAX));
+                let id = ProductionId { session: key.session, number };
+                note(&topic, Some(id));
+                let production = self.production(&topic, id);
+                Prepared::Change(topic, Prepare::Begin(production))
+            }
+            Record::End { topic, by, outcome } => {
+                note(&topic, None);
+                Prepared::Change(topic, Prepare::End { by, outcome, at_ms: None })
+            }
+            Record::Standing { topic, standing } => {
+                let stands = node.standing_of(&topic);
+                let producer = match stands.unwrap_or(standing) {
+                    Standing::Producing(id) => Some(id),
+                    Standing::Ended { .. } => None,
+                };
+                note(&topic, producer);
+                match standing {
+                    _ if stands.is_some() => Prepared::Nothing,
+                    Standing::Producing(id) => {
+                        let production = self.production(&topic, id);
+                        Prepared::Change(topic, Prepare::Begin(production))
+                    }
+                    Standing::Ended { outcome, at_ms } => {
+                        Prepared::Change(topic, Prepare::End { by: By::Anyone, outcome, at_ms: Some(at_ms) })
+                    }
+                }
+            }
+            Record::Fork(loss) => {
+                let mut inner = self.lock();
+                let (is_new, is_loaded) = (inner.state.add_loss(loss), inner.state.is_loaded());
+                let lost = inner.state.positions(loss).filter(|_| is_new);
+                drop(inner);
+                let Some((_, to)) = lost else { return Prepared::Nothing };
+                node.cut(lost, &|_| true);
+                if !is_loaded {
+                    return Prepared::Nothing;
+                }
+                // This node may have what the engine has lost.
+                node.lose(to);
+                Prepared::Compare
+            }
+        }
+    }
+
+    /// Makes the event of a record. `None`: this node does not know what the event is, so it must not give it to anyone.
+    fn event(&self, payload: &Payload<'_>, attributes: &[(Cow<'_, str>, Cow<'_, [u8]>)]) -> Option<Event> {
+        let mut extensions = Extensions::new();
+        for (name, value) in attributes {
+            self.attributes.decode(name, value, &mut extensions).ok()?;
+        }
+        let event = Event::from_payload(payload).ok()?;
+        Some(if attributes.is_empty() { event } else { event.with_attributes(extensions) })
+    }
+
+    fn make(&self, node: &dyn Replicated, batch: &mut Batch<'_>) {
+        let Some(newest) = batch.newest.take() else { return };
+        let prepared = std::mem::take(&mut batch.changes);
+        let changes: Vec<Change<'_>> = prepared
+            .iter()
+            .map(|ReadChange { stamp, topic, prepared, .. }| {
+                let (what, at_ms) = match prepared {
+                    Prepare::Event { event, by, outcome } => (What::Event { event, by: *by, outcome: *outcome }, None),
+                    Prepare::Missing => (What::Missing, None),
+                    Prepare::Begin(production) => (What::Begin(Arc::clone(production)), None),
+                    Prepare::End { by, outcome, at_ms } => (What::End { by: *by, outcome: *outcome }, *at_ms),
+                };
+                Change { stamp: Stamp { at_ms: at_ms.unwrap_or(stamp.at_ms), ..*stamp }, topic, what }
+            })
+            .collect();
+        let made = node.make(&changes, newest);
+        for (ReadChange { stamp, receipt, .. }, made) in prepared.iter().zip(made) {
+            receipt.iter().for_each(|receipt| receipt.resolve(made.clone().map(|()| stamp.position)));
+        }
+        self.progress.send_modify(|progress| progress.last = newest.position);
+        self.to_write.notify_one();
+    }
+}
+
+/// What was read and is not made yet.
+#[derive(Default)]
+struct Batch<'a> {
+    changes: Vec<ReadChange<'a>>,
+    newest: Option<Stamp>,
+}
+
+/// A change that was read.
+struct ReadChange<'a> {
+    stamp: Stamp,
+    topic: Cow<'a, str>,
+    prepared: Prepare,
+    receipt: Option<Arc<Pending>>,
+}
+
+/// What a record changes in its topic.
+enum Prepare {
+    Event {
+        event: Box<Event>,
+        by: By,
+        outcome: Option<Outcome>,
+    },
+    /// An event that this node does not know how to give to clients.
+    Missing,
+    Begin(Arc<Production>),
+    End {
+        by: By,
+        outcome: Outcome,
+        at_ms: Option<u64>,
+    },
+}
+
+enum Prepared<'a> {
+    Change(Cow<'a, str>, Prepare),
+    Nothing,
+    /// Everything has to be read and compared again.
+    Compare,
+}
+
+/// Returns the head of a block and its records. A block that no registry has appended has no head, and one event.
+fn records_of(stored: &Stored) -> Result<(Option<Head>, Vec<Record<'_>>), InvalidBody> {
+    if stored.block.records > 0 {
+        return record::read(&stored.block.body).map(|(head, records)| (Some(head), records));
+    }
+    let event = stored.block.plain_event().filter(|event| Cluster::is_valid(&event.topic));
+    let records = event.map(|PlainEvent { topic, event_type, data }| Record::Event {
+        topic: topic.into(),
+        payload: Payload { event_type: event_type.map(Into::into), data: Some(data.into()), ..Payload::default() },
+        attributes: Vec::new(),
+        by: By::Anyone,
+        outcome: None,
+    });
+    Ok((None, records.into_iter().collect()))
+}
+
+fn refused(why: &dyn std::fmt::Display) -> Stop {
+    Stop::Failed(FollowError::Refused(why.to_string().into()))
+}
+
+fn head_of(stored: &Stored) -> Result<Option<Head>, Stop> {
+    match records_of(stored) {
+        Ok((head, _)) => Ok(head),
+        Err(InvalidBody::Damaged) => Ok(None),
+        Err(error) => Err(refused(&error)),
+    }
+}
