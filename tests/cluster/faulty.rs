@@ -85,7 +85,12 @@ impl Faults {
     /// Whether a loss is known only a little later: blocks disappear that a node is about to read, and it learns of that when their sender
     /// goes on; or a place is used again before a node has said that the log fell back.
     pub(crate) fn loses_unread(&self) -> bool {
-        self.hole + self.delete > 0 || self.rollback > 0 && self.reuses_places
+        self.hole + self.delete > 0 || self.uses_places_again()
+    }
+
+    /// Whether the log falls back, and later blocks get the places of those that were lost.
+    pub(crate) fn uses_places_again(&self) -> bool {
+        self.rollback > 0 && self.reuses_places
     }
 
     pub(crate) fn loses(&self) -> bool {

@@ -163,6 +163,7 @@ async fn schedule(seed: u64) {
     let mut random = Random(seed);
     let faults = Faults::random(&mut random);
     let (has_losses, loses_unread) = (faults.loses(), faults.loses_unread());
+    let uses_places_again = faults.uses_places_again();
     let engine = Engine::new(seed, faults);
     let world = Arc::new(World { engine: engine.clone(), nodes: Mutex::default(), outcomes: Mutex::default(), seed });
     for _ in 0..NODES {
@@ -241,7 +242,9 @@ async fn schedule(seed: u64) {
         assert!(more.is_empty(), "seed {seed}: node {at} has what the engine does not have: {more:?}");
         let same: Vec<_> = log.iter().filter(|it| other.contains(it)).collect();
         let known: Vec<_> = other.iter().filter(|it| log.contains(it)).collect();
-        assert_eq!(same, known, "seed {seed}: node {at} has another order");
+        // If the log falls back and uses the same places again, a late copy of a block that a node knows may stand at its old place, behind
+        // blocks that the node reads later.
+        assert!(same == known || uses_places_again, "seed {seed}: node {at} has another order: {same:?} {known:?}");
         let lacks: Vec<_> = log.iter().filter(|it| !other.contains(it)).collect();
         assert!(lacks.is_empty() || engine.trims() || has_losses, "seed {seed}: node {at} lacks events: {lacks:?}");
     }

@@ -1023,7 +1023,7 @@ mod nested_layers {
         let (outer_own, inner_own) = (Limit::streams(1), Limit::streams(0));
         let outer = limited(&outer_own).refused_response(RefusedResponse::reconnect());
         let inner =
-            limited(&inner_own).refused_response(RefusedResponse::with(|_, _| Response::new("the inner one's")));
+            limited(&inner_own).refused_response(RefusedResponse::with(|_, _| Response::new("the inner layer's body")));
         for request in [asking, plain] {
             let response = ask(&outer.layer(inner.layer(Handler::default())), request("/stream"));
             assert_full(&response, 0);
