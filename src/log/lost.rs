@@ -15,7 +15,9 @@ pub(super) struct Lost {
     pub(super) ends: Newest,
     pub(super) reconnect_delay: Duration,
     /// The losses in the middle of what is retained: with each, the count of evictions and the number in whose place events are missing.
-    holes: VecDeque<(u64, u64)>,
+    ///
+    /// Boxed, because few logs have one.
+    holes: Option<Box<VecDeque<(u64, u64)>>>,
 }
 
 impl Lost {
@@ -23,16 +25,18 @@ impl Lost {
     pub(super) fn add_hole(&mut self, number: u64) {
         self.count += 1;
         self.newest.push(self.count, number);
-        self.holes.push_back((self.count, number));
-        if self.holes.len() > Newest::MOST {
-            self.holes.pop_front();
+        let holes = self.holes.get_or_insert_default();
+        holes.push_back((self.count, number));
+        if holes.len() > Newest::MOST {
+            holes.pop_front();
         }
     }
 
     /// Returns the count of evictions that a reader knows of which begins at a number: all but the holes that it comes to.
     pub(super) fn known_from(&self, number: u64) -> u64 {
-        let ahead = self.holes.partition_point(|(_, hole)| *hole < number);
-        self.holes.get(ahead).map_or(self.count, |(count, _)| count - 1)
+        let Some(holes) = &self.holes else { return self.count };
+        let ahead = holes.partition_point(|(_, hole)| *hole < number);
+        holes.get(ahead).map_or(self.count, |(count, _)| count - 1)
     }
 }
 

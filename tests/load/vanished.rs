@@ -314,7 +314,7 @@ impl Peer {
             return Self::open_http_2(address, path, 0xffff).await;
         }
         let mut peer = Self(TcpStream::connect(address).await.unwrap());
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x.test\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: server.test\r\n\r\n");
         peer.0.write_all(request.as_bytes()).await.unwrap();
         peer.read_head().await;
         peer
