@@ -8,7 +8,7 @@ use crate::{
     event::Event,
     log::Outcome,
     sync::lock,
-    topics::{By, Deferred, Production, ProductionId, PublishError, Topics, Writer},
+    topics::{By, Deferred, Production, ProductionId, PublishError, Receipt, Topics, Writer},
 };
 
 /// Why a producer does not begin.
@@ -108,7 +108,7 @@ impl Shared {
         event: &Event,
         production: &Arc<Production>,
         outcome: Outcome,
-    ) -> Result<crate::topics::Receipt, PublishError> {
+    ) -> Result<Receipt, PublishError> {
         let receipt = self.publish(name, event, Some(Writer::Last(production, outcome)))?;
         production.end();
         Ok(receipt)

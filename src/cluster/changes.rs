@@ -1,6 +1,6 @@
 //! What blocks that were read mean for the registry: the log is loaded, compared, and its changes are made.
 
-use std::{borrow::Cow, mem::discriminant, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use http::Extensions;
 
@@ -13,8 +13,8 @@ use super::{
 use crate::{
     backplane::{FollowError, PlainEvent, Stored},
     event::{Event, Payload},
-    log::{Era, Outcome, Position},
-    topics::{By, Change, Pending, Production, ProductionId, Stamp, What},
+    log::{Era, Position},
+    topics::{By, Change, Pending, ProductionId, Stamp, What},
 };
 
 impl Cluster {
@@ -45,12 +45,7 @@ impl Cluster {
             inner.outbox.push_always(&Record::Hello, None);
         }
         drop(inner);
-        let before = self.health();
-        self.progress.send_modify(|progress| progress.signs.is_loaded = true);
-        let now = self.health();
-        if discriminant(&before) != discriminant(&now) {
-            node.health_changed(&before, &now);
-        }
+        self.change_signs(|signs| !std::mem::replace(&mut signs.is_loaded, true));
         self.to_write.notify_one();
         Ok(())
     }
@@ -134,7 +129,10 @@ impl Cluster {
             let stamp = Stamp { position, at_ms: stored.at_ms };
             batch.newest = Some(stamp);
             match self.prepare(node, stored, index, record) {
-                Prepared::Change(topic, prepared) => batch.changes.push(ReadChange { stamp, topic, prepared, receipt }),
+                Prepared::Change(topic, what) => {
+                    batch.changes.push(Change { stamp, topic, what });
+                    batch.receipts.push(receipt);
+                }
                 Prepared::Nothing => receipt.into_iter().for_each(|receipt| receipt.resolve(Ok(position))),
                 Prepared::Compare => has_to_compare = true,
             }
@@ -166,22 +164,22 @@ impl Cluster {
                         }
                         (None, _) => {}
                     }
-                    Prepared::Change(topic, Prepare::Event { event: Box::new(event), by, outcome })
+                    Prepared::Change(topic, What::Event { event: Box::new(event), by, outcome })
                 }
                 // An event of another program that no client could get.
                 None if stored.block.records == 0 => Prepared::Nothing,
-                None => Prepared::Change(topic, Prepare::Missing),
+                None => Prepared::Change(topic, What::Missing),
             },
             Record::Begin { topic } => {
                 let number = key.number.saturating_add(u64::try_from(index).unwrap_or(u64::MAX));
                 let id = ProductionId { session: key.session, number };
                 note(&topic, Some(id));
                 let production = self.production(&topic, id);
-                Prepared::Change(topic, Prepare::Begin(production))
+                Prepared::Change(topic, What::Begin(production))
             }
             Record::End { topic, by, outcome } => {
                 note(&topic, None);
-                Prepared::Change(topic, Prepare::End { by, outcome, at_ms: None })
+                Prepared::Change(topic, What::End { by, outcome, at_ms: None })
             }
             Record::Standing { topic, standing } => {
                 let stands = node.standing_of(&topic);
@@ -194,10 +192,10 @@ impl Cluster {
                     _ if stands.is_some() => Prepared::Nothing,
                     Standing::Producing(id) => {
                         let production = self.production(&topic, id);
-                        Prepared::Change(topic, Prepare::Begin(production))
+                        Prepared::Change(topic, What::Begin(production))
                     }
                     Standing::Ended { outcome, at_ms } => {
-                        Prepared::Change(topic, Prepare::End { by: By::Anyone, outcome, at_ms: Some(at_ms) })
+                        Prepared::Change(topic, What::End { by: By::Anyone, outcome, at_ms: Some(at_ms) })
                     }
                 }
             }
@@ -230,22 +228,10 @@ impl Cluster {
 
     fn make(&self, node: &dyn Replicated, batch: &mut Batch<'_>) {
         let Some(newest) = batch.newest.take() else { return };
-        let prepared = std::mem::take(&mut batch.changes);
-        let changes: Vec<Change<'_>> = prepared
-            .iter()
-            .map(|ReadChange { stamp, topic, prepared, .. }| {
-                let (what, at_ms) = match prepared {
-                    Prepare::Event { event, by, outcome } => (What::Event { event, by: *by, outcome: *outcome }, None),
-                    Prepare::Missing => (What::Missing, None),
-                    Prepare::Begin(production) => (What::Begin(Arc::clone(production)), None),
-                    Prepare::End { by, outcome, at_ms } => (What::End { by: *by, outcome: *outcome }, *at_ms),
-                };
-                Change { stamp: Stamp { at_ms: at_ms.unwrap_or(stamp.at_ms), ..*stamp }, topic, what }
-            })
-            .collect();
+        let (changes, receipts) = (std::mem::take(&mut batch.changes), std::mem::take(&mut batch.receipts));
         let made = node.make(&changes, newest);
-        for (ReadChange { stamp, receipt, .. }, made) in prepared.iter().zip(made) {
-            receipt.iter().for_each(|receipt| receipt.resolve(made.clone().map(|()| stamp.position)));
+        for ((change, receipt), made) in changes.iter().zip(receipts).zip(made) {
+            receipt.iter().for_each(|receipt| receipt.resolve(made.clone().map(|()| change.stamp.position)));
         }
         self.progress.send_modify(|progress| progress.last = newest.position);
         self.to_write.notify_one();
@@ -255,37 +241,14 @@ impl Cluster {
 /// What was read and is not made yet.
 #[derive(Default)]
 struct Batch<'a> {
-    changes: Vec<ReadChange<'a>>,
+    changes: Vec<Change<'a>>,
+    /// The receipt of each change, if it is this node's own and somebody may wait for it.
+    receipts: Vec<Option<Arc<Pending>>>,
     newest: Option<Stamp>,
 }
 
-/// A change that was read.
-struct ReadChange<'a> {
-    stamp: Stamp,
-    topic: Cow<'a, str>,
-    prepared: Prepare,
-    receipt: Option<Arc<Pending>>,
-}
-
-/// What a record changes in its topic.
-enum Prepare {
-    Event {
-        event: Box<Event>,
-        by: By,
-        outcome: Option<Outcome>,
-    },
-    /// An event that this node does not know how to give to clients.
-    Missing,
-    Begin(Arc<Production>),
-    End {
-        by: By,
-        outcome: Outcome,
-        at_ms: Option<u64>,
-    },
-}
-
 enum Prepared<'a> {
-    Change(Cow<'a, str>, Prepare),
+    Change(Cow<'a, str>, What),
     Nothing,
     /// Everything has to be read and compared again.
     Compare,

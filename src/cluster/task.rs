@@ -296,19 +296,28 @@ impl Cluster {
     }
 
     fn sign(&self, of: impl Fn(&mut Signs) -> &mut Option<Trouble>, trouble: Option<Trouble>) {
-        let mut change = None;
+        self.change_signs(|signs| {
+            let sign = of(signs);
+            match trouble {
+                None => sign.take().is_some(),
+                Some(trouble) => {
+                    Signs::set(sign, trouble);
+                    true
+                }
+            }
+        });
+    }
+
+    /// Changes the signs, and tells the registry if its health is of another kind then. `change` returns whether it has changed anything.
+    pub(super) fn change_signs(&self, change: impl FnOnce(&mut Signs) -> bool) {
+        let mut changed = None;
         self.progress.send_if_modified(|progress| {
             let before = progress.signs.health();
-            let sign = of(&mut progress.signs);
-            match trouble {
-                None if sign.is_none() => return false,
-                None => *sign = None,
-                Some(trouble) => Signs::set(sign, trouble),
-            }
-            change = Some((before, progress.signs.health()));
-            true
+            let is_changed = change(&mut progress.signs);
+            changed = is_changed.then(|| (before, progress.signs.health()));
+            is_changed
         });
-        let Some((before, now)) = change.filter(|(before, now)| discriminant(before) != discriminant(now)) else {
+        let Some((before, now)) = changed.filter(|(before, now)| discriminant(before) != discriminant(now)) else {
             return;
         };
         // No lock is held any more.

@@ -4,6 +4,7 @@
 //! engine's log, and every node makes the same changes.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
@@ -42,20 +43,20 @@ impl Replica {
 #[derive(Debug)]
 pub(crate) struct Change<'a> {
     pub(crate) stamp: Stamp,
-    pub(crate) topic: &'a str,
-    pub(crate) what: What<'a>,
+    pub(crate) topic: Cow<'a, str>,
+    pub(crate) what: What,
 }
 
 #[derive(Debug)]
-pub(crate) enum What<'a> {
+pub(crate) enum What {
     /// An event, and how the topic ends with it, if it does.
-    Event { event: &'a Event, by: By, outcome: Option<Outcome> },
+    Event { event: Box<Event>, by: By, outcome: Option<Outcome> },
     /// An event that this node cannot give to clients.
     Missing,
     /// A producer begins.
     Begin(Arc<Production>),
-    /// The topic ends without a last event.
-    End { by: By, outcome: Outcome },
+    /// The topic ends without a last event. `at_ms`: when it ended, if that was before.
+    End { by: By, outcome: Outcome, at_ms: Option<u64> },
 }
 
 /// Who changes a topic.
@@ -147,11 +148,11 @@ impl Topics {
             let mut deferred = Deferred::default();
             let mut order = self.order(&mut deferred);
             for change in rest {
-                let topic = match (order.topic(change.topic), retentions.get(change.topic)) {
+                let topic = match (order.topic(&change.topic), retentions.get(&*change.topic)) {
                     (Some(topic), _) => Some(topic),
                     // Only the node that has the client has its topic.
-                    (None, _) if !topic_name::is_public(change.topic) => None,
-                    (None, Some(retention)) => Some(Self::create(&mut order, change.topic, *retention)),
+                    (None, _) if !topic_name::is_public(&change.topic) => None,
+                    (None, Some(retention)) => Some(Self::create(&mut order, &change.topic, *retention)),
                     // It was forgotten a moment ago.
                     (None, None) => break,
                 };
@@ -180,10 +181,10 @@ impl Topics {
     }
 
     /// Returns the retention of each topic that does not exist. The settings may ask the program, so no lock may be held.
-    fn retentions_of_new<'a>(&self, changes: &[Change<'a>]) -> HashMap<&'a str, Retention> {
+    fn retentions_of_new<'a>(&self, changes: &'a [Change<'_>]) -> HashMap<&'a str, Retention> {
         let mut deferred = Deferred::default();
         let order = self.order(&mut deferred);
-        let mut new: Vec<&str> = changes.iter().map(|change| change.topic).collect();
+        let mut new: Vec<&str> = changes.iter().map(|change| &*change.topic).collect();
         new.retain(|name| topic_name::is_public(name) && order.topic(name).is_none());
         drop(order);
         new.sort_unstable();
@@ -233,10 +234,17 @@ impl Topics {
                 order.last = order.last.max(change.stamp.position);
                 stopped.extend(Self::begin(order, topic, &mut lock(&topic.state), production));
             }
-            What::End { by, outcome } => {
+            What::End { by, outcome, at_ms } => {
                 self.current(order, topic, *by)?;
                 let mut state = lock(&topic.state);
-                stopped.extend(self.mark_end(order, topic, &mut state, *outcome, false, change.stamp.at_ms));
+                stopped.extend(self.mark_end(
+                    order,
+                    topic,
+                    &mut state,
+                    *outcome,
+                    false,
+                    at_ms.unwrap_or(change.stamp.at_ms),
+                ));
                 topic.take_waiters(&mut state, to_wake);
             }
         }
