@@ -14,18 +14,20 @@ pub(super) struct Lost {
     /// As `newest`, for events whose policy disconnects slow clients.
     pub(super) ends: Newest,
     pub(super) reconnect_delay: Duration,
-    /// The losses in the middle of what is retained: with each, the count of evictions and the number in whose place events are missing.
-    ///
-    /// Boxed, because few logs have one.
-    holes: Option<Box<VecDeque<(u64, u64)>>>,
+    /// The losses in the middle of what is retained. Boxed, because few logs have one.
+    holes: Option<Box<Holes>>,
 }
+
+/// With each loss, the count of evictions and the number in whose place events are missing.
+#[derive(Debug, Default)]
+struct Holes(VecDeque<(u64, u64)>);
 
 impl Lost {
     /// Counts events that never came here, in the place of this number.
     pub(super) fn add_hole(&mut self, number: u64) {
         self.count += 1;
         self.newest.push(self.count, number);
-        let holes = self.holes.get_or_insert_default();
+        let Holes(holes) = &mut **self.holes.get_or_insert_default();
         holes.push_back((self.count, number));
         if holes.len() > Newest::MOST {
             holes.pop_front();
@@ -34,7 +36,7 @@ impl Lost {
 
     /// Returns the count of evictions that a reader knows of which begins at a number: all but the holes that it comes to.
     pub(super) fn known_from(&self, number: u64) -> u64 {
-        let Some(holes) = &self.holes else { return self.count };
+        let Some(Holes(holes)) = self.holes.as_deref() else { return self.count };
         let ahead = holes.partition_point(|(_, hole)| *hole < number);
         holes.get(ahead).map_or(self.count, |(count, _)| count - 1)
     }
