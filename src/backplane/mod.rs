@@ -106,6 +106,15 @@ pub trait Backplane: fmt::Debug + Send + Sync + 'static {
         64 << 20
     }
 
+    /// Returns how many bytes the log may have beyond twice the memory of the retained events.
+    ///
+    /// If it has more, an old event holds it. The registry then says that event again at the end of the log, and lets the engine trim the rest.
+    ///
+    /// Default: 8 MiB.
+    fn slack(&self) -> usize {
+        8 << 20
+    }
+
     /// Says that no node needs the blocks before this place any more.
     ///
     /// The engine may remove them now, with the next append, or never. Default: it does nothing.

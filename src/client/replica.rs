@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use super::{shared::Shared, state::Client};
+use super::{draining::DrainFarewell, shared::Shared, state::Client};
 use crate::{
     cluster::{Health, Replicated, Standing},
     event::Event,
@@ -40,6 +40,14 @@ impl Shared {
                 let _ = client.subscribe_to_own();
             }
         }
+    }
+}
+
+impl Shared {
+    /// Begins to drain: new streams are refused, and requests that wait for the log go on to be refused.
+    pub(crate) fn begin_drain(&self, last_words: &DrainFarewell) {
+        self.draining.begin(last_words);
+        self.cluster.iter().for_each(|cluster| cluster.stop_waiting());
     }
 }
 
@@ -88,6 +96,14 @@ impl Replicated for Shared {
 
     fn oldest(&self) -> Option<Position> {
         self.topics.oldest()
+    }
+
+    fn floors_of(&self, events: &[(&str, Position)]) -> Vec<Option<Position>> {
+        self.topics.floors_of(events)
+    }
+
+    fn retained_bytes(&self) -> usize {
+        self.topics.retained_bytes()
     }
 
     fn standing_of(&self, name: &str) -> Option<Standing> {

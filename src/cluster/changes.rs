@@ -6,12 +6,13 @@ use http::Extensions;
 
 use super::{
     Cluster, Replicated, Standing,
-    record::{self, Head, InvalidBody, Record},
+    record::{self, Attributes, Head, InvalidBody, Record},
+    repeating::Repeats,
     state::Arrival,
     task::Stop,
 };
 use crate::{
-    backplane::{FollowError, PlainEvent, Stored},
+    backplane::{FollowError, Place, PlainEvent, Stored},
     event::{Event, Payload},
     log::{Era, Position},
     topics::{By, Change, Pending, ProductionId, Stamp, What},
@@ -20,10 +21,13 @@ use crate::{
 impl Cluster {
     /// Loads the log for the first time.
     pub(super) fn load(&self, node: &dyn Replicated, log: &[Stored]) -> Result<(), Stop> {
+        let mut repeats = Repeats::default();
         for stored in log {
-            let head = head_of(stored)?;
+            let (head, records) = readable(stored)?;
             let mut inner = self.lock();
             head.into_iter().for_each(|head| _ = inner.state.read_head(head));
+            drop(inner);
+            repeats.add(records);
         }
         let begin = {
             let inner = &mut *self.lock();
@@ -34,11 +38,15 @@ impl Cluster {
             }
         };
         node.begin_at(begin);
+        let first = log.first().map(|stored| stored.place).unwrap_or_default();
+        self.take_repeats(node, repeats, Place::default(), first, Stamp { position: begin, at_ms: 0 });
         if let Some(stop) = self.take(node, log) {
             return Err(stop);
         }
         node.loaded();
         let mut inner = self.lock();
+        // Nothing before the log is in it.
+        inner.state.note_repeated(first);
         inner.state.loaded();
         if !inner.has_said_hello {
             inner.has_said_hello = true;
@@ -61,10 +69,17 @@ impl Cluster {
             inner.above = Some(inner.above.unwrap_or_default().max(loss.to));
             inner.outbox.push_always(&Record::Fork(loss), None);
         }
-        let begins = comparison.begins_later.and_then(|place| inner.state.position(place, 0));
+        let begins =
+            comparison.begins_later.and_then(|place| inner.state.position(place, 0).map(|position| (place, position)));
+        let highest = inner.state.highest();
         drop(inner);
         node.cut(lost, &|position| comparison.has(position));
-        if let Some(begins) = begins {
+        if let Some((first, begins)) = begins {
+            let mut repeats = Repeats::default();
+            for stored in log {
+                repeats.add(readable(stored)?.1);
+            }
+            self.take_repeats(node, repeats, highest, first, Stamp { position: begins.before(), at_ms: 0 });
             node.lose(begins.before());
         }
         if let Some((_, to)) = lost {
@@ -88,14 +103,11 @@ impl Cluster {
     }
 
     fn take_one<'a>(&self, node: &dyn Replicated, stored: &'a Stored, batch: &mut Batch<'a>) -> Result<(), Stop> {
-        let records = match records_of(stored) {
-            Ok(records) => records,
-            Err(InvalidBody::Version(version)) => return Err(refused(&InvalidBody::Version(version))),
-            // What it said is lost.
-            Err(InvalidBody::Damaged) => (None, Vec::new()),
-        };
-        let (head, records) = records;
+        let (head, records) = readable(stored)?;
         let mut inner = self.lock();
+        if inner.outbox.is_foreign(&stored.block) {
+            return Err(refused(&"another process appends with this node's session: was it copied while it ran?"));
+        }
         let arrival = inner.state.read(stored);
         if arrival == Arrival::Duplicate {
             return Ok(());
@@ -155,6 +167,11 @@ impl Cluster {
                 }
                 Prepared::Nothing
             }
+            Record::Repeat(_) => Prepared::Nothing,
+            Record::RepeatedBefore { place } => {
+                self.lock().state.note_repeated(place);
+                Prepared::Nothing
+            }
             Record::Event { topic, payload, attributes, by, outcome } => match self.event(&payload, &attributes) {
                 Some(event) => {
                     match (outcome, by) {
@@ -164,7 +181,7 @@ impl Cluster {
                         }
                         (None, _) => {}
                     }
-                    Prepared::Change(topic, What::Event { event: Box::new(event), by, outcome })
+                    Prepared::Change(topic, What::Event { event: Box::new(event), by, outcome, floor: None })
                 }
                 // An event of another program that no client could get.
                 None if stored.block.records == 0 => Prepared::Nothing,
@@ -192,7 +209,7 @@ impl Cluster {
                     _ if stands.is_some() => Prepared::Nothing,
                     Standing::Producing(id) => {
                         let production = self.production(&topic, id);
-                        Prepared::Change(topic, What::Begin(production))
+                        Prepared::Change(topic, What::Produces(production))
                     }
                     Standing::Ended { outcome, at_ms } => {
                         Prepared::Change(topic, What::End { by: By::Anyone, outcome, at_ms: Some(at_ms) })
@@ -217,7 +234,7 @@ impl Cluster {
     }
 
     /// Makes the event of a record. `None`: this node does not know what the event is, so it must not give it to anyone.
-    fn event(&self, payload: &Payload<'_>, attributes: &[(Cow<'_, str>, Cow<'_, [u8]>)]) -> Option<Event> {
+    pub(super) fn event(&self, payload: &Payload<'_>, attributes: &Attributes<'_>) -> Option<Event> {
         let mut extensions = Extensions::new();
         for (name, value) in attributes {
             self.attributes.decode(name, value, &mut extensions).ok()?;
@@ -255,7 +272,7 @@ enum Prepared<'a> {
 }
 
 /// Returns the head of a block and its records. A block that no registry has appended has no head, and one event.
-fn records_of(stored: &Stored) -> Result<(Option<Head>, Vec<Record<'_>>), InvalidBody> {
+pub(super) fn records_of(stored: &Stored) -> Result<(Option<Head>, Vec<Record<'_>>), InvalidBody> {
     if stored.block.records > 0 {
         return record::read(&stored.block.body).map(|(head, records)| (Some(head), records));
     }
@@ -274,10 +291,11 @@ fn refused(why: &dyn std::fmt::Display) -> Stop {
     Stop::Failed(FollowError::Refused(why.to_string().into()))
 }
 
-fn head_of(stored: &Stored) -> Result<Option<Head>, Stop> {
+/// As [`records_of`], but a block that is damaged has no head and no records: what it said is lost.
+pub(super) fn readable(stored: &Stored) -> Result<(Option<Head>, Vec<Record<'_>>), Stop> {
     match records_of(stored) {
-        Ok((head, _)) => Ok(head),
-        Err(InvalidBody::Damaged) => Ok(None),
+        Ok(readable) => Ok(readable),
+        Err(InvalidBody::Damaged) => Ok((None, Vec::new())),
         Err(error) => Err(refused(&error)),
     }
 }

@@ -1,7 +1,7 @@
 //! What the nodes of one backplane agree on: records, sessions, holes, and what is on its way.
 //!
-//! `record`, `state` and `outbox` are pure: no clock, no lock, no task. `changes` says what the blocks mean for the registry. `task` reads the
-//! engine's log and appends to it, and is the only file here that waits. This folder knows the engine's trait and the changes that `topics`
+//! `record`, `state`, `volume` and `outbox` are pure: no clock, no lock, no task. `changes` says what the blocks mean for the registry. `task`
+//! reads the engine's log and appends to it, and `repeating` says old events again. Only these two wait. This folder knows the engine's trait and the changes that `topics`
 //! makes. It must not know clients or the registry: whoever makes the changes is a [`Replicated`].
 //!
 //! An event that is published becomes a record in the outbox. The task appends it in a block, and every node reads that block, the publisher
@@ -12,8 +12,10 @@ mod changes;
 mod health;
 mod outbox;
 mod record;
+mod repeating;
 mod state;
 mod task;
+mod volume;
 
 use std::{
     collections::HashMap,
@@ -65,6 +67,12 @@ pub(crate) trait Replicated: Send + Sync {
 
     /// The position of the oldest event that is retained here.
     fn oldest(&self) -> Option<Position>;
+
+    /// Returns for each event, at its position on its topic, up to where the topic may have been evicted. `None`: the event is not retained.
+    fn floors_of(&self, events: &[(&str, Position)]) -> Vec<Option<Position>>;
+
+    /// How much memory the retained events take.
+    fn retained_bytes(&self) -> usize;
 
     /// How a topic began or ended, to be said again before the log is trimmed.
     fn standing_of(&self, topic: &str) -> Option<Standing>;
@@ -121,6 +129,8 @@ struct Progress {
     last: Position,
     /// How often a read found nothing behind what it returned.
     newest_reads: u64,
+    /// Nobody has to wait any more, because the registry is drained.
+    nobody_waits: bool,
 }
 
 impl Cluster {
@@ -186,7 +196,7 @@ impl Cluster {
             outcome,
         };
         let pending = Arc::new(Pending::default());
-        let limit = self.engine.max_block().saturating_sub(Block::HEAD + Head::LENGTH);
+        let limit = self.engine.max_block().saturating_sub(Block::HEAD + Head::LENGTH + Record::REPEATING);
         let pushed = self.lock().outbox.push(&record, Some(Arc::clone(&pending)), limit);
         pushed.map_err(|not_taken| match not_taken {
             NotTaken::Full => PublishError::Busy,
@@ -280,11 +290,14 @@ impl Cluster {
     /// Whether a client with this position, or a new one, has to wait until this node has read more.
     pub(crate) fn has_to_wait(&self, position: Option<Position>) -> bool {
         let progress = self.progress.borrow();
+        if progress.nobody_waits {
+            return false;
+        }
         !progress.signs.is_loaded || position.is_some_and(|position| progress.is_behind(position))
     }
 
     /// Waits until the log is loaded and has passed a position, or until it is clear that the engine does not have that position, or until
-    /// the time is over.
+    /// the time is over or the registry is drained.
     pub(crate) async fn catch_up(&self, position: Option<Position>) {
         let mut progress = self.progress.subscribe();
         let first_read = progress.borrow().newest_reads;
@@ -295,7 +308,7 @@ impl Cluster {
                     // The second read from now on began after now.
                     let has_read_all = progress.newest_reads >= first_read + 2;
                     let is_behind = position.is_some_and(|position| progress.is_behind(position)) && !has_read_all;
-                    if progress.signs.is_loaded && !is_behind {
+                    if (progress.signs.is_loaded && !is_behind) || progress.nobody_waits {
                         return;
                     }
                 }
@@ -310,6 +323,21 @@ impl Cluster {
     /// How long a request waits for a node that is behind because its engine is away. If the engine is there, it is known in about two seconds
     /// whether it has the position.
     const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Lets those go on who wait for the log, because the registry is drained.
+    pub(crate) fn stop_waiting(&self) {
+        self.progress.send_modify(|progress| progress.nobody_waits = true);
+    }
+
+    /// Waits until the record with this number was read back.
+    async fn came_back(&self, number: u64) {
+        let mut progress = self.progress.subscribe();
+        while self.lock().outbox.is_on_its_way(number) {
+            if progress.changed().await.is_err() {
+                return;
+            }
+        }
+    }
 
     /// Waits until the outbox is empty.
     pub(crate) async fn flushed(&self) {

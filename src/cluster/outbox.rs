@@ -151,6 +151,18 @@ impl Outbox {
         Some(InFlight { block: Block { key, records, body: body.freeze() }, is_accepted: false, receipts })
     }
 
+    /// Whether a block has this node's session and is none that this node has appended.
+    ///
+    /// Then another process writes as this node. It may be a copy of it, made while it ran.
+    pub(crate) fn is_foreign(&self, block: &Block) -> bool {
+        let unsent = self.next - self.records.len() as u64;
+        block.key.session == self.session
+            && match &self.in_flight {
+                Some(own) if own.block.key == block.key => own.block != *block,
+                _ => block.key.number >= unsent,
+            }
+    }
+
     /// The block with this key was read. Returns the receipts of its records, if it is the one in flight.
     pub(crate) fn read_back(&mut self, key: BlockKey) -> Option<Vec<Option<Arc<Pending>>>> {
         let block = self.in_flight.take_if(|block| block.block.key == key)?;

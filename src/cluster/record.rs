@@ -36,13 +36,7 @@ pub(crate) enum Record<'a> {
     /// A node is there, and needs nothing before a place. It also shows the node that what it appends comes back.
     Beat { oldest: Place },
     /// An event.
-    Event {
-        topic: Cow<'a, str>,
-        payload: Payload<'a>,
-        attributes: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
-        by: By,
-        outcome: Option<Outcome>,
-    },
+    Event { topic: Cow<'a, str>, payload: Payload<'a>, attributes: Attributes<'a>, by: By, outcome: Option<Outcome> },
     /// A producer begins. Its id is the key of this record.
     Begin { topic: Cow<'a, str> },
     /// A topic ends without a last event.
@@ -51,9 +45,37 @@ pub(crate) enum Record<'a> {
     Fork(Loss),
     /// How a topic stands, said again before the record that said it is trimmed.
     Standing { topic: Cow<'a, str>, standing: Standing },
+    /// An event that is retained, said again before its record is trimmed.
+    Repeat(Repeat<'a>),
+    /// Every retained event before this place was said again.
+    RepeatedBefore { place: Place },
     /// A record of a kind that this version does not know.
     Unknown,
 }
+
+/// An event that was said before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Repeat<'a> {
+    /// Its position.
+    pub(crate) origin: Spot,
+    /// Of its topic, everything after this position was retained when it was said again, or stands later in the log.
+    pub(crate) floor: Spot,
+    /// When the engine took it.
+    pub(crate) at_ms: u64,
+    pub(crate) topic: Cow<'a, str>,
+    pub(crate) payload: Payload<'a>,
+    pub(crate) attributes: Attributes<'a>,
+}
+
+/// A position without its era, which is the log's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Spot {
+    pub(crate) ms: u64,
+    pub(crate) seq: u32,
+}
+
+/// The attributes of an event, by name, as they cross.
+pub(crate) type Attributes<'a> = Vec<(Cow<'a, str>, Cow<'a, [u8]>)>;
 
 mod kind {
     pub(super) const HELLO: u8 = 1;
@@ -63,6 +85,8 @@ mod kind {
     pub(super) const END: u8 = 5;
     pub(super) const FORK: u8 = 6;
     pub(super) const STANDING: u8 = 7;
+    pub(super) const REPEAT: u8 = 8;
+    pub(super) const REPEATED_BEFORE: u8 = 9;
 }
 
 mod tag {
@@ -81,6 +105,8 @@ mod tag {
     pub(super) const TO: u8 = 13;
     pub(super) const OLDEST: u8 = 14;
     pub(super) const AT: u8 = 15;
+    pub(super) const ORIGIN: u8 = 16;
+    pub(super) const FLOOR: u8 = 17;
 }
 
 impl Head {
@@ -94,6 +120,9 @@ impl Head {
 }
 
 impl Record<'_> {
+    /// How many bytes larger an event is at most when it is said again.
+    pub(crate) const REPEATING: usize = 64;
+
     /// Appends the record.
     pub(crate) fn write(&self, body: &mut BytesMut) {
         let (kind, start) = (self.kind(), body.len());
@@ -113,6 +142,8 @@ impl Record<'_> {
             Self::End { .. } => kind::END,
             Self::Fork(_) => kind::FORK,
             Self::Standing { .. } => kind::STANDING,
+            Self::Repeat(_) => kind::REPEAT,
+            Self::RepeatedBefore { .. } => kind::REPEATED_BEFORE,
             Self::Unknown => 0,
         }
     }
@@ -122,22 +153,7 @@ impl Record<'_> {
             Self::Hello | Self::Unknown => {}
             Self::Beat { oldest } => put_place(body, tag::OLDEST, *oldest),
             Self::Event { topic, payload, attributes, by, outcome } => {
-                put(body, tag::TOPIC, topic.as_bytes());
-                let texts = [
-                    (tag::DATA, &payload.data),
-                    (tag::EVENT_TYPE, &payload.event_type),
-                    (tag::ID, &payload.id),
-                    (tag::COMMENT, &payload.comment),
-                ];
-                texts.iter().for_each(|(tag, text)| _ = text.as_ref().map(|text| put(body, *tag, text.as_bytes())));
-                payload.retry_ms.into_iter().for_each(|retry| put(body, tag::RETRY, &retry.to_be_bytes()));
-                payload.excluded_client.into_iter().for_each(|id| put(body, tag::EXCLUDED_CLIENT, &id.to_bytes()));
-                for (name, value) in attributes {
-                    let mut field = BytesMut::new();
-                    put(&mut field, 0, name.as_bytes());
-                    field.put_slice(value);
-                    put(body, tag::ATTRIBUTE, &field);
-                }
+                put_event(body, topic, payload, attributes);
                 put_by(body, *by);
                 outcome.iter().for_each(|outcome| put(body, tag::OUTCOME, &[outcome_byte(*outcome)]));
             }
@@ -161,7 +177,33 @@ impl Record<'_> {
                     }
                 }
             }
+            Self::Repeat(Repeat { origin, floor, at_ms, topic, payload, attributes }) => {
+                put_spot(body, tag::ORIGIN, *origin);
+                put_spot(body, tag::FLOOR, *floor);
+                put(body, tag::AT, &at_ms.to_be_bytes());
+                put_event(body, topic, payload, attributes);
+            }
+            Self::RepeatedBefore { place } => put_place(body, tag::OLDEST, *place),
         }
+    }
+}
+
+fn put_event(body: &mut BytesMut, topic: &str, payload: &Payload<'_>, attributes: &Attributes<'_>) {
+    put(body, tag::TOPIC, topic.as_bytes());
+    let texts = [
+        (tag::DATA, &payload.data),
+        (tag::EVENT_TYPE, &payload.event_type),
+        (tag::ID, &payload.id),
+        (tag::COMMENT, &payload.comment),
+    ];
+    texts.iter().for_each(|(tag, text)| _ = text.as_ref().map(|text| put(body, *tag, text.as_bytes())));
+    payload.retry_ms.into_iter().for_each(|retry| put(body, tag::RETRY, &retry.to_be_bytes()));
+    payload.excluded_client.into_iter().for_each(|id| put(body, tag::EXCLUDED_CLIENT, &id.to_bytes()));
+    for (name, value) in attributes {
+        let mut field = BytesMut::new();
+        put(&mut field, 0, name.as_bytes());
+        field.put_slice(value);
+        put(body, tag::ATTRIBUTE, &field);
     }
 }
 
@@ -188,6 +230,13 @@ fn put_place(body: &mut BytesMut, tag: u8, place: Place) {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&place.ms.to_be_bytes());
     bytes[8..].copy_from_slice(&place.seq.to_be_bytes());
+    put(body, tag, &bytes);
+}
+
+fn put_spot(body: &mut BytesMut, tag: u8, spot: Spot) {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&spot.ms.to_be_bytes());
+    bytes[8..].copy_from_slice(&spot.seq.to_be_bytes());
     put(body, tag, &bytes);
 }
 
@@ -246,13 +295,15 @@ pub(crate) fn read(body: &Bytes) -> Result<(Head, Vec<Record<'_>>), InvalidBody>
 struct Fields<'a> {
     topic: Option<&'a str>,
     payload: Payload<'a>,
-    attributes: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
+    attributes: Attributes<'a>,
     by: Option<By>,
     outcome: Option<Outcome>,
     kept: Option<Place>,
     to: Option<Place>,
     oldest: Option<Place>,
     at_ms: Option<u64>,
+    origin: Option<Spot>,
+    floor: Option<Spot>,
 }
 
 fn record(kind: u8, mut rest: &[u8]) -> Option<Record<'_>> {
@@ -283,6 +334,15 @@ fn record(kind: u8, mut rest: &[u8]) -> Option<Record<'_>> {
                 (None, _) => return None,
             },
         },
+        kind::REPEAT => Record::Repeat(Repeat {
+            origin: fields.origin?,
+            floor: fields.floor?,
+            at_ms: fields.at_ms?,
+            topic: fields.topic?.into(),
+            payload: fields.payload,
+            attributes: fields.attributes,
+        }),
+        kind::REPEATED_BEFORE => Record::RepeatedBefore { place: fields.oldest? },
         _ => Record::Unknown,
     })
 }
@@ -320,6 +380,8 @@ impl<'a> Fields<'a> {
             tag::TO => self.to = Some(place(bytes)?),
             tag::OLDEST => self.oldest = Some(place(bytes)?),
             tag::AT => self.at_ms = Some(number(bytes)?),
+            tag::ORIGIN => self.origin = Some(spot(bytes)?),
+            tag::FLOOR => self.floor = Some(spot(bytes)?),
             _ => {}
         }
         Some(())
@@ -348,6 +410,11 @@ fn place(bytes: &[u8]) -> Option<Place> {
     Some(Place { ms: number(ms)?, seq: number(seq)? })
 }
 
+fn spot(bytes: &[u8]) -> Option<Spot> {
+    let (ms, seq) = bytes.split_at_checked(8)?;
+    Some(Spot { ms: number(ms)?, seq: u32::from_be_bytes(seq.try_into().ok()?) })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -368,6 +435,10 @@ mod tests {
 
     fn place() -> impl Strategy<Value = Place> {
         (any::<u64>(), any::<u64>()).prop_map(|(ms, seq)| Place { ms, seq })
+    }
+
+    fn spot() -> impl Strategy<Value = Spot> {
+        (any::<u64>(), any::<u32>()).prop_map(|(ms, seq)| Spot { ms, seq })
     }
 
     fn standing() -> impl Strategy<Value = Standing> {
@@ -393,15 +464,29 @@ mod tests {
 
     fn a_record() -> impl Strategy<Value = Record<'static>> {
         let topic = || ".{1,20}".prop_map(Cow::from);
-        let attribute = (".{0,5}".prop_map(Cow::from), any::<Vec<u8>>().prop_map(Cow::from));
+        let attribute = || {
+            let attribute = (".{0,5}".prop_map(Cow::from), any::<Vec<u8>>().prop_map(Cow::from));
+            prop::collection::vec(attribute, 0..3)
+        };
         prop_oneof![
+            place().prop_map(|place| Record::RepeatedBefore { place }),
+            (spot(), spot(), any::<u64>(), topic(), payload(), attribute()).prop_map(
+                |(origin, floor, at_ms, topic, payload, attributes)| Record::Repeat(Repeat {
+                    origin,
+                    floor,
+                    at_ms,
+                    topic,
+                    payload,
+                    attributes
+                })
+            ),
             Just(Record::Hello),
             place().prop_map(|oldest| Record::Beat { oldest }),
             (topic(), standing()).prop_map(|(topic, standing)| Record::Standing { topic, standing }),
             topic().prop_map(|topic| Record::Begin { topic }),
             (topic(), by(), outcome()).prop_map(|(topic, by, outcome)| Record::End { topic, by, outcome }),
             (place(), place()).prop_map(|(kept, to)| Record::Fork(Loss { kept, to })),
-            (topic(), payload(), prop::collection::vec(attribute, 0..3), by(), prop::option::of(outcome())).prop_map(
+            (topic(), payload(), attribute(), by(), prop::option::of(outcome())).prop_map(
                 |(topic, payload, attributes, by, outcome)| Record::Event { topic, payload, attributes, by, outcome }
             ),
         ]

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::record::Head;
+use super::{record::Head, volume::Volume};
 use crate::{
     backplane::{BlockKey, Mark, Place, Stored},
     log::{Era, Position},
@@ -41,7 +41,12 @@ pub(crate) struct State {
     is_doubtful: bool,
     /// The losses that are known.
     losses: Vec<Loss>,
+    /// How many losses were ever noted.
+    losses_noted: u64,
     carried: Carried,
+    /// Before this place, every retained event was said again.
+    repeated: Place,
+    volume: Volume,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -138,15 +143,19 @@ impl State {
         self.is_doubtful = true;
     }
 
-    /// Forgets everything but the era: the log has to be loaded as at the start.
+    /// Forgets everything but the era, and how topics stand: the log has to be loaded as at the start.
     pub(crate) fn restart(&mut self) {
-        *self = Self { era: self.era, ..Self::default() };
+        let mut carried = std::mem::take(&mut self.carried);
+        carried.lose(|_| true);
+        *self = Self { era: self.era, carried, losses_noted: self.losses_noted + 1, ..Self::default() };
     }
 
     /// Notes a loss. Returns `false` if it was known.
     pub(crate) fn add_loss(&mut self, loss: Loss) -> bool {
         let is_new = !self.losses.contains(&loss);
         if is_new {
+            self.losses_noted += 1;
+            self.repeated = self.repeated.min(loss.kept);
             self.losses.push(loss);
             if self.losses.len() > LOSSES {
                 self.losses.remove(0);
@@ -155,8 +164,40 @@ impl State {
         is_new
     }
 
+    /// Returns how many losses were noted, ever.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses_noted
+    }
+
     pub(crate) fn carried(&mut self) -> &mut Carried {
         &mut self.carried
+    }
+
+    /// Notes that every retained event before a place was said again.
+    pub(crate) fn note_repeated(&mut self, before: Place) {
+        self.repeated = self.repeated.max(before.min(self.highest));
+    }
+
+    /// Returns the greatest place that was ever read.
+    pub(crate) fn highest(&self) -> Place {
+        self.highest
+    }
+
+    /// Returns from which place on this node needs the log. `oldest`: where its oldest retained event stood at first. `None`: nothing was
+    /// read.
+    pub(crate) fn needed(&self, oldest: Option<Place>) -> Option<Place> {
+        let last = self.mark()?.place;
+        Some(oldest.map_or(last, |oldest| oldest.max(self.repeated)).min(last))
+    }
+
+    /// Returns how many bytes the log has from a place on, about.
+    pub(crate) fn volume_from(&self, place: Place) -> u64 {
+        self.volume.from(place)
+    }
+
+    /// Whether of all sessions that are there, this is the one that does what only one has to do.
+    pub(crate) fn is_first(&self, session: u64) -> bool {
+        self.sessions.keys().filter(|id| !self.is_gone(**id)).min() == Some(&session)
     }
 
     /// Reads a block's key and place.
@@ -167,7 +208,11 @@ impl State {
         if stored.block.records == 0 {
             self.has_named_events |= self.era.is_none_or(|known| known.standing == EraStanding::Chosen);
             // It has no number. One at a place that was read before a loss is taken for a duplicate, and clients are told of that loss.
-            return if was_read { Arrival::Duplicate } else { Arrival::Next };
+            if was_read {
+                return Arrival::Duplicate;
+            }
+            self.volume.add(stored.place, Self::bytes(stored));
+            return Arrival::Next;
         }
         let BlockKey { session, number } = stored.block.key;
         let end = number.saturating_add(stored.block.records.into());
@@ -175,6 +220,7 @@ impl State {
         let Some(known) = self.sessions.get_mut(&session) else {
             self.forget_silent();
             self.sessions.insert(session, Session { next: end, last_beat, oldest: Place::default() });
+            self.volume.add(stored.place, Self::bytes(stored));
             let begins_late = number > 0 && self.is_loaded;
             return if begins_late { Arrival::AfterHole } else { Arrival::Next };
         };
@@ -184,7 +230,14 @@ impl State {
         }
         let is_next = number == known.next;
         known.next = end;
+        self.volume.add(stored.place, Self::bytes(stored));
         if is_next { Arrival::Next } else { Arrival::AfterHole }
+    }
+
+    /// Returns about how many bytes an engine needs for a block.
+    fn bytes(stored: &Stored) -> u64 {
+        let bookkeeping = 64;
+        bookkeeping + u64::try_from(stored.block.encoded_len()).unwrap_or(u64::MAX)
     }
 
     /// Reads the head of a block's body. Returns `true` if the log has another era now, so that nothing that was read before can be named.
@@ -242,7 +295,11 @@ impl State {
 
     /// Returns where the block of a position stands.
     pub(crate) fn place(position: Position) -> Place {
-        Place { ms: position.ms(), seq: u64::from(position.seq()) / RECORDS }
+        Self::place_of(position.ms(), position.seq())
+    }
+
+    pub(crate) fn place_of(ms: u64, seq: u32) -> Place {
+        Place { ms, seq: u64::from(seq) / RECORDS }
     }
 
     /// Whether a record of this session was read.
@@ -263,7 +320,12 @@ impl State {
             .filter(|stored| stored.place <= last && (stored.block.records == 0 || self.has_read(stored.block.key)));
         let kept = known.map(|stored| stored.place).max().unwrap_or_default();
         let loss = (!is_trimmed && !is_there && self.last.is_some()).then_some(Loss { kept, to: self.highest });
-        Comparison { places, oldest, loss, begins_later: oldest.filter(|_| is_trimmed && self.last.is_some()) }
+        let begins_later = oldest.filter(|_| is_trimmed && self.last.is_some());
+        if loss.is_some() || begins_later.is_some() {
+            // How topics stand is said again, unless the log still says it.
+            self.carried.lose(|place| !places.contains(&place));
+        }
+        Comparison { places, oldest, loss, begins_later }
     }
 
     /// Says from which place on a node needs the log.
@@ -271,6 +333,11 @@ impl State {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.oldest = oldest;
         }
+    }
+
+    /// Forgets what is known of the log before a place that this node does not need.
+    pub(crate) fn forget_before(&mut self, place: Place) {
+        self.volume.forget_before(place);
     }
 
     /// Returns the topics whose producers belong to nodes that are gone.
@@ -302,6 +369,8 @@ impl Comparison {
 pub(crate) struct Carried {
     by_topic: HashMap<String, Noted>,
     by_place: BTreeMap<(Place, usize), String>,
+    /// How many records were ever found to be lost.
+    lost: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -330,6 +399,16 @@ impl Carried {
     pub(crate) fn forget(&mut self, topic: &str) {
         if let Some(noted) = self.by_topic.remove(topic) {
             self.by_place.remove(&noted.at);
+        }
+    }
+
+    /// The records at some places are lost, so they have to be said again.
+    pub(crate) fn lose(&mut self, is_lost: impl Fn(Place) -> bool) {
+        let lost = self.by_place.iter().filter(|((place, _), _)| is_lost(*place)).map(|(_, topic)| topic.clone());
+        for topic in lost.collect::<Vec<_>>() {
+            let producer = self.by_topic.get(&topic).and_then(|noted| noted.producer);
+            self.note(&topic, (Place::default(), self.lost), producer);
+            self.lost += 1;
         }
     }
 
@@ -476,5 +555,45 @@ mod tests {
         assert_eq!((carried.before(at(3)).collect::<Vec<_>>(), carried.oldest()), (vec!["b"], Some(at(2))));
         carried.forget("b");
         assert_eq!(carried.oldest(), Some(at(3)));
+    }
+
+    #[test]
+    fn how_a_topic_stands_is_said_again_if_the_log_has_lost_it() {
+        let log: Vec<_> = (1..=6).map(|number| stored(number, 7, number - 1)).collect();
+        let mut state = after(&log);
+        for (topic, place) in [("kept", 3), ("lost", 5), ("lost too", 6)] {
+            state.carried().note(topic, (at(place), 0), None);
+        }
+        state.compare(&log[..4]);
+        let mut again: Vec<_> = state.carried().before(at(1)).map(str::to_owned).collect();
+        again.sort();
+        assert_eq!(again, ["lost", "lost too"]);
+        state.restart();
+        assert_eq!(state.carried().before(at(1)).count(), 3);
+        state.carried().note("lost", (at(9), 0), None);
+        assert_eq!(state.carried().before(at(1)).count(), 2);
+    }
+
+    #[test]
+    fn of_the_nodes_that_are_there_one_is_the_first() {
+        let mut state = after(&[stored(1, 7, 0), stored(2, 8, 0)]);
+        assert!(state.is_first(7) && !state.is_first(8) && !state.is_first(9));
+        (0..=GONE_AFTER_BEATS).for_each(|_| state.tick());
+        state.read(&stored(3, 8, 1));
+        assert!(state.is_first(8) && !state.is_first(7));
+    }
+
+    #[test]
+    fn a_retained_event_that_was_said_again_does_not_hold_the_log() {
+        let mut state = after(&[stored(10, 7, 0), stored(20, 7, 1), stored(30, 7, 2)]);
+        assert_eq!((state.needed(None), state.needed(Some(at(10)))), (Some(at(30)), Some(at(10))));
+        state.note_repeated(at(20));
+        assert_eq!((state.needed(Some(at(10))), state.needed(Some(at(25)))), (Some(at(20)), Some(at(25))));
+        // What another node claims of places that do not exist counts for nothing.
+        state.note_repeated(at(90));
+        assert_eq!(state.needed(Some(at(10))), Some(at(30)));
+        // The log falls back behind what was said again.
+        state.add_loss(Loss { kept: at(12), to: at(30) });
+        assert_eq!(state.needed(Some(at(10))), Some(at(12)));
     }
 }

@@ -15,15 +15,16 @@ use super::{
     Cluster, Replicated,
     health::{Signs, Trouble},
     record::Record,
+    repeating,
     state::State,
 };
 use crate::{
-    backplane::{AppendError, Block, FollowError, Following, Place, Read, Tail},
+    backplane::{AppendError, Block, FollowError, Following, Mark, Place, Read, Tail},
     time::jitter::{jittered, random},
 };
 
 /// How often a node says that it is there.
-const BEAT: Duration = Duration::from_secs(2);
+pub(super) const BEAT: Duration = Duration::from_secs(2);
 
 /// After how long a node takes its connection for dead, if what it appended does not come back: three beats.
 const SILENCE: Duration = Duration::from_secs(6);
@@ -37,10 +38,11 @@ const CARRIED_AT_ONCE: usize = 10_000;
 /// Runs until the registry ends.
 pub(super) async fn run(running: Running, node: Weak<dyn Replicated>) {
     let cluster = &running.0;
-    let mut parts: [Pin<Box<dyn Future<Output = ()> + Send>>; 4] = [
+    let mut parts: [Pin<Box<dyn Future<Output = ()> + Send>>; 5] = [
         Box::pin(follow(cluster, &node)),
         Box::pin(write(cluster)),
         Box::pin(beat(cluster, &node)),
+        Box::pin(repeating::repeat(cluster, &node)),
         Box::pin(over(cluster)),
     ];
     poll_fn(|cx| match parts.iter_mut().any(|part| part.as_mut().poll(cx).is_ready()) {
@@ -132,7 +134,12 @@ fn away(reason: String) -> Option<Trouble> {
 
 async fn begin(cluster: &Cluster) -> Result<Following, FollowError> {
     let mark = cluster.lock().state.mark();
-    match timeout(CALL, cluster.engine.follow(mark.as_ref())).await {
+    open(cluster, mark).await
+}
+
+/// Begins to read the log.
+pub(super) async fn open(cluster: &Cluster, after: Option<Mark>) -> Result<Following, FollowError> {
+    match timeout(CALL, cluster.engine.follow(after.as_ref())).await {
         Ok(following) => following,
         Err(elapsed) => Err(FollowError::Away(elapsed.into())),
     }
@@ -167,7 +174,7 @@ async fn read(cluster: &Cluster, node: &Weak<dyn Replicated>, following: Followi
     }
 }
 
-async fn next(tail: &mut dyn Tail) -> Result<Read, FollowError> {
+pub(super) async fn next(tail: &mut dyn Tail) -> Result<Read, FollowError> {
     match timeout(CALL, tail.next()).await {
         Ok(read) => read,
         Err(elapsed) => Err(FollowError::Away(elapsed.into())),
@@ -363,8 +370,12 @@ impl Cluster {
     fn beat(&self, node: &dyn Replicated) {
         let retained = node.oldest().map(State::place);
         let mut inner = self.lock();
-        let Some(last) = inner.state.mark().filter(|_| inner.has_said_hello) else { return };
-        let oldest = retained.unwrap_or(last.place).min(last.place);
+        // One beat on its way is enough, also for an engine that is away, and so is what is said with it.
+        if inner.beat.is_some_and(|number| inner.outbox.is_on_its_way(number)) {
+            return;
+        }
+        let Some(oldest) = inner.state.needed(retained).filter(|_| inner.has_said_hello) else { return };
+        inner.state.forget_before(oldest);
         let said_before = inner.state.carried().before(oldest).take(CARRIED_AT_ONCE).map(str::to_owned);
         let said_before: Vec<String> = said_before.collect();
         let abandoned = inner.state.abandoned();
@@ -381,11 +392,8 @@ impl Cluster {
             }
         }
         let oldest = inner.state.carried().oldest().map_or(oldest, |carried| carried.min(oldest));
-        // One beat on its way is enough, also for an engine that is away.
-        if !inner.beat.is_some_and(|number| inner.outbox.is_on_its_way(number)) {
-            inner.beat = Some(inner.outbox.next_number());
-            inner.outbox.push_always(&Record::Beat { oldest }, None);
-        }
+        inner.beat = Some(inner.outbox.next_number());
+        inner.outbox.push_always(&Record::Beat { oldest }, None);
         let needed = inner.state.needed_by_all().filter(|needed| *needed > inner.trimmed);
         inner.trimmed = needed.unwrap_or(inner.trimmed);
         drop(inner);

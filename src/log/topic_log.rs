@@ -216,6 +216,11 @@ impl Log {
         self.floor = begin;
     }
 
+    /// Notes that all events after this position are or will be in the log, as far as they have not been evicted since.
+    pub(crate) fn begins_after(&mut self, floor: Position) {
+        self.floor = if self.pushed == 0 { floor } else { self.floor.max(floor) };
+    }
+
     /// Counts an event that never came here: up to this position, events are missing.
     ///
     /// Every reader is told, whatever the policy for slow clients is: what such a reader has is not the latest.
@@ -238,6 +243,13 @@ impl Log {
             self.rows.remove(slot);
             self.forget(entry, entry.cost());
         }
+    }
+
+    /// Whether a topic's log has the event of this position.
+    pub(crate) fn has(&self, position: Position) -> bool {
+        let is_before = |row: &Row| row.entry.as_ref().is_some_and(|entry| entry.position < position);
+        let slot = self.rows.partition_point(is_before);
+        self.get(slot).is_some_and(|entry| entry.position == position)
     }
 
     /// Marks that no event comes up to this number.

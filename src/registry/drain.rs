@@ -143,7 +143,7 @@ impl Registry {
     pub fn drain(&self, drain: Drain) -> impl Future<Output = Drained> + Send + 'static + use<> {
         let shared = Arc::clone(&self.shared);
         let ended_before = shared.draining.ended();
-        shared.draining.begin(&drain.last_words);
+        shared.begin_drain(&drain.last_words);
         async move {
             shared.end_all(&drain, Instant::now()).await;
             Drained { ended: shared.draining.ended() - ended_before, still_open: shared.draining.streams() }

@@ -16,7 +16,7 @@ use super::{
     order::Order,
     production::{Production, ProductionId, Writer},
     publish::Stamp,
-    shared_log::SharedLog,
+    shared_log::{SharedLog, SharedLogState},
     store::Topics,
 };
 use crate::{
@@ -49,12 +49,15 @@ pub(crate) struct Change<'a> {
 
 #[derive(Debug)]
 pub(crate) enum What {
-    /// An event, and how the topic ends with it, if it does.
-    Event { event: Box<Event>, by: By, outcome: Option<Outcome> },
+    /// An event, and how the topic ends with it, if it does. `floor`: for an event from before the oldest record, up to where its topic may
+    /// have been evicted.
+    Event { event: Box<Event>, by: By, outcome: Option<Outcome>, floor: Option<Position> },
     /// An event that this node cannot give to clients.
     Missing,
     /// A producer begins.
     Begin(Arc<Production>),
+    /// A producer has begun before the oldest record that the engine retains.
+    Produces(Arc<Production>),
     /// The topic ends without a last event. `at_ms`: when it ended, if that was before.
     End { by: By, outcome: Outcome, at_ms: Option<u64> },
 }
@@ -204,7 +207,8 @@ impl Topics {
         stopped: &mut Vec<Arc<Production>>,
     ) -> Result<(), PublishError> {
         match &change.what {
-            What::Event { event, by, outcome } => {
+            What::Event { event, by, outcome, floor } => {
+                floor.iter().for_each(|floor| lock(&topic.state).log.begins_after(*floor));
                 let mut draft = match self.check(topic.name(), event) {
                     Ok(draft) => draft,
                     Err(error) => {
@@ -233,6 +237,9 @@ impl Topics {
             What::Begin(production) => {
                 order.last = order.last.max(change.stamp.position);
                 stopped.extend(Self::begin(order, topic, &mut lock(&topic.state), production));
+            }
+            What::Produces(production) => {
+                stopped.extend(Self::take_over(order, topic, &mut lock(&topic.state), production));
             }
             What::End { by, outcome, at_ms } => {
                 self.current(order, topic, *by)?;
@@ -283,6 +290,26 @@ impl Topics {
         lock(&topic.state).log.oldest().map(|entry| entry.position)
     }
 
+    /// Returns for each event, which has a topic and a position, up to where its topic may have been evicted. `None`: it is not retained.
+    pub(crate) fn floors_of(&self, events: &[(&str, Position)]) -> Vec<Option<Position>> {
+        let mut deferred = Deferred::default();
+        let mut order = self.order(&mut deferred);
+        let now_ms = self.now_ms();
+        let floor_of = |(name, position): &(&str, Position)| {
+            let topic = order.topic(name)?;
+            let mut state = lock(&topic.state);
+            self.evict_from(&mut order, &topic, &mut state, now_ms);
+            state.log.has(*position).then(|| state.log.floor())
+        };
+        events.iter().map(floor_of).collect()
+    }
+
+    /// Returns how much memory the retained events take.
+    pub(crate) fn retained_bytes(&self) -> usize {
+        let mut deferred = Deferred::default();
+        self.order(&mut deferred).cost
+    }
+
     /// Returns the topic's current production, if it is the one that is meant. A producer that was replaced or has ended changes nothing any
     /// more, on any node.
     ///
@@ -296,13 +323,24 @@ impl Topics {
             (By::Producer(_), Some(_)) => Err(PublishError::Replaced { topic: topic.name().to_string() }),
             (By::Producer(id), None) if !topic.has_ended() => {
                 let production = Arc::new(Production::new(id));
-                Self::begin(order, topic, &mut state, &production);
-                // Its first events are gone, and a reader that asks for them is told.
-                state.began = Some(Position::default());
+                Self::take_over(order, topic, &mut state, &production);
                 Ok(Some(production))
             }
             (By::Producer(_) | By::Canceller, None) => Err(PublishError::Ended { topic: topic.name().to_string() }),
         }
+    }
+
+    /// Takes it that a producer has begun at a position that is not known.
+    fn take_over(
+        order: &mut Order,
+        topic: &SharedLog,
+        state: &mut SharedLogState,
+        production: &Arc<Production>,
+    ) -> Option<Arc<Production>> {
+        let other = Self::begin(order, topic, state, production);
+        // Its first events are gone, and a reader that asks for them is told.
+        state.began = Some(Position::default());
+        other
     }
 
     /// Tells the readers of all topics that events are missing before a position.

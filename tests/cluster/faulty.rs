@@ -88,6 +88,11 @@ impl Faults {
         self.hole + self.delete > 0 || self.uses_places_again()
     }
 
+    /// Whether the log is trimmed although a node may need it.
+    pub(crate) fn trims(&self) -> bool {
+        self.trim > 0
+    }
+
     /// Whether the log falls back, and later blocks get the places of those that were lost.
     pub(crate) fn uses_places_again(&self) -> bool {
         self.rollback > 0 && self.reuses_places
@@ -325,6 +330,10 @@ impl Backplane for Handle {
             };
             Ok(Following { continues: found.is_some(), tail: Box::new(tail) })
         })
+    }
+
+    fn slack(&self) -> usize {
+        2000
     }
 
     fn trim(&self, before: Place) {

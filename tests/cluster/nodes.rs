@@ -5,9 +5,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
+use tower::ServiceExt;
 use tower_sse::{
-    Delivery, Event, Events, Gap, Health, PublishError, Registry, RegistryConfig, Resume, Start, Subscription,
-    backplane::Memory,
+    ClientHandle, Delivery, Drain, Event, Events, Gap, Health, PublishError, Registry, RegistryConfig, Resume,
+    Retention, SseLayer, Start, Subscription,
+    backplane::{
+        AppendError, Backplane, Block, BlockKey, BoxFuture, FollowError, Following, Mark, Memory, Place, Stored,
+    },
 };
 
 pub(crate) fn config(engine: &Memory) -> RegistryConfig {
@@ -248,7 +252,7 @@ async fn a_registry_that_ends_says_of_what_is_on_its_way_that_nobody_knows() {
 async fn what_no_node_retains_is_trimmed() {
     let engine = Memory::new();
     let small = || {
-        let retention = tower_sse::Retention::default().events(10);
+        let retention = Retention::default().events(10);
         Registry::with_config(config(&engine).total_retention(retention))
     };
     let registry = small();
@@ -257,10 +261,7 @@ async fn what_no_node_retains_is_trimmed() {
         registry.publish("t", Event::data(number.to_string())).unwrap().await.unwrap();
     }
     tokio::time::pause();
-    let blocks = async || {
-        use tower_sse::backplane::Backplane;
-        engine.follow(None).await.unwrap().tail.next().await.unwrap().blocks.len()
-    };
+    let blocks = async || engine.follow(None).await.unwrap().tail.next().await.unwrap().blocks.len();
     assert!(blocks().await >= 200);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(blocks().await < 20, "{}", blocks().await);
@@ -285,7 +286,7 @@ fn a_runtime_that_ends_before_the_log_was_read_leaves_it_to_the_next_one() {
 async fn a_node_that_retains_less_tells_the_readers_of_the_topic_and_its_patterns_and_no_other() {
     let engine = Memory::new();
     let large = node(&engine).await;
-    let small = config(&engine).topic_retention(tower_sse::Retention::default().bytes(2000));
+    let small = config(&engine).topic_retention(Retention::default().bytes(2000));
     let small = Registry::with_config(small);
     small.ready().await.unwrap();
     let mut of_topic = reader(&small, "a/1");
@@ -304,7 +305,7 @@ async fn a_node_that_retains_less_tells_the_readers_of_the_topic_and_its_pattern
 #[tokio::test]
 async fn an_engine_is_trimmed_while_its_nodes_are_busy() {
     let engine = Memory::new();
-    let config = config(&engine).total_retention(tower_sse::Retention::default().events(100));
+    let config = config(&engine).total_retention(Retention::default().events(100));
     let registry = Registry::with_config(config);
     registry.ready().await.unwrap();
     let begun = std::time::Instant::now();
@@ -312,7 +313,6 @@ async fn an_engine_is_trimmed_while_its_nodes_are_busy() {
         registry.publish("t", Event::data("x")).unwrap().await.unwrap();
     }
     let published = registry.stats().published;
-    use tower_sse::backplane::Backplane;
     let blocks = engine.follow(None).await.unwrap().tail.next().await.unwrap().blocks;
     let oldest = blocks.first().unwrap().place;
     let newest = registry.position();
@@ -321,4 +321,115 @@ async fn an_engine_is_trimmed_while_its_nodes_are_busy() {
         "{published} were published, and the log goes back {} ms",
         newest.ms() - oldest.ms
     );
+}
+
+async fn log_of(engine: &Memory) -> Vec<Stored> {
+    let mut tail = engine.follow(None).await.unwrap().tail;
+    let mut blocks = Vec::new();
+    loop {
+        let read = tail.next().await.unwrap();
+        blocks.extend(read.blocks);
+        if read.is_newest {
+            return blocks;
+        }
+    }
+}
+
+async fn size_of(engine: &Memory) -> usize {
+    log_of(engine).await.iter().map(|stored| stored.block.encoded_len()).sum()
+}
+
+#[tokio::test]
+async fn an_old_last_value_does_not_hold_the_log_and_every_later_node_has_it() {
+    let engine = Memory::new();
+    let start = async || {
+        let config = config(&engine).attribute::<Level>("level").topic_retention(Retention::default().events(1));
+        let registry = Registry::with_config(config);
+        registry.ready().await.unwrap();
+        registry
+    };
+    let [a, b] = [start().await, start().await];
+    let old = Event::data("old").event("price").id("mine").unwrap().comment("c").retry(Duration::from_secs(7));
+    let position = a.publish("last/1", old.attribute(Level(3))).unwrap().await.unwrap();
+    let mut events = reader(&a, Subscription::to("last/1").from(Start::Oldest));
+    let encoded = next(&mut events).await.unwrap().encoded().clone();
+    tokio::time::pause();
+    // What was said again has to be said again later.
+    for _ in 0..3 {
+        for number in 0..3000 {
+            let registry = if number % 2 == 0 { &a } else { &b };
+            registry.publish("busy", Event::data("x".repeat(10_000))).unwrap().await.unwrap();
+        }
+        let before = log_of(&engine).await[0].place;
+        for _ in 0..100 {
+            if size_of(&engine).await < 10 << 20 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        let (bytes, first) = (size_of(&engine).await, log_of(&engine).await[0].place);
+        assert!(bytes < 10 << 20 && first > before, "{bytes} bytes from {first:?} on");
+        let late = start().await;
+        let all = Subscription::matching("last/*").filter(|event, _| event.attribute() == Some(&Level(3)));
+        for subscription in [Subscription::to("last/1"), all] {
+            let delivery = next(&mut reader(&late, subscription.from(Start::Oldest))).await.unwrap();
+            assert_eq!((delivery.position(), delivery.encoded()), (position, &encoded));
+        }
+        assert!(late.position() > position);
+        let (resume, mut rest) = resumed(&late, "last/1", "mine");
+        assert_eq!(resume, Resume::Continued);
+        assert!(timeout(Duration::from_millis(1), rest.next()).await.is_err(), "it has nothing more");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_writes_with_the_session_of_another_is_an_error_and_no_event_is_taken_for_another() {
+    let engine = Memory::new();
+    let registry = node(&engine).await;
+    registry.publish("t", Event::data("x")).unwrap().await.unwrap();
+    let Stored { block, .. } = log_of(&engine).await.pop().unwrap();
+    let key = BlockKey { number: block.key.number + 1, ..block.key };
+    engine.append(&Block { key, ..block }).await.unwrap();
+    let refused = async {
+        while !matches!(registry.health(), Health::Refused { .. }) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), refused).await.expect("the node sees it");
+    let Health::Refused { reason } = registry.health() else { panic!() };
+    assert!(reason.contains("another process"), "{reason}");
+}
+
+/// An engine that answers nothing.
+#[derive(Debug)]
+struct Silent;
+
+impl Backplane for Silent {
+    fn append<'a>(&'a self, _: &'a Block) -> BoxFuture<'a, Result<(), AppendError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn append_above<'a>(&'a self, _: Place, _: &'a Block) -> BoxFuture<'a, Result<(), AppendError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn follow<'a>(&'a self, _: Option<&'a Mark>) -> BoxFuture<'a, Result<Following, FollowError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_refuses_the_requests_that_wait_for_the_log() {
+    let registry = Registry::with_config(RegistryConfig::default().backplane(Silent));
+    let stream = async |client: ClientHandle| client.into_stream();
+    let app = axum::Router::new().route("/", axum::routing::get(stream)).layer(SseLayer::new(&registry));
+    let request = http::Request::get("/").header("accept", "text/event-stream").body(axum::body::Body::empty());
+    let waiting = tokio::spawn(app.oneshot(request.unwrap()));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!waiting.is_finished());
+    let begun = tokio::time::Instant::now();
+    registry.drain(Drain::within(Duration::from_secs(1))).await;
+    let response = waiting.await.unwrap().unwrap();
+    assert_eq!(response.status(), http::StatusCode::SERVICE_UNAVAILABLE);
+    assert!(begun.elapsed() <= Duration::from_secs(1));
 }

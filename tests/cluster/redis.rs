@@ -13,7 +13,9 @@ use std::{
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt;
-use tower_sse::{Event, Health, Position, PublishError, Registry, RegistryConfig, Resume, Start, Subscription};
+use tower_sse::{
+    Event, Health, Position, PublishError, Registry, RegistryConfig, Resume, Start, Subscription, TopicState,
+};
 
 use super::{nodes::reader, redis_server::Server};
 
@@ -182,11 +184,23 @@ async fn a_redis_that_forgets_everything_is_a_gap_and_ids_go_on_upwards() {
         let server = Server::start(&[]);
         let world = World::start(&server).await;
         let before = world.nodes[0].position();
+        let [over, producer] = ["over", "goes on"].map(|topic| world.nodes[0].start_producer(topic).unwrap());
+        drop(over);
+        world.nodes[0].flushed().await;
         server.tell::<redis::Value>(command);
         server.tell::<redis::Value>("CLIENT KILL TYPE normal");
         world.more(50).await;
         let late = node(&server);
         late.ready().await.unwrap();
+        // The others say again how the topics stand.
+        let states = [("over", TopicState::Failed), ("goes on", TopicState::Producing)];
+        let known = async {
+            while states.iter().any(|(topic, state)| late.topic_state(topic) != Some(*state)) {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), known).await.expect("a later node knows how the topics stand");
+        producer.publish(Event::data("more")).unwrap().await.unwrap();
         assert!(late.position() > before, "ids go on upwards");
         let client = late.connect();
         client.resume_from(before.to_string()).unwrap();

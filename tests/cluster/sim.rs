@@ -58,6 +58,7 @@ struct World {
     nodes: Mutex<Vec<Arc<Node>>>,
     outcomes: Mutex<Vec<Outcome>>,
     seed: u64,
+    retention: Retention,
 }
 
 struct Node {
@@ -75,7 +76,10 @@ async fn events(Path(topics): Path<String>, client: ClientHandle) -> Result<Even
 
 impl Node {
     fn start(world: &World) -> Arc<Self> {
-        let config = RegistryConfig::default().backplane(world.engine.handle()).total_retention(Retention::default());
+        let config = RegistryConfig::default()
+            .backplane(world.engine.handle())
+            .total_retention(Retention::default())
+            .topic_retention(world.retention);
         let registry = Registry::with_config(config);
         let app = Router::new().route("/{*topics}", get(events)).layer(SseLayer::new(&registry));
         Arc::new(Self { registry, app })
@@ -163,9 +167,13 @@ async fn schedule(seed: u64) {
     let mut random = Random(seed);
     let faults = Faults::random(&mut random);
     let (has_losses, loses_unread) = (faults.loses(), faults.loses_unread());
-    let uses_places_again = faults.uses_places_again();
+    let (uses_places_again, trims) = (faults.uses_places_again(), faults.trims());
     let engine = Engine::new(seed, faults);
-    let world = Arc::new(World { engine: engine.clone(), nodes: Mutex::default(), outcomes: Mutex::default(), seed });
+    // With few events, the log is soon much larger than what is retained.
+    let is_small = random.below(3) == 0 && !uses_places_again;
+    let retention = if is_small { Retention::default().events(3) } else { Retention::default() };
+    let (nodes, outcomes) = Default::default();
+    let world = Arc::new(World { engine: engine.clone(), nodes, outcomes, seed, retention });
     for _ in 0..NODES {
         let node = Node::start(&world);
         world.nodes.lock().unwrap().push(node);
@@ -173,6 +181,8 @@ async fn schedule(seed: u64) {
     for at in 0..NODES {
         world.node(at).registry.ready().await.unwrap();
     }
+    // Nothing else happens on this topic.
+    let still = world.node(0).registry.publish("still", Event::data("still")).unwrap().await.unwrap();
     engine.begin_faults();
     let until = Instant::now() + Duration::from_secs(5 + random.below(35));
     let publishers: Vec<_> = (0..NODES)
@@ -229,7 +239,8 @@ async fn schedule(seed: u64) {
     fresh.ready().await.unwrap();
     let log = retained(&fresh).await;
     let order: HashMap<&str, usize> = log.iter().enumerate().map(|(at, (_, data))| (&**data, at)).collect();
-    assert_eq!(order.len(), log.len(), "seed {seed}: an event is twice in the log");
+    let twice: Vec<_> = log.iter().enumerate().filter(|(at, (_, data))| order[&**data] != *at).collect();
+    assert!(twice.is_empty(), "seed {seed}: {twice:?} are twice in the log: {log:?}");
 
     let lost = engine.lost();
     let doubled = engine.doubled();
@@ -246,7 +257,20 @@ async fn schedule(seed: u64) {
         // blocks that the node reads later.
         assert!(same == known || uses_places_again, "seed {seed}: node {at} has another order: {same:?} {known:?}");
         let lacks: Vec<_> = log.iter().filter(|it| !other.contains(it)).collect();
-        assert!(lacks.is_empty() || engine.trims() || has_losses, "seed {seed}: node {at} lacks events: {lacks:?}");
+        let may_lack = engine.trims() || has_losses || is_small;
+        assert!(lacks.is_empty() || may_lack, "seed {seed}: node {at} lacks events: {lacks:?}");
+    }
+    // A node that starts now has what the others retain, also if its record was trimmed.
+    let latest = Node::start(&world);
+    latest.registry.ready().await.unwrap();
+    if !has_losses && !trims {
+        let (known, now) = (retained(&world.node(0).registry).await, retained(&latest.registry).await);
+        assert!(
+            now.iter().any(|(id, _)| *id == still.to_string()),
+            "seed {seed}: the last value of a still topic is lost: {now:?}"
+        );
+        let lacks: Vec<_> = known.iter().filter(|it| !now.contains(it)).collect();
+        assert!(lacks.is_empty(), "seed {seed}: a node that starts later lacks {lacks:?}");
     }
 
     // The events of each publisher are in the order in which it published them.
@@ -281,7 +305,7 @@ async fn schedule(seed: u64) {
             .collect();
         let log: Vec<_> = log.iter().filter(|(_, data)| !is_in(&doubled, data)).cloned().collect();
         let order = log.iter().enumerate().map(|(at, (_, data))| (&**data, at)).collect();
-        check(seed, at, &history, &log, &order, has_losses, loses_unread);
+        check(seed, at, &history, &log, &order, has_losses, loses_unread, is_small);
     }
 }
 
@@ -312,6 +336,7 @@ fn check(
     order: &HashMap<&str, usize>,
     has_losses: bool,
     loses_unread: bool,
+    is_small: bool,
 ) {
     let topics = ["all", "a/1", "all", "b", "all"][at];
     let mut seen = HashMap::new();
@@ -340,7 +365,8 @@ fn check(
                 };
                 if let Some(before) = before.filter(|_| !was_told) {
                     assert!(before < now || has_losses, "seed {seed}, client {at}: {data} is out of order");
-                    if topics == "all" && before < now && is_new {
+                    // With few events, a client that is told of a gap misses more in the middle of what is retained.
+                    if topics == "all" && before < now && is_new && !is_small {
                         let missing: Vec<_> =
                             log[before + 1..now].iter().filter(|(_, data)| !seen.contains_key(data)).collect();
                         let is_told = |id: &str| retained.is_some_and(|to| id.parse::<Position>().unwrap() <= to);
