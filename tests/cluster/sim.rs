@@ -305,7 +305,7 @@ async fn schedule(seed: u64) {
             .collect();
         let log: Vec<_> = log.iter().filter(|(_, data)| !is_in(&doubled, data)).cloned().collect();
         let order = log.iter().enumerate().map(|(at, (_, data))| (&**data, at)).collect();
-        check(seed, at, &history, &log, &order, has_losses, loses_unread, is_small);
+        check(seed, at, &history, &log, &order, Allowed { has_losses, loses_unread, is_small });
     }
 }
 
@@ -327,6 +327,14 @@ fn contains(block: &[u8], data: &str) -> bool {
     block.windows(data.len()).any(|window| window == data.as_bytes())
 }
 
+/// What a schedule may do to clients.
+#[derive(Clone, Copy)]
+struct Allowed {
+    has_losses: bool,
+    loses_unread: bool,
+    is_small: bool,
+}
+
 /// No client has anything twice, out of order, or misses something without being told.
 fn check(
     seed: u64,
@@ -334,9 +342,7 @@ fn check(
     history: &[Got],
     log: &[(String, String)],
     order: &HashMap<&str, usize>,
-    has_losses: bool,
-    loses_unread: bool,
-    is_small: bool,
+    Allowed { has_losses, loses_unread, is_small }: Allowed,
 ) {
     let topics = ["all", "a/1", "all", "b", "all"][at];
     let mut seen = HashMap::new();
