@@ -26,6 +26,7 @@ mod example;
 use example::{Example, Server};
 
 mod cluster;
+mod restart;
 
 static DASHBOARD: Example = Example::named("dashboard");
 
@@ -61,9 +62,14 @@ impl Page {
         said
     }
 
-    async fn does(&mut self, what: Value) {
+    async fn does(&mut self, what: Value) -> Value {
         self.stdin.write_all(format!("{what}\n").as_bytes()).await.unwrap();
-        self.hears().await;
+        self.hears().await
+    }
+
+    /// The texts of all elements that a selector finds.
+    async fn texts(&mut self, selector: &str) -> Vec<String> {
+        serde_json::from_value(self.does(json!({ "read": selector })).await["texts"].take()).unwrap()
     }
 
     /// Waits until the page shows this text.
