@@ -112,6 +112,7 @@ mod tests {
             if let Some(retry) = retry {
                 event = event.retry(Duration::from_millis(retry));
             }
+            prop_assert_eq!(event.fields_length(), event.encode_fields().len());
             let again = Event::from_payload(&event.payload()).unwrap();
             prop_assert_eq!(again.encode(), event.encode());
             prop_assert_eq!(again, event);

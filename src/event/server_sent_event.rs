@@ -266,11 +266,10 @@ impl Event {
     ///
     /// This is all that can be encoded before the position of the event is known.
     pub(crate) fn encode_fields(&self) -> Vec<u8> {
-        let event_type = self.event_type.as_ref().map_or(0, |text| text.len() + 8);
-        let retry = self.retry.map(|delay| format!("retry: {}\n", delay.as_millis().min(u64::MAX.into())));
-        let id = self.id.as_ref().map_or(ROOM_FOR_POSITION, |id| id.len() + ROOM_FOR_ID);
+        let retry = self.retry_line();
         let retry = retry.as_deref().unwrap_or_default();
-        let mut wire = Vec::with_capacity(self.comment.len() + event_type + self.data.len() + retry.len() + id);
+        let id = self.id.as_ref().map_or(ROOM_FOR_POSITION, |id| id.len() + ROOM_FOR_ID);
+        let mut wire = Vec::with_capacity(self.length_without_retry() + retry.len() + id);
         wire.extend_from_slice(&self.comment);
         if let Some(event_type) = &self.event_type {
             push_field(&mut wire, "event", event_type);
@@ -278,6 +277,22 @@ impl Event {
         wire.extend_from_slice(&self.data);
         wire.extend_from_slice(retry.as_bytes());
         wire
+    }
+
+    /// Returns the length of [`encode_fields`](Self::encode_fields).
+    #[inline]
+    pub(crate) fn fields_length(&self) -> usize {
+        self.length_without_retry() + self.retry_line().map_or(0, |line| line.len())
+    }
+
+    #[inline]
+    fn length_without_retry(&self) -> usize {
+        let event_type = self.event_type.as_ref().map_or(0, |text| text.len() + 8);
+        self.comment.len() + event_type + self.data.len()
+    }
+
+    fn retry_line(&self) -> Option<String> {
+        self.retry.map(|delay| format!("retry: {}\n", delay.as_millis().min(u64::MAX.into())))
     }
 
     pub(crate) fn own_id(&self) -> Option<&str> {

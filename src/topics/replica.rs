@@ -261,16 +261,16 @@ impl Topics {
     /// Checks what this process knows of an event that is to be sent to the engine. Returns the number of subscribers.
     pub(crate) fn may_publish(&self, name: &str, event: &Event, by: By) -> Result<usize, PublishError> {
         let mut deferred = Deferred::default();
-        let draft = self.check(name, event)?;
+        let weight = self.weigh(name, event)?;
         let order = self.order(&mut deferred);
         let next = order.last.next(0);
         let Some(topic) = order.topic(name) else {
-            return draft.refusal(next, draft.limit).map_or(Ok(0), Err);
+            return weight.refusal(next, weight.limit).map_or(Ok(0), Err);
         };
         let state = lock(&topic.state);
         let has_ended = by == By::Anyone && topic.has_ended() && state.production.is_none();
         let ended = has_ended.then(|| PublishError::Ended { topic: name.to_owned() });
-        let refusal = draft.refusal(next, draft.limit.min(topic.retention.largest())).or(ended);
+        let refusal = weight.refusal(next, weight.limit.min(topic.retention.largest())).or(ended);
         let subscribers = topic.readers() + state.patterns.iter().map(|pattern| pattern.readers()).sum::<usize>();
         refusal.map_or(Ok(subscribers), Err)
     }
