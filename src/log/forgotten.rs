@@ -30,7 +30,7 @@ impl Forgotten {
     }
 
     pub(crate) fn insert(&mut self, topic: &Arc<str>, floor: Position) {
-        if floor <= self.floor || !topic_name::is_public(topic) {
+        if floor <= self.floor || topic_name::is_of_one_client(topic) {
             return;
         }
         if self.floors.insert(Arc::clone(topic), floor).is_none() {
@@ -50,7 +50,8 @@ impl Forgotten {
 
     /// Returns the greatest floor of all topics that match a pattern.
     pub(crate) fn floor_of_matching(&self, pattern: &str) -> Position {
-        let matching = self.floors.iter().filter(|(name, _)| topic_name::matches(pattern, name));
+        let is_matching = |name: &str| topic_name::is_public(name) && topic_name::matches(pattern, name);
+        let matching = self.floors.iter().filter(|(name, _)| is_matching(name));
         matching.map(|(_, floor)| *floor).max().unwrap_or(self.floor).max(self.floor)
     }
 }

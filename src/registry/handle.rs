@@ -148,7 +148,27 @@ impl Registry {
     /// [backplane](RegistryConfig::backplane) is full.
     pub fn start_producer(&self, topic: impl AsRef<str>) -> Result<Producer, ProducerError> {
         topic_name::check(topic.as_ref())?;
-        Producer::begin(&self.shared, topic.as_ref(), false)
+        self.start_producer_of(topic.as_ref())
+    }
+
+    /// Starts a producer for a topic of any name, also one of the registry's own.
+    pub(crate) fn start_producer_of(&self, topic: &str) -> Result<Producer, ProducerError> {
+        Producer::begin(&self.shared, topic, false)
+    }
+
+    /// Waits for a moment, or until nothing is on its way to the backplane.
+    pub(crate) async fn outbox_may_have_room(&self) {
+        self.shared.outbox_may_have_room().await;
+    }
+
+    /// Returns how many bytes an event of this topic may have at most.
+    pub(crate) fn largest_event(&self, topic: &str) -> usize {
+        self.shared.topics.largest_event(topic)
+    }
+
+    /// Whether any client is subscribed to this topic by its name.
+    pub(crate) fn has_subscribers(&self, topic: &str) -> bool {
+        self.shared.topics.has_subscribers(topic)
     }
 
     /// Starts a producer for a topic, and stops the topic's current producer.
@@ -293,6 +313,10 @@ impl fmt::Debug for Registry {
 }
 
 impl ClientHandle {
+    pub(crate) fn is_of(&self, registry: &Registry) -> bool {
+        Arc::ptr_eq(self.client.shared(), &registry.shared)
+    }
+
     /// Returns the registry that the client belongs to.
     #[must_use]
     pub fn registry(&self) -> Registry {

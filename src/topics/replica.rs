@@ -151,7 +151,7 @@ impl Topics {
                 let topic = match (order.topic(&change.topic), retentions.get(&*change.topic)) {
                     (Some(topic), _) => Some(topic),
                     // Only the node that has the client has its topic.
-                    (None, _) if !topic_name::is_public(&change.topic) => None,
+                    (None, _) if topic_name::is_of_one_client(&change.topic) => None,
                     (None, Some(retention)) => Some(Self::create(&mut order, &change.topic, *retention)),
                     // It was forgotten a moment ago.
                     (None, None) => break,
@@ -185,7 +185,7 @@ impl Topics {
         let mut deferred = Deferred::default();
         let order = self.order(&mut deferred);
         let mut new: Vec<&str> = changes.iter().map(|change| &*change.topic).collect();
-        new.retain(|name| topic_name::is_public(name) && order.topic(name).is_none());
+        new.retain(|name| !topic_name::is_of_one_client(name) && order.topic(name).is_none());
         drop(order);
         new.sort_unstable();
         new.dedup();
