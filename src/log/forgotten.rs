@@ -43,6 +43,11 @@ impl Forgotten {
         }
     }
 
+    /// Whether a topic of this name is remembered.
+    pub(crate) fn has(&self, topic: &str) -> bool {
+        self.floors.contains_key(topic)
+    }
+
     /// Returns the position up to which a new topic counts as evicted.
     pub(crate) fn floor(&self, topic: &str) -> Position {
         self.floors.get(topic).copied().unwrap_or(self.floor).max(self.floor)

@@ -6,7 +6,10 @@ use http::{HeaderName, HeaderValue, Request, request::Parts};
 
 use super::error::RecordError;
 use crate::{
-    log::{segment, topic_name},
+    log::{
+        segment,
+        topic_name::{self, RECORDING},
+    },
     stream::headers::has,
 };
 
@@ -55,7 +58,7 @@ impl KeySource {
             Self::Key(key) => {
                 let Some(key) = key(request) else { return Ok(None) };
                 check_length(key.as_bytes())?;
-                Ok(Some(format!("$record/key/{}", segment(&key))))
+                Ok(Some(format!("{RECORDING}key/{}", segment(&key))))
             }
             Self::Header { owner } => {
                 let mut values = request.headers.get_all(&IDEMPOTENCY_KEY).iter();
@@ -70,7 +73,7 @@ impl KeySource {
                     return Err(invalid("is for a path that is too long"));
                 }
                 let [owner, path, key] = [&owner, path, key].map(|text| segment(text).into_owned());
-                Ok(Some(format!("$record/request/{owner}/{path}/{key}")))
+                Ok(Some(format!("{RECORDING}request/{owner}/{path}/{key}")))
             }
         }
     }

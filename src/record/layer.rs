@@ -30,6 +30,9 @@ use crate::{event::Event, registry::Registry};
 /// | has failed, or was cancelled | the same, with the last event that says so; 410 if it has had all of them |
 /// | is forgotten after [`ended_topic_ttl`](crate::RegistryConfig::ended_topic_ttl), or evicted | a new run of the handler, or 404: see [`join_only`](Self::join_only) |
 ///
+/// A client that has read a recording, and comes back when it is forgotten, is told of a [gap](crate::Gap) before it gets
+/// the events of the new run. So it does not add one answer to a part of another.
+///
 /// ```
 /// use axum::{Router, response::{Sse, sse}, routing::post};
 /// use http::request::Parts;

@@ -91,7 +91,7 @@ async fn until_unread<F: Future>(lead: &Lead, config: &Config, handler: F) -> Op
 /// Starts the producer of a recording. `None`: something else produces the topic.
 async fn start_producer(lead: &Lead) -> Option<Producer> {
     loop {
-        match lead.registry().start_producer_of(&lead.recording().topic) {
+        match lead.registry().start_recording(&lead.recording().topic) {
             Ok(producer) => return Some(producer),
             Err(ProducerError::OutboxFull { .. }) => lead.registry().outbox_may_have_room().await,
             Err(ProducerError::Busy { .. } | ProducerError::Topic(_)) => return None,

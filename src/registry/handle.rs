@@ -148,12 +148,14 @@ impl Registry {
     /// [backplane](RegistryConfig::backplane) is full.
     pub fn start_producer(&self, topic: impl AsRef<str>) -> Result<Producer, ProducerError> {
         topic_name::check(topic.as_ref())?;
-        self.start_producer_of(topic.as_ref())
+        Producer::begin(&self.shared, topic.as_ref(), false)
     }
 
-    /// Starts a producer for a topic of any name, also one of the registry's own.
-    pub(crate) fn start_producer_of(&self, topic: &str) -> Result<Producer, ProducerError> {
-        Producer::begin(&self.shared, topic, false)
+    /// Starts the producer of a recording, whose topic may have any name.
+    pub(crate) fn start_recording(&self, topic: &str) -> Result<Producer, ProducerError> {
+        let producer = Producer::begin(&self.shared, topic, false)?;
+        self.shared.topics.begin_recording(topic);
+        Ok(producer)
     }
 
     /// Waits for a moment, or until nothing is on its way to the backplane.

@@ -232,7 +232,11 @@ impl Topics {
             What::Missing => self.lose_in_all(order, topic, change.stamp.position, to_wake),
             What::Begin(production) => {
                 order.last = order.last.max(change.stamp.position);
-                stopped.extend(Self::begin(order, topic, &mut lock(&topic.state), production));
+                let mut state = lock(&topic.state);
+                stopped.extend(Self::begin(order, topic, &mut state, production));
+                if topic_name::is_recording(topic.name()) && state.log.is_empty() {
+                    Self::begin_log(order, &mut state);
+                }
             }
             What::End { by, outcome, at_ms } => {
                 self.current(order, topic, *by)?;

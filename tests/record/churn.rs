@@ -7,7 +7,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_sse::{Event, Heartbeat, RecordLayer, Registry, RegistryConfig, SseLayer};
 
 use crate::{
@@ -210,10 +210,10 @@ fn recordings_leave_no_handler_no_topic_and_no_memory() {
         let record = RecordLayer::by_key(&registry, key).cancel_unread_after(UNREAD).running_at_most(STREAMS as usize);
         let alive = [Alive::default(), Alive::default()];
         let counted = alive.clone();
-        let recorded = record.layer(service_fn(move |request| {
+        let recorded = BoxCloneSyncService::new(record.layer(service_fn(move |request| {
             let answer = handler(request, 7, counted.clone());
             async { Ok::<_, Infallible>(answer.await) }
-        }));
+        })));
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off());
         let app = app(&layer, move |request| {
             let recorded = recorded.clone();

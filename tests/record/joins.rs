@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tower_sse::{RecordLayer, Registry, RegistryConfig, Retention, Start, Subscription, TopicState};
 
-use crate::world::{World, event, post, resume, write};
+use crate::world::{Reader, World, event, key, post, resume, write};
 
 #[tokio::test]
 async fn all_readers_get_all_events_and_the_handler_runs_once() {
@@ -134,10 +134,15 @@ async fn an_event_that_looks_like_the_last_one_ends_nothing() {
     assert_eq!(first.whole().await, ["[DONE]", "more"]);
 }
 
+const KEPT: Duration = Duration::from_secs(60);
+
+fn keeping() -> RegistryConfig {
+    RegistryConfig::default().ended_topic_ttl(KEPT)
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_the_recording_is_forgotten_the_handler_runs_again() {
-    const KEPT: Duration = Duration::from_secs(60);
-    let mut world = World::with(RegistryConfig::default().ended_topic_ttl(KEPT), |record| record);
+    let mut world = World::with(keeping(), |record| record);
     let (frames, first) = world.begin("a").await;
     event(&frames, "old").await;
     drop(frames);
@@ -151,8 +156,46 @@ async fn after_the_recording_is_forgotten_the_handler_runs_again() {
     assert_eq!(again.whole().await, ["new"]);
 }
 
+/// The types and the data of all events.
+fn all(reader: &Reader) -> Vec<(String, String)> {
+    reader.parsed().messages.into_iter().map(|message| (message.event_type, message.data)).collect()
+}
+
+/// A client that has read an old recording, and resumes when the handler runs again, is told of a gap: it must not add the new answer to what
+/// it has of the old one.
+async fn is_told_of_a_gap(mut world: World, old: &str) {
+    let sent = world.send(resume("a", old));
+    let frames = world.call().await.stream();
+    let mut first = sent.stream().await;
+    let mut second = world.join(resume("a", old)).await;
+    let fresh = world.join(post("a")).await;
+    event(&frames, "new").await;
+    for reader in [&mut first, &mut second] {
+        let events = reader.events(2).await;
+        assert_eq!((all(reader)[0].0.as_str(), events[1].as_str()), ("gap", "new"));
+        assert!(events[0].contains(r#""topics":[]"#) && events[0].contains(old), "{events:?}");
+    }
+    let mut resumed = world.join(resume("a", &first.last_event_id())).await;
+    event(&frames, "more").await;
+    drop(frames);
+    resumed.end().await;
+    assert_eq!(all(&resumed), [("message".to_owned(), "more".to_owned())]);
+    assert_eq!(fresh.whole().await, ["new", "more"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_read_a_forgotten_recording_is_told_of_a_gap_when_the_handler_runs_again() {
+    let mut world = World::with(keeping(), |record| record);
+    let (frames, mut first) = world.begin("a").await;
+    event(&frames, "old").await;
+    drop(frames);
+    first.end().await;
+    tokio::time::advance(2 * KEPT).await;
+    is_told_of_a_gap(world, &first.last_event_id()).await;
+}
+
 #[tokio::test]
-async fn a_recording_that_is_evicted_is_forgotten_and_its_readers_are_told_of_a_gap() {
+async fn who_has_read_an_evicted_recording_is_told_of_a_gap_when_the_handler_runs_again() {
     let bounds = Retention::default();
     let config = RegistryConfig::default().total_retention(bounds.bytes(20_000)).topic_retention(bounds);
     let mut world = World::with(config, |record| record);
@@ -163,15 +206,26 @@ async fn a_recording_that_is_evicted_is_forgotten_and_its_readers_are_told_of_a_
     for _ in 0..40 {
         world.registry.publish("other", tower_sse::Event::data("x".repeat(1000))).unwrap();
     }
+    is_told_of_a_gap(world, &first.last_event_id()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_is_told_of_a_topic_that_the_program_names_too() {
+    let registry = Registry::with_config(keeping());
+    let mut world = World::of(registry.clone(), RecordLayer::by_topic(&registry, key));
+    let (frames, mut first) = world.begin("a").await;
+    event(&frames, "old").await;
+    drop(frames);
+    first.end().await;
+    tokio::time::advance(2 * KEPT).await;
     let sent = world.send(resume("a", &first.last_event_id()));
     let frames = world.call().await.stream();
     let mut again = sent.stream().await;
     event(&frames, "new").await;
     drop(frames);
     again.end().await;
-    let messages = again.parsed().messages;
-    let all: Vec<_> = messages.iter().map(|message| (&*message.event_type, &*message.data)).collect();
-    assert!(matches!(all[..], [("gap", gap), ("message", "new")] if gap.contains(r#""topics":[]"#)), "{all:?}");
+    assert_eq!(all(&again)[0].0, "gap");
+    assert_eq!(all(&again)[1].1, "new");
 }
 
 /// A layer of which requests name the topic by their path, and a GET only joins.
@@ -187,8 +241,7 @@ fn request(method: Method, path: &str) -> http::Request<()> {
 
 #[tokio::test(start_paused = true)]
 async fn a_get_that_only_joins_gets_404_before_and_after_and_the_stream_in_between() {
-    const KEPT: Duration = Duration::from_secs(60);
-    let registry = Registry::with_config(RegistryConfig::default().ended_topic_ttl(KEPT));
+    let registry = Registry::with_config(keeping());
     let mut world = World::of(registry.clone(), by_path(&registry));
     assert_eq!(world.status(request(Method::GET, "/answers/1")).await, StatusCode::NOT_FOUND);
     let sent = world.send(request(Method::POST, "/answers/1"));

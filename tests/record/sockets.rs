@@ -59,7 +59,8 @@ fn ask(last_event_id: Option<&str>) -> Request<AnyBody> {
 
 async fn send(client: &mut Client, request: Request<AnyBody>) -> Arriving {
     let response = within(client.send(request)).await.unwrap();
-    assert_eq!((response.status(), &response.headers()["content-type"]), (StatusCode::OK, &"text/event-stream"));
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
     Arriving { body: response.into_body(), bytes: Vec::new() }
 }
 

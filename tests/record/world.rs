@@ -10,7 +10,7 @@ use http::{Request, Response, StatusCode, header::HeaderMap, request::Parts};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::sync::{mpsc, oneshot};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_sse::{Heartbeat, RecordLayer, Registry, RegistryConfig, SseBody, SseLayer};
 
 use crate::{
@@ -66,7 +66,6 @@ impl Drop for One {
 
 /// A run of the handler, which waits for the test.
 pub(crate) struct Call {
-    pub(crate) request: Parts,
     answer: oneshot::Sender<Box<dyn FnOnce() -> Response<AnyBody> + Send>>,
     bodies: Alive,
 }
@@ -122,7 +121,8 @@ impl World {
         let (running, made) = (handlers.clone(), bodies.clone());
         let handler = service_fn(move |request: Request<()>| {
             let (answer, answered) = oneshot::channel();
-            let call = Call { request: request.into_parts().0, answer, bodies: made.clone() };
+            drop(request);
+            let call = Call { answer, bodies: made.clone() };
             let one = running.one();
             sender.send(call).map_err(drop).expect("the test waits for calls");
             async move {
@@ -131,7 +131,7 @@ impl World {
                 Ok::<_, std::convert::Infallible>(answer())
             }
         });
-        let recorded = record.layer(handler);
+        let recorded = BoxCloneSyncService::new(record.layer(handler));
         // The position event is on, to show that recordings have none.
         let layer = SseLayer::new(&registry).heartbeat(Heartbeat::off()).open_at_once(false);
         let app = app(&layer, move |request| {
@@ -235,7 +235,6 @@ pub(crate) enum End {
 
 /// A client that reads a stream.
 pub(crate) struct Reader {
-    pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     body: SseBody<AnyBody>,
     /// What has arrived.
@@ -250,7 +249,7 @@ impl Reader {
             Some(&b"text/event-stream"[..]),
             "{parts:?}"
         );
-        Self { status: parts.status, headers: parts.headers, body, text: String::new() }
+        Self { headers: parts.headers, body, text: String::new() }
     }
 
     /// Waits until so many events have arrived. Returns their data.
