@@ -79,7 +79,7 @@ impl Block {
                 self.data.reserve(DATA.len() + value.len() + 1);
                 push_field(&mut self.data, "data", &text());
             }
-            b"event" => self.event_type = Some(text().into()).filter(|text: &Box<str>| !text.is_empty()),
+            b"event" => self.event_type = (!value.is_empty()).then(|| text().into()),
             b"id" if !value.contains(&0) => self.id = Some(text().into()),
             b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
                 self.retry = Some(Duration::from_millis(text().parse().unwrap_or(u64::MAX)));

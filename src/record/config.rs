@@ -16,13 +16,16 @@ use crate::{client::ClientHandle, event::Event, registry::Registry};
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) key: KeySource,
-    pub(super) only_joins: Option<Arc<dyn Fn(&Parts) -> bool + Send + Sync>>,
+    pub(super) only_joins: Option<Is>,
     pub(super) fingerprint: Option<TextOf>,
     pub(super) content_location: Option<TextOf>,
     pub(super) failed_event: FailedEvent,
     pub(super) cancel_unread_after: Option<Duration>,
     pub(super) running_at_most: usize,
 }
+
+/// A closure of the program that decides on a request.
+type Is = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 
 /// The program's function for the last event of a recording that failed.
 pub(super) type FailedEvent = Arc<dyn Fn(&RecordingFailure) -> Option<Event> + Send + Sync>;

@@ -183,7 +183,7 @@ async fn extensions_of_the_handler_s_response_reach_the_first_reader() {
     struct Cost(u32);
     let mut world = World::new();
     let sent = world.send(post("a"));
-    let _frames = world.call().await.stream_with(|response| drop(response.extensions_mut().insert(Cost(3))));
+    let _frames = world.call().await.stream_with(|response| _ = response.extensions_mut().insert(Cost(3)));
     assert_eq!(sent.response().await.extensions().get::<Cost>().map(|cost| cost.0), Some(3));
 }
 
