@@ -65,6 +65,8 @@
 //! - A pattern such as `orders/**` is a log of references to the events of all matching topics. To read it costs as much as to read one
 //!   topic. Names are matched only when a topic or a pattern is created.
 //! - A [`Producer`] fills a topic and marks its end. It continues while its readers disconnect and reconnect.
+//! - A [`RecordLayer`] does this for a handler's own stream: a request with the same key joins or resumes it, and the handler does not
+//!   run again.
 //!
 //! All events have one order, by [`Position`]. A client that has received a position has received everything before it on all of its
 //! topics that its [filters](Subscription::filter) let through. An id belongs to the registry that created it: an id of another process,
@@ -97,6 +99,8 @@
 //! - **Authorization.** Your handler decides whether a client may have a topic, before it subscribes the client. The crate does not ask
 //!   again. When the right ends, end the stream ([`ClientHandle::expire_at`]) or the subscription ([`ClientHandle::unsubscribe`]). A
 //!   `Last-Event-ID` gives no rights: it only says where to resume.
+//! - **Recordings.** Whoever sends the key of a [recording](RecordLayer) reads it. A key has to contain whose answer it is, as
+//!   [`RecordLayer::by_idempotency_key`] asks for.
 //! - **Client ids.** If a handler looks up a client by its id and acts for it, anybody who knows the id can act for that client. Send the
 //!   id only to its owner, and keep it out of logs and URLs. Or check by [metadata](SseLayer::metadata) that both clients belong to the
 //!   same user.
@@ -168,6 +172,7 @@ mod observe;
 mod presence;
 mod reader;
 mod reading;
+mod record;
 mod registry;
 mod stream;
 mod sync;
@@ -205,6 +210,7 @@ pub use self::{
     presence::{Member, Presence, PresenceChange, PresenceChanges},
     reader::Events,
     reading::Delivery,
+    record::{RecordBody, RecordError, RecordFuture, RecordLayer, RecordService, RecordingFailure},
     registry::{Drain, Drained, Error, Producer, ProducerError, Registry, RegistryConfig, SpawnFromError, TopicState},
     stream::{Batching, CloseReason, GapEvent, Heartbeat, PositionEvent},
     topics::{PublishError, Receipt, Start},

@@ -128,6 +128,8 @@ pub(crate) struct Style {
     pub(crate) topic_as_event_type: bool,
     /// The stream may finish when the registry is drained.
     pub(crate) finish_on_drain: bool,
+    /// The stream has no position events, as the client can get everything again without an id.
+    pub(crate) hides_position: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

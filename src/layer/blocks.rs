@@ -14,7 +14,7 @@ impl Config {
         let snapshot = reader.take_snapshot();
         let snapshot_has_id = snapshot.as_ref().is_some_and(|snapshot| snapshot.own_id().is_some());
         let snapshot = snapshot.map(|snapshot| snapshot.encode());
-        let position = match self.position_event.is_on() && !snapshot_has_id {
+        let position = match self.shows_position(reader) && !snapshot_has_id {
             true => reader.standing().and_then(|id| self.position_event.encode(&id)),
             false => None,
         };
@@ -41,8 +41,12 @@ impl Config {
 
     /// Returns a position event if the client's cursor is ahead of the last sent id.
     fn position(&self, reader: &mut Reader) -> Option<Bytes> {
-        let ahead = if self.position_event.is_on() { reader.take_ahead() } else { None };
+        let ahead = if self.shows_position(reader) { reader.take_ahead() } else { None };
         self.position_event.encode(&ahead?.to_string())
+    }
+
+    fn shows_position(&self, reader: &Reader) -> bool {
+        self.position_event.is_on() && !reader.style().hides_position
     }
 
     /// Returns the last bytes of a stream that ends at a boundary.

@@ -11,14 +11,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 
 use super::{
-    data::{into_bytes, without_mark},
+    data::without_mark,
     rare_state::{RareState, Window},
     sse_layer::Config,
 };
 use crate::{
     reader::{FastRead, OwnBody, Reader},
     reading::Picked,
-    stream::{Batching, Boundary, CloseReason, HeartbeatTimer, LeadingMark, headers},
+    stream::{Batching, Boundary, CloseReason, HeartbeatTimer, LeadingMark, headers, into_bytes},
     time::Timer,
 };
 

@@ -57,8 +57,9 @@ impl Cursor {
         self.shared_log.name()
     }
 
-    pub(super) fn is_public(&self) -> bool {
-        topic_name::is_public(self.name())
+    /// Whether other clients can read the topic too.
+    pub(super) fn is_shared(&self) -> bool {
+        !topic_name::is_of_one_client(self.name())
     }
 
     /// The client leaves the log. The filter may run user code when it is dropped, so it is dropped later.

@@ -4,7 +4,7 @@ use http::{
     HeaderMap, HeaderValue, Method, StatusCode, Version,
     header::{
         ACCEPT, ACCEPT_RANGES, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG,
-        HeaderName, LAST_MODIFIED,
+        HeaderName, LAST_MODIFIED, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -28,6 +28,17 @@ static DESCRIBES_BYTES: [HeaderName; 7] = [
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("digest"),
     HeaderName::from_static("repr-digest"),
+];
+
+/// Headers that are for one connection alone, besides those that `Connection` names.
+static OF_A_CONNECTION: [HeaderName; 7] = [
+    CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
 ];
 
 /// Returns whether a response is an event stream.
@@ -131,6 +142,17 @@ pub(crate) fn prepare(headers: &mut HeaderMap, keeps_alive: bool, is_private: bo
 /// Removes the headers that describe the exact bytes of a body.
 pub(crate) fn remove_byte_descriptions(headers: &mut HeaderMap) {
     DESCRIBES_BYTES.iter().for_each(|name| drop(headers.remove(name)));
+}
+
+/// Removes the headers that are for one connection alone: RFC 9110, section 7.6.1.
+pub(crate) fn remove_connection_headers(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| split(value.as_bytes(), b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    named.iter().chain(&OF_A_CONNECTION).for_each(|name| drop(headers.remove(name)));
 }
 
 fn lower_case_content_type(headers: &mut HeaderMap) {
@@ -261,6 +283,13 @@ mod tests {
         assert!(!keeps_alive(Version::HTTP_11, &with(&[("connection", "te, Close")])));
         assert!(!keeps_alive(Version::HTTP_10, &with(&[("connection", "keep-alive")])));
         assert!(!keeps_alive(Version::HTTP_2, &HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_headers_of_a_connection_and_those_that_it_names_are_removed() {
+        let mut headers = with(&[("connection", "X-Own , close"), ("x-own", "1"), ("keep-alive", "1"), ("etag", "2")]);
+        remove_connection_headers(&mut headers);
+        assert_eq!(headers, with(&[("etag", "2")]));
     }
 
     #[test]

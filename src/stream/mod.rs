@@ -5,6 +5,7 @@
 mod batching;
 mod boundary;
 mod close_reason;
+mod frame_data;
 mod gap_event;
 pub(crate) mod headers;
 mod heartbeat;
@@ -17,5 +18,6 @@ pub use self::{
 };
 pub(crate) use self::{
     boundary::{Boundary, LeadingMark},
+    frame_data::{TIME_TO_WRITE, into_bytes},
     heartbeat::HeartbeatTimer,
 };
