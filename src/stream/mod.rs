@@ -8,14 +8,16 @@ mod close_reason;
 mod gap_event;
 pub(crate) mod headers;
 mod heartbeat;
+mod hello_event;
 mod own_event;
 mod position_event;
 
 pub use self::{
-    batching::Batching, close_reason::CloseReason, gap_event::GapEvent, heartbeat::Heartbeat,
+    batching::Batching, close_reason::CloseReason, gap_event::GapEvent, heartbeat::Heartbeat, hello_event::HelloEvent,
     position_event::PositionEvent,
 };
 pub(crate) use self::{
     boundary::{Boundary, LeadingMark},
     heartbeat::HeartbeatTimer,
+    hello_event::Hello,
 };

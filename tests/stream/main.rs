@@ -17,6 +17,8 @@ mod observer;
 mod open;
 #[path = "../support/polling.rs"]
 mod polling;
+#[path = "../support/random.rs"]
+mod random;
 #[path = "../support/spec.rs"]
 mod spec;
 #[path = "../support/test_server.rs"]
@@ -24,9 +26,11 @@ mod test_server;
 
 mod encoding;
 mod frames;
+mod hello;
 mod hyper;
 mod injection;
 mod layer;
+mod long_poll;
 mod no_stream;
 mod opening;
 #[cfg(feature = "test-util")]
