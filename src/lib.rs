@@ -206,7 +206,7 @@ pub use self::{
     event::{ClientId, Event, EventError, InvalidClientId},
     handle::EventStream,
     layer::{
-        LongPoll, SseBody, SseFuture, SseLayer,
+        EarlyHeadBody, EarlyHeadFuture, EarlyHeadLayer, EarlyHeadService, LongPoll, SseBody, SseFuture, SseLayer,
         SseService,
     },
     limit::{ClientIpKey, Limit, LimitKey, RefusedReason, RefusedResponse},

@@ -12,6 +12,7 @@ mod axum;
 mod blocks;
 mod body;
 mod data;
+mod early_head;
 mod ending;
 mod future;
 mod live;
@@ -27,6 +28,7 @@ pub use self::axum::MissingLayer;
 
 pub use self::{
     body::SseBody,
+    early_head::{EarlyHeadBody, EarlyHeadFuture, EarlyHeadLayer, EarlyHeadService},
     future::SseFuture,
     long_poll::LongPoll,
     service::SseService,

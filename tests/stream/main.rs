@@ -24,6 +24,7 @@ mod spec;
 #[path = "../support/test_server.rs"]
 mod test_server;
 
+mod early_head;
 mod encoding;
 mod frames;
 mod hello;
