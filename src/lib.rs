@@ -163,6 +163,8 @@ pub mod backplane;
 mod client;
 mod cluster;
 mod collections;
+#[cfg(feature = "json")]
+mod control;
 mod event;
 #[cfg(all(any(doc, doctest), feature = "axum", feature = "json"))]
 pub mod guide;
@@ -188,6 +190,9 @@ mod topics;
 #[doc = include_str!("../README.md")]
 mod readme {}
 
+#[cfg(feature = "json")]
+#[cfg_attr(docsrs, doc(cfg(feature = "json")))]
+pub use self::control::{FullBody, TopicsError, TopicsFuture, TopicsService};
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use self::layer::MissingLayer;

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The rooms from the top down. A room may use only the rooms that stand after it in its list.
-const PLAN: [(&str, &[&str]); 17] = [
+const PLAN: [(&str, &[&str]); 18] = [
     (
         "layer",
         &[
@@ -27,6 +27,7 @@ const PLAN: [(&str, &[&str]); 17] = [
             "sync",
         ],
     ),
+    ("control", &["registry", "client", "topics", "event"]),
     ("observe", &["client", "cluster", "limit", "topics", "stream", "log", "event", "sync"]),
     (
         "registry",
