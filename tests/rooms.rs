@@ -29,6 +29,7 @@ const PLAN: [(&str, &[&str]); 18] = [
         ],
     ),
     ("record", &["registry", "handle", "client", "limit", "topics", "stream", "log", "event", "collections", "sync"]),
+    ("control", &["registry", "client", "topics", "event"]),
     ("observe", &["client", "cluster", "limit", "topics", "stream", "log", "event", "sync"]),
     (
         "registry",

@@ -100,6 +100,23 @@ impl Client {
         }
     }
 
+    /// Returns how the resume went, in one word, once the stream has begun.
+    ///
+    /// `None`: the client brought an id and has no subscription yet.
+    pub(crate) fn resumed(&self) -> Option<&'static str> {
+        if self.last_event_id().is_none() {
+            return Some("fresh");
+        }
+        let state = lock(&self.state);
+        let is_gap = state.rare.as_ref().is_some_and(|rare| rare.gap.is_some());
+        state.cursors.has_shared().then_some(if is_gap { "gap" } else { "continued" })
+    }
+
+    /// Whether the stream begins with a snapshot that was not sent yet.
+    pub(crate) fn begins_with_snapshot(&self) -> bool {
+        lock(&self.state).rare.as_ref().is_some_and(|rare| rare.snapshot.is_some())
+    }
+
     /// Whether the stream begins with a gap after the client's `Last-Event-ID`.
     pub(crate) fn begins_with_gap(&self) -> bool {
         lock(&self.state).rare.as_ref().is_some_and(|rare| rare.gap.is_some())

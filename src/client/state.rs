@@ -258,6 +258,11 @@ impl Client {
         lock(&self.state).is_open()
     }
 
+    /// Whether the client has a subscription, other than to its own topic.
+    pub(crate) fn has_public(&self) -> bool {
+        lock(&self.state).cursors.has_shared()
+    }
+
     /// Whether the handler reads the client's events, or would if the request were not a HEAD.
     pub(crate) fn is_read_by_handler(&self) -> bool {
         let state = lock(&self.state);

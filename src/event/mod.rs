@@ -21,7 +21,7 @@ pub(crate) use self::{
     client_id::random_bits,
     decoder::{EventDecoder, TooLong},
     encoding::{ROOM_FOR_ID, decode_data, decode_type, finish, push_field},
-    json::push_json_string,
+    json::{push_json_field, push_json_string, push_json_strings},
     line_reader::{LineReader, field},
     own_event::OwnEvent,
     payload::Payload,

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 
-use super::{open_stream::OpenStream, sse_layer::Config};
+use super::{asked::Asked, open_stream::OpenStream, sse_layer::Config};
 use crate::{
     limit::Hold,
     reader::Reader,
@@ -89,8 +89,15 @@ impl<B: Body> SseBody<B> {
     /// Wraps an event stream and adds the events of a reader.
     ///
     /// `own`: events that are sent before all published events.
-    pub(crate) fn stream(inner: B, reader: Reader, own: &[Picked], config: Arc<Config>, is_encoded: bool) -> Self {
-        Self { kind: Kind::Stream { inner, stream: Box::new(OpenStream::new(reader, own, config, is_encoded)) } }
+    pub(crate) fn stream(
+        inner: B,
+        reader: Reader,
+        own: &[Picked],
+        config: Arc<Config>,
+        asked: Asked,
+        is_encoded: bool,
+    ) -> Self {
+        Self { kind: Kind::Stream { inner, stream: Box::new(OpenStream::new(reader, own, config, asked, is_encoded)) } }
     }
 }
 

@@ -114,6 +114,12 @@ impl Reader {
         self.client.begins_with_gap()
     }
 
+    /// Whether the open stream has read every event up to this number, and was notified of every gap.
+    pub(crate) fn has_read(&self, number: u64) -> bool {
+        let state = lock(&self.client.state);
+        state.is_open() && state.cursors.has_read(number)
+    }
+
     /// Returns the client's position, if no id that was sent says so.
     pub(crate) fn take_ahead(&mut self) -> Option<Position> {
         let seen = if self.is_ahead { lock(&self.client.state).cursors.seen_all() } else { None };

@@ -58,6 +58,11 @@ impl Cursors {
         self.cursors.iter().any(Cursor::is_pending)
     }
 
+    /// Whether the client has read every event up to this number, and was notified of every gap.
+    pub(crate) fn has_read(&self, number: u64) -> bool {
+        !self.cursors.iter().any(|cursor| cursor.is_behind(number))
+    }
+
     /// Adds a subscription. `resumes`: a `Last-Event-ID` overrides the start.
     pub(crate) fn subscribe(&mut self, frames: Joining, filter: Option<Filter>, resumes: bool) {
         let Joining { shared_log, start } = frames;
