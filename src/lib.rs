@@ -41,6 +41,9 @@
 //! - It sends a [`Heartbeat`] when nothing was sent for an interval.
 //! - It inserts the events of the client's topics, only at a boundary between two events of the handler's own body, however the
 //!   bytes of that body are chunked.
+//! - For a client that asks with `?hello=1`, it begins the stream with a [`HelloEvent`].
+//! - For a client that asks with `?wait=25`, it ends the response after the first events: a [long poll](LongPoll).
+//! - If you set [`SseLayer::open_after`], it opens a stream before its handler answers.
 //! - It refuses requests for streams when a [limit](Limit) is reached.
 //! - When the body is dropped, it removes the client's subscriptions. [`ClientHandle::closed`] returns the reason.
 //!
@@ -65,6 +68,8 @@
 //! - A pattern such as `orders/**` is a log of references to the events of all matching topics. To read it costs as much as to read one
 //!   topic. Names are matched only when a topic or a pattern is created.
 //! - A [`Producer`] fills a topic and marks its end. It continues while its readers disconnect and reconnect.
+//! - A [`RecordLayer`] does this for a handler's own stream: a request with the same key joins or resumes it, and the handler does not
+//!   run again.
 //!
 //! All events have one order, by [`Position`]. A client that has received a position has received everything before it on all of its
 //! topics that its [filters](Subscription::filter) let through. An id belongs to the registry that created it: an id of another process,
@@ -97,6 +102,10 @@
 //! - **Authorization.** Your handler decides whether a client may have a topic, before it subscribes the client. The crate does not ask
 //!   again. When the right ends, end the stream ([`ClientHandle::expire_at`]) or the subscription ([`ClientHandle::unsubscribe`]). A
 //!   `Last-Event-ID` gives no rights: it only says where to resume.
+//! - **Recordings.** Whoever sends the key of a [recording](RecordLayer) reads it. A key has to contain whose answer it is, as
+//!   [`RecordLayer::by_idempotency_key`] asks for.
+//! - **Shared caches.** [`SseLayer::cache_polls`] lets caches give the same events to everybody who asks for the same URL. Use it only
+//!   on routes without private data.
 //! - **Client ids.** If a handler looks up a client by its id and acts for it, anybody who knows the id can act for that client. Send the
 //!   id only to its owner, and keep it out of logs and URLs. Or check by [metadata](SseLayer::metadata) that both clients belong to the
 //!   same user.
@@ -127,7 +136,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `axum` | yes | [`ClientHandle`] as an extractor; [`EventStream`] and the errors as responses |
-//! | `json` | yes | [`Event::json`], [`Batching::as_array`], [`Stats`] as JSON |
+//! | `json` | yes | [`Event::json`], [`Batching::as_array`], [`TopicsService`], [`Stats`] as JSON |
 //! | `file` | no | `backplane::File`, which keeps the events in a file over a restart |
 //! | `redis` | no | `backplane::Redis`, which keeps the events in a stream of Redis or Valkey |
 //! | `metrics` | no | `MetricsObserver`, an [`Observer`] that counts with the `metrics` crate |
@@ -149,7 +158,8 @@
 #![cfg_attr(
     not(feature = "json"),
     doc = "[`Event::json`]: https://docs.rs/tower-sse/latest/tower_sse/struct.Event.html#method.json",
-    doc = "[`Batching::as_array`]: https://docs.rs/tower-sse/latest/tower_sse/struct.Batching.html#method.as_array"
+    doc = "[`Batching::as_array`]: https://docs.rs/tower-sse/latest/tower_sse/struct.Batching.html#method.as_array",
+    doc = "[`TopicsService`]: https://docs.rs/tower-sse/latest/tower_sse/struct.TopicsService.html"
 )]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -157,6 +167,8 @@ pub mod backplane;
 mod client;
 mod cluster;
 mod collections;
+#[cfg(feature = "json")]
+mod control;
 mod event;
 #[cfg(all(any(doc, doctest), feature = "axum", feature = "json"))]
 pub mod guide;
@@ -168,6 +180,7 @@ mod observe;
 mod presence;
 mod reader;
 mod reading;
+mod record;
 mod registry;
 mod stream;
 mod sync;
@@ -182,6 +195,9 @@ mod topics;
 #[doc = include_str!("../README.md")]
 mod readme {}
 
+#[cfg(feature = "json")]
+#[cfg_attr(docsrs, doc(cfg(feature = "json")))]
+pub use self::control::{FullBody, TopicsError, TopicsFuture, TopicsService};
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use self::layer::MissingLayer;
@@ -199,13 +215,17 @@ pub use self::{
     cluster::{BackplaneRefused, Health},
     event::{ClientId, Event, EventError, InvalidClientId},
     handle::EventStream,
-    layer::{SseBody, SseFuture, SseLayer, SseService},
+    layer::{
+        EarlyHeadBody, EarlyHeadFuture, EarlyHeadLayer, EarlyHeadService, LongPoll, SseBody, SseFuture, SseLayer,
+        SseService,
+    },
     limit::{ClientIpKey, Limit, LimitKey, RefusedReason, RefusedResponse},
     log::{Gap, InvalidPosition, MAX_TOPIC, Position, Retention, SlowClientPolicy, TopicError, segment},
     presence::{Member, Presence, PresenceChange, PresenceChanges},
     reader::Events,
     reading::Delivery,
+    record::{RecordBody, RecordError, RecordFuture, RecordLayer, RecordService, RecordingFailure},
     registry::{Drain, Drained, Error, Producer, ProducerError, Registry, RegistryConfig, SpawnFromError, TopicState},
-    stream::{Batching, CloseReason, GapEvent, Heartbeat, PositionEvent},
+    stream::{Batching, CloseReason, GapEvent, Heartbeat, HelloEvent, PositionEvent},
     topics::{PublishError, Receipt, Start},
 };

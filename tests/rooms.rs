@@ -8,10 +8,11 @@ use std::{
 };
 
 /// The rooms from the top down. A room may use only the rooms that stand after it in its list.
-const PLAN: [(&str, &[&str]); 17] = [
+const PLAN: [(&str, &[&str]); 18] = [
     (
         "layer",
         &[
+            "record",
             "registry",
             "handle",
             "reader",
@@ -27,6 +28,8 @@ const PLAN: [(&str, &[&str]); 17] = [
             "sync",
         ],
     ),
+    ("record", &["registry", "handle", "client", "limit", "topics", "stream", "log", "event", "collections", "sync"]),
+    ("control", &["registry", "client", "topics", "event"]),
     ("observe", &["client", "cluster", "limit", "topics", "stream", "log", "event", "sync"]),
     (
         "registry",

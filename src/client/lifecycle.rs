@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     limit::{Admission, Hold, RefusedReason},
+    log::Outcome,
     reading::Picked,
     stream::CloseReason,
     sync::lock,
@@ -100,7 +101,7 @@ impl Client {
         state.may_begin()?;
         match state.resume(&self.shared, self.last_event_id(), &mut deferred) {
             Resume::Gap(gap) => state.rare().gap = Some(gap),
-            Resume::Fresh if state.cursors.has_public() => {
+            Resume::Fresh if state.cursors.has_shared() => {
                 if let Some(standing) = state.cursors.standing(&self.shared.topics) {
                     state.cursors.begin(&standing);
                 }
@@ -108,7 +109,7 @@ impl Client {
             Resume::Fresh | Resume::Continued => {}
         }
         let mut own = state.cursors.take_own(self.known_id());
-        if !own.is_empty() && state.cursors.has_public() {
+        if !own.is_empty() && state.cursors.has_shared() {
             // Their own ids would say that the client has read all older events.
             let id: Arc<str> = self.stands_at(&state).into();
             own.iter_mut().for_each(|picked| picked.progress = Some(Arc::clone(&id)));
@@ -187,6 +188,12 @@ impl Client {
 
     pub(crate) fn over(&self) -> Option<CloseReason> {
         lock(&self.state).over()
+    }
+
+    /// Returns how the client's topics have ended, once its reader has read all of them to their ends.
+    pub(crate) fn completed(&self) -> Option<Outcome> {
+        let state = lock(&self.state);
+        state.is_complete.then(|| state.outcome())
     }
 
     pub(crate) async fn closed(&self) -> CloseReason {

@@ -1,6 +1,8 @@
 //! Producers begin and end: in this registry's own log, or in the log of a backplane.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
 
 use super::shared::Shared;
 use crate::{
@@ -10,6 +12,9 @@ use crate::{
     sync::lock,
     topics::{By, Deferred, Production, ProductionId, PublishError, Receipt, Topics, Writer},
 };
+
+/// How long a producer waits before it publishes again on a full outbox. Other publishers can keep the outbox from becoming empty.
+const A_MOMENT: Duration = Duration::from_millis(50);
 
 /// Why a producer does not begin.
 pub(crate) enum NotBegun {
@@ -61,6 +66,16 @@ impl Shared {
     /// Whether the topic has a producer, as far as this process knows.
     pub(crate) fn is_produced(&self, name: &str) -> bool {
         self.following().is_some_and(|cluster| cluster.produces(name)) || self.production_of(name).is_some()
+    }
+
+    /// Waits for a moment, or until nothing is on its way to the backplane.
+    pub(crate) async fn outbox_may_have_room(&self) {
+        let flushed = async {
+            if let Some(cluster) = self.following() {
+                cluster.flushed().await;
+            }
+        };
+        let _ = timeout(A_MOMENT, flushed).await;
     }
 
     /// Ends a topic without a last event, if this production is the current one.

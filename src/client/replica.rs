@@ -33,7 +33,7 @@ impl Shared {
 
     /// Subscribes a client of this process to its own topic, if an event for it has come from elsewhere.
     fn prepare_own_topics(&self, changes: &[Change<'_>]) {
-        let own = changes.iter().filter(|change| !topic_name::is_public(&change.topic));
+        let own = changes.iter().filter(|change| topic_name::is_of_one_client(&change.topic));
         for id in own.filter_map(|change| change.topic.strip_prefix("$client/")?.parse().ok()) {
             if let Some(client) = self.client(&id) {
                 // A client that has too many subscriptions does not get it, and its sender was told if it is in this process.

@@ -91,13 +91,30 @@ impl Client {
         let state = lock(&self.state);
         let (gap, has_snapshot) = state.rare.as_ref().map_or((None, false), |it| (it.gap.as_ref(), it.has_snapshot));
         match self.last_event_id() {
-            _ if !state.cursors.has_public() => None,
+            _ if !state.cursors.has_shared() => None,
             _ if has_snapshot => Some(state.cursors.seen().to_string()),
             Some(_) if gap.is_some() => None,
             // The id comes from the request, so it is checked.
             Some(id) => Event::data("").id(id).is_ok().then(|| id.to_owned()),
             None => state.cursors.standing(&self.shared.topics).map(|standing| standing.to_string()),
         }
+    }
+
+    /// Returns how the resume went, in one word, once the stream has begun.
+    ///
+    /// `None`: the client brought an id and has no subscription yet.
+    pub(crate) fn resumed(&self) -> Option<&'static str> {
+        if self.last_event_id().is_none() {
+            return Some("fresh");
+        }
+        let state = lock(&self.state);
+        let is_gap = state.rare.as_ref().is_some_and(|rare| rare.gap.is_some());
+        state.cursors.has_shared().then_some(if is_gap { "gap" } else { "continued" })
+    }
+
+    /// Whether the stream begins with a snapshot that was not sent yet.
+    pub(crate) fn begins_with_snapshot(&self) -> bool {
+        lock(&self.state).rare.as_ref().is_some_and(|rare| rare.snapshot.is_some())
     }
 
     /// Whether the stream begins with a gap after the client's `Last-Event-ID`.

@@ -128,6 +128,8 @@ pub(crate) struct Style {
     pub(crate) topic_as_event_type: bool,
     /// The stream may finish when the registry is drained.
     pub(crate) finish_on_drain: bool,
+    /// The stream has no position events, as the client can get everything again without an id.
+    pub(crate) hides_position: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -254,6 +256,11 @@ impl Client {
 
     pub(crate) fn is_open(&self) -> bool {
         lock(&self.state).is_open()
+    }
+
+    /// Whether the client has a subscription, other than to its own topic.
+    pub(crate) fn has_public(&self) -> bool {
+        lock(&self.state).cursors.has_shared()
     }
 
     /// Whether the handler reads the client's events, or would if the request were not a HEAD.

@@ -37,11 +37,11 @@ impl Client {
         result
     }
 
-    /// Subscribes, or changes the existing subscription.
+    /// Subscribes to a name of any kind, or changes the existing subscription.
     ///
     /// `resumes`: if the stream has not begun, a `Last-Event-ID` overrides `start`. `must_exist`: only if the topic
     /// exists.
-    pub(super) fn join(
+    pub(crate) fn join(
         self: &Arc<Self>,
         name: &str,
         start: Start,

@@ -93,7 +93,7 @@ impl Lines {
 /// Returns the index of the next line end.
 ///
 /// It skips pieces of 32 bytes that contain no line end, because a large event has few line ends.
-fn line_end(text: &[u8]) -> Option<usize> {
+pub(super) fn line_end(text: &[u8]) -> Option<usize> {
     const PIECE: usize = 32;
     let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
     let is_clean = |piece: &&[u8]| !piece.iter().fold(false, |found, byte| found | is_end(byte));

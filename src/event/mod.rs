@@ -5,9 +5,11 @@
 mod attributes;
 mod audience;
 mod client_id;
+mod decoder;
 mod encoding;
 mod error;
 mod json;
+mod line_reader;
 mod own_event;
 mod payload;
 mod quoted;
@@ -17,8 +19,10 @@ pub(crate) use self::{
     attributes::AttributeTypes,
     audience::Audience,
     client_id::random_bits,
+    decoder::{EventDecoder, TooLong},
     encoding::{ROOM_FOR_ID, decode_data, decode_type, finish, push_field},
-    json::push_json_string,
+    json::{push_json_field, push_json_string, push_json_strings},
+    line_reader::{LineReader, field},
     own_event::OwnEvent,
     payload::Payload,
     quoted::Quoted,

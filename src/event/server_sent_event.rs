@@ -39,7 +39,7 @@ pub struct Event {
     pub(super) event_type: Option<Box<str>>,
     pub(super) data: Vec<u8>,
     pub(super) retry: Option<Duration>,
-    id: Option<Box<str>>,
+    pub(super) id: Option<Box<str>>,
     pub(super) audience: Option<Box<Audience>>,
 }
 
@@ -158,8 +158,7 @@ impl Event {
     /// - [`EventError::IdWithoutData`] if the event has no data. Several clients do not take an id from such an event.
     pub fn id(mut self, id: impl AsRef<str>) -> Result<Self, EventError> {
         let id = id.as_ref();
-        let printable = id.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-        if id.is_empty() || id.len() > Self::MAX_ID || !printable || id.trim().len() != id.len() {
+        if !Self::is_valid_id(id) {
             return Err(EventError::Id { value: id.to_owned() });
         }
         if self.data.is_empty() {
@@ -167,6 +166,12 @@ impl Event {
         }
         self.id = Some(id.into());
         Ok(self)
+    }
+
+    /// Whether clients send an id back unchanged.
+    pub(super) fn is_valid_id(id: &str) -> bool {
+        let is_printable = id.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        (1..=Self::MAX_ID).contains(&id.len()) && is_printable && id.trim().len() == id.len()
     }
 
     /// Sets the `retry:` field: how long the client waits before it reconnects.

@@ -3,18 +3,19 @@
 //! 1. [Getting started](getting_started): a whole program, and what happens by default
 //! 2. [Wrapping an existing stream](wrapping): your handler already answers with an event stream
 //! 3. [Topics and resume](topics): [topic names](topics#topic-names), retention, reconnects, answers that survive a reload
-//! 4. [Limits and shutdown](limits): limits, the age of streams, drain, the server
-//! 5. [Layer order](layers): authentication, CORS, compression, timeouts, traces
-//! 6. [Clients](clients): what each client can and cannot do
-//! 7. [Proxies](proxies): nginx, load balancers and the gateway
-//! 8. [MCP](mcp): the layer around an MCP server
-//! 9. [A proxy before MCP and model servers](mcp_proxies): host names, origins, addresses
-//! 10. [Testing your handlers](testing): with the feature `test-util`
-//! 11. [Before you go live](before_you_go_live): retention, limits, the server, shutdown, what to watch
-//! 12. [Performance](performance): what a stream costs, and what to set
-//! 13. [Performance, measured](performance_measured): how the figures were measured
-//! 14. [Several machines](several_machines): what works without a backplane
-//! 15. [gRPC](grpc): the same topics for tonic
+//! 4. [Recording any handler's stream](recording): a handler that stays as it is, and whose answers survive a reload
+//! 5. [Limits and shutdown](limits): limits, the age of streams, drain, the server
+//! 6. [Layer order](layers): authentication, CORS, compression, timeouts, traces
+//! 7. [Clients](clients): what each client can and cannot do
+//! 8. [Proxies](proxies): nginx, load balancers and the gateway
+//! 9. [MCP](mcp): the layer around an MCP server
+//! 10. [A proxy before MCP and model servers](mcp_proxies): host names, origins, addresses
+//! 11. [Testing your handlers](testing): with the feature `test-util`
+//! 12. [Before you go live](before_you_go_live): retention, limits, the server, shutdown, what to watch
+//! 13. [Performance](performance): what a stream costs, and what to set
+//! 14. [Performance, measured](performance_measured): how the figures were measured
+//! 15. [Several machines](several_machines): what works without a backplane
+//! 16. [gRPC](grpc): the same topics for tonic
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
@@ -24,6 +25,9 @@ pub mod wrapping {}
 
 #[doc = include_str!("topics.md")]
 pub mod topics {}
+
+#[doc = include_str!("recording.md")]
+pub mod recording {}
 
 #[doc = include_str!("limits.md")]
 pub mod limits {}

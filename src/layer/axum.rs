@@ -15,6 +15,7 @@ use crate::{
     handle::EventStream,
     limit::RefusedReason,
     log::TopicError,
+    record::RecordError,
     registry::{Error, ProducerError},
     stream::CloseReason,
     topics::PublishError,
@@ -108,6 +109,13 @@ impl IntoResponse for PublishError {
 impl IntoResponse for ProducerError {
     fn into_response(self) -> Response {
         (self.status(), self.to_string()).into_response()
+    }
+}
+
+/// As a response: [`RecordError::into_response`].
+impl IntoResponse for RecordError {
+    fn into_response(self) -> Response {
+        Self::into_response::<Body>(self)
     }
 }
 

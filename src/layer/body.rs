@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,14 +12,13 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 
-use super::{data::into_bytes, open_stream::OpenStream, sse_layer::Config};
-use crate::{limit::Hold, reader::Reader, reading::Picked};
-
-/// How long a server may take to write the last event after a body failed.
-///
-/// After this time the server gets the error. Servers drop the bytes that they have not written by then. With HTTP/2,
-/// another task writes, and a body is not told when its bytes are written.
-const TIME_TO_WRITE: Duration = Duration::from_millis(100);
+use super::{asked::Asked, open_stream::OpenStream, sse_layer::Config};
+use crate::{
+    limit::Hold,
+    reader::Reader,
+    reading::Picked,
+    stream::{TIME_TO_WRITE, into_bytes},
+};
 
 pin_project! {
     /// The response body of an [`SseService`](crate::SseService).
@@ -91,8 +89,15 @@ impl<B: Body> SseBody<B> {
     /// Wraps an event stream and adds the events of a reader.
     ///
     /// `own`: events that are sent before all published events.
-    pub(crate) fn stream(inner: B, reader: Reader, own: &[Picked], config: Arc<Config>, is_encoded: bool) -> Self {
-        Self { kind: Kind::Stream { inner, stream: Box::new(OpenStream::new(reader, own, config, is_encoded)) } }
+    pub(crate) fn stream(
+        inner: B,
+        reader: Reader,
+        own: &[Picked],
+        config: Arc<Config>,
+        asked: Asked,
+        is_encoded: bool,
+    ) -> Self {
+        Self { kind: Kind::Stream { inner, stream: Box::new(OpenStream::new(reader, own, config, asked, is_encoded)) } }
     }
 }
 

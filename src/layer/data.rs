@@ -4,13 +4,6 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::stream::LeadingMark;
 
-/// Converts the data of a frame.
-///
-/// `Bytes`, which most bodies use, are not copied.
-pub(super) fn into_bytes(mut data: impl Buf) -> Bytes {
-    data.copy_to_bytes(data.remaining())
-}
-
 /// Removes the bytes of a leading byte-order mark from a frame.
 ///
 /// Bytes that were held back, and that are not a mark, are put before the frame.

@@ -16,7 +16,8 @@ impl OpenStream {
         if mem::replace(&mut self.said_farewell, true) {
             return None;
         }
-        let last_words = self.config.last_words(&mut self.reader, reason);
+        let is_poll = self.is_poll();
+        let last_words = self.config.last_words(&mut self.reader, reason, is_poll);
         self.reader.client().add_bytes(last_words.len());
         Some(last_words).filter(|bytes| !bytes.is_empty())
     }

@@ -11,7 +11,7 @@ use http::{Response, StatusCode, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::{body::SseBody, sse_layer::Config};
+use super::{asked::Asked, body::SseBody, sse_layer::Config};
 use crate::{
     client::{CatchingUp, Client},
     handle::StreamOf,
@@ -52,6 +52,7 @@ pub(crate) struct Pending {
     pub(crate) is_connect: bool,
     /// The response may carry `connection: keep-alive`.
     pub(crate) keeps_alive: bool,
+    pub(crate) asked: Asked,
     /// A copy of the request, for a [`RefusedResponse`](crate::RefusedResponse) of the program.
     pub(crate) request: Option<Box<Parts>>,
 }
@@ -133,7 +134,7 @@ where
 ///
 /// An outer layer leaves such a response unchanged.
 #[derive(Debug, Clone, Copy)]
-struct Wrapped;
+pub(super) struct Wrapped;
 
 impl Pending {
     fn wrap<Out: Body>(mut self, mut response: Response<Out>) -> Response<SseBody<Out>> {
@@ -157,10 +158,15 @@ impl Pending {
                 .response(&RefusedReason::OtherClient, self.request.as_deref())
                 .map(SseBody::full);
         }
+        let is_encoded = headers::is_encoded(response.headers());
+        // A handler's own stream could not be resumed by the registry. Whoever made it may say hello in it, as an upstream does.
+        let is_of_registry = || !is_encoded && (response.body().is_end_stream() || client.has_public());
+        let asked = self.asked.if_possible(is_of_registry);
         if client.is_head() {
             // The same headers as a GET gets, without the stream.
             if !client.is_read_by_handler() && response.extensions().get::<RefusedReason>().is_none() {
-                headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
+                let caching = asked.caching(response.headers(), config.is_private);
+                headers::prepare(response.headers_mut(), self.keeps_alive, caching);
                 response.extensions_mut().insert(Wrapped);
             }
             return response.map(|_| SseBody::head());
@@ -185,10 +191,10 @@ impl Pending {
                 return config.refused_response.response(&refused, self.request.as_deref()).map(SseBody::full);
             }
         };
-        headers::prepare(response.headers_mut(), self.keeps_alive, config.is_private);
+        let caching = asked.caching(response.headers(), config.is_private);
+        headers::prepare(response.headers_mut(), self.keeps_alive, caching);
         response.extensions_mut().insert(Wrapped);
-        let is_encoded = headers::is_encoded(response.headers());
-        response.map(|body| SseBody::stream(body, reader, &own, Arc::clone(config), is_encoded))
+        response.map(|body| SseBody::stream(body, reader, &own, Arc::clone(config), asked, is_encoded))
     }
 }
 

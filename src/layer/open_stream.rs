@@ -11,14 +11,15 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 
 use super::{
-    data::{into_bytes, without_mark},
+    asked::Asked,
+    data::without_mark,
     rare_state::{RareState, Window},
     sse_layer::Config,
 };
 use crate::{
     reader::{FastRead, OwnBody, Reader},
     reading::Picked,
-    stream::{Batching, Boundary, CloseReason, HeartbeatTimer, LeadingMark, headers},
+    stream::{Batching, Boundary, CloseReason, HeartbeatTimer, LeadingMark, headers, into_bytes},
     time::Timer,
 };
 
@@ -41,7 +42,7 @@ pub(super) struct OpenStream {
     /// They take turns, so that neither can starve the other.
     registry_first: bool,
     /// Bytes were sent since the heartbeat timer was last told.
-    is_active: bool,
+    pub(super) is_active: bool,
     boundary: Boundary,
     leading_mark: LeadingMark,
     /// State that few streams have, or that streams have only for a short time.
@@ -63,9 +64,14 @@ impl OpenStream {
     /// Opens the stream of a reader.
     ///
     /// `own`: events that are sent before all published events.
-    pub(super) fn new(reader: Reader, own: &[Picked], config: Arc<Config>, is_encoded: bool) -> Self {
+    pub(super) fn new(reader: Reader, own: &[Picked], config: Arc<Config>, asked: Asked, is_encoded: bool) -> Self {
         let client = reader.client();
-        let opening = if is_encoded { Bytes::new() } else { config.opening(&reader, own) };
+        let there = client.shared().topics.horizon();
+        let is_behind = asked.hello && !reader.has_read(there);
+        let is_fresh_poll = asked.wait.is_some() && client.last_event_id().is_none();
+        // A handler may send these to every client. If they ended each poll, its client would ask again without a pause.
+        let is_enough = is_fresh_poll && (!own.is_empty() || client.begins_with_snapshot());
+        let opening = if is_encoded { Bytes::new() } else { config.opening(&reader, own, asked, is_behind) };
         client.cannot_take.store(is_encoded, Ordering::Relaxed);
         client.add_bytes(opening.len());
         let mut stream = Self {
@@ -87,15 +93,20 @@ impl OpenStream {
         if !opening.is_empty() {
             stream.rare().next = Some(opening);
         }
+        match asked.wait {
+            Some(time) => stream.wait_for(time, is_enough),
+            None if is_behind => stream.rare().live_after = Some(there),
+            None => {}
+        }
         stream
     }
 
-    fn rare(&mut self) -> &mut RareState {
+    pub(super) fn rare(&mut self) -> &mut RareState {
         self.rare.get_or_insert_default()
     }
 
     /// Frees the rare state when it is empty, which makes the fast path possible again.
-    fn drop_empty_rare_state(&mut self) {
+    pub(super) fn drop_empty_rare_state(&mut self) {
         self.rare = self.rare.take().filter(|rare| !rare.is_empty());
     }
 
@@ -136,6 +147,7 @@ impl OpenStream {
             self.drop_empty_rare_state();
             return Poll::Ready(Some(Ok(Frame::data(block))));
         }
+        self.end_poll(false, cx);
         let may_inject = self.may_inject();
         if mem::replace(&mut self.may_take, may_inject) != may_inject {
             self.reader.client().cannot_take.store(!may_inject, Ordering::Relaxed);
@@ -161,6 +173,11 @@ impl OpenStream {
         if self.inner_ended && !self.may_inject() {
             return Poll::Ready(self.finish(CloseReason::BodyEnded).map(Ok));
         }
+        if self.may_inject() && self.end_poll(true, cx) {
+            if let Poll::Ready(frame) = self.poll_registry(cx) {
+                return Poll::Ready(frame.map(Ok));
+            }
+        }
         self.poll_heartbeat(cx).map(|heartbeat| Some(Ok(Frame::data(heartbeat))))
     }
 
@@ -168,10 +185,10 @@ impl OpenStream {
     ///
     /// The timers have to wake the new task.
     #[cold]
-    fn unset_timers(&mut self) {
+    pub(super) fn unset_timers(&mut self) {
         self.timer.unset();
-        if let Some(window) = self.rare.as_mut().and_then(|rare| rare.window.as_mut()) {
-            window.end.unset();
+        if let Some(rare) = &mut self.rare {
+            rare.unset_timers();
         }
     }
 
@@ -207,21 +224,28 @@ impl OpenStream {
             let reason = ready!(if self.is_encoded { self.reader.poll_closing(cx) } else { self.reader.poll_cut(cx) });
             return Poll::Ready(self.finish(reason));
         }
+        if let Some(live) = self.take_live() {
+            return Poll::Ready(Some(Frame::data(live)));
+        }
         ready!(self.poll_window(cx));
         loop {
             let own_body = if self.inner_ended { OwnBody::Ended } else { OwnBody::Open };
-            let frame = match ready!(self.reader.poll_frame(cx, own_body)) {
-                Ok(frame) => frame,
-                Err(reason) => {
+            let frame = match self.reader.poll_frame(cx, own_body) {
+                Poll::Ready(Ok(frame)) => frame,
+                Poll::Ready(Err(reason)) => {
                     return Poll::Ready(match self.say_farewell(reason) {
                         Some(last_words) => Some(Frame::data(last_words)),
                         None => self.finish(reason),
                     });
                 }
+                // Filters may have held back the last events that were there.
+                Poll::Pending => {
+                    return self.take_live().map_or(Poll::Pending, |live| Poll::Ready(Some(Frame::data(live))));
+                }
             };
             let by = self.reader.style().batching;
             let interval = by.map(Batching::interval).unwrap_or_default();
-            if !frame.has_more && !interval.is_zero() {
+            if !frame.has_more && !interval.is_zero() && !self.is_poll() {
                 let until = self.reader.client().shared().clock.after(interval);
                 self.rare().window = Some(Window { end: Timer::at(until), by });
                 // A client that waits for its window must not count as stalled.
@@ -238,6 +262,7 @@ impl OpenStream {
                 (None, None) => continue,
             };
             self.registry_first = false;
+            self.note_sent_to_poll();
             if second.is_some() {
                 self.rare().next = second;
             }
@@ -336,7 +361,7 @@ impl OpenStream {
         let Some(interval) = self.config.heartbeat.interval().filter(|_| !self.is_encoded) else {
             return Poll::Pending;
         };
-        let may_inject = self.may_inject();
+        let (may_inject, is_poll) = (self.may_inject(), self.is_poll());
         let client = self.reader.client();
         let (clock, spread) = (&client.shared().clock, client.id().spread());
         let heartbeat_timer = self.heartbeat_timer.get_or_insert_with(|| {
@@ -355,7 +380,7 @@ impl OpenStream {
             // A busy stream gets here once in each interval, too.
             client.shared().tick();
             if is_due && may_inject {
-                let heartbeat = self.config.heartbeat(&mut self.reader);
+                let heartbeat = self.config.heartbeat(&mut self.reader, is_poll);
                 let client = self.reader.client();
                 if !heartbeat.is_empty() {
                     client.add_bytes(heartbeat.len());

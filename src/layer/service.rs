@@ -8,6 +8,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
+    asked::Asked,
     body::SseBody,
     future::{Pending, SseFuture, Unanswered},
     sse_layer::Config,
@@ -32,6 +33,10 @@ pub struct SseService<S> {
 impl<S> SseService<S> {
     pub(crate) fn new(inner: S, registry: Registry, config: Arc<Config>) -> Self {
         Self { inner, registry, config }
+    }
+
+    pub(super) fn config(&self) -> &Arc<Config> {
+        &self.config
     }
 
     /// Returns the inner service.
@@ -95,6 +100,7 @@ where
             client: Unanswered::new(client, Arc::clone(&self.config)),
             is_connect: request.method() == Method::CONNECT,
             keeps_alive: headers::keeps_alive(request.version(), request.headers()),
+            asked: Asked::of(&request, &self.config),
             request: kept,
         };
         match refused {

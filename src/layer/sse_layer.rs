@@ -4,13 +4,13 @@ use bytes::Bytes;
 use http::{Extensions, request::Parts};
 use tower_layer::Layer;
 
-use super::service::SseService;
+use super::{long_poll::LongPoll, service::SseService};
 use crate::{
     client::{ClientHandle, ClientPool, Style},
     event::Event,
     limit::{Limit, RefusedResponse},
     registry::Registry,
-    stream::{Batching, CloseReason, GapEvent, Heartbeat, PositionEvent},
+    stream::{Batching, CloseReason, GapEvent, Heartbeat, HelloEvent, PositionEvent},
     time::jitter,
 };
 
@@ -44,6 +44,10 @@ pub(crate) struct Config {
     pub(crate) heartbeat: Heartbeat,
     pub(crate) gap_event: GapEvent,
     pub(crate) position_event: PositionEvent,
+    pub(crate) hello_event: HelloEvent,
+    pub(crate) long_poll: LongPoll,
+    /// How many seconds shared caches may keep the response to a poll.
+    pub(crate) public_polls: Option<u32>,
     pub(crate) opens_at_once: bool,
     pub(crate) resume_at_most: Option<u32>,
     /// The comments that every stream begins with, without the reconnection time.
@@ -115,6 +119,9 @@ impl SseLayer {
             heartbeat: Heartbeat::default(),
             gap_event: GapEvent::default(),
             position_event: PositionEvent::default(),
+            hello_event: HelloEvent::default(),
+            long_poll: LongPoll::default(),
+            public_polls: None,
             opens_at_once: true,
             resume_at_most: None,
             opening: Event::empty(),
@@ -150,6 +157,36 @@ impl SseLayer {
     /// a stream.
     pub fn position_event(self, position_event: PositionEvent) -> Self {
         self.with(|config| config.position_event = position_event)
+    }
+
+    /// Sets the event with which a stream begins for a client that asks for it with `?hello=1`.
+    ///
+    /// Default: [`HelloEvent::default`].
+    pub fn hello_event(self, hello_event: HelloEvent) -> Self {
+        self.with(|config| config.hello_event = hello_event)
+    }
+
+    /// Sets whether clients may poll with `?wait=SECONDS`, and for how long. Default: [`LongPoll::default`].
+    pub fn long_poll(self, long_poll: LongPoll) -> Self {
+        self.with(|config| config.long_poll = long_poll)
+    }
+
+    /// Lets shared caches keep the response to a [poll](LongPoll) for a moment. Default: no cache keeps it.
+    ///
+    /// A CDN then asks the server once for many clients that poll from the same position. Use it only on routes whose
+    /// streams have **no private data**: everybody who asks for the same URL gets the same events.
+    ///
+    /// The response has `cache-control: public, max-age=..`, in whole seconds, rounded up. One second is enough: while a
+    /// poll waits, a CDN can let all further requests wait for its response.
+    ///
+    /// It applies to a GET whose position is in the query, or which has none. It does not apply if the request has a
+    /// `cookie`, an `authorization` or a `Last-Event-ID` header, if the response sets a cookie, or with
+    /// [`no_store`](Self::no_store). If the stream depends on something else than the URL, such as the address or a client
+    /// certificate, do not use it.
+    pub fn cache_polls(self, max_age: Duration) -> Self {
+        let seconds = max_age.as_secs().saturating_add(u64::from(max_age.subsec_nanos() > 0));
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        self.with(|config| config.public_polls = Some(seconds))
     }
 
     /// Sends a comment at once if a stream has nothing else to begin with. Default: `true`.
@@ -287,8 +324,8 @@ impl SseLayer {
     /// The closure gets the reason and returns the event. The event is sent at a boundary. If it has an id, the id is
     /// not sent.
     ///
-    /// The closure is called for every reason, with two exceptions: the client has disconnected, or no bytes can be
-    /// inserted any more. It runs outside all locks, in the task that polls the stream. A client that is read with
+    /// The closure is called for every reason, with three exceptions: the client has disconnected, the response to a
+    /// [long poll](LongPoll) ended, or no bytes can be inserted any more. It runs outside all locks, in the task that polls the stream. A client that is read with
     /// [`into_events`](ClientHandle::into_events) gets no last event.
     ///
     /// The closure is also called when the handler's own body fails ([`CloseReason::BodyFailed`]). At a boundary, the
@@ -329,6 +366,11 @@ impl SseLayer {
     /// wins.
     pub fn no_store(self) -> Self {
         self.with(|config| config.is_private = true)
+    }
+
+    #[cfg(test)]
+    pub(super) fn config(&self) -> &Config {
+        &self.config
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {

@@ -30,7 +30,7 @@ impl Forgotten {
     }
 
     pub(crate) fn insert(&mut self, topic: &Arc<str>, floor: Position) {
-        if floor <= self.floor || !topic_name::is_public(topic) {
+        if floor <= self.floor || topic_name::is_of_one_client(topic) {
             return;
         }
         if self.floors.insert(Arc::clone(topic), floor).is_none() {
@@ -43,6 +43,11 @@ impl Forgotten {
         }
     }
 
+    /// Whether a topic of this name is remembered.
+    pub(crate) fn has(&self, topic: &str) -> bool {
+        self.floors.contains_key(topic)
+    }
+
     /// Returns the position up to which a new topic counts as evicted.
     pub(crate) fn floor(&self, topic: &str) -> Position {
         self.floors.get(topic).copied().unwrap_or(self.floor).max(self.floor)
@@ -50,7 +55,8 @@ impl Forgotten {
 
     /// Returns the greatest floor of all topics that match a pattern.
     pub(crate) fn floor_of_matching(&self, pattern: &str) -> Position {
-        let matching = self.floors.iter().filter(|(name, _)| topic_name::matches(pattern, name));
+        let is_matching = |name: &str| topic_name::is_public(name) && topic_name::matches(pattern, name);
+        let matching = self.floors.iter().filter(|(name, _)| is_matching(name));
         matching.map(|(_, floor)| *floor).max().unwrap_or(self.floor).max(self.floor)
     }
 }

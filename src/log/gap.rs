@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::position::Position;
-use crate::event::{Quoted, push_json_string};
+use crate::event::{Quoted, push_json_field, push_json_strings};
 
 /// A gap: events that a client should have got, and that are no longer retained.
 ///
@@ -61,18 +61,9 @@ impl std::error::Error for Gap {}
 
 impl Gap {
     pub(crate) fn json(&self) -> String {
-        let mut json = String::from("{\"topics\":[");
-        for (index, topic) in self.topics.iter().enumerate() {
-            if index > 0 {
-                json.push(',');
-            }
-            push_json_string(&mut json, topic);
-        }
-        json.push(']');
-        if !self.after.is_empty() {
-            json.push_str(",\"after\":");
-            push_json_string(&mut json, &self.after);
-        }
+        let mut json = String::from("{\"topics\":");
+        push_json_strings(&mut json, &self.topics);
+        push_json_field(&mut json, "after", Some(&*self.after).filter(|after| !after.is_empty()));
         json.push('}');
         json
     }

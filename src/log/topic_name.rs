@@ -8,8 +8,14 @@ use std::{
 
 use crate::{collections::shrunk_capacity, event::Quoted};
 
-/// Names that start with this character are the registry's own: `$client/ID` is the topic of one client.
+/// Names that start with this character are the registry's own: `$client/ID` is the topic of one client, `$record/..` a recording.
 const RESERVED: char = '$';
+
+/// The names of the topics that only one client reads begin so.
+const OF_ONE_CLIENT: &str = "$client/";
+
+/// The names of recordings that the program does not name begin so.
+pub(crate) const RECORDING: &str = "$record/";
 
 /// The maximum length of a topic name or a pattern, in bytes: 256.
 pub const MAX_TOPIC: usize = 256;
@@ -118,6 +124,16 @@ pub(crate) fn is_pattern(name: &str) -> bool {
 /// Whether a name is not one of the registry's own.
 pub(crate) fn is_public(name: &str) -> bool {
     !name.starts_with(RESERVED)
+}
+
+/// Whether a name is that of a topic that only one client reads.
+pub(crate) fn is_of_one_client(name: &str) -> bool {
+    name.starts_with(OF_ONE_CLIENT)
+}
+
+/// Whether a name is that of a recording that the program does not name.
+pub(crate) fn is_recording(name: &str) -> bool {
+    name.starts_with(RECORDING)
 }
 
 /// Whether a pattern or a plain name matches a topic's name. `*` matches one segment, `**` one or more at the end.

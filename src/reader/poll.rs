@@ -114,6 +114,12 @@ impl Reader {
         self.client.begins_with_gap()
     }
 
+    /// Whether the open stream has read every event up to this number, and was notified of every gap.
+    pub(crate) fn has_read(&self, number: u64) -> bool {
+        let state = lock(&self.client.state);
+        state.is_open() && state.cursors.has_read(number)
+    }
+
     /// Returns the client's position, if no id that was sent says so.
     pub(crate) fn take_ahead(&mut self) -> Option<Position> {
         let seen = if self.is_ahead { lock(&self.client.state).cursors.seen_all() } else { None };
@@ -327,7 +333,11 @@ impl Reader {
                 let (ended, outcome) = state.cursors.take_ended(&client.shared().topics, &mut deferred);
                 client.left(&state, ended.iter().map(|name| &**name), Some(&mut telling), &mut deferred);
                 state.note_ended(outcome);
-                state.is_complete = !state.cursors.has_public();
+                state.is_complete = !state.cursors.has_shared();
+                if state.is_complete && own_body == OwnBody::Open {
+                    // The handler's body may end, or fail, because the topics have ended.
+                    deferred.wake([waker.clone()]);
+                }
             }
             if state.is_complete && own_body != OwnBody::Open {
                 return Poll::Ready(Err(state.outcome().into()));

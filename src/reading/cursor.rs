@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{filter::Filter, picked::Plain};
 use crate::{
     log::{Entry, Log, Outcome, Position, Progress, topic_name},
+    sync::lock,
     topics::{Bound, CursorStart, Deferred, Latest, SharedLog, Topics, WaiterSlot},
 };
 
@@ -57,8 +58,9 @@ impl Cursor {
         self.shared_log.name()
     }
 
-    pub(super) fn is_public(&self) -> bool {
-        topic_name::is_public(self.name())
+    /// Whether other clients can read the topic too.
+    pub(super) fn is_shared(&self) -> bool {
+        !topic_name::is_of_one_client(self.name())
     }
 
     /// The client leaves the log. The filter may run user code when it is dropped, so it is dropped later.
@@ -74,6 +76,16 @@ impl Cursor {
     /// the exact answer.
     pub(super) fn is_pending(&self) -> bool {
         self.missed.is_some() || self.shared_log.reaches(self.next)
+    }
+
+    /// Whether an event up to this number, or a gap, waits to be read.
+    pub(super) fn is_behind(&self, number: u64) -> bool {
+        if !self.is_pending() {
+            return false;
+        }
+        let log = &lock(&self.shared_log.state).log;
+        let is_waiting = log.next_from(self.next).is_some_and(|next| next.number <= number);
+        is_waiting || self.missed.is_some() || self.has_lost(log)
     }
 
     /// Returns how the topic ended, if the cursor has reached the end.

@@ -58,6 +58,11 @@ impl Cursors {
         self.cursors.iter().any(Cursor::is_pending)
     }
 
+    /// Whether the client has read every event up to this number, and was notified of every gap.
+    pub(crate) fn has_read(&self, number: u64) -> bool {
+        !self.cursors.iter().any(|cursor| cursor.is_behind(number))
+    }
+
     /// Adds a subscription. `resumes`: a `Last-Event-ID` overrides the start.
     pub(crate) fn subscribe(&mut self, frames: Joining, filter: Option<Filter>, resumes: bool) {
         let Joining { shared_log, start } = frames;
@@ -172,7 +177,7 @@ impl Cursors {
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         let mut worst = None;
         for cursor in &*self.cursors {
-            match cursor.is_public() {
+            match cursor.is_shared() {
                 true => worst = worst.max(Some(cursor.outcome()?)),
                 false if cursor.is_pending() => return None,
                 false => {}
@@ -182,8 +187,8 @@ impl Cursors {
     }
 
     /// Whether any subscription is to a topic other than the client's own, which never ends.
-    pub(crate) fn has_public(&self) -> bool {
-        self.cursors.iter().any(Cursor::is_public)
+    pub(crate) fn has_shared(&self) -> bool {
+        self.cursors.iter().any(Cursor::is_shared)
     }
 
     /// Moves the cursors to where the client resumes. Returns the gap, if events after that are not retained or are
@@ -232,7 +237,7 @@ impl Cursors {
     pub(crate) fn standing(&self, topics: &Topics) -> Option<Progress> {
         let newest = topics.position();
         let (mut late, mut has_waiting) = (Vec::new(), false);
-        for cursor in self.cursors.iter().filter(|cursor| cursor.is_public()) {
+        for cursor in self.cursors.iter().filter(|cursor| cursor.is_shared()) {
             let log = &lock(&cursor.shared_log.state).log;
             if cursor.missed.is_some() || cursor.has_lost(log) {
                 return None;
@@ -270,7 +275,7 @@ impl Cursors {
     /// Moves all cursors to after the position of a snapshot. Events that were sent to the client alone are in no
     /// snapshot, so they stay.
     pub(crate) fn skip_to(&mut self, topics: &Topics, position: Position, deferred: &mut Deferred) {
-        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_public()) {
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.is_shared()) {
             cursor.set(topics.locate(&cursor.shared_log, position, Bound::default(), deferred));
             (cursor.since, cursor.resumes, cursor.catches_up, cursor.asked) = (cursor.next, false, false, false);
         }

@@ -81,7 +81,8 @@ impl Cursors {
         let after = missing.iter().map(|loss| loss.after).min()?;
         let asked = last_event_id.filter(|_| missing.iter().any(|loss| loss.asked));
         let floor = missing.iter().map(|loss| loss.floor).max().unwrap_or_default();
-        // The client's own topic contains its id, which is a secret: whoever has it can act for the client.
+        // The client's own topic contains its id, which is a secret: whoever has it can act for the client. That of a
+        // recording contains its key.
         let topics = missing.iter().map(|loss| &*loss.name).filter(|name| topic_name::is_public(name));
         let topics = topics.map(str::to_owned).collect();
         let after = match asked {

@@ -31,7 +31,7 @@ impl Cursors {
     /// events that exclude it.
     pub(crate) fn take_own(&mut self, excluded: Option<ClientId>) -> Vec<Picked> {
         let mut own = Vec::new();
-        for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.is_public() && cursor.is_pending()) {
+        for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.is_shared() && cursor.is_pending()) {
             let state = lock(&cursor.shared_log.state);
             let log = &state.log;
             if cursor.has_lost(log) {
@@ -328,7 +328,7 @@ impl Cursors {
             // Events that were sent to the client alone do not survive a reconnect, and the name of their topic is
             // secret.
             let late =
-                self.cursors.iter().filter(|it| it.catches_up && it.is_public()).map(|it| &**it.shared_log.name());
+                self.cursors.iter().filter(|it| it.catches_up && it.is_shared()).map(|it| &**it.shared_log.name());
             picked.progress = Some(Progress::catching_up(seen, picked.entry.position, late).to_string().into());
         }
         Some(picked)

@@ -151,6 +151,28 @@ impl Registry {
         Producer::begin(&self.shared, topic.as_ref(), false)
     }
 
+    /// Starts the producer of a recording, whose topic may have any name.
+    pub(crate) fn start_recording(&self, topic: &str) -> Result<Producer, ProducerError> {
+        let producer = Producer::begin(&self.shared, topic, false)?;
+        self.shared.topics.begin_recording(topic);
+        Ok(producer)
+    }
+
+    /// Waits for a moment, or until nothing is on its way to the backplane.
+    pub(crate) async fn outbox_may_have_room(&self) {
+        self.shared.outbox_may_have_room().await;
+    }
+
+    /// Returns how many bytes an event of this topic may have at most.
+    pub(crate) fn largest_event(&self, topic: &str) -> usize {
+        self.shared.topics.largest_event(topic)
+    }
+
+    /// Whether any client is subscribed to this topic by its name.
+    pub(crate) fn has_subscribers(&self, topic: &str) -> bool {
+        self.shared.topics.has_subscribers(topic)
+    }
+
     /// Starts a producer for a topic, and stops the topic's current producer.
     ///
     /// Events that the stopped producer publishes from now on are refused with [`PublishError::Replaced`].
@@ -293,6 +315,10 @@ impl fmt::Debug for Registry {
 }
 
 impl ClientHandle {
+    pub(crate) fn is_of(&self, registry: &Registry) -> bool {
+        Arc::ptr_eq(self.client.shared(), &registry.shared)
+    }
+
     /// Returns the registry that the client belongs to.
     #[must_use]
     pub fn registry(&self) -> Registry {

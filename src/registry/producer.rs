@@ -112,6 +112,16 @@ impl Producer {
         self.shared.publish(&self.topic, event.borrow(), Some(Writer::Producer(&self.production)))
     }
 
+    /// Publishes an event as `publish`, and waits while too many events are on their way to the backplane.
+    pub(crate) async fn publish_or_wait(&self, event: &Event) -> Result<Receipt, PublishError> {
+        loop {
+            match self.publish(event) {
+                Err(PublishError::Busy) => self.shared.outbox_may_have_room().await,
+                result => return result,
+            }
+        }
+    }
+
     /// Marks the end of a complete topic, without a last event.
     pub fn end(self) {
         self.end_as(Outcome::Finished);
@@ -185,7 +195,7 @@ impl Producer {
     ///
     /// The topic [ends](Self::end) when the stream ends.
     ///
-    /// You need not await the task.
+    /// You need not await the task. While too many events wait for the [backplane](crate::backplane), the task waits too.
     ///
     /// The task drops the stream as soon as the producer is stopped. The topic [fails](Self::fail) if the stream
     /// panics, if the task is aborted, or if an event is too large.
@@ -290,7 +300,7 @@ impl Producer {
                 Poll::Pending => stream.as_mut().poll_next(cx).map(Ok),
             });
             match next.await? {
-                Some(item) => self.publish(event(item).map_err(SpawnFromError::Stream)?)?,
+                Some(item) => self.publish_or_wait(&event(item).map_err(SpawnFromError::Stream)?).await?,
                 None => return Ok(()),
             };
             coop::consume_budget().await;

@@ -30,6 +30,8 @@ pub enum CloseReason {
     MaxAge,
     /// The client's authorization expired: see [`ClientHandle::expire_at`](crate::ClientHandle::expire_at).
     AuthorizationExpired,
+    /// The response to a long poll ended by itself: see [`LongPoll`](crate::LongPoll).
+    PollEnded,
     /// The registry was drained: see [`Registry::drain`](crate::Registry::drain).
     Drained,
     /// A limit refused the stream.
@@ -70,6 +72,7 @@ impl CloseReason {
             Self::ByServer => "by_server",
             Self::MaxAge => "max_age",
             Self::AuthorizationExpired => "authorization_expired",
+            Self::PollEnded => "poll_ended",
             Self::Drained => "drained",
             Self::Refused => "refused",
             Self::Other(reason) => reason,
@@ -93,6 +96,7 @@ impl fmt::Display for CloseReason {
             Self::ByServer => "the server closed the stream",
             Self::MaxAge => "the stream reached its maximum age",
             Self::AuthorizationExpired => "the client's authorization expired",
+            Self::PollEnded => "the response to the long poll has ended",
             Self::Drained => "the server is draining its streams",
             Self::Refused => "a limit refused the stream",
             Self::FellBehind => "the client fell behind what a topic retains",
@@ -115,7 +119,8 @@ impl CloseReason {
             Self::ClientDisconnected => Some(Self::ByServer),
             Self::ByServer => Some(Self::MaxAge),
             Self::MaxAge => Some(Self::AuthorizationExpired),
-            Self::AuthorizationExpired => Some(Self::Drained),
+            Self::AuthorizationExpired => Some(Self::PollEnded),
+            Self::PollEnded => Some(Self::Drained),
             Self::Drained => Some(Self::Refused),
             Self::Refused => Some(Self::Other("of the program's own")),
             Self::Other(_) => Some(Self::FellBehind),

@@ -4,7 +4,7 @@ use http::{
     HeaderMap, HeaderValue, Method, StatusCode, Version,
     header::{
         ACCEPT, ACCEPT_RANGES, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG,
-        HeaderName, LAST_MODIFIED,
+        HeaderName, LAST_MODIFIED, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -30,6 +30,17 @@ static DESCRIBES_BYTES: [HeaderName; 7] = [
     HeaderName::from_static("repr-digest"),
 ];
 
+/// Headers that are for one connection alone, besides those that `Connection` names.
+static OF_A_CONNECTION: [HeaderName; 7] = [
+    CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
 /// Returns whether a response is an event stream.
 ///
 /// It needs the content type, and a success status that allows a complete body. The response to a HEAD counts too,
@@ -50,6 +61,16 @@ pub(crate) fn asks_for_event_stream(method: &Method, headers: &HeaderMap) -> boo
     // An `EventSource` sends exactly this value.
     let is_event_source = headers.get(ACCEPT).is_some_and(|value| value == EVENT_STREAM);
     !matches!(*method, Method::HEAD | Method::OPTIONS) && (is_event_source || headers.get_all(ACCEPT).iter().any(asks))
+}
+
+/// Returns whether the `Accept` header of a request names this media type, and no other.
+///
+/// A CONNECT asks for no stream.
+pub(crate) fn asks_only_for_event_stream(method: &Method, headers: &HeaderMap) -> bool {
+    let ranges = headers.get_all(ACCEPT).iter().flat_map(|value| split(value.as_bytes(), b','));
+    *method != Method::CONNECT
+        && asks_for_event_stream(method, headers)
+        && ranges.filter(|range| !range.trim_ascii().is_empty()).all(essence_is_event_stream)
 }
 
 fn accepts(range: &[u8]) -> bool {
@@ -110,18 +131,42 @@ pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|known| known == name)
 }
 
+/// How an event stream may be cached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caching {
+    /// A stream: no cache uses it again, and no proxy transforms it.
+    NoCache,
+    /// A stream of private data.
+    NoStore,
+    /// The response to a long poll. It ends, so a proxy may also compress it.
+    Nowhere,
+    /// The response to a long poll that shared caches may use again for so many seconds.
+    Public(u32),
+}
+
+impl Caching {
+    fn header(self) -> HeaderValue {
+        match self {
+            Self::NoCache => HeaderValue::from_static("no-cache, no-transform"),
+            Self::NoStore => HeaderValue::from_static("no-store, no-transform"),
+            Self::Nowhere => HeaderValue::from_static("no-store"),
+            Self::Public(seconds) => HeaderValue::try_from(format!("public, max-age={seconds}"))
+                .unwrap_or(HeaderValue::from_static("no-store")),
+        }
+    }
+}
+
 /// Gives an event stream its headers.
 ///
 /// Headers that the handler set are kept. Headers that the insertion of bytes makes wrong are removed.
-pub(crate) fn prepare(headers: &mut HeaderMap, keeps_alive: bool, is_private: bool) {
+pub(crate) fn prepare(headers: &mut HeaderMap, keeps_alive: bool, caching: Caching) {
     // The crate inserts nothing into an encoded body, but may end the body early.
     headers.remove(CONTENT_LENGTH);
     if !is_encoded(headers) {
         remove_byte_descriptions(headers);
     }
     lower_case_content_type(headers);
-    let caching = if is_private { "no-store, no-transform" } else { "no-cache, no-transform" };
-    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static(caching));
+    headers.entry(CACHE_CONTROL).or_insert_with(|| caching.header());
     headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
     if keeps_alive {
         headers.entry(CONNECTION).or_insert(HeaderValue::from_static("keep-alive"));
@@ -131,6 +176,17 @@ pub(crate) fn prepare(headers: &mut HeaderMap, keeps_alive: bool, is_private: bo
 /// Removes the headers that describe the exact bytes of a body.
 pub(crate) fn remove_byte_descriptions(headers: &mut HeaderMap) {
     DESCRIBES_BYTES.iter().for_each(|name| drop(headers.remove(name)));
+}
+
+/// Removes the headers that are for one connection alone: RFC 9110, section 7.6.1.
+pub(crate) fn remove_connection_headers(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| split(value.as_bytes(), b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    named.iter().chain(&OF_A_CONNECTION).for_each(|name| drop(headers.remove(name)));
 }
 
 fn lower_case_content_type(headers: &mut HeaderMap) {
@@ -180,6 +236,29 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_names_another_media_type_does_not_ask_for_event_streams_only() {
+        let only = |method, accept| asks_only_for_event_stream(&method, &with(&[("accept", accept)]));
+        for accept in
+            ["text/event-stream", "Text/Event-Stream;q=0.5, ", "text/event-stream, text/event-stream;a=\", \""]
+        {
+            assert!(only(Method::GET, accept), "{accept}");
+            assert!(only(Method::POST, accept), "{accept}");
+            for method in [Method::HEAD, Method::OPTIONS, Method::CONNECT] {
+                assert!(!only(method, accept), "{accept}");
+            }
+        }
+        for accept in
+            ["", "*/*", "text/event-stream, */*", "application/json, text/event-stream", "text/event-stream;q=0"]
+        {
+            assert!(!only(Method::GET, accept), "{accept}");
+        }
+        let mut two = with(&[("accept", "text/event-stream")]);
+        assert!(asks_only_for_event_stream(&Method::GET, &two));
+        two.append("accept", HeaderValue::from_static("text/html"));
+        assert!(!asks_only_for_event_stream(&Method::GET, &two));
+    }
+
+    #[test]
     fn a_quoted_string_is_no_separator_and_no_media_type() {
         let asks = |accept| asks_for_event_stream(&Method::GET, &with(&[("accept", accept)]));
         for accept in [
@@ -224,7 +303,7 @@ mod tests {
                 ("content-encoding", encoding),
                 ("x-own", "1"),
             ]));
-            prepare(&mut headers, false, false);
+            prepare(&mut headers, false, Caching::NoCache);
             headers
         };
         let kept = |headers: &HeaderMap| own.iter().filter(|(name, _)| headers.contains_key(*name)).count();
@@ -235,7 +314,7 @@ mod tests {
     #[test]
     fn absent_headers_are_set_and_present_headers_are_kept() {
         let mut headers = with(&[("content-type", "TEXT/event-stream;charset=utf-8"), ("content-length", "7")]);
-        prepare(&mut headers, true, false);
+        prepare(&mut headers, true, Caching::NoCache);
         let expected = [
             ("content-type", "text/event-stream;charset=utf-8"),
             ("cache-control", "no-cache, no-transform"),
@@ -246,12 +325,18 @@ mod tests {
 
         let own = [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "yes")];
         let mut headers = with(&own);
-        prepare(&mut headers, false, true);
+        prepare(&mut headers, false, Caching::NoStore);
         assert_eq!(headers, with(&own), "HTTP/2 forbids connection-specific headers");
 
-        let mut headers = with(&[("content-type", "text/event-stream")]);
-        prepare(&mut headers, false, true);
-        assert_eq!(headers["cache-control"], "no-store, no-transform");
+        for (caching, expected) in [
+            (Caching::NoStore, "no-store, no-transform"),
+            (Caching::Nowhere, "no-store"),
+            (Caching::Public(7), "public, max-age=7"),
+        ] {
+            let mut headers = with(&[("content-type", "text/event-stream")]);
+            prepare(&mut headers, false, caching);
+            assert_eq!(headers["cache-control"], expected);
+        }
     }
 
     #[test]
@@ -261,6 +346,13 @@ mod tests {
         assert!(!keeps_alive(Version::HTTP_11, &with(&[("connection", "te, Close")])));
         assert!(!keeps_alive(Version::HTTP_10, &with(&[("connection", "keep-alive")])));
         assert!(!keeps_alive(Version::HTTP_2, &HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_headers_of_a_connection_and_those_that_it_names_are_removed() {
+        let mut headers = with(&[("connection", "X-Own , close"), ("x-own", "1"), ("keep-alive", "1"), ("etag", "2")]);
+        remove_connection_headers(&mut headers);
+        assert_eq!(headers, with(&[("etag", "2")]));
     }
 
     #[test]

@@ -5,17 +5,21 @@
 mod batching;
 mod boundary;
 mod close_reason;
+mod frame_data;
 mod gap_event;
 pub(crate) mod headers;
 mod heartbeat;
+mod hello_event;
 mod own_event;
 mod position_event;
 
 pub use self::{
-    batching::Batching, close_reason::CloseReason, gap_event::GapEvent, heartbeat::Heartbeat,
+    batching::Batching, close_reason::CloseReason, gap_event::GapEvent, heartbeat::Heartbeat, hello_event::HelloEvent,
     position_event::PositionEvent,
 };
 pub(crate) use self::{
     boundary::{Boundary, LeadingMark},
+    frame_data::{TIME_TO_WRITE, into_bytes},
     heartbeat::HeartbeatTimer,
+    hello_event::Hello,
 };

@@ -1,6 +1,7 @@
 use std::{collections::VecDeque, mem, time::Duration};
 
 use super::received::{Received, ReceivedEvent};
+use crate::event::{LineReader, field};
 
 /// What a stream contains, in the order of the stream.
 #[derive(Debug)]
@@ -15,11 +16,13 @@ pub(super) enum Item {
 /// Decodes an event stream that arrives in pieces of any size.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
-    line: Vec<u8>,
-    /// The last byte was a CR. An LF that comes next belongs to it.
-    after_cr: bool,
-    /// The first line has ended. Only the first line may begin with a byte-order mark.
-    has_begun: bool,
+    lines: LineReader,
+    block: Block,
+}
+
+/// The fields of a block whose end has not arrived, and the id that a client keeps.
+#[derive(Debug, Default)]
+struct Block {
     data: Option<String>,
     event_type: String,
     last_event_id: String,
@@ -28,44 +31,35 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn decode(&mut self, bytes: &[u8], items: &mut VecDeque<Item>) {
-        for byte in bytes {
-            let after_cr = mem::replace(&mut self.after_cr, *byte == b'\r');
-            match byte {
-                b'\n' if after_cr => {}
-                b'\r' | b'\n' => {
-                    let line = mem::take(&mut self.line);
-                    let line = String::from_utf8_lossy(&line);
-                    let is_first = !mem::replace(&mut self.has_begun, true);
-                    let line = line.strip_prefix('\u{feff}').filter(|_| is_first).unwrap_or(&line);
-                    self.interpret(line, items);
-                }
-                _ => self.line.push(*byte),
-            }
+    pub(super) fn decode(&mut self, mut bytes: &[u8], items: &mut VecDeque<Item>) {
+        while let Some(line) = self.lines.next(&mut bytes) {
+            self.block.interpret(line, items);
         }
     }
+}
 
+impl Block {
     /// Interprets one line, by the rules of the HTML standard.
     ///
     /// <https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation>
-    fn interpret(&mut self, line: &str, items: &mut VecDeque<Item>) {
+    fn interpret(&mut self, line: &[u8], items: &mut VecDeque<Item>) {
         if line.is_empty() {
             return self.dispatch(items);
         }
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.strip_prefix(' ').unwrap_or(value);
-        match field {
-            "" => items.push_back(Item::Received(Received::Comment(value.to_owned()))),
-            "event" => value.clone_into(&mut self.event_type),
-            "data" => match &mut self.data {
+        let (name, value) = field(line);
+        let value = &*String::from_utf8_lossy(value);
+        match name {
+            b"" => items.push_back(Item::Received(Received::Comment(value.to_owned()))),
+            b"event" => value.clone_into(&mut self.event_type),
+            b"data" => match &mut self.data {
                 Some(data) => data.extend(["\n", value]),
                 None => self.data = Some(value.to_owned()),
             },
-            "id" if !value.contains('\0') => {
+            b"id" if !value.contains('\0') => {
                 value.clone_into(&mut self.last_event_id);
                 self.has_id = true;
             }
-            "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
+            b"retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 let delay = Duration::from_millis(value.parse().unwrap_or(u64::MAX));
                 items.push_back(Item::Received(Received::Retry(delay)));
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    deferred::ToWake,
+    deferred::{Deferred, ToWake},
     order::{EndedTopic, Order, OrderGuard},
     production::{Over, Production},
     shared_log::{Kept, SharedLog, SharedLogState},
@@ -11,7 +11,7 @@ use super::{
     store::Topics,
 };
 use crate::{
-    log::{End, Outcome},
+    log::{End, Outcome, topic_name},
     sync::{MutexGuard, lock},
 };
 
@@ -36,6 +36,31 @@ impl Topics {
             other.stop(Over::Replaced);
         }
         other
+    }
+
+    /// Begins a recording: a client that has read a former one of the same name has read nothing of this one, and is told of a gap.
+    ///
+    /// It does nothing while events of a former one are retained, or if no former one is known whose readers could come back.
+    pub(crate) fn begin_recording(&self, name: &str) {
+        let now_ms = self.now_ms();
+        let mut deferred = Deferred::default();
+        let mut order = self.order(&mut deferred);
+        let Some(topic) = order.topic(name) else { return };
+        let mut state = lock(&topic.state);
+        if !state.log.is_empty() || !(topic_name::is_recording(name) || order.forgotten.has(name)) {
+            return;
+        }
+        if self.replica.is_none() {
+            // A position after all that were issued, so that even the newest event is one of before.
+            order.last = order.last.next(now_ms);
+        }
+        Self::begin_log(&order, &mut state);
+    }
+
+    /// Makes all positions so far positions from before the log.
+    pub(super) fn begin_log(order: &Order, state: &mut SharedLogState) {
+        state.log.begin_at(order.last);
+        state.began = Some(order.last);
     }
 
     /// Ends a topic that has a producer, and unlocks the topic.

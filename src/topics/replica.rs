@@ -154,7 +154,7 @@ impl Topics {
                 let topic = match (order.topic(&change.topic), retentions.get(&*change.topic)) {
                     (Some(topic), _) => Some(topic),
                     // Only the node that has the client has its topic.
-                    (None, _) if !topic_name::is_public(&change.topic) => None,
+                    (None, _) if topic_name::is_of_one_client(&change.topic) => None,
                     (None, Some(retention)) => Some(Self::create(&mut order, &change.topic, *retention)),
                     // It was forgotten a moment ago.
                     (None, None) => break,
@@ -188,7 +188,7 @@ impl Topics {
         let mut deferred = Deferred::default();
         let order = self.order(&mut deferred);
         let mut new: Vec<&str> = changes.iter().map(|change| &*change.topic).collect();
-        new.retain(|name| topic_name::is_public(name) && order.topic(name).is_none());
+        new.retain(|name| !topic_name::is_of_one_client(name) && order.topic(name).is_none());
         drop(order);
         new.sort_unstable();
         new.dedup();
@@ -236,7 +236,11 @@ impl Topics {
             What::Missing => self.lose_in_all(order, topic, change.stamp.position, to_wake),
             What::Begin(production) => {
                 order.last = order.last.max(change.stamp.position);
-                stopped.extend(Self::begin(order, topic, &mut lock(&topic.state), production));
+                let mut state = lock(&topic.state);
+                stopped.extend(Self::begin(order, topic, &mut state, production));
+                if topic_name::is_recording(topic.name()) && state.log.is_empty() {
+                    Self::begin_log(order, &mut state);
+                }
             }
             What::Produces(production) => {
                 stopped.extend(Self::take_over(order, topic, &mut lock(&topic.state), production));

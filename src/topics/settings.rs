@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     event::{Event, push_json_string},
-    log::Retention,
+    log::{Retention, topic_name},
 };
 
 /// The settings of a registry's topics.
@@ -76,8 +76,12 @@ impl LastWord {
         match self {
             Self::Own(event) => event.as_deref().cloned(),
             Self::Naming(event_type) => {
-                let mut json = String::from("{\"topic\":");
-                push_json_string(&mut json, topic);
+                let mut json = String::from("{");
+                // The name of a recording has the key of its request in it.
+                if topic_name::is_public(topic) {
+                    json.push_str("\"topic\":");
+                    push_json_string(&mut json, topic);
+                }
                 json.push('}');
                 Event::data(json).try_event(event_type).ok()
             }

@@ -84,6 +84,18 @@ impl Topics {
         lock(&self.order.0).last
     }
 
+    /// Whether any client is subscribed to this topic by its name.
+    pub(crate) fn has_subscribers(&self, name: &str) -> bool {
+        let mut deferred = Deferred::default();
+        let topic = self.order(&mut deferred).topic(name);
+        topic.is_some_and(|topic| lock(&topic.state).subscribers > 0)
+    }
+
+    /// Returns how many bytes an event of this topic may have at most. It may ask the program, so no lock may be held.
+    pub(crate) fn largest_event(&self, name: &str) -> usize {
+        self.settings.topic_retention_of(name).largest().min(self.settings.total_retention.bytes)
+    }
+
     /// Whether this registry has issued this position.
     pub(crate) fn has_issued(&self, position: Position) -> bool {
         lock(&self.order.0).has_issued(position)

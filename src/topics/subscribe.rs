@@ -158,7 +158,7 @@ impl Topics {
             order.update_holders(shared_log, &mut state, |state| state.subscribers -= 1);
             if state.subscribers == 0 {
                 // Events that were sent to one client alone are for no other client.
-                while !topic_name::is_public(shared_log.name()) && !state.log.is_empty() {
+                while topic_name::is_of_one_client(shared_log.name()) && !state.log.is_empty() {
                     order.evict_oldest_of(&mut state);
                 }
                 if state.kept == Some(Kept::Subscribers) {

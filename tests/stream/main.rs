@@ -17,16 +17,21 @@ mod observer;
 mod open;
 #[path = "../support/polling.rs"]
 mod polling;
+#[path = "../support/random.rs"]
+mod random;
 #[path = "../support/spec.rs"]
 mod spec;
 #[path = "../support/test_server.rs"]
 mod test_server;
 
+mod early_head;
 mod encoding;
 mod frames;
+mod hello;
 mod hyper;
 mod injection;
 mod layer;
+mod long_poll;
 mod no_stream;
 mod opening;
 #[cfg(feature = "test-util")]

@@ -1,4 +1,5 @@
 //! An HTTP client of one connection, over HTTP/1.1 or HTTP/2 with prior knowledge.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::net::SocketAddr;
 

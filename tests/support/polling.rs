@@ -29,6 +29,11 @@ pub(crate) enum Polled {
 }
 
 pub(crate) fn poll<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> Polled {
+    poll_any(body)
+}
+
+/// The same for any body.
+pub(crate) fn poll_any<B: Body<Data = Bytes, Error: std::fmt::Debug> + Unpin>(body: &mut B) -> Polled {
     match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Some(frame)) => {
             let bytes = frame.unwrap().into_data().unwrap_or_default();
@@ -49,9 +54,14 @@ pub(crate) fn frame<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<
 
 /// All text that is ready, and whether the stream has ended after it.
 pub(crate) fn rest<B: Body<Error: std::fmt::Debug> + Unpin>(body: &mut SseBody<B>) -> (String, bool) {
+    rest_of_any(body)
+}
+
+/// The same for any body.
+pub(crate) fn rest_of_any<B: Body<Data = Bytes, Error: std::fmt::Debug> + Unpin>(body: &mut B) -> (String, bool) {
     let mut all = String::new();
     loop {
-        match poll(body) {
+        match poll_any(body) {
             Polled::Frame(text) => all.push_str(&text),
             Polled::Pending => return (all, false),
             Polled::End => return (all, true),

@@ -5,17 +5,22 @@
 mod answer;
 #[path = "../support/bodies.rs"]
 mod bodies;
+#[path = "../support/client.rs"]
+mod client;
 #[path = "../support/layers.rs"]
 mod layers;
 #[path = "../support/open.rs"]
 mod open;
 #[path = "../support/polling.rs"]
 mod polling;
+#[path = "../support/time_limit.rs"]
+mod time_limit;
 #[path = "../support/watched.rs"]
 mod watched;
 
 mod attacked;
 mod audience;
+mod control;
 mod crowd;
 mod drops;
 mod losses;

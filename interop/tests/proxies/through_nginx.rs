@@ -117,6 +117,45 @@ async fn without_the_header_nothing_comes_until_the_buffer_is_full() {
     stream.end().await.expect("a clean end");
 }
 
+/// Only a response that ends gets through. The same events, at the same time: a stream shows nothing of them.
+#[tokio::test]
+async fn without_the_header_long_polls_bring_the_events_that_a_stream_does_not_show() {
+    let mut dashboard = Dashboard::silent().await;
+    let nginx = Nginx::with(dashboard.url(), &format!("{UNHEARD} {}", SPEAKS[0])).await;
+    let opening = Stream::open(nginx.address, Version::HTTP_11, "/events?topic=a");
+    tokio::pin!(opening);
+    dashboard.has_streams_while(1, &mut opening).await;
+    let events = ["first", "second", "third", "fourth"];
+    let polls = async {
+        let mut id = String::new();
+        for data in events {
+            let target = format!("/events?topic=a&wait=25&lastEventId={id}");
+            let poll = Stream::open(nginx.address, Version::HTTP_11, &target);
+            tokio::pin!(poll);
+            // The poll waits at the server. Nothing of it has come yet.
+            dashboard.has_streams_while(2, &mut poll).await;
+            dashboard.publish("a", data).await;
+            let mut poll = within_20_s(poll).await;
+            assert_eq!(poll.response.headers()["cache-control"], "no-store");
+            poll.end().await.expect("a clean end");
+            let got: Vec<String> = poll.messages().into_iter().map(|message| message.data).collect();
+            assert_eq!(got, [data]);
+            id = crate::spec::parse(&poll.bytes).last_event_id;
+            dashboard.has_streams(1).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = &mut opening => panic!("the stream shows something"),
+        () = polls => {}
+    }
+    dashboard.end_streams().await;
+    let mut stream = within_20_s(opening).await;
+    stream.end().await.expect("a clean end");
+    let late: Vec<String> = stream.messages().into_iter().map(|message| message.data).collect();
+    assert_eq!(late, events, "the stream shows everything when it ends");
+}
+
 /// nginx forwards chunks as they come, even with buffering. It delays the head until the first chunk, and a stream
 /// sends one at once.
 #[tokio::test]
