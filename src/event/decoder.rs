@@ -1,6 +1,6 @@
 //! Decodes an event stream into events that can be published.
 
-use std::time::Duration;
+use std::{borrow::Cow, str::from_utf8, time::Duration};
 
 use super::{
     Event,
@@ -72,7 +72,8 @@ impl EventDecoder {
 impl Block {
     fn add(&mut self, line: &[u8]) {
         let (name, value) = field(line);
-        let text = || String::from_utf8_lossy(value);
+        // Most values are UTF-8, which is checked several bytes at a time.
+        let text = || from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed);
         match name {
             b"data" => {
                 // Once, as most events have one line.

@@ -15,6 +15,8 @@ mod payload;
 mod quoted;
 mod server_sent_event;
 
+#[cfg(feature = "test-util")]
+pub(crate) use self::line_reader::{LineReader, field};
 pub(crate) use self::{
     attributes::AttributeTypes,
     audience::Audience,
@@ -22,7 +24,6 @@ pub(crate) use self::{
     decoder::{EventDecoder, TooLong},
     encoding::{ROOM_FOR_ID, decode_data, decode_type, finish, push_field},
     json::{push_json_field, push_json_string, push_json_strings},
-    line_reader::{LineReader, field},
     own_event::OwnEvent,
     payload::Payload,
     quoted::Quoted,

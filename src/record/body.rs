@@ -41,7 +41,8 @@ pin_project! {
             inner: B,
         },
         Recorded { recorded: Box<Recorded> },
-        Text { text: Bytes },
+        // Boxed, so that it does not make other bodies larger.
+        Text { text: Box<Bytes> },
     }
 }
 
@@ -67,7 +68,7 @@ impl<B> RecordBody<B> {
 /// A body of text, for an error.
 impl<B> From<String> for RecordBody<B> {
     fn from(text: String) -> Self {
-        Self { kind: Kind::Text { text: text.into() } }
+        Self { kind: Kind::Text { text: Box::new(text.into()) } }
     }
 }
 
@@ -107,7 +108,7 @@ where
             }
             KindProjection::Recorded { recorded } => recorded.poll_end(cx).map(|error| error.map(Err)),
             KindProjection::Text { text } => {
-                let text = mem::take(text);
+                let text = mem::take(&mut **text);
                 Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
             }
         }

@@ -29,7 +29,8 @@ pin_project! {
             handler: F,
         },
         WithKey { answer: Pin<Box<dyn Future<Output = Answered<B, E>> + Send>> },
-        Refused { response: Option<Response<RecordBody<B>>> },
+        // Boxed, so that it does not make other futures larger.
+        Refused { response: Option<Box<Response<RecordBody<B>>>> },
     }
 }
 
@@ -43,7 +44,7 @@ impl<F, B, E> RecordFuture<F, B, E> {
     }
 
     pub(super) fn refused(response: Response<RecordBody<B>>) -> Self {
-        Self { kind: Kind::Refused { response: Some(response) } }
+        Self { kind: Kind::Refused { response: Some(Box::new(response)) } }
     }
 }
 
@@ -60,7 +61,7 @@ where
                 Poll::Ready(ready!(handler.poll(cx)).map(|response| response.map(RecordBody::untouched)))
             }
             KindProjection::WithKey { answer } => answer.as_mut().poll(cx),
-            KindProjection::Refused { response } => response.take().map_or(Poll::Pending, |it| Poll::Ready(Ok(it))),
+            KindProjection::Refused { response } => response.take().map_or(Poll::Pending, |it| Poll::Ready(Ok(*it))),
         }
     }
 }

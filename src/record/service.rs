@@ -59,10 +59,24 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<In>) -> Self::Future {
-        if !self.config.may_record(&request) {
-            return RecordFuture::untouched(self.inner.call(request));
+        match self.config.may_record(&request) {
+            true => self.call_with_key(request),
+            false => RecordFuture::untouched(self.inner.call(request)),
         }
+    }
+}
+
+impl<S> RecordService<S> {
+    /// Answers a request that may have a key. A function of its own, so that other requests run less code.
+    fn call_with_key<In, Out>(&mut self, request: Request<In>) -> RecordFuture<S::Future, Out, S::Error>
+    where
+        S: Service<Request<In>, Response = Response<Out>, Error: Send + 'static, Future: Send + 'static>,
+        S: Clone + Send + 'static,
+        In: Send + 'static,
+        Out: Body<Error: Into<BoxError>> + Send + 'static,
+    {
         let (parts, body) = request.into_parts();
         let asked = match self.config.asked(&parts, &self.table.registry) {
             Ok(asked) => asked,

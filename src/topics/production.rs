@@ -63,10 +63,11 @@ impl Production {
     }
 
     pub(crate) fn error(&self, topic: &str) -> Option<PublishError> {
-        let topic = topic.to_owned();
-        lock(&self.over).map(|over| match over {
-            Over::Replaced => PublishError::Replaced { topic },
-            Over::Cancelled => PublishError::Cancelled { topic },
+        let over = *lock(&self.over);
+        let topic = || topic.to_owned();
+        over.map(|over| match over {
+            Over::Replaced => PublishError::Replaced { topic: topic() },
+            Over::Cancelled => PublishError::Cancelled { topic: topic() },
         })
     }
 
