@@ -159,7 +159,8 @@ impl Pending {
                 .map(SseBody::full);
         }
         let is_encoded = headers::is_encoded(response.headers());
-        // A handler's own stream could not be resumed by the registry. Whoever made it may say hello in it, as an upstream does.
+        // The registry could not resume a handler's own stream. Whoever made that stream may say hello in it, as an
+        // upstream does.
         let is_of_registry = || !is_encoded && (response.body().is_end_stream() || client.has_public());
         let asked = self.asked.if_possible(is_of_registry);
         if client.is_head() {

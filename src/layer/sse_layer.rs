@@ -325,8 +325,8 @@ impl SseLayer {
     /// not sent.
     ///
     /// The closure is called for every reason, with three exceptions: the client has disconnected, the response to a
-    /// [long poll](LongPoll) ended, or no bytes can be inserted any more. It runs outside all locks, in the task that polls the stream. A client that is read with
-    /// [`into_events`](ClientHandle::into_events) gets no last event.
+    /// [long poll](LongPoll) has ended, or no bytes can be inserted any more. It runs outside all locks, in the task that
+    /// polls the stream. A client that is read with [`into_events`](ClientHandle::into_events) gets no last event.
     ///
     /// The closure is also called when the handler's own body fails ([`CloseReason::BodyFailed`]). At a boundary, the
     /// event is sent first, and then the body's error, so the response has no clean end. In the middle of an event,

@@ -40,8 +40,8 @@ use crate::{
 ///
 /// - `sse_closed_streams_total` has the word of [`CloseReason::as_str`](crate::CloseReason::as_str): `body_ended`,
 ///   `topics_ended`, `topic_cancelled`, `topic_failed`, `client_disconnected`, `by_server`, `max_age`,
-///   `authorization_expired`, `drained`, `refused`, `fell_behind`, `stalled`, `body_failed`, or the text that the program
-///   passed to [`close_with`](ClientHandle::close_with).
+///   `authorization_expired`, `poll_ended`, `drained`, `refused`, `fell_behind`, `stalled`, `body_failed`, or the text
+///   that the program passed to [`close_with`](ClientHandle::close_with).
 /// - `sse_refused_streams_total` has the word of [`RefusedReason::as_str`]: `full`, `full_for_key`, `rate_limited`,
 ///   `rate_limited_for_key`, `missing_key`, `draining`, `other_client`, `open`, `stream_ended`.
 ///

@@ -19,6 +19,7 @@ use tokio_test::{
     task::{Spawn, spawn},
 };
 use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower_http::timeout::TimeoutLayer;
 use tower_sse::{
     ClientHandle, CloseReason, Drain, EarlyHeadBody, EarlyHeadFuture, EarlyHeadLayer, Event, Heartbeat, Limit,
     Registry, Resume, SseBody, SseLayer,
@@ -395,6 +396,21 @@ mod a_stream_that_opens_early {
         advance(60 * SECOND).await;
         assert!(rest_of_any(&mut body).0.len() <= ":\n\n".len(), "one layer sends heartbeats");
     }
+}
+
+/// tower-http's timeout limits the time until a head.
+#[tokio::test(start_paused = true)]
+async fn a_timeout_outside_is_over_with_the_early_head_and_one_inside_is_the_answer() {
+    let registry = Registry::new();
+    let timeout = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, 5 * SECOND);
+    let never = |_: Request<()>| std::future::pending::<Result<Response<AnyBody>, Infallible>>();
+    let mut outside = timeout.layer(layer(&registry).layer(service_fn(never)));
+    let mut body = outside.call(asking()).await.unwrap().into_body();
+    let mut inside = layer(&registry).layer(timeout.layer(service_fn(never)));
+    let inside = inside.call(asking()).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(inside, ":\n\nevent: error\ndata: {\"status\":504}\n\n");
+    advance(100 * SECOND).await;
+    assert_eq!(rest_of_any(&mut body), (":\n\n:\n\n".to_owned(), false), "it is not cut");
 }
 
 #[test]

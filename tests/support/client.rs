@@ -1,5 +1,4 @@
 //! An HTTP client of one connection, over HTTP/1.1 or HTTP/2 with prior knowledge.
-#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::net::SocketAddr;
 

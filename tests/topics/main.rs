@@ -5,6 +5,7 @@
 mod answer;
 #[path = "../support/bodies.rs"]
 mod bodies;
+#[allow(dead_code, reason = "no test here needs all of it")]
 #[path = "../support/client.rs"]
 mod client;
 #[path = "../support/layers.rs"]

@@ -50,8 +50,8 @@ impl SseLayer {
     /// [limits](crate::Limit), but no statistic, no presence list and no observer counts its stream. If the client
     /// leaves, the handler's future is dropped.
     ///
-    /// Cost: nothing measurable for other requests. A request for an event stream takes one allocation more, and one for
-    /// the timer if its handler is not ready at once.
+    /// Cost: for other requests, a look at the `Accept` header. A request for nothing but an event stream takes one
+    /// allocation more, and one for the timer if its handler is not ready at once.
     ///
     /// ```
     /// use std::time::Duration;

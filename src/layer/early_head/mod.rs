@@ -1,7 +1,7 @@
 //! Streams that open before their handler answers.
 //!
-//! It is a layer around the whole of [`SseLayer`](crate::SseLayer), so a request that it does not open early goes through unchanged, and the
-//! client's stream begins as ever, when the handler answers. Only its first bytes are sent before.
+//! It is a layer around the whole of [`SseLayer`](crate::SseLayer). So a request that it does not open early goes through
+//! unchanged, and the client's stream begins as ever, when the handler answers. Only its first bytes are sent before.
 
 mod answer;
 mod beats;
