@@ -13,14 +13,12 @@ mod payload;
 mod quoted;
 mod server_sent_event;
 
-#[cfg(feature = "json")]
-pub(crate) use self::json::push_json_string;
 pub(crate) use self::{
     attributes::AttributeTypes,
     audience::Audience,
     client_id::random_bits,
     encoding::{ROOM_FOR_ID, decode_data, decode_type, finish, push_field},
-    json::{push_json_field, push_json_strings},
+    json::{push_json_field, push_json_string, push_json_strings},
     own_event::OwnEvent,
     payload::Payload,
     quoted::Quoted,
