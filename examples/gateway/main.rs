@@ -74,6 +74,7 @@ mod bodies;
 mod clients;
 #[path = "../support/connections.rs"]
 mod connections;
+mod events;
 mod exchanges;
 mod gateway;
 mod headers;
@@ -81,7 +82,11 @@ mod hiding;
 mod log;
 mod names;
 mod options;
+mod owners;
 mod places;
+mod record_options;
+mod recording;
+mod resuming;
 #[path = "../support/signals.rs"]
 mod signals;
 #[path = "../support/sockets.rs"]
@@ -103,7 +108,7 @@ use std::{
 
 use tokio::net::TcpListener;
 use tower::{Layer, service_fn};
-use tower_sse::{Drain, Registry, SseLayer};
+use tower_sse::{Drain, HelloEvent, LongPoll, SseLayer};
 
 use crate::{
     connections::Connections,
@@ -111,6 +116,7 @@ use crate::{
     log::complain,
     options::{Options, USAGE},
     places::Places,
+    recording::Recordings,
     signals::Signals,
 };
 
@@ -161,17 +167,33 @@ async fn run(options: Options) -> io::Result<()> {
     let (per_address, per_connection) = options.shares(all);
     let connections = connections.requests_each(per_connection);
     let places = Places::new(all as usize, per_address as usize);
-    // The program publishes nothing: the registry counts the streams, and the layer sends heartbeats.
-    let registry = Registry::new();
-    let sse = SseLayer::new(&registry).heartbeat(options.heartbeat).finish_on_drain(true);
+    let readers = Places::new(all as usize, per_address as usize);
+    let record = options.record.as_ref();
+    let at_most = record.and_then(|it| it.at_most).unwrap_or((all / 2).max(1)) as usize;
+    // The program publishes nothing but recordings: the registry counts the streams, and the layer sends heartbeats. The query
+    // of a request is for the upstream, so it asks nothing of the layer.
+    let registry = recording::registry(record);
+    let sse = SseLayer::new(&registry)
+        .heartbeat(options.heartbeat)
+        .finish_on_drain(true)
+        .long_poll(LongPoll::off())
+        .hello_event(HelloEvent::off())
+        .open_after(options.open_after);
+    let records = recording::layer(&registry, record, at_most);
+    let recordings = Arc::new(Recordings::new(record, &options.rules, readers)?);
     let gateway = Arc::new(Gateway::new(options.upstream, options.rules, options.patience, places)?);
     let make_service = service_fn(|peer: SocketAddr| {
-        let (gateway, peer) = (Arc::clone(&gateway), peer.ip().to_canonical());
+        let (gateway, recordings, peer) = (Arc::clone(&gateway), Arc::clone(&recordings), peer.ip().to_canonical());
         let answer = service_fn(move |request| {
             let gateway = Arc::clone(&gateway);
             async move { Ok::<_, Infallible>(gateway.answer(request, peer).await) }
         });
-        ready(Ok(sse.layer(answer)))
+        let streams = sse.layer(records.layer(answer));
+        let answer = service_fn(move |request| {
+            let (recordings, streams) = (Arc::clone(&recordings), streams.clone());
+            async move { recordings.answer(streams, request, peer).await }
+        });
+        ready(Ok(answer))
     });
     tokio::select! {
         () = connections.serve(listener, make_service) => {}
