@@ -15,8 +15,8 @@
 //! - Clients use HTTP/1.1, or HTTP/2 with prior knowledge, on the same port. The upstream uses HTTP/1.1.
 //! - Bodies are streamed in both directions and never collected. Trailers pass. Over HTTP/1.1, only the trailers pass
 //!   that a `trailer` header names, and a client gets them only if it sent `te: trailers`.
-//! - Heartbeats begin after the response's head. An upstream that thinks before it sends a head is silent, and only the
-//!   upstream can change that. A stream with a `content-encoding` gets no heartbeats.
+//! - Heartbeats begin after the response's head. An upstream that thinks before it sends a head is silent, unless
+//!   `--open-after-ms` applies. A stream with a `content-encoding` gets no heartbeats.
 //! - Upgrades (WebSocket) are not proxied: `upgrade` is removed as every hop-by-hop header is, so the upstream answers
 //!   as if it had not been asked. `CONNECT` is a 405. An unreachable upstream is a 502.
 //! - On SIGINT and SIGTERM the gateway accepts no new connections, and lets current responses finish for up to
@@ -62,6 +62,18 @@
 //! - A request whose body comes too slowly (`--body-ms`) is a 408. An answer that does not begin in time is a 504, and one
 //!   that goes on too slowly is broken off (`--answer-ms`). An event stream may be silent for ever.
 //! - Clients and upstreams that are gone without saying so are found: `examples/support/sockets.rs`.
+//!
+//! # Streams that survive
+//!
+//! - `--record`: the answer to a request with an `Idempotency-Key` is recorded (`recording.rs`), for those who have its
+//!   credentials (`owners.rs`). The same request again gets the rest after its `Last-Event-ID`, and the upstream is asked once.
+//!   A recording has the place of a request as long as it is made, also when its client is gone, and its readers have places
+//!   of their own.
+//! - `--open-after-ms`: a request that accepts nothing but an event stream gets its head before the upstream answers.
+//! - `--retry-upstream`: the stream of a GET that breaks is asked for again, and its client does not notice (`resuming.rs`).
+//! - `--single-line-heartbeats`: for clients that take the blank line after a comment for an event.
+//!
+//! The guide's chapter `model_gateways` has the details.
 //!
 //! # What is refused
 //!
@@ -160,7 +172,7 @@ async fn run(options: Options) -> io::Result<()> {
     writeln!(io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     io::stdout().flush()?;
 
-    // Each client connection needs another one to the upstream.
+    // Each client connection needs another one to the upstream. A recording without a client has the place of a request.
     let connections = Connections::new(options.patience, 2);
     // The others are for saying that there is no place.
     let all = connections.for_streams();
