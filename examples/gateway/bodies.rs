@@ -108,7 +108,11 @@ pub(crate) enum Fault {
     /// Its place was needed, and its client did not take it.
     MadeRoom,
     Broken(hyper::Error),
+    /// A recording, or what was read of it, is not complete.
+    Recording(BoxError),
 }
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 impl Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,6 +120,7 @@ impl Display for Fault {
             Self::TooSlow => f.write_str("the body came too slowly"),
             Self::MadeRoom => f.write_str("it was not taken, and made room for another"),
             Self::Broken(_) => f.write_str("the body broke"),
+            Self::Recording(_) => f.write_str("the answer broke where it was recorded"),
         }
     }
 }
@@ -125,6 +130,7 @@ impl Error for Fault {
         match self {
             Self::TooSlow | Self::MadeRoom => None,
             Self::Broken(error) => Some(error),
+            Self::Recording(error) => Some(&**error),
         }
     }
 }

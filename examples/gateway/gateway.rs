@@ -11,8 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER},
+    request::Parts,
 };
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -37,6 +38,7 @@ use crate::{
     names::{self, Refused},
     options::Rules,
     places::{NoPlace, Place, Places},
+    resuming::{Again, Reply, Resuming, no_body},
     sockets::Patience,
     translation::{Asked, Translation},
     upstream::Upstream,
@@ -61,7 +63,7 @@ const FULL: Refused = Refused(StatusCode::SERVICE_UNAVAILABLE, "The gateway has 
 const SHARE_TAKEN: Refused =
     Refused(StatusCode::TOO_MANY_REQUESTS, "From this address, there are as many requests as there may be.\n");
 
-type Answer = UnsyncBoxBody<Bytes, Fault>;
+pub(crate) type Answer = UnsyncBoxBody<Bytes, Fault>;
 
 pub(crate) struct Gateway {
     client: Client<HttpConnector, UnsyncBoxBody<Bytes, Fault>>,
@@ -84,44 +86,33 @@ impl Gateway {
         Ok(Self { client, upstream, rules, pseudonym: Pseudonym::random()?, places })
     }
 
-    pub(crate) async fn answer(&self, request: Request<RequestBody>, peer: IpAddr) -> Response<Answer> {
-        self.pass_on(request, peer).await.unwrap_or_else(|Refused(status, text)| {
-            let mut response = Response::new(Full::from(text).map_err(|never| match never {}).boxed_unsync());
-            *response.status_mut() = status;
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-            if status == StatusCode::METHOD_NOT_ALLOWED {
-                let others = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE");
-                response.headers_mut().insert(ALLOW, others);
-            }
-            if [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&status) {
-                response.headers_mut().insert(RETRY_AFTER, RETRY_IN);
-            }
-            response
-        })
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<RequestBody>, peer: IpAddr) -> Response<Answer> {
+        self.pass_on(request, peer).await.unwrap_or_else(refusal)
     }
 
-    async fn pass_on(&self, request: Request<RequestBody>, peer: IpAddr) -> Result<Response<Answer>, Refused> {
+    async fn pass_on(
+        self: &Arc<Self>,
+        request: Request<RequestBody>,
+        peer: IpAddr,
+    ) -> Result<Response<Answer>, Refused> {
         if request.method() == Method::CONNECT {
             return Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "This gateway opens no tunnels.\n"));
         }
-        let host = names::asked(&request)?;
+        let (mut head, body) = request.into_parts();
+        let host = names::asked(&head)?;
         let is_known = |host| self.rules.hosts.iter().any(|name| name.is(host));
         if !self.rules.hosts.is_empty() && !host.as_ref().is_some_and(is_known) {
             return Err(Refused(StatusCode::MISDIRECTED_REQUEST, "This gateway does not answer for that host.\n"));
         }
-        if self.pseudonym.is_in(request.headers()) {
+        if self.pseudonym.is_in(&head.headers) {
             return Err(Refused(StatusCode::LOOP_DETECTED, "The request has been at this gateway before.\n"));
         }
-        let (mut head, body) = request.into_parts();
         if !headers::has_one_length(&mut head.headers) {
             return Err(Refused(StatusCode::BAD_REQUEST, "The request's lengths differ, or are none.\n"));
         }
         let client = clients::address(&head, peer, &self.rules.trusted_proxies);
-        let Place { exchange, permits } =
-            self.places.take(client, !body.is_end_stream()).await.map_err(|none| match none {
-                NoPlace::InAll => FULL,
-                NoPlace::OfAddress => SHARE_TAKEN,
-            })?;
+        let has_body = !body.is_end_stream();
+        let Place { exchange, permits } = self.places.take(client, has_body).await.map_err(no_place)?;
         // Not the query: it may hold a secret.
         let what = one_line(format_args!("{} {}", head.method, head.uri.path()));
         let (version, is_of_a_proxy) = (head.version, self.rules.trusted_proxies.contains(&peer));
@@ -134,6 +125,16 @@ impl Gateway {
         headers::set_claims(request.headers_mut(), peer, host.as_ref());
         self.pseudonym.add_to(request.headers_mut(), version);
         let asked = Asked::of(request.headers());
+        let again = self.rules.retry_upstream.and_then(|patience| {
+            let is_possible = request.method() == Method::GET && !has_body;
+            is_possible.then(|| Again {
+                gateway: Arc::clone(self),
+                head: head_of(&request),
+                asked: asked.clone(),
+                patience,
+                what: what.clone(),
+            })
+        });
         let body_silence = Some(self.rules.body);
         let removed = Arc::clone(&self.rules.removed);
         let cleans = move |mut frame: Frame<Bytes>| {
@@ -146,7 +147,13 @@ impl Gateway {
             request.map(|body| exchange.watch(Passing::new(body, body_silence)).map_frame(cleans).boxed_unsync());
 
         let response = match exchange.answered_within(self.rules.answer, self.client.request(request)).await {
-            Ok(Ok(response)) => self.response(response, asked).await,
+            Ok(Ok(response)) => {
+                let again = again.filter(|_| is_open_stream(&response));
+                self.response(response, asked).await.map(|response| match again {
+                    Some(again) => response.map(|body| Resuming::new(again, body).boxed_unsync()),
+                    None => response,
+                })
+            }
             Ok(Err(error)) => Err((refused_for(&error), one_line(Causes(&error)))),
             Err(Unanswered::MadeRoom) => Err((FULL, "It made room for another.".to_owned())),
             Err(Unanswered::TimedOut) => Err((TOO_LATE, String::new())),
@@ -181,6 +188,23 @@ impl Gateway {
         }
     }
 
+    /// Asks again for a stream that broke, with the head of its request.
+    pub(crate) async fn ask_again(&self, head: Parts, asked: Option<Asked>) -> Reply {
+        let response = match self.client.request(Request::from_parts(head, no_body())).await {
+            Ok(response) => response,
+            Err(error) => return Reply::None(one_line(Causes(&error))),
+        };
+        match response.status() {
+            StatusCode::NO_CONTENT => return Reply::Over,
+            status if !is_open_stream(&response) => return Reply::Other(format!("the upstream answers {status}")),
+            _ => {}
+        }
+        match self.response(response, asked).await {
+            Ok(response) => Reply::Stream(response.into_body()),
+            Err((Refused(_, sentence), details)) => Reply::Other(format!("{} {details}", sentence.trim_end())),
+        }
+    }
+
     /// The upstream's answer as the client gets it.
     async fn response(
         &self,
@@ -198,8 +222,7 @@ impl Gateway {
         };
         hide(response.headers_mut(), &outside);
         self.pseudonym.add_to(response.headers_mut(), version);
-        let content_type = response.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        let is_stream = content_type.to_ascii_lowercase().starts_with(b"text/event-stream");
+        let is_stream = is_event_stream(response.headers());
         let silence = (!is_stream).then_some(self.rules.answer);
         // In a chunked body, the first chunk may make no sense. As long as no head has gone out, that is a 502. An event stream's
         // head goes out at once.
@@ -227,13 +250,57 @@ impl Gateway {
     }
 }
 
+/// The answer to a request that is not passed on.
+pub(crate) fn refusal(Refused(status, text): Refused) -> Response<Answer> {
+    let mut response = Response::new(Full::from(text).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let others = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE");
+        response.headers_mut().insert(ALLOW, others);
+    }
+    if [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&status) {
+        response.headers_mut().insert(RETRY_AFTER, RETRY_IN);
+    }
+    response
+}
+
+/// Why there is no place, for the client.
+pub(crate) fn no_place(none: NoPlace) -> Refused {
+    match none {
+        NoPlace::InAll => FULL,
+        NoPlace::OfAddress => SHARE_TAKEN,
+    }
+}
+
+fn head_of<B>(request: &Request<B>) -> Parts {
+    let mut head = Request::new(()).into_parts().0;
+    head.method = request.method().clone();
+    head.uri = request.uri().clone();
+    head.version = request.version();
+    head.headers = request.headers().clone();
+    head
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    content_type.to_ascii_lowercase().starts_with(b"text/event-stream")
+}
+
+/// Whether the events of an answer can be read.
+fn is_open_stream<B>(response: &Response<B>) -> bool {
+    response.status() == StatusCode::OK
+        && is_event_stream(response.headers())
+        && !response.headers().contains_key(CONTENT_ENCODING)
+}
+
 /// Which side caused the error.
 fn refused_for(error: &legacy::Error) -> Refused {
     let causes = || iter::successors(error.source(), |cause| (**cause).source());
     match causes().find_map(|cause| cause.downcast_ref()) {
         Some(Fault::TooSlow) => return TOO_SLOW,
         Some(Fault::Broken(_)) => return Refused(StatusCode::BAD_REQUEST, "The request's body broke.\n"),
-        Some(Fault::MadeRoom) | None => {}
+        Some(Fault::MadeRoom | Fault::Recording(_)) | None => {}
     }
     match causes().find_map(|cause| cause.downcast_ref()) {
         Some(error) if is_own(error) => FULL,

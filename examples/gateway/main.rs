@@ -15,8 +15,8 @@
 //! - Clients use HTTP/1.1, or HTTP/2 with prior knowledge, on the same port. The upstream uses HTTP/1.1.
 //! - Bodies are streamed in both directions and never collected. Trailers pass. Over HTTP/1.1, only the trailers pass
 //!   that a `trailer` header names, and a client gets them only if it sent `te: trailers`.
-//! - Heartbeats begin after the response's head. An upstream that thinks before it sends a head is silent, and only the
-//!   upstream can change that. A stream with a `content-encoding` gets no heartbeats.
+//! - Heartbeats begin after the response's head. An upstream that thinks before it sends a head is silent, unless
+//!   `--open-after-ms` applies. A stream with a `content-encoding` gets no heartbeats.
 //! - Upgrades (WebSocket) are not proxied: `upgrade` is removed as every hop-by-hop header is, so the upstream answers
 //!   as if it had not been asked. `CONNECT` is a 405. An unreachable upstream is a 502.
 //! - On SIGINT and SIGTERM the gateway accepts no new connections, and lets current responses finish for up to
@@ -63,6 +63,18 @@
 //!   that goes on too slowly is broken off (`--answer-ms`). An event stream may be silent for ever.
 //! - Clients and upstreams that are gone without saying so are found: `examples/support/sockets.rs`.
 //!
+//! # Streams that survive
+//!
+//! - `--record`: the answer to a request with an `Idempotency-Key` is recorded (`recording.rs`), for those who have its
+//!   credentials (`owners.rs`). The same request again gets the rest after its `Last-Event-ID`, and the upstream is asked once.
+//!   A recording has the place of a request as long as it is made, also when its client is gone, and its readers have places
+//!   of their own.
+//! - `--open-after-ms`: a request that accepts nothing but an event stream gets its head before the upstream answers.
+//! - `--retry-upstream`: the stream of a GET that breaks is asked for again, and its client does not notice (`resuming.rs`).
+//! - `--single-line-heartbeats`: for clients that take the blank line after a comment for an event.
+//!
+//! The guide's chapter `model_gateways` has the details.
+//!
 //! # What is refused
 //!
 //! - 400: no host, two hosts, an invalid host, or a host with a user; a target that is no path; a broken body. 501: a
@@ -74,6 +86,7 @@ mod bodies;
 mod clients;
 #[path = "../support/connections.rs"]
 mod connections;
+mod events;
 mod exchanges;
 mod gateway;
 mod headers;
@@ -81,7 +94,11 @@ mod hiding;
 mod log;
 mod names;
 mod options;
+mod owners;
 mod places;
+mod record_options;
+mod recording;
+mod resuming;
 #[path = "../support/signals.rs"]
 mod signals;
 #[path = "../support/sockets.rs"]
@@ -103,7 +120,7 @@ use std::{
 
 use tokio::net::TcpListener;
 use tower::{Layer, service_fn};
-use tower_sse::{Drain, Registry, SseLayer};
+use tower_sse::{Drain, HelloEvent, LongPoll, SseLayer};
 
 use crate::{
     connections::Connections,
@@ -111,6 +128,7 @@ use crate::{
     log::complain,
     options::{Options, USAGE},
     places::Places,
+    recording::Recordings,
     signals::Signals,
 };
 
@@ -154,24 +172,40 @@ async fn run(options: Options) -> io::Result<()> {
     writeln!(io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     io::stdout().flush()?;
 
-    // Each client connection needs another one to the upstream.
+    // Each client connection needs another one to the upstream. A recording without a client has the place of a request.
     let connections = Connections::new(options.patience, 2);
     // The others are for saying that there is no place.
     let all = connections.for_streams();
     let (per_address, per_connection) = options.shares(all);
     let connections = connections.requests_each(per_connection);
     let places = Places::new(all as usize, per_address as usize);
-    // The program publishes nothing: the registry counts the streams, and the layer sends heartbeats.
-    let registry = Registry::new();
-    let sse = SseLayer::new(&registry).heartbeat(options.heartbeat).finish_on_drain(true);
+    let readers = Places::new(all as usize, per_address as usize);
+    let record = options.record.as_ref();
+    let at_most = record.and_then(|it| it.at_most).unwrap_or((all / 2).max(1)) as usize;
+    // The program publishes nothing but recordings: the registry counts the streams, and the layer sends heartbeats. The query
+    // of a request is for the upstream, so it asks nothing of the layer.
+    let registry = recording::registry(record);
+    let sse = SseLayer::new(&registry)
+        .heartbeat(options.heartbeat)
+        .finish_on_drain(true)
+        .long_poll(LongPoll::off())
+        .hello_event(HelloEvent::off())
+        .open_after(options.open_after);
+    let records = recording::layer(&registry, record, at_most);
+    let recordings = Arc::new(Recordings::new(record, &options.rules, readers)?);
     let gateway = Arc::new(Gateway::new(options.upstream, options.rules, options.patience, places)?);
     let make_service = service_fn(|peer: SocketAddr| {
-        let (gateway, peer) = (Arc::clone(&gateway), peer.ip().to_canonical());
+        let (gateway, recordings, peer) = (Arc::clone(&gateway), Arc::clone(&recordings), peer.ip().to_canonical());
         let answer = service_fn(move |request| {
             let gateway = Arc::clone(&gateway);
             async move { Ok::<_, Infallible>(gateway.answer(request, peer).await) }
         });
-        ready(Ok(sse.layer(answer)))
+        let streams = sse.layer(records.layer(answer));
+        let answer = service_fn(move |request| {
+            let (recordings, streams) = (Arc::clone(&recordings), streams.clone());
+            async move { recordings.answer(streams, request, peer).await }
+        });
+        ready(Ok(answer))
     });
     tokio::select! {
         () = connections.serve(listener, make_service) => {}

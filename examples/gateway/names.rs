@@ -3,8 +3,9 @@
 use std::{net::Ipv6Addr, str::FromStr};
 
 use http::{
-    HeaderMap, Method, Request, StatusCode, Version,
+    HeaderMap, Method, StatusCode, Version,
     header::{HOST, TRANSFER_ENCODING},
+    request::Parts,
     uri::{Authority, Scheme},
 };
 
@@ -55,17 +56,17 @@ pub(crate) fn host_of(authority: &Authority) -> String {
 ///
 /// Returns an error for requests that hyper accepts but that another server may read differently: several hosts, no
 /// host, an invalid host, a target that is no path, and a transfer coding other than chunks.
-pub(crate) fn asked<B>(request: &Request<B>) -> Result<Option<Authority>, Refused> {
-    check_framing(request.headers())?;
+pub(crate) fn asked(request: &Parts) -> Result<Option<Authority>, Refused> {
+    check_framing(&request.headers)?;
     let bad_request = |sentence| Err(Refused(StatusCode::BAD_REQUEST, sentence));
-    let target = request.uri();
+    let target = &request.uri;
     let is_http = target.scheme().is_some_and(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme));
-    let has_path = target.path_and_query().is_some() && (target.path() != "*" || request.method() == Method::OPTIONS);
+    let has_path = target.path_and_query().is_some() && (target.path() != "*" || request.method == Method::OPTIONS);
     if !has_path || target.scheme().is_some() != target.authority().is_some() || (target.scheme().is_some() && !is_http)
     {
         return bad_request("The request's target is not a path.\n");
     }
-    let mut hosts = request.headers().get_all(HOST).iter();
+    let mut hosts = request.headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
         return bad_request("The request has more than one Host.\n");
@@ -77,14 +78,14 @@ pub(crate) fn asked<B>(request: &Request<B>) -> Result<Option<Authority>, Refuse
     };
     let Some(authority) = target.authority() else {
         return match host {
-            None if request.version() != Version::HTTP_10 => bad_request("The request has no Host.\n"),
+            None if request.version != Version::HTTP_10 => bad_request("The request has no Host.\n"),
             host => Ok(host),
         };
     };
     let Some(named) = parse(authority.as_str().as_bytes()) else {
         return bad_request("The request's target names no host.\n");
     };
-    match (request.version(), host) {
+    match (request.version, host) {
         (Version::HTTP_11, None) => bad_request("The request has no Host.\n"),
         // Over HTTP/1.1, an absolute URI as the target names the host, whatever `Host` says (RFC 9112, 3.2.2).
         (Version::HTTP_2, Some(host)) if host != named => bad_request("The request has two different hosts.\n"),

@@ -4,13 +4,16 @@ use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tower_sse::Heartbeat;
 
-use crate::{headers::Pattern, names::Name, sockets::Patience, upstream::Upstream};
+use crate::{headers::Pattern, names::Name, record_options::RecordOptions, sockets::Patience, upstream::Upstream};
 
 pub(crate) const USAGE: &str =
     "usage: gateway --upstream http://HOST[:PORT][/PATH] [--listen ADDR:PORT] [--host NAME[:PORT]]...
                [--upstream-host] [--upstream-name NAME[:PORT]]... [--trusted-proxy ADDR]...
                [--remove NAME|PREFIX*]... [--requests-per-address N] [--requests-per-connection N]
-               [--heartbeat-ms MS] [--gone-after-ms MS] [--body-ms MS] [--answer-ms MS] [--finish-ms MS]
+               [--heartbeat-ms MS] [--single-line-heartbeats] [--open-after-ms MS] [--retry-upstream]
+               [--retry-for-ms MS] [--record] [--record-owner HEADER] [--record-mb MB] [--record-keep-ms MS]
+               [--record-at-most N] [--record-unread-ms MS]
+               [--gone-after-ms MS] [--body-ms MS] [--answer-ms MS] [--finish-ms MS]
 
   --upstream       where requests go
   --listen         where clients come; port 0 picks a free one (default: 127.0.0.1:8080)
@@ -30,6 +33,28 @@ pub(crate) const USAGE: &str =
                    the same of one HTTP/2 connection; the next stream is refused (default: half of what an address
                    may have, at most 100; with --trusted-proxy: 100)
   --heartbeat-ms   how long a stream is silent before it gets a heartbeat; 0 sends none (default: 15000)
+  --single-line-heartbeats
+                   heartbeats are a comment without a blank line after it, for clients that take the blank line for an
+                   event (openai-go before 3.43). Other clients lose the next event after such a line (@google/genai)
+  --open-after-ms  how long a request that accepts nothing but an event stream waits for the upstream's head; then its
+                   stream opens with a 200 and heartbeats, and an error comes as an event (default: for ever)
+  --retry-upstream a GET's event stream that breaks is asked for again with the id of its last event, if it has one.
+                   Its client sees heartbeats meanwhile, and no break
+  --retry-for-ms   how long a stream may be broken until its client is told (default: 60000)
+  --record         records event streams of requests with an `Idempotency-Key`: the same request again gets the rest
+                   after its `Last-Event-ID`, or all, and the upstream is asked once. Whose a key is, `authorization`,
+                   `x-api-key`, `api-key` and `x-goog-api-key` say, together with all cookies. A request without any of
+                   the four is not recorded, as anybody who guesses its key would get its answer
+  --record-owner   a header in which a trusted proxy says who asks, instead of that. No client may send it. It needs
+                   --trusted-proxy
+  --record-mb      how much memory all recordings take, in MB; of one, a quarter and at most 16 MB are kept
+                   (default: 64)
+  --record-keep-ms how long a recording is kept after its end (default: 300000)
+  --record-at-most how many recordings are made at once; the next one gets a 503. Each of them has a connection to the
+                   upstream and counts for the address that began it, also when its client is gone (default: half of
+                   the requests that the limit on open files allows)
+  --record-unread-ms
+                   how long a recording is made that nobody reads (default: 120000)
   --gone-after-ms  how long a peer may answer nothing, or send no request, before its connection is closed
                    (default: 30000, at least 1000)
   --body-ms        how long the body of a request may be waited for, and a second more for each 500 bytes of it
@@ -41,11 +66,17 @@ pub(crate) const USAGE: &str =
 /// The minimum that HTTP/2 recommends, if the total allows it (RFC 9113, 6.5.2).
 const MOST_PER_CONNECTION: u32 = 100;
 
+const RETRY_FOR: Duration = Duration::from_secs(60);
+
 pub(crate) struct Options {
     pub(crate) listen: String,
     pub(crate) upstream: Upstream,
     pub(crate) rules: Rules,
     pub(crate) heartbeat: Heartbeat,
+    /// `Duration::MAX`: never.
+    pub(crate) open_after: Duration,
+    /// `None`: nothing is recorded.
+    pub(crate) record: Option<RecordOptions>,
     pub(crate) patience: Patience,
     pub(crate) finish: Duration,
     pub(crate) per_address: Option<u32>,
@@ -62,6 +93,8 @@ pub(crate) struct Rules {
     pub(crate) removed: Arc<[Pattern]>,
     pub(crate) body: Duration,
     pub(crate) answer: Duration,
+    /// How long a stream of the upstream may be broken. `None`: it is not asked for again.
+    pub(crate) retry_upstream: Option<Duration>,
 }
 
 impl Options {
@@ -79,7 +112,11 @@ impl Options {
             removed: Arc::new([]),
             body: Duration::from_secs(30),
             answer: Duration::from_secs(600),
+            retry_upstream: None,
         };
+        let (mut single_line, mut open_after) = (false, Duration::MAX);
+        let (mut retries, mut retry_for) = (false, None);
+        let (mut records, mut record) = (false, RecordOptions::default());
         let mut heartbeat = Heartbeat::every(Heartbeat::DEFAULT_INTERVAL);
         let mut patience = Patience::default();
         let mut finish = Duration::from_secs(30);
@@ -105,6 +142,12 @@ impl Options {
                         interval => Heartbeat::every(interval),
                     };
                 }
+                "--single-line-heartbeats" => single_line = true,
+                "--open-after-ms" => open_after = milliseconds(&flag, &value()?)?,
+                "--retry-upstream" => retries = true,
+                "--retry-for-ms" => retry_for = Some(milliseconds(&flag, &value()?)?),
+                "--record" => records = true,
+                flag if flag.starts_with("--record-") => record.set(flag, &value()?)?,
                 "--gone-after-ms" => patience = Patience::of(milliseconds(&flag, &value()?)?),
                 "--body-ms" => rules.body = milliseconds(&flag, &value()?)?,
                 "--answer-ms" => rules.answer = milliseconds(&flag, &value()?)?,
@@ -116,8 +159,26 @@ impl Options {
         if rules.sends_upstream_host && rules.hosts.is_empty() {
             return Err("--upstream-host needs --host: otherwise no program checks the requested host".to_owned());
         }
+        if retry_for.is_some() && !retries {
+            return Err("--retry-for-ms needs --retry-upstream".to_owned());
+        }
+        rules.retry_upstream = retries.then_some(retry_for.unwrap_or(RETRY_FOR));
+        if let Some(owner) = record.check(records, !rules.trusted_proxies.is_empty())? {
+            removed.push(owner);
+        }
         rules.removed = removed.into();
-        Ok(Some(Self { listen, upstream, rules, heartbeat, patience, finish, per_address, per_connection }))
+        Ok(Some(Self {
+            listen,
+            upstream,
+            rules,
+            heartbeat: if single_line { heartbeat.single_line() } else { heartbeat },
+            open_after,
+            record: records.then_some(record),
+            patience,
+            finish,
+            per_address,
+            per_connection,
+        }))
     }
 
     /// How many requests an address may have at once, and how many a connection, if the total is `all`.
@@ -129,14 +190,14 @@ impl Options {
     }
 }
 
-fn parsed<T: std::str::FromStr>(flag: &str, text: &str, what: &str) -> Result<T, String> {
+pub(crate) fn parsed<T: std::str::FromStr>(flag: &str, text: &str, what: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("{flag} takes {what}, not {text:?}"))
 }
 
-fn number(flag: &str, text: &str) -> Result<u32, String> {
+pub(crate) fn number(flag: &str, text: &str) -> Result<u32, String> {
     Ok(parsed::<NonZeroU32>(flag, text, "a whole number from 1 on")?.get())
 }
 
-fn milliseconds(flag: &str, text: &str) -> Result<Duration, String> {
+pub(crate) fn milliseconds(flag: &str, text: &str) -> Result<Duration, String> {
     parsed(flag, text, "whole milliseconds").map(Duration::from_millis)
 }

@@ -10,12 +10,13 @@
 //! 8. [Proxies](proxies): nginx, load balancers and the gateway
 //! 9. [MCP](mcp): the layer around an MCP server
 //! 10. [A proxy before MCP and model servers](mcp_proxies): host names, origins, addresses
-//! 11. [Testing your handlers](testing): with the feature `test-util`
-//! 12. [Before you go live](before_you_go_live): retention, limits, the server, shutdown, what to watch
-//! 13. [Performance](performance): what a stream costs, and what to set
-//! 14. [Performance, measured](performance_measured): how the figures were measured
-//! 15. [Several machines](several_machines): what works without a backplane
-//! 16. [gRPC](grpc): the same topics for tonic
+//! 11. [A gateway before a model or an MCP server](model_gateways): answers that survive their client, without a change in the server
+//! 12. [Testing your handlers](testing): with the feature `test-util`
+//! 13. [Before you go live](before_you_go_live): retention, limits, the server, shutdown, what to watch
+//! 14. [Performance](performance): what a stream costs, and what to set
+//! 15. [Performance, measured](performance_measured): how the figures were measured
+//! 16. [Several machines](several_machines): what works without a backplane
+//! 17. [gRPC](grpc): the same topics for tonic
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
@@ -46,6 +47,9 @@ pub mod mcp {}
 
 #[doc = include_str!("mcp_proxies.md")]
 pub mod mcp_proxies {}
+
+#[doc = include_str!("model_gateways.md")]
+pub mod model_gateways {}
 
 #[cfg_attr(feature = "test-util", doc = include_str!("testing.md"))]
 #[cfg_attr(

@@ -33,6 +33,8 @@ mod names;
 #[path = "../support/other_address.rs"]
 mod other_address;
 mod proxying;
+mod recordings;
+mod retrying;
 mod shares;
 #[path = "../support/spec.rs"]
 mod spec;

@@ -1,0 +1,62 @@
+//! The official clients: whole answers, and those of a model that dies.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    clients::{Client, Report},
+    gateway,
+    model::{Middle, Model, text, token},
+    within_3_min,
+};
+
+/// How long a model thinks, as long as many proxies wait.
+const SILENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn the_official_clients_read_2000_tokens_after_20_s_of_silence_whole() {
+    within_3_min(async {
+        let model = Model::start(SILENCE, Middle::Nothing).await;
+        let gateway = gateway(&model.url, &["--open-after-ms", "2000", "--heartbeat-ms", "1000"]).await;
+        let began = Instant::now();
+        let all = Client::ALL.map(|client| {
+            let url = &gateway.url;
+            async move { (client, client.read(url, &format!("{client:?}")).await) }
+        });
+        for (client, report) in join_all(all).await {
+            let whole = Report { text: text(), stop: Some(client.stop().to_owned()), error: None };
+            assert!(report == whole, "{client:?}: {} bytes, {:?}, {:?}", report.text.len(), report.stop, report.error);
+            assert_eq!(model.asked(&format!("{client:?}")), 1);
+        }
+        assert!(began.elapsed() >= SILENCE);
+        // The same question again: from the recording, at once, and without the model.
+        for client in Client::ALL {
+            let report = client.read(&gateway.url, &format!("{client:?}")).await;
+            assert!(report.text == text() && report.error.is_none(), "{client:?}: {:?}", report.error);
+            assert_eq!(model.asked(&format!("{client:?}")), 1);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_of_each_official_client_are_told_that_the_model_died() {
+    within_3_min(async {
+        let (_die, dies) = watch::channel(true);
+        let model = Model::start(Duration::from_millis(100), Middle::Dies(dies)).await;
+        let gateway = gateway(&model.url, &[]).await;
+        let twice = Client::ALL.into_iter().flat_map(|client| [client, client]).map(|client| {
+            let url = &gateway.url;
+            async move { (client, client.read(url, &format!("{client:?}")).await) }
+        });
+        for (client, report) in join_all(twice).await {
+            let error = report.error.expect("an error");
+            assert!(error.contains("The upstream broke in the middle of its answer"), "{client:?}: {error}");
+            assert!(report.text.starts_with(&token(0)) && report.stop.is_none(), "{client:?}");
+            assert_eq!(model.asked(&format!("{client:?}")), 1);
+        }
+    })
+    .await;
+}
