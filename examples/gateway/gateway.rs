@@ -112,7 +112,7 @@ impl Gateway {
         }
         let client = clients::address(&head, peer, &self.rules.trusted_proxies);
         let has_body = !body.is_end_stream();
-        let Place { exchange, permits } = self.places.take(client, has_body).await.map_err(no_place)?;
+        let Place { exchange, permits } = self.places.take(client, has_body).await.map_err(|none| no_place(&none))?;
         // Not the query: it may hold a secret.
         let what = one_line(format_args!("{} {}", head.method, head.uri.path()));
         let (version, is_of_a_proxy) = (head.version, self.rules.trusted_proxies.contains(&peer));
@@ -266,7 +266,7 @@ pub(crate) fn refusal(Refused(status, text): Refused) -> Response<Answer> {
 }
 
 /// Why there is no place, for the client.
-pub(crate) fn no_place(none: NoPlace) -> Refused {
+pub(crate) fn no_place(none: &NoPlace) -> Refused {
     match none {
         NoPlace::InAll => FULL,
         NoPlace::OfAddress => SHARE_TAKEN,

@@ -72,7 +72,7 @@ impl Recordings {
         let client = clients::address(&head, peer, &self.trusted_proxies);
         let Place { exchange, permits } = match self.readers.take(client, false).await {
             Ok(place) => place,
-            Err(none) => return Ok(refusal(no_place(none))),
+            Err(none) => return Ok(refusal(no_place(&none))),
         };
         let body = Unread { body: Some(body), silence: self.body }.boxed_unsync();
         let response = service.oneshot(Request::from_parts(head, body)).await?;
