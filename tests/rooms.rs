@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The rooms from the top down. A room may use only the rooms that stand after it in its list.
-const PLAN: [(&str, &[&str]); 18] = [
+const PLAN: [(&str, &[&str]); 19] = [
     (
         "layer",
         &[

@@ -7,6 +7,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     clients::{Client, Report},
+    curl::heartbeats,
     gateway,
     model::{Middle, Model, text, token},
     within_3_min,
@@ -36,6 +37,30 @@ async fn the_official_clients_read_2000_tokens_after_20_s_of_silence_whole() {
             let report = client.read(&gateway.url, &format!("{client:?}")).await;
             assert!(report.text == text() && report.error.is_none(), "{client:?}: {:?}", report.error);
             assert_eq!(model.asked(&format!("{client:?}")), 1);
+        }
+    })
+    .await;
+}
+
+/// Each form breaks some other client, see `Heartbeat`.
+#[tokio::test]
+async fn heartbeats_of_both_forms_in_the_middle_of_an_answer_change_nothing_for_the_official_clients() {
+    within_3_min(async {
+        let blank_line = ["--heartbeat-ms", "3"];
+        let single_line = ["--heartbeat-ms", "3", "--single-line-heartbeats"];
+        for flags in [&blank_line[..], &single_line] {
+            let model = Model::start(Duration::ZERO, Middle::Pauses(Duration::from_millis(300))).await;
+            let gateway = gateway(&model.url, flags).await;
+            let heartbeats = heartbeats(&gateway.url).await;
+            assert!(heartbeats > 10, "{heartbeats}");
+            let all = Client::ALL.map(|client| {
+                let url = &gateway.url;
+                async move { (client, client.read(url, &format!("{client:?}")).await) }
+            });
+            for (client, report) in join_all(all).await {
+                let is_whole = report.text == text() && report.stop.as_deref() == Some(client.stop());
+                assert!(is_whole && report.error.is_none(), "{client:?} {flags:?}: {:?}", report.error);
+            }
         }
     })
     .await;
