@@ -185,12 +185,18 @@ async fn run(options: Options) -> io::Result<()> {
     // The program publishes nothing but recordings: the registry counts the streams, and the layer sends heartbeats. The query
     // of a request is for the upstream, so it asks nothing of the layer.
     let registry = recording::registry(record);
-    let sse = SseLayer::new(&registry)
-        .heartbeat(options.heartbeat)
-        .finish_on_drain(true)
-        .long_poll(LongPoll::off())
-        .hello_event(HelloEvent::off())
-        .open_after(options.open_after);
+    let layer = |heartbeat| {
+        SseLayer::new(&registry)
+            .heartbeat(heartbeat)
+            .finish_on_drain(true)
+            .long_poll(LongPoll::off())
+            .hello_event(HelloEvent::off())
+            .open_after(options.open_after)
+    };
+    // Once there was an id, and a recording has ids, the Python clients of OpenAI's and Anthropic's APIs take each blank line for
+    // an event.
+    let of_recordings = layer(options.heartbeat.clone().single_line());
+    let sse = layer(options.heartbeat);
     let records = recording::layer(&registry, record, at_most);
     let recordings = Arc::new(Recordings::new(record, &options.rules, readers)?);
     let gateway = Arc::new(Gateway::new(options.upstream, options.rules, options.patience, places)?);
@@ -200,10 +206,11 @@ async fn run(options: Options) -> io::Result<()> {
             let gateway = Arc::clone(&gateway);
             async move { Ok::<_, Infallible>(gateway.answer(request, peer).await) }
         });
-        let streams = sse.layer(records.layer(answer));
+        let plain = sse.layer(answer.clone());
+        let recorded = of_recordings.layer(records.layer(answer));
         let answer = service_fn(move |request| {
-            let (recordings, streams) = (Arc::clone(&recordings), streams.clone());
-            async move { recordings.answer(streams, request, peer).await }
+            let (recordings, recorded, plain) = (Arc::clone(&recordings), recorded.clone(), plain.clone());
+            async move { recordings.answer(recorded, plain, request, peer).await }
         });
         ready(Ok(answer))
     });

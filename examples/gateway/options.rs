@@ -35,7 +35,8 @@ pub(crate) const USAGE: &str =
   --heartbeat-ms   how long a stream is silent before it gets a heartbeat; 0 sends none (default: 15000)
   --single-line-heartbeats
                    heartbeats are a comment without a blank line after it, for clients that take the blank line for an
-                   event (openai-go before 3.43). Other clients lose the next event after such a line (@google/genai)
+                   event (openai-go before 3.43). Other clients lose the next event after such a line (@google/genai).
+                   Recordings always have this form
   --open-after-ms  how long a request that accepts nothing but an event stream waits for the upstream's head; then its
                    stream opens with a 200 and heartbeats, and an error comes as an event (default: for ever)
   --retry-upstream a GET's event stream that breaks is asked for again with the id of its last event, if it has one.

@@ -26,6 +26,7 @@ pub(crate) struct Places {
 }
 
 /// Why there is no place for a request.
+#[derive(Clone, Copy)]
 pub(crate) enum NoPlace {
     /// The gateway has as many requests as it can take.
     InAll,

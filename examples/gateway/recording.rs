@@ -52,20 +52,24 @@ impl Recordings {
         Ok(Self { owners, readers, trusted_proxies, body: rules.body })
     }
 
-    /// Answers a request as the service does. If the request has an owner, it takes the place of a reader first.
-    pub(crate) async fn answer<S, B>(
+    /// Answers a request. If it has an owner, it takes the place of a reader first, and then the service that records
+    /// answers it. Otherwise the plain one does.
+    pub(crate) async fn answer<R, P, A, B>(
         &self,
-        service: S,
+        records: R,
+        plain: P,
         request: Request<RequestBody>,
         peer: IpAddr,
     ) -> Result<Response<Answer>, Infallible>
     where
-        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
+        R: Service<Request<RequestBody>, Response = Response<A>, Error = Infallible>,
+        P: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
+        A: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
         let (mut head, body) = request.into_parts();
         let Some(owner) = self.owners.as_ref().and_then(|owners| owners.of(&head, peer)) else {
-            let response = service.oneshot(Request::from_parts(head, body)).await?;
+            let response = plain.oneshot(Request::from_parts(head, body)).await?;
             return Ok(response.map(boxed));
         };
         head.extensions.insert(owner);
@@ -75,7 +79,7 @@ impl Recordings {
             Err(none) => return Ok(refusal(no_place(&none))),
         };
         let body = Unread { body: Some(body), silence: self.body }.boxed_unsync();
-        let response = service.oneshot(Request::from_parts(head, body)).await?;
+        let response = records.oneshot(Request::from_parts(head, body)).await?;
         Ok(response.map(|body| exchange.answer(boxed(body), permits).boxed_unsync()))
     }
 }

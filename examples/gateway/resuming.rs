@@ -115,9 +115,10 @@ impl Resuming {
         Self { again: Arc::new(again), events: Events::default(), state: State::Passing(body), broken: None }
     }
 
-    /// Ends with what was held back, and this.
+    /// Ends with what was held back, and this. Before an error nothing is sent: it would be half of an event, and a server
+    /// drops what it has not written when it gets an error.
     fn end(&mut self, last: Option<Result<Frame<Bytes>, Fault>>) {
-        let rest = Some(self.events.take_rest()).filter(|rest| !rest.is_empty());
+        let rest = Some(self.events.take_rest()).filter(|rest| !rest.is_empty() && !matches!(last, Some(Err(_))));
         self.state = State::Ending(last.into_iter().chain(rest.map(|rest| Ok(Frame::data(rest)))).collect());
     }
 

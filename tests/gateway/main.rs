@@ -33,6 +33,7 @@ mod names;
 #[path = "../support/other_address.rs"]
 mod other_address;
 mod proxying;
+mod recording_bounds;
 mod recordings;
 mod retrying;
 mod shares;

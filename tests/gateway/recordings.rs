@@ -1,11 +1,8 @@
 //! Answers that are recorded, with `--record`.
 
-use std::{
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -13,31 +10,28 @@ use http::{Request, Response, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    sync::{Mutex, mpsc},
-};
+use tokio::sync::mpsc;
 
 use crate::{
-    GATEWAY, Gateway,
+    Gateway,
     bodies::{AnyBody, AnyError, any, channel, event_stream},
     client::{VERSIONS, request},
     next_data,
     other_address::{OTHER, client_from},
-    raw, spec, upstream, within_20_s,
+    spec, upstream, within_20_s,
 };
 
-type Frames = mpsc::Sender<Result<Frame<Bytes>, AnyError>>;
+pub(crate) type Frames = mpsc::Sender<Result<Frame<Bytes>, AnyError>>;
 
 /// An upstream that answers each request with an event stream that the test fills.
-struct Upstream {
-    url: String,
+pub(crate) struct Upstream {
+    pub(crate) url: String,
     streams: mpsc::UnboundedReceiver<(http::request::Parts, Frames)>,
     asked: Arc<AtomicUsize>,
 }
 
 impl Upstream {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (come, streams) = mpsc::unbounded_channel();
         let asked = Arc::new(AtomicUsize::new(0));
         let counts = Arc::clone(&asked);
@@ -55,16 +49,16 @@ impl Upstream {
         Self { url: url.await, streams, asked }
     }
 
-    async fn next(&mut self) -> Frames {
+    pub(crate) async fn next(&mut self) -> Frames {
         self.streams.recv().await.unwrap().1
     }
 
-    fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 }
 
-async fn say(frames: &Frames, event: &'static str) {
+pub(crate) async fn say(frames: &Frames, event: &'static str) {
     frames.send(Ok(Frame::data(event.into()))).await.unwrap();
 }
 
@@ -78,14 +72,14 @@ fn question(headers: &[(&'static str, &str)]) -> Request<AnyBody> {
     question
 }
 
-const ADA: (&str, &str) = ("authorization", "Bearer ada");
+pub(crate) const ADA: (&str, &str) = ("authorization", "Bearer ada");
 
-async fn ask(gateway: &Gateway, version: Version, headers: &[(&'static str, &str)]) -> Response<Incoming> {
+pub(crate) async fn ask(gateway: &Gateway, version: Version, headers: &[(&'static str, &str)]) -> Response<Incoming> {
     gateway.client(version).await.send(question(headers)).await.unwrap()
 }
 
 /// Reads until this many events are there.
-async fn events(response: &mut Response<Incoming>, number: usize) -> Vec<spec::Message> {
+pub(crate) async fn events(response: &mut Response<Incoming>, number: usize) -> Vec<spec::Message> {
     let mut received = Vec::new();
     loop {
         let messages = spec::parse(&received).messages;
@@ -97,7 +91,7 @@ async fn events(response: &mut Response<Incoming>, number: usize) -> Vec<spec::M
 }
 
 /// All bytes until the end, and whether it is clean.
-async fn rest(mut response: Response<Incoming>) -> (Vec<u8>, bool) {
+pub(crate) async fn rest(mut response: Response<Incoming>) -> (Vec<u8>, bool) {
     let mut received = Vec::new();
     loop {
         match response.frame().await {
@@ -274,87 +268,6 @@ async fn two_readers_get_the_same_bytes_and_are_both_told_when_the_upstream_brea
 }
 
 #[tokio::test]
-async fn a_recording_that_nobody_reads_is_bounded_and_ends_its_request_to_the_upstream() {
-    within_20_s(async {
-        for version in VERSIONS {
-            let mut upstream = Upstream::start().await;
-            let flags = ["--record", "--record-at-most", "1", "--record-unread-ms", "300"];
-            let gateway = Gateway::start(&upstream.url, &flags).await;
-            let first = ask(&gateway, version, &[ADA]).await;
-            let frames = upstream.next().await;
-            let bob = ("authorization", "Bearer bob");
-            let refused = ask(&gateway, version, &[bob]).await;
-            assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
-            assert!(refused.headers().contains_key("retry-after"));
-            drop(first);
-            frames.closed().await;
-            // The place is free a moment after the connection to the upstream.
-            while ask(&gateway, version, &[bob]).await.status() != StatusCode::OK {}
-            assert_eq!(upstream.asked(), 2, "{version:?}");
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_recording_counts_for_its_address_without_a_client_and_so_does_each_reader() {
-    within_20_s(async {
-        for version in VERSIONS {
-            let mut upstream = Upstream::start().await;
-            let gateway = Gateway::start(&upstream.url, &["--record", "--requests-per-address", "1"]).await;
-            let first = ask(&gateway, version, &[ADA]).await;
-            let frames = upstream.next().await;
-            assert_eq!(ask(&gateway, version, &[ADA]).await.status(), StatusCode::TOO_MANY_REQUESTS, "a reader");
-            drop(first);
-            // The one reader's place is free a moment later.
-            let mut first = loop {
-                let answer = ask(&gateway, version, &[ADA]).await;
-                if answer.status() == StatusCode::OK {
-                    break answer;
-                }
-            };
-            let other = request("POST", "/other", AnyBody::default());
-            let other = gateway.client(version).await.send(other).await.unwrap();
-            assert_eq!(other.status(), StatusCode::TOO_MANY_REQUESTS, "a request to the upstream");
-            say(&frames, "data: a\n\n").await;
-            assert_eq!(events(&mut first, 1).await[0].data, "a");
-            assert_eq!(upstream.asked(), 1, "{version:?}");
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_client_that_sends_all_of_a_large_request_first_can_join() {
-    within_20_s(async {
-        let mut upstream = Upstream::start().await;
-        let gateway = Gateway::start(&upstream.url, &["--record", "--heartbeat-ms", "0"]).await;
-        // More than the sockets and the gateway take without reading.
-        let body = vec![b'x'; 32 << 20];
-        let head = format!(
-            "POST / HTTP/1.1\r\nhost: server.test\r\nauthorization: a\r\nidempotency-key: 1\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        let mut first = raw(gateway.address, &head).await;
-        first.write_all(&body).await.unwrap();
-        let frames = upstream.next().await;
-        let mut second = raw(gateway.address, &head).await;
-        second.write_all(&body).await.unwrap();
-        say(&frames, "data: a\n\n").await;
-        drop(frames);
-        for socket in [&mut first, &mut second] {
-            let mut received = String::new();
-            while !received.ends_with("0\r\n\r\n") {
-                received.push(char::from(socket.read_u8().await.unwrap()));
-            }
-            assert!(received.contains("data: a\n"), "{received}");
-        }
-        assert_eq!(upstream.asked(), 1);
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn the_query_of_a_recorded_request_is_for_the_upstream_alone() {
     within_20_s(async {
         for version in VERSIONS {
@@ -393,77 +306,6 @@ async fn readers_of_a_recording_get_it_whole_when_the_gateway_is_told_to_end() {
                 assert_eq!((data(&bytes), is_clean), (vec!["a".to_owned(), "b".to_owned()], true), "{version:?}");
             }
             assert!(gateway.server.process.wait().await.unwrap().success());
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn flags_that_do_not_go_together_are_refused() {
-    within_20_s(async {
-        for (flags, problem) in [
-            (&["--record-mb", "1"][..], "need --record"),
-            (&["--record", "--record-owner", "x-user"], "needs --trusted-proxy"),
-            (&["--record", "--record-owner", "x user", "--trusted-proxy", "::1"], "takes the name of a header"),
-            (&["--record", "--record-mb", "0"], "a whole number from 1 on"),
-            (&["--record-nothing", "1"], "unknown argument"),
-            (&["--retry-for-ms", "1"], "needs --retry-upstream"),
-        ] {
-            let mut command = GATEWAY.command();
-            command.args(["--listen", "127.0.0.1:0", "--upstream", "http://127.0.0.1:1"]).args(flags);
-            let output = command.output().await.unwrap();
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert!(output.status.code() == Some(2) && said.contains(problem), "{flags:?}: {said}");
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_request_for_events_alone_is_answered_before_the_upstream_answers() {
-    within_20_s(async {
-        for version in VERSIONS {
-            let [(early_answer, early_answers), (late_answer, late_answers)] = [(); 2].map(|()| {
-                let (answer, answers) = mpsc::channel::<Response<AnyBody>>(1);
-                (answer, Arc::new(Mutex::new(answers)))
-            });
-            let upstream = upstream(move |request: Request<Incoming>| {
-                let is_early = request.uri().path() == "/early";
-                let answers = if is_early { Arc::clone(&early_answers) } else { Arc::clone(&late_answers) };
-                async move { answers.lock().await.recv().await.unwrap() }
-            })
-            .await;
-            let flags = ["--open-after-ms", "20", "--heartbeat-ms", "3", "--single-line-heartbeats"];
-            let gateway = Gateway::start(&upstream, &flags).await;
-            let asks = |path, accept: &'static str| {
-                let mut asks = request("POST", path, any(Full::from("why?")));
-                asks.headers_mut().insert("accept", accept.parse().unwrap());
-                asks
-            };
-            let mut client = gateway.client(version).await;
-            let mut late = pin!(client.send(asks("/late", "application/json, text/event-stream")));
-            let mut other = gateway.client(version).await;
-            let early = async {
-                let mut early = other.send(asks("/early", "text/event-stream")).await.unwrap();
-                assert_eq!(early.headers()["content-type"], "text/event-stream");
-                let mut received = Vec::new();
-                while received.len() < 8 {
-                    received.extend(next_data(&mut early).await.unwrap());
-                }
-                early_answer.send(event_stream(any(Full::from("data: at last\n\n")))).await.unwrap();
-                received.extend(rest(early).await.0);
-                received
-            };
-            // The request that accepts JSON too was sent first, and waits for the status of the upstream all the time.
-            let received = tokio::select! {
-                biased;
-                _ = &mut late => panic!("nobody has answered"),
-                received = early => String::from_utf8(received).unwrap(),
-            };
-            assert_eq!(received.replace(":\n", ""), "data: at last\n\n", "heartbeats of a single line");
-            assert!(received.starts_with(":\n:\n:\n"), "{received:?}");
-            late_answer.send(Response::builder().status(429).body(AnyBody::default()).unwrap()).await.unwrap();
-            assert_eq!(late.await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS, "{version:?}");
         }
     })
     .await;

@@ -1,14 +1,15 @@
 //! Event streams through the gateway, and its heartbeats.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use eventsource_stream::Eventsource;
-use http::{Version, header::CONTENT_LENGTH};
+use http::{Request, Response, StatusCode, Version, header::CONTENT_LENGTH};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Mutex, mpsc, watch},
     time::sleep,
 };
 use tokio_stream::StreamExt;
@@ -16,9 +17,11 @@ use tokio_stream::StreamExt;
 use self::Step::{Bytes as B, Silence, Stall};
 use crate::{
     Gateway, begun,
-    bodies::{AnyError, any, channel, event_stream},
-    client::{Client, VERSIONS, get},
-    example, next_data, spec, upstream, upstream_once, within_20_s,
+    bodies::{AnyBody, AnyError, any, channel, event_stream},
+    client::{Client, VERSIONS, get, request},
+    example, next_data,
+    recordings::rest,
+    spec, upstream, upstream_once, within_20_s,
 };
 
 #[tokio::test]
@@ -142,6 +145,56 @@ async fn events_are_streamed_over_http_2_with_prior_knowledge() {
         }
         drop(frames);
         assert!(next_data(&mut response).await.is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_for_events_alone_is_answered_before_the_upstream_answers() {
+    within_20_s(async {
+        for version in VERSIONS {
+            let [(early_answer, early_answers), (late_answer, late_answers)] = [(); 2].map(|()| {
+                let (answer, answers) = mpsc::channel::<Response<AnyBody>>(1);
+                (answer, Arc::new(Mutex::new(answers)))
+            });
+            let upstream = upstream(move |request: Request<Incoming>| {
+                let is_early = request.uri().path() == "/early";
+                let answers = if is_early { Arc::clone(&early_answers) } else { Arc::clone(&late_answers) };
+                async move { answers.lock().await.recv().await.unwrap() }
+            })
+            .await;
+            let flags = ["--open-after-ms", "20", "--heartbeat-ms", "3", "--single-line-heartbeats"];
+            let gateway = Gateway::start(&upstream, &flags).await;
+            let asks = |path, accept: &'static str| {
+                let mut asks = request("POST", path, any(Full::from("why?")));
+                asks.headers_mut().insert("accept", accept.parse().unwrap());
+                asks
+            };
+            let mut client = gateway.client(version).await;
+            let mut late = pin!(client.send(asks("/late", "application/json, text/event-stream")));
+            let mut other = gateway.client(version).await;
+            let early = async {
+                let mut early = other.send(asks("/early", "text/event-stream")).await.unwrap();
+                assert_eq!(early.headers()["content-type"], "text/event-stream");
+                let mut received = Vec::new();
+                while received.len() < 8 {
+                    received.extend(next_data(&mut early).await.unwrap());
+                }
+                early_answer.send(event_stream(any(Full::from("data: at last\n\n")))).await.unwrap();
+                received.extend(rest(early).await.0);
+                received
+            };
+            // The request that accepts JSON too was sent first, and waits for the status of the upstream all the time.
+            let received = tokio::select! {
+                biased;
+                _ = &mut late => panic!("nobody has answered"),
+                received = early => String::from_utf8(received).unwrap(),
+            };
+            assert_eq!(received.replace(":\n", ""), "data: at last\n\n", "heartbeats of a single line");
+            assert!(received.starts_with(":\n:\n:\n"), "{received:?}");
+            late_answer.send(Response::builder().status(429).body(AnyBody::default()).unwrap()).await.unwrap();
+            assert_eq!(late.await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS, "{version:?}");
+        }
     })
     .await;
 }

@@ -3,7 +3,6 @@
 
 #[path = "../support/bodies.rs"]
 mod bodies;
-#[allow(dead_code, reason = "these tests do not use all of it")]
 #[path = "../support/client.rs"]
 mod client;
 #[path = "../support/process.rs"]

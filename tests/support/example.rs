@@ -34,7 +34,14 @@ impl Example {
     pub(crate) fn executable(&self) -> &Path {
         self.executable.get_or_init(|| {
             let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
-            let output = std::process::Command::new(env!("CARGO"))
+            // `cargo test` sets them for this package. Build scripts that read them would run again, as ring's does.
+            let of_this_test = std::env::vars_os().map(|(name, _)| name).filter(|name| {
+                let name = name.to_string_lossy();
+                name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+            });
+            let mut command = std::process::Command::new(env!("CARGO"));
+            of_this_test.for_each(|name| _ = command.env_remove(name));
+            let output = command
                 // With the features of the whole workspace's tests, so that it is built already.
                 .args(["build", "--quiet", "--workspace", "--example", self.name, "--all-features"])
                 .arg("--message-format=json-render-diagnostics")

@@ -22,7 +22,6 @@ use tower_sse::{ClientHandle, Drain, Heartbeat, Limit, Observation, Registry, Re
 #[path = "../../../tests/support/bodies.rs"]
 mod bodies;
 #[path = "../../../tests/support/client.rs"]
-#[allow(dead_code, reason = "requests here need a host that rmcp accepts")]
 mod client;
 #[path = "../../../tests/support/example.rs"]
 #[allow(dead_code, reason = "no test here sends a signal")]

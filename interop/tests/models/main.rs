@@ -26,10 +26,14 @@ use example::{Example, Server};
 
 static GATEWAY: Example = Example::named("gateway");
 
-/// Starts the gateway before a model.
+/// Starts the gateway before a model, and lets it record.
 async fn gateway(model: &str, flags: &[&str]) -> Server {
+    gateway_with(model, &[&["--record"], flags].concat()).await
+}
+
+async fn gateway_with(model: &str, flags: &[&str]) -> Server {
     let mut command = GATEWAY.command();
-    command.args(["--listen", "127.0.0.1:0", "--record", "--upstream", model]).args(flags);
+    command.args(["--listen", "127.0.0.1:0", "--upstream", model]).args(flags);
     Server::start(&mut command).await
 }
 

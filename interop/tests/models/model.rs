@@ -27,6 +27,8 @@ pub(crate) const TOKENS: usize = 2000;
 #[derive(Clone)]
 pub(crate) enum Middle {
     Nothing,
+    /// It is silent for this time.
+    Pauses(Duration),
     /// The answer goes on when this is `true`.
     Waits(watch::Receiver<bool>),
     /// The same, but the model breaks then.
@@ -71,6 +73,7 @@ async fn answer(request: Request<Incoming>, silence: Duration, middle: Middle) -
         async move {
             match middle {
                 Middle::Nothing => {}
+                Middle::Pauses(time) => sleep(time).await,
                 Middle::Waits(mut goes_on) => drop(goes_on.wait_for(|it| *it).await.unwrap()),
                 Middle::Dies(mut dies) => {
                     drop(dies.wait_for(|it| *it).await.unwrap());

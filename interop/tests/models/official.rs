@@ -7,7 +7,8 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     clients::{Client, Report},
-    gateway,
+    curl::heartbeats,
+    gateway, gateway_with,
     model::{Middle, Model, text, token},
     within_3_min,
 };
@@ -36,6 +37,31 @@ async fn the_official_clients_read_2000_tokens_after_20_s_of_silence_whole() {
             let report = client.read(&gateway.url, &format!("{client:?}")).await;
             assert!(report.text == text() && report.error.is_none(), "{client:?}: {:?}", report.error);
             assert_eq!(model.asked(&format!("{client:?}")), 1);
+        }
+    })
+    .await;
+}
+
+/// Where there are ids, a blank line after a heartbeat is an event for the clients in Python. So recordings have none.
+#[tokio::test]
+async fn heartbeats_in_the_middle_of_an_answer_change_nothing_for_the_official_clients() {
+    within_3_min(async {
+        let blank_line = ["--heartbeat-ms", "3"];
+        let single_line = ["--heartbeat-ms", "3", "--single-line-heartbeats"];
+        let records = ["--heartbeat-ms", "3", "--record"];
+        for flags in [&blank_line[..], &single_line, &records] {
+            let model = Model::start(Duration::ZERO, Middle::Pauses(Duration::from_millis(300))).await;
+            let gateway = gateway_with(&model.url, flags).await;
+            let heartbeats = heartbeats(&gateway.url).await;
+            assert!(heartbeats > 10, "{heartbeats}");
+            let all = Client::ALL.map(|client| {
+                let url = &gateway.url;
+                async move { (client, client.read(url, &format!("{client:?}")).await) }
+            });
+            for (client, report) in join_all(all).await {
+                let is_whole = report.text == text() && report.stop.as_deref() == Some(client.stop());
+                assert!(is_whole && report.error.is_none(), "{client:?} {flags:?}: {:?}", report.error);
+            }
         }
     })
     .await;
