@@ -8,7 +8,7 @@ use crate::{
     event::Event,
     log::{End, Outcome, Position, Progress, topic_name},
     sync::lock,
-    topics::{By, Change, Deferred, Kept, ProductionId, PublishError, Receipt, Stamp, Writer},
+    topics::{By, Change, Deferred, Kept, ProductionId, PublishError, Receipt, Retained, Stamp, Writer},
 };
 
 impl Shared {
@@ -98,8 +98,8 @@ impl Replicated for Shared {
         self.topics.oldest()
     }
 
-    fn floors_of(&self, events: &[(&str, Position)]) -> Vec<Option<Position>> {
-        self.topics.floors_of(events)
+    fn retained(&self, events: &[(&str, Position)]) -> Vec<Option<Retained>> {
+        self.topics.retained(events)
     }
 
     fn retained_bytes(&self) -> usize {

@@ -39,14 +39,14 @@ impl Cluster {
         };
         node.begin_at(begin);
         let first = log.first().map(|stored| stored.place).unwrap_or_default();
+        // Nothing before the log is in it.
+        self.lock().state.needs_nothing_before(first);
         self.take_repeats(node, repeats, Place::default(), first, Stamp { position: begin, at_ms: 0 });
         if let Some(stop) = self.take(node, log) {
             return Err(stop);
         }
         node.loaded();
         let mut inner = self.lock();
-        // Nothing before the log is in it.
-        inner.state.note_repeated(first);
         inner.state.loaded();
         if !inner.has_said_hello {
             inner.has_said_hello = true;
@@ -157,6 +157,10 @@ impl Cluster {
     fn prepare<'a>(&self, node: &dyn Replicated, stored: &Stored, index: usize, record: Record<'a>) -> Prepared<'a> {
         let key = stored.block.key;
         let note = |topic: &str, producer| self.lock().state.carried().note(topic, (stored.place, index), producer);
+        let note_end = |topic: &str, by: By| {
+            let by = if let By::Producer(id) = by { Some(id) } else { None };
+            self.lock().state.carried().note_end(topic, (stored.place, index), by);
+        };
         match record {
             Record::Hello | Record::Unknown => Prepared::Nothing,
             Record::Beat { oldest } => {
@@ -168,14 +172,14 @@ impl Cluster {
                 Prepared::Nothing
             }
             Record::Repeat(_) => Prepared::Nothing,
-            Record::RepeatedBefore { place } => {
-                self.lock().state.note_repeated(place);
+            Record::Repeated { from, to } => {
+                self.lock().state.note_repeated(from, to);
                 Prepared::Nothing
             }
             Record::Event { topic, payload, attributes, by, outcome } => match self.event(&payload, &attributes) {
                 Some(event) => {
                     match (outcome, by) {
-                        (Some(_), _) => note(&topic, None),
+                        (Some(_), by) => note_end(&topic, by),
                         (None, By::Producer(id)) => {
                             self.lock().state.carried().note_producer(&topic, (stored.place, index), id);
                         }
@@ -195,18 +199,17 @@ impl Cluster {
                 Prepared::Change(topic, What::Begin(production))
             }
             Record::End { topic, by, outcome } => {
-                note(&topic, None);
+                note_end(&topic, by);
                 Prepared::Change(topic, What::End { by, outcome, at_ms: None })
             }
             Record::Standing { topic, standing } => {
-                let stands = node.standing_of(&topic);
-                let producer = match stands.unwrap_or(standing) {
+                let producer = match standing {
                     Standing::Producing(id) => Some(id),
                     Standing::Ended { .. } => None,
                 };
-                note(&topic, producer);
+                let is_new = self.lock().state.carried().note_again(&topic, (stored.place, index), producer);
                 match standing {
-                    _ if stands.is_some() => Prepared::Nothing,
+                    _ if !is_new => Prepared::Nothing,
                     Standing::Producing(id) => {
                         let production = self.production(&topic, id);
                         Prepared::Change(topic, What::Produces(production))

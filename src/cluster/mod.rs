@@ -41,7 +41,7 @@ use crate::{
     event::{AttributeTypes, Event, random_bits},
     log::{Outcome, Position, topic_name},
     sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, lock},
-    topics::{By, Change, Pending, Production, ProductionId, PublishError, Receipt, Stamp},
+    topics::{By, Change, Pending, Production, ProductionId, PublishError, Receipt, Retained, Stamp},
 };
 
 /// The registry as the log changes it. No lock of the cluster is held when these are called.
@@ -68,8 +68,8 @@ pub(crate) trait Replicated: Send + Sync {
     /// The position of the oldest event that is retained here.
     fn oldest(&self) -> Option<Position>;
 
-    /// Returns for each event, at its position on its topic, up to where the topic may have been evicted. `None`: the event is not retained.
-    fn floors_of(&self, events: &[(&str, Position)]) -> Vec<Option<Position>>;
+    /// Returns for each event, at its position on its topic, what is around it. `None`: the event is not retained.
+    fn retained(&self, events: &[(&str, Position)]) -> Vec<Option<Retained>>;
 
     /// How much memory the retained events take.
     fn retained_bytes(&self) -> usize;
@@ -113,8 +113,8 @@ struct Inner {
     has_said_hello: bool,
     /// The number of the last beat.
     beat: Option<u64>,
-    /// Where the log was last trimmed.
-    trimmed: Place,
+    /// How many bytes it took to say all events again that are retained.
+    said_again: usize,
     /// The engine's log has fallen behind this place.
     above: Option<Place>,
     /// The producers of this process that have not ended, by topic.
@@ -144,7 +144,7 @@ impl Cluster {
                 state: State::default(),
                 has_said_hello: false,
                 beat: None,
-                trimmed: Place::default(),
+                said_again: 0,
                 above: None,
                 producers: HashMap::new(),
             }),

@@ -111,11 +111,15 @@ impl Outbox {
     }
 
     /// Adds a record of the node itself, of which there are few.
-    pub(crate) fn push_always(&mut self, record: &Record<'_>, receipt: Option<Arc<Pending>>) {
+    ///
+    /// Returns how many bytes it has.
+    pub(crate) fn push_always(&mut self, record: &Record<'_>, receipt: Option<Arc<Pending>>) -> usize {
         let before = self.waiting.len();
         record.write(&mut self.waiting);
-        self.records.push_back(Outgoing { bytes: self.waiting.len() - before, receipt });
+        let bytes = self.waiting.len() - before;
+        self.records.push_back(Outgoing { bytes, receipt });
         self.next += 1;
+        bytes
     }
 
     /// Returns the block that has to be appended now. The same one, until it is read back.

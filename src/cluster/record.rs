@@ -47,8 +47,8 @@ pub(crate) enum Record<'a> {
     Standing { topic: Cow<'a, str>, standing: Standing },
     /// An event that is retained, said again before its record is trimmed.
     Repeat(Repeat<'a>),
-    /// Every retained event before this place was said again.
-    RepeatedBefore { place: Place },
+    /// Every retained event from one place on, and before another, was said again.
+    Repeated { from: Place, to: Place },
     /// A record of a kind that this version does not know.
     Unknown,
 }
@@ -58,8 +58,10 @@ pub(crate) enum Record<'a> {
 pub(crate) struct Repeat<'a> {
     /// Its position.
     pub(crate) origin: Spot,
-    /// Of its topic, everything after this position was retained when it was said again, or stands later in the log.
+    /// Up to where its topic may have been evicted when it was said again.
     pub(crate) floor: Spot,
+    /// The position of the next event of its topic. If there was none, the position up to which there was none.
+    pub(crate) next: Spot,
     /// When the engine took it.
     pub(crate) at_ms: u64,
     pub(crate) topic: Cow<'a, str>,
@@ -86,7 +88,7 @@ mod kind {
     pub(super) const FORK: u8 = 6;
     pub(super) const STANDING: u8 = 7;
     pub(super) const REPEAT: u8 = 8;
-    pub(super) const REPEATED_BEFORE: u8 = 9;
+    pub(super) const REPEATED: u8 = 9;
 }
 
 mod tag {
@@ -107,6 +109,7 @@ mod tag {
     pub(super) const AT: u8 = 15;
     pub(super) const ORIGIN: u8 = 16;
     pub(super) const FLOOR: u8 = 17;
+    pub(super) const NEXT: u8 = 18;
 }
 
 impl Head {
@@ -121,7 +124,7 @@ impl Head {
 
 impl Record<'_> {
     /// How many bytes larger an event is at most when it is said again.
-    pub(crate) const REPEATING: usize = 64;
+    pub(crate) const REPEATING: usize = 128;
 
     /// Appends the record.
     pub(crate) fn write(&self, body: &mut BytesMut) {
@@ -143,7 +146,7 @@ impl Record<'_> {
             Self::Fork(_) => kind::FORK,
             Self::Standing { .. } => kind::STANDING,
             Self::Repeat(_) => kind::REPEAT,
-            Self::RepeatedBefore { .. } => kind::REPEATED_BEFORE,
+            Self::Repeated { .. } => kind::REPEATED,
             Self::Unknown => 0,
         }
     }
@@ -177,13 +180,17 @@ impl Record<'_> {
                     }
                 }
             }
-            Self::Repeat(Repeat { origin, floor, at_ms, topic, payload, attributes }) => {
+            Self::Repeat(Repeat { origin, floor, next, at_ms, topic, payload, attributes }) => {
                 put_spot(body, tag::ORIGIN, *origin);
                 put_spot(body, tag::FLOOR, *floor);
+                put_spot(body, tag::NEXT, *next);
                 put(body, tag::AT, &at_ms.to_be_bytes());
                 put_event(body, topic, payload, attributes);
             }
-            Self::RepeatedBefore { place } => put_place(body, tag::OLDEST, *place),
+            Self::Repeated { from, to } => {
+                put_place(body, tag::OLDEST, *from);
+                put_place(body, tag::TO, *to);
+            }
         }
     }
 }
@@ -304,6 +311,7 @@ struct Fields<'a> {
     at_ms: Option<u64>,
     origin: Option<Spot>,
     floor: Option<Spot>,
+    next: Option<Spot>,
 }
 
 fn record(kind: u8, mut rest: &[u8]) -> Option<Record<'_>> {
@@ -337,12 +345,13 @@ fn record(kind: u8, mut rest: &[u8]) -> Option<Record<'_>> {
         kind::REPEAT => Record::Repeat(Repeat {
             origin: fields.origin?,
             floor: fields.floor?,
+            next: fields.next?,
             at_ms: fields.at_ms?,
             topic: fields.topic?.into(),
             payload: fields.payload,
             attributes: fields.attributes,
         }),
-        kind::REPEATED_BEFORE => Record::RepeatedBefore { place: fields.oldest? },
+        kind::REPEATED => Record::Repeated { from: fields.oldest?, to: fields.to? },
         _ => Record::Unknown,
     })
 }
@@ -382,6 +391,7 @@ impl<'a> Fields<'a> {
             tag::AT => self.at_ms = Some(number(bytes)?),
             tag::ORIGIN => self.origin = Some(spot(bytes)?),
             tag::FLOOR => self.floor = Some(spot(bytes)?),
+            tag::NEXT => self.next = Some(spot(bytes)?),
             _ => {}
         }
         Some(())
@@ -469,11 +479,12 @@ mod tests {
             prop::collection::vec(attribute, 0..3)
         };
         prop_oneof![
-            place().prop_map(|place| Record::RepeatedBefore { place }),
-            (spot(), spot(), any::<u64>(), topic(), payload(), attribute()).prop_map(
-                |(origin, floor, at_ms, topic, payload, attributes)| Record::Repeat(Repeat {
+            (place(), place()).prop_map(|(from, to)| Record::Repeated { from, to }),
+            ([spot(), spot(), spot()], any::<u64>(), topic(), payload(), attribute()).prop_map(
+                |([origin, floor, next], at_ms, topic, payload, attributes)| Record::Repeat(Repeat {
                     origin,
                     floor,
+                    next,
                     at_ms,
                     topic,
                     payload,

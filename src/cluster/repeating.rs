@@ -4,7 +4,10 @@
 //! it. So when the log is much larger than what is retained, one node reads its oldest blocks, and says again what is retained of them. A node
 //! that starts later takes these events first, with their old positions. A node that has them passes over them.
 
-use std::{collections::BTreeMap, sync::Weak};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Weak,
+};
 
 use tokio::time::sleep;
 
@@ -18,11 +21,11 @@ use super::{
 use crate::{
     backplane::{FollowError, Place, Stored},
     log::Position,
-    topics::{By, Change, Stamp, What},
+    topics::{By, Change, Retained, Stamp, What},
 };
 
 /// How many bytes of the log are looked at before the node waits for what it has said to come back.
-const AT_ONCE: usize = 1 << 20;
+const AT_ONCE: usize = 128 << 10;
 
 /// Says retained events again whenever the log is much larger than they are.
 pub(super) async fn repeat(cluster: &Cluster, node: &Weak<dyn Replicated>) {
@@ -36,25 +39,35 @@ pub(super) async fn repeat(cluster: &Cluster, node: &Weak<dyn Replicated>) {
     }
 }
 
-/// Goes through the log from its oldest block on, until it is small enough.
+/// Goes through the log from its oldest block on that was not said again, until it is small enough.
 async fn repeat_oldest(cluster: &Cluster, node: &Weak<dyn Replicated>) -> Result<(), FollowError> {
     let mut tail = open(cluster, None).await?.tail;
-    let (end, losses) = {
+    let (mut from, end, losses) = {
         let inner = cluster.lock();
-        (inner.state.highest(), inner.state.losses())
+        (inner.state.repeated(), inner.state.highest(), inner.state.losses())
     };
+    let mut said = 0;
     loop {
         let read = next(&mut *tail).await?;
-        let mut blocks = &read.blocks[..];
+        let known = read.blocks.partition_point(|stored| stored.place < from);
+        let mut blocks = &read.blocks[known..];
         while !blocks.is_empty() {
             let Some(node) = node.upgrade() else { return Ok(()) };
             let has_fallen_back = cluster.lock().state.losses() != losses;
-            if has_fallen_back || blocks[0].place >= end || !cluster.is_overgrown(&*node) {
+            let is_at_end = blocks[0].place >= end;
+            if is_at_end {
+                // All that is retained takes so much.
+                cluster.lock().said_again = said;
+            }
+            if has_fallen_back || is_at_end || !cluster.is_overgrown(&*node) {
                 return Ok(());
             }
             let some;
             (some, blocks) = blocks.split_at(first_of(blocks));
-            let number = cluster.repeat_retained(&*node, some);
+            let last = some.last().map(|stored| stored.place).unwrap_or_default();
+            let to = Place { seq: last.seq + 1, ..last };
+            let (number, bytes) = cluster.repeat_retained(&*node, some, from, to);
+            (from, said) = (to, said + bytes);
             drop(node);
             cluster.came_back(number).await;
         }
@@ -103,8 +116,9 @@ impl Cluster {
     /// Whether the log is so much larger than what is retained that this node has to say events again. One node of the log does it.
     fn is_overgrown(&self, node: &dyn Replicated) -> bool {
         let (oldest, retained) = (node.oldest().map(State::place), node.retained_bytes());
-        let enough = u64::try_from(retained.saturating_mul(2).saturating_add(self.engine.slack())).unwrap_or(u64::MAX);
         let inner = self.lock();
+        let useful = retained.max(inner.said_again);
+        let enough = u64::try_from(useful.saturating_mul(2).saturating_add(self.engine.slack())).unwrap_or(u64::MAX);
         let needed = inner.state.needed(oldest);
         inner.has_said_hello
             && inner.state.is_loaded()
@@ -112,8 +126,9 @@ impl Cluster {
             && needed.is_some_and(|needed| inner.state.volume_from(needed) > enough)
     }
 
-    /// Says again what is retained of blocks. Returns the number of the last record.
-    fn repeat_retained(&self, node: &dyn Replicated, blocks: &[Stored]) -> u64 {
+    /// Says again what is retained of blocks, which are all from one place on and before another. Returns the number of the last record, and
+    /// how many bytes were said.
+    fn repeat_retained(&self, node: &dyn Replicated, blocks: &[Stored], from: Place, to: Place) -> (u64, usize) {
         let mut repeats = Vec::new();
         for stored in blocks {
             // What cannot be read was told as a gap.
@@ -125,6 +140,7 @@ impl Cluster {
                         repeats.extend(position.map(Spot::of).map(|origin| Repeat {
                             origin,
                             floor: origin,
+                            next: origin,
                             at_ms: stored.at_ms,
                             topic,
                             payload,
@@ -138,19 +154,19 @@ impl Cluster {
         }
         let events: Vec<_> =
             repeats.iter().filter_map(|repeat| Some((&*repeat.topic, self.at(repeat.origin)?))).collect();
-        let floors = node.floors_of(&events);
+        let retained = node.retained(&events);
         let mut inner = self.lock();
-        for (mut repeat, floor) in repeats.into_iter().zip(floors).filter_map(|(repeat, floor)| Some((repeat, floor?)))
-        {
-            repeat.floor = Spot::of(floor).min(repeat.origin);
-            inner.outbox.push_always(&Record::Repeat(repeat), None);
+        let mut bytes = 0;
+        for (mut repeat, retained) in repeats.into_iter().zip(retained) {
+            let Some(Retained { floor, next }) = retained else { continue };
+            (repeat.floor, repeat.next) = (Spot::of(floor).min(repeat.origin), Spot::of(next));
+            bytes += inner.outbox.push_always(&Record::Repeat(repeat), None);
         }
-        let last = blocks.last().map(|stored| stored.place).unwrap_or_default();
         let number = inner.outbox.next_number();
-        inner.outbox.push_always(&Record::RepeatedBefore { place: Place { seq: last.seq + 1, ..last } }, None);
+        inner.outbox.push_always(&Record::Repeated { from, to }, None);
         drop(inner);
         self.to_write.notify_one();
-        number
+        (number, bytes)
     }
 
     fn at(&self, spot: Spot) -> Option<Position> {
@@ -166,13 +182,18 @@ impl Cluster {
         first: Place,
         newest: Stamp,
     ) {
+        // Of a topic whose next event is neither said again nor in the log, events may be missing.
+        let is_broken = |repeat: &Repeat<'_>| repeat.next.place() < first && !repeats.contains_key(&repeat.next);
+        let broken: HashSet<String> =
+            repeats.values().filter(|repeat| is_broken(repeat)).map(|repeat| repeat.topic.to_string()).collect();
         let is_missing = |spot: &Spot| above < spot.place() && spot.place() < first;
         let missing = repeats.into_iter().filter(|(spot, _)| is_missing(spot));
         let changes = missing.filter_map(|(_, repeat)| {
             let stamp = Stamp { position: self.at(repeat.origin)?, at_ms: repeat.at_ms };
             let what = match self.event(&repeat.payload, &repeat.attributes) {
                 Some(event) => {
-                    let floor = Some(self.at(repeat.floor)?);
+                    let is_whole = !broken.contains(&*repeat.topic);
+                    let floor = if is_whole { Some(self.at(repeat.floor)?) } else { None };
                     What::Event { event: Box::new(event), by: By::Anyone, outcome: None, floor }
                 }
                 None => What::Missing,

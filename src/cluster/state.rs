@@ -155,7 +155,8 @@ impl State {
         let is_new = !self.losses.contains(&loss);
         if is_new {
             self.losses_noted += 1;
-            self.repeated = self.repeated.min(loss.kept);
+            // What was said again stood at the end of the log, and may be lost.
+            self.repeated = Place::default();
             self.losses.push(loss);
             if self.losses.len() > LOSSES {
                 self.losses.remove(0);
@@ -173,9 +174,22 @@ impl State {
         &mut self.carried
     }
 
-    /// Notes that every retained event before a place was said again.
-    pub(crate) fn note_repeated(&mut self, before: Place) {
-        self.repeated = self.repeated.max(before.min(self.highest));
+    /// Notes that the log begins at a place, or that every retained event before it was said again.
+    pub(crate) fn needs_nothing_before(&mut self, place: Place) {
+        self.repeated = self.repeated.max(place);
+    }
+
+    /// Notes that every retained event from one place on, and before another, was said again.
+    pub(crate) fn note_repeated(&mut self, from: Place, to: Place) {
+        // What was said before the log fell back does not count: what stood before `from` would have to be said again, too.
+        if from <= self.repeated {
+            self.needs_nothing_before(to.min(self.highest));
+        }
+    }
+
+    /// Returns the place before which every retained event was said again.
+    pub(crate) fn repeated(&self) -> Place {
+        self.repeated
     }
 
     /// Returns the greatest place that was ever read.
@@ -195,14 +209,25 @@ impl State {
         self.volume.from(place)
     }
 
-    /// Whether of all sessions that are there, this is the one that does what only one has to do.
+    /// Whether of all nodes that are there, this is the one that does what only one has to do.
     pub(crate) fn is_first(&self, session: u64) -> bool {
-        self.sessions.keys().filter(|id| !self.is_gone(**id)).min() == Some(&session)
+        self.there().map(|(id, _)| id).min() == Some(session)
+    }
+
+    /// Returns the sessions of the nodes that are there. A node that has not beaten yet has read the whole log a moment ago, or is gone.
+    fn there(&self) -> impl Iterator<Item = (u64, &Session)> {
+        let has_beaten = |session: &Session| session.oldest > Place::default();
+        let there = self.sessions.iter().filter(move |(id, session)| has_beaten(session) && !self.is_gone(**id));
+        there.map(|(id, session)| (*id, session))
     }
 
     /// Reads a block's key and place.
     pub(crate) fn read(&mut self, stored: &Stored) -> Arrival {
         let was_read = stored.place <= self.highest;
+        if self.highest == Place::default() {
+            // Nothing before the first block is in the log.
+            self.needs_nothing_before(stored.place);
+        }
         self.last = Some(stored.mark());
         self.highest = self.highest.max(stored.place);
         if stored.block.records == 0 {
@@ -348,8 +373,7 @@ impl State {
 
     /// Returns the place before which no node needs the log.
     pub(crate) fn needed_by_all(&self) -> Option<Place> {
-        let there = self.sessions.iter().filter(|(id, _)| !self.is_gone(**id));
-        there.map(|(_, session)| session.oldest).min()
+        self.there().map(|(_, session)| session.oldest).min()
     }
 }
 
@@ -376,17 +400,46 @@ pub(crate) struct Carried {
 #[derive(Debug, Clone, Copy)]
 struct Noted {
     at: (Place, usize),
-    /// The producer that has begun.
+    /// The producer that has begun. `None`: the topic has ended.
     producer: Option<ProductionId>,
+    /// Whether a node has said it again. It may have been out of date then.
+    is_said_again: bool,
 }
 
 impl Carried {
     /// Notes that the record at this place says how a topic began or ended. `producer`: the producer, if it began.
     pub(crate) fn note(&mut self, topic: &str, at: (Place, usize), producer: Option<ProductionId>) {
-        if let Some(before) = self.by_topic.insert(topic.to_owned(), Noted { at, producer }) {
+        self.set(topic, Noted { at, producer, is_said_again: false });
+    }
+
+    fn set(&mut self, topic: &str, noted: Noted) {
+        if let Some(before) = self.by_topic.insert(topic.to_owned(), noted) {
             self.by_place.remove(&before.at);
         }
-        self.by_place.insert(at, topic.to_owned());
+        self.by_place.insert(noted.at, topic.to_owned());
+    }
+
+    /// Notes that a topic ends at this place. `by`: the producer that ends it. One that was replaced ends nothing.
+    pub(crate) fn note_end(&mut self, topic: &str, at: (Place, usize), by: Option<ProductionId>) {
+        let producer = self.by_topic.get(topic).and_then(|noted| noted.producer);
+        if by.is_none() || producer.is_none() || by == producer {
+            self.note(topic, at, None);
+        }
+    }
+
+    /// Notes how a topic stands, as a node says again at this place. Returns `true` if that was not known.
+    ///
+    /// The node may have said it before it had read what came before this place. So what the log itself says counts more.
+    pub(crate) fn note_again(&mut self, topic: &str, at: (Place, usize), producer: Option<ProductionId>) -> bool {
+        let (is_known, counts) = match self.by_topic.get(topic) {
+            None => (false, true),
+            Some(noted) if noted.producer == producer => (true, true),
+            Some(noted) => (false, noted.is_said_again && producer.is_none()),
+        };
+        if counts {
+            self.set(topic, Noted { at, producer, is_said_again: true });
+        }
+        counts && !is_known
     }
 
     /// Notes who produces a topic, if nothing is known of it: its begin was trimmed before this node started.
@@ -406,9 +459,10 @@ impl Carried {
     pub(crate) fn lose(&mut self, is_lost: impl Fn(Place) -> bool) {
         let lost = self.by_place.iter().filter(|((place, _), _)| is_lost(*place)).map(|(_, topic)| topic.clone());
         for topic in lost.collect::<Vec<_>>() {
-            let producer = self.by_topic.get(&topic).and_then(|noted| noted.producer);
-            self.note(&topic, (Place::default(), self.lost), producer);
-            self.lost += 1;
+            if let Some(noted) = self.by_topic.get(&topic).copied() {
+                self.set(&topic, Noted { at: (Place::default(), self.lost), ..noted });
+                self.lost += 1;
+            }
         }
     }
 
@@ -577,6 +631,8 @@ mod tests {
     #[test]
     fn of_the_nodes_that_are_there_one_is_the_first() {
         let mut state = after(&[stored(1, 7, 0), stored(2, 8, 0)]);
+        assert!(!state.is_first(7), "it may have ended before its first beat");
+        [7, 8].iter().for_each(|session| state.needs(*session, at(1)));
         assert!(state.is_first(7) && !state.is_first(8) && !state.is_first(9));
         (0..=GONE_AFTER_BEATS).for_each(|_| state.tick());
         state.read(&stored(3, 8, 1));
@@ -587,13 +643,35 @@ mod tests {
     fn a_retained_event_that_was_said_again_does_not_hold_the_log() {
         let mut state = after(&[stored(10, 7, 0), stored(20, 7, 1), stored(30, 7, 2)]);
         assert_eq!((state.needed(None), state.needed(Some(at(10)))), (Some(at(30)), Some(at(10))));
-        state.note_repeated(at(20));
+        state.note_repeated(at(10), at(20));
         assert_eq!((state.needed(Some(at(10))), state.needed(Some(at(25)))), (Some(at(20)), Some(at(25))));
+        // A part that is not said again.
+        state.note_repeated(at(25), at(30));
+        assert_eq!(state.needed(Some(at(10))), Some(at(20)));
         // What another node claims of places that do not exist counts for nothing.
-        state.note_repeated(at(90));
+        state.note_repeated(at(20), at(90));
         assert_eq!(state.needed(Some(at(10))), Some(at(30)));
-        // The log falls back behind what was said again.
-        state.add_loss(Loss { kept: at(12), to: at(30) });
-        assert_eq!(state.needed(Some(at(10))), Some(at(12)));
+        // The log has lost what was said again, and what is still on its way does not count.
+        state.add_loss(Loss { kept: at(25), to: at(30) });
+        state.note_repeated(at(20), at(30));
+        assert_eq!(state.needed(Some(at(10))), Some(at(10)));
+    }
+
+    #[test]
+    fn what_a_node_says_again_of_a_topic_changes_nothing_that_the_log_says() {
+        let producer = |number| Some(ProductionId { session: 7, number });
+        let mut carried = Carried::default();
+        // A late word of a producer that has ended since, and of an end before a new begin.
+        carried.note_end("ended", (at(1), 0), producer(1));
+        assert!(!carried.note_again("ended", (at(2), 0), producer(1)));
+        carried.note("begun", (at(3), 0), producer(2));
+        assert!(!carried.note_again("begun", (at(4), 0), None));
+        assert_eq!(carried.oldest(), Some(at(1)));
+        // What was trimmed is known only so. An end that is said later counts more.
+        assert!(carried.note_again("t", (at(5), 0), producer(3)) && !carried.note_again("t", (at(6), 0), producer(3)));
+        assert!(carried.note_again("t", (at(7), 0), None));
+        // A producer that was replaced ends nothing.
+        carried.note_end("begun", (at(8), 0), producer(1));
+        assert_eq!(carried.producing().map(|(topic, _)| topic).collect::<Vec<_>>(), ["begun"]);
     }
 }

@@ -19,7 +19,7 @@ use super::{
     state::State,
 };
 use crate::{
-    backplane::{AppendError, Block, FollowError, Following, Mark, Place, Read, Tail},
+    backplane::{AppendError, Block, FollowError, Following, Mark, Place, Read, Stored, Tail},
     time::jitter::{jittered, random},
 };
 
@@ -33,7 +33,7 @@ const SILENCE: Duration = Duration::from_secs(6);
 const CALL: Duration = Duration::from_secs(10);
 
 /// How many topics are looked at with one beat, to be said again or forgotten.
-const CARRIED_AT_ONCE: usize = 10_000;
+const CARRIED_AT_ONCE: usize = 1000;
 
 /// Runs until the registry ends.
 pub(super) async fn run(running: Running, node: Weak<dyn Replicated>) {
@@ -228,6 +228,12 @@ async fn read_anew(cluster: &Cluster, node: &Weak<dyn Replicated>, tail: &mut dy
             break;
         }
     }
+    // If the log was trimmed meanwhile, blocks may be missing between those that were read.
+    let first = next(&mut *open(cluster, None).await?.tail).await?.blocks.first().map(Stored::mark);
+    if let Some(first) = first {
+        let at = log.iter().position(|stored| stored.mark() == first);
+        log.drain(..at.ok_or(Stop::Compare)?);
+    }
     let node = node.upgrade().ok_or(Stop::Over)?;
     if !cluster.progress.borrow().signs.is_loaded {
         cluster.load(&*node, &log)?;
@@ -394,8 +400,7 @@ impl Cluster {
         let oldest = inner.state.carried().oldest().map_or(oldest, |carried| carried.min(oldest));
         inner.beat = Some(inner.outbox.next_number());
         inner.outbox.push_always(&Record::Beat { oldest }, None);
-        let needed = inner.state.needed_by_all().filter(|needed| *needed > inner.trimmed);
-        inner.trimmed = needed.unwrap_or(inner.trimmed);
+        let needed = inner.state.needed_by_all();
         drop(inner);
         if let Some(needed) = needed {
             self.engine.trim(needed);

@@ -245,11 +245,12 @@ impl Log {
         }
     }
 
-    /// Whether a topic's log has the event of this position.
-    pub(crate) fn has(&self, position: Position) -> bool {
+    /// Returns the position of the event of a topic after the one at this position, if there is a next one. `None`: no event is there.
+    pub(crate) fn next_of(&self, position: Position) -> Option<Option<Position>> {
         let is_before = |row: &Row| row.entry.as_ref().is_some_and(|entry| entry.position < position);
         let slot = self.rows.partition_point(is_before);
-        self.get(slot).is_some_and(|entry| entry.position == position)
+        self.get(slot).filter(|entry| entry.position == position)?;
+        Some(self.get(slot + 1).map(|entry| entry.position))
     }
 
     /// Marks that no event comes up to this number.

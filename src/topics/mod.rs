@@ -31,7 +31,7 @@ pub(crate) use self::{
     production::{Production, ProductionId, Writer},
     publish::Stamp,
     receipt::Pending,
-    replica::{By, Change, What},
+    replica::{By, Change, Retained, What},
     resume::{Bound, CursorStart, Joining},
     settings::{LastWord, TopicSettings},
     shared_log::{Kept, SharedLog, WaiterSlot},

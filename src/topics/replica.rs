@@ -62,6 +62,15 @@ pub(crate) enum What {
     End { by: By, outcome: Outcome, at_ms: Option<u64> },
 }
 
+/// What is around a retained event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Retained {
+    /// Up to where its topic may have been evicted.
+    pub(crate) floor: Position,
+    /// The position of the next event of its topic. If there is none, the position of the newest event of all.
+    pub(crate) next: Position,
+}
+
 /// Who changes a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum By {
@@ -269,7 +278,10 @@ impl Topics {
         let order = self.order(&mut deferred);
         let next = order.last.next(0);
         let Some(topic) = order.topic(name) else {
-            return weight.refusal(next, weight.limit).map_or(Ok(0), Err);
+            drop(order);
+            // The settings may ask the program, so no lock may be held.
+            let largest = self.settings.topic_retention_of(name).largest();
+            return weight.refusal(next, weight.limit.min(largest)).map_or(Ok(0), Err);
         };
         let state = lock(&topic.state);
         let has_ended = by == By::Anyone && topic.has_ended() && state.production.is_none();
@@ -294,18 +306,20 @@ impl Topics {
         lock(&topic.state).log.oldest().map(|entry| entry.position)
     }
 
-    /// Returns for each event, which has a topic and a position, up to where its topic may have been evicted. `None`: it is not retained.
-    pub(crate) fn floors_of(&self, events: &[(&str, Position)]) -> Vec<Option<Position>> {
+    /// Returns for each event, which has a topic and a position, what is around it. `None`: it is not retained.
+    pub(crate) fn retained(&self, events: &[(&str, Position)]) -> Vec<Option<Retained>> {
         let mut deferred = Deferred::default();
         let mut order = self.order(&mut deferred);
         let now_ms = self.now_ms();
-        let floor_of = |(name, position): &(&str, Position)| {
+        let around = |(name, position): &(&str, Position)| {
             let topic = order.topic(name)?;
             let mut state = lock(&topic.state);
             self.evict_from(&mut order, &topic, &mut state, now_ms);
-            state.log.has(*position).then(|| state.log.floor())
+            self.forget_if_unused(&mut order, &topic, &state);
+            let next = state.log.next_of(*position)?.unwrap_or(order.last);
+            Some(Retained { floor: state.log.floor(), next })
         };
-        events.iter().map(floor_of).collect()
+        events.iter().map(around).collect()
     }
 
     /// Returns how much memory the retained events take.

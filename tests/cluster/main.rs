@@ -5,6 +5,7 @@
 mod example;
 mod faulty;
 mod file;
+mod late_nodes;
 mod nodes;
 mod processes;
 mod producers;

@@ -2,14 +2,11 @@
 
 use std::{
     net::TcpListener,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use super::{DASHBOARD, Page, example::Server};
+use super::{DASHBOARD, Page, example::Server, within};
 
 #[tokio::test]
 async fn the_dashboards_page_shows_all_that_was_answered_when_the_dashboard_is_killed_and_started_again() {
@@ -26,33 +23,35 @@ async fn the_dashboards_page_shows_all_that_was_answered_when_the_dashboard_is_k
     page.shows("#notice", "Connected to").await;
 
     // While nobody listens, nothing is answered. What was under way may be stored or not.
-    let is_over = Arc::new(AtomicBool::new(false));
-    let stop = Arc::clone(&is_over);
-    let publisher = tokio::spawn(async move {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let mut answered = Vec::new();
-        for number in 0..1000 {
-            let sent = http.post(&publish).body(format!("order {number}.")).send().await;
-            if sent.is_ok_and(|answer| answer.status().is_success()) {
-                answered.push(number);
+    let answered = Arc::new(Mutex::new(Vec::<u32>::new()));
+    let publisher = tokio::spawn({
+        let answered = Arc::clone(&answered);
+        async move {
+            let http = reqwest::Client::builder().no_proxy().build().unwrap();
+            for number in 0.. {
+                let sent = http.post(&publish).body(format!("order {number}.")).send().await;
+                if sent.is_ok_and(|answer| answer.status().is_success()) {
+                    answered.lock().unwrap().push(number);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            if stop.load(Ordering::Relaxed) && answered.last() == Some(&number) {
-                break;
-            }
-            // The page keeps 200 lines.
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        answered
     });
-    for order in ["order 5.", "order 50."] {
-        page.shows("#streamList", order).await;
+    let until = async |count: usize| {
+        while answered.lock().unwrap().len() < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    for count in [20, 60] {
+        within(until(count)).await;
         server.process.kill().await.unwrap();
         drop(server);
         server = start().await;
     }
-    page.shows("#streamList", "order 100.").await;
-    is_over.store(true, Ordering::Relaxed);
-    let answered: Vec<u32> = publisher.await.unwrap();
+    // The page keeps 200 lines.
+    within(until(100)).await;
+    publisher.abort();
+    let answered = answered.lock().unwrap().clone();
     page.shows("#streamList", &format!("order {}.", answered.last().unwrap())).await;
 
     let lines = page.texts("#streamList li").await;
