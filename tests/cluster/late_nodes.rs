@@ -95,7 +95,7 @@ async fn events_that_were_evicted_after_an_older_one_was_said_again_are_a_gap_at
     let mut told = Vec::new();
     for node in [&a, &late] {
         let client = node.connect();
-        client.resume_from(&e1.to_string()).unwrap();
+        client.resume_from(e1.to_string()).unwrap();
         client.subscribe(Subscription::to("t")).unwrap();
         let resume = client.resume();
         let mut events = client.into_events();
