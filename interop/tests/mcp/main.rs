@@ -21,6 +21,7 @@ use tower_sse::{ClientHandle, Drain, Heartbeat, Limit, Observation, Registry, Re
 
 #[path = "../../../tests/support/bodies.rs"]
 mod bodies;
+#[allow(dead_code, reason = "no test here needs all of it")]
 #[path = "../../../tests/support/client.rs"]
 mod client;
 #[path = "../../../tests/support/example.rs"]
