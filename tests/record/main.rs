@@ -3,6 +3,7 @@
 
 #[path = "../support/bodies.rs"]
 mod bodies;
+#[allow(dead_code, reason = "no test here needs all of it")]
 #[path = "../support/client.rs"]
 mod client;
 #[path = "../support/process.rs"]
