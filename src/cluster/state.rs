@@ -223,6 +223,14 @@ impl State {
 
     /// Reads a block's key and place.
     pub(crate) fn read(&mut self, stored: &Stored) -> Arrival {
+        let arrival = self.arrival_of(stored);
+        if arrival != Arrival::Duplicate {
+            self.volume.add(stored.place, Self::bytes(stored));
+        }
+        arrival
+    }
+
+    fn arrival_of(&mut self, stored: &Stored) -> Arrival {
         let was_read = stored.place <= self.highest;
         if self.highest == Place::default() {
             // Nothing before the first block is in the log.
@@ -233,11 +241,7 @@ impl State {
         if stored.block.records == 0 {
             self.has_named_events |= self.era.is_none_or(|known| known.standing == EraStanding::Chosen);
             // It has no number. One at a place that was read before a loss is taken for a duplicate, and clients are told of that loss.
-            if was_read {
-                return Arrival::Duplicate;
-            }
-            self.volume.add(stored.place, Self::bytes(stored));
-            return Arrival::Next;
+            return if was_read { Arrival::Duplicate } else { Arrival::Next };
         }
         let BlockKey { session, number } = stored.block.key;
         let end = number.saturating_add(stored.block.records.into());
@@ -245,7 +249,6 @@ impl State {
         let Some(known) = self.sessions.get_mut(&session) else {
             self.forget_silent();
             self.sessions.insert(session, Session { next: end, last_beat, oldest: Place::default() });
-            self.volume.add(stored.place, Self::bytes(stored));
             let begins_late = number > 0 && self.is_loaded;
             return if begins_late { Arrival::AfterHole } else { Arrival::Next };
         };
@@ -255,7 +258,6 @@ impl State {
         }
         let is_next = number == known.next;
         known.next = end;
-        self.volume.add(stored.place, Self::bytes(stored));
         if is_next { Arrival::Next } else { Arrival::AfterHole }
     }
 
