@@ -112,12 +112,12 @@ impl Replicated for Shared {
         let topic = order.topic(name)?;
         let state = lock(&topic.state);
         if let Some(production) = &state.production {
-            return Some(Standing::Producing(production.id));
+            return Some(Standing::Producing { producer: production.id, began: state.began });
         }
         let End { outcome, .. } = topic.end()?;
         let Some(Kept::Ending(ticket)) = state.kept else { return None };
         let at_ms = order.ended.get(ticket)?.at_ms;
-        Some(Standing::Ended { outcome, at_ms })
+        Some(Standing::Ended { outcome, at_ms, began: state.began })
     }
 
     fn fail(&self, name: &str, producer: ProductionId) {

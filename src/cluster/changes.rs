@@ -5,10 +5,10 @@ use std::{borrow::Cow, sync::Arc};
 use http::Extensions;
 
 use super::{
-    Cluster, Replicated, Standing,
+    Cluster, Replicated,
     record::{self, Attributes, Head, InvalidBody, Record},
     repeating::Repeats,
-    state::Arrival,
+    state::{Arrival, Stands},
     task::Stop,
 };
 use crate::{
@@ -156,11 +156,11 @@ impl Cluster {
     /// Says what a record changes.
     fn prepare<'a>(&self, node: &dyn Replicated, stored: &Stored, index: usize, record: Record<'a>) -> Prepared<'a> {
         let key = stored.block.key;
-        let note = |topic: &str, producer| self.lock().state.carried().note(topic, (stored.place, index), producer);
         let note_end = |topic: &str, by: By| {
-            let by = if let By::Producer(id) = by { Some(id) } else { None };
-            self.lock().state.carried().note_end(topic, (stored.place, index), by);
+            self.lock().state.carried().note_end(topic, (stored.place, index), by.producer());
         };
+        let is_news =
+            |topic: &str, stands| self.lock().state.carried().note_again(topic, (stored.place, index), stands);
         match record {
             Record::Hello | Record::Unknown => Prepared::Nothing,
             Record::Beat { oldest } => {
@@ -194,31 +194,23 @@ impl Cluster {
             Record::Begin { topic } => {
                 let number = key.number.saturating_add(u64::try_from(index).unwrap_or(u64::MAX));
                 let id = ProductionId { session: key.session, number };
-                note(&topic, Some(id));
+                self.lock().state.carried().note(&topic, (stored.place, index), Stands::Produced(id));
                 let production = self.production(&topic, id);
                 Prepared::Change(topic, What::Begin(production))
             }
             Record::End { topic, by, outcome } => {
                 note_end(&topic, by);
-                Prepared::Change(topic, What::End { by, outcome, at_ms: None })
+                Prepared::Change(topic, What::End { by, outcome })
             }
-            Record::Standing { topic, standing } => {
-                let producer = match standing {
-                    Standing::Producing(id) => Some(id),
-                    Standing::Ended { .. } => None,
-                };
-                let is_new = self.lock().state.carried().note_again(&topic, (stored.place, index), producer);
-                match standing {
-                    _ if !is_new => Prepared::Nothing,
-                    Standing::Producing(id) => {
-                        let production = self.production(&topic, id);
-                        Prepared::Change(topic, What::Produces(production))
-                    }
-                    Standing::Ended { outcome, at_ms } => {
-                        Prepared::Change(topic, What::End { by: By::Anyone, outcome, at_ms: Some(at_ms) })
-                    }
-                }
+            Record::Produced { topic, producer, began } if is_news(&topic, Stands::Produced(producer)) => {
+                let production = self.production(&topic, producer);
+                Prepared::Change(topic, What::Produces { production, began: began.and_then(|began| self.at(began)) })
             }
+            Record::Ended { topic, producer, began, outcome, at_ms } if is_news(&topic, Stands::Ended(producer)) => {
+                let began = began.and_then(|began| self.at(began));
+                Prepared::Change(topic, What::HasEnded { outcome, at_ms, began })
+            }
+            Record::Produced { .. } | Record::Ended { .. } => Prepared::Nothing,
             Record::Fork(loss) => {
                 let mut inner = self.lock();
                 let (is_new, is_loaded) = (inner.state.add_loss(loss), inner.state.is_loaded());

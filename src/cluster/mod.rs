@@ -1,8 +1,8 @@
 //! What the nodes of one backplane agree on: records, sessions, holes, and what is on its way.
 //!
 //! `record`, `state`, `volume` and `outbox` are pure: no clock, no lock, no task. `changes` says what the blocks mean for the registry. `task`
-//! reads the engine's log and appends to it, and `repeating` says old events again. Only these two wait. This folder knows the engine's trait and the changes that `topics`
-//! makes. It must not know clients or the registry: whoever makes the changes is a [`Replicated`].
+//! reads the engine's log and appends to it, and `repeating` says old events again. Only these two wait. This folder knows the engine's trait
+//! and the changes that `topics` makes. It must not know clients or the registry: whoever makes the changes is a [`Replicated`].
 //!
 //! An event that is published becomes a record in the outbox. The task appends it in a block, and every node reads that block, the publisher
 //! too. Only then the event is in the log of a topic. So all nodes have the same events in the same order, and none has an event that the
@@ -84,8 +84,8 @@ pub(crate) trait Replicated: Send + Sync {
 /// How a topic stands: who produces it, or how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    Producing(ProductionId),
-    Ended { outcome: Outcome, at_ms: u64 },
+    Producing { producer: ProductionId, began: Option<Position> },
+    Ended { outcome: Outcome, at_ms: u64, began: Option<Position> },
 }
 
 /// One node of a backplane.

@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Standing, state::Loss};
+use super::state::Loss;
 use crate::{
     backplane::Place,
     event::{ClientId, Payload},
@@ -43,8 +43,10 @@ pub(crate) enum Record<'a> {
     End { topic: Cow<'a, str>, by: By, outcome: Outcome },
     /// The engine has lost blocks.
     Fork(Loss),
-    /// How a topic stands, said again before the record that said it is trimmed.
-    Standing { topic: Cow<'a, str>, standing: Standing },
+    /// A producer has begun, after a position: said again before the record that said it is trimmed.
+    Produced { topic: Cow<'a, str>, producer: ProductionId, began: Option<Spot> },
+    /// A topic has ended: said again before the record that said it is trimmed. Its last producer, if it had one, began after a position.
+    Ended { topic: Cow<'a, str>, producer: Option<ProductionId>, began: Option<Spot>, outcome: Outcome, at_ms: u64 },
     /// An event that is retained, said again before its record is trimmed.
     Repeat(Repeat<'a>),
     /// Every retained event from one place on, and before another, was said again.
@@ -86,9 +88,10 @@ mod kind {
     pub(super) const BEGIN: u8 = 4;
     pub(super) const END: u8 = 5;
     pub(super) const FORK: u8 = 6;
-    pub(super) const STANDING: u8 = 7;
+    pub(super) const PRODUCED: u8 = 7;
     pub(super) const REPEAT: u8 = 8;
     pub(super) const REPEATED: u8 = 9;
+    pub(super) const ENDED: u8 = 10;
 }
 
 mod tag {
@@ -110,6 +113,7 @@ mod tag {
     pub(super) const ORIGIN: u8 = 16;
     pub(super) const FLOOR: u8 = 17;
     pub(super) const NEXT: u8 = 18;
+    pub(super) const BEGAN: u8 = 19;
 }
 
 impl Head {
@@ -144,7 +148,8 @@ impl Record<'_> {
             Self::Begin { .. } => kind::BEGIN,
             Self::End { .. } => kind::END,
             Self::Fork(_) => kind::FORK,
-            Self::Standing { .. } => kind::STANDING,
+            Self::Produced { .. } => kind::PRODUCED,
+            Self::Ended { .. } => kind::ENDED,
             Self::Repeat(_) => kind::REPEAT,
             Self::Repeated { .. } => kind::REPEATED,
             Self::Unknown => 0,
@@ -170,15 +175,17 @@ impl Record<'_> {
                 put_place(body, tag::KEPT, *kept);
                 put_place(body, tag::TO, *to);
             }
-            Self::Standing { topic, standing } => {
+            Self::Produced { topic, producer, began } => {
                 put(body, tag::TOPIC, topic.as_bytes());
-                match standing {
-                    Standing::Producing(id) => put_by(body, By::Producer(*id)),
-                    Standing::Ended { outcome, at_ms } => {
-                        put(body, tag::OUTCOME, &[outcome_byte(*outcome)]);
-                        put(body, tag::AT, &at_ms.to_be_bytes());
-                    }
-                }
+                put_by(body, By::Producer(*producer));
+                began.iter().for_each(|began| put_spot(body, tag::BEGAN, *began));
+            }
+            Self::Ended { topic, producer, began, outcome, at_ms } => {
+                put(body, tag::TOPIC, topic.as_bytes());
+                put_by(body, producer.map_or(By::Anyone, By::Producer));
+                began.iter().for_each(|began| put_spot(body, tag::BEGAN, *began));
+                put(body, tag::OUTCOME, &[outcome_byte(*outcome)]);
+                put(body, tag::AT, &at_ms.to_be_bytes());
             }
             Self::Repeat(Repeat { origin, floor, next, at_ms, topic, payload, attributes }) => {
                 put_spot(body, tag::ORIGIN, *origin);
@@ -312,6 +319,7 @@ struct Fields<'a> {
     origin: Option<Spot>,
     floor: Option<Spot>,
     next: Option<Spot>,
+    began: Option<Spot>,
 }
 
 fn record(kind: u8, mut rest: &[u8]) -> Option<Record<'_>> {
@@ -334,13 +342,15 @@ fn record(kind: u8, mut rest: &[u8]) -> Option<Record<'_>> {
         kind::BEGIN => Record::Begin { topic: fields.topic?.into() },
         kind::END => Record::End { topic: fields.topic?.into(), by, outcome: fields.outcome? },
         kind::FORK => Record::Fork(Loss { kept: fields.kept?, to: fields.to? }),
-        kind::STANDING => Record::Standing {
+        kind::PRODUCED => {
+            Record::Produced { topic: fields.topic?.into(), producer: by.producer()?, began: fields.began }
+        }
+        kind::ENDED => Record::Ended {
             topic: fields.topic?.into(),
-            standing: match (fields.outcome, by) {
-                (Some(outcome), _) => Standing::Ended { outcome, at_ms: fields.at_ms? },
-                (None, By::Producer(id)) => Standing::Producing(id),
-                (None, _) => return None,
-            },
+            producer: by.producer(),
+            began: fields.began,
+            outcome: fields.outcome?,
+            at_ms: fields.at_ms?,
         },
         kind::REPEAT => Record::Repeat(Repeat {
             origin: fields.origin?,
@@ -392,6 +402,7 @@ impl<'a> Fields<'a> {
             tag::ORIGIN => self.origin = Some(spot(bytes)?),
             tag::FLOOR => self.floor = Some(spot(bytes)?),
             tag::NEXT => self.next = Some(spot(bytes)?),
+            tag::BEGAN => self.began = Some(spot(bytes)?),
             _ => {}
         }
         Some(())
@@ -432,11 +443,7 @@ mod tests {
     use super::*;
 
     fn by() -> impl Strategy<Value = By> {
-        prop_oneof![
-            Just(By::Anyone),
-            Just(By::Canceller),
-            (any::<u64>(), any::<u64>()).prop_map(|(session, number)| By::Producer(ProductionId { session, number })),
-        ]
+        prop_oneof![Just(By::Anyone), Just(By::Canceller), producer().prop_map(By::Producer),]
     }
 
     fn outcome() -> impl Strategy<Value = Outcome> {
@@ -451,10 +458,8 @@ mod tests {
         (any::<u64>(), any::<u32>()).prop_map(|(ms, seq)| Spot { ms, seq })
     }
 
-    fn standing() -> impl Strategy<Value = Standing> {
-        let id = (any::<u64>(), any::<u64>()).prop_map(|(session, number)| ProductionId { session, number });
-        let ended = (outcome(), any::<u64>()).prop_map(|(outcome, at_ms)| Standing::Ended { outcome, at_ms });
-        prop_oneof![id.prop_map(Standing::Producing), ended]
+    fn producer() -> impl Strategy<Value = ProductionId> {
+        (any::<u64>(), any::<u64>()).prop_map(|(session, number)| ProductionId { session, number })
     }
 
     fn payload() -> impl Strategy<Value = Payload<'static>> {
@@ -493,7 +498,14 @@ mod tests {
             ),
             Just(Record::Hello),
             place().prop_map(|oldest| Record::Beat { oldest }),
-            (topic(), standing()).prop_map(|(topic, standing)| Record::Standing { topic, standing }),
+            (topic(), producer(), prop::option::of(spot())).prop_map(|(topic, producer, began)| Record::Produced {
+                topic,
+                producer,
+                began
+            }),
+            (topic(), prop::option::of(producer()), prop::option::of(spot()), outcome(), any::<u64>()).prop_map(
+                |(topic, producer, began, outcome, at_ms)| Record::Ended { topic, producer, began, outcome, at_ms }
+            ),
             topic().prop_map(|topic| Record::Begin { topic }),
             (topic(), by(), outcome()).prop_map(|(topic, by, outcome)| Record::End { topic, by, outcome }),
             (place(), place()).prop_map(|(kept, to)| Record::Fork(Loss { kept, to })),

@@ -92,7 +92,7 @@ fn first_of(blocks: &[Stored]) -> usize {
 pub(super) struct Repeats<'a>(BTreeMap<Spot, Repeat<'a>>);
 
 impl Spot {
-    fn of(position: Position) -> Self {
+    pub(super) fn of(position: Position) -> Self {
         Self { ms: position.ms(), seq: position.seq() }
     }
 
@@ -136,8 +136,7 @@ impl Cluster {
             for (index, record) in records.into_iter().enumerate() {
                 match record {
                     Record::Event { topic, payload, attributes, .. } => {
-                        let position = self.lock().state.position(stored.place, index);
-                        repeats.extend(position.map(Spot::of).map(|origin| Repeat {
+                        repeats.extend(State::spot(stored.place, index).map(|origin| Repeat {
                             origin,
                             floor: origin,
                             next: origin,
@@ -152,8 +151,10 @@ impl Cluster {
                 }
             }
         }
+        let era = self.lock().state.era();
+        let position = |spot: Spot| Some(Position::new(era?, spot.ms, spot.seq));
         let events: Vec<_> =
-            repeats.iter().filter_map(|repeat| Some((&*repeat.topic, self.at(repeat.origin)?))).collect();
+            repeats.iter().filter_map(|repeat| Some((&*repeat.topic, position(repeat.origin)?))).collect();
         let retained = node.retained(&events);
         let mut inner = self.lock();
         let mut bytes = 0;
@@ -169,7 +170,7 @@ impl Cluster {
         (number, bytes)
     }
 
-    fn at(&self, spot: Spot) -> Option<Position> {
+    pub(super) fn at(&self, spot: Spot) -> Option<Position> {
         Some(Position::new(self.lock().state.era()?, spot.ms, spot.seq))
     }
 

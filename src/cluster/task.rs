@@ -12,14 +12,15 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    Cluster, Replicated,
+    Cluster, Inner, Replicated, Standing,
     health::{Signs, Trouble},
-    record::Record,
+    record::{Record, Spot},
     repeating,
     state::State,
 };
 use crate::{
     backplane::{AppendError, Block, FollowError, Following, Mark, Place, Read, Stored, Tail},
+    log::Position,
     time::jitter::{jittered, random},
 };
 
@@ -34,6 +35,9 @@ const CALL: Duration = Duration::from_secs(10);
 
 /// How many topics are looked at with one beat, to be said again or forgotten.
 const CARRIED_AT_ONCE: usize = 1000;
+
+/// Which part of the engine's slack the log may be larger for how topics stand, before that is said again.
+const CARRIED_SHARE: usize = 8;
 
 /// Runs until the registry ends.
 pub(super) async fn run(running: Running, node: Weak<dyn Replicated>) {
@@ -381,19 +385,20 @@ impl Cluster {
             return;
         }
         let Some(oldest) = inner.state.needed(retained).filter(|_| inner.has_said_hello) else { return };
-        inner.state.forget_before(oldest);
-        let said_before = inner.state.carried().before(oldest).take(CARRIED_AT_ONCE).map(str::to_owned);
-        let said_before: Vec<String> = said_before.collect();
+        let held = inner.state.carried().oldest().map_or(oldest, |carried| carried.min(oldest));
+        inner.state.forget_before(held);
+        let slack = u64::try_from(self.engine.slack() / CARRIED_SHARE).unwrap_or(u64::MAX);
+        let said_before = inner.state.carried_before(oldest, inner.outbox.session(), slack);
+        let to_say: Vec<String> =
+            inner.state.carried().before(said_before).take(CARRIED_AT_ONCE).map(str::to_owned).collect();
         let abandoned = inner.state.abandoned();
         drop(inner);
-        let standing: Vec<_> = said_before.iter().map(|topic| (topic, node.standing_of(topic))).collect();
+        let standing: Vec<_> = to_say.iter().map(|topic| (topic, node.standing_of(topic))).collect();
         abandoned.iter().for_each(|(topic, producer)| node.fail(topic, *producer));
         let mut inner = self.lock();
         for (topic, standing) in standing {
             match standing {
-                Some(standing) => {
-                    inner.outbox.push_always(&Record::Standing { topic: topic.into(), standing }, None);
-                }
+                Some(standing) => inner.say_again(topic, standing),
                 None => inner.state.carried().forget(topic),
             }
         }
@@ -406,5 +411,27 @@ impl Cluster {
             self.engine.trim(needed);
         }
         self.to_write.notify_one();
+    }
+}
+
+impl Inner {
+    /// Puts how a topic stands into the outbox once more.
+    fn say_again(&mut self, topic: &str, standing: Standing) {
+        let era = self.state.era();
+        // A position of another log is before all of this one.
+        let spot = |began: Position| if Some(began.era()) == era { Spot::of(began) } else { Spot { ms: 0, seq: 0 } };
+        let record = match standing {
+            Standing::Producing { producer, began } => {
+                Record::Produced { topic: topic.into(), producer, began: began.map(spot) }
+            }
+            Standing::Ended { outcome, at_ms, began } => Record::Ended {
+                topic: topic.into(),
+                producer: self.state.carried().ended_by(topic),
+                began: began.map(spot),
+                outcome,
+                at_ms,
+            },
+        };
+        self.outbox.push_always(&record, None);
     }
 }

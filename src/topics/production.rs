@@ -51,7 +51,7 @@ pub(crate) enum Over {
 /// Which of the producers that a topic has had.
 ///
 /// With a backplane it is the key of the record that began the production, so that every node knows it by the same id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ProductionId {
     pub(crate) session: u64,
     pub(crate) number: u64,

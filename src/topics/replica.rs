@@ -56,10 +56,12 @@ pub(crate) enum What {
     Missing,
     /// A producer begins.
     Begin(Arc<Production>),
-    /// A producer has begun before the oldest record that the engine retains.
-    Produces(Arc<Production>),
-    /// The topic ends without a last event. `at_ms`: when it ended, if that was before.
-    End { by: By, outcome: Outcome, at_ms: Option<u64> },
+    /// A producer has begun before the oldest record that the engine retains. `began`: the last position before it, if that is known.
+    Produces { production: Arc<Production>, began: Option<Position> },
+    /// The topic ends without a last event.
+    End { by: By, outcome: Outcome },
+    /// The topic has ended before the oldest record that the engine retains. `began`: the last position before its producer, if it had one.
+    HasEnded { outcome: Outcome, at_ms: u64, began: Option<Position> },
 }
 
 /// What is around a retained event.
@@ -79,6 +81,15 @@ pub(crate) enum By {
     Producer(ProductionId),
     /// The caller that cancels the producer. The topic must have one.
     Canceller,
+}
+
+impl By {
+    pub(crate) fn producer(self) -> Option<ProductionId> {
+        match self {
+            Self::Producer(id) => Some(id),
+            Self::Anyone | Self::Canceller => None,
+        }
+    }
 }
 
 /// Positions that may mean an event that the engine has lost.
@@ -251,20 +262,19 @@ impl Topics {
                     Self::begin_log(order, &mut state);
                 }
             }
-            What::Produces(production) => {
-                stopped.extend(Self::take_over(order, topic, &mut lock(&topic.state), production));
+            What::Produces { production, began } => {
+                stopped.extend(Self::take_over(order, topic, &mut lock(&topic.state), production, *began));
             }
-            What::End { by, outcome, at_ms } => {
+            What::End { by, outcome } => {
                 self.current(order, topic, *by)?;
                 let mut state = lock(&topic.state);
-                stopped.extend(self.mark_end(
-                    order,
-                    topic,
-                    &mut state,
-                    *outcome,
-                    false,
-                    at_ms.unwrap_or(change.stamp.at_ms),
-                ));
+                stopped.extend(self.mark_end(order, topic, &mut state, *outcome, false, change.stamp.at_ms));
+                topic.take_waiters(&mut state, to_wake);
+            }
+            What::HasEnded { outcome, at_ms, began } => {
+                let mut state = lock(&topic.state);
+                state.began = state.began.or(*began);
+                stopped.extend(self.mark_end(order, topic, &mut state, *outcome, false, *at_ms));
                 topic.take_waiters(&mut state, to_wake);
             }
         }
@@ -331,7 +341,8 @@ impl Topics {
     /// Returns the topic's current production, if it is the one that is meant. A producer that was replaced or has ended changes nothing any
     /// more, on any node.
     ///
-    /// If nothing is known of the topic's producers, this one has begun before the oldest record that the engine retains.
+    /// If nothing is known of the topic's producers, this one, or the one that is cancelled, has begun before the oldest record that the engine
+    /// retains.
     fn current(&self, order: &mut Order, topic: &SharedLog, by: By) -> Result<Option<Arc<Production>>, PublishError> {
         let mut state = lock(&topic.state);
         match (by, state.production.clone()) {
@@ -339,25 +350,26 @@ impl Topics {
             (By::Canceller, Some(production)) => Ok(Some(production)),
             (By::Producer(id), Some(production)) if production.id == id => Ok(Some(production)),
             (By::Producer(_), Some(_)) => Err(PublishError::Replaced { topic: topic.name().to_string() }),
-            (By::Producer(id), None) if !topic.has_ended() => {
-                let production = Arc::new(Production::new(id));
-                Self::take_over(order, topic, &mut state, &production);
+            (By::Producer(_) | By::Canceller, None) if !topic.has_ended() => {
+                let production = Arc::new(Production::new(by.producer().unwrap_or_default()));
+                Self::take_over(order, topic, &mut state, &production, None);
                 Ok(Some(production))
             }
             (By::Producer(_) | By::Canceller, None) => Err(PublishError::Ended { topic: topic.name().to_string() }),
         }
     }
 
-    /// Takes it that a producer has begun at a position that is not known.
+    /// Takes it that a producer has begun after a position, if that is known.
     fn take_over(
         order: &mut Order,
         topic: &SharedLog,
         state: &mut SharedLogState,
         production: &Arc<Production>,
+        began: Option<Position>,
     ) -> Option<Arc<Production>> {
         let other = Self::begin(order, topic, state, production);
-        // Its first events are gone, and a reader that asks for them is told.
-        state.began = Some(Position::default());
+        // If it is not known, the first events are gone, and a reader that asks for them is told.
+        state.began = Some(began.unwrap_or_default());
         other
     }
 

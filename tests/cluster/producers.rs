@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tower_sse::{Event, EventStream, PublishError, Registry, Start, Subscription, TopicState, backplane::Memory};
+use tower_sse::{
+    Event, EventStream, PublishError, Registry, RegistryConfig, Start, Subscription, TopicState,
+    backplane::{Backplane, Memory, Place},
+};
 
 use super::{
     faulty::{Engine, Faults},
@@ -23,6 +26,30 @@ async fn the_end_of_a_topic_and_its_last_event_reach_the_readers_of_all_nodes() 
     let client = b.connect();
     client.subscribe("answers/1").unwrap();
     let _: EventStream = client.into_stream();
+}
+
+#[tokio::test]
+async fn a_node_that_starts_later_knows_that_a_topic_was_cancelled_whose_begin_is_not_in_the_log_any_more() {
+    let engine = Memory::new();
+    let last_word = Event::data("by you");
+    let config = |event: Option<Event>| RegistryConfig::default().backplane(engine.clone()).cancelled_event(event);
+    for (topic, event) in [("with an event", Some(last_word)), ("without", None)] {
+        let a = Registry::with_config(config(event.clone()));
+        a.ready().await.unwrap();
+        let _producer = a.start_producer(topic).unwrap();
+        a.flushed().await;
+        let begun = a.publish("other", Event::data("")).unwrap().await.unwrap();
+        assert!(a.cancel_producer(topic));
+        a.flushed().await;
+        engine.trim(Place { ms: begun.ms(), seq: u64::from(begun.seq()) / 1024 });
+        let late = node(&engine).await;
+        assert_eq!(late.topic_state(topic), Some(TopicState::Cancelled), "{topic}");
+        if event.is_some() {
+            let mut events = reader(&late, Subscription::to(topic).from(Start::Oldest));
+            assert!(next(&mut events).await.is_err(), "it may not be all");
+            assert_eq!(data_of(&mut events).await, "by you");
+        }
+    }
 }
 
 #[tokio::test]

@@ -65,12 +65,24 @@ impl Writer {
         let usable = slot.take().filter(|open| open.generation == generation && !open.connection.is_closed());
         let mut connection = match usable {
             Some(open) => open.connection,
-            None => connect(target).await.map_err(Failure::before_append)?,
+            None => {
+                let connection = connect(target).await.map_err(Failure::before_append)?;
+                // The stream may be another one. Until this node has read it, nothing is removed from it.
+                *lock(&self.trim) = None;
+                connection
+            }
         };
         let command = self.command(target, id, block);
         let result = match connection.ask(&command, target.response_timeout).await {
             Ok(_) => Ok(Appended::Yes),
             Err(Failure::Refused(problem)) if problem.is_about_id() => Ok(Appended::PlaceIsTaken),
+            Err(failure @ Failure::Full(_)) => {
+                // Without memory, the server refuses to append, and so to trim with it. It takes this, which can only free memory.
+                if let Some(trim) = self.trim_alone(target) {
+                    let _ = connection.ask(&trim, target.response_timeout).await;
+                }
+                Err(failure)
+            }
             Err(failure) => Err(failure),
         };
         // After any other error, the name is resolved and the server is checked again.
@@ -78,6 +90,13 @@ impl Writer {
             *slot = Some(Open { connection, generation });
         }
         result.map_err(Failure::of_append)
+    }
+
+    fn trim_alone(&self, target: &Target) -> Option<Cmd> {
+        let place = (*lock(&self.trim))?;
+        let mut command = cmd("XTRIM");
+        command.arg(&target.stream).arg("MINID").arg("~").arg(entry::id(place));
+        Some(command)
     }
 
     fn command(&self, target: &Target, id: &str, block: &Block) -> Cmd {
