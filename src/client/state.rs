@@ -128,8 +128,9 @@ pub(crate) struct Style {
     pub(crate) topic_as_event_type: bool,
     /// The stream may finish when the registry is drained.
     pub(crate) finish_on_drain: bool,
-    /// The stream has no position events, as the client can get everything again without an id.
-    pub(crate) hides_position: bool,
+    /// The stream is a recording: it has no position events, as the client can get everything again without an id, and it is whole or ends with
+    /// the error of the handler's own body.
+    pub(crate) is_recording: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

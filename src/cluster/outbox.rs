@@ -73,10 +73,6 @@ impl Outbox {
         self.next
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.in_flight.is_none()
-    }
-
     /// Returns how many records wait or are in flight.
     pub(crate) fn len(&self) -> usize {
         self.records.len() + self.in_flight.as_ref().map_or(0, |block| block.receipts.len())
@@ -230,7 +226,7 @@ mod tests {
         let second = outbox.block(head()).unwrap();
         assert_eq!((first.key.number, second.key.number, second.records, count(&second)), (0, 1, 3, 3));
         outbox.read_back(second.key);
-        assert!(outbox.is_empty());
+        assert!(outbox.len() == 0);
     }
 
     #[test]

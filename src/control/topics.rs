@@ -45,8 +45,6 @@ pub(super) fn set(rules: &Rules, client: &ClientHandle, wanted: Vec<String>) -> 
     let had = client.subscriptions();
     let is_kept = |name: &String| allowed.iter().any(|(_, it)| it.name == *name) || rules.keeps(client, name);
     let mut left = had.iter().filter(|name| !is_kept(name)).collect::<Vec<_>>().into_iter();
-    // The client gets every later event of its new topics.
-    let position = client.registry().position();
     // The new topics come before the others leave, because a stream may end with its last topic. At a limit, one leaves for
     // each that comes.
     for (topic, subscription) in allowed {
@@ -65,6 +63,8 @@ pub(super) fn set(rules: &Rules, client: &ClientHandle, wanted: Vec<String>) -> 
         };
         changes.note(topic, result)?;
     }
+    // The client gets every later event of its new topics.
+    let position = client.registry().position();
     for name in left {
         client.unsubscribe(name);
     }

@@ -82,7 +82,7 @@ impl Config {
     }
 
     fn shows_position(&self, reader: &Reader) -> bool {
-        self.position_event.is_on() && !reader.style().hides_position
+        self.position_event.is_on() && !reader.style().is_recording
     }
 
     /// Returns the last bytes of a stream that ends at a boundary.

@@ -137,7 +137,7 @@ impl<B: Body> Body for SseBody<B> {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Plain { inner, .. } => inner.is_end_stream(),
-            Kind::Stream { stream, .. } => stream.over,
+            Kind::Stream { stream, .. } => stream.over && !stream.is_cut,
             Kind::Failed { error, .. } => error.is_none(),
             Kind::Full { data } => data.is_empty(),
             Kind::Head => true,

@@ -27,6 +27,9 @@ impl OpenStream {
     /// Returns the bytes to send before the error, if there are any.
     #[cold]
     pub(super) fn fail(&mut self) -> Option<Bytes> {
+        if self.over {
+            return None;
+        }
         let last_words = if self.may_inject() { self.say_farewell(CloseReason::BodyFailed) } else { None };
         self.end(CloseReason::BodyFailed);
         last_words
@@ -39,6 +42,7 @@ impl OpenStream {
 
     /// Ends the stream. Returns the last frame, if there are trailers.
     pub(super) fn finish(&mut self, reason: CloseReason) -> Option<Frame<Bytes>> {
+        self.is_cut = !self.inner_ended && self.reader.style().is_recording && reason != CloseReason::PollEnded;
         self.end(reason);
         self.rare.as_mut()?.trailers.take().map(Frame::trailers)
     }

@@ -17,7 +17,7 @@ use crate::{
     handle::StreamOf,
     limit::{Hold, RefusedReason},
     reader::Reader,
-    stream::{CloseReason, headers},
+    stream::{CloseReason, Wrapped, headers},
 };
 
 pin_project! {
@@ -129,12 +129,6 @@ where
         }
     }
 }
-
-/// Marks a response whose body is already an [`SseBody`]. It is in the extensions.
-///
-/// An outer layer leaves such a response unchanged.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wrapped;
 
 impl Pending {
     fn wrap<Out: Body>(mut self, mut response: Response<Out>) -> Response<SseBody<Out>> {

@@ -32,7 +32,7 @@ pub(super) struct OpenStream {
     pub(super) over: bool,
     /// The body has a content coding, so nothing can be inserted.
     is_encoded: bool,
-    inner_ended: bool,
+    pub(super) inner_ended: bool,
     /// The stream was at a boundary when it was last polled.
     may_take: bool,
     /// The last event was made, or the program was asked and wanted none.
@@ -43,6 +43,8 @@ pub(super) struct OpenStream {
     registry_first: bool,
     /// Bytes were sent since the heartbeat timer was last told.
     pub(super) is_active: bool,
+    /// The client's stream has ended, and the handler's own body says with which error.
+    pub(super) is_cut: bool,
     boundary: Boundary,
     leading_mark: LeadingMark,
     /// State that few streams have, or that streams have only for a short time.
@@ -82,6 +84,7 @@ impl OpenStream {
             said_farewell: false,
             registry_first: false,
             is_active: false,
+            is_cut: false,
             boundary: Boundary::new(),
             leading_mark: LeadingMark::new(),
             rare: None,
@@ -140,7 +143,7 @@ impl OpenStream {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         if self.over {
-            return Poll::Ready(None);
+            return self.poll_cut(inner, cx);
         }
         if let Some(block) = self.rare.as_mut().and_then(|rare| rare.next.take()) {
             self.is_active = true;
@@ -155,7 +158,7 @@ impl OpenStream {
         let (registry_first, own_had_ended) = (self.registry_first, self.inner_ended);
         if registry_first {
             if let Poll::Ready(frame) = self.poll_registry(cx) {
-                return Poll::Ready(frame.map(Ok));
+                return self.give(frame, inner, cx);
             }
         }
         match self.poll_own(inner.as_mut(), cx) {
@@ -167,7 +170,7 @@ impl OpenStream {
         // registry is polled again.
         if !registry_first || self.inner_ended != own_had_ended {
             if let Poll::Ready(frame) = self.poll_registry(cx) {
-                return Poll::Ready(frame.map(Ok));
+                return self.give(frame, inner, cx);
             }
         }
         if self.inner_ended && !self.may_inject() {
@@ -175,10 +178,43 @@ impl OpenStream {
         }
         if self.may_inject() && self.end_poll(true, cx) {
             if let Poll::Ready(frame) = self.poll_registry(cx) {
-                return Poll::Ready(frame.map(Ok));
+                return self.give(frame, inner, cx);
             }
         }
         self.poll_heartbeat(cx).map(|heartbeat| Some(Ok(Frame::data(heartbeat))))
+    }
+
+    /// Returns a frame, or the end.
+    fn give<B: Body>(
+        &mut self,
+        frame: Option<Frame<Bytes>>,
+        inner: Pin<&mut B>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match frame {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => self.poll_cut(inner, cx),
+        }
+    }
+
+    /// Returns the error of the handler's own body, if the stream was cut before that body has ended.
+    #[cold]
+    fn poll_cut<B: Body>(
+        &mut self,
+        mut inner: Pin<&mut B>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        while self.is_cut {
+            match ready!(inner.as_mut().poll_frame(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    self.is_cut = false;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => self.is_cut = false,
+            }
+        }
+        Poll::Ready(None)
     }
 
     /// Unsets the timers, because another task polls the stream now.

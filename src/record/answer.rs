@@ -17,7 +17,8 @@ use super::{
     task::{Answer, Job, spawn},
 };
 use crate::{
-    client::{ClientHandle, SubscribeError},
+    client::{ClientHandle, Style, SubscribeError},
+    stream::Wrapped,
     topics::Start,
 };
 
@@ -50,6 +51,9 @@ impl Asked {
         loop {
             match claim {
                 Claim::Run(lead, reading) => {
+                    if let Err(refused) = self.client.client.acquire_slot() {
+                        return Ok(refused.into_response());
+                    }
                     poll_fn(|cx| inner.poll_ready(cx)).await?;
                     let handler = inner.call(request);
                     return self.run(&config, lead, reading, handler).await;
@@ -59,11 +63,11 @@ impl Asked {
                         return Ok(response);
                     }
                 }
-                Claim::JoinTopic => match self.subscribe(true) {
-                    // The registry has forgotten the topic a moment ago.
-                    Err(SubscribeError::NoTopic { .. }) => {}
+                Claim::JoinTopic => match self.subscribe(false) {
                     Err(error) => return Ok(RecordError::Subscribe(error).into_response()),
-                    Ok(()) => return Ok(self.stream(None, None)),
+                    Ok(()) if table.exists(&self.topic) => return Ok(self.stream(None, None)),
+                    // The registry has forgotten the topic a moment ago, and the subscription has made it again.
+                    Ok(()) => _ = self.client.unsubscribe(&*self.topic),
                 },
                 Claim::Refused(error) => return Ok(error.into_response()),
             }
@@ -91,13 +95,18 @@ impl Asked {
             Ok(Answer::Untouched(result)) => result.map(|response| response.map(RecordBody::untouched)),
             Ok(Answer::Recorded(_, Err(error))) => Ok(RecordError::Subscribe(error).into_response()),
             Ok(Answer::Recorded(mut first, Ok(()))) => {
-                let extensions = std::mem::take(&mut first.extensions);
+                let mut extensions = std::mem::take(&mut first.extensions);
+                // The mark of a layer around the handler, whose body is not the one of this response.
+                extensions.remove::<Wrapped>();
                 let mut response = self.stream(Some(&Head::first(*first)), Some(reading));
                 response.extensions_mut().extend(extensions);
                 Ok(response)
             }
             Err(_) => match task.await {
                 Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+                _ if matches!(reading.recording().stage(), Stage::Cancelled) => {
+                    Ok(RecordError::Cancelled.into_response())
+                }
                 _ => Ok(RecordError::Stopped.into_response()),
             },
         }
@@ -106,14 +115,19 @@ impl Asked {
     /// Joins a recording of this process, when it has a head. `None`: there is none, or no longer.
     async fn join<B>(&self, table: &Table, reading: Reading) -> Option<Response<RecordBody<B>>> {
         let recording = Arc::clone(reading.recording());
-        let (head, has_ended) = recording.head().await?;
+        let (head, has_ended) = match recording.answer().await {
+            Stage::Running(head) => (head, false),
+            Stage::Ended(head) => (head, true),
+            Stage::Cancelled => return Some(RecordError::Cancelled.into_response()),
+            Stage::Unanswered | Stage::Free => return None,
+        };
         match self.subscribe(has_ended) {
             Err(SubscribeError::NoTopic { .. }) => return None,
             Err(error) => return Some(RecordError::Subscribe(error).into_response()),
             Ok(()) => {}
         }
         let has_ended_since = !has_ended && matches!(recording.stage(), Stage::Ended(_));
-        if has_ended_since && !table.has_topic(&recording) {
+        if has_ended_since && !table.exists(&recording.topic) {
             // The subscription has made the topic again.
             self.client.unsubscribe(&recording.topic);
             return None;
@@ -126,10 +140,20 @@ impl Asked {
         subscribe(&self.client, &self.topic, must_exist)
     }
 
+    /// Every reader gets the same: nothing of other topics, and the recorded events as they are, whatever the layer is set to.
+    fn take_nothing_else(&self) {
+        for name in self.client.subscriptions().iter().filter(|name| **name != *self.topic) {
+            self.client.unsubscribe(name);
+        }
+        self.client.resume_at_most(u32::MAX);
+        self.client.client.change_style(|style| {
+            *style = Style { is_recording: true, finish_on_drain: style.finish_on_drain, ..Style::default() };
+        });
+    }
+
     /// Answers with the client's stream, which the layer around this one fills.
     fn stream<B>(&self, head: Option<&Head>, reading: Option<Reading>) -> Response<RecordBody<B>> {
-        let client = &self.client.client;
-        client.change_style(|style| style.hides_position = true);
+        self.take_nothing_else();
         let mut response = match self.client.clone().into_stream().answer::<()>() {
             Ok(response) => response,
             Err(refused) => return refused.into_response(),
@@ -146,7 +170,8 @@ impl Asked {
     }
 }
 
-/// Subscribes a client to a recording, from where it resumes or from the oldest event.
+/// Subscribes a client to a recording, from where it resumes or from the begin of the recording.
 pub(super) fn subscribe(client: &ClientHandle, topic: &str, must_exist: bool) -> Result<(), SubscribeError> {
-    client.client.join(topic, Start::Oldest, None, true, must_exist)
+    let start = client.registry().began(topic).map_or(Start::Oldest, Start::After);
+    client.client.join(topic, start, None, true, must_exist)
 }

@@ -26,7 +26,8 @@ pin_project! {
     ///
     /// The body of a request without a key passes unchanged. The body of a recorded response has no bytes of its own:
     /// the [`SseLayer`](crate::SseLayer) around the layer inserts the events of the recording. It ends with the
-    /// recording, and with an error if the recording failed.
+    /// recording. It ends with an error if the recording failed or was cancelled, and if the server ends the stream before
+    /// the end of the recording.
     pub struct RecordBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -51,7 +52,7 @@ struct Recorded {
     client: ClientHandle,
     /// `None` if the recording is not one of this process.
     _reading: Option<Reading>,
-    /// The recording has failed. The server has this long to write its last event.
+    /// The stream ends, and is not whole. The server has this long to write the last event.
     written: Option<Pin<Box<Sleep>>>,
 }
 
@@ -82,15 +83,14 @@ impl<B: Default> Default for RecordBody<B> {
 impl Recorded {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<BoxError>> {
         match self.client.client.completed() {
+            Some(Outcome::Finished) => return Poll::Ready(None),
             // The reader wakes this task when it has read all.
-            None => Poll::Pending,
-            Some(Outcome::Finished | Outcome::Cancelled) => Poll::Ready(None),
-            Some(Outcome::Failed) => {
-                let written = self.written.get_or_insert_with(|| Box::pin(sleep(TIME_TO_WRITE)));
-                ready!(written.as_mut().poll(cx));
-                Poll::Ready(Some(Incomplete.into()))
-            }
+            None if self.client.client.over().is_none() => return Poll::Pending,
+            Some(Outcome::Cancelled | Outcome::Failed) | None => {}
         }
+        let written = self.written.get_or_insert_with(|| Box::pin(sleep(TIME_TO_WRITE)));
+        ready!(written.as_mut().poll(cx));
+        Poll::Ready(Some(Incomplete.into()))
     }
 }
 

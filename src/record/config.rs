@@ -47,18 +47,38 @@ impl Config {
 
     /// Whether a request can be recorded, as far as it is known without its parts.
     pub(super) fn may_record<B>(&self, request: &Request<B>) -> bool {
-        !matches!(*request.method(), Method::HEAD | Method::OPTIONS | Method::CONNECT) && self.key.may_find(request)
+        match *request.method() {
+            Method::OPTIONS | Method::CONNECT => false,
+            Method::HEAD => self.only_joins.is_some() && self.key.may_find(request),
+            _ => self.key.may_find(request),
+        }
     }
 
     /// Returns what a request asks for, if it has a key.
+    ///
+    /// A HEAD is answered as the GET, if that one only joins a recording. Any other HEAD passes.
     pub(super) fn asked(&self, request: &Parts, registry: &Registry) -> Result<Option<Asked>, RecordError> {
+        let get;
+        let is_head = request.method == Method::HEAD;
+        let request = if is_head {
+            let mut parts = request.clone();
+            parts.method = Method::GET;
+            get = parts;
+            &get
+        } else {
+            request
+        };
+        let only_joins = self.only_joins.as_ref().is_some_and(|only_joins| only_joins(request));
+        if is_head && !only_joins {
+            return Ok(None);
+        }
         let Some(topic) = self.key.topic(request)? else { return Ok(None) };
         let client = request.extensions.get::<ClientHandle>().filter(|client| client.is_of(registry));
         let location = self.content_location.as_ref().and_then(|location| location(request));
         Ok(Some(Asked {
             topic: topic.into(),
             client: client.cloned().ok_or(RecordError::MissingLayer)?,
-            only_joins: self.only_joins.as_ref().is_some_and(|only_joins| only_joins(request)),
+            only_joins,
             fingerprint: self.fingerprint.as_ref().and_then(|fingerprint| fingerprint(request)).map(Into::into),
             location: location.and_then(|location| HeaderValue::try_from(location).ok()),
         }))

@@ -38,6 +38,8 @@ pub enum RecordError {
     MissingLayer,
     /// The task of the handler was stopped before it had an answer, for example because its runtime ended.
     Stopped,
+    /// The program has [cancelled](crate::RecordLayer::cancel) the handler before it had an answer.
+    Cancelled,
 }
 
 impl RecordError {
@@ -45,6 +47,7 @@ impl RecordError {
     ///
     /// - 400: the key or the topic name is invalid.
     /// - 404: there is no recording.
+    /// - 410: the program has cancelled the handler.
     /// - 422: another request has used the key.
     /// - 503, with `retry-after`: too many recordings are being made, or the handler was stopped.
     /// - 500: a layer is missing.
@@ -54,6 +57,7 @@ impl RecordError {
         match self {
             Self::InvalidKey { .. } | Self::Topic(_) => StatusCode::BAD_REQUEST,
             Self::NoRecording => StatusCode::NOT_FOUND,
+            Self::Cancelled => StatusCode::GONE,
             Self::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooMany { .. } | Self::Stopped => StatusCode::SERVICE_UNAVAILABLE,
             Self::Subscribe(error) => error.status(),
@@ -89,6 +93,7 @@ impl fmt::Display for RecordError {
             Self::TooMany { limit } => write!(f, "{limit} answers are being made: try again later"),
             Self::Subscribe(error) => error.fmt(f),
             Self::MissingLayer => f.write_str("no SseLayer of the same registry is around this RecordLayer: add one"),
+            Self::Cancelled => f.write_str("the answer was cancelled"),
             Self::Stopped => f.write_str("the handler was stopped before it had an answer: try again later"),
         }
     }

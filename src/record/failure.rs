@@ -19,6 +19,8 @@ pub enum RecordingFailure {
     },
     /// An event of the body could not be published.
     Publish(PublishError),
+    /// Nobody has read the recording for [so long](crate::RecordLayer::cancel_unread_after). It ends as cancelled.
+    Unread,
     /// The task that read the body was stopped, for example because its runtime ended.
     Stopped,
 }
@@ -32,6 +34,7 @@ impl RecordingFailure {
             Self::Panicked => "panicked",
             Self::EventTooLarge { .. } => "event_too_large",
             Self::Publish(_) => "not_published",
+            Self::Unread => "unread",
             Self::Stopped => "stopped",
         }
     }
@@ -58,6 +61,7 @@ impl fmt::Display for RecordingFailure {
             Self::Panicked => f.write_str("the handler's body panicked"),
             Self::EventTooLarge { limit } => write!(f, "an event takes more than {limit} bytes: raise the retention"),
             Self::Publish(error) => error.fmt(f),
+            Self::Unread => f.write_str("nobody has read the recording"),
             Self::Stopped => f.write_str("the task of the recording was stopped"),
         }
     }
@@ -72,13 +76,14 @@ impl Error for RecordingFailure {
     }
 }
 
-/// The error with which the bodies of a failed recording end, so that no client takes a part for the whole.
+/// The error with which the bodies of a recording end that failed or was cancelled, or that the server ends before they are complete: no client
+/// takes a part for the whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Incomplete;
 
 impl fmt::Display for Incomplete {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the recording failed, so the stream is not complete")
+        f.write_str("the stream is only a part of the recording")
     }
 }
 

@@ -71,16 +71,28 @@ use crate::{event::Event, registry::Registry};
 /// the body's bytes, and for later readers `set-cookie`, `date` and `age`. A recorded stream has no
 /// [`PositionEvent`](crate::PositionEvent): a client that has no id yet gets everything again.
 ///
+/// Every reader gets the events as the handler sent them: batching, event types from topics, and
+/// [`resume_at_most`](crate::SseLayer::resume_at_most) do not apply. A client of a recording has no other subscriptions:
+/// those that the handler made are removed.
+///
+/// An id that is a position of the registry, such as one of an event that the handler passes on from another topic, is
+/// replaced by the position of the recorded event.
+///
 /// Any other response passes unchanged and is not recorded, and the next request with the key runs the handler. This is
 /// so for another content type or status, an error, a panic, a compressed body, a HEAD, and [the client's own
-/// stream](crate::ClientHandle::into_stream).
+/// stream](crate::ClientHandle::into_stream). Requests with the same key wait for each other until it is known that the
+/// answer is no stream.
 ///
 /// # How it ends
 ///
 /// If the body fails, panics, or has an event that is too large, the readers get a last event
 /// ([`failed_event`](Self::failed_event)), and their responses end with an error. So nobody takes a part for the whole.
-/// Later readers get the same. [`Registry::cancel_producer`](crate::Registry::cancel_producer) drops the body and ends
-/// the recording as cancelled: [`topic_of`](Self::topic_of) returns its topic.
+/// Later readers get the same. A response also ends with an error if the server ends it before the recording has ended,
+/// for example because the registry is [drained](crate::Registry::drain).
+///
+/// [`cancel`](Self::cancel) stops the handler and ends the recording as cancelled: [`topic_of`](Self::topic_of) returns
+/// its topic. The readers get the event of [`RegistryConfig::cancelled_event`](crate::RegistryConfig::cancelled_event),
+/// and their responses end with an error.
 ///
 /// If the first client disconnects before the handler has answered, the handler goes on, and the next request with the
 /// key gets its answer. To stop a handler that nobody waits for, set
@@ -126,6 +138,8 @@ impl RecordLayer {
     /// answer.
     ///
     /// The key of the recording is the owner, the path, and the header. The method and the query are not a part of it.
+    /// Inside of axum's `Router::nest` the path has no prefix. So put the layer around the outermost router, or use
+    /// [`by_key`](Self::by_key) with axum's `OriginalUri`: otherwise two nested routes with the same rest share recordings.
     ///
     /// The header must have 1 to [`MAX_KEY`](Self::MAX_KEY) bytes of visible ASCII, and come once. Otherwise the
     /// response is a 400.
@@ -238,7 +252,7 @@ impl RecordLayer {
     ///
     /// Readers are the requests that wait for the handler's answer, and the clients that are subscribed to the topic on
     /// this node. The handler is dropped if it has not answered. Otherwise its body is dropped, and the recording ends
-    /// as cancelled.
+    /// as cancelled, with the event of [`failed_event`](Self::failed_event) for [`RecordingFailure::Unread`].
     ///
     /// Choose a time that is longer than a reload takes.
     pub fn cancel_unread_after(self, time: Duration) -> Self {
@@ -255,13 +269,39 @@ impl RecordLayer {
 
     /// Returns the topic that a request is recorded in. `None`: the request has no key.
     ///
-    /// [`Registry::topic_state`] and [`Registry::cancel_producer`] take it.
+    /// [`cancel`](Self::cancel) and [`Registry::topic_state`] take it.
     ///
     /// # Errors
     ///
     /// [`RecordError`] if the key or the topic is invalid.
     pub fn topic_of(&self, request: &Parts) -> Result<Option<String>, RecordError> {
         self.config.key.topic(request)
+    }
+
+    /// Cancels a recording that is being made, by its [topic](Self::topic_of). Returns `false` if there is none.
+    ///
+    /// If the handler has not answered, it is dropped, the requests that wait for it get a 410, and the key is free. That
+    /// works for handlers of this process. Otherwise it is [`Registry::cancel_producer`].
+    ///
+    /// ```
+    /// # let registry = tower_sse::Registry::new();
+    /// # let owner = |_: &http::request::Parts| Some("ada".to_owned());
+    /// use http::{StatusCode, request::Parts};
+    /// use tower_sse::RecordLayer;
+    ///
+    /// let record = RecordLayer::by_idempotency_key(&registry, owner);
+    /// // The handler of `DELETE`, with the same path and the same `Idempotency-Key`.
+    /// let stop = {
+    ///     let record = record.clone();
+    ///     move |request: Parts| match record.topic_of(&request) {
+    ///         Ok(Some(topic)) if record.cancel(&topic) => StatusCode::NO_CONTENT,
+    ///         _ => StatusCode::NOT_FOUND,
+    ///     }
+    /// };
+    /// # let _ = stop;
+    /// ```
+    pub fn cancel(&self, topic: impl AsRef<str>) -> bool {
+        self.table.cancel(topic.as_ref())
     }
 
     /// Returns how many recordings of this layer and its clones are being made.

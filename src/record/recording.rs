@@ -27,6 +27,8 @@ pub(super) enum Stage {
     Ended(Arc<Head>),
     /// There is no recording: the handler did not answer with a stream of its own, or did not answer at all.
     Free,
+    /// There is no recording: the program has cancelled the handler before it answered.
+    Cancelled,
 }
 
 impl Recording {
@@ -52,16 +54,40 @@ impl Recording {
         self.fingerprint.as_ref().zip(asked.fingerprint.as_ref()).is_none_or(|(known, asked)| known == asked)
     }
 
-    /// Waits until the handler has answered. Returns the head, if the answer is recorded, and whether the recording has
-    /// ended.
-    pub(super) async fn head(&self) -> Option<(Arc<Head>, bool)> {
+    /// Cancels the handler, if it has not answered. Returns whether it has not.
+    pub(super) fn cancel_unanswered(&self) -> bool {
+        self.stage.send_if_modified(|stage| {
+            let is_unanswered = matches!(stage, Stage::Unanswered);
+            if is_unanswered {
+                *stage = Stage::Cancelled;
+            }
+            is_unanswered
+        })
+    }
+
+    /// The handler has answered, and its body is recorded. Returns `false` if it was cancelled before.
+    pub(super) fn has_head(&self, head: Head) -> bool {
+        self.stage.send_if_modified(|stage| {
+            let is_wanted = !matches!(stage, Stage::Cancelled);
+            if is_wanted {
+                *stage = Stage::Running(Arc::new(head));
+            }
+            is_wanted
+        })
+    }
+
+    /// Waits until the handler has answered, or will not.
+    pub(super) async fn answer(&self) -> Stage {
         let mut stage = self.stage.subscribe();
-        let answered = stage.wait_for(|stage| !matches!(stage, Stage::Unanswered)).await.ok()?;
-        match &*answered {
-            Stage::Running(head) => Some((Arc::clone(head), false)),
-            Stage::Ended(head) => Some((Arc::clone(head), true)),
-            Stage::Unanswered | Stage::Free => None,
-        }
+        // This keeps the sender alive, so the wait cannot fail.
+        let _ = stage.wait_for(|stage| !matches!(stage, Stage::Unanswered)).await;
+        self.stage()
+    }
+
+    /// Waits until the handler is cancelled before it has answered.
+    pub(super) async fn cancelled(&self) {
+        let mut stage = self.stage.subscribe();
+        let _ = stage.wait_for(|stage| matches!(stage, Stage::Cancelled)).await;
     }
 
     /// Waits until nobody has read the recording for this time. `None`: waits for ever.

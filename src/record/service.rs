@@ -87,6 +87,10 @@ impl<S> RecordService<S> {
         let config = Arc::clone(&self.config);
         match self.table.claim(&asked, &config) {
             Claim::Run(lead, reading) => {
+                // Before the handler runs, which would go on for a stream that is refused.
+                if let Err(refused) = asked.client.client.acquire_slot() {
+                    return RecordFuture::refused(refused.into_response());
+                }
                 let handler = self.inner.call(request);
                 RecordFuture::with_key(async move { asked.run(&config, lead, reading, handler).await })
             }

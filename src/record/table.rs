@@ -10,7 +10,6 @@ use super::{
     answer::Asked,
     config::Config,
     error::RecordError,
-    head::Head,
     recording::{Reading, Recording, Stage},
 };
 use crate::{
@@ -71,14 +70,14 @@ impl Table {
             let known = lock(&self.inner).by_topic.get(&asked.topic).cloned();
             if let Some(recording) = known {
                 match recording.stage() {
-                    Stage::Ended(_) if !self.has_topic(&recording) => self.remove(&recording),
-                    Stage::Free => self.remove(&recording),
+                    Stage::Ended(_) if !self.exists(&recording.topic) => self.remove(&recording),
+                    Stage::Free | Stage::Cancelled => self.remove(&recording),
                     _ if !recording.may_be_of(asked) => return Claim::Refused(RecordError::OtherRequest),
                     _ => return Claim::Join(Reading::new(&recording)),
                 }
                 continue;
             }
-            if exists(&self.registry, &asked.topic) {
+            if self.exists(&asked.topic) {
                 return Claim::JoinTopic;
             }
             if asked.only_joins {
@@ -106,9 +105,16 @@ impl Table {
         lock(&self.inner).running
     }
 
-    /// Whether the topic of an ended recording still exists.
-    pub(super) fn has_topic(&self, recording: &Recording) -> bool {
-        exists(&self.registry, &recording.topic)
+    /// Whether a topic is, or was, filled by a producer.
+    pub(super) fn exists(&self, topic: &str) -> bool {
+        self.registry.topic_state(topic).is_some_and(|state| state != TopicState::Open)
+    }
+
+    /// Cancels a recording, also if its handler has not answered. Returns `false` if there is none that is being made.
+    pub(super) fn cancel(&self, topic: &str) -> bool {
+        let known = lock(&self.inner).by_topic.get(topic).cloned();
+        let is_unanswered = known.is_some_and(|recording| recording.cancel_unanswered());
+        is_unanswered || self.registry.cancel_producer(topic)
     }
 
     fn remove(&self, recording: &Arc<Recording>) {
@@ -128,8 +134,8 @@ impl Table {
             let Some(recording) = lock(&self.inner).to_check.pop_front() else { return };
             let is_kept = match recording.stage() {
                 Stage::Unanswered | Stage::Running(_) => true,
-                Stage::Ended(_) => lock(&self.inner).has(&recording) && self.has_topic(&recording),
-                Stage::Free => false,
+                Stage::Ended(_) => lock(&self.inner).has(&recording) && self.exists(&recording.topic),
+                Stage::Free | Stage::Cancelled => false,
             };
             match is_kept {
                 true => lock(&self.inner).to_check.push_back(recording),
@@ -144,11 +150,6 @@ impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").field("running", &self.running()).finish_non_exhaustive()
     }
-}
-
-/// Whether a topic is, or was, filled by a producer.
-fn exists(registry: &Registry, topic: &str) -> bool {
-    registry.topic_state(topic).is_some_and(|state| state != TopicState::Open)
 }
 
 /// The right and the duty of the first request to make a recording.
@@ -168,11 +169,6 @@ impl Lead {
     pub(super) fn registry(&self) -> &Registry {
         &self.table.registry
     }
-
-    /// The handler has answered, and its body is recorded from now on.
-    pub(super) fn has_head(&self, head: Head) {
-        self.recording.set_stage(Stage::Running(Arc::new(head)));
-    }
 }
 
 impl Drop for Lead {
@@ -180,6 +176,7 @@ impl Drop for Lead {
         lock(&self.table.inner).running -= 1;
         match self.recording.stage() {
             Stage::Running(head) | Stage::Ended(head) => self.recording.set_stage(Stage::Ended(head)),
+            Stage::Cancelled => self.table.remove(&self.recording),
             Stage::Unanswered | Stage::Free => {
                 self.table.remove(&self.recording);
                 self.recording.set_stage(Stage::Free);

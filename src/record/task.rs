@@ -51,7 +51,7 @@ where
         F: Future<Output = Result<Response<B>, E>>,
     {
         let Self { lead, client, config, reply } = self;
-        let Some(answered) = until_unread(&lead, &config, handler).await else { return };
+        let Some(answered) = until_unwanted(&lead, &config, handler).await else { return };
         let is_recordable = answered.as_ref().is_ok_and(head::is_recordable);
         let producer = if is_recordable { start_producer(&lead).await } else { None };
         let (response, producer) = match (answered, producer) {
@@ -67,7 +67,10 @@ where
         let subscribed = subscribe(&client, producer.topic(), false);
         drop(client);
         let (first, body) = response.into_parts();
-        lead.has_head(Head::again(&first));
+        if !lead.recording().has_head(Head::again(&first)) {
+            lead.registry().cancel_producer(producer.topic());
+            return;
+        }
         let _ = reply.send(Answer::Recorded(Box::new(first), subscribed));
         Writer::new(producer, &lead, &config).record(body).await;
         // The end is known to this process only when it was read back from a backplane.
@@ -75,11 +78,15 @@ where
     }
 }
 
-/// Waits for the handler's response. `None`: nobody waits for it any more, so the handler was dropped.
-async fn until_unread<F: Future>(lead: &Lead, config: &Config, handler: F) -> Option<F::Output> {
+/// Waits for the handler's response. `None`: nobody waits for it any more, or it was cancelled, so the handler was dropped.
+async fn until_unwanted<F: Future>(lead: &Lead, config: &Config, handler: F) -> Option<F::Output> {
     let mut handler = pin!(handler);
     let mut unread = pin!(lead.recording().unread(config.cancel_unread_after, lead.registry()));
+    let mut cancelled = pin!(lead.recording().cancelled());
     poll_fn(|cx| {
+        if cancelled.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
         if let Poll::Ready(answered) = handler.as_mut().poll(cx) {
             return Poll::Ready(Some(answered));
         }

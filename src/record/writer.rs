@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     event::{Event, EventDecoder, TooLong},
-    registry::Producer,
+    registry::{Producer, Registry},
     stream::into_bytes,
     topics::PublishError,
 };
@@ -61,7 +62,7 @@ impl<'a> Writer<'a> {
                 let Some(producer) = self.producer.take() else { return };
                 match stop {
                     Stop::Ended => producer.end(),
-                    Stop::Unread => _ = self.lead.registry().cancel_producer(producer.topic()),
+                    Stop::Unread => self.cancel(producer.topic()),
                     // Dropping the producer of a topic that has another one, or has ended, does nothing.
                     Stop::Stopped | Stop::Failed(_) => {}
                 }
@@ -71,11 +72,27 @@ impl<'a> Writer<'a> {
 
     fn fail(&mut self, failure: &RecordingFailure) {
         let Some(producer) = self.producer.take() else { return };
-        match (self.failed_event)(failure) {
+        match self.last_event(failure) {
             // If the event cannot be published, the recording fails with the registry's event.
             Some(event) => drop(producer.fail_with(event)),
             None => producer.fail(),
         }
+    }
+}
+
+impl Writer<'_> {
+    fn cancel(&self, topic: &str) {
+        let registry = self.lead.registry();
+        let event = self.last_event(&RecordingFailure::Unread);
+        let is_cancelled = event.is_some_and(|event| registry.cancel_producer_with(topic, event).is_ok());
+        if !is_cancelled {
+            registry.cancel_producer(topic);
+        }
+    }
+
+    /// Asks the program for the last event. If the program panics, which it may do while another panic unwinds, it has none.
+    fn last_event(&self, failure: &RecordingFailure) -> Option<Event> {
+        catch_unwind(AssertUnwindSafe(|| (self.failed_event)(failure))).ok().flatten()
     }
 }
 
@@ -116,11 +133,13 @@ where
                 Ok(None) => break,
                 Err(TooLong) => return Stop::Failed(RecordingFailure::EventTooLarge { limit }),
             };
-            if let Err(stop) = publish(producer, event).await {
+            if let Err(stop) = publish(producer, event, lead.registry()).await {
                 return stop;
             }
             coop::consume_budget().await;
         }
+        // A body that is always ready may have no event.
+        coop::consume_budget().await;
     }
 }
 
@@ -146,15 +165,11 @@ where
     }
 }
 
-async fn publish(producer: &Producer, event: Event) -> Result<(), Stop> {
-    match producer.publish_or_wait(&event).await {
-        Ok(_) => Ok(()),
-        // An id of this registry that is not issued yet. The event gets one that is.
-        Err(PublishError::IdToCome { .. }) => {
-            producer.publish_or_wait(&event.without_id()).await.map(drop).map_err(stop_of)
-        }
-        Err(error) => Err(stop_of(error)),
-    }
+async fn publish(producer: &Producer, event: Event, registry: &Registry) -> Result<(), Stop> {
+    // An id of this registry stands for its position, which is not where the recorded event is. The event gets an id that is.
+    let is_taken = event.own_id().is_some_and(|id| registry.is_position(id));
+    let event = if is_taken { event.without_id() } else { event };
+    producer.publish_or_wait(&event).await.map(drop).map_err(stop_of)
 }
 
 fn stop_of(error: PublishError) -> Stop {

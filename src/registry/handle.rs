@@ -168,6 +168,16 @@ impl Registry {
         self.shared.topics.largest_event(topic)
     }
 
+    /// Whether an id is one that this registry gives to events.
+    pub(crate) fn is_position(&self, id: &str) -> bool {
+        self.shared.topics.is_position(id)
+    }
+
+    /// Returns the last position before the current or last producer of a topic, if it had one.
+    pub(crate) fn began(&self, topic: &str) -> Option<Position> {
+        self.shared.topics.began(topic)
+    }
+
     /// Whether any client is subscribed to this topic by its name.
     pub(crate) fn has_subscribers(&self, topic: &str) -> bool {
         self.shared.topics.has_subscribers(topic)

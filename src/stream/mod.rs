@@ -12,6 +12,7 @@ mod heartbeat;
 mod hello_event;
 mod own_event;
 mod position_event;
+mod wrapped;
 
 pub use self::{
     batching::Batching, close_reason::CloseReason, gap_event::GapEvent, heartbeat::Heartbeat, hello_event::HelloEvent,
@@ -22,4 +23,5 @@ pub(crate) use self::{
     frame_data::{TIME_TO_WRITE, into_bytes},
     heartbeat::HeartbeatTimer,
     hello_event::Hello,
+    wrapped::Wrapped,
 };

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     event::{Event, push_json_string},
-    log::{Retention, topic_name},
+    log::{Retention, SlowClientPolicy, topic_name},
 };
 
 /// The settings of a registry's topics.
@@ -22,9 +22,16 @@ pub(crate) type RetentionBy = Arc<dyn Fn(&str) -> Retention + Send + Sync>;
 
 impl TopicSettings {
     pub(crate) fn topic_retention_of(&self, topic: &str) -> Retention {
-        match &self.topic_retention_by {
+        let retention = match &self.topic_retention_by {
             Some(by) => by(topic),
             None => self.topic_retention.unwrap_or_else(|| Retention::of_a_topic(self.total_retention)),
+        };
+        match retention.slow_client_policy {
+            // A part of a recording must not look like the whole.
+            SlowClientPolicy::SkipSilently if topic_name::is_recording(topic) => {
+                retention.slow_client_policy(SlowClientPolicy::NotifyGap)
+            }
+            _ => retention,
         }
     }
 }

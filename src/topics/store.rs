@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     collections::CachePadded,
-    log::{Era, Position, Retention},
+    log::{Era, Position, Progress, Retention},
     sync::{AtomicU64, Mutex, MutexGuard, lock},
     time::Clock,
 };
@@ -94,6 +94,18 @@ impl Topics {
     /// Returns how many bytes an event of this topic may have at most. It may ask the program, so no lock may be held.
     pub(crate) fn largest_event(&self, name: &str) -> usize {
         self.settings.topic_retention_of(name).largest().min(self.settings.total_retention.bytes)
+    }
+
+    /// Whether an id is one that this registry gives to events.
+    pub(crate) fn is_position(&self, id: &str) -> bool {
+        id.parse::<Progress>().is_ok_and(|progress| progress.seen.era() == lock(&self.order.0).last.era())
+    }
+
+    /// Returns the last position before the current or last producer of a topic, if it had one.
+    pub(crate) fn began(&self, name: &str) -> Option<Position> {
+        let mut deferred = Deferred::default();
+        let topic = self.order(&mut deferred).topic(name)?;
+        lock(&topic.state).began
     }
 
     /// Whether this registry has issued this position.

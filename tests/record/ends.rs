@@ -121,14 +121,14 @@ async fn an_event_that_is_larger_than_the_retention_takes_is_a_failure_that_says
 }
 
 #[tokio::test]
-async fn a_cancelled_recording_drops_the_body_and_ends_with_the_registry_s_event() {
+async fn a_cancelled_recording_drops_the_body_and_ends_with_the_registry_s_event_and_an_error() {
     let mut world = World::new();
     let (frames, mut first) = world.begin("a").await;
     event(&frames, "1").await;
     first.events(1).await;
     assert!(world.registry.cancel_producer(topic(&world)));
     world.bodies.until(0).await;
-    assert_eq!(first.end().await, End::Clean);
+    assert_eq!(first.end().await, End::Error);
     assert_eq!(last(&first), ("cancelled".into(), "{}".into()));
     assert_eq!(world.status(resume("a", &first.last_event_id())).await, StatusCode::GONE);
     assert!(frames.is_closed());

@@ -1,10 +1,10 @@
 //! Recordings of a registry behind a backplane.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tower_sse::{
-    RecordLayer, Registry, RegistryConfig, TopicState,
+    Event, RecordLayer, Registry, RegistryConfig, TopicState,
     backplane::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Mark, Memory, Place},
 };
 
@@ -75,7 +75,7 @@ async fn a_recording_is_cancelled_from_another_node() {
         }
     });
     waited.await;
-    assert_eq!(first.end().await, End::Clean);
+    assert_eq!(first.end().await, End::Error);
     one.bodies.until(0).await;
     assert!(frames.is_closed());
 }
@@ -165,4 +165,72 @@ async fn while_the_engine_is_away_the_body_is_read_no_further_and_no_event_is_lo
     writer.await.unwrap();
     let expected: Vec<String> = (0..EVENTS).map(|number| number.to_string()).collect();
     assert!(first.data() == expected, "{} events of {EVENTS}", first.data().len());
+}
+
+/// An engine that takes a while.
+#[derive(Debug)]
+struct Far(Memory);
+
+impl Backplane for Far {
+    fn append<'a>(&'a self, block: &'a Block) -> BoxFuture<'a, Result<(), AppendError>> {
+        self.append_above(Place::default(), block)
+    }
+
+    fn follow<'a>(&'a self, after: Option<&'a Mark>) -> BoxFuture<'a, Result<Following, FollowError>> {
+        self.0.follow(after)
+    }
+
+    fn append_above<'a>(&'a self, place: Place, block: &'a Block) -> BoxFuture<'a, Result<(), AppendError>> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.0.append_above(place, block).await
+        })
+    }
+}
+
+/// A registry behind such an engine, on which something is published all the time.
+async fn busy(config: RegistryConfig) -> Registry {
+    let registry = Registry::with_config(config.backplane(Far(Memory::new())));
+    registry.ready().await.unwrap();
+    let noise = registry.clone();
+    tokio::spawn(async move {
+        while noise.publish("noise", Event::data("x")).is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    registry
+}
+
+async fn recorded_once(world: &mut World) {
+    let (frames, reader) = world.begin("a").await;
+    event(&frames, "1").await;
+    drop(frames);
+    assert_eq!(reader.whole().await, ["1"]);
+}
+
+#[tokio::test]
+async fn a_recording_that_has_ended_is_not_counted_as_running_while_others_publish() {
+    let registry = busy(RegistryConfig::default()).await;
+    let mut world = World::of(registry.clone(), RecordLayer::by_key(&registry, key));
+    recorded_once(&mut world).await;
+    within_20_s(async {
+        while world.record.running() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_recording_that_was_forgotten_is_made_again_while_others_publish() {
+    let registry = busy(RegistryConfig::default().ended_topic_ttl(Duration::from_millis(100))).await;
+    let mut world = World::of(registry.clone(), RecordLayer::by_topic(&registry, key));
+    recorded_once(&mut world).await;
+    within_20_s(async {
+        while registry.topic_state("a").is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    recorded_once(&mut world).await;
 }

@@ -328,6 +328,8 @@ mod a_stream_that_opens_early {
         let Polled::Frame(wire) = poll_any(&mut body) else { panic!("no event") };
         assert!(wire.contains("\"body\":\"half\",\"cut\":true}"), "{wire}");
         let mut error = spawn(body.frame());
+        assert_pending!(error.poll(), "the server has time to write the event");
+        advance(SECOND).await;
         assert_eq!(assert_ready!(error.poll()).unwrap().unwrap_err().to_string(), "broken", "no clean end");
     }
 
@@ -442,8 +444,11 @@ fn the_types_go_where_their_parts_go() {
 }
 
 mod over_a_socket {
+    use http::Version;
+    use hyper::body::Incoming;
+
     use super::*;
-    use crate::test_server::{App, TestServer};
+    use crate::test_server::{App, Server, TestServer};
 
     /// The early layer inside of an outer layer that does nothing, so that its body has the type of the server's.
     fn early(registry: &Registry, answers: mpsc::UnboundedSender<oneshot::Sender<Answer>>) -> App {
@@ -459,22 +464,57 @@ mod over_a_socket {
         BoxCloneSyncService::new(SseLayer::new(registry).layer(service))
     }
 
+    /// Returns the response that comes while the handler thinks, and how to answer for the handler.
+    async fn early_response(
+        server: Server,
+        version: Version,
+    ) -> (TestServer, Client, Response<Incoming>, oneshot::Sender<Answer>) {
+        let registry = Registry::new();
+        let (answers, mut answer) = mpsc::unbounded_channel();
+        let server = TestServer::open(server, early(&registry, answers)).await;
+        let mut client = Client::connect(server.address, version).await;
+        let mut request = get("/");
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        let response = within(client.send(request)).await.unwrap();
+        (server, client, response, answer.recv().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_error_event_of_a_late_answer_that_breaks_comes_before_the_error() {
+        on_all(async |server, version| {
+            let (_server, _client, mut response, answer) = early_response(server, version).await;
+            let (frames, own) = channel();
+            frames.send(Ok(Frame::data("half".into()))).await.unwrap();
+            frames.send(Err(AnyError::from("broken"))).await.unwrap();
+            let how: Answer = Box::new(move |_| {
+                let mut response = Response::new(own);
+                *response.status_mut() = StatusCode::BAD_GATEWAY;
+                Ok(response)
+            });
+            assert!(answer.send(how).is_ok());
+            let mut all = String::new();
+            let end = loop {
+                match within(response.frame()).await {
+                    Some(Ok(frame)) => all.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap()),
+                    end => break end,
+                }
+            };
+            assert!(all.contains("event: error") && all.contains("502"), "{all:?}");
+            assert!(end.is_some_and(|end| end.is_err()), "no clean end");
+        })
+        .await;
+    }
+
     #[tokio::test]
     async fn the_head_comes_while_the_handler_thinks_and_the_events_after_it() {
         on_all(async |server, version| {
-            let registry = Registry::new();
-            let (answers, mut answer) = mpsc::unbounded_channel();
-            let server = TestServer::open(server, early(&registry, answers)).await;
-            let mut client = Client::connect(server.address, version).await;
-            let mut request = get("/");
-            request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-            let mut response = within(client.send(request)).await.unwrap();
+            let (_server, _client, mut response, answer) = early_response(server, version).await;
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
             assert_eq!(within(response.frame()).await.unwrap().unwrap().into_data().unwrap(), ":\n\n");
             let (frames, own) = channel();
             let how: Answer = Box::new(move |_| Ok(event_stream(own)));
-            assert!(answer.recv().await.unwrap().send(how).is_ok());
+            assert!(answer.send(how).is_ok());
             frames.send(Ok(Frame::data("data: own\n\n".into()))).await.unwrap();
             let mut all = String::new();
             while !all.ends_with("data: own\n\n") {
@@ -490,14 +530,7 @@ mod over_a_socket {
     #[tokio::test]
     async fn a_client_that_leaves_while_the_handler_thinks_ends_the_handler() {
         on_all(async |server, version| {
-            let registry = Registry::new();
-            let (answers, mut answer) = mpsc::unbounded_channel();
-            let server = TestServer::open(server, early(&registry, answers)).await;
-            let mut client = Client::connect(server.address, version).await;
-            let mut request = get("/");
-            request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-            let response = within(client.send(request)).await.unwrap();
-            let mut answer = answer.recv().await.unwrap();
+            let (_server, client, response, mut answer) = early_response(server, version).await;
             drop(response);
             drop(client);
             within(answer.closed()).await;

@@ -1,7 +1,7 @@
 //! A client changes the topics of its open stream.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -20,7 +20,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tower::ServiceExt;
 use tower_sse::{
     ClientHandle, ClientId, CloseReason, Event, FullBody, Heartbeat, HelloEvent, Position, Registry, RegistryConfig,
-    SseLayer, Start, Subscription, TopicsError, TopicsService,
+    Retention, SseLayer, Start, Subscription, TopicsError, TopicsService,
 };
 
 use crate::{
@@ -130,6 +130,28 @@ mod the_full_set {
         let position: Position = answer["position"].as_str().unwrap().parse().unwrap();
         assert_eq!(position, registry.position());
         publish(&registry, "a", "after");
+        assert_eq!(received(&mut body), ["after"]);
+    }
+
+    #[tokio::test]
+    async fn tells_a_position_that_is_not_before_an_event_which_never_comes() {
+        // The retention is asked for when the new topic is made: in the middle of the request. Another thread may publish then.
+        let known: Arc<OnceLock<Registry>> = Arc::default();
+        let (its, once) = (Arc::clone(&known), AtomicBool::new(false));
+        let registry = Registry::with_config(RegistryConfig::default().topic_retention_by(move |topic| {
+            let registry = its.get().filter(|_| topic == "b" && !once.swap(true, Ordering::SeqCst));
+            if let Some(registry) = registry {
+                registry.publish("b", Event::data("in between")).unwrap();
+            }
+            Retention::default()
+        }));
+        let (client, mut body) = open(&quiet(&registry), None, |client| client.subscribe("a").unwrap());
+        known.set(registry.clone()).unwrap();
+        let answer = set(&service(&registry), &client, &["a", "b"]).await;
+        let told: Position = answer["position"].as_str().unwrap().parse().unwrap();
+        let (before, got) = (registry.position(), received(&mut body));
+        assert!(told == before || got == ["in between"], "an event after {told} does not come: {got:?}");
+        publish(&registry, "b", "after");
         assert_eq!(received(&mut body), ["after"]);
     }
 

@@ -3,16 +3,20 @@ use std::{
     future::Future,
     pin::Pin,
     sync::PoisonError,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
 
 use super::{answer::Answer, beats::Beats};
-use crate::{stream::headers, sync::Mutex};
+use crate::{
+    stream::{TIME_TO_WRITE, headers},
+    sync::Mutex,
+};
 
 pin_project! {
     /// The response body of an [`EarlyHeadService`](crate::EarlyHeadService).
@@ -49,8 +53,8 @@ pin_project! {
             inner: B,
             answer: Box<Answer>,
         },
-        // The end, which is an error if that body has failed.
-        Ended { error: Option<B::Error> },
+        // The end, which is an error if that body has failed. The server has so long to write the event before it.
+        Ended { error: Option<(B::Error, Pin<Box<Sleep>>)> },
     }
 }
 
@@ -112,14 +116,19 @@ where
                         Poll::Ready(Some(Ok(_)) | None) => None,
                         Poll::Ready(Some(Err(error))) => {
                             answer.cut();
-                            Some(error)
+                            Some((error, Box::pin(sleep(TIME_TO_WRITE))))
                         }
                     };
                     let event = answer.encode();
                     kind.set(Kind::Ended { error });
                     return Poll::Ready(Some(Ok(Frame::data(event))));
                 }
-                KindProjection::Ended { error } => return Poll::Ready(error.take().map(Err)),
+                KindProjection::Ended { error } => {
+                    if let Some((_, written)) = error {
+                        ready!(written.as_mut().poll(cx));
+                    }
+                    return Poll::Ready(error.take().map(|(error, _)| Err(error)));
+                }
             }
         }
     }

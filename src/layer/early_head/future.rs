@@ -15,8 +15,11 @@ use tokio::time::{Sleep, sleep};
 
 use super::{beats::Beats, body::EarlyHeadBody};
 use crate::{
-    layer::{future::Wrapped, sse_layer::Config},
-    stream::headers::{self, Caching, EVENT_STREAM},
+    layer::sse_layer::Config,
+    stream::{
+        Wrapped,
+        headers::{self, Caching, EVENT_STREAM},
+    },
 };
 
 pin_project! {
