@@ -452,7 +452,8 @@ mod over_a_socket {
 
     /// The early layer inside of an outer layer that does nothing, so that its body has the type of the server's.
     fn early(registry: &Registry, answers: mpsc::UnboundedSender<oneshot::Sender<Answer>>) -> App {
-        let service = layer(registry).layer(service_fn(move |request: Request<()>| {
+        let soon = SseLayer::new(registry).open_after(Duration::from_millis(50));
+        let service = soon.layer(service_fn(move |request: Request<()>| {
             let (answer, answered) = oneshot::channel::<Answer>();
             answers.send(answer).unwrap();
             async move {
