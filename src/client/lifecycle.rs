@@ -101,7 +101,7 @@ impl Client {
         state.may_begin()?;
         match state.resume(&self.shared, self.last_event_id(), &mut deferred) {
             Resume::Gap(gap) => state.rare().gap = Some(gap),
-            Resume::Fresh if state.cursors.has_shared() => {
+            Resume::Fresh if state.cursors.has_public() => {
                 if let Some(standing) = state.cursors.standing(&self.shared.topics) {
                     state.cursors.begin(&standing);
                 }
@@ -109,7 +109,7 @@ impl Client {
             Resume::Fresh | Resume::Continued => {}
         }
         let mut own = state.cursors.take_own(self.known_id());
-        if !own.is_empty() && state.cursors.has_shared() {
+        if !own.is_empty() && state.cursors.has_public() {
             // Their own ids would say that the client has read all older events.
             let id: Arc<str> = self.stands_at(&state).into();
             own.iter_mut().for_each(|picked| picked.progress = Some(Arc::clone(&id)));

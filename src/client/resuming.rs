@@ -91,7 +91,7 @@ impl Client {
         let state = lock(&self.state);
         let (gap, has_snapshot) = state.rare.as_ref().map_or((None, false), |it| (it.gap.as_ref(), it.has_snapshot));
         match self.last_event_id() {
-            _ if !state.cursors.has_shared() => None,
+            _ if !state.cursors.has_public() => None,
             _ if has_snapshot => Some(state.cursors.seen().to_string()),
             Some(_) if gap.is_some() => None,
             // The id comes from the request, so it is checked.
@@ -109,7 +109,7 @@ impl Client {
         }
         let state = lock(&self.state);
         let is_gap = state.rare.as_ref().is_some_and(|rare| rare.gap.is_some());
-        state.cursors.has_shared().then_some(if is_gap { "gap" } else { "continued" })
+        state.cursors.has_public().then_some(if is_gap { "gap" } else { "continued" })
     }
 
     /// Whether the stream begins with a snapshot that was not sent yet.

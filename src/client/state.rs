@@ -261,7 +261,7 @@ impl Client {
 
     /// Whether the client has a subscription, other than to its own topic.
     pub(crate) fn has_public(&self) -> bool {
-        lock(&self.state).cursors.has_shared()
+        lock(&self.state).cursors.has_public()
     }
 
     /// Whether the handler reads the client's events, or would if the request were not a HEAD.

@@ -333,7 +333,7 @@ impl Reader {
                 let (ended, outcome) = state.cursors.take_ended(&client.shared().topics, &mut deferred);
                 client.left(&state, ended.iter().map(|name| &**name), Some(&mut telling), &mut deferred);
                 state.note_ended(outcome);
-                state.is_complete = !state.cursors.has_shared();
+                state.is_complete = !state.cursors.has_public();
                 if state.is_complete && own_body == OwnBody::Open {
                     // The handler's body may end, or fail, because the topics have ended.
                     deferred.wake([waker.clone()]);

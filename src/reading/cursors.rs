@@ -187,7 +187,7 @@ impl Cursors {
     }
 
     /// Whether any subscription is to a topic other than the client's own, which never ends.
-    pub(crate) fn has_shared(&self) -> bool {
+    pub(crate) fn has_public(&self) -> bool {
         self.cursors.iter().any(Cursor::is_shared)
     }
 
