@@ -1,11 +1,12 @@
 //! Appending, also above a place, again, and not to the end.
 
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
 use super::log::{Log, Writer, both, now_ms, poll_once};
 use crate::backplane::{AppendError, Place, Stored};
-use bytes::Bytes;
-use std::collections::HashMap;
-use std::time::Duration;
-use tokio::time::timeout;
 
 pub(super) async fn append_above_puts_the_block_above(log: &Log<'_>) {
     let (engine, other) = (log.open().await, log.open().await);

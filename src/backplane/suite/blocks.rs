@@ -1,10 +1,12 @@
 //! What is appended is read as it was.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+
 use super::LARGEST;
 use super::log::{Log, Writer, now_ms};
 use crate::backplane::{Backplane, Block, BlockKey};
-use bytes::Bytes;
-use std::sync::Arc;
 
 pub(super) async fn blocks_are_read_as_they_were_appended(log: &Log<'_>) {
     let engine = log.open().await;

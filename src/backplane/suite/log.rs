@@ -1,20 +1,25 @@
 //! A log under test, and those who append to it and read it.
 
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    future::poll_fn,
+    hash::{BuildHasher, Hasher, RandomState},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
 use super::AT_ONCE;
 use crate::backplane::{
     Backplane, Block, BlockKey, BoxFuture, FollowError, Following, Mark, Place, Read, Stored, Tail,
 };
-use bytes::Bytes;
-use std::collections::HashMap;
-use std::fmt::Display;
-use std::future::poll_fn;
-use std::hash::RandomState;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::time::Instant;
 
+/// One log, for one case.
 #[derive(Clone)]
 pub(super) struct Log<'a> {
     pub(super) open: &'a Open<'a>,

@@ -1,8 +1,9 @@
 //! Where reading continues.
 
+use std::collections::HashSet;
+
 use super::log::{Log, Writer, now_ms, random};
 use crate::backplane::{BlockKey, Mark, Place, Stored};
-use std::collections::HashSet;
 
 pub(super) async fn reading_continues_behind_every_block(log: &Log<'_>) {
     let (engine, other) = (log.open().await, log.open().await);

@@ -1,11 +1,12 @@
 //! How readers read and wait.
 
+use std::{task::Poll, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout};
+
 use super::log::{Log, Writer, both, poll_once};
 use super::{AT_ONCE, QUIET};
 use crate::backplane::Stored;
-use std::task::Poll;
-use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
 
 pub(super) async fn the_first_next_returns_at_once(log: &Log<'_>) {
     let engine = log.open().await;

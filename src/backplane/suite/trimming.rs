@@ -1,8 +1,9 @@
 //! What a trim removes, and a long log.
 
+use std::collections::HashSet;
+
 use super::log::{Log, Writer, both};
 use crate::backplane::{Place, Stored};
-use std::collections::HashSet;
 
 pub(super) async fn trim_keeps_what_is_not_before_its_place(log: &Log<'_>) {
     let (engine, other) = (log.open().await, log.open().await);
