@@ -14,7 +14,7 @@
  * @typedef {{ id?: string, events?: any[], gap?: Api.Gap, isLive?: boolean }} Block
  * @typedef {{ topics: string[], wait?: number, id?: string, isMain?: boolean, isAside?: boolean }} Ask
  *   A request for events. `isMain`: the stream, or a poll in its place. `isAside`: its ids are not those of the stream.
- * @typedef {AbortController & Ask & { openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string,
+ * @typedef {AbortController & Ask & { openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string, names?: Set<string>,
  *   hasEvents?: boolean }} Exchange
  * @typedef {{ topics: string[], refused: string[], caughtUp: boolean }} Status
  * @typedef {{ topics(): Set<string>, starting: Set<string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
@@ -206,7 +206,7 @@ export function open(url, options = {}) {
     // The first poll asks what was missed. The next ones wait for more.
     const wait = isPoll ? (isNextPoll ? POLL : 0) : undefined;
     if (!isPoll || !isNextPoll) set({ phase: "connecting", retryAt: undefined, caughtUp: false });
-    const it = (main = newExchange({ isMain: true, wait, topics: topics.query(!isPoll && !!control && !!received) }));
+    const it = (main = newExchange({ isMain: true, wait, topics: topics.query(received, !isPoll && !!control) }));
     alarm.set(connectTimeout + 1000 * (wait ?? 0), () => {
       if (hello && ++mute > 1) switchTo(isPoll ? "stream" : "poll");
       failed(it, new Error("the server shows nothing"));
@@ -390,13 +390,14 @@ export function open(url, options = {}) {
   /** @param {Exchange} it @param {any} told */
   function greeted(it, told) {
     if (!(told?.v > 0)) return false;
+    it.names = new Set([...it.topics, ...told.topics]);
     if (it.isAside) return true;
     silence = 3 * told.heartbeat;
     set({ resumed: told.resumed });
     if (!it.isMain) return true;
     it.client = told.client;
     if (told.client) control = told.control ?? "";
-    topics.opened(it.topics, told.topics);
+    topics.opened(it.topics);
     return true;
   }
 
@@ -406,7 +407,7 @@ export function open(url, options = {}) {
     const after = received;
     const step = { after, id: id ?? after, events, gap, isLive };
     events.forEach((event, at) => {
-      event.topic ??= topics.known(event.type);
+      if (it.names?.has(event.type) || topics.has(event.type)) event.topic ??= event.type;
       // A stream that is cut in an array resumes before the array.
       event.id = at + 1 < events.length ? after : step.id;
     });
@@ -419,7 +420,7 @@ export function open(url, options = {}) {
       it.hasEvents = true;
       if (it.isMain) set({ attempt: 0 });
     }
-    if (id !== undefined) topics.noteId();
+    if (id !== undefined) topics.noteId(id);
     accept(step);
   }
 
@@ -462,7 +463,8 @@ export function open(url, options = {}) {
     },
     /** Asks what was missed, beside the stream of another tab. Returns the last id. @param {Ask} ask */
     async ask(ask) {
-      const it = (side = newExchange({ ...ask, wait: 0 }));
+      const names = ask.isAside ? ask.topics : [...new Set([...ask.topics, ...topics.late()])];
+      const it = (side = newExchange({ ...ask, topics: names, wait: 0 }));
       const timer = setTimeout(() => it.abort(), connectTimeout);
       await load(it).finally(() => clearTimeout(timer));
       it.signal.throwIfAborted();
@@ -544,11 +546,9 @@ function newTopics(fixed, host) {
   const refused = new Set();
   /** Of the open stream. @type {string[]} */
   let has = [];
-  /** By the server's own words, which may be patterns. @type {string[]} */
-  let told = [];
   /** Their start comes before the next id. @type {string[]} */
   let started = [];
-  let asked = "";
+  let asked = "[]";
   let mustNameAll = false;
   let isChanging = false;
   /** Another object for each stream. @type {object | undefined} */
@@ -556,6 +556,9 @@ function newTopics(fixed, host) {
 
   const wanted = () => [...new Set([...own.keys(), ...host.others()])];
   const keyOf = (/** @type {string[]} */ topics) => JSON.stringify(topics.sort());
+
+  /** The last id says how far some of these were read: a stream that resumes after it has to have them. @type {string[]} */
+  let late = [];
 
   /** Tells the server what is wanted. Several changes make one request. */
   async function change() {
@@ -587,7 +590,7 @@ function newTopics(fixed, host) {
       else refuse(topics.filter((topic) => !has.includes(topic)).map((topic) => ({ topic, why: answer })));
     } catch {
       await host.pause();
-      if (stream === current) asked = "";
+      if (stream === current) asked = "[]";
     }
   }
 
@@ -620,22 +623,27 @@ function newTopics(fixed, host) {
       if (!count) starting.delete(name);
       return !count;
     },
-    /** Returns the topic of events of this type, if their type is a topic. @param {string} type */
-    known: (type) => (told.includes(type) || has.includes(type) ? type : undefined),
-    /** Returns the topics for a new stream. `isPart`: others can be added when it is open. @param {boolean} isPart */
-    query(isPart) {
-      isPart &&= !mustNameAll;
+    /** @param {string} name */
+    has: (name) => has.includes(name),
+    /**
+     * Returns the topics for a new stream.
+     *
+     * @param {string} id from which it resumes
+     * @param {boolean} canChange when it is open
+     */
+    query(id, canChange) {
+      const isPart = !!id && canChange && !mustNameAll;
       const names = wanted().filter((name) => !refused.has(name) && !(isPart && starting.has(name)));
       asked = keyOf(isPart ? names : wanted());
-      return names;
+      return [...new Set([...names, ...late])];
     },
-    /** @param {string[]} topics @param {string[]} names by the server */
-    opened(topics, names) {
+    late: () => late,
+    /** @param {string[]} topics */
+    opened(topics) {
       stream = {};
       mustNameAll = false;
       has = topics;
       started = [...has];
-      told = names;
       host.tell();
       change();
     },
@@ -643,8 +651,11 @@ function newTopics(fixed, host) {
       stream = undefined;
       started = [];
     },
-    /** An id has come. */
-    noteId: () => started.splice(0).forEach((name) => starting.delete(name)),
+    /** @param {string} id that has come */
+    noteId(id) {
+      started.splice(0).forEach((name) => starting.delete(name));
+      late = id.includes(";") ? [...new Set([...late, ...has, ...JSON.parse(asked)])] : [];
+    },
   };
 }
 
