@@ -18,7 +18,7 @@
  *   hasEvents?: boolean }} Exchange
  * @typedef {{ topics: string[], refused: string[], caughtUp: boolean }} Status
  * @typedef {{ topics(): Set<string>, starting: Set<string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
- *   ask(ask: Ask): Promise<string>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void, reopen(): void,
+ *   ask(ask: Ask): Promise<string>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
  *   caughtUp(caughtUp: boolean): void, check(): void, close(): void }} Host
  */
 
@@ -420,7 +420,7 @@ export function open(url, options = {}) {
       it.hasEvents = true;
       if (it.isMain) set({ attempt: 0 });
     }
-    if (id !== undefined) topics.noteId(id);
+    if (id !== undefined) topics.noteId(id, events.map(({ topic }) => topic));
     accept(step);
   }
 
@@ -474,7 +474,6 @@ export function open(url, options = {}) {
     room: delivery.room,
     isFull: delivery.isFull,
     change: topics.change,
-    reopen: () => connectIn(0),
     caughtUp: (/** @type {boolean} */ caughtUp) => set({ caughtUp }),
     check: alarm.check,
     close,
@@ -548,8 +547,10 @@ function newTopics(fixed, host) {
   let has = [];
   /** Their start comes before the next id. @type {string[]} */
   let started = [];
-  let asked = "[]";
+  /** @type {string[]} */
+  let asked = [];
   let mustNameAll = false;
+  let isPart = false;
   let isChanging = false;
   /** Another object for each stream. @type {object | undefined} */
   let stream;
@@ -560,18 +561,21 @@ function newTopics(fixed, host) {
   /** The last id says how far some of these were read: a stream that resumes after it has to have them. @type {string[]} */
   let late = [];
 
+  /** A topic of the stream starts for the page only if it leaves the stream first. @param {string} name */
+  const isReady = (name) => !starting.has(name) || !has.includes(name) || started.includes(name);
+
   /** Tells the server what is wanted. Several changes make one request. */
   async function change() {
     if (isChanging) return;
     isChanging = true;
     await null;
-    while (stream && keyOf(wanted()) !== asked) await ask(wanted(), stream);
+    for (let next; stream && keyOf((next = wanted().filter(isReady))) !== keyOf(asked); ) await ask(next, stream);
     isChanging = false;
   }
 
   /** @param {string[]} topics @param {object} current */
   async function ask(topics, current) {
-    asked = keyOf(topics);
+    asked = topics;
     try {
       const response = await host.put(topics);
       const { ok = false, status = 404 } = response ?? {};
@@ -590,7 +594,7 @@ function newTopics(fixed, host) {
       else refuse(topics.filter((topic) => !has.includes(topic)).map((topic) => ({ topic, why: answer })));
     } catch {
       await host.pause();
-      if (stream === current) asked = "[]";
+      if (stream === current) asked = [];
     }
   }
 
@@ -624,7 +628,7 @@ function newTopics(fixed, host) {
       return !count;
     },
     /** @param {string} name */
-    has: (name) => has.includes(name),
+    has: (name) => has.includes(name) || asked.includes(name),
     /**
      * Returns the topics for a new stream.
      *
@@ -632,10 +636,11 @@ function newTopics(fixed, host) {
      * @param {boolean} canChange when it is open
      */
     query(id, canChange) {
-      const isPart = !!id && canChange && !mustNameAll;
-      const names = wanted().filter((name) => !refused.has(name) && !(isPart && starting.has(name)));
-      asked = keyOf(isPart ? names : wanted());
-      return [...new Set([...names, ...late])];
+      isPart = !!id && canChange && !mustNameAll;
+      const named = wanted().filter((name) => !refused.has(name) && !(isPart && starting.has(name)));
+      const names = [...new Set([...named, ...late])];
+      asked = isPart ? names : wanted();
+      return names;
     },
     late: () => late,
     /** @param {string[]} topics */
@@ -643,7 +648,7 @@ function newTopics(fixed, host) {
       stream = {};
       mustNameAll = false;
       has = topics;
-      started = [...has];
+      if (!isPart) started = [...has];
       host.tell();
       change();
     },
@@ -651,10 +656,10 @@ function newTopics(fixed, host) {
       stream = undefined;
       started = [];
     },
-    /** @param {string} id that has come */
-    noteId(id) {
-      started.splice(0).forEach((name) => starting.delete(name));
-      late = id.includes(";") ? [...new Set([...late, ...has, ...JSON.parse(asked)])] : [];
+    /** @param {string} id that has come @param {string[]} names of its events */
+    noteId(id, names) {
+      for (const name of [...started.splice(0), ...names]) starting.delete(name);
+      late = id.includes(";") ? [...new Set([...late, ...has, ...names])] : [];
     },
   };
 }
@@ -1107,7 +1112,7 @@ function newTab(name, host, left) {
   function take(step) {
     const [after, id] = [step.after, step.id].map(seenOf);
     // An event of the start of a topic: a tab that wants the topic asks for its start itself.
-    const isLate = after === id && step.after !== step.id;
+    const isLate = after === id && id !== step.id;
     if (isLate) return;
     step = { ...step, after, id };
     if (isInStep && fit(step)) return;
@@ -1185,7 +1190,6 @@ function newTab(name, host, left) {
     added(topic) {
       sayWants();
       if (!isLeader) catchUp();
-      else if (host.status().topics.includes(topic)) host.reopen();
       else host.change();
     },
     /** @param {string} topic */

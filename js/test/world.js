@@ -4,6 +4,7 @@
  * Nothing in it waits for real time. The same seed gives the same world.
  */
 
+import { setMaxListeners } from "node:events";
 import { readFileSync } from "node:fs";
 
 const file = new URL("../tower-sse.js", import.meta.url);
@@ -334,9 +335,10 @@ export class Server {
         for (const connection of this.connections) if (connection.pipe === pipe) this.connections.delete(connection);
       };
       if (signal?.aborted) return abort();
-      signal?.addEventListener("abort", abort);
+      setMaxListeners(0, signal);
+      signal.addEventListener("abort", abort);
       // The request itself is on its way, whatever becomes of the page.
-      this.#world.post(5, () => pipe.isOpen && this.#handle(request, pipe));
+      this.#world.post(5, () => pipe.isOpen && !page.isGone && this.#handle(request, pipe));
     });
     return answer;
   }
