@@ -420,7 +420,9 @@ export function open(url, options = {}) {
       it.hasEvents = true;
       if (it.isMain) set({ attempt: 0 });
     }
-    if (id !== undefined) topics.noteId(id, events.map(({ topic }) => topic));
+    // Before the start of a topic, the page gets nothing of it.
+    step.events = events.filter(({ topic }) => topics.isReady(topic));
+    if (id !== undefined) topics.noteId(id, step.events);
     accept(step);
   }
 
@@ -561,7 +563,7 @@ function newTopics(fixed, host) {
   /** The last id says how far some of these were read: a stream that resumes after it has to have them. @type {string[]} */
   let late = [];
 
-  /** A topic of the stream starts for the page only if it leaves the stream first. @param {string} name */
+  /** A topic that the stream has already starts for the page only if it leaves the stream first. @param {string} name */
   const isReady = (name) => !starting.has(name) || !has.includes(name) || started.includes(name);
 
   /** Tells the server what is wanted. Several changes make one request. */
@@ -608,6 +610,7 @@ function newTopics(fixed, host) {
 
   return {
     change,
+    isReady,
     starting,
     own: () => new Set(own.keys()),
     status: () => ({ topics: has, refused: [...refused] }),
@@ -656,8 +659,9 @@ function newTopics(fixed, host) {
       stream = undefined;
       started = [];
     },
-    /** @param {string} id that has come @param {string[]} names of its events */
-    noteId(id, names) {
+    /** @param {string} id that has come @param {RawEvent[]} events with it */
+    noteId(id, events) {
+      const names = events.flatMap(({ topic }) => topic ?? []);
       for (const name of [...started.splice(0), ...names]) starting.delete(name);
       late = id.includes(";") ? [...new Set([...late, ...has, ...names])] : [];
     },
