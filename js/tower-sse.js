@@ -421,8 +421,8 @@ export function open(url, options = {}) {
       if (it.isMain) set({ attempt: 0 });
     }
     // Before the start of a topic, the page gets nothing of it.
-    step.events = events.filter(({ topic }) => topics.isReady(topic));
-    if (id !== undefined) topics.noteId(id, step.events);
+    step.events = events.filter(({ topic }) => (it.isMain ? topics.isReady(topic) : !topics.starting.has(topic)));
+    if (it.isMain && id !== undefined) topics.noteId(id, step.events);
     accept(step);
   }
 
@@ -465,7 +465,7 @@ export function open(url, options = {}) {
     },
     /** Asks what was missed, beside the stream of another tab. Returns the last id. @param {Ask} ask */
     async ask(ask) {
-      const names = ask.isAside ? ask.topics : [...new Set([...ask.topics, ...topics.late()])];
+      const names = topics.withLate(ask.topics, ask.id ?? received);
       const it = (side = newExchange({ ...ask, topics: names, wait: 0 }));
       const timer = setTimeout(() => it.abort(), connectTimeout);
       await load(it).finally(() => clearTimeout(timer));
@@ -560,8 +560,11 @@ function newTopics(fixed, host) {
   const wanted = () => [...new Set([...own.keys(), ...host.others()])];
   const keyOf = (/** @type {string[]} */ topics) => JSON.stringify(topics.sort());
 
-  /** The last id says how far some of these were read: a stream that resumes after it has to have them. @type {string[]} */
+  /** @type {string[]} */
   let late = [];
+
+  /** An id can say how far some topics were read: a stream that resumes after it has to have them. @param {string[]} names @param {string} id */
+  const withLate = (names, id) => (id.includes(";") ? [...new Set([...names, ...late])] : names);
 
   /** A topic that the stream has already starts for the page only if it leaves the stream first. @param {string} name */
   const isReady = (name) => !starting.has(name) || !has.includes(name) || started.includes(name);
@@ -641,11 +644,11 @@ function newTopics(fixed, host) {
     query(id, canChange) {
       isPart = !!id && canChange && !mustNameAll;
       const named = wanted().filter((name) => !refused.has(name) && !(isPart && starting.has(name)));
-      const names = [...new Set([...named, ...late])];
+      const names = withLate(named, id);
       asked = isPart ? names : wanted();
       return names;
     },
-    late: () => late,
+    withLate,
     /** @param {string[]} topics */
     opened(topics) {
       stream = {};
