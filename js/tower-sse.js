@@ -16,7 +16,7 @@
  *   A request for events. `isMain`: the stream, or a poll in its place. `isAside`: its ids are not those of the stream.
  * @typedef {AbortController & Ask & { openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string, names?: Set<string>,
  *   hasEvents?: boolean }} Exchange
- * @typedef {{ topics: string[], refused: string[], caughtUp: boolean }} Status
+ * @typedef {{ topics: string[], refused: string[], caughtUp: boolean, isOpen: boolean }} Status
  * @typedef {{ topics(): Set<string>, starting: Set<string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
  *   ask(ask: Ask): Promise<string>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
  *   caughtUp(caughtUp: boolean): void, check(): void, close(): void }} Host
@@ -61,7 +61,8 @@ export function open(url, options = {}) {
   let mute = 0; // exchanges in a row that showed nothing
   let pollsSince = 0;
   let hasNewHeaders = false; // since a 401
-  let control = "";
+  /** Where topics can be changed. Empty: nowhere. @type {string | undefined} */
+  let control;
 
   const delivery = newDelivery(received, {
     isForPage: (event, step) => tab?.isForPage(event, step) ?? true,
@@ -206,7 +207,7 @@ export function open(url, options = {}) {
     // The first poll asks what was missed. The next ones wait for more.
     const wait = isPoll ? (isNextPoll ? POLL : 0) : undefined;
     if (!isPoll || !isNextPoll) set({ phase: "connecting", retryAt: undefined, caughtUp: false });
-    const it = (main = newExchange({ isMain: true, wait, topics: topics.query(received, !isPoll && !!control) }));
+    const it = (main = newExchange({ isMain: true, wait, topics: topics.query(received, !isPoll && control !== "") }));
     alarm.set(connectTimeout + 1000 * (wait ?? 0), () => {
       if (hello && ++mute > 1) switchTo(isPoll ? "stream" : "poll");
       failed(it, new Error("the server shows nothing"));
@@ -447,7 +448,7 @@ export function open(url, options = {}) {
   const host = {
     topics: topics.own,
     starting: topics.starting,
-    status: () => ({ ...topics.status(), caughtUp: state.caughtUp }),
+    status: () => ({ ...topics.status(), caughtUp: state.caughtUp, isOpen: state.phase === "open" }),
     id: () => received,
     lead() {
       side?.abort();
@@ -942,9 +943,9 @@ function parsed(json) {
 /** @param {number} status */
 const isTemporary = (status) => [408, 425, 429].includes(status) || status >= 500;
 
-/** @param {Response} response */
-function retryAfter({ headers }) {
-  const value = headers.get("retry-after") ?? "";
+/** @param {Response} [response] */
+function retryAfter(response) {
+  const value = response?.headers.get("retry-after") ?? "";
   return Math.max(/^\d+$/.test(value) ? 1000 * Number(value) : Date.parse(value) - Date.now(), 0) || 0;
 }
 
@@ -998,7 +999,7 @@ function newTab(name, host, left) {
   /** What the others want. @type {Map<string, { topics: string[], at: number }>} */
   const wants = new Map();
   /** Of the leader's stream. @type {Status} */
-  let status = { topics: [], refused: [], caughtUp: false };
+  let status = { topics: [], refused: [], caughtUp: false, isOpen: false };
   /** Steps that came while this tab was not where they begin. @type {Step[]} */
   let steps = [];
   let isInStep = false;
@@ -1103,7 +1104,7 @@ function newTab(name, host, left) {
   function note(said, id) {
     status = said;
     sayWants();
-    if (!isInStep || !hasHad(id)) catchUp();
+    if ((!isInStep && isCovered()) || !hasHad(id)) catchUp();
     tellPage();
   }
 
@@ -1135,10 +1136,11 @@ function newTab(name, host, left) {
   }
 
   async function catchUp() {
-    if (isCatchingUp) return;
-    isCatchingUp = true;
     isInStep = false;
     tellPage();
+    // While the leader cannot read, a follower cannot either.
+    if (isCatchingUp || !status.isOpen) return;
+    isCatchingUp = true;
     try {
       do {
         await host.room();
@@ -1151,8 +1153,9 @@ function newTab(name, host, left) {
         steps = steps.filter((step, index) => index > at && !fit(step) && (index >= before || order(step.id, host.id()) > 0));
       } while (isCovered() && (steps.length || host.starting.size) && (await pause(LEAST_PAUSE)));
       isInStep = isCovered();
-    } catch {
-      pause(1_000).then(() => void (turn && !isLeader && catchUp()));
+    } catch (error) {
+      // The next word of the leader is the next attempt.
+      await pause(Math.max(retryAfter(/** @type {any} */ (error).response), 1_000));
     }
     isCatchingUp = false;
     tellPage();
@@ -1160,7 +1163,7 @@ function newTab(name, host, left) {
 
   /** @param {Ask} what */
   async function ask(what) {
-    if (isLeader || !turn) throw 0;
+    if (isLeader || !turn) throw new Error("this tab does not follow");
     return host.ask(what);
   }
 
