@@ -1,0 +1,1225 @@
+/**
+ * A client for event streams: each event once and in order, over cuts, sleep, reloads, and networks that show no stream.
+ *
+ * The README says how to use it. From the top: `open`, the state machine; the topics; what reaches the page; the parser; `share`.
+ */
+
+/**
+ * @import * as Api from "./tower-sse.d.ts"
+ *
+ * @typedef {{ type: string, topic?: string, id: string, data?: string, value?: unknown }} RawEvent
+ *   It has a `value` instead of `data` if it was an entry of an array.
+ * @typedef {{ after: string, id: string, events: RawEvent[], gap?: Api.Gap, isLive?: boolean, isEnd?: boolean }} Step
+ *   Moves the last event id from `after` to `id`.
+ * @typedef {{ id?: string, events?: any[], gap?: Api.Gap, isLive?: boolean }} Block
+ * @typedef {{ topics: string[], wait?: number, id?: string, isMain?: boolean, isAside?: boolean }} Ask
+ *   A request for events. `isMain`: the stream, or a poll in its place. `isAside`: its ids are not those of the stream.
+ * @typedef {AbortController & Ask & { openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string, names?: Set<string>,
+ *   hasEvents?: boolean }} Exchange
+ * @typedef {{ topics: string[], refused: string[], caughtUp: boolean, isOpen: boolean }} Status
+ * @typedef {{ topics(): Set<string>, starting: Set<string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
+ *   ask(ask: Ask): Promise<string>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
+ *   caughtUp(caughtUp: boolean): void, check(): void, close(): void }} Host
+ */
+
+const LONGEST = 2 ** 31 - 1; // A longer timer of a browser ends at once.
+const LEAST_PAUSE = 250; // between the beginnings of two streams or polls
+const GOOD_AFTER = 10_000; // A stream of this age has not failed.
+const POLL = 25; // seconds
+const STREAM_AGAIN = 600_000; // A client that polls tries a stream again after this time.
+const BACKLOG = 1_000; // While more steps wait in the page, nothing is read.
+
+/** @type {typeof Api.open} */
+export function open(url, options = {}) {
+  const { hello = true, poll = "auto", connectTimeout = 15_000, retries = Infinity, headers, body, share, resume, lazy } = options;
+  const { base = 1_000, cap = 30_000 } = options.backoff ?? {};
+  const canRepeat = /^get$/i.test(options.method ?? "get") || typeof body === "function";
+  const stats = { opens: 0, events: 0, bytes: 0, errors: 0, lastByteAt: 0, lastEventAt: 0 };
+  /** Ends the listeners to events of the page itself. */
+  const page = new AbortController();
+  const alarm = newAlarm();
+  const hiddenAlarm = newAlarm();
+  /** Why the stream is parked. */
+  const reasons = new Set(lazy ? ["unused"] : []);
+  /** @type {Set<(state: Api.State) => void>} */
+  const watchers = new Set();
+  /** @type {Api.State} */
+  let state = Object.freeze({ phase: "idle", attempt: 0, transport: poll === "always" ? "poll" : "stream", caughtUp: false, stale: false, role: "alone" });
+  let isBegun = false;
+  /** At most one. @type {Exchange | undefined} */
+  let main;
+  /** @type {Exchange | undefined} */
+  let side;
+  /** @type {ReturnType<typeof newTab> | undefined} */
+  let tab;
+  /** Where the stream resumes. Events before it may still wait in the page. */
+  let received = options.lastEventId ?? ((resume && globalThis.sessionStorage?.getItem(resume)) || "");
+  let silence = options.silence ?? 60_000; // A stream that is silent for so long is dead.
+  let retry = 0; // the last `retry:`
+  let notBefore = 0; // The server has asked for no attempt before.
+  let beganAt = 0; // the last main exchange
+  let mute = 0; // exchanges in a row that showed nothing
+  let pollsSince = 0;
+  let hasNewHeaders = false; // since a 401
+  /** Where topics can be changed. Empty: nowhere. @type {string | undefined} */
+  let control;
+
+  const delivery = newDelivery(received, {
+    isForPage: (event, step) => tab?.isForPage(event, step) ?? true,
+    gap: async (gap) => {
+      set({ stale: true });
+      await options.onGap?.(gap);
+      set({ stale: !options.onGap });
+    },
+    live: () => set({ caughtUp: state.phase === "open" }),
+    used: (isUsed) => lazy && (isUsed ? unpark("unused") : setTimeout(() => delivery.isUsed() || park("unused"), 1_000)),
+  });
+
+  const topics = newTopics(options.topics ?? [], {
+    others: () => tab?.others() ?? [],
+    put,
+    reopen: () => connectIn(0),
+    pause: () => new Promise((resolve) => setTimeout(resolve, pause(1, 0))),
+    tell: () => tab?.tell(),
+    refused: (topic, why) => options.onTopicRefused?.(topic, why),
+  });
+
+  // ---- Parked or not
+
+  function begin() {
+    if (state.phase === "closed") return;
+    isBegun = true;
+    const { document } = globalThis;
+    const { signal } = page;
+    /** @param {EventTarget | undefined} target @param {string[]} types @param {() => unknown} act */
+    const on = (target, types, act) => types.forEach((type) => target?.addEventListener?.(type, act, { signal }));
+    const leave = () => (save(), park("away"));
+    const back = () => (unpark("away"), noteVisibility(), wake());
+    on(globalThis, ["pagehide"], leave);
+    on(globalThis, ["pageshow", "focus"], back);
+    on(document, ["freeze"], leave);
+    on(document, ["resume"], back);
+    on(document, ["visibilitychange"], () => (document.hidden ? noteVisibility() : back()));
+    on(globalThis, ["offline"], () => main?.openedAt && watch(main, 1 / 3));
+    // Another network may show streams.
+    on(globalThis, ["online"], () => (switchTo("stream"), wake()));
+    noteVisibility();
+    unpark();
+  }
+
+  function noteVisibility() {
+    hiddenAlarm.clear();
+    if (!globalThis.document?.hidden) return unpark("hidden");
+    save();
+    const { hidden = share && !canShare() ? 5_000 : "keep" } = options;
+    if (hidden !== "keep") hiddenAlarm.set(hidden, () => park("hidden"));
+  }
+
+  function save() {
+    if (resume) globalThis.sessionStorage?.setItem(resume, delivery.id());
+  }
+
+  const isAtRest = () => state.phase === "idle" || state.phase === "parked";
+
+  /** @param {string} reason */
+  function park(reason) {
+    reasons.add(reason);
+    if (isAtRest() || state.phase === "closed") return;
+    stop();
+    set({ phase: "parked", role: "alone", caughtUp: false, retryAt: undefined });
+  }
+
+  /** @param {string} [reason] */
+  function unpark(reason = "") {
+    reasons.delete(reason);
+    if (isBegun && isAtRest() && !reasons.size) start();
+  }
+
+  function start() {
+    tab = /** @type {any} */ (share)?.join(`${url}`, host);
+    if (tab) set({ phase: "following", role: "follower" });
+    else connectIn(0);
+  }
+
+  function stop() {
+    drop();
+    side?.abort();
+    tab?.leave();
+    tab = undefined;
+  }
+
+  /** @param {Api.State["why"]} why @param {unknown} [error] */
+  function end(why, error) {
+    if (state.phase === "closed") return;
+    stop();
+    page.abort();
+    hiddenAlarm.clear();
+    set({ phase: "closed", why, error, caughtUp: false, retryAt: undefined });
+    delivery.end(received);
+  }
+
+  const close = () => (end("closed"), delivery.close());
+
+  /** @param {Partial<Api.State>} changes */
+  function set(changes) {
+    const old = state;
+    const names = /** @type {(keyof Api.State)[]} */ (Object.keys(changes));
+    if (names.every((name) => changes[name] === old[name])) return;
+    state = Object.freeze({ ...old, ...changes });
+    if (state.caughtUp !== old.caughtUp) tab?.tell();
+    for (const watcher of [...watchers]) call(watcher, state);
+  }
+
+  // ---- When to connect
+
+  /** The page is in use again, or the network is back. */
+  function wake() {
+    // Bytes that wait to be read come first.
+    setTimeout(() => {
+      if (state.phase === "waiting") {
+        const ms = Math.max(Math.random() * 300, notBefore - Date.now());
+        if (ms < alarm.rest()) connectIn(ms);
+      } else if (main?.openedAt && isSilent(main, 1 / 2)) connectIn(0);
+      tab?.wake();
+    });
+  }
+
+  /** Replaces the main exchange. `isNextPoll`: for the page, the stream stays open. @param {number} ms */
+  function connectIn(ms, isNextPoll = false) {
+    drop();
+    ms = Math.min(Math.max(ms, beganAt + LEAST_PAUSE - Date.now(), 0), LONGEST);
+    if (!isNextPoll) set({ phase: ms ? "waiting" : "connecting", retryAt: ms ? Date.now() + ms : undefined, caughtUp: false });
+    alarm.set(ms, () => connect(isNextPoll));
+  }
+
+  function drop() {
+    main?.abort();
+    main = undefined;
+    topics.closed();
+    alarm.clear();
+  }
+
+  /** @param {boolean} isNextPoll */
+  function connect(isNextPoll) {
+    beganAt = Date.now();
+    if (beganAt - pollsSince > STREAM_AGAIN) switchTo("stream");
+    const isPoll = state.transport === "poll";
+    // The first poll asks what was missed. The next ones wait for more.
+    const wait = isPoll ? (isNextPoll ? POLL : 0) : undefined;
+    if (!isPoll || !isNextPoll) set({ phase: "connecting", retryAt: undefined, caughtUp: false });
+    const it = (main = newExchange({ isMain: true, wait, topics: topics.query(received, !isPoll && control !== "") }));
+    alarm.set(connectTimeout + 1000 * (wait ?? 0), () => {
+      if (hello && ++mute > 1) switchTo(isPoll ? "stream" : "poll");
+      failed(it, new Error("the server shows nothing"));
+    });
+    load(it).then(
+      () => ended(it),
+      (error) => failed(it, error),
+    );
+  }
+
+  /** @param {Api.State["transport"]} transport */
+  function switchTo(transport) {
+    if (poll !== "auto" || transport === state.transport) return;
+    // A stream that shows nothing once more is enough to poll again.
+    mute = transport === "stream" ? 1 : 0;
+    pollsSince = Date.now();
+    set({ transport });
+  }
+
+  /** The response has ended as it should. @param {Exchange} it */
+  function ended(it) {
+    if (it !== main) return;
+    if (!canRepeat) return end("ended");
+    if (it.wait === undefined) {
+      const isGood = it.hasEvents || (it.openedAt && Date.now() - it.openedAt >= GOOD_AFTER);
+      return tryAgain(isGood ? 0 : state.attempt + 1, retry);
+    }
+    set({ attempt: 0 });
+    pass(it, { isLive: true });
+    if (it === main) connectIn(0, true);
+  }
+
+  /** @param {Exchange} it @param {any} error */
+  async function failed(it, error) {
+    if (it !== main) return;
+    const attempt = state.attempt + 1;
+    stats.errors++;
+    if (error instanceof RangeError) return end("too large", error);
+    const response = /** @type {Response | undefined} */ (error?.response);
+    if (!response) return tryAgain(attempt, retry, error);
+    const { status } = response;
+    if (status === 204) return end("ended");
+    const text = (await response.text().catch(() => "")).slice(0, 1_000);
+    if (it !== main) return;
+    alarm.clear();
+    const verdict = await call(options.onRefused, { status, text, headers: response.headers, attempt });
+    if (it !== main) return;
+    if (verdict === undefined && status === 401 && typeof headers === "function" && !hasNewHeaders) {
+      hasNewHeaders = true;
+      connectIn(0);
+    } else if (verdict === "stop" || (verdict === undefined && !isTemporary(status))) end("refused", error);
+    else tryAgain(attempt, Math.max(retry, verdict > 0 ? verdict : retryAfter(response)), error);
+  }
+
+  /**
+   * @param {number} failures in a row
+   * @param {number} floor what the server has told
+   * @param {unknown} [error] none: the stream has ended without a failure
+   */
+  function tryAgain(failures, floor, error) {
+    if (failures > retries || !canRepeat) return end("gave up", error);
+    notBefore = Date.now() + floor;
+    connectIn(pause(error || !floor ? failures : 0, floor));
+    set({ attempt: failures, error });
+  }
+
+  /** Spreads the clients, above what the server has told. @param {number} failures @param {number} floor */
+  function pause(failures, floor) {
+    const growth = 2 ** Math.max(failures - 1, 0);
+    const random = Math.random();
+    return floor ? floor * (1 + random / 2) * Math.min(growth, 8) : base / 2 + random * Math.min(base * growth, cap);
+  }
+
+  // ---- Whether the stream lives
+
+  /** @param {Exchange} it @param {number} part of the longest silence */
+  const isSilent = (it, part) => silence > 0 && Date.now() - it.heardAt >= part * silence;
+
+  /** Ends the stream when it has been silent for a part of the longest silence. @param {Exchange} it */
+  function watch(it, part = 1) {
+    alarm.set(it.heardAt + part * (silence || LONGEST) - Date.now(), () => {
+      // Nothing is heard while nothing is read.
+      if (delivery.isFull()) it.heardAt = Date.now();
+      if (isSilent(it, part)) failed(it, new Error("the server is silent"));
+      else watch(it);
+    });
+  }
+
+  /** @param {Exchange} it @param {number} bytes */
+  function heard(it, bytes) {
+    it.heardAt = stats.lastByteAt = Date.now();
+    stats.bytes += bytes;
+    if (it !== main) return;
+    if (!it.openedAt) {
+      it.openedAt = it.heardAt;
+      mute = 0;
+      hasNewHeaders = false;
+      stats.opens++;
+      set({ phase: "open", error: undefined });
+      watch(it);
+    } else if (it.heardAt - it.openedAt >= GOOD_AFTER) set({ attempt: 0 });
+  }
+
+  // ---- One exchange
+
+  /** @param {string} path @param {AbortSignal} signal @param {RequestInit} request @param {Record<string, string>} more headers */
+  async function send(path, signal, request, more) {
+    const own = typeof headers === "function" ? await headers({ number: state.attempt + 1, signal }) : headers;
+    const all = new Headers(own);
+    for (const name in more) all.set(name, more[name]);
+    return (options.fetch ?? fetch)(path, { credentials: options.credentials, headers: all, signal, ...request });
+  }
+
+  /** @param {Exchange} it */
+  function address(it) {
+    const target = new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
+    for (const topic of it.topics) target.searchParams.append("topic", topic);
+    if (hello) target.searchParams.set("hello", "1");
+    if (it.wait !== undefined) target.searchParams.set("wait", `${it.wait}`);
+    return target;
+  }
+
+  /** Requests events, and reads them to the end of the response. @param {Exchange} it */
+  async function load(it) {
+    const { signal } = it;
+    const isPoll = it.wait !== undefined;
+    const target = address(it);
+    const id = it.id ?? received;
+    // Across origins, the header would need a preflight. The response to a poll with the id in its address can be shared.
+    const isInQuery = isPoll || (globalThis.location && location.origin !== target.origin);
+    if (id && isInQuery) target.searchParams.set("lastEventId", id);
+    const response = await send(
+      target.href,
+      signal,
+      { method: options.method, body: typeof body === "function" ? body() : body, cache: "no-store" },
+      { accept: "text/event-stream", ...(id && !isInQuery && { "last-event-id": byteString(id) }) },
+    );
+    const type = response.headers.get("content-type") ?? "";
+    if (response.status !== 200 || !/^text\/event-stream\s*(;|$)/i.test(type)) {
+      throw Object.assign(new Error(`the server says ${response.status}`), { response });
+    }
+    const feed = parser(
+      {
+        event: (type, data, id) => receive(it, type, data, id),
+        id: (id) => pass(it, { id }),
+        retry: (ms) => (retry = ms),
+      },
+      options.maxEvent,
+    );
+    if (isPoll) {
+      const text = await response.text();
+      if (signal.aborted) return;
+      heard(it, text.length);
+      return feed(text);
+    }
+    if (!response.body) {
+      switchTo("poll");
+      throw new Error("this runtime cannot stream");
+    }
+    if (!hello) heard(it, 0);
+    const reader = response.body.getReader();
+    const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+    for (let read; !(read = await reader.read()).done && !signal.aborted; await delivery.room()) {
+      heard(it, read.value.length);
+      feed(utf8.decode(read.value, { stream: true }));
+    }
+  }
+
+  /** @param {Exchange} it @param {string} type @param {string} data @param {string} [id] */
+  function receive(it, type, data, id) {
+    if (!it.isRead) {
+      it.isRead = true;
+      it.isTold = hello && type === "hello" && greeted(it, parsed(data));
+      // A server without hello does not say when the client has caught up.
+      if (it.isMain && !it.isTold) pass(it, { isLive: true });
+      if (it.isTold) return pass(it, { id });
+    }
+    pass(it, { id, ...((it.isTold && ownBlock(type, data)) || { events: [{ type, data }] }) });
+  }
+
+  /** @param {Exchange} it @param {any} told */
+  function greeted(it, told) {
+    if (!(told?.v > 0)) return false;
+    it.names = new Set([...it.topics, ...told.topics]);
+    if (it.isAside) return true;
+    silence = 3 * told.heartbeat;
+    set({ resumed: told.resumed });
+    if (!it.isMain) return true;
+    it.client = told.client;
+    if (told.client) control = told.control ?? "";
+    topics.opened(it.topics);
+    return true;
+  }
+
+  /** @param {Exchange} it @param {Block} block */
+  function pass(it, { id, events = [], gap, isLive }) {
+    if (it.signal.aborted) return;
+    const after = received;
+    const step = { after, id: id ?? after, events, gap, isLive };
+    events.forEach((event, at) => {
+      if (it.names?.has(event.type) || topics.has(event.type)) event.topic ??= event.type;
+      // A stream that is cut in an array resumes before the array.
+      event.id = at + 1 < events.length ? after : step.id;
+    });
+    if (it.isAside) {
+      it.id = id ?? it.id;
+      return delivery.give(step);
+    }
+    if (it.isMain) tab?.send(step);
+    if (events.length) {
+      it.hasEvents = true;
+      if (it.isMain) set({ attempt: 0 });
+    }
+    // Before the start of a topic, the page gets nothing of it.
+    step.events = events.filter(({ topic }) => (it.isMain ? topics.isReady(topic) : !topics.starting.has(topic)));
+    if (it.isMain && id !== undefined) topics.noteId(id, step.events);
+    accept(step);
+  }
+
+  /** @param {Step} step */
+  function accept(step) {
+    received = step.id;
+    if (step.events.length) stats.lastEventAt = Date.now();
+    stats.events += step.events.length;
+    delivery.put(step);
+  }
+
+  /** Asks for the full set of topics of the open stream. `undefined`: it cannot be changed. @param {string[]} topics */
+  async function put(topics) {
+    if (!main?.client || !control) return;
+    const request = { method: "PUT", body: JSON.stringify({ client: main.client, topics }) };
+    return send(new URL(control, address(main)).href, main.signal, request, { "content-type": "application/json" });
+  }
+
+  // ---- Among other tabs
+
+  /** @type {Host} */
+  const host = {
+    topics: topics.own,
+    starting: topics.starting,
+    status: () => ({ ...topics.status(), caughtUp: state.caughtUp, isOpen: state.phase === "open" }),
+    id: () => received,
+    lead() {
+      side?.abort();
+      set({ role: "leader" });
+      connectIn(0);
+    },
+    follow() {
+      drop();
+      set({ phase: "following", role: "follower", caughtUp: false, retryAt: undefined });
+    },
+    alone() {
+      tab = undefined;
+      set({ role: "alone" });
+      connectIn(0);
+    },
+    /** Asks what was missed, beside the stream of another tab. Returns the last id. @param {Ask} ask */
+    async ask(ask) {
+      const names = topics.withLate(ask.topics, ask.id ?? received);
+      const it = (side = newExchange({ ...ask, topics: names, wait: 0 }));
+      const timer = setTimeout(() => it.abort(), connectTimeout);
+      await load(it).finally(() => clearTimeout(timer));
+      it.signal.throwIfAborted();
+      return it.id ?? "";
+    },
+    accept,
+    room: delivery.room,
+    isFull: delivery.isFull,
+    change: topics.change,
+    caughtUp: (/** @type {boolean} */ caughtUp) => set({ caughtUp }),
+    check: alarm.check,
+    close,
+  };
+
+  if (options.signal?.aborted) close();
+  options.signal?.addEventListener("abort", close, { signal: page.signal });
+  // Later, so that a stream that is closed at once makes no request.
+  queueMicrotask(begin);
+
+  return /** @type {any} */ ({
+    stats,
+    get state() {
+      return state;
+    },
+    get lastEventId() {
+      return delivery.id();
+    },
+    on(/** @type {string} */ type, /** @type {Function} */ listener, /** @type {{ signal?: AbortSignal }} */ { signal } = {}) {
+      const off = delivery.on(type, listener);
+      if (signal?.aborted) off();
+      signal?.addEventListener("abort", off);
+      return off;
+    },
+    off: delivery.off,
+    topic(/** @type {string} */ name, /** @type {Function | undefined} */ listener) {
+      if (topics.add(name)) tab ? tab.added(name) : topics.change();
+      // A function for each call, because each call counts.
+      const off = delivery.on(topicKey(name), (/** @type {unknown} */ event) => listener?.(event));
+      let isOn = true;
+      return () => {
+        if (isOn && topics.remove(name)) tab ? tab.removed(name) : topics.change();
+        isOn = false;
+        off();
+      };
+    },
+    subscribe(/** @type {(state: Api.State) => void} */ listener) {
+      const watcher = (/** @type {Api.State} */ state) => listener(state);
+      watchers.add(watcher);
+      watcher(state);
+      return () => void watchers.delete(watcher);
+    },
+    reconnect() {
+      if (!isBegun || state.phase === "closed") return;
+      reasons.clear();
+      if (isAtRest()) start();
+      else if (state.role === "follower") tab?.wake();
+      else connectIn(0);
+    },
+    close,
+    [Symbol.asyncIterator]: delivery.iterate,
+    [Symbol.dispose ?? "dispose"]: close,
+  });
+}
+
+/**
+ * The topics: which the page wants, and which the open stream has.
+ *
+ * @param {Iterable<string>} fixed
+ * @param {{ others(): Iterable<string>, put(topics: string[]): Promise<Response | undefined>, reopen(): void, pause(): Promise<unknown>,
+ *   tell(): void, refused(topic: string, why: string): void }} host
+ */
+function newTopics(fixed, host) {
+  /** How often the page wants each. */
+  const own = new Map([...fixed].map((name) => [name, 1]));
+  /** The page has not had their start, so a resume does not name them: the open stream adds them. @type {Set<string>} */
+  const starting = new Set();
+  /** @type {Set<string>} */
+  const refused = new Set();
+  /** Of the open stream. @type {string[]} */
+  let has = [];
+  /** Their start comes before the next id. @type {string[]} */
+  let started = [];
+  /** @type {string[]} */
+  let asked = [];
+  let mustNameAll = false;
+  let isPart = false;
+  let isChanging = false;
+  /** Another object for each stream. @type {object | undefined} */
+  let stream;
+
+  const wanted = () => [...new Set([...own.keys(), ...host.others()])];
+  const keyOf = (/** @type {string[]} */ topics) => JSON.stringify(topics.sort());
+
+  /** @type {string[]} */
+  let late = [];
+
+  /** An id can say how far some topics were read: a stream that resumes after it has to have them. @param {string[]} names @param {string} id */
+  const withLate = (names, id) => (id.includes(";") ? [...new Set([...names, ...late])] : names);
+
+  /** A topic that the stream has already starts for the page only if it leaves the stream first. @param {string} name */
+  const isReady = (name) => !starting.has(name) || !has.includes(name) || started.includes(name);
+
+  /** Tells the server what is wanted. Several changes make one request. */
+  async function change() {
+    if (isChanging) return;
+    isChanging = true;
+    await null;
+    for (let next; stream && keyOf((next = wanted().filter(isReady))) !== keyOf(asked); ) await ask(next, stream);
+    isChanging = false;
+  }
+
+  /** @param {string[]} topics @param {object} current */
+  async function ask(topics, current) {
+    asked = topics;
+    try {
+      const response = await host.put(topics);
+      const { ok = false, status = 404 } = response ?? {};
+      const answer = ok ? await response?.json() : await response?.text();
+      if (stream !== current) return;
+      if (ok) {
+        has = answer.topics;
+        started = [...has];
+        refuse(answer.refused);
+        host.tell();
+      } else if (status === 404) {
+        // The stream is gone, or cannot be changed.
+        mustNameAll = true;
+        host.reopen();
+      } else if (isTemporary(status)) throw answer;
+      else refuse(topics.filter((topic) => !has.includes(topic)).map((topic) => ({ topic, why: answer })));
+    } catch {
+      await host.pause();
+      if (stream === current) asked = [];
+    }
+  }
+
+  /** @param {{ topic: string, why: string }[]} list */
+  function refuse(list) {
+    for (const { topic, why } of list) {
+      refused.add(topic);
+      call(() => host.refused(topic, why));
+    }
+  }
+
+  return {
+    change,
+    isReady,
+    starting,
+    own: () => new Set(own.keys()),
+    status: () => ({ topics: has, refused: [...refused] }),
+    /** Returns whether nobody in the page wanted it before. @param {string} name */
+    add(name) {
+      const count = own.get(name) ?? 0;
+      own.set(name, count + 1);
+      refused.delete(name);
+      if (!count) starting.add(name);
+      return !count;
+    },
+    /** Returns whether nobody in the page wants it any more. @param {string} name */
+    remove(name) {
+      const count = (own.get(name) ?? 1) - 1;
+      if (count) own.set(name, count);
+      else own.delete(name);
+      if (!count) starting.delete(name);
+      return !count;
+    },
+    /** @param {string} name */
+    has: (name) => has.includes(name) || asked.includes(name),
+    /**
+     * Returns the topics for a new stream.
+     *
+     * @param {string} id from which it resumes
+     * @param {boolean} canChange when it is open
+     */
+    query(id, canChange) {
+      isPart = !!id && canChange && !mustNameAll;
+      const named = wanted().filter((name) => !refused.has(name) && !(isPart && starting.has(name)));
+      const names = withLate(named, id);
+      asked = isPart ? names : wanted();
+      return names;
+    },
+    withLate,
+    /** @param {string[]} topics */
+    opened(topics) {
+      stream = {};
+      mustNameAll = false;
+      has = topics;
+      if (!isPart) started = [...has];
+      host.tell();
+      change();
+    },
+    closed() {
+      stream = undefined;
+      started = [];
+    },
+    /** @param {string} id that has come @param {RawEvent[]} events with it */
+    noteId(id, events) {
+      const names = events.flatMap(({ topic }) => topic ?? []);
+      for (const name of [...started.splice(0), ...names]) starting.delete(name);
+      late = id.includes(";") ? [...new Set([...late, ...has, ...names])] : [];
+    },
+  };
+}
+
+/**
+ * Gives the page its events, one by one. While something holds it, they wait.
+ *
+ * @param {string} lastId
+ * @param {{ isForPage(event: RawEvent, step: Step): boolean, gap(gap: Api.Gap): Promise<void>, live(): void,
+ *   used(isUsed: boolean): void }} host
+ */
+function newDelivery(lastId, host) {
+  /** @type {Step[]} */
+  let steps = [];
+  let isHeld = false;
+  let isOver = false;
+  /** @type {Map<string, Set<Function>>} */
+  const listeners = new Map();
+  /** @type {Set<{ queue: ReceivedEvent[], wake(): void, through(): void }>} */
+  const iterators = new Set();
+  /** @type {(() => void)[]} */
+  let readers = [];
+
+  const isUsed = () => listeners.size + iterators.size > 0;
+  const isFull = () => steps.length > BACKLOG;
+
+  async function run() {
+    if (isHeld) return;
+    isHeld = true;
+    for (let step; (step = steps.shift()); ) {
+      give(step);
+      if (step.gap) await host.gap(step.gap).catch(report);
+      // An iterator that is slow holds the stream, and the server keeps what comes.
+      for (const it of iterators) if (it.queue.length) await new Promise((resolve) => (it.through = () => resolve(0)));
+      lastId = step.id;
+      if (step.isLive) host.live();
+      if (step.isEnd) finish();
+      if (!isFull()) readers.splice(0).forEach((read) => read());
+    }
+    isHeld = false;
+  }
+
+  /** @param {Step} step */
+  function give(step) {
+    for (const raw of step.events) {
+      if (isOver || !host.isForPage(raw, step)) continue;
+      const event = new ReceivedEvent(raw);
+      for (const key of new Set([event.type, "*", topicKey(event.topic)])) {
+        for (const listener of [...(listeners.get(key) ?? [])]) call(listener, event);
+      }
+      for (const it of iterators) {
+        it.queue.push(event);
+        it.wake();
+      }
+    }
+  }
+
+  function finish() {
+    isOver = true;
+    for (const { wake } of iterators) wake();
+  }
+
+  /** @param {string} key @param {Function} listener */
+  function off(key, listener) {
+    const some = listeners.get(key);
+    some?.delete(listener);
+    if (!some?.size) listeners.delete(key);
+    host.used(isUsed());
+  }
+
+  /** @param {Step} step */
+  function put(step) {
+    steps.push(step);
+    run();
+  }
+
+  return {
+    isUsed,
+    isFull,
+    give,
+    put,
+    off,
+    /** The last id that all of the page is through with. */
+    id: () => lastId,
+    /** @param {string} key @param {Function} listener */
+    on(key, listener) {
+      listeners.set(key, (listeners.get(key) ?? new Set()).add(listener));
+      host.used(true);
+      return () => off(key, listener);
+    },
+    /** Resolves when the page can take more. */
+    room: () => isFull() && new Promise((resolve) => readers.push(() => resolve(0))),
+    async *iterate() {
+      const it = { queue: /** @type {ReceivedEvent[]} */ ([]), wake() {}, through() {} };
+      iterators.add(it);
+      host.used(true);
+      try {
+        while (!isOver) {
+          for (let event; (event = it.queue.shift()); ) yield event;
+          it.through();
+          await new Promise((resolve) => (it.wake = () => resolve(0)));
+        }
+      } finally {
+        iterators.delete(it);
+        it.through();
+        host.used(isUsed());
+      }
+    },
+    /** What waits is still delivered. @param {string} id */
+    end: (id) => put({ after: id, id, events: [], isEnd: true }),
+    /** What waits is dropped. */
+    close() {
+      steps = [];
+      finish();
+    },
+  };
+}
+
+class ReceivedEvent {
+  #data;
+  #json;
+
+  /** @param {RawEvent} raw */
+  constructor({ type, topic, id, data, value }) {
+    this.type = type;
+    this.topic = topic;
+    this.id = id;
+    this.#data = data;
+    this.#json = value;
+  }
+
+  get data() {
+    return (this.#data ??= typeof this.#json === "string" ? this.#json : JSON.stringify(this.#json));
+  }
+
+  get json() {
+    return (this.#json ??= JSON.parse(this.data));
+  }
+}
+
+/** A timer that lets waiting bytes be read before it acts, and that can act when it is late: hidden pages get timers late. */
+function newAlarm() {
+  /** @type {any} */
+  let timer;
+  let at = 0;
+  let act = () => {};
+  const rest = () => at - Date.now();
+  const clear = () => clearTimeout(timer);
+  function ring() {
+    clear();
+    at = Infinity;
+    act();
+  }
+  return {
+    rest,
+    clear: () => (clear(), (at = Infinity)),
+    check: () => rest() <= 0 && ring(),
+    /** @param {number} ms @param {() => void} then */
+    set(ms, then) {
+      clear();
+      at = Date.now() + ms;
+      act = then;
+      timer = setTimeout(() => (timer = setTimeout(ring)), Math.min(ms, LONGEST));
+    },
+  };
+}
+
+/** @param {Ask} ask @returns {Exchange} */
+const newExchange = (ask) => Object.assign(new AbortController(), { openedAt: 0, heardAt: 0 }, ask);
+
+/** @param {unknown} error */
+const report = (error) => (globalThis.reportError ?? console.error)(error);
+
+/** Calls a function of the page. Its errors are not those of the stream. @param {Function | undefined} it @param {unknown} [value] */
+function call(it, value) {
+  try {
+    const result = it?.(value);
+    return result?.catch?.(report) ?? result;
+  } catch (error) {
+    report(error);
+  }
+}
+
+// ---- The wire
+
+/** @type {typeof Api.parser} */
+export function parser(to, max = 16 << 20) {
+  /** A line whose end has not come. @type {string[]} */
+  let pieces = [];
+  let size = 0; // of the pieces and the block
+  let isFirst = true;
+  let isAfterCr = false;
+  let type = "";
+  /** @type {string | undefined} */
+  let data;
+  /** @type {string | undefined} */
+  let id;
+
+  function endBlock() {
+    if (data !== undefined) to.event(type || "message", data, id);
+    else if (id !== undefined) to.id?.(id);
+    data = id = undefined;
+    type = "";
+    size = 0;
+  }
+
+  /** @param {string} piece */
+  function add(piece) {
+    size += piece.length;
+    if (size > max) throw new RangeError(`an event has more than ${max} characters`);
+    pieces.push(piece);
+  }
+
+  function endLine() {
+    // Joined once for each line: to append each piece to a text takes time by the square.
+    const line = pieces.length === 1 ? pieces[0] : pieces.join("");
+    pieces = [];
+    if (line === "") return endBlock();
+    const colon = line.indexOf(":");
+    const name = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? "" : line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
+    if (name === "data") data = data === undefined ? value : `${data}\n${value}`;
+    else if (name === "event") type = value;
+    else if (name === "id" && !value.includes("\0")) id = value;
+    else if (name === "retry" && /^\d+$/.test(value)) to.retry?.(Number(value));
+    else {
+      // Nothing of it is kept.
+      size -= line.length;
+      if (name === "") to.comment?.(value);
+    }
+  }
+
+  return (text) => {
+    if (text === "") return;
+    let start = (isFirst && text[0] === "\uFEFF") || (isAfterCr && text[0] === "\n") ? 1 : 0;
+    isFirst = isAfterCr = false;
+    let cr = text.indexOf("\r", start);
+    let lf = text.indexOf("\n", start);
+    while (cr >= 0 || lf >= 0) {
+      const end = cr < 0 || (lf >= 0 && lf < cr) ? lf : cr;
+      add(text.slice(start, end));
+      endLine();
+      start = end + 1;
+      if (end === cr) {
+        isAfterCr = start === text.length;
+        if (text[start] === "\n") start++;
+        cr = text.indexOf("\r", start);
+      }
+      if (lf >= 0 && lf < start) lf = text.indexOf("\n", start);
+    }
+    if (start < text.length) add(text.slice(start));
+  };
+}
+
+/** The server's own events, in a stream that began with hello. @param {string} type @param {string} data @returns {Block | undefined} */
+function ownBlock(type, data) {
+  if (!data) return type === "live" ? { isLive: true } : type === "position" ? {} : undefined;
+  const value = type === "gap" || type === "batch" ? parsed(data) : undefined;
+  if (type === "gap" && value?.topics) return { gap: value };
+  if (!Array.isArray(value) || !value.every((entry) => entry && "data" in entry)) return;
+  return { events: value.map(({ topic, event = "message", data }) => ({ type: event, topic, value: data })) };
+}
+
+/** @param {string} json @returns {any} */
+function parsed(json) {
+  try {
+    return JSON.parse(json);
+  } catch {
+    return undefined;
+  }
+}
+
+/** @param {number} status */
+const isTemporary = (status) => [408, 425, 429].includes(status) || status >= 500;
+
+/** @param {Response} [response] */
+function retryAfter(response) {
+  const value = response?.headers.get("retry-after") ?? "";
+  return Math.max(/^\d+$/.test(value) ? 1000 * Number(value) : Date.parse(value) - Date.now(), 0) || 0;
+}
+
+/** The UTF-8 of a text, as a header needs it. @param {string} text */
+const byteString = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+
+/** No event type has a line end. @param {string} [topic] */
+const topicKey = (topic) => `\n${topic}`;
+
+// ---- Tabs
+
+const canShare = () => !!(globalThis.navigator?.locks && globalThis.BroadcastChannel);
+
+/** @type {typeof Api.share} */
+export function share(name) {
+  /** @type {Set<ReturnType<typeof newTab>>} */
+  const tabs = new Set();
+  /** @param {string} url @param {Host} host */
+  function join(url, host) {
+    if (!canShare()) return;
+    const tab = newTab(`tower-sse ${name} ${url}`, host, () => tabs.delete(tab));
+    tabs.add(tab);
+    return tab;
+  }
+  return /** @type {Api.Tabs} */ ({ name, join, close: () => [...tabs].forEach((tab) => tab.closeAll()) });
+}
+
+const BEAT = 5_000;
+const DOUBT = 2_000;
+
+/**
+ * One tab of several. The one that holds the lock leads: it has the stream, and sends each step to the others.
+ *
+ * A follower takes a step only if the step begins where the follower is. Otherwise it asks the server what it has missed.
+ *
+ * @param {string} name
+ * @param {Host} host what a tab may do with its stream
+ * @param {() => void} left
+ */
+function newTab(name, host, left) {
+  const me = `${Math.random()}`;
+  const channel = new BroadcastChannel(name);
+  const alarm = newAlarm();
+  let isLeader = false;
+  /** Ends this tab's place in the queue for the lock. @type {AbortController | undefined} */
+  let turn;
+  /** The highest of a leader. Messages of an earlier leader do not count. */
+  let epoch = 0;
+  let hasHeard = false;
+  let isInDoubt = false;
+  /** What the others want. @type {Map<string, { topics: string[], at: number }>} */
+  const wants = new Map();
+  /** Of the leader's stream. @type {Status} */
+  let status = { topics: [], refused: [], caughtUp: false, isOpen: false };
+  /** Steps that came while this tab was not where they begin. @type {Step[]} */
+  let steps = [];
+  let isInStep = false;
+  let isCatchingUp = false;
+  /** How far this tab has had these topics by their start. @type {Map<string, string>} */
+  const floors = new Map();
+
+  const say = (/** @type {object} */ message) => channel.postMessage({ from: me, ...message });
+  const sayWants = (more = {}) => say({ want: [...host.topics()], ...more });
+
+  /** Waits for the lock, and holds it until the turn ends. */
+  function queue(steal = false) {
+    turn?.abort();
+    const mine = (turn = new AbortController());
+    const { signal } = mine;
+    const lead = () => signal.aborted || (begin(), new Promise((release) => signal.addEventListener("abort", release)));
+    navigator.locks.request(name, steal ? { steal } : { signal }, lead).catch((/** @type {Error} */ error) => {
+      if (mine !== turn) return;
+      if (error.name === "AbortError") return demote();
+      leave();
+      host.alone();
+    });
+  }
+
+  function begin() {
+    isLeader = true;
+    epoch = Math.max(epoch + 1, Date.now());
+    host.lead();
+    steps = [];
+    beat();
+  }
+
+  function demote() {
+    isLeader = isInStep = false;
+    status = host.status();
+    host.follow();
+    queue();
+    listen();
+  }
+
+  function leave() {
+    say({ want: [] });
+    turn?.abort();
+    turn = undefined;
+    channel.close();
+    alarm.clear();
+    left();
+  }
+
+  channel.onmessage = ({ data: message }) => {
+    const { from, want, isNew, isAsking, isOver } = message;
+    if (isOver) return host.close();
+    if (want) wants.set(from, { topics: want, at: Date.now() });
+    if (isNew) sayWants();
+    if (isLeader) {
+      if (want) host.change();
+      // A hidden page gets its timers late.
+      if (isAsking || isNew) host.check(), tell();
+    }
+    if (!(message.epoch >= epoch)) return;
+    if (isLeader) demote();
+    epoch = message.epoch;
+    hasHeard = true;
+    if (message.status) note(message.status, seenOf(message.id));
+    else take(message.step);
+  };
+
+  // ---- As the leader
+
+  /** A leader that reads nothing is silent, so that another tab takes over. */
+  function tell() {
+    if (isLeader && !host.isFull()) say({ epoch, status: host.status(), id: host.id() });
+  }
+
+  function beat() {
+    tell();
+    host.change();
+    alarm.set(BEAT, beat);
+  }
+
+  // ---- As a follower
+
+  function listen() {
+    hasHeard = false;
+    alarm.set(isInDoubt ? DOUBT : 2 * BEAT, () => {
+      if (!hasHeard && !isInDoubt) return wake();
+      if (!hasHeard && !globalThis.document?.hidden) queue(true);
+      isInDoubt = false;
+      listen();
+    });
+  }
+
+  /** The page is in use: there has to be a leader that lives. */
+  function wake() {
+    if (isLeader) return;
+    isInDoubt = true;
+    say({ isAsking: true });
+    listen();
+  }
+
+  /** @param {Status} said @param {string} id of the leader's stream */
+  function note(said, id) {
+    status = said;
+    sayWants();
+    if ((!isInStep && isCovered()) || !hasHad(id)) catchUp();
+    tellPage();
+  }
+
+  const tellPage = () => isLeader || host.caughtUp(isInStep && status.caughtUp);
+
+  /** Whether the leader's stream has all topics of this tab. */
+  const isCovered = () => [...host.topics()].every((topic) => status.topics.includes(topic) || status.refused.includes(topic));
+
+  /** Whether this tab has had all events up to an id. @param {string} id */
+  const hasHad = (id) => id === host.id() || order(id, host.id()) <= 0;
+
+  /** @param {Step} step */
+  function take(step) {
+    const [after, id] = [step.after, step.id].map(seenOf);
+    // An event of the start of a topic: a tab that wants the topic asks for its start itself.
+    const isLate = after === id && id !== step.id;
+    if (isLate) return;
+    step = { ...step, after, id };
+    if (isInStep && fit(step)) return;
+    if (steps.push(step) > BACKLOG) steps = [];
+    catchUp();
+  }
+
+  /** Takes the step if it fits. Returns whether it is dealt with. @param {Step} step */
+  function fit(step) {
+    const fits = step.after === host.id() && isCovered() && !host.isFull();
+    if (fits) host.accept(step);
+    return fits || hasHad(step.id);
+  }
+
+  async function catchUp() {
+    isInStep = false;
+    tellPage();
+    // While the leader cannot read, a follower cannot either.
+    if (isCatchingUp || !status.isOpen) return;
+    isCatchingUp = true;
+    try {
+      do {
+        await host.room();
+        await askForStarts();
+        const before = steps.length;
+        const topics = [...new Set([...status.topics, ...host.topics()])].filter((topic) => !status.refused.includes(topic));
+        await ask({ topics });
+        const at = steps.map(({ id }) => id).lastIndexOf(host.id());
+        // A step without an order is in the response if it came before the request.
+        steps = steps.filter((step, index) => index > at && !fit(step) && (index >= before || order(step.id, host.id()) > 0));
+      } while (isCovered() && (steps.length || host.starting.size) && (await pause(LEAST_PAUSE)));
+      isInStep = isCovered();
+    } catch (error) {
+      // The next word of the leader is the next attempt.
+      await pause(Math.max(retryAfter(/** @type {any} */ (error).response), 1_000));
+    }
+    isCatchingUp = false;
+    tellPage();
+  }
+
+  /** @param {Ask} what */
+  async function ask(what) {
+    if (isLeader || !turn) throw new Error("this tab does not follow");
+    return host.ask(what);
+  }
+
+  async function askForStarts() {
+    // A tab without an id gets all starts.
+    if (!host.id()) host.starting.clear();
+    const topics = [...host.starting];
+    if (!topics.length) return;
+    const id = await ask({ topics, id: "", isAside: true });
+    for (const topic of topics) if (host.starting.delete(topic)) floors.set(topic, id);
+  }
+
+  /** @param {number} ms */
+  const pause = (ms) => new Promise((resolve) => setTimeout(() => resolve(1), ms * (1 + Math.random())));
+
+  const others = () => new Set([...wants.values()].flatMap(({ topics, at }) => (Date.now() - at < 3 * BEAT ? topics : [])));
+
+  queue();
+  sayWants({ isNew: true });
+  listen();
+
+  return {
+    leave,
+    others,
+    tell,
+    wake,
+    /** @param {Step} step */
+    send: (step) => isLeader && say({ epoch, step }),
+    closeAll() {
+      say({ isOver: true });
+      host.close();
+    },
+    /** @param {string} topic */
+    added(topic) {
+      sayWants();
+      if (!isLeader) catchUp();
+      else host.change();
+    },
+    /** @param {string} topic */
+    removed(topic) {
+      floors.delete(topic);
+      sayWants();
+      if (isLeader) host.change();
+    },
+    /** @param {RawEvent} event @param {Step} step */
+    isForPage: ({ topic }, { id }) =>
+      topic === undefined ||
+      (!(order(id, floors.get(topic) ?? "") <= 0) && (host.topics().has(topic) || !others().has(topic))),
+  };
+}
+
+/** The id without what it says of topics that begin: `SEEN;LATE;TOPICS`. @param {string} id */
+const seenOf = (id) => id.split(";")[0];
+
+/** Compares two positions of one registry, `ms-seq-era`. `NaN`: they have no order. @param {string} a @param {string} b */
+function order(a, b) {
+  const [x, y] = [a, b].map((id) => /^(\d+)-(\d+)-(\w{9})$/.exec(id) ?? []);
+  return x[3] === y[3] ? Number(x[1]) - Number(y[1]) || Number(x[2]) - Number(y[2]) : NaN;
+}
