@@ -170,6 +170,8 @@ mod collections;
 #[cfg(feature = "json")]
 mod control;
 mod event;
+#[cfg(any(feature = "json", feature = "script"))]
+mod full_body;
 #[cfg(all(any(doc, doctest), feature = "axum", feature = "json"))]
 pub mod guide;
 mod handle;
@@ -182,6 +184,8 @@ mod reader;
 mod reading;
 mod record;
 mod registry;
+#[cfg(feature = "script")]
+mod script;
 mod stream;
 mod sync;
 #[cfg(feature = "test-util")]
@@ -197,7 +201,10 @@ mod readme {}
 
 #[cfg(feature = "json")]
 #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
-pub use self::control::{FullBody, TopicsError, TopicsFuture, TopicsService};
+pub use self::control::{TopicsError, TopicsFuture, TopicsService};
+#[cfg(any(feature = "json", feature = "script"))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "json", feature = "script"))))]
+pub use self::full_body::FullBody;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use self::layer::MissingLayer;
@@ -207,6 +214,9 @@ pub use self::observe::MetricsObserver;
 #[cfg(feature = "tracing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
 pub use self::observe::TracingObserver;
+#[cfg(feature = "script")]
+#[cfg_attr(docsrs, doc(cfg(feature = "script")))]
+pub use self::script::{ScriptService, script};
 pub use self::{
     client::{
         ClientHandle, ClientStats, Observation, Observer, Resume, ResumeError, Stats, StreamSummary, SubscribeError,

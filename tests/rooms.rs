@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The rooms from the top down. A room may use only the rooms that stand after it in its list.
-const PLAN: [(&str, &[&str]); 19] = [
+const PLAN: [(&str, &[&str]); 20] = [
     (
         "layer",
         &[
@@ -30,6 +30,7 @@ const PLAN: [(&str, &[&str]); 19] = [
     ),
     ("record", &["registry", "handle", "client", "limit", "topics", "stream", "log", "event", "collections", "sync"]),
     ("control", &["registry", "client", "topics", "event"]),
+    ("script", &[]),
     ("observe", &["client", "cluster", "limit", "topics", "stream", "log", "event", "sync"]),
     (
         "registry",
@@ -68,7 +69,7 @@ const PLAN: [(&str, &[&str]); 19] = [
 ];
 
 /// Modules that use no room. Every room may use them.
-const GROUND: [&str; 1] = ["sync"];
+const GROUND: [&str; 2] = ["sync", "full_body"];
 const ROOF: [&str; 3] = ["lib", "guide", "test_util"];
 
 /// Splits code into words and signs, without comments, texts and characters.

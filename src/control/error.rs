@@ -5,7 +5,7 @@ use http::{
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
 };
 
-use super::full_body::FullBody;
+use crate::full_body::FullBody;
 
 /// Why a [`TopicsService`](crate::TopicsService) refused a request.
 ///

@@ -4,13 +4,11 @@
 //! must not know the layer.
 
 mod error;
-mod full_body;
 mod request;
 mod service;
 mod topics;
 
 pub use self::{
     error::TopicsError,
-    full_body::FullBody,
     service::{TopicsFuture, TopicsService},
 };

@@ -14,13 +14,13 @@ use tower_service::Service;
 
 use super::{
     error::{TopicsError, response},
-    full_body::FullBody,
     request::{Bounds, TopicsRequest},
     topics,
 };
 use crate::{
     client::{ClientHandle, Subscription},
     event::ClientId,
+    full_body::FullBody,
     registry::Registry,
 };
 

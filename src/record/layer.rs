@@ -262,7 +262,8 @@ impl RecordLayer {
     /// Sets how many recordings of this process may be made at the same time. Default: 10,000.
     ///
     /// A [limit](crate::Limit) of streams does not count a handler that nobody reads. A request that would run one
-    /// handler more gets a 503 with `retry-after`. Requests that join are not limited.
+    /// handler more gets a 503 with `retry-after`. Requests that join are not limited. As any request, they wait until the
+    /// inner service is ready: so put a limit of concurrent requests into the handler, and not between the two.
     pub fn running_at_most(self, handlers: usize) -> Self {
         self.with(|config| config.running_at_most = handlers)
     }

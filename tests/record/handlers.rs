@@ -16,7 +16,7 @@ use http::{Method, Request, StatusCode, request::Parts};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_sse::{Limit, RecordLayer, Registry, RegistryConfig, SseLayer, backplane::Memory};
+use tower_sse::{Drain, Limit, RecordLayer, Registry, RegistryConfig, SseLayer, backplane::Memory};
 
 use crate::{
     bodies::{any, channel, event_stream},
@@ -175,4 +175,14 @@ async fn a_handler_that_has_not_answered_is_cancelled_and_all_that_wait_for_it_a
     let (_frames, mut reader) = world.begin("a").await;
     assert!(world.record.cancel(&topic), "one that runs is cancelled, too");
     assert_eq!(reader.end().await, End::Error);
+}
+
+#[tokio::test]
+async fn a_request_during_a_drain_runs_no_handler() {
+    let mut world = World::new();
+    let drain = tokio::spawn(world.registry.drain(Drain::within(Duration::from_secs(5))));
+    tokio::task::yield_now().await;
+    assert_eq!(world.send(ask("a")).response().await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    world.assert_not_called();
+    drop(drain);
 }

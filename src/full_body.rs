@@ -1,3 +1,5 @@
+//! The body of responses that are no streams.
+
 use std::{
     convert::Infallible,
     pin::Pin,
@@ -7,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// A complete response body, that of a [`TopicsService`](crate::TopicsService).
+/// A complete response body, as that of a [`TopicsService`](crate::TopicsService).
 #[derive(Debug, Clone, Default)]
 pub struct FullBody(Option<Bytes>);
 
 impl FullBody {
-    pub(super) fn new(data: impl Into<Bytes>) -> Self {
+    pub(crate) fn new(data: impl Into<Bytes>) -> Self {
         Self(Some(data.into()).filter(|data| !data.is_empty()))
     }
 }
