@@ -31,6 +31,7 @@ use crate::{
     bodies::{Fault, Passing},
     clients,
     connections::RequestBody,
+    ends::End,
     exchanges::Unanswered,
     headers,
     hiding::hide,
@@ -87,7 +88,12 @@ impl Gateway {
     }
 
     pub(crate) async fn answer(self: Arc<Self>, request: Request<RequestBody>, peer: IpAddr) -> Response<Answer> {
-        self.pass_on(request, peer).await.unwrap_or_else(refusal)
+        let end = request.extensions().get::<End>().cloned();
+        let response = self.pass_on(request, peer).await.unwrap_or_else(refusal);
+        match end {
+            Some(end) => end.reported_by(response),
+            None => response,
+        }
     }
 
     async fn pass_on(
@@ -282,7 +288,7 @@ fn head_of<B>(request: &Request<B>) -> Parts {
     head
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     content_type.to_ascii_lowercase().starts_with(b"text/event-stream")
 }
@@ -300,7 +306,7 @@ fn refused_for(error: &legacy::Error) -> Refused {
     match causes().find_map(|cause| cause.downcast_ref()) {
         Some(Fault::TooSlow) => return TOO_SLOW,
         Some(Fault::Broken(_)) => return Refused(StatusCode::BAD_REQUEST, "The request's body broke.\n"),
-        Some(Fault::MadeRoom | Fault::Recording(_)) | None => {}
+        Some(_) | None => {}
     }
     match causes().find_map(|cause| cause.downcast_ref()) {
         Some(error) if is_own(error) => FULL,

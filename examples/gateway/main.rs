@@ -20,7 +20,8 @@
 //! - Upgrades (WebSocket) are not proxied: `upgrade` is removed as every hop-by-hop header is, so the upstream answers
 //!   as if it had not been asked. `CONNECT` is a 405. An unreachable upstream is a 502.
 //! - On SIGINT and SIGTERM the gateway accepts no new connections, and lets current responses finish for up to
-//!   `--finish-ms`. A second signal ends it at once.
+//!   `--finish-ms`. Then the streams of GETs end cleanly, and other answers with an error (`ends.rs`). A second signal ends
+//!   it at once.
 //!
 //! # Names
 //!
@@ -86,6 +87,7 @@ mod bodies;
 mod clients;
 #[path = "../support/connections.rs"]
 mod connections;
+mod ends;
 mod events;
 mod exchanges;
 mod gateway;
