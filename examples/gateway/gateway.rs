@@ -6,7 +6,7 @@ use std::{
     iter,
     net::IpAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -63,6 +63,14 @@ const TOO_LATE: Refused = Refused(StatusCode::GATEWAY_TIMEOUT, "The upstream did
 const FULL: Refused = Refused(StatusCode::SERVICE_UNAVAILABLE, "The gateway has as many requests as it can take.\n");
 const SHARE_TAKEN: Refused =
     Refused(StatusCode::TOO_MANY_REQUESTS, "From this address, there are as many requests as there may be.\n");
+
+/// An upstream with these answers may know a stream again in a moment.
+const NOT_NOW: [StatusCode; 4] = [
+    StatusCode::TOO_MANY_REQUESTS,
+    StatusCode::BAD_GATEWAY,
+    StatusCode::SERVICE_UNAVAILABLE,
+    StatusCode::GATEWAY_TIMEOUT,
+];
 
 pub(crate) type Answer = UnsyncBoxBody<Bytes, Fault>;
 
@@ -198,10 +206,13 @@ impl Gateway {
     pub(crate) async fn ask_again(&self, head: Parts, asked: Option<Asked>) -> Reply {
         let response = match self.client.request(Request::from_parts(head, no_body())).await {
             Ok(response) => response,
-            Err(error) => return Reply::None(one_line(Causes(&error))),
+            Err(error) => return Reply::NotNow(one_line(Causes(&error)), None),
         };
         match response.status() {
             StatusCode::NO_CONTENT => return Reply::Over,
+            status if NOT_NOW.contains(&status) => {
+                return Reply::NotNow(format!("the upstream answers {status}"), retry_after(response.headers()));
+            }
             status if !is_open_stream(&response) => return Reply::Other(format!("the upstream answers {status}")),
             _ => {}
         }
@@ -298,6 +309,13 @@ fn is_open_stream<B>(response: &Response<B>) -> bool {
     response.status() == StatusCode::OK
         && is_event_stream(response.headers())
         && !response.headers().contains_key(CONTENT_ENCODING)
+}
+
+/// How long a server wants to be left alone (RFC 9110, 10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let seconds = text.parse().map(Duration::from_secs).ok();
+    seconds.or_else(|| httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok())
 }
 
 /// Which side caused the error.

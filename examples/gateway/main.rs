@@ -71,7 +71,8 @@
 //!   A recording has the place of a request as long as it is made, also when its client is gone, and its readers have places
 //!   of their own.
 //! - `--open-after-ms`: a request that accepts nothing but an event stream gets its head before the upstream answers.
-//! - `--retry-upstream`: the stream of a GET that breaks is asked for again, and its client does not notice (`resuming.rs`).
+//! - `--retry-upstream`: the stream of a GET that breaks is asked for again, and its client does not notice (`resuming.rs`),
+//!   also if the upstream begins again (`delivered.rs`).
 //! - `--single-line-heartbeats`: for clients that take the blank line after a comment for an event.
 //!
 //! The guide's chapter `model_gateways` has the details.
@@ -87,6 +88,7 @@ mod bodies;
 mod clients;
 #[path = "../support/connections.rs"]
 mod connections;
+mod delivered;
 mod ends;
 mod events;
 mod exchanges;
