@@ -108,6 +108,10 @@ pub(crate) enum Fault {
     /// Its place was needed, and its client did not take it.
     MadeRoom,
     Broken(hyper::Error),
+    /// The upstream was asked again for a stream, and does not go on where it broke.
+    NotResumed,
+    /// The gateway ends before the upstream has ended its answer.
+    Cut,
     /// A recording, or what was read of it, is not complete.
     Recording(BoxError),
 }
@@ -120,6 +124,8 @@ impl Display for Fault {
             Self::TooSlow => f.write_str("the body came too slowly"),
             Self::MadeRoom => f.write_str("it was not taken, and made room for another"),
             Self::Broken(_) => f.write_str("the body broke"),
+            Self::NotResumed => f.write_str("the stream does not go on where it broke"),
+            Self::Cut => f.write_str("the gateway ended before the answer did"),
             Self::Recording(_) => f.write_str("the answer broke where it was recorded"),
         }
     }
@@ -128,7 +134,7 @@ impl Display for Fault {
 impl Error for Fault {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::TooSlow | Self::MadeRoom => None,
+            Self::TooSlow | Self::MadeRoom | Self::NotResumed | Self::Cut => None,
             Self::Broken(error) => Some(error),
             Self::Recording(error) => Some(&**error),
         }

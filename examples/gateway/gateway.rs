@@ -6,7 +6,7 @@ use std::{
     iter,
     net::IpAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use crate::{
     bodies::{Fault, Passing},
     clients,
     connections::RequestBody,
+    ends::End,
     exchanges::Unanswered,
     headers,
     hiding::hide,
@@ -63,6 +64,14 @@ const FULL: Refused = Refused(StatusCode::SERVICE_UNAVAILABLE, "The gateway has 
 const SHARE_TAKEN: Refused =
     Refused(StatusCode::TOO_MANY_REQUESTS, "From this address, there are as many requests as there may be.\n");
 
+/// An upstream with these answers may know a stream again in a moment.
+const NOT_NOW: [StatusCode; 4] = [
+    StatusCode::TOO_MANY_REQUESTS,
+    StatusCode::BAD_GATEWAY,
+    StatusCode::SERVICE_UNAVAILABLE,
+    StatusCode::GATEWAY_TIMEOUT,
+];
+
 pub(crate) type Answer = UnsyncBoxBody<Bytes, Fault>;
 
 pub(crate) struct Gateway {
@@ -87,7 +96,12 @@ impl Gateway {
     }
 
     pub(crate) async fn answer(self: Arc<Self>, request: Request<RequestBody>, peer: IpAddr) -> Response<Answer> {
-        self.pass_on(request, peer).await.unwrap_or_else(refusal)
+        let end = request.extensions().get::<End>().cloned();
+        let response = self.pass_on(request, peer).await.unwrap_or_else(refusal);
+        match end {
+            Some(end) => end.reported_by(response),
+            None => response,
+        }
     }
 
     async fn pass_on(
@@ -192,10 +206,13 @@ impl Gateway {
     pub(crate) async fn ask_again(&self, head: Parts, asked: Option<Asked>) -> Reply {
         let response = match self.client.request(Request::from_parts(head, no_body())).await {
             Ok(response) => response,
-            Err(error) => return Reply::None(one_line(Causes(&error))),
+            Err(error) => return Reply::NotNow(one_line(Causes(&error)), None),
         };
         match response.status() {
             StatusCode::NO_CONTENT => return Reply::Over,
+            status if NOT_NOW.contains(&status) => {
+                return Reply::NotNow(format!("the upstream answers {status}"), retry_after(response.headers()));
+            }
             status if !is_open_stream(&response) => return Reply::Other(format!("the upstream answers {status}")),
             _ => {}
         }
@@ -282,7 +299,7 @@ fn head_of<B>(request: &Request<B>) -> Parts {
     head
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     content_type.to_ascii_lowercase().starts_with(b"text/event-stream")
 }
@@ -294,13 +311,20 @@ fn is_open_stream<B>(response: &Response<B>) -> bool {
         && !response.headers().contains_key(CONTENT_ENCODING)
 }
 
+/// How long a server wants to be left alone (RFC 9110, 10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let seconds = text.parse().map(Duration::from_secs).ok();
+    seconds.or_else(|| httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok())
+}
+
 /// Which side caused the error.
 fn refused_for(error: &legacy::Error) -> Refused {
     let causes = || iter::successors(error.source(), |cause| (**cause).source());
     match causes().find_map(|cause| cause.downcast_ref()) {
         Some(Fault::TooSlow) => return TOO_SLOW,
         Some(Fault::Broken(_)) => return Refused(StatusCode::BAD_REQUEST, "The request's body broke.\n"),
-        Some(Fault::MadeRoom | Fault::Recording(_)) | None => {}
+        Some(_) | None => {}
     }
     match causes().find_map(|cause| cause.downcast_ref()) {
         Some(error) if is_own(error) => FULL,

@@ -20,7 +20,8 @@
 //! - Upgrades (WebSocket) are not proxied: `upgrade` is removed as every hop-by-hop header is, so the upstream answers
 //!   as if it had not been asked. `CONNECT` is a 405. An unreachable upstream is a 502.
 //! - On SIGINT and SIGTERM the gateway accepts no new connections, and lets current responses finish for up to
-//!   `--finish-ms`. A second signal ends it at once.
+//!   `--finish-ms`. Then the streams of GETs end cleanly, and other answers with an error (`ends.rs`). A second signal ends
+//!   it at once.
 //!
 //! # Names
 //!
@@ -70,7 +71,8 @@
 //!   A recording has the place of a request as long as it is made, also when its client is gone, and its readers have places
 //!   of their own.
 //! - `--open-after-ms`: a request that accepts nothing but an event stream gets its head before the upstream answers.
-//! - `--retry-upstream`: the stream of a GET that breaks is asked for again, and its client does not notice (`resuming.rs`).
+//! - `--retry-upstream`: the stream of a GET that breaks is asked for again, and its client does not notice (`resuming.rs`),
+//!   also if the upstream begins again (`delivered.rs`).
 //! - `--single-line-heartbeats`: for clients that take the blank line after a comment for an event.
 //!
 //! The guide's chapter `model_gateways` has the details.
@@ -86,6 +88,8 @@ mod bodies;
 mod clients;
 #[path = "../support/connections.rs"]
 mod connections;
+mod delivered;
+mod ends;
 mod events;
 mod exchanges;
 mod gateway;

@@ -40,8 +40,10 @@ pub(crate) const USAGE: &str =
   --open-after-ms  how long a request that accepts nothing but an event stream waits for the upstream's head; then its
                    stream opens with a 200 and heartbeats, and an error comes as an event (default: for ever)
   --retry-upstream a GET's event stream that breaks is asked for again with the id of its last event, if it has one.
-                   Its client sees heartbeats meanwhile, and no break
-  --retry-for-ms   how long a stream may be broken until its client is told (default: 60000)
+                   Its client sees heartbeats meanwhile, and no break. If the upstream begins again instead, what the
+                   client has is left out, by its ids
+  --retry-for-ms   how long a stream may be broken until its client is told (default: 60000). An upstream that is not
+                   reached, or that answers 429, 502, 503 or 504, is asked until then, and not before its `retry-after`
   --record         records event streams of requests with an `Idempotency-Key`: the same request again gets the rest
                    after its `Last-Event-ID`, or all, and the upstream is asked once. Whose a key is, `authorization`,
                    `x-api-key`, `api-key` and `x-goog-api-key` say, together with all cookies. A request without any of
@@ -62,7 +64,8 @@ pub(crate) const USAGE: &str =
                    (default: 30000)
   --answer-ms      the same of an answer that is no event stream, and how long one may take to begin
                    (default: 600000)
-  --finish-ms      how long answers may go on when the gateway is told to end (default: 30000)";
+  --finish-ms      how long answers may go on when the gateway is told to end (default: 30000). Then an event stream
+                   that answers a GET ends cleanly, and any other one with an error";
 
 /// The minimum that HTTP/2 recommends, if the total allows it (RFC 9113, 6.5.2).
 const MOST_PER_CONNECTION: u32 = 100;

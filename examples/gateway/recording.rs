@@ -17,6 +17,7 @@ use crate::{
     bodies::{Fault, Passing},
     clients,
     connections::RequestBody,
+    ends::End,
     gateway::{Answer, no_place, refusal},
     options::Rules,
     owners::{Owner, Owners, fingerprint},
@@ -69,8 +70,15 @@ impl Recordings {
     {
         let (mut head, body) = request.into_parts();
         let Some(owner) = self.owners.as_ref().and_then(|owners| owners.of(&head, peer)) else {
-            let response = plain.oneshot(Request::from_parts(head, body)).await?;
-            return Ok(response.map(boxed));
+            let end = End::of_request(&head.method);
+            if let Some(end) = &end {
+                head.extensions.insert(end.clone());
+            }
+            let response = plain.oneshot(Request::from_parts(head, body)).await?.map(boxed);
+            return Ok(match end {
+                Some(end) => end.awaited_by(response),
+                None => response,
+            });
         };
         head.extensions.insert(owner);
         let client = clients::address(&head, peer, &self.trusted_proxies);

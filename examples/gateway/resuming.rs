@@ -11,10 +11,11 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, request::Parts};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
 use crate::{
     bodies::Fault,
+    delivered::Unclear,
     events::Events,
     gateway::{Answer, Gateway},
     log::{Causes, complain, one_line},
@@ -23,12 +24,12 @@ use crate::{
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// How often a stream is asked for again until it has sent another event.
-const ATTEMPTS: u32 = 8;
 /// The wait before the first attempt, unless the upstream has said it with `retry`. It doubles with each further attempt.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// Nobody waits longer for what the upstream said with `retry` or `retry-after`.
+const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// A request that can be sent again: a GET without a body.
 pub(crate) struct Again {
@@ -49,29 +50,33 @@ pub(crate) enum Reply {
     Over,
     /// It answered with something else, so it does not know the stream.
     Other(String),
-    /// It did not answer.
-    None(String),
+    /// It did not answer, or is not there at the moment. How long it wants to be left alone, if it said so.
+    NotNow(String, Option<Duration>),
 }
 
 impl Again {
     /// Asks until the upstream answers, or it is too late.
     async fn ask(self: Arc<Self>, id: Option<HeaderValue>, mut broken: Broken, wait: Option<u64>) -> (Reply, Broken) {
-        let first = wait.map_or(FIRST_WAIT, Duration::from_millis).max(SHORTEST_WAIT);
+        let first = wait.map_or(FIRST_WAIT, Duration::from_millis).clamp(SHORTEST_WAIT, A_DAY);
+        let mut said = first;
         let mut head = self.head.clone();
         if let Some(id) = id {
             head.headers.insert(LAST_EVENT_ID, id);
         }
         loop {
             // Doubled at most up to the longest wait, and never shorter than what the upstream said.
-            let doubled = first.saturating_mul(1 << broken.attempts).min(LONGEST_WAIT).max(first);
+            let doubled = first.saturating_mul(2_u32.saturating_pow(broken.attempts)).min(LONGEST_WAIT).max(said);
             let wait = doubled + doubled.mul_f64(random_fraction() / 2.0);
-            if broken.attempts == ATTEMPTS || Instant::now() + wait >= broken.until {
-                return (Reply::None(format!("given up after {} attempts", broken.attempts)), broken);
+            if Instant::now() + wait >= broken.until {
+                return (Reply::Other(format!("given up after {} attempts", broken.attempts)), broken);
             }
             sleep(wait).await;
             broken.attempts += 1;
             match timeout_at(broken.until, self.gateway.ask_again(head.clone(), self.asked.clone())).await {
-                Ok(Reply::None(problem)) => self.tell(format_args!("is not answered again: {problem}")),
+                Ok(Reply::NotNow(problem, after)) => {
+                    self.tell(format_args!("is not answered again: {problem}"));
+                    said = after.unwrap_or_default().clamp(first, A_DAY);
+                }
                 Ok(reply) => return (reply, broken),
                 Err(_) => {}
             }
@@ -100,6 +105,8 @@ pub(crate) struct Resuming {
     events: Events,
     state: State,
     broken: Option<Broken>,
+    /// A stream that was asked for again is still broken as long as nobody can say which events the client has.
+    too_late: Option<Pin<Box<Sleep>>>,
 }
 
 enum State {
@@ -112,7 +119,13 @@ enum State {
 
 impl Resuming {
     pub(crate) fn new(again: Again, body: Answer) -> Self {
-        Self { again: Arc::new(again), events: Events::default(), state: State::Passing(body), broken: None }
+        Self {
+            again: Arc::new(again),
+            events: Events::default(),
+            state: State::Passing(body),
+            broken: None,
+            too_late: None,
+        }
     }
 
     /// Ends with what was held back, and this. Before an error nothing is sent: it would be half of an event, and a server
@@ -122,8 +135,15 @@ impl Resuming {
         self.state = State::Ending(last.into_iter().chain(rest.map(|rest| Ok(Frame::data(rest)))).collect());
     }
 
+    /// Nobody can say which events of a further response the client has.
+    fn is_unclear(&mut self) {
+        self.again.tell("does not go on: its ids do not say where");
+        self.end(Some(Err(Fault::NotResumed)));
+    }
+
     /// The response has broken. `None`: it has ended cleanly, in the middle of an event.
     fn breaks(&mut self, fault: Option<Fault>) {
+        let fault = fault.or_else(|| self.events.is_unclear().then_some(Fault::NotResumed));
         let number = self.events.number();
         let id = self.events.last_id().and_then(|id| HeaderValue::from_bytes(id).ok());
         // Before its first event, a client that came back can be answered as it was: from its own id.
@@ -144,9 +164,11 @@ impl Resuming {
             Reply::Stream(body) => {
                 self.events.begin_again();
                 self.state = State::Passing(body);
+                self.too_late = self.broken.map(|broken| Box::pin(sleep_until(broken.until)));
             }
+            Reply::Over if self.events.is_unclear() => self.is_unclear(),
             Reply::Over => self.state = State::Ending(Vec::new()),
-            Reply::Other(why) | Reply::None(why) => {
+            Reply::Other(why) | Reply::NotNow(why, _) => {
                 self.again.tell(format_args!("does not go on: {why}"));
                 self.end(fault.map(Err));
             }
@@ -163,16 +185,22 @@ impl Body for Resuming {
         loop {
             match &mut this.state {
                 State::Passing(body) => {
+                    if this.events.is_unclear()
+                        && this.too_late.as_mut().is_some_and(|too_late| too_late.as_mut().poll(cx).is_ready())
+                    {
+                        this.is_unclear();
+                        continue;
+                    }
                     match ready!(Pin::new(body).poll_frame(cx)).map(|it| it.map(Frame::into_data)) {
-                        Some(Ok(Ok(data))) => {
-                            let whole = this.events.push(&data);
-                            if !whole.is_empty() {
-                                return Poll::Ready(Some(Ok(Frame::data(whole))));
-                            }
-                        }
-                        // Trailers: the upstream has ended the stream.
-                        Some(Ok(Err(trailers))) => this.end(Some(Ok(trailers))),
+                        Some(Ok(Ok(data))) => match this.events.push(&data) {
+                            Ok(whole) if whole.is_empty() => {}
+                            Ok(whole) => return Poll::Ready(Some(Ok(Frame::data(whole)))),
+                            Err(Unclear) => this.is_unclear(),
+                        },
                         None if this.events.is_within_event() => this.breaks(None),
+                        // A clean end, or trailers before it.
+                        None | Some(Ok(Err(_))) if this.events.is_unclear() => this.is_unclear(),
+                        Some(Ok(Err(trailers))) => this.end(Some(Ok(trailers))),
                         None => this.end(None),
                         Some(Err(fault)) => this.breaks(Some(fault)),
                     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Version, header::CONTENT_TYPE};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::{
@@ -20,8 +20,10 @@ use tokio::{
 use crate::{
     GATEWAY, Gateway, begun,
     bodies::{AnyBody, any, channel, event_stream},
-    client::{VERSIONS, get},
-    example, next_data, raw, raw_upstream, read_until, upstream, upstream_once, within_20_s,
+    client::{VERSIONS, get, request},
+    example, next_data, raw, raw_upstream, read_until,
+    recordings::{ADA, Upstream, ask, events, rest, say},
+    spec, upstream, upstream_once, within_20_s,
 };
 
 #[tokio::test]
@@ -182,9 +184,73 @@ async fn an_interrupt_ends_the_gateway_while_streams_are_open() {
             let response = gateway.client(Version::HTTP_11).await.send(get("/")).await.unwrap();
             let mut response = begun(response).await;
             example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGINT);
-            assert_eq!(next_data(&mut response).await, None, "the stream ends cleanly");
+            assert_eq!(
+                next_data(&mut response).await,
+                None,
+                "the stream of a GET ends cleanly, as its client comes back"
+            );
             assert!(gateway.server.process.wait().await.unwrap().success());
             drop(frames);
+        }
+    })
+    .await;
+}
+
+/// What is there of an answer to a POST when the time of the gateway is over, and whether it ends cleanly.
+#[cfg(unix)]
+async fn cut(version: Version, flags: &[&str]) -> (Vec<spec::Message>, bool) {
+    let mut upstream = Upstream::start().await;
+    let mut gateway = Gateway::start(&upstream.url, flags).await;
+    let mut first = ask(&gateway, version, &[ADA]).await;
+    let frames = upstream.next().await;
+    say(&frames, "data: a\n\n").await;
+    let mut received = events(&mut first, 1).await;
+    example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGTERM);
+    let (bytes, is_clean) = rest(first).await;
+    assert!(gateway.server.process.wait().await.unwrap().success());
+    received.extend(spec::parse(&bytes).messages);
+    (received, is_clean)
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn half_of_an_answer_does_not_end_cleanly_when_the_gateway_ends() {
+    within_20_s(async {
+        for version in VERSIONS {
+            for finish in ["500", "0"] {
+                let (received, is_clean) = cut(version, &["--finish-ms", finish]).await;
+                assert!(!is_clean && received.len() == 1, "{version:?} {finish}: {received:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn half_of_a_recorded_answer_does_not_end_cleanly_when_the_gateway_ends() {
+    within_20_s(async {
+        for version in VERSIONS {
+            let (received, is_clean) = cut(version, &["--finish-ms", "500", "--record"]).await;
+            assert!(!is_clean, "{version:?}: {received:?}");
+        }
+    })
+    .await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_stream_without_an_answer_yet_does_not_end_cleanly_when_the_gateway_ends() {
+    within_20_s(async {
+        for version in VERSIONS {
+            let upstream = upstream(|_| pending()).await;
+            let mut gateway = Gateway::start(&upstream, &["--finish-ms", "500", "--open-after-ms", "1"]).await;
+            let mut asks = request("POST", "/", AnyBody::default());
+            asks.headers_mut().insert("accept", HeaderValue::from_static("text/event-stream"));
+            let response = gateway.client(version).await.send(asks).await.unwrap();
+            example::signal(&gateway.server.process, nix::sys::signal::Signal::SIGTERM);
+            assert!(!rest(response).await.1, "{version:?}");
+            assert!(gateway.server.process.wait().await.unwrap().success());
         }
     })
     .await;

@@ -1,6 +1,6 @@
 //! Message framing: where a message begins and ends, how long it may take, and which side is blamed for an error.
 
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Version,
@@ -237,10 +237,7 @@ async fn slow_responses_are_ended_and_event_streams_are_not() {
                 }
             });
             match request.uri().path() {
-                "/late" => {
-                    sleep(Duration::from_secs(60)).await;
-                    Response::new(AnyBody::default())
-                }
+                "/late" => pending().await,
                 "/stream" => event_stream(body),
                 _ => Response::new(body),
             }

@@ -22,6 +22,10 @@ mod bodies;
 #[path = "../support/client.rs"]
 mod client;
 mod connections;
+#[path = "../../examples/gateway/delivered.rs"]
+mod delivered;
+#[path = "../../examples/gateway/events.rs"]
+mod events;
 #[path = "../support/example.rs"]
 mod example;
 mod failures;
@@ -33,6 +37,7 @@ mod names;
 #[path = "../support/other_address.rs"]
 mod other_address;
 mod proxying;
+mod reading_events;
 mod recording_bounds;
 mod recordings;
 mod retrying;

@@ -8,7 +8,7 @@ use crate::{
     bodies::AnyBody,
     client::{VERSIONS, request},
     raw,
-    recordings::{ADA, Upstream, ask, events, say},
+    recordings::{ADA, Upstream, ask, events, rest, say},
     within_20_s,
 };
 
@@ -30,6 +30,28 @@ async fn a_recording_that_nobody_reads_is_bounded_and_ends_its_request_to_the_up
             // The place is free a moment after the connection to the upstream.
             while ask(&gateway, version, &[bob]).await.status() != StatusCode::OK {}
             assert_eq!(upstream.asked(), 2, "{version:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_recording_that_was_given_up_does_not_look_complete_to_who_comes_back() {
+    within_20_s(async {
+        for version in VERSIONS {
+            let mut upstream = Upstream::start().await;
+            let gateway = Gateway::start(&upstream.url, &["--record", "--record-unread-ms", "300"]).await;
+            let mut first = ask(&gateway, version, &[ADA]).await;
+            let frames = upstream.next().await;
+            say(&frames, "data: a\n\n").await;
+            events(&mut first, 1).await;
+            drop(first);
+            frames.closed().await;
+            let again = ask(&gateway, version, &[ADA]).await;
+            assert_eq!(again.status(), StatusCode::OK);
+            let (bytes, is_clean) = rest(again).await;
+            let text = String::from_utf8(bytes).unwrap();
+            assert!(!is_clean && text.contains("event: error"), "{version:?}: clean: {is_clean}, {text}");
         }
     })
     .await;

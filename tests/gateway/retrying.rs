@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{HeaderValue, Response, StatusCode, Version, request::Parts};
@@ -144,7 +145,7 @@ async fn an_upstream_that_does_not_know_the_stream_any_more_is_told_as_the_break
             let html = Response::builder().header("content-type", "text/html").body(any(Full::from("<p>"))).unwrap();
             let mut packed = whole("id: 2\ndata: b\n\n");
             packed.headers_mut().insert("content-encoding", HeaderValue::from_static("gzip"));
-            for answer in [status(404), status(503), html, packed] {
+            for answer in [status(404), status(500), html, packed] {
                 let (upstream, mut requests) = scripted([broken(BEGUN), answer]).await;
                 let gateway = Gateway::start(&upstream, &["--retry-upstream"]).await;
                 let response = gateway.client(version).await.send(get("/")).await.unwrap();
@@ -202,21 +203,35 @@ async fn a_clean_end_is_the_end_but_not_within_an_event() {
     .await;
 }
 
+/// The data of all events of a stream whose upstream gives these answers, and whether it ends cleanly.
+async fn retried(
+    version: Version,
+    answers: impl IntoIterator<Item = Response<AnyBody>>,
+    flags: &[&str],
+) -> (Vec<String>, bool) {
+    let (upstream, requests) = scripted(answers).await;
+    let gateway = Gateway::start(&upstream, &[&["--retry-upstream"], flags].concat()).await;
+    let mut asks = get("/");
+    asks.headers_mut().insert("accept", HeaderValue::from_static("text/event-stream"));
+    let (received, is_clean) = all_of(gateway.client(version).await.send(asks).await.unwrap()).await;
+    drop(requests);
+    (spec::parse(received.as_bytes()).messages.into_iter().map(|it| it.data).collect(), is_clean)
+}
+
 #[tokio::test]
-async fn an_upstream_that_stays_away_is_given_up_after_the_time_and_after_the_attempts() {
+async fn an_upstream_that_stays_away_is_asked_until_the_time_is_over() {
     within_20_s(async {
         for version in VERSIONS {
-            for (begun, flags, fewest, most) in [
+            for (begun, fewest, most) in [
                 // 20 ms, 40 ms, 80 ms and so on, each up to half longer.
-                (BEGUN, &["--retry-upstream", "--retry-for-ms", "400"][..], 3, 6),
+                (BEGUN, 3, 6),
                 // The upstream wants to be left alone for longer than the gateway waits.
-                ("retry: 500\n\nid: 1\ndata: a\n\nid: 2\nda", &["--retry-upstream", "--retry-for-ms", "400"], 0, 0),
-                (BEGUN, &["--retry-upstream"], 8, 8),
+                ("retry: 500\n\nid: 1\ndata: a\n\nid: 2\nda", 0, 0),
             ] {
-                // It accepts requests, and breaks before it answers, or before it sends an event.
+                // It accepts requests, and breaks before it sends an event.
                 let answers = std::iter::once(broken(begun)).chain((0..8).map(|_| broken(": nothing\n\n")));
                 let (upstream, mut requests) = scripted(answers).await;
-                let gateway = Gateway::start(&upstream, flags).await;
+                let gateway = Gateway::start(&upstream, &["--retry-upstream", "--retry-for-ms", "400"]).await;
                 let response = gateway.client(version).await.send(get("/")).await.unwrap();
                 let (received, is_clean) = all_of(response).await;
                 assert!(received.starts_with(&format!(":\n\n{}", begun.trim_end_matches("id: 2\nda"))), "{received}");
@@ -226,8 +241,161 @@ async fn an_upstream_that_stays_away_is_given_up_after_the_time_and_after_the_at
                 while requests.try_recv().is_ok() {
                     attempts += 1;
                 }
-                assert!((fewest..=most).contains(&attempts), "{attempts} attempts with {flags:?}");
+                assert!((fewest..=most).contains(&attempts), "{attempts} attempts after {begun}");
             }
+        }
+    })
+    .await;
+}
+
+/// An upstream that is not there at the moment.
+fn not_now(status: u16, retry_after: &str) -> Response<AnyBody> {
+    let answer = Response::builder().status(status).header("retry-after", retry_after);
+    answer.body(any(Full::from("restarting"))).unwrap()
+}
+
+#[tokio::test]
+async fn an_upstream_that_restarts_behind_a_proxy_is_asked_again_when_it_says() {
+    within_20_s(async {
+        for version in VERSIONS {
+            let answers = [
+                broken(BEGUN),
+                not_now(502, ""),
+                not_now(503, "0"),
+                not_now(504, "nonsense"),
+                not_now(429, "1"),
+                whole("id: 2\ndata: b\n\n"),
+            ];
+            let begun = Instant::now();
+            assert_eq!(retried(version, answers, &[]).await, (vec!["a".to_owned(), "b".to_owned()], true));
+            assert!(begun.elapsed() >= Duration::from_secs(1), "{version:?} {:?}", begun.elapsed());
+
+            let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(2));
+            let answers = [broken(BEGUN), not_now(503, &date), whole("id: 2\ndata: b\n\n")];
+            let begun = Instant::now();
+            assert_eq!(retried(version, answers, &[]).await, (vec!["a".to_owned(), "b".to_owned()], true));
+            assert!(begun.elapsed() >= Duration::from_millis(500), "{version:?} {:?}", begun.elapsed());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_wants_to_be_left_alone_for_longer_than_the_time_is_told_as_the_break() {
+    within_20_s(async {
+        for version in VERSIONS {
+            for retry_after in ["61", &u64::MAX.to_string()] {
+                let answers = [broken(BEGUN), not_now(503, retry_after)];
+                assert_eq!(retried(version, answers, &[]).await, (vec!["a".to_owned()], false), "{version:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_event_comes_twice_from_an_upstream_that_begins_again() {
+    within_20_s(async {
+        for version in VERSIONS {
+            for (begun, again, expected) in [
+                (BEGUN, "id: 1\ndata: a\n\nid: 2\ndata: b\n\n", &["a", "b"][..]),
+                ("retry: 10\n\nid: 1\ndata: a\n\n", "id: 1\rdata: a\r\rid: 2\rdata: b\r\r", &["a", "b"]),
+                // The events before the last one, and those that belong to it.
+                (
+                    "retry: 10\n\ndata: hi\n\nid: 1\ndata: a\n\nid: 2\ndata: b\n\ndata: c\n\n",
+                    "data: hi\n\nid: 1\ndata: a\n\nid: 2\ndata: b\n\ndata: c\n\ndata: d\n\nid: 3\ndata: e\n\n",
+                    &["hi", "a", "b", "c", "d", "e"],
+                ),
+                // A greeting on each connection.
+                (BEGUN, "data: hi\n\nid: 2\ndata: b\n\n", &["a", "hi", "b"]),
+                // It has nothing new.
+                (BEGUN, "id: 1\ndata: a\n\n: bye", &["a"]),
+                // It repeats an id itself.
+                (BEGUN, "id: 2\ndata: b\n\nid: 2\ndata: b\n\nid: 1\ndata: a\n\n", &["a", "b", "b", "a"]),
+            ] {
+                let received = retried(version, [broken(begun), whole(again)], &[]).await;
+                let expected = expected.iter().map(|data| (*data).to_owned()).collect();
+                assert_eq!(received, (expected, true), "{version:?} {again:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ids_that_do_not_say_where_a_stream_goes_on_end_it_as_the_break_does() {
+    within_20_s(async {
+        for version in VERSIONS {
+            for (begun, again) in [
+                // The last id never comes.
+                ("retry: 10\n\nid: 1\ndata: a\n\nid: 2\ndata: b\n\n", "id: 1\ndata: a\n\ndata: of the first\n\n"),
+                // The ids are another stream's.
+                ("retry: 10\n\nid: 1\ndata: a\n\nid: 2\ndata: b\n\n", "id: 1\ndata: x\n\nid: 2\ndata: y\n\n"),
+                // No id comes at all.
+                (BEGUN, "data: b\n\n"),
+                // An event after the last id came already, and nobody knows which one.
+                ("retry: 10\n\nid: 1\ndata: a\n\ndata: b\n\n", "data: b\n\nid: 2\ndata: c\n\n"),
+                // Ids that are no positions.
+                (
+                    "retry: 10\n\nid: x\ndata: a\n\nid: y\ndata: b\n\nid: x\ndata: c\n\n",
+                    "id: y\ndata: b\n\nid: x\ndata: d\n\n",
+                ),
+            ] {
+                let (received, is_clean) = retried(version, [broken(begun), whole(again)], &[]).await;
+                let all: Vec<_> = spec::parse(begun.as_bytes()).messages.into_iter().map(|it| it.data).collect();
+                assert_eq!((received, is_clean), (all, false), "{version:?} {again:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_repeats_without_an_end_is_told_as_the_break_after_the_time_and_a_silent_one_is_not() {
+    within_20_s(async {
+        for version in VERSIONS {
+            for (again, then) in [("id: 0\ndata: zero\n\n", None), (": nothing\n\n", Some("b"))] {
+                let (frames, body) = channel();
+                let begun = broken("retry: 10\n\nid: 0\ndata: zero\n\nid: 1\ndata: a\n\n");
+                let (upstream, mut requests) = scripted([begun, event_stream(body)]).await;
+                let flags = ["--retry-upstream", "--retry-for-ms", "200", "--heartbeat-ms", "40"];
+                let gateway = Gateway::start(&upstream, &flags).await;
+                let mut response = gateway.client(version).await.send(get("/")).await.unwrap();
+                frames.send(Ok(Frame::data(again.into()))).await.unwrap();
+                let mut received = Vec::new();
+                // As many heartbeats as take twice the time.
+                let is_over = loop {
+                    match response.frame().await.unwrap() {
+                        Ok(frame) => received.extend(frame.into_data().unwrap()),
+                        Err(_) => break true,
+                    }
+                    if String::from_utf8_lossy(&received).matches(":\n\n").count() > 10 {
+                        break false;
+                    }
+                };
+                assert_eq!(is_over, then.is_none(), "{version:?}");
+                requests.recv().await.unwrap();
+                requests.recv().await.unwrap();
+                if !is_over {
+                    frames.send(Ok(Frame::data("id: 2\ndata: b\n\n".into()))).await.unwrap();
+                    drop(frames);
+                    received.extend(all_of(response).await.0.into_bytes());
+                }
+                let data: Vec<_> = spec::parse(&received).messages.into_iter().map(|it| it.data).collect();
+                assert_eq!(data, ["zero", "a"].into_iter().chain(then).collect::<Vec<_>>(), "{version:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_retried_stream_that_opens_early_goes_on_too() {
+    within_20_s(async {
+        for version in VERSIONS {
+            let answers = [broken("retry: 10\n\nid: 1\ndata: a\n\nid: 2\r\ndata"), whole("id: 2\rdata: b\r\r")];
+            let received = retried(version, answers, &["--open-after-ms", "1"]).await;
+            assert_eq!(received, (vec!["a".to_owned(), "b".to_owned()], true), "{version:?}");
         }
     })
     .await;
