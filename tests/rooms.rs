@@ -29,8 +29,8 @@ const PLAN: [(&str, &[&str]); 20] = [
         ],
     ),
     ("record", &["registry", "handle", "client", "limit", "topics", "stream", "log", "event", "collections", "sync"]),
-    ("control", &["registry", "client", "topics", "event"]),
-    ("script", &[]),
+    ("control", &["registry", "client", "topics", "event", "full_body"]),
+    ("script", &["full_body"]),
     ("observe", &["client", "cluster", "limit", "topics", "stream", "log", "event", "sync"]),
     (
         "registry",
