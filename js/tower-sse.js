@@ -1002,8 +1002,8 @@ function newTab(name, host, left) {
   let turn;
   /** The highest of a leader. Messages of an earlier leader do not count. */
   let epoch = 0;
-  let hasHeard = false;
-  let isInDoubt = false;
+  let words = 0; // of leaders
+  let heardAt = 0;
   /** What the others want. @type {Map<string, { topics: string[], at: number }>} */
   const wants = new Map();
   /** Of the leader's stream. @type {Status} */
@@ -1068,7 +1068,8 @@ function newTab(name, host, left) {
     if (!(message.epoch >= epoch)) return;
     if (isLeader) demote();
     epoch = message.epoch;
-    hasHeard = true;
+    words++;
+    heardAt = Date.now();
     if (message.status) note(message.status, seenOf(message.id));
     else take(message.step);
   };
@@ -1088,12 +1089,13 @@ function newTab(name, host, left) {
 
   // ---- As a follower
 
-  function listen() {
-    hasHeard = false;
-    alarm.set(isInDoubt ? DOUBT : 2 * BEAT, () => {
-      if (!hasHeard && !isInDoubt) return wake();
-      if (!hasHeard && !globalThis.document?.hidden) queue(true);
-      isInDoubt = false;
+  /** Waits for a word of the leader. Without one, a visible tab takes the stream over. */
+  function listen(ms = 2 * BEAT, isInDoubt = false) {
+    const before = words;
+    alarm.set(ms, () => {
+      if (words > before) return listen(heardAt + 2 * BEAT - Date.now());
+      if (!isInDoubt) return wake();
+      if (!globalThis.document?.hidden) queue(true);
       listen();
     });
   }
@@ -1101,9 +1103,8 @@ function newTab(name, host, left) {
   /** The page is in use: there has to be a leader that lives. */
   function wake() {
     if (isLeader) return;
-    isInDoubt = true;
     say({ isAsking: true });
-    listen();
+    listen(DOUBT, true);
   }
 
   /** @param {Status} said @param {string} id of the leader's stream */
