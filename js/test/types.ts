@@ -67,7 +67,7 @@ open("/events", {
   onGap: async (gap: Gap) => gap.topics,
   onTopicRefused: (topic, why) => console.warn(topic, why),
 });
-open("/events", { onRefused: async () => "again" });
+open("/events", { onRefused: async () => "again" as const });
 open("/events", { onRefused: () => {} });
 open("/events", { method: "POST", body: () => JSON.stringify({}) });
 // @ts-expect-error: there is no such verdict
