@@ -65,7 +65,7 @@ export interface Options {
    *
    * Default: 408, 425, 429 and 5xx are tried again. So is a 401, once, if `headers` is a function. All others close the stream.
    */
-  onRefused?(answer: Refusal): Verdict | void | Promise<Verdict | void>;
+  onRefused?(answer: Refusal): Verdict | undefined | Promise<Verdict | undefined>;
   /** Some events are lost. Load the state again: what follows waits for the promise. */
   onGap?(gap: Gap): unknown;
   /** The server does not give a topic. */

@@ -17,7 +17,7 @@
  * @typedef {AbortController & Ask & { openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string, names?: Set<string>,
  *   hasEvents?: boolean }} Exchange
  * @typedef {{ topics: string[], refused: string[], caughtUp: boolean, isOpen: boolean }} Status
- * @typedef {{ topics(): Set<string>, starting: Set<string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
+ * @typedef {{ topics(): Set<string>, starting: Set<string>, floors: Map<string, string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
  *   ask(ask: Ask): Promise<string>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
  *   caughtUp(caughtUp: boolean): void, check(): void, close(): void }} Host
  */
@@ -367,7 +367,10 @@ export function open(url, options = {}) {
       switchTo("poll");
       throw new Error("this runtime cannot stream");
     }
-    if (!hello) heard(it, 0);
+    if (!hello) {
+      heard(it, 0);
+      pass(it, { isLive: true });
+    }
     const reader = response.body.getReader();
     const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
     for (let read; !(read = await reader.read()).done && !signal.aborted; await delivery.room()) {
@@ -396,6 +399,7 @@ export function open(url, options = {}) {
     silence = 3 * told.heartbeat;
     set({ resumed: told.resumed });
     if (!it.isMain) return true;
+    watch(it);
     it.client = told.client;
     if (told.client) control = told.control ?? "";
     topics.opened(it.topics);
@@ -448,6 +452,7 @@ export function open(url, options = {}) {
   const host = {
     topics: topics.own,
     starting: topics.starting,
+    floors: topics.floors,
     status: () => ({ ...topics.status(), caughtUp: state.caughtUp, isOpen: state.phase === "open" }),
     id: () => received,
     lead() {
@@ -508,7 +513,7 @@ export function open(url, options = {}) {
       const off = delivery.on(topicKey(name), (/** @type {unknown} */ event) => listener?.(event));
       let isOn = true;
       return () => {
-        if (isOn && topics.remove(name)) tab ? tab.removed(name) : topics.change();
+        if (isOn && topics.remove(name)) tab ? tab.removed() : topics.change();
         isOn = false;
         off();
       };
@@ -544,6 +549,8 @@ function newTopics(fixed, host) {
   const own = new Map([...fixed].map((name) => [name, 1]));
   /** The page has not had their start, so a resume does not name them: the open stream adds them. @type {Set<string>} */
   const starting = new Set();
+  /** How far the page has had some topics, beyond the last event id. @type {Map<string, string>} */
+  const floors = new Map();
   /** @type {Set<string>} */
   const refused = new Set();
   /** Of the open stream. @type {string[]} */
@@ -616,6 +623,7 @@ function newTopics(fixed, host) {
     change,
     isReady,
     starting,
+    floors,
     own: () => new Set(own.keys()),
     status: () => ({ topics: has, refused: [...refused] }),
     /** Returns whether nobody in the page wanted it before. @param {string} name */
@@ -631,7 +639,7 @@ function newTopics(fixed, host) {
       const count = (own.get(name) ?? 1) - 1;
       if (count) own.set(name, count);
       else own.delete(name);
-      if (!count) starting.delete(name);
+      if (!count) starting.delete(name), floors.delete(name);
       return !count;
     },
     /** @param {string} name */
@@ -994,8 +1002,8 @@ function newTab(name, host, left) {
   let turn;
   /** The highest of a leader. Messages of an earlier leader do not count. */
   let epoch = 0;
-  let hasHeard = false;
-  let isInDoubt = false;
+  let words = 0; // of leaders
+  let heardAt = 0;
   /** What the others want. @type {Map<string, { topics: string[], at: number }>} */
   const wants = new Map();
   /** Of the leader's stream. @type {Status} */
@@ -1004,8 +1012,6 @@ function newTab(name, host, left) {
   let steps = [];
   let isInStep = false;
   let isCatchingUp = false;
-  /** How far this tab has had these topics by their start. @type {Map<string, string>} */
-  const floors = new Map();
 
   const say = (/** @type {object} */ message) => channel.postMessage({ from: me, ...message });
   const sayWants = (more = {}) => say({ want: [...host.topics()], ...more });
@@ -1062,7 +1068,8 @@ function newTab(name, host, left) {
     if (!(message.epoch >= epoch)) return;
     if (isLeader) demote();
     epoch = message.epoch;
-    hasHeard = true;
+    words++;
+    heardAt = Date.now();
     if (message.status) note(message.status, seenOf(message.id));
     else take(message.step);
   };
@@ -1082,12 +1089,13 @@ function newTab(name, host, left) {
 
   // ---- As a follower
 
-  function listen() {
-    hasHeard = false;
-    alarm.set(isInDoubt ? DOUBT : 2 * BEAT, () => {
-      if (!hasHeard && !isInDoubt) return wake();
-      if (!hasHeard && !globalThis.document?.hidden) queue(true);
-      isInDoubt = false;
+  /** Waits for a word of the leader. Without one, a visible tab takes the stream over. */
+  function listen(ms = 2 * BEAT, isInDoubt = false) {
+    const before = words;
+    alarm.set(ms, () => {
+      if (words > before) return listen(heardAt + 2 * BEAT - Date.now());
+      if (!isInDoubt) return wake();
+      if (!globalThis.document?.hidden) queue(true);
       listen();
     });
   }
@@ -1095,9 +1103,8 @@ function newTab(name, host, left) {
   /** The page is in use: there has to be a leader that lives. */
   function wake() {
     if (isLeader) return;
-    isInDoubt = true;
     say({ isAsking: true });
-    listen();
+    listen(DOUBT, true);
   }
 
   /** @param {Status} said @param {string} id of the leader's stream */
@@ -1173,7 +1180,7 @@ function newTab(name, host, left) {
     const topics = [...host.starting];
     if (!topics.length) return;
     const id = await ask({ topics, id: "", isAside: true });
-    for (const topic of topics) if (host.starting.delete(topic)) floors.set(topic, id);
+    for (const topic of topics) if (host.starting.delete(topic)) host.floors.set(topic, id);
   }
 
   /** @param {number} ms */
@@ -1202,16 +1209,14 @@ function newTab(name, host, left) {
       if (!isLeader) catchUp();
       else host.change();
     },
-    /** @param {string} topic */
-    removed(topic) {
-      floors.delete(topic);
+    removed() {
       sayWants();
       if (isLeader) host.change();
     },
     /** @param {RawEvent} event @param {Step} step */
     isForPage: ({ topic }, { id }) =>
       topic === undefined ||
-      (!(order(id, floors.get(topic) ?? "") <= 0) && (host.topics().has(topic) || !others().has(topic))),
+      (!(order(id, host.floors.get(topic) ?? "") <= 0) && (host.topics().has(topic) || !others().has(topic))),
   };
 }
 

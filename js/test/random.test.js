@@ -10,7 +10,7 @@ import { test } from "node:test";
 import { Page, World } from "./world.js";
 
 const STEPS = 500;
-const WORLDS = Number(process.env.TOWER_SSE_WORLDS ?? 100);
+const WORLDS = Number(process.env.TOWER_SSE_WORLDS ?? 200);
 const SEED = process.env.TOWER_SSE_SEED;
 const TOPICS = ["t0", "t1", "t2"];
 

@@ -1,37 +1,859 @@
+/** What a stream does, one contract a test, in a world with a clock of its own. */
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Page, World } from "./world.js";
 
 /** A page with one stream, and what it has seen. */
-function visit(options = {}, pageOptions = {}, world = new World()) {
+function visit(options = {}, { world = new World(), ...pageOptions } = {}) {
   const page = new Page(world, pageOptions);
-  const stream = page.open("/events", { topics: ["a"], ...options });
+  const share = options.share && page.share(options.share);
+  const stream = page.open("/events", { topics: ["a"], ...options, share });
   const seen = [];
-  stream.on("*", (event) => seen.push(event.json.n));
-  return { world, server: world.server, page, stream, seen };
+  const states = [];
+  stream.on("*", ({ type, json }) => seen.push(json.n ?? type));
+  stream.subscribe((state) => states.push(state));
+  return { world, server: world.server, page, stream, seen, states, phases: () => unique(states.map(({ phase }) => phase)) };
 }
 
-const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => from + at);
+const unique = (list) => list.filter((it, at) => it !== list[at - 1]);
+const gets = (server) => server.requests.filter(({ method }) => method === "GET");
+const pauses = (server) => gets(server).slice(1).map(({ at }, index) => at - gets(server)[index].at);
+const publish = (server, topic, count) => Array.from({ length: count }, () => server.publish(topic));
+
+// ---- Opening
 
 test("a stream connects after the current task, and not if it is closed in it", async () => {
-  const { world, server, page, stream } = visit();
+  const { world, server, page, stream, phases } = visit();
   page.open("/events").close();
   assert.equal(stream.state.phase, "idle");
-  assert.equal(server.requests.length, 0);
   await world.run(100);
-  assert.equal(stream.state.phase, "open");
+  assert.deepEqual(phases(), ["idle", "connecting", "open"]);
   assert.equal(server.requests.length, 1);
-  assert.equal(server.requests[0].url.search, "?topic=a&hello=1");
+  assert.equal(server.requests[0].url.href, "https://shop.example/events?topic=a&hello=1");
   assert.equal(server.requests[0].headers.get("accept"), "text/event-stream");
 });
+
+test("the state is frozen, and the same object until it changes", async () => {
+  const { world, server, stream, states } = visit();
+  await world.run(100);
+  assert.ok(Object.isFrozen(stream.state));
+  const { state } = stream;
+  publish(server, "a", 3);
+  await world.run(100);
+  assert.equal(stream.state, state);
+  assert.equal(new Set(states).size, states.length);
+});
+
+test("a listener of the state is called at once, and not after it has ended", async () => {
+  const { world, stream } = visit();
+  const seen = [];
+  const { subscribe } = stream;
+  const end = subscribe(({ phase }) => seen.push(phase));
+  end();
+  await world.run(100);
+  assert.deepEqual(seen, ["idle"]);
+});
+
+test("the stream has caught up when the server says so, and not before", async () => {
+  const world = new World();
+  publish(world.server, "a", 2);
+  const { stream, seen, states } = visit({}, { world });
+  await world.run(100);
+  assert.deepEqual(seen, [2]);
+  const open = states.filter(({ phase }) => phase === "open");
+  assert.deepEqual(open.map(({ caughtUp }) => caughtUp).at(0), false);
+  assert.ok(stream.state.caughtUp);
+  world.server.cut(world.server.streams[0]);
+  await world.run(10);
+  assert.deepEqual([stream.state.phase, stream.state.caughtUp], ["waiting", false]);
+});
+
+test("a foreign server is open at its head if it is not asked for hello, and is then caught up", async () => {
+  const world = new World();
+  world.server.foreign = (pipe) => pipe.open({ "content-type": "text/event-stream; charset=utf-8" });
+  const { stream } = visit({ hello: false }, { world });
+  await world.run(100);
+  assert.equal(world.server.requests[0].url.search, "?topic=a");
+  assert.deepEqual([stream.state.phase, stream.state.caughtUp], ["open", true]);
+});
+
+test("a foreign server's own events named hello, live, gap, position and batch reach the page", async () => {
+  const world = new World();
+  const types = ["live", "hello", "gap", "position", "batch"];
+  world.server.foreign = (pipe) => {
+    pipe.open();
+    for (const type of types) pipe.send(`event: ${type}\ndata: {}\n\n`);
+  };
+  const { seen } = visit({}, { world });
+  await world.run(100);
+  assert.deepEqual(seen, types);
+});
+
+// ---- Resuming
 
 test("a cut before the first event loses nothing", async () => {
   const { world, server, seen } = visit();
   await world.run(100);
   server.cut(server.streams[0]);
-  server.publish("a");
-  server.publish("a");
+  publish(server, "a", 2);
   await world.run(5_000);
   assert.deepEqual(seen, [1, 2]);
-  assert.match(server.requests[1].headers.get("last-event-id"), /-0-7k3m9p2xr$/);
+  assert.match(gets(server)[1].headers.get("last-event-id"), /-0-7k3m9p2xr$/);
+});
+
+test("across origins, the id is in the query, as a header would need a preflight", async () => {
+  const { world, server, page, seen } = visit();
+  page.env.location.origin = "https://other.example";
+  await world.run(100);
+  server.cut(server.streams[0]);
+  publish(server, "a", 1);
+  await world.run(5_000);
+  assert.deepEqual(seen, [1]);
+  const [, again] = gets(server);
+  assert.equal(again.headers.get("last-event-id"), null);
+  assert.match(again.url.searchParams.get("lastEventId"), /-0-7k3m9p2xr$/);
+});
+
+test("an id outside Latin-1 is sent as UTF-8", async () => {
+  const { world, server } = visit({ lastEventId: "é€" });
+  server.foreign = (pipe) => pipe.open();
+  await world.run(100);
+  const bytes = Uint8Array.from(gets(server)[0].headers.get("last-event-id"), (char) => char.charCodeAt(0));
+  assert.equal(new TextDecoder().decode(bytes), "é€");
+});
+
+test("the last event id moves after the listeners have returned", async () => {
+  const { world, server, stream } = visit();
+  const before = [];
+  stream.on("*", ({ id }) => before.push(stream.lastEventId !== id));
+  await world.run(100);
+  publish(server, "a", 2);
+  await world.run(100);
+  assert.deepEqual(before, [true, true]);
+});
+
+test("with a key, a reload resumes after the last event of the page before it", async () => {
+  const storage = new Map();
+  const { world, server, page, seen } = visit({ resume: "orders" }, { storage });
+  await world.run(100);
+  publish(server, "a", 2);
+  await world.run(100);
+  page.unload();
+  publish(server, "a", 2);
+  const next = visit({ resume: "orders" }, { world, storage });
+  await world.run(100);
+  assert.deepEqual([seen, next.seen], [[1, 2], [3, 4]]);
+});
+
+test("the entries of an array are events, and a cut resumes before the array as long as one is left", async () => {
+  const world = new World();
+  world.server.foreign = (pipe) => {
+    pipe.open();
+    pipe.send('event: hello\ndata: {"v":1,"heartbeat":0,"topics":[]}\nid: 1\n\n');
+    const entries = [{ topic: "x", event: "tick", data: { n: 1 } }, { topic: "y", data: "text" }, { data: null }];
+    pipe.send(`event: batch\ndata: ${JSON.stringify(entries)}\nid: 2\n\n`);
+  };
+  const { page } = visit({}, { world });
+  const stream = page.open("/other");
+  const events = [];
+  stream.on("*", ({ type, topic, data, json, id }) => events.push({ type, topic, data, json, id }));
+  await world.run(100);
+  assert.deepEqual(events, [
+    { type: "tick", topic: "x", data: '{"n":1}', json: { n: 1 }, id: "1" },
+    { type: "message", topic: "y", data: "text", json: "text", id: "1" },
+    { type: "message", topic: undefined, data: "null", json: null, id: "2" },
+  ]);
+  assert.equal(stream.stats.events, 3);
+});
+
+// ---- Trying again
+
+test("pauses grow with each failure up to the cap, with jitter", async () => {
+  const { world, server, stream } = visit();
+  server.isDown = true;
+  await world.run(200_000);
+  const taken = pauses(server);
+  taken.slice(0, 8).forEach((pause, at) => {
+    const most = Math.min(1_000 * 2 ** at, 30_000);
+    assert.ok(pause >= 500 && pause <= 500 + most + 20, `${at}: ${pause}`);
+  });
+  assert.ok(Math.max(...taken) > 8_000);
+  assert.equal(stream.state.attempt, taken.length + 1);
+  assert.ok(stream.state.error instanceof TypeError);
+});
+
+test("what the server tells is the floor of each pause, also for a page that is looked at", async () => {
+  for (const told of ["retry-after", "date", "retry"]) {
+    const { world, server, page } = visit();
+    const date = new Date(world.now + 21_000).toUTCString();
+    server.refuse = () => ({ status: 503, headers: told === "retry" ? {} : { "retry-after": told === "date" ? date : "20" } });
+    if (told === "retry") server.refuse = undefined;
+    await world.run(100);
+    if (told === "retry") server.end(server.streams[0], "retry: 20000\n\n");
+    await world.run(10);
+    for (let at = 0; at < 18; at++) {
+      page.dispatch("online");
+      page.show();
+      await world.run(1_000);
+    }
+    assert.equal(server.requests.length, 1, told);
+    await world.run(15_000);
+    assert.ok(server.requests.length > 1, told);
+  }
+});
+
+test("a server that ends each stream at once is not asked again and again", async () => {
+  const { world, server } = visit();
+  server.foreign = (pipe) => {
+    pipe.open();
+    pipe.end();
+  };
+  await world.run(60_000);
+  assert.ok(gets(server).length < 12, `${gets(server).length}`);
+});
+
+test("after an event or ten seconds, a failure is the first one again", async () => {
+  for (const reason of ["event", "age"]) {
+    const { world, server, stream } = visit();
+    server.isDown = true;
+    await world.run(20_000);
+    server.isDown = false;
+    await world.run(30_000);
+    const failures = stream.state.attempt;
+    if (reason === "event") publish(server, "a", 1);
+    else await world.run(30_000);
+    await world.run(100);
+    assert.equal(stream.state.attempt, 0, `${reason}, after ${failures}`);
+  }
+});
+
+test("a page that is looked at, or online again, tries at once", async () => {
+  for (const sign of ["online", "focus", "pageshow", "show"]) {
+    const { world, server, page, stream } = visit();
+    server.isDown = true;
+    await world.run(100_000);
+    while (!(stream.state.retryAt - world.now > 5_000)) await world.run(100);
+    server.isDown = false;
+    sign === "show" ? page.show() : page.dispatch(sign);
+    await world.run(350);
+    assert.equal(stream.state.phase, "open", sign);
+  }
+});
+
+test("by default a stream never gives up, and with a limit it does", async () => {
+  const { world, server, stream } = visit({ retries: 3 });
+  const other = visit({}, { world });
+  server.isDown = true;
+  await world.run(3_600_000);
+  assert.deepEqual([stream.state.phase, stream.state.why], ["closed", "gave up"]);
+  assert.equal(other.stream.state.phase === "closed", false);
+});
+
+test("each status means what it says", async () => {
+  const outcomes = { 204: "ended", 400: "refused", 403: "refused", 404: "refused", 410: "refused", 200: "refused", 301: "refused" };
+  for (const status of [204, 200, 301, 400, 403, 404, 410, 408, 425, 429, 500, 502, 503]) {
+    const { world, server, stream } = visit();
+    server.refuse = () => ({ status, headers: { "content-type": "text/html" } });
+    await world.run(30_000);
+    assert.equal(stream.state.why, outcomes[status], `${status}`);
+    assert.equal(server.requests.length > 1, !outcomes[status], `${status}`);
+  }
+});
+
+test("a 401 is asked once more with fresh headers, for each stream", async () => {
+  let token = 0;
+  const { world, server, stream } = visit({ headers: async () => ({ authorization: `Bearer ${++token}` }) });
+  server.refuse = ({ headers }) => headers.get("authorization") === "Bearer 1" && { status: 401 };
+  await world.run(1_000);
+  assert.equal(stream.state.phase, "open");
+  server.refuse = () => ({ status: 401 });
+  server.cut(server.streams[0]);
+  await world.run(10_000);
+  assert.deepEqual([stream.state.why, token], ["refused", 4]);
+});
+
+test("the page decides what a refusal means", async () => {
+  const answers = [];
+  const verdicts = ["again", 7_000, Promise.resolve("again"), "stop"];
+  const { world, server, stream } = visit({
+    onRefused(answer) {
+      answers.push({ ...answer, headers: answer.headers.get("x-why") });
+      return verdicts.shift();
+    },
+  });
+  server.refuse = () => ({ status: 404, headers: { "x-why": "gone" }, text: "x".repeat(2_000) });
+  await world.run(60_000);
+  assert.deepEqual(answers[0], { status: 404, text: "x".repeat(1_000), headers: "gone", attempt: 1 });
+  assert.deepEqual(answers.map(({ attempt }) => attempt), [1, 2, 3, 4]);
+  assert.ok(pauses(server)[1] >= 7_000);
+  assert.deepEqual([stream.state.why, stream.state.error.message], ["refused", "the server says 404"]);
+});
+
+test("a POST is repeated only if its body is made anew", async () => {
+  for (const body of ["{}", () => "{}"]) {
+    const { world, server, stream } = visit({ method: "POST", body });
+    await world.run(100);
+    assert.equal(server.requests[0].body, "{}");
+    server.cut(server.streams[0]);
+    await world.run(10_000);
+    assert.equal(stream.state.why, typeof body === "string" ? "gave up" : undefined);
+  }
+});
+
+test("a POST that ends has ended", async () => {
+  const { world, server, stream } = visit({ method: "POST", body: "{}" });
+  await world.run(100);
+  server.end(server.streams[0]);
+  await world.run(10_000);
+  assert.equal(stream.state.why, "ended");
+});
+
+test("an event that is too large closes the stream: the next attempt would meet it again", async () => {
+  const { world, server, stream } = visit({ maxEvent: 1_000 });
+  await world.run(100);
+  server.streams[0].pipe.send(`data: ${"x".repeat(1_000)}`);
+  await world.run(100);
+  assert.deepEqual([stream.state.phase, stream.state.why], ["closed", "too large"]);
+});
+
+// ---- Silence
+
+test("a stream that is silent for three heartbeats is dead, and one with heartbeats lives", async () => {
+  const { world, server, stream } = visit();
+  await world.run(600_000);
+  assert.equal(gets(server).length, 1);
+  server.isSilent = true;
+  await world.run(29_000);
+  assert.equal(stream.state.phase, "open");
+  await world.run(17_000);
+  assert.equal(gets(server).length, 2);
+});
+
+test("the server's heartbeat sets the limit, and 0 turns it off", async () => {
+  for (const [heartbeat, count] of [[1_000, 2], [0, 1]]) {
+    const { world, server } = visit();
+    server.heartbeat = heartbeat;
+    server.isSilent = true;
+    await world.run(6_000);
+    assert.ok(count === 1 ? gets(server).length === 1 : gets(server).length >= 2, `${heartbeat}`);
+  }
+});
+
+test("bytes that waited while the page could not run are read before the stream is judged", async () => {
+  const { world, server, page, seen } = visit();
+  await world.run(14_000);
+  page.freeze(false);
+  await world.run(14_000);
+  publish(server, "a", 1);
+  await world.run(60_000);
+  page.thaw(false);
+  await world.run(10);
+  assert.deepEqual(seen, [1]);
+  assert.equal(gets(server).length, 1);
+});
+
+test("on wake, a stream that was silent for more than half of the limit is replaced, and another one is left", async () => {
+  const { world, server, page } = visit();
+  await world.run(10_000);
+  page.dispatch("focus");
+  await world.run(1_000);
+  assert.equal(gets(server).length, 1);
+  server.isSilent = true;
+  await world.run(25_000);
+  page.dispatch("focus");
+  await world.run(1_000);
+  assert.equal(gets(server).length, 2);
+});
+
+test("offline, one missed heartbeat is enough", async () => {
+  const { world, server, page } = visit();
+  await world.run(16_000);
+  server.isSilent = true;
+  page.dispatch("offline");
+  await world.run(18_000);
+  assert.equal(gets(server).length, 2);
+});
+
+// ---- Networks that show no stream
+
+test("after two streams that show nothing, the client polls, and misses nothing", async () => {
+  const { world, server, page, stream, seen } = visit();
+  page.isMute = true;
+  await world.run(10_000);
+  publish(server, "a", 1);
+  await world.run(30_000);
+  assert.deepEqual(seen, [1]);
+  assert.deepEqual([stream.state.phase, stream.state.transport, stream.state.caughtUp], ["open", "poll", true]);
+  publish(server, "a", 1);
+  await world.run(1_000);
+  assert.deepEqual(seen, [1, 2]);
+  // For the page, the stream is open all the time.
+  await world.run(120_000);
+  assert.equal(stream.stats.errors, 2);
+});
+
+test("polls wait at the server, and are apart from each other", async () => {
+  const { world, server } = visit({ poll: "always" });
+  await world.run(250_000);
+  const waits = gets(server).map(({ url }) => url.searchParams.get("wait"));
+  assert.deepEqual(unique(waits), ["0", "25"]);
+  assert.ok(waits.length <= 12, `${waits.length}`);
+  for (let at = 0; at < 100; at++) {
+    publish(server, "a", 1);
+    await world.run(10);
+  }
+  assert.ok(gets(server).length <= waits.length + 8);
+});
+
+test("a network that shows streams again is used for streams again", async () => {
+  for (const sign of ["online", "time"]) {
+    const { world, page, stream, seen, server } = visit();
+    page.isMute = true;
+    await world.run(60_000);
+    assert.equal(stream.state.transport, "poll");
+    page.isMute = false;
+    if (sign === "online") page.dispatch("online");
+    await world.run(sign === "online" ? 30_000 : 640_000);
+    assert.deepEqual([stream.state.transport, stream.state.phase], ["stream", "open"], sign);
+    publish(server, "a", 2);
+    await world.run(100);
+    assert.deepEqual(seen, [1, 2]);
+  }
+});
+
+test("a quiet foreign server is no network that shows nothing", async () => {
+  const world = new World();
+  world.server.foreign = (pipe) => pipe.open();
+  const { stream } = visit({ hello: false, silence: 0 }, { world });
+  await world.run(300_000);
+  assert.deepEqual([stream.state.transport, gets(world.server).length], ["stream", 1]);
+});
+
+test("polls never, if the page says so", async () => {
+  const { world, page, stream } = visit({ poll: "never" });
+  page.isMute = true;
+  await world.run(300_000);
+  assert.equal(stream.state.transport, "stream");
+});
+
+test("a runtime without response streams polls", async () => {
+  const world = new World();
+  const page = new Page(world);
+  const fetch = async (url, init) => Object.assign(await page.env.fetch(url, init), { body: null });
+  const stream = page.open("/events", { topics: ["a"], fetch });
+  const seen = [];
+  stream.on("a", ({ json }) => seen.push(json.n));
+  await world.run(5_000);
+  publish(world.server, "a", 1);
+  await world.run(5_000);
+  assert.deepEqual([seen, stream.state.transport], [[1], "poll"]);
+});
+
+// ---- Parked
+
+test("a page that is left has no stream, and resumes when it is back", async () => {
+  for (const [leave, back] of [["leave", "comeBack"], ["freeze", "thaw"]]) {
+    const { world, server, page, stream, seen } = visit();
+    await world.run(100);
+    page[leave](true);
+    assert.equal(server.connections.size, 0, leave);
+    publish(server, "a", 2);
+    await world.run(60_000);
+    page[back](true);
+    await world.run(1_000);
+    assert.deepEqual([seen, stream.state.phase], [[1, 2], "open"], leave);
+  }
+});
+
+test("a hidden page keeps its stream, unless it is told to park", async () => {
+  for (const [hidden, phase] of [[undefined, "open"], ["keep", "open"], [5_000, "parked"]]) {
+    const { world, server, page, stream, seen } = visit({ hidden });
+    await world.run(100);
+    page.hide();
+    await world.run(4_000);
+    assert.equal(stream.state.phase, "open");
+    await world.run(3_000);
+    assert.equal(stream.state.phase, phase);
+    publish(server, "a", 1);
+    page.show();
+    await world.run(1_000);
+    assert.deepEqual(seen, [1]);
+  }
+});
+
+test("a page that is shown again in time is not parked", async () => {
+  const { world, server, page } = visit({ hidden: 5_000 });
+  await world.run(100);
+  page.hide();
+  await world.run(3_000);
+  page.show();
+  await world.run(10_000);
+  assert.equal(gets(server).length, 1);
+});
+
+test("a lazy stream connects for its first listener, and is parked a second after the last", async () => {
+  const world = new World();
+  const page = new Page(world);
+  const stream = page.open("/events", { topics: ["a"], lazy: true });
+  stream.subscribe(() => {});
+  await world.run(10_000);
+  assert.deepEqual([stream.state.phase, world.server.requests.length], ["idle", 0]);
+  const off = stream.on("a", () => {});
+  await world.run(100);
+  assert.equal(stream.state.phase, "open");
+  off();
+  const again = stream.topic("b");
+  await world.run(5_000);
+  assert.equal(stream.state.phase, "open");
+  again();
+  await world.run(900);
+  assert.equal(stream.state.phase, "open");
+  await world.run(200);
+  assert.deepEqual([stream.state.phase, world.server.connections.size], ["parked", 0]);
+});
+
+test("reconnect opens a new stream at once, whatever the reason to wait", async () => {
+  const { world, server, page, stream } = visit({ hidden: 0 });
+  await world.run(1_000);
+  stream.reconnect();
+  await world.run(100);
+  assert.deepEqual([gets(server).length, server.streams.length], [2, 1]);
+  page.hide();
+  await world.run(2_000);
+  assert.equal(stream.state.phase, "parked");
+  stream.reconnect();
+  // A hidden page gets its timers once a second.
+  await world.run(5_000);
+  assert.equal(server.streams.length, 1);
+});
+
+test("close ends everything for good", async () => {
+  const { world, server, page, stream, seen } = visit();
+  await world.run(100);
+  stream.close();
+  assert.equal(server.connections.size, 0);
+  page.dispatch("online");
+  page.dispatch("pageshow");
+  stream.reconnect();
+  publish(server, "a", 1);
+  await world.run(60_000);
+  assert.deepEqual([stream.state.phase, stream.state.why, seen, server.requests.length], ["closed", "closed", [], 1]);
+});
+
+test("a signal closes the stream, and one that is aborted already opens none", async () => {
+  const abort = new AbortController();
+  const { world, server, stream } = visit({ signal: abort.signal });
+  await world.run(100);
+  abort.abort();
+  assert.deepEqual([stream.state.phase, server.connections.size], ["closed", 0]);
+  const other = visit({ signal: abort.signal }, { world });
+  await world.run(100);
+  assert.deepEqual([other.stream.state.phase, server.requests.length], ["closed", 1]);
+});
+
+test("a closing in the middle of a piece is the end of it for the page", async () => {
+  const { world, server, stream } = visit();
+  const seen = [];
+  stream.on("a", ({ json }) => {
+    seen.push(json.n);
+    if (json.n === 2) stream.close();
+  });
+  await world.run(100);
+  server.streams[0].pipe.send([1, 2, 3].map((n) => `event: a\ndata: {"n":${n}}\n\n`).join(""));
+  await world.run(100);
+  assert.deepEqual(seen, [1, 2]);
+});
+
+// ---- Listeners
+
+test("listeners hear their type, and those of all hear all", async () => {
+  const { world, server, stream } = visit({ topics: ["a", "b"] });
+  const seen = [];
+  const a = ({ type }) => seen.push(`a:${type}`);
+  const off = stream.on("a", a);
+  stream.on("b", ({ type }) => seen.push(`b:${type}`));
+  await world.run(100);
+  server.publish("a");
+  server.publish("b");
+  await world.run(100);
+  off();
+  server.publish("a");
+  await world.run(100);
+  stream.on("a", a);
+  stream.off("a", a);
+  server.publish("a");
+  await world.run(100);
+  assert.deepEqual(seen, ["a:a", "b:b"]);
+});
+
+test("a signal ends a listener", async () => {
+  const { world, server, stream } = visit();
+  const abort = new AbortController();
+  let count = 0;
+  stream.on("a", () => count++, { signal: abort.signal });
+  await world.run(100);
+  publish(server, "a", 1);
+  await world.run(100);
+  abort.abort();
+  publish(server, "a", 1);
+  await world.run(100);
+  assert.equal(count, 1);
+});
+
+test("a listener that throws is reported, and ends nothing", async () => {
+  const { world, server, stream, seen } = visit();
+  const broken = new Error("the page is broken");
+  stream.on("a", () => {
+    throw broken;
+  });
+  stream.on("a", async () => {
+    throw broken;
+  });
+  await world.run(100);
+  publish(server, "a", 1);
+  await world.run(100);
+  assert.deepEqual([seen, world.errors, stream.state.phase], [[1], [broken, broken], "open"]);
+});
+
+test("JSON is parsed when it is asked for, and text that is none throws then", async () => {
+  const world = new World();
+  world.server.foreign = (pipe) => {
+    pipe.open();
+    pipe.send("data: no json\n\n");
+  };
+  const page = new Page(world);
+  const stream = page.open("/events");
+  const seen = [];
+  stream.on("message", (event) => {
+    assert.throws(() => event.json, SyntaxError);
+    seen.push(event.data);
+  });
+  await world.run(100);
+  assert.deepEqual(seen, ["no json"]);
+});
+
+test("an iterator has each event, and ends with the stream", async () => {
+  const { world, server, stream } = visit();
+  const seen = [];
+  const loop = (async () => {
+    for await (const { json } of stream) seen.push(json.n);
+    return "over";
+  })();
+  await world.run(100);
+  publish(server, "a", 5);
+  await world.run(100);
+  server.refuse = () => ({ status: 204 });
+  server.end(server.streams[0], "event: a\ndata: {\"n\":6}\n\n");
+  await world.run(10_000);
+  assert.deepEqual([seen, await loop], [[1, 2, 3, 4, 5, 6], "over"]);
+});
+
+test("a slow iterator holds the stream: nothing more is read, nothing is lost, and the page is not judged silent", async () => {
+  const { world, server, stream, page } = visit();
+  const seen = [];
+  void (async () => {
+    for await (const { json } of stream) {
+      seen.push(json.n);
+      await new Promise((resolve) => page.env.setTimeout(resolve, 50));
+    }
+  })();
+  await world.run(100);
+  for (let at = 0; at < 30; at++) {
+    publish(server, "a", 100);
+    await world.run(1_000);
+  }
+  assert.ok(stream.stats.events < 2_800, `${stream.stats.events} events wait in the page`);
+  const id = stream.lastEventId;
+  await world.run(50);
+  assert.notEqual(stream.lastEventId, id);
+  await world.run(200_000);
+  assert.deepEqual(seen, Array.from({ length: 3_000 }, (_, at) => at + 1));
+  assert.equal(gets(server).length, 1);
+});
+
+test("a loop that is left leaves the stream as it is", async () => {
+  const { world, server, stream, seen } = visit();
+  const first = (async () => {
+    for await (const { json } of stream) return json.n;
+  })();
+  await world.run(100);
+  publish(server, "a", 3);
+  await world.run(100);
+  assert.deepEqual([await first, seen], [1, [1, 2, 3]]);
+});
+
+// ---- Gaps
+
+test("after a gap, what follows waits until the page has loaded its state again", async () => {
+  let repair;
+  const gaps = [];
+  const onGap = (gap) => {
+    gaps.push(gap);
+    return new Promise((resolve) => (repair = resolve));
+  };
+  const { world, server, stream, seen } = visit({ onGap });
+  server.retain = 3;
+  await world.run(100);
+  publish(server, "a", 1);
+  await world.run(100);
+  const { lastEventId } = stream;
+  server.cut(server.streams[0]);
+  publish(server, "a", 10);
+  await world.run(5_000);
+  assert.deepEqual(gaps, [{ topics: ["a"], after: lastEventId }]);
+  assert.deepEqual([seen, stream.lastEventId], [[1], lastEventId]);
+  assert.deepEqual([stream.state.stale, stream.state.caughtUp, stream.state.resumed], [true, false, "gap"]);
+  repair();
+  await world.run(100);
+  assert.deepEqual([seen, stream.state.stale, stream.state.caughtUp], [[1, 9, 10, 11], false, true]);
+});
+
+test("a gap that the page does not repair leaves it stale", async () => {
+  for (const onGap of [undefined, () => Promise.reject(new Error("no snapshot"))]) {
+    const { world, server, stream, seen } = visit({ onGap });
+    server.retain = 1;
+    await world.run(100);
+    server.cut(server.streams[0]);
+    publish(server, "a", 3);
+    await world.run(5_000);
+    assert.deepEqual([stream.state.stale, seen], [true, [3]]);
+    assert.equal(world.errors.length, onGap ? 1 : 0);
+  }
+});
+
+// ---- Topics
+
+test("a topic is added to the open stream, and removed by its last listener", async () => {
+  const { world, server, stream } = visit();
+  publish(server, "b", 3);
+  await world.run(100);
+  const seen = [];
+  const off = stream.topic("b", ({ json, topic }) => seen.push([topic, json.n]));
+  const other = stream.topic("b");
+  await world.run(100);
+  publish(server, "b", 1);
+  await world.run(100);
+  assert.deepEqual(seen, [["b", 3], ["b", 4]]);
+  other();
+  other();
+  publish(server, "b", 1);
+  await world.run(100);
+  assert.equal(seen.length, 3);
+  off();
+  await world.run(100);
+  assert.deepEqual([...server.streams[0].topics.keys()], ["a"]);
+  assert.equal(gets(server).length, 1);
+});
+
+test("changes in one go are one request with the full set", async () => {
+  const { world, server, stream } = visit();
+  await world.run(100);
+  const off = ["b", "c", "d"].map((topic) => stream.topic(topic));
+  off[1]();
+  await world.run(100);
+  const puts = server.requests.filter(({ method }) => method === "PUT");
+  assert.deepEqual(puts.map(({ body }) => JSON.parse(body).topics), [["a", "b", "d"]]);
+  assert.equal(puts[0].url.href, "https://shop.example/topics");
+});
+
+test("the topics before the first connection are in its query", async () => {
+  const { world, server, stream } = visit();
+  stream.topic("b");
+  await world.run(100);
+  assert.deepEqual(server.requests.map(({ url }) => url.search), ["?topic=a&topic=b&hello=1"]);
+});
+
+test("added topics survive a cut, and one whose start did not come is started again", async () => {
+  const { world, server, stream } = visit();
+  publish(server, "b", 2);
+  await world.run(100);
+  const seen = [];
+  stream.topic("b", ({ json }) => seen.push(json.n));
+  await world.run(0);
+  server.cut(server.streams[0]);
+  await world.run(5_000);
+  publish(server, "b", 1);
+  await world.run(100);
+  server.cut(server.streams[0]);
+  publish(server, "b", 1);
+  await world.run(5_000);
+  assert.deepEqual(seen, [2, 3, 4]);
+  assert.deepEqual(gets(server).map(({ url }) => url.searchParams.getAll("topic").join()), ["a", "a", "a,b"]);
+});
+
+test("a topic that the server refuses is told, and not asked for again with each stream", async () => {
+  const refused = [];
+  const { world, server, stream } = visit({ onTopicRefused: (...all) => refused.push(all) });
+  await world.run(100);
+  stream.topic("secret/1");
+  await world.run(100);
+  server.cut(server.streams[0]);
+  await world.run(5_000);
+  assert.equal(stream.state.phase, "open");
+  assert.deepEqual(refused[0], ["secret/1", "not yours"]);
+  assert.ok(gets(server).every(({ url }) => !url.search.includes("secret")));
+});
+
+test("a stream that the server no longer knows is replaced by one with all topics", async () => {
+  const { world, server, stream } = visit();
+  await world.run(1_000);
+  server.hasForgotten = true;
+  stream.topic("b");
+  await world.run(2_000);
+  assert.deepEqual(gets(server).map(({ url }) => url.searchParams.getAll("topic").join()), ["a", "a,b"]);
+  assert.equal(server.requests.length, 3);
+});
+
+test("a request for topics that fails is sent again on the same stream", async () => {
+  const { world, server, stream } = visit();
+  await world.run(1_000);
+  const [connection] = server.streams;
+  server.isDown = true;
+  stream.topic("b");
+  await world.run(1_000);
+  server.isDown = false;
+  await world.run(5_000);
+  assert.equal(server.streams[0], connection);
+  assert.deepEqual([...connection.topics.keys()], ["a", "b"]);
+});
+
+test("without a control, changed topics open another stream, not more often than four times a second", async () => {
+  const { world, server, stream } = visit();
+  server.control = "";
+  await world.run(1_000);
+  for (let at = 0; at < 20; at++) {
+    stream.topic(`t${at}`);
+    await world.run(50);
+  }
+  await world.run(1_000);
+  assert.equal(server.streams[0].topics.size, 21);
+  assert.ok(Math.min(...pauses(server)) >= 249, `${Math.min(...pauses(server))}`);
+});
+
+test("headers are made anew for each request, that for topics included", async () => {
+  let count = 0;
+  const { world, server, stream } = visit({ headers: () => ({ "x-token": `${++count}` }) });
+  await world.run(100);
+  stream.topic("b");
+  await world.run(100);
+  publish(server, "b", 1);
+  await world.run(100);
+  server.cut(server.streams[0]);
+  await world.run(5_000);
+  assert.deepEqual(server.requests.map(({ headers }) => headers.get("x-token")), ["1", "2", "3"]);
+});
+
+test("a token that cannot be had is a failure like others", async () => {
+  let fails = true;
+  const headers = async () => {
+    if (fails) throw new Error("the token server is down");
+    return {};
+  };
+  const { world, stream } = visit({ headers });
+  await world.run(1_000);
+  assert.equal(stream.state.phase, "waiting");
+  fails = false;
+  await world.run(10_000);
+  assert.equal(stream.state.phase, "open");
 });

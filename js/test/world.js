@@ -349,6 +349,7 @@ export class Server {
     if (request.method === "PUT") return this.#putTopics(request, pipe);
     const refused = this.refuse?.(request);
     if (refused) return pipe.answer(refused.status, refused.headers ?? {}, refused.text ?? "refused");
+    if (this.foreign) return this.foreign(pipe, request);
     this.#open(request, pipe);
   }
 
