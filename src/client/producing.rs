@@ -63,9 +63,15 @@ impl Shared {
         state.production.clone()
     }
 
+    /// Returns the production of a topic, also if it is of this process and on its way to the backplane.
+    fn any_production_of(&self, name: &str) -> Option<Arc<Production>> {
+        let own = self.following().and_then(|cluster| cluster.own_production(name));
+        own.or_else(|| self.production_of(name))
+    }
+
     /// Whether the topic has a producer, as far as this process knows.
     pub(crate) fn is_produced(&self, name: &str) -> bool {
-        self.following().is_some_and(|cluster| cluster.produces(name)) || self.production_of(name).is_some()
+        self.any_production_of(name).is_some()
     }
 
     /// Waits for a moment, or until nothing is on its way to the backplane.
@@ -94,11 +100,12 @@ impl Shared {
     pub(crate) fn cancel_without_event(&self, name: &str) -> bool {
         match self.following() {
             Some(cluster) => {
-                let is_produced = self.is_produced(name);
-                if is_produced {
+                let Some(production) = self.any_production_of(name) else { return false };
+                // Once is enough, however long the engine is away.
+                if production.is_cancelled_now() {
                     cluster.end(name, By::Canceller, Outcome::Cancelled);
                 }
-                is_produced
+                true
             }
             None => self.end_without_event(name, Outcome::Cancelled, |_| true),
         }

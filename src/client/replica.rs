@@ -1,6 +1,11 @@
 //! The registry as a replica of the log that an engine keeps.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+};
 
 use super::{draining::DrainFarewell, shared::Shared, state::Client};
 use crate::{
@@ -37,7 +42,8 @@ impl Shared {
         for id in own.filter_map(|change| change.topic.strip_prefix("$client/")?.parse().ok()) {
             if let Some(client) = self.client(&id) {
                 // A client that has too many subscriptions does not get it, and its sender was told if it is in this process.
-                let _ = client.subscribe_to_own();
+                // It may ask the program for the retention, whose panic must not end the task that reads.
+                let _ = catch_unwind(AssertUnwindSafe(|| client.subscribe_to_own()));
             }
         }
     }

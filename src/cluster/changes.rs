@@ -1,39 +1,48 @@
 //! What blocks that were read mean for the registry: the log is loaded, compared, and its changes are made.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use http::Extensions;
 
 use super::{
     Cluster, Replicated,
-    record::{self, Attributes, Head, InvalidBody, Record},
+    beginnings::Beginnings,
+    record::{self, Attributes, Head, InvalidBody, Record, Spot},
     repeating::Repeats,
-    state::{Arrival, Stands},
+    state::{Arrival, Stands, State},
     task::Stop,
 };
 use crate::{
     backplane::{FollowError, Place, PlainEvent, Stored},
     event::{Event, Payload},
     log::{Era, Position},
-    topics::{By, Change, Pending, ProductionId, Stamp, What},
+    topics::{By, Change, Pending, ProductionId, PublishError, Stamp, What},
 };
 
 impl Cluster {
     /// Loads the log for the first time.
     pub(super) fn load(&self, node: &dyn Replicated, log: &[Stored]) -> Result<(), Stop> {
-        let mut repeats = Repeats::default();
+        let (mut repeats, mut beginnings) = (Repeats::default(), Beginnings::default());
         for stored in log {
             let (head, records) = readable(stored)?;
             let mut inner = self.lock();
             head.into_iter().for_each(|head| _ = inner.state.read_head(head));
             drop(inner);
+            beginnings.look_at(&records);
             repeats.add(records);
         }
         let begin = {
             let inner = &mut *self.lock();
             let era = inner.state.choose_era(Era::random);
             match log.first() {
-                Some(first) => Position::new(era, first.place.ms, 0).before(),
+                Some(first) => match State::spot(first.place, 0) {
+                    Some(Spot { ms, seq }) => Position::new(era, ms, seq).before(),
+                    None => return Err(out_of_bounds(first.place)),
+                },
                 None => Position::new(era, 0, 0),
             }
         };
@@ -42,6 +51,8 @@ impl Cluster {
         // Nothing before the log is in it.
         self.lock().state.needs_nothing_before(first);
         self.take_repeats(node, repeats, Place::default(), first, Stamp { position: begin, at_ms: 0 });
+        // After these events, which are from before: an ended topic takes none.
+        self.take_beginnings(node, beginnings, first, begin);
         if let Some(stop) = self.take(node, log) {
             return Err(stop);
         }
@@ -114,7 +125,7 @@ impl Cluster {
         }
         let was_of_another_era = head.is_some_and(|head| inner.state.read_head(head)) && inner.state.is_loaded();
         let Some(first) = inner.state.position(stored.place, 0) else {
-            return Err(refused(&format!("the place {:?} is out of bounds", stored.place)));
+            return Err(out_of_bounds(stored.place));
         };
         let receipts = inner.outbox.read_back(stored.block.key).unwrap_or_default();
         drop(inner);
@@ -142,6 +153,14 @@ impl Cluster {
             batch.newest = Some(stamp);
             match self.prepare(node, stored, index, record) {
                 Prepared::Change(topic, what) => {
+                    let receipt = match (&what, receipt) {
+                        (What::Missing, Some(receipt)) => {
+                            let reason = "an attribute cannot be read back as it was written".to_owned();
+                            receipt.resolve(Err(PublishError::Attribute { reason }));
+                            None
+                        }
+                        (_, receipt) => receipt,
+                    };
                     batch.changes.push(Change { stamp, topic, what });
                     batch.receipts.push(receipt);
                 }
@@ -232,7 +251,9 @@ impl Cluster {
     pub(super) fn event(&self, payload: &Payload<'_>, attributes: &Attributes<'_>) -> Option<Event> {
         let mut extensions = Extensions::new();
         for (name, value) in attributes {
-            self.attributes.decode(name, value, &mut extensions).ok()?;
+            // A panic of the program must not end the task, which would lose what it has read.
+            let decode = || self.attributes.decode(name, value, &mut extensions);
+            catch_unwind(AssertUnwindSafe(decode)).ok()?.ok()?;
         }
         let event = Event::from_payload(payload).ok()?;
         Some(if attributes.is_empty() { event } else { event.with_attributes(extensions) })
@@ -280,6 +301,10 @@ pub(super) fn records_of(stored: &Stored) -> Result<(Option<Head>, Vec<Record<'_
         outcome: None,
     });
     Ok((None, records.into_iter().collect()))
+}
+
+fn out_of_bounds(place: Place) -> Stop {
+    refused(&format!("the place {place:?} is out of bounds"))
 }
 
 fn refused(why: &dyn std::fmt::Display) -> Stop {

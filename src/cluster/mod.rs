@@ -8,6 +8,7 @@
 //! too. Only then the event is in the log of a topic. So all nodes have the same events in the same order, and none has an event that the
 //! others will not have.
 
+mod beginnings;
 mod changes;
 mod health;
 mod outbox;
@@ -41,7 +42,7 @@ use crate::{
     event::{AttributeTypes, Event, random_bits},
     log::{Outcome, Position, topic_name},
     sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, lock},
-    topics::{By, Change, Pending, Production, ProductionId, PublishError, Receipt, Retained, Stamp},
+    topics::{By, Change, Over, Pending, Production, ProductionId, PublishError, Receipt, Retained, Stamp},
 };
 
 /// The registry as the log changes it. No lock of the cluster is held when these are called.
@@ -220,13 +221,18 @@ impl Cluster {
         inner.producers.retain(|_, producer| producer.strong_count() > 0);
         inner.producers.insert(topic.to_owned(), Arc::downgrade(&production));
         drop(inner);
+        // It is told now, as its begin may not be in the log yet.
+        if let Some(other) = other {
+            other.stop(Over::Replaced);
+            other.tell();
+        }
         self.to_write.notify_one();
         Ok(Some(production))
     }
 
-    /// Whether this process produces a topic.
-    pub(crate) fn produces(&self, topic: &str) -> bool {
-        self.lock().producers.get(topic).and_then(Weak::upgrade).is_some_and(|producer| !producer.is_over())
+    /// Returns this process's production of a topic, if it has not ended.
+    pub(crate) fn own_production(&self, topic: &str) -> Option<Arc<Production>> {
+        self.lock().producers.get(topic).and_then(Weak::upgrade).filter(|production| !production.is_over())
     }
 
     /// Puts the end of a topic into the outbox, always: a topic that does not end would be waited for.

@@ -49,6 +49,8 @@ pub(crate) struct State {
     carried: Carried,
     /// Before this place, every retained event was said again.
     repeated: Place,
+    /// From this place on, this node needs the log for what it retains.
+    needed: Place,
     volume: Volume,
 }
 
@@ -187,7 +189,7 @@ impl State {
     /// Notes that every retained event from one place on, and before another, was said again.
     pub(crate) fn note_repeated(&mut self, from: Place, to: Place) {
         // What was said before the log fell back does not count: what stood before `from` would have to be said again, too.
-        if from <= self.repeated {
+        if from <= self.repeated.max(self.needed) {
             self.needs_nothing_before(to.min(self.highest));
         }
     }
@@ -209,13 +211,23 @@ impl State {
         Some(oldest.map_or(last, |oldest| oldest.max(self.repeated)).min(last))
     }
 
-    /// Returns before which place the node of this session says again how topics stand. `needed`: from where on it needs the log for all else.
-    ///
-    /// What the log has lost, each node says that knows it. What only holds the log, one node says, when it holds more than some bytes.
-    pub(crate) fn carried_before(&self, needed: Place, session: u64, slack: u64) -> Place {
+    /// Returns before which place it has to be said again how topics stand, so that it does not hold more than some bytes of the log, or
+    /// because the log has lost it. `needed`: from where on this node needs the log for all else.
+    pub(crate) fn carried_before(&self, needed: Place, slack: u64) -> Place {
         let held = self.carried.first_in_log().map_or(0, |first| self.volume_from(first));
-        let is_due = held.saturating_sub(self.volume_from(needed)) > slack && self.is_first(session);
+        let is_due = held.saturating_sub(self.volume_from(needed)) > slack;
         if is_due { needed } else { Carried::FIRST }
+    }
+
+    /// Whether the node of this session says again how a topic stands. What the log has lost, each node says that knows it, and one node says
+    /// what only holds the log.
+    pub(crate) fn says_again(&self, topic: &str, session: u64) -> bool {
+        self.carried.is_lost(topic) || self.is_first(session)
+    }
+
+    /// Notes from which place on this node needs the log for what it retains.
+    pub(crate) fn note_needed(&mut self, needed: Place) {
+        self.needed = needed;
     }
 
     /// Returns how many bytes the log has from a place on, about.
@@ -513,7 +525,8 @@ impl Carried {
 
     /// The records at some places are lost, so they have to be said again.
     pub(crate) fn lose(&mut self, is_lost: impl Fn(Place) -> bool) {
-        let lost = self.by_place.iter().filter(|((place, _), _)| is_lost(*place)).map(|(_, topic)| topic.clone());
+        let in_log = self.by_place.range((Self::FIRST, 0)..);
+        let lost = in_log.filter(|((place, _), _)| is_lost(*place)).map(|(_, topic)| topic.clone());
         for topic in lost.collect::<Vec<_>>() {
             if let Some(noted) = self.by_topic.get(&topic).copied() {
                 self.set(&topic, Noted { at: (Place::default(), self.lost), ..noted });
@@ -529,6 +542,10 @@ impl Carried {
     /// Returns the topics that are said before a place, the oldest first.
     pub(crate) fn before(&self, place: Place) -> impl Iterator<Item = &str> {
         self.by_place.range(..(place, 0)).map(|(_, topic)| &**topic)
+    }
+
+    fn is_lost(&self, topic: &str) -> bool {
+        self.by_topic.get(topic).is_some_and(|noted| noted.at.0 < Self::FIRST)
     }
 
     /// Returns the place of the oldest record that the log has and that must be kept.

@@ -30,6 +30,9 @@ pub(super) const BEAT: Duration = Duration::from_secs(2);
 /// After how long a node takes its connection for dead, if what it appended does not come back: three beats.
 const SILENCE: Duration = Duration::from_secs(6);
 
+/// How often it is looked whether the log is still what was read. An engine says so only when it is followed anew.
+const LOOK: Duration = Duration::from_secs(20);
+
 /// How long one call of the engine may take.
 const CALL: Duration = Duration::from_secs(10);
 
@@ -95,6 +98,8 @@ pub(super) enum Stop {
     Silent,
     /// Everything has to be read and compared again.
     Compare,
+    /// It has to be looked whether the log is still what was read.
+    Look,
     /// The registry has ended.
     Over,
 }
@@ -127,9 +132,19 @@ async fn follow(cluster: &Cluster, node: &Weak<dyn Replicated>) {
                 backoff.wait(Backoff::AWAY).await;
             }
             Stop::Compare => cluster.lock().state.doubt(),
+            Stop::Look => _ = look_at_begin(cluster).await,
             Stop::Over => return,
         }
     }
+}
+
+/// Looks whether the log begins after a record that this node has asked to keep. Somebody has deleted it then.
+async fn look_at_begin(cluster: &Cluster) -> Result<(), FollowError> {
+    let first = next(&mut *open(cluster, None).await?.tail).await?.blocks.first().map(|stored| stored.place);
+    if let Some(first) = first {
+        cluster.lock().state.carried().lose(|place| place < first);
+    }
+    Ok(())
 }
 
 fn away(reason: String) -> Option<Trouble> {
@@ -158,6 +173,7 @@ async fn read(cluster: &Cluster, node: &Weak<dyn Replicated>, following: Followi
         }
     }
     let mut silence = Silence::new(cluster);
+    let opened = Instant::now();
     loop {
         let read = match next(&mut *tail).await {
             Ok(read) => read,
@@ -173,6 +189,9 @@ async fn read(cluster: &Cluster, node: &Weak<dyn Replicated>, following: Followi
         }
         if let Some(stop) = silence.look(cluster) {
             return stop;
+        }
+        if read.is_newest && opened.elapsed() > LOOK {
+            return Stop::Look;
         }
         *backoff = Backoff::new();
     }
@@ -387,8 +406,9 @@ impl Cluster {
         let Some(oldest) = inner.state.needed(retained).filter(|_| inner.has_said_hello) else { return };
         let held = inner.state.carried().oldest().map_or(oldest, |carried| carried.min(oldest));
         inner.state.forget_before(held);
+        inner.state.note_needed(oldest);
         let slack = u64::try_from(self.engine.slack() / CARRIED_SHARE).unwrap_or(u64::MAX);
-        let said_before = inner.state.carried_before(oldest, inner.outbox.session(), slack);
+        let said_before = inner.state.carried_before(oldest, slack);
         let to_say: Vec<String> =
             inner.state.carried().before(said_before).take(CARRIED_AT_ONCE).map(str::to_owned).collect();
         let abandoned = inner.state.abandoned();
@@ -398,7 +418,11 @@ impl Cluster {
         let mut inner = self.lock();
         for (topic, standing) in standing {
             match standing {
-                Some(standing) => inner.say_again(topic, standing),
+                Some(standing) if inner.state.says_again(topic, inner.outbox.session()) => {
+                    inner.say_again(topic, standing);
+                }
+                // Another node says it.
+                Some(_) => {}
                 None => inner.state.carried().forget(topic),
             }
         }

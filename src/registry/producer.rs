@@ -179,7 +179,8 @@ impl Producer {
     /// Waits until the producer is stopped, and returns why.
     ///
     /// The error is [`PublishError::Replaced`] after [`replace_producer`](crate::Registry::replace_producer), and
-    /// [`PublishError::Cancelled`] after [`cancel_producer`](crate::Registry::cancel_producer).
+    /// [`PublishError::Cancelled`] after [`cancel_producer`](crate::Registry::cancel_producer). With a backplane it is
+    /// [`PublishError::Ended`] if the other processes have ended the topic, because this one did not answer for too long.
     pub async fn stopped(&self) -> PublishError {
         loop {
             let mut changed = pin!(self.production.changed.notified());

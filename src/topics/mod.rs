@@ -28,7 +28,7 @@ mod subscribe;
 pub(crate) use self::{
     deferred::{Deferred, once},
     frame_cache::{FRAME, Latest, MergeKey, Merged},
-    production::{Production, ProductionId, Writer},
+    production::{Over, Production, ProductionId, Writer},
     publish::Stamp,
     receipt::Pending,
     replica::{By, Change, Retained, What},

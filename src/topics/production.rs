@@ -37,6 +37,8 @@ impl Writer<'_> {
 pub(crate) struct Production {
     pub(crate) id: ProductionId,
     has_ended: AtomicBool,
+    /// The record that cancels it is on its way.
+    is_cancelled: AtomicBool,
     over: Mutex<Option<Over>>,
     pub(crate) changed: Notify,
 }
@@ -46,6 +48,8 @@ pub(crate) struct Production {
 pub(crate) enum Over {
     Replaced,
     Cancelled,
+    /// Another node has ended the topic, because the producer's node did not answer.
+    Ended,
 }
 
 /// Which of the producers that a topic has had.
@@ -59,7 +63,13 @@ pub(crate) struct ProductionId {
 
 impl Production {
     pub(crate) fn new(id: ProductionId) -> Self {
-        Self { id, has_ended: AtomicBool::new(false), over: Mutex::default(), changed: Notify::new() }
+        Self {
+            id,
+            has_ended: AtomicBool::new(false),
+            is_cancelled: AtomicBool::new(false),
+            over: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     pub(crate) fn error(&self, topic: &str) -> Option<PublishError> {
@@ -68,6 +78,7 @@ impl Production {
         over.map(|over| match over {
             Over::Replaced => PublishError::Replaced { topic: topic() },
             Over::Cancelled => PublishError::Cancelled { topic: topic() },
+            Over::Ended => PublishError::Ended { topic: topic() },
         })
     }
 
@@ -79,6 +90,18 @@ impl Production {
     /// The producer has ended the topic. With a backplane, the end is on its way.
     pub(crate) fn end(&self) {
         self.has_ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that a record which cancels the producer is on its way. Returns `false` if one was before.
+    pub(crate) fn is_cancelled_now(&self) -> bool {
+        !self.is_cancelled.swap(true, Ordering::Relaxed)
+    }
+
+    /// Stops the producer, if it has not ended the topic itself. Call `tell` afterwards, when no lock is held.
+    pub(crate) fn stop_unless_over(&self, why: Over) {
+        if !self.is_over() {
+            self.stop(why);
+        }
     }
 
     /// Stops the producer. Call `tell` afterwards, when no lock is held.

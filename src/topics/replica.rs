@@ -14,7 +14,7 @@ use super::{
     deferred::{Deferred, ToWake},
     error::PublishError,
     order::Order,
-    production::{Production, ProductionId, Writer},
+    production::{Over, Production, ProductionId, Writer},
     publish::Stamp,
     shared_log::{SharedLog, SharedLogState},
     store::Topics,
@@ -187,7 +187,10 @@ impl Topics {
         }
         self.pass(newest);
         to_wake.wake();
-        stopped.iter().for_each(|production| production.tell());
+        for production in stopped {
+            production.stop_unless_over(Over::Ended);
+            production.tell();
+        }
         made
     }
 

@@ -165,8 +165,10 @@ impl Topics {
             Start::Last(events) => (log.last(events), None),
             Start::After(position) => {
                 let is_known = order.has_issued(position);
-                let missed = !(is_known && log.covers(position))
-                    && shared_log.retention.slow_client_policy != SlowClientPolicy::SkipSilently;
+                // What a client has that the engine has lost is not the latest.
+                let is_told = shared_log.retention.slow_client_policy != SlowClientPolicy::SkipSilently
+                    || order.lost_ranges.before(position).is_some();
+                let missed = is_told && !(is_known && log.covers(position));
                 let known = if is_known { Some(position) } else { self.last_shared(order, position) };
                 // The log of a pattern may retain events from before the position although later ones were evicted.
                 (known.map_or(oldest, |position| log.after(position)), missed.then_some(position))

@@ -49,8 +49,8 @@ async fn what_a_node_says_late_of_a_topic_does_not_undo_its_end_for_nodes_that_s
 
 /// An engine whose log may have little that no node needs, and that counts the bytes which were appended.
 #[derive(Debug, Clone, Default)]
-struct Slack {
-    log: Memory,
+pub(crate) struct Slack {
+    pub(crate) log: Memory,
     appended: Arc<AtomicUsize>,
 }
 
@@ -87,7 +87,7 @@ impl Slack {
     }
 }
 
-fn place_of(position: tower_sse::Position) -> Place {
+pub(crate) fn place_of(position: tower_sse::Position) -> Place {
     Place { ms: position.ms(), seq: u64::from(position.seq()) / 1024 }
 }
 

@@ -1,6 +1,7 @@
 //! Several nodes of one backplane, in one process and in several.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod agreement;
 #[path = "../support/example.rs"]
 mod example;
 mod faulty;

@@ -1,0 +1,119 @@
+//! How topics stood when the log began, as far as the log says so later.
+//!
+//! A node says again how a topic stands before the log is trimmed behind the record that said it. That is some way behind the new begin of the
+//! log. A node that loads the log has to know it from the begin on: otherwise it would take an event of a producer that all others refuse.
+
+use std::collections::HashMap;
+
+use super::{
+    Cluster, Replicated,
+    record::{Record, Spot},
+    state::{MOST_RECORDS, Stands},
+};
+use crate::{
+    backplane::Place,
+    log::{Outcome, Position},
+    topics::{By, Change, ProductionId, Stamp, What},
+};
+
+/// How topics stood at the begin of a log.
+#[derive(Debug, Default)]
+pub(super) struct Beginnings(HashMap<String, Beginning>);
+
+/// How one topic stood.
+#[derive(Debug, Clone, Copy)]
+enum Beginning {
+    /// A producer begins in the log, so nothing before counts.
+    Begins,
+    /// The topic may end in the log, by somebody else than a producer if that is `None`.
+    MayEnd(Option<ProductionId>),
+    Produced {
+        producer: ProductionId,
+        began: Option<Spot>,
+    },
+    Ended {
+        producer: Option<ProductionId>,
+        began: Option<Spot>,
+        outcome: Outcome,
+        at_ms: u64,
+    },
+}
+
+impl Beginnings {
+    /// Looks at the records of the next block of the log.
+    pub(super) fn look_at(&mut self, records: &[Record<'_>]) {
+        for record in records {
+            match record {
+                Record::Begin { topic } => _ = self.0.entry(topic.to_string()).or_insert(Beginning::Begins),
+                Record::End { topic, by, .. } | Record::Event { topic, by, outcome: Some(_), .. } => {
+                    self.may_end(topic, *by);
+                }
+                Record::Produced { topic, producer, began } => {
+                    self.say(topic, Beginning::Produced { producer: *producer, began: *began });
+                }
+                Record::Ended { topic, producer, began, outcome, at_ms } => {
+                    let (producer, began, outcome, at_ms) = (*producer, *began, *outcome, *at_ms);
+                    self.say(topic, Beginning::Ended { producer, began, outcome, at_ms });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn may_end(&mut self, topic: &str, by: By) {
+        self.0.entry(topic.to_string()).or_insert(Beginning::MayEnd(by.producer()));
+    }
+
+    /// Takes the first word that is said of a topic, unless the log says more before.
+    fn say(&mut self, topic: &str, said: Beginning) {
+        match self.0.get(topic) {
+            None => _ = self.0.insert(topic.to_owned(), said),
+            Some(Beginning::MayEnd(by)) => {
+                let stood = match said {
+                    // The end that was read may be the one that this word tells of.
+                    Beginning::Ended { producer, began, .. } if by.is_none() || *by == producer => match producer {
+                        Some(producer) => Beginning::Produced { producer, began },
+                        None => Beginning::Begins,
+                    },
+                    said => said,
+                };
+                self.0.insert(topic.to_owned(), stood);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+impl Cluster {
+    /// Makes the topics of a log that is loaded as they stood at its begin.
+    pub(super) fn take_beginnings(
+        &self,
+        node: &dyn Replicated,
+        Beginnings(beginnings): Beginnings,
+        first: Place,
+        begin: Position,
+    ) {
+        let stamp = Stamp { position: begin, at_ms: 0 };
+        // No record of the first block has such an index.
+        let changes = (MOST_RECORDS..).zip(beginnings).filter_map(|(index, (topic, stood))| {
+            let at = |spot: Option<Spot>| spot.and_then(|spot| self.at(spot));
+            let (stands, what) = match stood {
+                Beginning::Begins | Beginning::MayEnd(_) => return None,
+                Beginning::Produced { producer, began } => {
+                    let production = self.production(&topic, producer);
+                    (Stands::Produced(producer), What::Produces { production, began: at(began) })
+                }
+                Beginning::Ended { producer, began, outcome, at_ms } => {
+                    (Stands::Ended(producer), What::HasEnded { outcome, at_ms, began: at(began) })
+                }
+            };
+            self.lock().state.carried().note_again(&topic, (first, index), stands);
+            Some(Change { stamp, topic: topic.into(), what })
+        });
+        let changes: Vec<Change<'_>> = changes.collect();
+        if !changes.is_empty() {
+            // Each change says how a topic stands, and none can be refused.
+            let _ = node.make(&changes, stamp);
+        }
+    }
+}
