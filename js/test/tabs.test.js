@@ -91,6 +91,20 @@ test("the stream of a leader that is frozen without a word is taken over, and th
   assert.equal(server.streams.length, 1);
 });
 
+test("a leader whose page takes nothing hands the stream over by its silence", async () => {
+  const { world, server, tabs, leader } = await open(2);
+  void (async () => {
+    for await (const _ of leader.stream) await new Promise(() => {});
+  })();
+  for (let at = 0; at < 20; at++) {
+    publish(server, "a", 100);
+    await world.run(1_000);
+  }
+  await world.run(30_000);
+  assert.deepEqual(roles(tabs), ["follower", "leader"]);
+  assert.deepEqual(tabs[1].seen, Array.from({ length: 2_000 }, (_, at) => at + 1));
+});
+
 test("a hidden tab takes nothing over, and a tab that is shown does so at once", async () => {
   const { world, server, tabs, leader } = await open(2);
   const [, other] = tabs;

@@ -90,7 +90,8 @@ export class World {
       });
       if (options.steal) {
         const { holder } = lock;
-        holder?.page.post(0, () => holder.reject(new DOMException("the lock is stolen", "AbortError")));
+        // The word that a lock is lost may come later than a message of the tab that has it.
+        holder?.page.post(this.random() < 0.5 ? 0 : 50, () => holder.reject(new DOMException("the lock is stolen", "AbortError")));
         this.#grant(lock, request);
       } else {
         lock.queue.push(request);
