@@ -33,7 +33,6 @@ const cut = (text, places) => {
   return [0, ...at].map((start, index) => text.slice(start, at[index]));
 };
 
-// No id with NUL: eventsource-parser forgets the block's id then, and the standard ignores the line.
 const line = fc.oneof(
   fc.constantFrom("data", "data:", "data: ", "data:  x", "event: t", "event:", "id", "id: 7", "retry: 5", "retry: x", ": c", ":", ""),
   fc.string({ unit: "binary", maxLength: 12 }).map((text) => `data: ${text}`),
@@ -45,6 +44,8 @@ test("any text in any cut gives the events of eventsource-parser", () => {
   fc.assert(
     fc.property(stream, fc.boolean(), fc.array(fc.nat(), { maxLength: 20 }), (lines, hasMark, places) => {
       const text = (hasMark ? "\uFEFF" : "") + lines.map((pair) => pair.join("")).join("");
+      // eventsource-parser forgets the block's id then, and the standard ignores the line.
+      fc.pre(!text.split(/[\r\n]/).some((line) => line.startsWith("id") && line.includes("\0")));
       const expected = [];
       const other = createParser({ onEvent: ({ event, data, id }) => expected.push({ type: event || "message", data, id }) });
       // In one piece, and without a BOM and with a line end: the cuts are ours to bear.

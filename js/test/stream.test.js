@@ -65,7 +65,7 @@ test("the stream has caught up when the server says so, and not before", async (
   assert.deepEqual(open.map(({ caughtUp }) => caughtUp).at(0), false);
   assert.ok(stream.state.caughtUp);
   world.server.cut(world.server.streams[0]);
-  await world.run(10);
+  await world.run(50);
   assert.deepEqual([stream.state.phase, stream.state.caughtUp], ["waiting", false]);
 });
 
@@ -780,6 +780,20 @@ test("added topics survive a cut, and one whose start did not come is started ag
   await world.run(5_000);
   assert.deepEqual(seen, [2, 3, 4]);
   assert.deepEqual(gets(server).map(({ url }) => url.searchParams.getAll("topic").join()), ["a", "a", "a,b"]);
+});
+
+test("a topic without events has started too: after a cut, all of its events come", async () => {
+  const { world, server, stream } = visit();
+  await world.run(100);
+  const seen = [];
+  stream.topic("b", ({ json }) => seen.push(json.n));
+  await world.run(100);
+  publish(server, "a", 1);
+  await world.run(100);
+  server.cut(server.streams[0]);
+  publish(server, "b", 3);
+  await world.run(5_000);
+  assert.deepEqual(seen, [1, 2, 3]);
 });
 
 test("a topic that the server refuses is told, and not asked for again with each stream", async () => {

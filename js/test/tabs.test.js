@@ -91,6 +91,20 @@ test("the stream of a leader that is frozen without a word is taken over, and th
   assert.equal(server.streams.length, 1);
 });
 
+test("a leader whose page takes nothing hands the stream over by its silence", async () => {
+  const { world, server, tabs, leader } = await open(2);
+  void (async () => {
+    for await (const _ of leader.stream) await new Promise(() => {});
+  })();
+  for (let at = 0; at < 20; at++) {
+    publish(server, "a", 100);
+    await world.run(1_000);
+  }
+  await world.run(30_000);
+  assert.deepEqual(roles(tabs), ["follower", "leader"]);
+  assert.deepEqual(tabs[1].seen, Array.from({ length: 2_000 }, (_, at) => at + 1));
+});
+
 test("a hidden tab takes nothing over, and a tab that is shown does so at once", async () => {
   const { world, server, tabs, leader } = await open(2);
   const [, other] = tabs;
@@ -211,7 +225,10 @@ test("while the server refuses, the followers ask nothing", async () => {
   server.refuse = () => ({ status: 503, headers: { "retry-after": "30" } });
   server.cut(server.streams[0]);
   const before = server.requests.length;
-  await world.run(35_000);
+  // Also those that have reason to.
+  tab(world);
+  tab(world).stream.topic("b");
+  await world.run(30_000);
   assert.ok(server.requests.length - before <= 2, `${server.requests.length - before}`);
 });
 

@@ -90,7 +90,10 @@ export class World {
       });
       if (options.steal) {
         const { holder } = lock;
-        holder?.page.post(0, () => holder.reject(new DOMException("the lock is stolen", "AbortError")));
+        const refuse = () => holder.reject(new DOMException("the lock is stolen", "AbortError"));
+        // The word that a lock is lost may come later than a message of the tab that has it.
+        const late = this.random() < 0.5 ? 0 : 50;
+        holder?.page.post(0, () => holder.page.post(late, refuse));
         this.#grant(lock, request);
       } else {
         lock.queue.push(request);
@@ -516,8 +519,10 @@ class Pipe {
   #held;
   #chunks = [];
   #reader;
+  #latency;
 
   constructor(world, page, resolve, reject) {
+    this.#latency = 1 + world.int(20);
     this.#world = world;
     this.#page = page;
     this.#resolve = resolve;
@@ -529,7 +534,7 @@ class Pipe {
   /** All that the page sees comes by this way, in order. */
   #deliver(act) {
     if (this.#held) this.#held.push(act);
-    else this.#page.post(5, act);
+    else this.#page.post(this.#latency, act);
   }
 
   answer(status, headers, text) {
@@ -537,7 +542,7 @@ class Pipe {
     const response = this.#response(status, headers);
     this.#put(text);
     this.#put(undefined);
-    this.#page.post(5, () => this.#resolve(response));
+    this.#page.post(this.#latency, () => this.#resolve(response));
   }
 
   open(headers = { "content-type": "text/event-stream" }) {
@@ -561,7 +566,7 @@ class Pipe {
   fail() {
     this.isOpen = false;
     this.#held = undefined;
-    this.#page.post(5, () => this.#break(new TypeError("network error")));
+    this.#page.post(this.#latency, () => this.#break(new TypeError("network error")));
   }
 
   abort(reason) {
