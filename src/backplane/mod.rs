@@ -44,7 +44,7 @@ mod redis;
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod suite;
 
-use std::{fmt, future::Future, pin::Pin};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 #[cfg(feature = "file")]
 #[cfg_attr(docsrs, doc(cfg(feature = "file")))]
@@ -120,6 +120,33 @@ pub trait Backplane: fmt::Debug + Send + Sync + 'static {
     /// The engine may remove them now, with the next append, or never. Default: it does nothing.
     fn trim(&self, before: Place) {
         let _ = before;
+    }
+}
+
+/// An engine that the program keeps a handle of, for example to ask how it is.
+impl<B: Backplane + ?Sized> Backplane for Arc<B> {
+    fn append<'a>(&'a self, block: &'a Block) -> BoxFuture<'a, Result<(), AppendError>> {
+        (**self).append(block)
+    }
+
+    fn follow<'a>(&'a self, after: Option<&'a Mark>) -> BoxFuture<'a, Result<Following, FollowError>> {
+        (**self).follow(after)
+    }
+
+    fn append_above<'a>(&'a self, place: Place, block: &'a Block) -> BoxFuture<'a, Result<(), AppendError>> {
+        (**self).append_above(place, block)
+    }
+
+    fn max_block(&self) -> usize {
+        (**self).max_block()
+    }
+
+    fn slack(&self) -> usize {
+        (**self).slack()
+    }
+
+    fn trim(&self, before: Place) {
+        (**self).trim(before);
     }
 }
 

@@ -29,7 +29,10 @@ impl Shared {
     pub(crate) fn begin_production(&self, name: &str, replaces: bool) -> Result<Arc<Production>, NotBegun> {
         if let Some(cluster) = self.following() {
             let production = cluster.begin(name, replaces).map_err(|_| NotBegun::OutboxFull)?;
-            return production.ok_or(NotBegun::Produced);
+            let production = production.ok_or(NotBegun::Produced)?;
+            let mut deferred = Deferred::default();
+            self.topics.order(&mut deferred).topic(name).iter().for_each(|topic| topic.begin_again());
+            return Ok(production);
         }
         let mut deferred = Deferred::default();
         let (mut order, topic) = self.topics.topic(name, &mut deferred);

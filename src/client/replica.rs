@@ -120,7 +120,7 @@ impl Replicated for Shared {
         if let Some(production) = &state.production {
             return Some(Standing::Producing { producer: production.id, began: state.began });
         }
-        let End { outcome, .. } = topic.end()?;
+        let End { outcome, .. } = topic.end_in_log()?;
         let Some(Kept::Ending(ticket)) = state.kept else { return None };
         let at_ms = order.ended.get(ticket)?.at_ms;
         Some(Standing::Ended { outcome, at_ms, began: state.began })

@@ -90,8 +90,9 @@ impl Cluster {
             for stored in log {
                 repeats.add(readable(stored)?.1);
             }
-            self.take_repeats(node, repeats, highest, first, Stamp { position: begins.before(), at_ms: 0 });
+            // First the gap: a reader that gets one of these events must know that others may be missing.
             node.lose(begins.before());
+            self.take_repeats(node, repeats, highest, first, Stamp { position: begins.before(), at_ms: 0 });
         }
         if let Some((_, to)) = lost {
             node.lose(to);

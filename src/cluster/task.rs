@@ -31,7 +31,7 @@ pub(super) const BEAT: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(6);
 
 /// How often it is looked whether the log is still what was read. An engine says so only when it is followed anew.
-const LOOK: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_secs(30);
 
 /// How long one call of the engine may take.
 const CALL: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use super::{deferred::ToWake, production::Production};
 use crate::{
     collections::{PerCore, Slot, Ticket, Waiters},
     log::{End, Log, Outcome, Position, Retention, topic_name},
-    sync::{AtomicU64, Mutex, lock, shard},
+    sync::{AtomicBool, AtomicU64, Mutex, lock, shard},
 };
 
 /// A topic or a pattern: its name, its log and its waiters. The log of a pattern has the events of all topics that
@@ -26,6 +26,8 @@ pub(crate) struct SharedLog {
     newest: AtomicU64,
     /// The encoded end of the topic. 0 while it has none.
     end: AtomicU64,
+    /// Its end no longer counts for readers: a producer of this process begins, and the log of the backplane does not say so yet.
+    begins_again: AtomicBool,
     /// How many of its subscriptions belong to clients whose streams have begun.
     readers: AtomicU64,
     /// The waiters of each shard. Made when the log has many subscribers.
@@ -104,6 +106,7 @@ impl SharedLog {
             retention,
             newest: AtomicU64::new(0),
             end: AtomicU64::new(0),
+            begins_again: AtomicBool::new(false),
             readers: AtomicU64::new(0),
             shards: OnceLock::new(),
             state: Mutex::new(state),
@@ -143,9 +146,19 @@ impl SharedLog {
         self.newest.store(number, Ordering::Release);
     }
 
-    /// Returns where and how the topic has ended. `None`: it has not ended.
+    /// Returns where and how the topic has ended, for its readers. `None`: it has not ended, or is about to begin again.
     pub(crate) fn end(&self) -> Option<End> {
+        self.end_in_log().filter(|_| !self.begins_again.load(Ordering::Relaxed))
+    }
+
+    /// Returns where and how the topic has ended by what was read of the log.
+    pub(crate) fn end_in_log(&self) -> Option<End> {
         End::decode(self.end.load(Ordering::Acquire))
+    }
+
+    /// A producer of this process begins, and the record that says so is on its way. Who subscribes from now on waits for its events.
+    pub(crate) fn begin_again(&self) {
+        self.begins_again.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -154,6 +167,9 @@ impl SharedLog {
 
     /// Sets or removes the end of the topic.
     pub(crate) fn set_end(&self, end: Option<End>) {
+        if end.is_none() {
+            self.begins_again.store(false, Ordering::Relaxed);
+        }
         self.end.store(end.map_or(0, End::encode), Ordering::Release);
     }
 

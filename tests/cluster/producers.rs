@@ -252,3 +252,26 @@ async fn an_engine_that_was_away_for_minutes_fails_no_producer() {
         producer.publish(Event::data("it goes on")).unwrap().await.unwrap();
     }
 }
+
+async fn begins_again(registry: Registry) -> Option<String> {
+    registry.start_producer("t").unwrap().end();
+    registry.flushed().await;
+    let other = registry.publish("other", Event::data("")).unwrap();
+    other.await.unwrap();
+    // As a handler that starts the answer anew and returns its stream.
+    let producer = registry.start_producer("t").unwrap();
+    let mut events = reader(&registry, Subscription::to("t").from(Start::Oldest));
+    assert_eq!(registry.topic_state("t"), Some(TopicState::Producing));
+    producer.publish(Event::data("new")).unwrap();
+    let next = tokio::time::timeout(Duration::from_secs(10), tokio_stream::StreamExt::next(&mut events))
+        .await
+        .expect("it comes soon");
+    next.map(|event| event.unwrap().data().unwrap().into_owned())
+}
+
+#[tokio::test]
+async fn a_handler_that_begins_an_ended_topic_again_and_streams_it_gets_the_new_events() {
+    assert_eq!(begins_again(Registry::new()).await.as_deref(), Some("new"));
+    let engine = Memory::new();
+    assert_eq!(begins_again(node(&engine).await).await.as_deref(), Some("new"), "with a backplane");
+}

@@ -21,7 +21,8 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
     },
-    /// The file is not a log of this crate. It was not changed.
+    /// The file is not a log of this crate. Nothing was written to it. If it is another program's SQLite database whose last writes wait in a
+    /// write-ahead log, SQLite has moved them into the file.
     Foreign {
         /// The file.
         path: PathBuf,

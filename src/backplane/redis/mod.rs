@@ -45,8 +45,9 @@ use super::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Ma
 /// - **Durability.** Redis acknowledges a block before it is on the disk, and before replicas have it. With `appendonly yes`, a killed server
 ///   loses nothing, and a crash of the machine loses up to about two seconds. `appendfsync always` narrows that, and `min-replicas-to-write` narrows
 ///   what a failover loses. Lost blocks are found, and clients are told of a gap.
-/// - **Permissions.** A user needs the commands `xadd`, `xread`, `xrange` and `xlen` on the key of the stream. With `info`, the eviction policy
-///   is checked. For example: `ACL SETUSER shop on >password ~shop/events +xadd +xread +xrange +xlen +info`.
+/// - **Permissions.** A user needs the commands `xadd`, `xread`, `xrange`, `xlen` and `xtrim` on the key of the stream. With `info`, the
+///   eviction policy is checked. For example:
+///   `ACL SETUSER shop on >password ~shop/events +xadd +xread +xrange +xlen +xtrim +info`.
 /// - **Sentinel.** See [`sentinels`](Self::sentinels).
 /// - **Cluster.** Give the address of any node. If another node has the stream, the connection goes there. A stream is in one slot, so it
 ///   needs the room of one master.
@@ -69,8 +70,8 @@ use super::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Ma
 ///
 /// # Limits and cost
 ///
-/// A block may have 64 MiB. Redis itself takes 512 MiB (`proto-max-bulk-len`), and holds each block several times while it is sent to nodes
-/// and replicas. Each block wakes each node: the server's work grows with blocks times nodes.
+/// A block may have 64 MiB: see [`largest_block`](Self::largest_block). Redis itself takes 512 MiB (`proto-max-bulk-len`), and holds each block several
+/// times while it is sent to nodes and replicas. Each block wakes each node: the server's work grows with blocks times nodes.
 ///
 /// A node reads about 1 MiB at a time, but at least one block, and waits for a second. A connection counts as lost when an answer is late by
 /// two seconds, or by the [response timeout](Self::response_timeout).
@@ -85,6 +86,7 @@ pub struct Redis {
     target: Arc<Target>,
     writer: Writer,
     skipped: Arc<AtomicU64>,
+    largest_block: usize,
 }
 
 impl Redis {
@@ -108,7 +110,12 @@ impl Redis {
             stream: Self::DEFAULT_STREAM.to_owned(),
             response_timeout: Self::DEFAULT_RESPONSE_TIMEOUT,
         };
-        Ok(Self { target: Arc::new(target), writer: Writer::default(), skipped: Arc::default() })
+        Ok(Self {
+            target: Arc::new(target),
+            writer: Writer::default(),
+            skipped: Arc::default(),
+            largest_block: 64 << 20,
+        })
     }
 
     /// Sets the key of the stream. Default: `tower-sse`.
@@ -183,7 +190,18 @@ impl Redis {
         self.with(|target| target.response_timeout = timeout)
     }
 
+    /// Sets the largest block, in bytes. Default: 64 MiB.
+    ///
+    /// Set it below what your server or your provider takes in one command. A larger event is then refused with
+    /// [`PublishError::TooLarge`](crate::PublishError::TooLarge). Otherwise the node would append it again and again, and everything behind it
+    /// would wait. Small events share blocks of up to 256 KiB, so a server must take at least that.
+    pub fn largest_block(self, bytes: usize) -> Self {
+        Self { largest_block: bytes, ..self }
+    }
+
     /// Returns how many entries this node has skipped, because they are neither blocks nor events.
+    ///
+    /// To ask it later, give the registry a clone of an `Arc` of the engine.
     ///
     /// An entry that is read twice counts twice.
     #[must_use]
@@ -210,6 +228,10 @@ impl Redis {
 }
 
 impl Backplane for Redis {
+    fn max_block(&self) -> usize {
+        self.largest_block
+    }
+
     /// Appends the block with `XADD`.
     ///
     /// `READONLY`, `LOADING` and the like are [`AppendError::Away`]. `OOM` is [`AppendError::Full`], and so is `MISCONF`: Redis takes no writes

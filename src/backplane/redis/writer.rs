@@ -1,6 +1,6 @@
 //! Appending.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redis::{Cmd, cmd};
 
@@ -19,6 +19,7 @@ use crate::{
 pub(super) struct Writer {
     /// It is taken out while a command runs. So if the future is dropped, the connection is dropped with it.
     connection: tokio::sync::Mutex<Option<Open>>,
+    was_connected: AtomicBool,
     /// How often the writer was told to connect anew.
     generation: AtomicU64,
     /// Entries before this place may be removed.
@@ -67,8 +68,10 @@ impl Writer {
             Some(open) => open.connection,
             None => {
                 let connection = connect(target).await.map_err(Failure::before_append)?;
-                // The stream may be another one. Until this node has read it, nothing is removed from it.
-                *lock(&self.trim) = None;
+                if self.was_connected.swap(true, Ordering::Relaxed) {
+                    // The stream may be another one. Until this node has read it, nothing is removed from it.
+                    *lock(&self.trim) = None;
+                }
                 connection
             }
         };
