@@ -1,6 +1,6 @@
 //! Appending.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redis::{Cmd, cmd};
 
@@ -19,7 +19,6 @@ use crate::{
 pub(super) struct Writer {
     /// It is taken out while a command runs. So if the future is dropped, the connection is dropped with it.
     connection: tokio::sync::Mutex<Option<Open>>,
-    was_connected: AtomicBool,
     /// How often the writer was told to connect anew.
     generation: AtomicU64,
     /// Entries before this place may be removed.
@@ -39,8 +38,10 @@ enum Appended {
 }
 
 impl Writer {
-    /// Makes the next append connect anew, because the server may no longer be the right one.
+    /// Makes the next append connect anew, because the server may no longer be the right one. Until the node has read its stream, nothing is
+    /// removed from it.
     pub(super) fn reconnect(&self) {
+        *lock(&self.trim) = None;
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -66,14 +67,7 @@ impl Writer {
         let usable = slot.take().filter(|open| open.generation == generation && !open.connection.is_closed());
         let mut connection = match usable {
             Some(open) => open.connection,
-            None => {
-                let connection = connect(target).await.map_err(Failure::before_append)?;
-                if self.was_connected.swap(true, Ordering::Relaxed) {
-                    // The stream may be another one. Until this node has read it, nothing is removed from it.
-                    *lock(&self.trim) = None;
-                }
-                connection
-            }
+            None => connect(target).await.map_err(Failure::before_append)?,
         };
         let command = self.command(target, id, block);
         let result = match connection.ask(&command, target.response_timeout).await {
