@@ -554,7 +554,7 @@ function newTopics(fixed, host) {
   let started = [];
   /** @type {string[]} */
   let asked = [];
-  let mustNameAll = false;
+  let notFound = 0; // in a row
   let isPart = false;
   let isChanging = false;
   /** Another object for each stream. @type {object | undefined} */
@@ -585,19 +585,23 @@ function newTopics(fixed, host) {
   async function ask(topics, current) {
     asked = topics;
     topics.forEach((name) => known.add(name));
+    // The tabs that follow have to know before the events of a topic are missing.
+    has = has.filter((name) => topics.includes(name));
+    host.tell();
     try {
       const response = await host.put(topics);
       const { ok = false, status = 404 } = response ?? {};
       const answer = ok ? await response?.json() : await response?.text();
       if (stream !== current) return;
       if (ok) {
+        notFound = 0;
         has = answer.topics;
         started = [...has];
         refuse(answer.refused);
         host.tell();
       } else if (status === 404) {
-        // The stream is gone, or cannot be changed.
-        mustNameAll = true;
+        // The stream is gone, cannot be changed, or is at another server. In the last two cases, only its query can help.
+        notFound += response ? 1 : 2;
         host.reopen();
       } else if (isTemporary(status)) throw answer;
       else refuse(topics.filter((topic) => !has.includes(topic)).map((topic) => ({ topic, why: answer })));
@@ -654,7 +658,7 @@ function newTopics(fixed, host) {
      * @param {boolean} canChange when it is open
      */
     query(id, canChange) {
-      isPart = !!id && canChange && !mustNameAll;
+      isPart = !!id && canChange && notFound < 2;
       const named = wanted().filter((name) => !refused.has(name) && !(isPart && starting.has(name)));
       const names = withLate(named, id);
       asked = isPart ? names : wanted();
@@ -664,7 +668,6 @@ function newTopics(fixed, host) {
     /** @param {string[]} topics */
     opened(topics) {
       stream = {};
-      mustNameAll = false;
       has = topics;
       known = new Set(topics);
       if (!isPart) started = [...has];
