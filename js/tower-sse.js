@@ -422,7 +422,7 @@ export function open(url, options = {}) {
       it.hasEvents = true;
       if (it.isMain) set({ attempt: 0 });
     }
-    if (it.isMain && id !== undefined) topics.noteId(id, events);
+    if (id !== undefined) topics.noteId(id, events);
     accept(step);
   }
 
