@@ -556,6 +556,7 @@ function newTopics(fixed, host) {
   let asked = [];
   let notFound = 0; // in a row
   let isPart = false;
+  let mustAskAgain = false;
   let isChanging = false;
   /** Another object for each stream. @type {object | undefined} */
   let stream;
@@ -577,16 +578,19 @@ function newTopics(fixed, host) {
     if (isChanging) return;
     isChanging = true;
     await null;
-    for (let next; stream && keyOf((next = wanted().filter(isReady))) !== keyOf(asked); ) await ask(next, stream);
+    for (let next; stream; await ask(next, stream)) {
+      next = wanted().filter(isReady);
+      if (keyOf(next) === keyOf(asked) && !mustAskAgain) break;
+    }
     isChanging = false;
   }
 
   /** @param {string[]} topics @param {object} current */
   async function ask(topics, current) {
     asked = topics;
+    mustAskAgain = false;
     topics.forEach((name) => known.add(name));
     // The tabs that follow have to know before the events of a topic are missing.
-    has = has.filter((name) => topics.includes(name));
     host.tell();
     try {
       const response = await host.put(topics);
@@ -607,7 +611,7 @@ function newTopics(fixed, host) {
       else refuse(topics.filter((topic) => !has.includes(topic)).map((topic) => ({ topic, why: answer })));
     } catch {
       await host.pause();
-      if (stream === current) asked = [];
+      if (stream === current) mustAskAgain = true;
     }
   }
 
@@ -623,7 +627,8 @@ function newTopics(fixed, host) {
     change,
     starting,
     own: () => new Set(own.keys()),
-    status: () => ({ topics: has, refused: [...refused] }),
+    /** The topics that it has are those that it surely has. */
+    status: () => ({ topics: has.filter((name) => asked.includes(name)), refused: [...refused] }),
     /** Returns whether nobody in the page wanted it before. @param {string} name */
     add(name) {
       const count = own.get(name) ?? 0;
@@ -668,6 +673,7 @@ function newTopics(fixed, host) {
     /** @param {string[]} topics */
     opened(topics) {
       stream = {};
+      mustAskAgain = false;
       has = topics;
       known = new Set(topics);
       if (!isPart) started = [...has];
