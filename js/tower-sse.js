@@ -17,8 +17,8 @@
  * @typedef {AbortController & Ask & { openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string, names?: Set<string>,
  *   hasEvents?: boolean }} Exchange
  * @typedef {{ topics: string[], refused: string[], caughtUp: boolean, isOpen: boolean }} Status
- * @typedef {{ topics(): Set<string>, starting: Set<string>, floors: Map<string, string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
- *   ask(ask: Ask): Promise<string>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
+ * @typedef {{ topics(): Set<string>, starting: Set<string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
+ *   ask(ask: Ask): Promise<void>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
  *   caughtUp(caughtUp: boolean): void, check(): void, close(): void }} Host
  */
 
@@ -65,7 +65,7 @@ export function open(url, options = {}) {
   let control;
 
   const delivery = newDelivery(received, {
-    isForPage: (event, step) => tab?.isForPage(event, step) ?? true,
+    news: (step) => topics.news(step).filter(({ topic }) => tab?.isForPage(topic) ?? true),
     gap: async (gap) => {
       set({ stale: true });
       await options.onGap?.(gap);
@@ -409,25 +409,20 @@ export function open(url, options = {}) {
   /** @param {Exchange} it @param {Block} block */
   function pass(it, { id, events = [], gap, isLive }) {
     if (it.signal.aborted) return;
-    const after = received;
+    const after = it.isAside ? "" : received;
     const step = { after, id: id ?? after, events, gap, isLive };
     events.forEach((event, at) => {
-      if (it.names?.has(event.type) || topics.has(event.type)) event.topic ??= event.type;
+      if (it.names?.has(event.type) || topics.knows(event.type)) event.topic ??= event.type;
       // A stream that is cut in an array resumes before the array.
       event.id = at + 1 < events.length ? after : step.id;
     });
-    if (it.isAside) {
-      it.id = id ?? it.id;
-      return delivery.give(step);
-    }
+    if (it.isAside) return delivery.give(step);
     if (it.isMain) tab?.send(step);
     if (events.length) {
       it.hasEvents = true;
       if (it.isMain) set({ attempt: 0 });
     }
-    // Before the start of a topic, the page gets nothing of it.
-    step.events = events.filter(({ topic }) => (it.isMain ? topics.isReady(topic) : !topics.starting.has(topic)));
-    if (it.isMain && id !== undefined) topics.noteId(id, step.events);
+    if (id !== undefined) topics.noteId(id, events);
     accept(step);
   }
 
@@ -452,7 +447,6 @@ export function open(url, options = {}) {
   const host = {
     topics: topics.own,
     starting: topics.starting,
-    floors: topics.floors,
     status: () => ({ ...topics.status(), caughtUp: state.caughtUp, isOpen: state.phase === "open" }),
     id: () => received,
     lead() {
@@ -469,14 +463,13 @@ export function open(url, options = {}) {
       set({ role: "alone" });
       connectIn(0);
     },
-    /** Asks what was missed, beside the stream of another tab. Returns the last id. @param {Ask} ask */
+    /** Asks what was missed, beside the stream of another tab. @param {Ask} ask */
     async ask(ask) {
       const names = topics.withLate(ask.topics, ask.id ?? received);
       const it = (side = newExchange({ ...ask, topics: names, wait: 0 }));
       const timer = setTimeout(() => it.abort(), connectTimeout);
       await load(it).finally(() => clearTimeout(timer));
       it.signal.throwIfAborted();
-      return it.id ?? "";
     },
     accept,
     room: delivery.room,
@@ -549,8 +542,10 @@ function newTopics(fixed, host) {
   const own = new Map([...fixed].map((name) => [name, 1]));
   /** The page has not had their start, so a resume does not name them: the open stream adds them. @type {Set<string>} */
   const starting = new Set();
-  /** How far the page has had some topics, beyond the last event id. @type {Map<string, string>} */
-  const floors = new Map();
+  /** How far the page has had the topics that it wants. @type {Map<string, string>} */
+  const had = new Map();
+  /** All that this stream was asked for. @type {Set<string>} */
+  let known = new Set();
   /** @type {Set<string>} */
   const refused = new Set();
   /** Of the open stream. @type {string[]} */
@@ -559,8 +554,9 @@ function newTopics(fixed, host) {
   let started = [];
   /** @type {string[]} */
   let asked = [];
-  let mustNameAll = false;
+  let notFound = 0; // in a row
   let isPart = false;
+  let mustAskAgain = false;
   let isChanging = false;
   /** Another object for each stream. @type {object | undefined} */
   let stream;
@@ -582,32 +578,40 @@ function newTopics(fixed, host) {
     if (isChanging) return;
     isChanging = true;
     await null;
-    for (let next; stream && keyOf((next = wanted().filter(isReady))) !== keyOf(asked); ) await ask(next, stream);
+    for (let next; stream; await ask(next, stream)) {
+      next = wanted().filter(isReady);
+      if (keyOf(next) === keyOf(asked) && !mustAskAgain) break;
+    }
     isChanging = false;
   }
 
   /** @param {string[]} topics @param {object} current */
   async function ask(topics, current) {
     asked = topics;
+    mustAskAgain = false;
+    topics.forEach((name) => known.add(name));
+    // The tabs that follow have to know before the events of a topic are missing.
+    host.tell();
     try {
       const response = await host.put(topics);
       const { ok = false, status = 404 } = response ?? {};
       const answer = ok ? await response?.json() : await response?.text();
       if (stream !== current) return;
       if (ok) {
+        notFound = 0;
         has = answer.topics;
         started = [...has];
         refuse(answer.refused);
         host.tell();
       } else if (status === 404) {
-        // The stream is gone, or cannot be changed.
-        mustNameAll = true;
+        // The stream is gone, cannot be changed, or is at another server. In the last two cases, only its query can help.
+        notFound += response ? 1 : 2;
         host.reopen();
       } else if (isTemporary(status)) throw answer;
       else refuse(topics.filter((topic) => !has.includes(topic)).map((topic) => ({ topic, why: answer })));
     } catch {
       await host.pause();
-      if (stream === current) asked = [];
+      if (stream === current) mustAskAgain = true;
     }
   }
 
@@ -621,11 +625,10 @@ function newTopics(fixed, host) {
 
   return {
     change,
-    isReady,
     starting,
-    floors,
     own: () => new Set(own.keys()),
-    status: () => ({ topics: has, refused: [...refused] }),
+    /** The topics that it has are those that it surely has. */
+    status: () => ({ topics: has.filter((name) => asked.includes(name)), refused: [...refused] }),
     /** Returns whether nobody in the page wanted it before. @param {string} name */
     add(name) {
       const count = own.get(name) ?? 0;
@@ -639,11 +642,20 @@ function newTopics(fixed, host) {
       const count = (own.get(name) ?? 1) - 1;
       if (count) own.set(name, count);
       else own.delete(name);
-      if (!count) starting.delete(name), floors.delete(name);
+      if (!count) starting.delete(name), had.delete(name);
       return !count;
     },
     /** @param {string} name */
-    has: (name) => has.includes(name) || asked.includes(name),
+    knows: (name) => known.has(name),
+    /** Returns the events that the page has not had. @param {Step} step */
+    news({ after, id, events }) {
+      // Events without an id have no position.
+      if (id === after) return events;
+      const position = positionOf(id);
+      const news = events.filter(({ topic = "" }) => !own.has(topic) || !(order(position, had.get(topic) ?? "") <= 0));
+      for (const { topic = "" } of news) if (own.has(topic)) had.set(topic, position);
+      return news;
+    },
     /**
      * Returns the topics for a new stream.
      *
@@ -651,7 +663,7 @@ function newTopics(fixed, host) {
      * @param {boolean} canChange when it is open
      */
     query(id, canChange) {
-      isPart = !!id && canChange && !mustNameAll;
+      isPart = !!id && canChange && notFound < 2;
       const named = wanted().filter((name) => !refused.has(name) && !(isPart && starting.has(name)));
       const names = withLate(named, id);
       asked = isPart ? names : wanted();
@@ -661,8 +673,9 @@ function newTopics(fixed, host) {
     /** @param {string[]} topics */
     opened(topics) {
       stream = {};
-      mustNameAll = false;
+      mustAskAgain = false;
       has = topics;
+      known = new Set(topics);
       if (!isPart) started = [...has];
       host.tell();
       change();
@@ -684,7 +697,7 @@ function newTopics(fixed, host) {
  * Gives the page its events, one by one. While something holds it, they wait.
  *
  * @param {string} lastId
- * @param {{ isForPage(event: RawEvent, step: Step): boolean, gap(gap: Api.Gap): Promise<void>, live(): void,
+ * @param {{ news(step: Step): RawEvent[], gap(gap: Api.Gap): Promise<void>, live(): void,
  *   used(isUsed: boolean): void }} host
  */
 function newDelivery(lastId, host) {
@@ -720,8 +733,8 @@ function newDelivery(lastId, host) {
 
   /** @param {Step} step */
   function give(step) {
-    for (const raw of step.events) {
-      if (isOver || !host.isForPage(raw, step)) continue;
+    for (const raw of host.news(step)) {
+      if (isOver) return;
       const event = new ReceivedEvent(raw);
       for (const key of new Set([event.type, "*", topicKey(event.topic)])) {
         for (const listener of [...(listeners.get(key) ?? [])]) call(listener, event);
@@ -963,6 +976,21 @@ const byteString = (text) => String.fromCharCode(...new TextEncoder().encode(tex
 /** No event type has a line end. @param {string} [topic] */
 const topicKey = (topic) => `\n${topic}`;
 
+/** The id without what it says of topics that begin: `SEEN;LATE;TOPICS`. @param {string} id */
+const seenOf = (id) => id.split(";")[0];
+
+/** Compares two positions of one registry, `ms-seq-era`. `NaN`: they have no order. @param {string} a @param {string} b */
+function order(a, b) {
+  const [x, y] = [a, b].map((id) => /^(\d+)-(\d+)-(\w{9})$/.exec(id) ?? []);
+  return x[3] === y[3] ? Number(x[1]) - Number(y[1]) || Number(x[2]) - Number(y[2]) : NaN;
+}
+
+/** The position of an event: while topics begin, that is the second one of its id. @param {string} id */
+function positionOf(id) {
+  const [seen, late] = id.split(";");
+  return late ? late + seen.slice(seen.lastIndexOf("-")) : seen;
+}
+
 // ---- Tabs
 
 const canShare = () => !!(globalThis.navigator?.locks && globalThis.BroadcastChannel);
@@ -1179,8 +1207,8 @@ function newTab(name, host, left) {
     if (!host.id()) host.starting.clear();
     const topics = [...host.starting];
     if (!topics.length) return;
-    const id = await ask({ topics, id: "", isAside: true });
-    for (const topic of topics) if (host.starting.delete(topic)) host.floors.set(topic, id);
+    await ask({ topics, id: "", isAside: true });
+    for (const topic of topics) host.starting.delete(topic);
   }
 
   /** @param {number} ms */
@@ -1213,18 +1241,7 @@ function newTab(name, host, left) {
       sayWants();
       if (isLeader) host.change();
     },
-    /** @param {RawEvent} event @param {Step} step */
-    isForPage: ({ topic }, { id }) =>
-      topic === undefined ||
-      (!(order(id, host.floors.get(topic) ?? "") <= 0) && (host.topics().has(topic) || !others().has(topic))),
+    /** @param {string | undefined} topic */
+    isForPage: (topic) => topic === undefined || host.topics().has(topic) || !others().has(topic),
   };
-}
-
-/** The id without what it says of topics that begin: `SEEN;LATE;TOPICS`. @param {string} id */
-const seenOf = (id) => id.split(";")[0];
-
-/** Compares two positions of one registry, `ms-seq-era`. `NaN`: they have no order. @param {string} a @param {string} b */
-function order(a, b) {
-  const [x, y] = [a, b].map((id) => /^(\d+)-(\d+)-(\w{9})$/.exec(id) ?? []);
-  return x[3] === y[3] ? Number(x[1]) - Number(y[1]) || Number(x[2]) - Number(y[2]) : NaN;
 }
