@@ -1,9 +1,11 @@
 // Shows a page in a new Chromium, and uses the page on request. CHROMIUM is the path of the browser.
 // Usage: examples-pages.mjs URL
 //
-// Prints `{ open }` when the page has loaded. Then reads lines: `{ fill: [SELECTOR, TEXT] }`, `{ click: SELECTOR }`,
-// `{ see: [SELECTOR, TEXT] }` or `{ read: SELECTOR }`. Prints a line when the action is done, or when the page shows the
-// text; with `read`, the line has the `texts` of all elements. Prints `{ uncaught }` for each uncaught error of the page. Exits, and closes Chromium, when the standard input ends.
+// Prints `{ open }` when the page has loaded. Then reads lines: `{ fill: [SELECTOR, TEXT] }`, `{ click: SELECTOR }`, `{ press: KEY }`,
+// `{ type: TEXT }`, `{ reload: true }`, `{ size: [WIDTH, HEIGHT] }`, `{ allow: PERMISSION }`, `{ see: [SELECTOR, TEXT] }`, `{ read: SELECTOR }`,
+// `{ ask: EXPRESSION }` or `{ until: EXPRESSION }`. Prints a line when the action is done, when the page shows the text, or when the
+// expression is true; with `read`, the line has the `texts` of all elements, and with `ask` the `value`. Prints `{ uncaught }` for each
+// uncaught error of the page. Exits, and closes Chromium, when the standard input ends.
 
 import { createInterface } from "node:readline";
 import puppeteer from "puppeteer-core";
@@ -28,12 +30,19 @@ await page.goto(process.argv[2]);
 say({ open: true });
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const { fill, click, see, read } = JSON.parse(line);
+  const { fill, click, press, type, reload, size, allow, see, read, ask, until } = JSON.parse(line);
   if (fill) await page.locator(fill[0]).fill(fill[1]);
   if (click) await page.locator(click).click();
+  if (press) await page.keyboard.press(press);
+  if (type) await page.keyboard.type(type);
+  if (reload) await page.reload();
+  if (size) await page.setViewport({ width: size[0], height: size[1] });
+  if (allow) await browser.defaultBrowserContext().overridePermissions(new URL(page.url()).origin, [allow]);
   if (see) await page.waitForFunction(isSeen, { polling: "mutation" }, ...see);
+  if (until) await page.waitForFunction(until);
+  const value = ask && (await page.evaluate(ask));
   const texts = read && (await page.$$eval(read, (elements) => elements.map((element) => element.textContent)));
-  say({ done: line, texts });
+  say({ done: line, texts, value });
 }
 
 function isSeen(selector, text) {

@@ -78,7 +78,8 @@ const canvas = document.createElement("canvas").getContext("2d");
 /** Where a character of an input is, in pixels. */
 function offset(input, at) {
   const style = getComputedStyle(input);
-  canvas.font = style.font;
+  // The shorthand is empty where figures have an own style.
+  canvas.font = `${style.fontStyle} ${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
   const width = canvas.measureText(input.value.slice(0, at)).width;
   const edge = parseFloat(style.paddingLeft) + parseFloat(style.borderLeftWidth);
   return Math.max(0, Math.min(edge + width - input.scrollLeft, input.clientWidth));

@@ -71,7 +71,7 @@ export const guarded = (listener) => (event) => {
   }
 };
 
-export const clock = (at) => new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+export const clock = (at) => new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
 /** Storage that may be full or forbidden. */
 export function load(storage, key, fallback) {

@@ -40,20 +40,24 @@ export function notes(stream, me) {
 
   function put(line, replaced) {
     const it = lines.get(line.id) ?? make(line.id);
-    it.version = Math.max(it.version, line.version);
-    if (!it.isDirty) {
-      setText(it.input, line.text);
-      it.text = line.text;
-    }
-    it.by.textContent = line.by.who === me.who ? "you" : line.by.name;
+    it.latest = line;
+    show(it);
     if (replaced) conflict(it, line, replaced);
+  }
+
+  /** Shows the latest text of the line, but not while the viewer writes: the version is what the viewer has seen. */
+  function show(it) {
+    if (it.isDirty) return;
+    setText(it.input, it.latest.text);
+    it.version = it.latest.version;
+    it.by.textContent = it.latest.by.who === me.who ? "you" : it.latest.by.name;
   }
 
   function make(id) {
     const input = el("input", { maxLength: 200, "data-line": id, "aria-label": "Line", autocomplete: "off" });
     const remove = el("button", { type: "button", className: "plain", textContent: "✕", "aria-label": "Remove the line" });
     const by = el("span", { className: "by" });
-    const it = { id, input, by, version: 0, text: "", isDirty: false, row: el("li", { className: "note", "data-id": id }, el("div", { className: "field" }, input), remove, by) };
+    const it = { id, input, by, version: 0, latest: undefined, isDirty: false, row: el("li", { className: "note", "data-id": id }, el("div", { className: "field" }, input), remove, by) };
     input.addEventListener("input", () => {
       it.isDirty = true;
       writeIn(it, PAUSE);
@@ -72,15 +76,17 @@ export function notes(stream, me) {
   function write(it) {
     if (!it.isDirty || it.isWriting) return;
     const text = it.input.value.trim();
-    if (!text || text === it.text) return void (it.isDirty = text !== it.text);
+    if (!text) return;
+    if (text === it.latest.text) return void ((it.isDirty = false), show(it));
     it.isWriting = true;
     it.input.ariaBusy = "true";
     attempt(it.input, async () => {
       try {
         const { line } = await send("PUT", `/notes/${it.id}`, { text, base: it.version });
-        it.version = Math.max(it.version, line.version);
-        it.text = line.text;
+        it.version = line.version;
+        if (line.version > it.latest.version) it.latest = line;
         it.isDirty = it.input.value.trim() !== text;
+        show(it);
       } catch (error) {
         if (error.status === 404) keepText(it, text);
         else writeIn(it, 2_000);

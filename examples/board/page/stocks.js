@@ -17,7 +17,7 @@ export function stocks(stream, me) {
     const change = el("span");
     const { svg, draw } = chart({ names: ["price"], isSmall: true, label: `${company.name}, the last minute` });
     const remove = el("button", { type: "button", className: "plain", textContent: "✕", "aria-label": `Remove ${company.name}` });
-    const card = el("li", { className: "card", "data-symbol": symbol }, el("div", { className: "head" }, el("b", { textContent: company.name }), el("span", { className: "dim", textContent: symbol }), remove), el("div", { className: "head" }, price, change), svg);
+    const card = el("li", { className: "card", "data-symbol": symbol }, el("div", { className: "head" }, el("b", { textContent: company.name }), el("span", { className: "dim fill", textContent: symbol }), remove), el("div", { className: "head" }, price, change), svg);
     let points = [];
     const off = stream.topic(`stocks/${symbol}`, guarded((news) => {
       if (![news.price, news.change, news.at].every(Number.isFinite)) throw new TypeError("it has no price");
@@ -29,7 +29,7 @@ export function stocks(stream, me) {
       points = [...points.filter(([at]) => at > news.at - SPAN), [news.at, news.price]];
       card.dataset.points = points.length;
       const values = points.map(([, value]) => value);
-      draw(points, { from: news.at - SPAN, to: news.at, low: Math.min(...values), high: Math.max(...values) });
+      draw(points, { from: points[0][0], to: news.at, low: Math.min(...values), high: Math.max(...values) });
     }));
     remove.addEventListener("click", () => {
       off();
