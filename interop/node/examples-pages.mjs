@@ -2,7 +2,8 @@
 // Usage: examples-pages.mjs URL
 //
 // Prints `{ open }` when the page has loaded. Then reads lines: `{ fill: [SELECTOR, TEXT] }`, `{ click: SELECTOR }`, `{ press: KEY }`,
-// `{ type: TEXT }`, `{ reload: true }`, `{ size: [WIDTH, HEIGHT] }`, `{ allow: PERMISSION }`, `{ see: [SELECTOR, TEXT] }`, `{ read: SELECTOR }`,
+// `{ type: TEXT }`, `{ reload: true }`, `{ size: [WIDTH, HEIGHT] }`, `{ allow: PERMISSION }`,
+// `{ hide: true }`, which shows another page before this one, `{ hide: false }`, `{ see: [SELECTOR, TEXT] }`, `{ read: SELECTOR }`,
 // `{ ask: EXPRESSION }` or `{ until: EXPRESSION }`. Prints a line when the action is done, when the page shows the text, or when the
 // expression is true; with `read`, the line has the `texts` of all elements, and with `ask` the `value`. Prints `{ uncaught }` for each
 // uncaught error of the page. Exits, and closes Chromium, when the standard input ends.
@@ -30,7 +31,7 @@ await page.goto(process.argv[2]);
 say({ open: true });
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const { fill, click, press, type, reload, size, allow, see, read, ask, until } = JSON.parse(line);
+  const { fill, click, press, type, reload, size, allow, hide, see, read, ask, until } = JSON.parse(line);
   if (fill) await page.locator(fill[0]).fill(fill[1]);
   if (click) await page.locator(click).click();
   if (press) await page.keyboard.press(press);
@@ -38,8 +39,11 @@ for await (const line of createInterface({ input: process.stdin })) {
   if (reload) await page.reload();
   if (size) await page.setViewport({ width: size[0], height: size[1] });
   if (allow) await browser.defaultBrowserContext().overridePermissions(new URL(page.url()).origin, [allow]);
+  if (hide) await (await browser.newPage()).bringToFront();
+  if (hide === false) await page.bringToFront();
   if (see) await page.waitForFunction(isSeen, { polling: "mutation" }, ...see);
-  if (until) await page.waitForFunction(until);
+  // A hidden page draws no frames.
+  if (until) await page.waitForFunction(until, { polling: 50 });
   const value = ask && (await page.evaluate(ask));
   const texts = read && (await page.$$eval(read, (elements) => elements.map((element) => element.textContent)));
   say({ done: line, texts, value });

@@ -17,7 +17,7 @@ const bytes = (value) => {
 };
 
 const CHARTS = [
-  { title: "CPU", names: ["all cores", "busiest core"], take: ({ cpu, busiest }) => [cpu, busiest], text: percent, high: 100 },
+  { title: "CPU", names: ["all cores", "busiest"], take: ({ cpu, busiest }) => [cpu, busiest], text: percent, high: 100 },
   { title: "Memory", names: ["in use"], take: ({ used, memory }) => [(100 * used) / memory], text: percent, high: 100, more: ({ used, memory }) => `${bytes(used)} of ${bytes(memory)}` },
   { title: "Network", names: ["received", "sent"], take: ({ received, sent }) => [received, sent], text: (value) => `${bytes(value)}/s` },
 ];
@@ -40,7 +40,7 @@ export function monitor(me) {
     const { svg, draw } = chart({ names, label: `${title}: no figures yet` });
     const keys = names.map((_, at) => el("span", { className: `key ${["first", "second"][at]}` }));
     const rest = el("span", { className: "dim" });
-    find("charts").append(el("div", { className: "card" }, el("div", { className: "head" }, el("h2", { textContent: title }), rest), el("div", {}, ...keys), svg));
+    find("charts").append(el("div", { className: "card" }, el("div", { className: "head" }, el("h2", { textContent: title }), rest), el("div", { className: "keys" }, ...keys), svg));
     return (last, to) => {
       const points = samples.map((sample) => [sample.at, ...take(sample)]);
       const top = high ?? Math.max(1024, ...points.flatMap((point) => point.slice(1))) * 1.1;

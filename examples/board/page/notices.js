@@ -11,6 +11,8 @@ export function notices(stream, me) {
   /** Notifications up to this number are read, in all tabs. */
   let read = load(localStorage, KEY, 0);
   let isShown = false;
+  /** Those that the browser has shown. */
+  const byBrowser = new Set();
   const startedAt = Date.now();
 
   const note = guarded((notice) => {
@@ -27,7 +29,8 @@ export function notices(stream, me) {
     const isSeen = isShown && !document.hidden;
     list.replaceChildren(...all.map(({ n, from, text, at }) => {
       const sender = el("b", { textContent: String(from) });
-      return el("li", { className: n > read ? "new" : "" }, el("time", { textContent: clock(at) }), sender, el("span", { textContent: text }));
+      const more = byBrowser.has(n) ? [" ", el("small", { className: "dim", textContent: "(shown by the browser)" })] : [];
+      return el("li", { className: n > read ? "new" : "" }, el("time", { textContent: clock(at) }), sender, el("span", { textContent: text }, ...more));
     }));
     if (isSeen && all.length && all[0].n > read) {
       read = all[0].n;
@@ -44,6 +47,7 @@ export function notices(stream, me) {
     try {
       // The same tag: of several tabs, one shows it.
       const shown = new Notification(String(from), { body: text, tag: `board ${n}`, icon: "/page/icon.svg" });
+      shown.addEventListener("show", () => (byBrowser.add(n), paint()));
       shown.addEventListener("click", () => (window.focus(), shown.close(), (location.hash = "notices")));
     } catch {
       // Browsers of phones show notifications of a service worker only.
