@@ -7,7 +7,6 @@ use super::{
     example::{Example, Server},
     within,
 };
-use serde_json::json;
 
 static CLUSTER: Example = Example::named("cluster");
 
