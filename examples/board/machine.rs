@@ -55,7 +55,8 @@ impl Counters {
         let all = kibibytes("MemTotal")? << 10;
         let memory = Memory { used: all.saturating_sub(kibibytes("MemAvailable")? << 10), all };
         let (mut received, mut sent) = (0, 0);
-        for (_, numbers) in net.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo") {
+        for (_, numbers) in net.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo")
+        {
             let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
             received += numbers.first()?;
             sent += numbers.get(8)?;

@@ -15,7 +15,7 @@
 //! - **Notifications**: to everybody, and to one visitor, with a badge, and by the browser if the viewer allows it.
 //!
 //! The page is plain JavaScript modules without a build step, in `examples/board/page`. Its stream is the client that the crate serves:
-//! `tower_sse::script()`. The page gets no inline code and no outside resources: its Content-Security-Policy says so.
+//! `tower_sse::script()`. All tabs of a visitor have one stream together. The page gets no inline code and no outside resources: its Content-Security-Policy says so.
 //!
 //! | request | what it does |
 //! |---|---|
@@ -164,7 +164,7 @@ fn config(grace: Duration) -> Result<RegistryConfig, EventError> {
         .topic_retention_by(move |topic| match topic.split_once('/') {
             Some(("stocks", _) | ("notes", "here")) => latest(),
             // Where a cursor was a moment ago helps nobody.
-            Some(("notes", _)) => latest().age(Duration::from_secs(10)),
+            Some(("notes", _)) => latest().events(50).age(Duration::from_secs(10)),
             Some(("orders", _)) => Retention::default().events(100),
             _ if topic == topics::MONITOR => Retention::default().events(300),
             _ => Retention::default().events(50),

@@ -60,7 +60,7 @@ impl Notes {
     /// Changes the list, and publishes the change before the lock is released: the changes are published in their order.
     fn change(&self, change: impl FnOnce(&mut List) -> Result<Change, NoChange>) -> Result<Json<Value>, Problem> {
         let mut list = lock(&self.list);
-        let change = change(&mut list).map_err(Problem::from_list)?;
+        let change = change(&mut list).map_err(|why| Problem::from_list(&why))?;
         let change = json!(change);
         publish(&self.registry, topics::NOTES, &change);
         Ok(Json(change))
@@ -68,10 +68,12 @@ impl Notes {
 }
 
 impl Problem {
-    fn from_list(why: NoChange) -> Self {
+    fn from_list(why: &NoChange) -> Self {
         match why {
             NoChange::NoLine => problem(StatusCode::NOT_FOUND, "somebody has removed this line"),
-            NoChange::Full => problem(StatusCode::CONFLICT, format!("the list has {MAX_LINES} lines, and takes no more")),
+            NoChange::Full => {
+                problem(StatusCode::CONFLICT, format!("the list has {MAX_LINES} lines, and takes no more"))
+            }
         }
     }
 }
@@ -125,7 +127,7 @@ pub(crate) async fn cursor(
         line => {
             let (line, at) = (number(line, "line")?, number(&cursor["at"], "at")?.min(MAX_TEXT as u64));
             if !lock(&notes.list).has(line) {
-                return Err(Problem::from_list(NoChange::NoLine));
+                return Err(Problem::from_list(&NoChange::NoLine));
             }
             json!({ "who": visitor.number, "name": visitor.name(), "line": line, "at": at })
         }

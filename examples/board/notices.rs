@@ -55,10 +55,12 @@ pub(crate) async fn send(
         Some("everybody") => notices.tell(None, &visitor.name(), &text),
         Some("me") => notices.tell(Some(visitor.number), &visitor.name(), &text),
         // The visitor's budget of requests bounds the tasks.
-        Some("me later") => _ = tokio::spawn(async move {
-            sleep(LATER).await;
-            notices.tell(Some(visitor.number), &visitor.name(), &text);
-        }),
+        Some("me later") => {
+            _ = tokio::spawn(async move {
+                sleep(LATER).await;
+                notices.tell(Some(visitor.number), &visitor.name(), &text);
+            })
+        }
         _ => return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "to has to be everybody, me or me later")),
     }
     Ok(StatusCode::NO_CONTENT)

@@ -61,7 +61,11 @@ impl Orders {
             };
             if published.is_ok() {
                 let outcome = if has_failed { "is sold out" } else { "is delivered" };
-                self.notices.tell(Some(order.by), "the shop", &format!("{} (order {}) {outcome}.", order.title, order.number));
+                self.notices.tell(
+                    Some(order.by),
+                    "the shop",
+                    &format!("{} (order {}) {outcome}.", order.title, order.number),
+                );
             }
             return;
         }

@@ -149,7 +149,7 @@ pub(crate) fn cookie(headers: &HeaderMap) -> Option<u128> {
 pub(crate) fn new_cookie() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
-    Ok(format!("board={:032x}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000", u128::from_le_bytes(bytes)))
+    Ok(format!("board={:032x}; Path=/; HttpOnly; SameSite=Lax; Max-Age=31536000", u128::from_le_bytes(bytes)))
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

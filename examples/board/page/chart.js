@@ -3,7 +3,7 @@
 const WIDTH = 300;
 const HEIGHT = 100;
 
-/** `draw` takes points `[at, value, value..]` in the order of time, and times of vertical marks. */
+/** `draw` takes points `[at, value, value..]` in the order of time, which of them come after a hole, and times of vertical marks. */
 export function chart({ names, isSmall = false, label }) {
   const svg = shape("svg", { class: `chart${isSmall ? " small" : ""}`, viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
   const grid = shape("path", { class: "grid", d: isSmall ? "" : `M0 1H${WIDTH}M0 50H${WIDTH}M0 99H${WIDTH}` });
@@ -11,18 +11,12 @@ export function chart({ names, isSmall = false, label }) {
   const lines = names.map((_, at) => shape("path", { class: ["first", "second"][at] }));
   svg.append(grid, mark, ...lines);
 
-  function draw(points, { from, to, low, high, hole = Infinity, marks = [] }) {
+  function draw(points, { from, to, low, high, holes = [], marks = [] }) {
     const x = (at) => round(((at - from) / (to - from || 1)) * WIDTH);
     const y = (value) => round(HEIGHT - 3 - ((value - low) / (high - low || 1)) * (HEIGHT - 6));
     lines.forEach((line, index) => {
-      let before = -Infinity;
-      const d = points.map((point) => {
-        // Where samples are missing, the line has a hole.
-        const step = `${point[0] - before > hole ? "M" : "L"}${x(point[0])} ${y(point[index + 1])}`;
-        before = point[0];
-        return step;
-      });
-      line.setAttribute("d", d.join("").replace(/^L/, "M"));
+      const steps = points.map((point, at) => `${at === 0 || holes[at] ? "M" : "L"}${x(point[0])} ${y(point[index + 1])}`);
+      line.setAttribute("d", steps.join(""));
     });
     mark.setAttribute("d", marks.filter((at) => at > from).map((at) => `M${x(at)} 0V${HEIGHT}`).join(""));
   }

@@ -3,6 +3,7 @@
 import { el, find, send } from "./dom.js";
 
 const PAUSE = 250;
+const MOST = 100;
 
 /** The same colour for a visitor in all pages. */
 export const colour = (who) => `oklch(${matchMedia("(prefers-color-scheme: dark)").matches ? "78%" : "50%"} 0.12 ${(who * 47) % 360})`;
@@ -51,12 +52,12 @@ export function cursors(me, field) {
     note({ who, name, line, at }) {
       if (who === me.who) return;
       if (line === undefined) places.delete(who);
-      else places.set(who, { name: String(name), line, at: Number(at) });
+      else if (places.has(who) || places.size < MOST) places.set(who, { name: String(name), line, at: Number(at) });
       paint();
     },
     noteHere(list) {
       if (!Array.isArray(list)) throw new TypeError("it is no list");
-      here = list.slice(0, 100);
+      here = list.slice(0, MOST);
       for (const who of places.keys()) if (!here.some((person) => person.who === who)) places.delete(who);
       find("here").replaceChildren(...here.map(({ who, name }) => {
         const person = el("li", { className: "person", textContent: who === me.who ? `${name} (you)` : String(name) });

@@ -41,20 +41,24 @@ export function monitor(me) {
     const keys = names.map((_, at) => el("span", { className: `key ${["first", "second"][at]}` }));
     const rest = el("span", { className: "dim" });
     find("charts").append(el("div", { className: "card" }, el("div", { className: "head" }, el("h2", { textContent: title }), rest), el("div", { className: "keys" }, ...keys), svg));
-    return (last, to) => {
+    return (last, to, holes) => {
       const points = samples.map((sample) => [sample.at, ...take(sample)]);
       const top = high ?? Math.max(1024, ...points.flatMap((point) => point.slice(1))) * 1.1;
-      draw(points, { from: to - SPAN, to, low: 0, high: top, hole: 4_000, marks });
+      draw(points, { from: to - SPAN, to, low: 0, high: top, holes, marks });
       take(last).forEach((value, at) => (keys[at].textContent = `${names[at]} ${text(value)}`));
       rest.textContent = more?.(last) ?? (high ? "" : `up to ${text(top)}`);
       svg.setAttribute("aria-label", `${title}, the last five minutes. Now: ${take(last).map((value, at) => `${names[at]} ${text(value)}`).join(", ")}`);
     };
   });
 
+  /** Where samples are missing before one. */
+  const holesOf = (samples) => samples.map(({ n }, at) => at > 0 && n !== samples[at - 1].n + 1);
+
   function paint() {
     const last = samples.at(-1);
     if (!last || find("monitor").hidden || document.hidden) return;
-    painters.forEach((painter) => painter(last, Math.max(last.at, Date.now() - 2_000)));
+    const holes = holesOf(samples);
+    painters.forEach((painter) => painter(last, Math.max(last.at, Date.now() - 2_000), holes));
     const line = find("history");
     const before = counts.kept ? `, ${counts.kept} of them from before the reload` : "";
     line.textContent = `${samples.length} samples${before}, ${counts.missed} missed`;
@@ -91,7 +95,7 @@ export function alerts(stream) {
 
   const note = guarded((alert) => {
     if (!LEVELS.includes(alert.level) || typeof alert.text !== "string") throw new TypeError("it is no alert");
-    if (all.some((other) => other.n === alert.n && other.text === alert.text)) return;
+    if (all.some((other) => other.at === alert.at && other.text === alert.text)) return;
     all = [alert, ...all].sort((one, other) => other.at - one.at).slice(0, MOST_ALERTS);
     paint();
     if (alert.level !== "info" && alert.at > startedAt) announce(`${alert.level}: ${alert.text}`);

@@ -50,11 +50,13 @@ export function notes(stream, me) {
     if (it.isDirty) return;
     setText(it.input, it.latest.text);
     it.version = it.latest.version;
-    it.by.textContent = it.latest.by.who === me.who ? "you" : it.latest.by.name;
+    const by = it.latest.by.who === me.who ? "you" : String(it.latest.by.name);
+    it.by.textContent = by;
+    it.input.ariaLabel = `Line, last written by ${by}`;
   }
 
   function make(id) {
-    const input = el("input", { maxLength: 200, "data-line": id, "aria-label": "Line", autocomplete: "off" });
+    const input = el("input", { maxLength: 200, "data-line": id, autocomplete: "off" });
     const remove = el("button", { type: "button", className: "plain", textContent: "✕", "aria-label": "Remove the line" });
     const by = el("span", { className: "by" });
     const it = { id, input, by, version: 0, latest: undefined, isDirty: false, row: el("li", { className: "note", "data-id": id }, el("div", { className: "field" }, input), remove, by) };

@@ -1,7 +1,7 @@
 // One page, one stream. Each tab listens to its own topics.
 
-import { open } from "/tower-sse.js";
-import { announce, complain, find, load, onSubmit, save, send } from "./dom.js";
+import { open, share } from "/tower-sse.js";
+import { announce, find, load, onSubmit, save, send } from "./dom.js";
 import { alerts, history, monitor } from "./monitor.js";
 import { notes } from "./notes.js";
 import { notices } from "./notices.js";
@@ -22,6 +22,8 @@ const parts = {};
 const stream = open("/events", {
   topics: ["monitor"],
   resume: RESUME,
+  // All tabs of a visitor have one stream together.
+  share: share(`board ${me.who}`),
   onTopicRefused: (topic) => parts.orders?.refused(topic),
   // What is lost of the figures stays a hole. The list is loaded again.
   onGap: () => Promise.all([whoAmI(), parts.notes.reload()]),
@@ -48,13 +50,14 @@ onSubmit(find("nameForm"), async () => {
 
 // ---- The state of the stream
 
-const PHASES = { idle: "starting", connecting: "connecting", waiting: "no connection", parked: "asleep", following: "live", closed: "stopped" };
+const PHASES = { idle: "starting", connecting: "connecting", waiting: "no connection", parked: "asleep", closed: "stopped" };
 const WHY = { refused: "the server refuses the stream: load the page again", ended: "the server has ended it", "too large": "an event was too large", "gave up": "it has failed too often", closed: "" };
 
 stream.subscribe((state) => {
-  const phase = state.phase === "open" ? (state.caughtUp ? "live" : "catching up") : PHASES[state.phase];
+  const hasStream = state.phase === "open" || state.phase === "following";
+  const phase = hasStream ? (state.caughtUp ? "live" : "catching up") : PHASES[state.phase];
   const isLost = state.phase === "waiting" && find("stream").dataset.phase !== "waiting";
-  const isBack = state.phase === "open" && find("stream").dataset.lost === "true";
+  const isBack = state.caughtUp && find("stream").dataset.lost === "true";
   if (isLost && state.error) {
     announce("The connection is lost. What you see is old.");
     find("stream").dataset.lost = "true";
@@ -64,10 +67,11 @@ stream.subscribe((state) => {
     find("stream").dataset.lost = "false";
   }
   find("stream").dataset.phase = state.phase;
+  find("stream").dataset.live = state.caughtUp;
   find("phase").textContent = phase;
   find("stale").hidden = !state.stale;
   find("retry").hidden = state.phase !== "waiting";
-  document.querySelector("main").classList.toggle("old", !["open", "following"].includes(state.phase));
+  document.querySelector("main").classList.toggle("old", !hasStream || (state.phase === "following" && !state.caughtUp));
   tick();
 });
 
@@ -93,7 +97,8 @@ async function whoAmI() {
       find("complaint").hidden = true;
       return it;
     } catch (error) {
-      complain("Who you are", error);
+      find("complaint").hidden = false;
+      find("complaint").textContent = error.status ? `The server does not say who you are: ${error.message}` : "The server cannot be reached. The page tries again.";
       await new Promise((resolve) => setTimeout(resolve, 2_000));
     }
   }

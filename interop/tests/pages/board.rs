@@ -14,10 +14,8 @@ use super::{
 static BOARD: Example = Example::named("board");
 
 async fn start() -> Server {
-    Server::start(
-        BOARD.command().env("PORT", "0").env("STEP_MS", "700").env("SAMPLE_MS", "200").env("GRACE_MS", "300"),
-    )
-    .await
+    Server::start(BOARD.command().env("PORT", "0").env("STEP_MS", "700").env("SAMPLE_MS", "200").env("GRACE_MS", "300"))
+        .await
 }
 
 impl Page {
@@ -32,7 +30,7 @@ impl Page {
     }
 
     async fn is_live(&mut self) {
-        self.shows("#stream[data-phase=open] #phase", "live").await;
+        self.shows("#stream[data-live=true] #phase", "live").await;
     }
 
     async fn reloads(&mut self) {
@@ -144,7 +142,8 @@ async fn the_monitors_history_goes_on_after_a_reload_without_a_hole() {
     let counts = page.counts_of_history().await;
     assert!(counts["kept"].as_str().unwrap().parse::<u32>().unwrap() >= 15, "{counts}");
     assert_eq!(counts["missed"], "0");
-    let lines = page.ask("[...document.querySelectorAll('#charts path.first')].map((path) => path.getAttribute('d'))").await;
+    let lines =
+        page.ask("[...document.querySelectorAll('#charts path.first')].map((path) => path.getAttribute('d'))").await;
     for line in lines.as_array().unwrap() {
         let line = line.as_str().unwrap();
         assert!(line.matches('L').count() >= 15 && line.matches('M').count() == 1, "{line}");
@@ -166,7 +165,8 @@ async fn two_people_edit_one_list_and_see_each_other_and_what_was_written_over()
     let server = start().await;
     let bystander = Visitor::of(&server, "Linus").await;
     let hostile = "<img src=x onerror=alert(1)>";
-    let (mut ada, mut grace) = tokio::join!(Page::board(&server, "notes", "Ada"), Page::board(&server, "notes", "Grace"));
+    let (mut ada, mut grace) =
+        tokio::join!(Page::board(&server, "notes", "Ada"), Page::board(&server, "notes", "Grace"));
     for page in [&mut ada, &mut grace] {
         page.shows("#here .person", "Ada").await;
         page.shows("#here .person", "Grace").await;
@@ -182,8 +182,10 @@ async fn two_people_edit_one_list_and_see_each_other_and_what_was_written_over()
     grace.shows("#lineList .cursor", "Ada").await;
 
     // Grace types on and on, and has not seen what Ada writes meanwhile.
-    let typing = format!("globalThis.typing = setInterval(() => {{ const it = {first}; it.value += '.'; \
-        it.dispatchEvent(new Event('input', {{ bubbles: true }})); }}, 50)");
+    let typing = format!(
+        "globalThis.typing = setInterval(() => {{ const it = {first}; it.value += '.'; \
+        it.dispatchEvent(new Event('input', {{ bubbles: true }})); }}, 50)"
+    );
     let before = bystander.line(1).await["version"].as_u64().unwrap();
     grace.ask(&typing).await;
     ada.does(json!({ "type": " and jam" })).await;
@@ -199,7 +201,11 @@ async fn two_people_edit_one_list_and_see_each_other_and_what_was_written_over()
     // Texts of others are texts, whatever they are.
     bystander.sends("PUT", "/me", &json!({ "name": "<b>Linus</b>" })).await;
     assert_eq!(bystander.sends("PUT", "/notes/2", &json!({ "text": hostile, "base": 1 })).await.0, 200);
-    ada.until(&format!("[...document.querySelectorAll('#lineList input')].some(({{ value }}) => value === {})", json!(hostile))).await;
+    ada.until(&format!(
+        "[...document.querySelectorAll('#lineList input')].some(({{ value }}) => value === {})",
+        json!(hostile)
+    ))
+    .await;
     ada.shows("#lineList .by", "<b>Linus</b>").await;
 
     // A line that is removed is removed for all, and a new one is there for all.
@@ -257,6 +263,36 @@ async fn a_notification_is_counted_until_it_is_seen() {
     ada.until("document.title === 'Board'").await;
     ada.close().await;
     grace.close().await;
+}
+
+#[tokio::test]
+async fn eight_tabs_of_a_visitor_have_one_stream_also_when_the_tab_that_has_it_is_closed() {
+    let server = start().await;
+    let mut page = Page::board(&server, "orders", "Ada").await;
+    // Over HTTP/1.1, a browser opens six connections to a server.
+    for tab in 1..8 {
+        page.does(json!({ "tab": tab })).await;
+        page.is_live().await;
+        let phase = page.ask("document.querySelector('#stream').dataset.phase").await;
+        assert_eq!(phase, "following", "tab {tab}");
+    }
+    page.clicks("#orderForm button").await;
+    page.shows("#orderList [data-state=done]", "delivered").await;
+    for tab in [0, 4, 7] {
+        page.does(json!({ "tab": tab })).await;
+        page.shows("#unread", "1").await;
+    }
+    page.does(json!({ "tab": 0 })).await;
+    page.does(json!({ "leave": true })).await;
+    page.does(json!({ "tab": 3 })).await;
+    page.clicks("#noticesTab").await;
+    page.fills("#noticeText", "Who listens now?").await;
+    page.clicks("#noticeForm button").await;
+    for tab in 1..8 {
+        page.does(json!({ "tab": tab })).await;
+        page.until("document.querySelector('#noticeList').textContent.includes('Who listens now?')").await;
+    }
+    page.close().await;
 }
 
 #[tokio::test]
@@ -333,6 +369,12 @@ async fn the_server_checks_what_it_is_sent_and_by_whom() {
     let page = within(http.get(&server.url).send()).await.unwrap();
     let policy = page.headers()["content-security-policy"].to_str().unwrap();
     assert!(policy.starts_with("default-src 'none'; script-src 'self'") && !policy.contains("unsafe"), "{policy}");
+
+    // A page of another site, and one whose name points to this machine.
+    for (header, value, status) in [("sec-fetch-site", "cross-site", 403), ("host", "page.test", 421)] {
+        let request = http.post(format!("{}/notes", server.url)).header(header, value);
+        assert_eq!(within(request.body("{}").send()).await.unwrap().status().as_u16(), status, "{header}");
+    }
 
     let (ada, eve) = (Visitor::of(&server, "Ada").await, Visitor::of(&server, "Eve").await);
     let long = "x".repeat(201);
