@@ -40,15 +40,17 @@ export async function attempt(element, act) {
 }
 
 let last = 0;
-let timer;
+let texts = [];
 
-/** Tells a screen reader, politely, and at most once in three seconds: of several texts, the last one. */
+/** Tells a screen reader, politely, and at most once in three seconds. Texts that come meanwhile are told together. */
 export function announce(text) {
-  clearTimeout(timer);
-  timer = setTimeout(
+  texts = [...texts, text].slice(-5);
+  if (texts.length > 1) return;
+  setTimeout(
     () => {
       last = Date.now();
-      find("said").textContent = text;
+      find("said").textContent = texts.join("; ");
+      texts = [];
     },
     Math.max(0, last + 3_000 - Date.now()),
   );

@@ -98,7 +98,8 @@ export function alerts(stream) {
     if (all.some((other) => other.at === alert.at && other.text === alert.text)) return;
     all = [alert, ...all].sort((one, other) => other.at - one.at).slice(0, MOST_ALERTS);
     paint();
-    if (alert.level !== "info" && alert.at > startedAt) announce(`${alert.level}: ${alert.text}`);
+    // Whoever does not look at the monitor is not told aloud.
+    if (alert.level !== "info" && alert.at > startedAt && !find("monitor").hidden) announce(`${alert.level}: ${alert.text}`);
   });
 
   function paint() {
