@@ -1,9 +1,13 @@
 // Shows a page in a new Chromium, and uses the page on request. CHROMIUM is the path of the browser.
 // Usage: examples-pages.mjs URL
 //
-// Prints `{ open }` when the page has loaded. Then reads lines: `{ fill: [SELECTOR, TEXT] }`, `{ click: SELECTOR }`,
-// `{ see: [SELECTOR, TEXT] }` or `{ read: SELECTOR }`. Prints a line when the action is done, or when the page shows the
-// text; with `read`, the line has the `texts` of all elements. Prints `{ uncaught }` for each uncaught error of the page. Exits, and closes Chromium, when the standard input ends.
+// Prints `{ open }` when the page has loaded. Then reads lines: `{ fill: [SELECTOR, TEXT] }`, `{ click: SELECTOR }`, `{ press: KEY }`,
+// `{ type: TEXT }`, `{ reload: true }`, `{ size: [WIDTH, HEIGHT] }`, `{ allow: PERMISSION }`,
+// `{ hide: true }`, which shows another page before this one, `{ hide: false }`, `{ tab: NUMBER }`, which goes to another tab with the same page,
+// `{ leave: true }`, which closes the tab, `{ see: [SELECTOR, TEXT] }`, `{ read: SELECTOR }`,
+// `{ ask: EXPRESSION }` or `{ until: EXPRESSION }`. Prints a line when the action is done, when the page shows the text, or when the
+// expression is true; with `read`, the line has the `texts` of all elements, and with `ask` the `value`. Prints `{ uncaught }` for each
+// uncaught error of the page. Exits, and closes Chromium, when the standard input ends.
 
 import { createInterface } from "node:readline";
 import puppeteer from "puppeteer-core";
@@ -21,19 +25,41 @@ process.stdin.on("end", async () => {
   await browser.close();
   process.exit();
 });
-const page = await browser.newPage();
-page.setDefaultTimeout(0);
-page.on("pageerror", (error) => say({ uncaught: String(error.message ?? error) }));
-await page.goto(process.argv[2]);
+const tabs = [];
+let page = await show(0);
 say({ open: true });
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const { fill, click, see, read } = JSON.parse(line);
+  const { fill, click, press, type, reload, size, allow, hide, tab, leave, see, read, ask, until } = JSON.parse(line);
   if (fill) await page.locator(fill[0]).fill(fill[1]);
   if (click) await page.locator(click).click();
+  if (press) await page.keyboard.press(press);
+  if (type) await page.keyboard.type(type);
+  if (reload) await page.reload();
+  if (size) await page.setViewport({ width: size[0], height: size[1] });
+  if (allow) await browser.defaultBrowserContext().overridePermissions(new URL(page.url()).origin, [allow]);
+  if (tab !== undefined) page = await show(tab);
+  if (leave) await page.close();
+  if (hide) await (await browser.newPage()).bringToFront();
+  if (hide === false) await page.bringToFront();
   if (see) await page.waitForFunction(isSeen, { polling: "mutation" }, ...see);
+  // A hidden page draws no frames.
+  if (until) await page.waitForFunction(until, { polling: 50 });
+  const value = ask && (await page.evaluate(ask));
   const texts = read && (await page.$$eval(read, (elements) => elements.map((element) => element.textContent)));
-  say({ done: line, texts });
+  say({ done: line, texts, value });
+}
+
+/** Shows a tab of the browser. A new one gets the page. */
+async function show(number) {
+  const isNew = !tabs[number];
+  const tab = (tabs[number] ??= await browser.newPage());
+  await tab.bringToFront();
+  if (!isNew) return tab;
+  tab.setDefaultTimeout(0);
+  tab.on("pageerror", (error) => say({ uncaught: String(error.message ?? error) }));
+  await tab.goto(process.argv[2]);
+  return tab;
 }
 
 function isSeen(selector, text) {

@@ -7,15 +7,10 @@ use super::{
     example::{Example, Server},
     within,
 };
-use serde_json::json;
 
 static CLUSTER: Example = Example::named("cluster");
 
 impl Page {
-    async fn clicks(&mut self, selector: &str) {
-        self.does(json!({ "click": selector })).await;
-    }
-
     /// It is connected to this node, and has events of it.
     async fn is_on(&mut self, n: usize) {
         self.shows("#at[data-phase=open]", &format!("on node {n}")).await;

@@ -25,6 +25,7 @@ use tower_sse::{ClientHandle, Event, EventStream, Registry, SseLayer, Start, Sub
 mod example;
 use example::{Example, Server};
 
+mod board;
 mod cluster;
 mod restart;
 
@@ -75,6 +76,24 @@ impl Page {
     /// Waits until the page shows this text.
     async fn shows(&mut self, selector: &str, text: &str) {
         self.does(json!({ "see": [selector, text] })).await;
+    }
+
+    async fn clicks(&mut self, selector: &str) {
+        self.does(json!({ "click": selector })).await;
+    }
+
+    async fn fills(&mut self, selector: &str, text: &str) {
+        self.does(json!({ "fill": [selector, text] })).await;
+    }
+
+    /// The value of an expression in the page.
+    async fn ask(&mut self, expression: &str) -> Value {
+        self.does(json!({ "ask": expression })).await["value"].take()
+    }
+
+    /// Waits until an expression is true in the page.
+    async fn until(&mut self, expression: &str) {
+        self.does(json!({ "until": expression })).await;
     }
 
     async fn close(mut self) {
