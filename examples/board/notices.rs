@@ -59,7 +59,7 @@ pub(crate) async fn send(
             _ = tokio::spawn(async move {
                 sleep(LATER).await;
                 notices.tell(Some(visitor.number), &visitor.name(), &text);
-            })
+            });
         }
         _ => return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "to has to be everybody, me or me later")),
     }
