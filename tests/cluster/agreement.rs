@@ -17,23 +17,11 @@ use tower_sse::{
 use super::{
     faulty::{Engine, Faults},
     late_nodes::{Slack, place_of},
-    nodes::{next, node, reader},
+    nodes::{log_of, next, node, reader},
     redis_server,
 };
 
 const SOON: Duration = Duration::from_secs(10);
-
-async fn blocks_of(engine: &Memory) -> Vec<Stored> {
-    let mut tail = engine.follow(None).await.unwrap().tail;
-    let mut blocks = Vec::new();
-    loop {
-        let read = tail.next().await.unwrap();
-        blocks.extend(read.blocks);
-        if read.is_newest {
-            return blocks;
-        }
-    }
-}
 
 fn plain(topic: &str, data: &str) -> Block {
     Block::of_plain_event(&PlainEvent { topic: topic.into(), event_type: None, data: data.into() })
@@ -91,7 +79,7 @@ async fn bytes_after_ended_topics(nodes: usize) -> usize {
     for registry in &all {
         assert_eq!(registry.topic_state("answer"), None, "it is forgotten everywhere");
     }
-    blocks_of(&engine.log).await.iter().map(|stored| stored.block.encoded_len()).sum()
+    log_of(&engine.log).await.iter().map(|stored| stored.block.encoded_len()).sum()
 }
 
 #[tokio::test]
@@ -115,7 +103,7 @@ async fn an_old_last_value_does_not_hold_the_log_whichever_node_says_it_again() 
     busy(&a, 50).await;
     tokio::time::pause();
     sleep(Duration::from_secs(9)).await;
-    assert!(blocks_of(&engine.log).await.len() < 20, "what nobody needs is trimmed");
+    assert!(log_of(&engine.log).await.len() < 20, "what nobody needs is trimmed");
     let mut others = Vec::new();
     for _ in 0..6 {
         others.push(small_node(&engine, config).await);
@@ -127,7 +115,7 @@ async fn an_old_last_value_does_not_hold_the_log_whichever_node_says_it_again() 
         sleep(Duration::from_secs(20)).await;
     }
     sleep(Duration::from_secs(120)).await;
-    let blocks = blocks_of(&engine.log).await;
+    let blocks = log_of(&engine.log).await;
     let bytes: usize = blocks.iter().map(|stored| stored.block.encoded_len()).sum();
     assert!(
         bytes < 5 << 20,
@@ -149,7 +137,7 @@ async fn a_late_node_has_no_event_that_every_other_node_refused_because_the_topi
     busy(&a, 60).await;
     tokio::time::pause();
     sleep(Duration::from_secs(9)).await;
-    assert_eq!(blocks_of(&engine.log).await[0].place, place_of(hold), "the end is trimmed");
+    assert_eq!(log_of(&engine.log).await[0].place, place_of(hold), "the end is trimmed");
     let late = small_node(&engine, config).await;
     let mut got = Vec::new();
     for node in [&a, &late] {
@@ -177,14 +165,14 @@ async fn a_late_node_takes_the_producer_that_all_others_take() {
     busy(&a, 60).await;
     let hold = a.publish("hold", Event::data("h")).unwrap().await.unwrap();
     // A late word of the replaced one, behind all that will be trimmed.
-    let mut blocks = blocks_of(&engine.log).await;
+    let mut blocks = log_of(&engine.log).await;
     blocks.retain(|stored| contains(&stored.block.body, "of the replaced one"));
     let key = BlockKey { session: 77, number: 0 };
     engine.log.append(&Block { key, ..blocks[0].block.clone() }).await.unwrap();
     busy(&a, 60).await;
     tokio::time::pause();
     sleep(Duration::from_secs(9)).await;
-    assert_eq!(blocks_of(&engine.log).await[0].place, place_of(hold), "both begins are trimmed");
+    assert_eq!(log_of(&engine.log).await[0].place, place_of(hold), "both begins are trimmed");
     let late = small_node(&engine, config).await;
     new.publish(Event::data("of the new one")).unwrap().await.unwrap();
     late.publish("other", Event::data("x")).unwrap().await.unwrap();
@@ -389,7 +377,7 @@ impl Restorable {
     }
 
     async fn copy(&self) -> Vec<Stored> {
-        blocks_of(&self.now().0).await
+        log_of(&self.now().0).await
     }
 
     fn put_back(&self, blocks: Vec<Stored>) {

@@ -323,7 +323,7 @@ async fn an_engine_is_trimmed_while_its_nodes_are_busy() {
     );
 }
 
-async fn log_of(engine: &Memory) -> Vec<Stored> {
+pub(crate) async fn log_of(engine: &Memory) -> Vec<Stored> {
     let mut tail = engine.follow(None).await.unwrap().tail;
     let mut blocks = Vec::new();
     loop {

@@ -9,7 +9,7 @@ use crate::{
     bodies::AnyBody,
     client::{self, Client},
     spec,
-    test_server::{Server, TestServer, on_all, within},
+    test_server::{Frames, Server, TestServer, on_all, within},
     world::{World, event, fail, post, write},
 };
 
@@ -64,18 +64,32 @@ async fn send(client: &mut Client, request: Request<AnyBody>) -> Arriving {
     Arriving { body: response.into_body(), bytes: Vec::new() }
 }
 
+/// A recording over a socket, with its first reader.
+struct Begun {
+    world: World,
+    server: TestServer,
+    client: Client,
+    frames: Frames,
+    arriving: Arriving,
+}
+
+async fn begin(server: Server, version: Version) -> Begun {
+    let mut world = World::new();
+    let server = TestServer::open(server, world.app.clone()).await;
+    let mut client = Client::connect(server.address, version).await;
+    let sending = tokio::spawn(async move {
+        let arriving = send(&mut client, ask(None)).await;
+        (client, arriving)
+    });
+    let frames = world.call().await.stream();
+    let (client, arriving) = sending.await.unwrap();
+    Begun { world, server, client, frames, arriving }
+}
+
 #[tokio::test]
 async fn a_client_that_is_cut_in_the_middle_gets_exactly_the_rest_and_the_handler_runs_once() {
     on_all(async |server: Server, version: Version| {
-        let mut world = World::new();
-        let server = TestServer::open(server, world.app.clone()).await;
-        let mut first = Client::connect(server.address, version).await;
-        let sending = tokio::spawn(async move {
-            let arriving = send(&mut first, ask(None)).await;
-            (first, arriving)
-        });
-        let frames = world.call().await.stream();
-        let (client, mut arriving) = sending.await.unwrap();
+        let Begun { mut world, server, client, frames, mut arriving } = begin(server, version).await;
         write(&frames, "id: own\nevent: token\ndata: 1\n\ndata: 2\n\n").await;
         let parsed = arriving.events(2).await;
         // The connection is cut.
@@ -103,15 +117,7 @@ async fn a_client_that_is_cut_in_the_middle_gets_exactly_the_rest_and_the_handle
 #[tokio::test]
 async fn a_failure_is_a_last_event_and_an_unclean_end_on_the_wire_for_each_reader() {
     on_all(async |server: Server, version: Version| {
-        let mut world = World::new();
-        let server = TestServer::open(server, world.app.clone()).await;
-        let mut first = Client::connect(server.address, version).await;
-        let sending = tokio::spawn(async move {
-            let arriving = send(&mut first, ask(None)).await;
-            (first, arriving)
-        });
-        let frames = world.call().await.stream();
-        let (_client, arriving) = sending.await.unwrap();
+        let Begun { world: _world, server, client: _client, frames, arriving } = begin(server, version).await;
         event(&frames, "1").await;
         fail(frames).await;
         let (parsed, is_clean) = arriving.end().await;

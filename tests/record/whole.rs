@@ -1,9 +1,13 @@
 //! Every reader gets the same, the whole recording, or is told that it has only a part.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, request::Parts};
+use http::{Request, Response, StatusCode, request::Parts};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};
@@ -13,10 +17,18 @@ use tower_sse::{
 };
 
 use crate::{
-    bodies::{channel, event_stream},
+    bodies::{AnyBody, channel, event_stream},
+    test_server::Frames,
     time_limit::within_20_s,
     world::{End, World, event, fail, key, post, resume},
 };
+
+/// How a handler answers its one request, with a stream of these frames.
+fn answered_once() -> (Frames, impl Fn() -> Response<AnyBody> + Clone) {
+    let (frames, body) = channel();
+    let body = Arc::new(Mutex::new(Some(body)));
+    (frames, move || event_stream(body.lock().unwrap().take().expect("one request")))
+}
 
 #[tokio::test]
 async fn a_handler_inside_of_another_layer_loses_no_event_of_its_first_reader() {
@@ -43,14 +55,13 @@ async fn a_handler_inside_of_another_layer_loses_no_event_of_its_first_reader() 
 async fn the_first_reader_gets_no_events_that_later_readers_do_not_get_and_its_stream_ends() {
     let registry = Registry::new();
     let record = RecordLayer::by_key(&registry, key);
-    let (frames, body) = channel();
-    let body = Arc::new(std::sync::Mutex::new(Some(body)));
+    let (frames, answer) = answered_once();
     let handler = service_fn(move |request: Request<()>| {
         // As the README has it: "If the handler also subscribes its client to topics".
         let client = request.extensions().get::<ClientHandle>().unwrap().clone();
         client.subscribe("notices").unwrap();
-        let body = body.lock().unwrap().take().unwrap();
-        async move { Ok::<_, Infallible>(event_stream(body)) }
+        let answer = answer();
+        async move { Ok::<_, Infallible>(answer) }
     });
     let app = SseLayer::new(&registry).layer(record.layer(handler));
     let first = within_20_s(app.clone().oneshot(post("a"))).await.unwrap();
@@ -130,11 +141,10 @@ async fn a_drain_in_the_middle_of_an_answer_is_no_clean_end() {
 async fn the_maximum_age_of_a_stream_does_not_end_half_of_an_answer_cleanly() {
     let registry = Registry::new();
     let record = RecordLayer::by_key(&registry, key);
-    let (frames, body) = channel();
-    let body = Arc::new(std::sync::Mutex::new(Some(body)));
+    let (frames, answer) = answered_once();
     let handler = service_fn(move |_: Request<()>| {
-        let body = body.lock().unwrap().take().unwrap();
-        async move { Ok::<_, Infallible>(event_stream(body)) }
+        let answer = answer();
+        async move { Ok::<_, Infallible>(answer) }
     });
     let app = SseLayer::new(&registry).max_age(Duration::from_secs(60)).layer(record.layer(handler));
     let first = within_20_s(app.clone().oneshot(post("a"))).await.unwrap();
