@@ -600,7 +600,7 @@ function newTopics(fixed, host) {
       if (ok) {
         notFound = 0;
         has = answer.topics;
-        started = [...has];
+        started = has.filter((name) => starting.has(name));
         refuse(answer.refused);
         host.tell();
       } else if (status === 404) {
@@ -676,7 +676,7 @@ function newTopics(fixed, host) {
       mustAskAgain = false;
       has = topics;
       known = new Set(topics);
-      if (!isPart) started = [...has];
+      if (!isPart) started = has.filter((name) => starting.has(name));
       host.tell();
       change();
     },
@@ -688,7 +688,7 @@ function newTopics(fixed, host) {
     noteId(id, events) {
       const names = events.flatMap(({ topic }) => topic ?? []);
       for (const name of [...started.splice(0), ...names]) starting.delete(name);
-      late = id.includes(";") ? [...new Set([...late, ...has, ...names])] : [];
+      late = id.includes(";") ? [...late, ...known] : [];
     },
   };
 }

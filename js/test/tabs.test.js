@@ -186,6 +186,21 @@ test("the stream has the topics of all tabs, and each tab gets its own", async (
   assert.deepEqual([...server.streams[0].topics.keys()].sort(), ["a", "y"]);
 });
 
+test("the start of a topic comes to each tab that wants it, whoever else has it already", async () => {
+  for (const wanting of [0, 1, 2]) {
+    const { world, server, tabs } = await open(3);
+    publish(server, "x", 3);
+    tabs[(wanting + 1) % 3].stream.topic("x");
+    await world.run(1_000);
+    tabs[wanting].stream.topic("x");
+    await world.run(1_000);
+    publish(server, "x", 1);
+    await world.run(1_000);
+    assert.deepEqual(tabs[wanting].seen, ["x3", "x4"]);
+    assert.deepEqual(tabs[(wanting + 1) % 3].seen, ["x3", "x4"]);
+  }
+});
+
 test("the topics of a tab that was killed leave the stream", async () => {
   const { world, server, tabs } = await open(2);
   tabs[1].stream.topic("x");

@@ -281,6 +281,8 @@ export class Server {
   refuse = undefined;
   retain = Infinity;
   asArrays = false;
+  /** Events have a type of their own, so they do not say their topic. */
+  isTyped = false;
   requests = [];
   /** The most streams that pages that are alive had at one time. */
   mostStreams = 0;
@@ -462,7 +464,7 @@ export class Server {
       connection.hasSent = true;
       const { n } = next.event;
       if (this.asArrays && !late.length) batch.push({ topic: next.name, event: "number", data: { n } });
-      else pipe.send(`event: ${next.name}\ndata: {"n":${n}}\nid: ${connection.sentId}\n\n`);
+      else pipe.send(`event: ${this.isTyped ? "number" : next.name}\ndata: {"n":${n},"topic":"${next.name}"}\nid: ${connection.sentId}\n\n`);
     }
     if (batch.length) pipe.send(`event: batch\ndata: ${JSON.stringify(batch)}\nid: ${connection.sentId}\n\n`);
     if (connection.wait !== undefined && (connection.hasSent || connection.wait === 0)) this.#endPoll(connection);
