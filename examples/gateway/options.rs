@@ -50,7 +50,8 @@ pub(crate) const USAGE: &str =
                    the four is not recorded, as anybody who guesses its key would get its answer
   --record-owner   a header in which a trusted proxy says who asks, instead of that. No client may send it. It needs
                    --trusted-proxy
-  --record-mb      how much memory all recordings take, in MB; of one, a quarter and at most 16 MB are kept
+  --record-mb      how much memory all recordings take, in MB; of one, a quarter and at most 16 MB are kept,
+                   besides events that have not arrived as a whole
                    (default: 64)
   --record-keep-ms how long a recording is kept after its end (default: 300000)
   --record-at-most how many recordings are made at once; the next one gets a 503. Each of them has a connection to the
