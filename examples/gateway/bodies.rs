@@ -23,13 +23,18 @@ pub(crate) struct Passing<B> {
     first: Option<Frame<Bytes>>,
     body: B,
     pace: Option<Pace>,
+    /// An event stream has broken. A server drops what it has not written when it gets the error, so it has so long to write.
+    broken: Option<(Fault, Pin<Box<Sleep>>)>,
 }
+
+/// How long a server has to write what it was given before an error.
+const TIME_TO_WRITE: Duration = Duration::from_millis(100);
 
 impl<B> Passing<B> {
     /// `silence` is how long the gateway waits for the sender. Used waiting time is regained at a second per 500 bytes.
     /// The time for which the receiver is slow does not count. `None` means no limit, as for an event stream.
     pub(crate) fn new(body: B, silence: Option<Duration>) -> Self {
-        Self { first: None, body, pace: silence.map(|most| Pace { most, left: most, waits: None }) }
+        Self { first: None, body, pace: silence.map(|most| Pace { most, left: most, waits: None }), broken: None }
     }
 
     /// The same with what was read of the body already.
@@ -69,6 +74,10 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
+        if let Some((_, written)) = &mut this.broken {
+            ready!(written.as_mut().poll(cx));
+            return Poll::Ready(this.broken.take().map(|(fault, _)| Err(fault)));
+        }
         let polled = match this.first.take() {
             Some(first) => Poll::Ready(Some(Ok(first))),
             None => Pin::new(&mut this.body).poll_frame(cx),
@@ -82,7 +91,14 @@ where
             }
         };
         let Some(frame) = frame else { return Poll::Ready(None) };
-        let mut frame = frame.map_err(Fault::Broken)?;
+        let mut frame = match frame.map_err(Fault::Broken) {
+            Ok(frame) => frame,
+            Err(fault) if this.pace.is_some() => return Poll::Ready(Some(Err(fault))),
+            Err(fault) => {
+                this.broken = Some((fault, Box::pin(sleep(TIME_TO_WRITE))));
+                return self.poll_frame(cx);
+            }
+        };
         if let (Some(data), Some(pace)) = (frame.data_ref(), &mut this.pace) {
             pace.has_come(data.len());
         }
