@@ -31,7 +31,11 @@ impl Shared {
             let production = cluster.begin(name, replaces).map_err(|_| NotBegun::OutboxFull)?;
             let production = production.ok_or(NotBegun::Produced)?;
             let mut deferred = Deferred::default();
-            self.topics.order(&mut deferred).topic(name).iter().for_each(|topic| topic.begin_again());
+            let order = self.topics.order(&mut deferred);
+            // The record may have been read back already, and even an end after it.
+            let ended = order.topic(name).filter(|topic| topic.has_ended() && !production.is_over());
+            ended.iter().for_each(|topic| topic.begin_again());
+            drop(order);
             return Ok(production);
         }
         let mut deferred = Deferred::default();
@@ -105,7 +109,7 @@ impl Shared {
             Some(cluster) => {
                 let Some(production) = self.any_production_of(name) else { return false };
                 // Once is enough, however long the engine is away.
-                if production.is_cancelled_now() {
+                if production.note_cancel() {
                     cluster.end(name, By::Canceller, Outcome::Cancelled);
                 }
                 true

@@ -93,7 +93,7 @@ impl Production {
     }
 
     /// Notes that a record which cancels the producer is on its way. Returns `false` if one was before.
-    pub(crate) fn is_cancelled_now(&self) -> bool {
+    pub(crate) fn note_cancel(&self) -> bool {
         !self.is_cancelled.swap(true, Ordering::Relaxed)
     }
 
