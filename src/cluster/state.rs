@@ -83,6 +83,12 @@ struct Session {
     oldest: Place,
 }
 
+impl Session {
+    fn has_beaten(&self) -> bool {
+        self.oldest > Place::default()
+    }
+}
+
 /// What a block means for a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
@@ -162,8 +168,12 @@ impl State {
         let is_new = !self.losses.contains(&loss);
         if is_new {
             self.losses_noted += 1;
-            // What was said again stood at the end of the log, and may be lost.
+            // What was said again stood at the end of the log, and may be lost. So until the other nodes have looked, too, none knows
+            // what it needs.
             self.repeated = Place::default();
+            for session in self.sessions.values_mut().filter(|session| session.has_beaten()) {
+                session.oldest = Carried::FIRST;
+            }
             self.losses.push(loss);
             if self.losses.len() > LOSSES {
                 self.losses.remove(0);
@@ -242,8 +252,7 @@ impl State {
 
     /// Returns the sessions of the nodes that are there. A node that has not beaten yet has read the whole log a moment ago, or is gone.
     fn there(&self) -> impl Iterator<Item = (u64, &Session)> {
-        let has_beaten = |session: &Session| session.oldest > Place::default();
-        let there = self.sessions.iter().filter(move |(id, session)| has_beaten(session) && !self.is_gone(**id));
+        let there = self.sessions.iter().filter(move |(id, session)| session.has_beaten() && !self.is_gone(**id));
         there.map(|(id, session)| (*id, session))
     }
 
@@ -732,6 +741,18 @@ mod tests {
         state.add_loss(Loss { kept: at(25), to: at(30) });
         state.note_repeated(at(20), at(30));
         assert_eq!(state.needed(Some(at(10))), Some(at(10)));
+    }
+
+    #[test]
+    fn after_a_loss_the_log_is_needed_until_each_living_node_has_said_again_what_it_needs() {
+        let mut state = after(&[stored(1, 7, 0), stored(2, 8, 0), stored(3, 9, 0)]);
+        [7, 8].iter().for_each(|session| state.needs(*session, at(2)));
+        state.add_loss(Loss { kept: at(2), to: at(3) });
+        assert!(state.needed_by_all() < Some(at(1)));
+        state.needs(7, at(2));
+        assert!(state.needed_by_all() < Some(at(1)));
+        state.needs(8, at(1));
+        assert_eq!(state.needed_by_all(), Some(at(1)));
     }
 
     #[test]
