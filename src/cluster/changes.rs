@@ -226,9 +226,8 @@ impl Cluster {
                 let production = self.production(&topic, producer);
                 Prepared::Change(topic, What::Produces { production, began: began.and_then(|began| self.at(began)) })
             }
-            Record::Ended { topic, producer, began, outcome, at_ms } if is_news(&topic, Stands::Ended(producer)) => {
-                let began = began.and_then(|began| self.at(began));
-                Prepared::Change(topic, What::HasEnded { outcome, at_ms, began })
+            Record::Ended { topic, end } if is_news(&topic, Stands::Ended(end.producer)) => {
+                Prepared::Change(topic, self.has_ended(end))
             }
             Record::Produced { .. } | Record::Ended { .. } => Prepared::Nothing,
             Record::Fork(loss) => {

@@ -45,14 +45,26 @@ pub(crate) enum Record<'a> {
     Fork(Loss),
     /// A producer has begun, after a position: said again before the record that said it is trimmed.
     Produced { topic: Cow<'a, str>, producer: ProductionId, began: Option<Spot> },
-    /// A topic has ended: said again before the record that said it is trimmed. Its last producer, if it had one, began after a position.
-    Ended { topic: Cow<'a, str>, producer: Option<ProductionId>, began: Option<Spot>, outcome: Outcome, at_ms: u64 },
+    /// A topic has ended: said again before the record that said it is trimmed.
+    Ended { topic: Cow<'a, str>, end: PastEnd },
     /// An event that is retained, said again before its record is trimmed.
     Repeat(Repeat<'a>),
     /// Every retained event from one place on, and before another, was said again.
     Repeated { from: Place, to: Place },
     /// A record of a kind that this version does not know.
     Unknown,
+}
+
+/// How a topic has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PastEnd {
+    /// Its last producer, if it had one, which began after a position.
+    pub(crate) producer: Option<ProductionId>,
+    pub(crate) began: Option<Spot>,
+    pub(crate) outcome: Outcome,
+    pub(crate) at_ms: u64,
+    /// Whether it has ended with an event.
+    pub(crate) has_last_word: bool,
 }
 
 /// An event that was said before.
@@ -114,6 +126,7 @@ mod tag {
     pub(super) const FLOOR: u8 = 17;
     pub(super) const NEXT: u8 = 18;
     pub(super) const BEGAN: u8 = 19;
+    pub(super) const LAST_WORD: u8 = 20;
 }
 
 impl Head {
@@ -180,12 +193,13 @@ impl Record<'_> {
                 put_by(body, By::Producer(*producer));
                 began.iter().for_each(|began| put_spot(body, tag::BEGAN, *began));
             }
-            Self::Ended { topic, producer, began, outcome, at_ms } => {
+            Self::Ended { topic, end: PastEnd { producer, began, outcome, at_ms, has_last_word } } => {
                 put(body, tag::TOPIC, topic.as_bytes());
                 put_by(body, producer.map_or(By::Anyone, By::Producer));
                 began.iter().for_each(|began| put_spot(body, tag::BEGAN, *began));
                 put(body, tag::OUTCOME, &[outcome_byte(*outcome)]);
                 put(body, tag::AT, &at_ms.to_be_bytes());
+                has_last_word.then(|| put(body, tag::LAST_WORD, &[]));
             }
             Self::Repeat(Repeat { origin, floor, next, at_ms, topic, payload, attributes }) => {
                 put_spot(body, tag::ORIGIN, *origin);
@@ -230,14 +244,14 @@ fn put(body: &mut BytesMut, tag: u8, bytes: &[u8]) {
 fn put_by(body: &mut BytesMut, by: By) {
     match by {
         By::Anyone => {}
-        By::Producer(ProductionId { session, number }) => {
-            let mut id = [0; 16];
-            id[..8].copy_from_slice(&session.to_be_bytes());
-            id[8..].copy_from_slice(&number.to_be_bytes());
-            put(body, tag::PRODUCER, &id);
-        }
-        By::Canceller => put(body, tag::CANCELLER, &[]),
+        By::Producer(id) => put_producer(body, tag::PRODUCER, id),
+        By::Canceller(Some(id)) => put_producer(body, tag::CANCELLER, id),
+        By::Canceller(None) => put(body, tag::CANCELLER, &[]),
     }
+}
+
+fn put_producer(body: &mut BytesMut, tag: u8, id: ProductionId) {
+    put_place(body, tag, Place { ms: id.session, seq: id.number });
 }
 
 fn put_place(body: &mut BytesMut, tag: u8, place: Place) {
@@ -320,6 +334,7 @@ struct Fields<'a> {
     floor: Option<Spot>,
     next: Option<Spot>,
     began: Option<Spot>,
+    has_last_word: bool,
 }
 
 fn record(kind: u8, mut rest: &[u8]) -> Option<Record<'_>> {
@@ -347,10 +362,13 @@ fn record(kind: u8, mut rest: &[u8]) -> Option<Record<'_>> {
         }
         kind::ENDED => Record::Ended {
             topic: fields.topic?.into(),
-            producer: by.producer(),
-            began: fields.began,
-            outcome: fields.outcome?,
-            at_ms: fields.at_ms?,
+            end: PastEnd {
+                producer: by.producer(),
+                began: fields.began,
+                outcome: fields.outcome?,
+                at_ms: fields.at_ms?,
+                has_last_word: fields.has_last_word,
+            },
         },
         kind::REPEAT => Record::Repeat(Repeat {
             origin: fields.origin?,
@@ -382,11 +400,10 @@ impl<'a> Fields<'a> {
                 let (_, name) = field(&mut rest)?;
                 self.attributes.push((std::str::from_utf8(name).ok()?.into(), rest.into()));
             }
-            tag::PRODUCER => {
-                let place = place(bytes)?;
-                self.by = Some(By::Producer(ProductionId { session: place.ms, number: place.seq }));
-            }
-            tag::CANCELLER => self.by = Some(By::Canceller),
+            tag::PRODUCER => self.by = Some(By::Producer(producer(bytes)?)),
+            tag::CANCELLER if bytes.is_empty() => self.by = Some(By::Canceller(None)),
+            tag::CANCELLER => self.by = Some(By::Canceller(Some(producer(bytes)?))),
+            tag::LAST_WORD => self.has_last_word = true,
             tag::OUTCOME => {
                 self.outcome = Some(match bytes {
                     [1] => Outcome::Finished,
@@ -431,6 +448,11 @@ fn place(bytes: &[u8]) -> Option<Place> {
     Some(Place { ms: number(ms)?, seq: number(seq)? })
 }
 
+fn producer(bytes: &[u8]) -> Option<ProductionId> {
+    let Place { ms: session, seq: number } = place(bytes)?;
+    Some(ProductionId { session, number })
+}
+
 fn spot(bytes: &[u8]) -> Option<Spot> {
     let (ms, seq) = bytes.split_at_checked(8)?;
     Some(Spot { ms: number(ms)?, seq: u32::from_be_bytes(seq.try_into().ok()?) })
@@ -443,7 +465,8 @@ mod tests {
     use super::*;
 
     fn by() -> impl Strategy<Value = By> {
-        prop_oneof![Just(By::Anyone), Just(By::Canceller), producer().prop_map(By::Producer),]
+        let canceller = prop::option::of(producer()).prop_map(By::Canceller);
+        prop_oneof![Just(By::Anyone), canceller, producer().prop_map(By::Producer)]
     }
 
     fn outcome() -> impl Strategy<Value = Outcome> {
@@ -503,9 +526,11 @@ mod tests {
                 producer,
                 began
             }),
-            (topic(), prop::option::of(producer()), prop::option::of(spot()), outcome(), any::<u64>()).prop_map(
-                |(topic, producer, began, outcome, at_ms)| Record::Ended { topic, producer, began, outcome, at_ms }
-            ),
+            (topic(), prop::option::of(producer()), prop::option::of(spot()), outcome(), any::<(u64, bool)>())
+                .prop_map(|(topic, producer, began, outcome, (at_ms, has_last_word))| {
+                    let end = PastEnd { producer, began, outcome, at_ms, has_last_word };
+                    Record::Ended { topic, end }
+                }),
             topic().prop_map(|topic| Record::Begin { topic }),
             (topic(), by(), outcome()).prop_map(|(topic, by, outcome)| Record::End { topic, by, outcome }),
             (place(), place()).prop_map(|(kept, to)| Record::Fork(Loss { kept, to })),

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     Cluster, Inner, Replicated, Standing,
     health::{Signs, Trouble},
-    record::{Record, Spot},
+    record::{PastEnd, Record, Spot},
     repeating,
     state::State,
 };
@@ -181,9 +181,7 @@ async fn read(cluster: &Cluster, node: &Weak<dyn Replicated>, following: Followi
         };
         let Some(node) = node.upgrade() else { return Stop::Over };
         let stop = cluster.take(&*node, &read.blocks);
-        if read.is_newest {
-            cluster.has_read_newest();
-        }
+        cluster.has_read(read.is_newest);
         if let Some(stop) = stop {
             return stop;
         }
@@ -263,7 +261,7 @@ async fn read_anew(cluster: &Cluster, node: &Weak<dyn Replicated>, tail: &mut dy
     } else {
         cluster.compare(&*node, &log)?;
     }
-    cluster.has_read_newest();
+    cluster.has_read(true);
     cluster.reading_is(None);
     Ok(())
 }
@@ -378,9 +376,16 @@ impl Cluster {
         }
     }
 
-    fn has_read_newest(&self) {
-        self.is_alive();
-        self.progress.send_modify(|progress| progress.newest_reads += 1);
+    /// Notes that the log was read, and whether to its end.
+    fn has_read(&self, is_newest: bool) {
+        if is_newest {
+            self.is_alive();
+        }
+        self.progress.send_if_modified(|progress| {
+            progress.is_at_newest = is_newest;
+            progress.newest_reads += u64::from(is_newest);
+            is_newest
+        });
     }
 
     /// Waits until the block with this number was read back, or until the log was read to its end without it, so that it has to be appended
@@ -448,13 +453,10 @@ impl Inner {
             Standing::Producing { producer, began } => {
                 Record::Produced { topic: topic.into(), producer, began: began.map(spot) }
             }
-            Standing::Ended { outcome, at_ms, began } => Record::Ended {
-                topic: topic.into(),
-                producer: self.state.carried().ended_by(topic),
-                began: began.map(spot),
-                outcome,
-                at_ms,
-            },
+            Standing::Ended { outcome, at_ms, began, has_last_word } => {
+                let (producer, began) = (self.state.carried().ended_by(topic), began.map(spot));
+                Record::Ended { topic: topic.into(), end: PastEnd { producer, began, outcome, at_ms, has_last_word } }
+            }
         };
         self.outbox.push_always(&record, None);
     }
