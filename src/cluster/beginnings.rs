@@ -7,8 +7,9 @@ use std::collections::HashMap;
 
 use super::{
     Cluster, Replicated,
+    carried::Stands,
     record::{PastEnd, Record, Spot},
-    state::{MOST_RECORDS, Stands},
+    state::MOST_RECORDS,
 };
 use crate::{
     backplane::Place,

@@ -11,9 +11,10 @@ use http::Extensions;
 use super::{
     Cluster, Replicated,
     beginnings::Beginnings,
+    carried::Stands,
     record::{self, Attributes, Head, InvalidBody, Record, Spot},
     repeating::Repeats,
-    state::{Arrival, Stands, State},
+    state::{Arrival, State},
     task::Stop,
 };
 use crate::{

@@ -1,7 +1,8 @@
 //! What the nodes of one backplane agree on: records, sessions, holes, and what is on its way.
 //!
-//! `record`, `state`, `volume` and `outbox` are pure: no clock, no lock, no task. `changes` says what the blocks mean for the registry. `task`
-//! reads the engine's log and appends to it, and `repeating` says old events again. Only these two wait. This folder knows the engine's trait
+//! `record`, `state`, `carried`, `volume` and `outbox` are pure: no clock, no lock, no task. `changes` says what the blocks mean for the
+//! registry, and `beginnings` how topics stood when the log begins. `task` reads the engine's log, `writing` appends to it, and `repeating`
+//! says old events again. Only these three wait. This folder knows the engine's trait
 //! and the changes that `topics` makes. It must not know clients or the registry: whoever makes the changes is a [`Replicated`].
 //!
 //! An event that is published becomes a record in the outbox. The task appends it in a block, and every node reads that block, the publisher
@@ -9,6 +10,7 @@
 //! others will not have.
 
 mod beginnings;
+mod carried;
 mod changes;
 mod health;
 mod outbox;
@@ -17,6 +19,7 @@ mod repeating;
 mod state;
 mod task;
 mod volume;
+mod writing;
 
 use std::{
     collections::HashMap,
