@@ -17,6 +17,12 @@ pub enum AppendError {
     Full(BoxError),
     /// The block was not appended, and will not be until somebody changes something: credentials, permissions, versions, configuration.
     Refused(BoxError),
+    /// The block was not appended, and never will be: it is larger than what the engine takes. The publisher of its event is told, and the
+    /// blocks behind it go on.
+    TooLarge {
+        /// How many bytes a block may have, as [`Block::encode`](super::Block::encode) gives them.
+        limit: usize,
+    },
 }
 
 /// Why the log cannot be read: see [`Backplane::follow`](super::Backplane::follow).
@@ -36,6 +42,7 @@ impl fmt::Display for AppendError {
             Self::Unknown(error) => write!(f, "the engine may have appended the block or not: {error}"),
             Self::Full(error) => write!(f, "the engine has no room: {error}"),
             Self::Refused(error) => write!(f, "the engine refuses: {error}"),
+            Self::TooLarge { limit } => write!(f, "the engine takes no block of more than {limit} bytes"),
         }
     }
 }
@@ -53,6 +60,7 @@ impl Error for AppendError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Away(error) | Self::Unknown(error) | Self::Full(error) | Self::Refused(error) => error.source(),
+            Self::TooLarge { .. } => None,
         }
     }
 }

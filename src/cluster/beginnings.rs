@@ -9,11 +9,11 @@ use super::{
     Cluster, Replicated,
     carried::Stands,
     record::{PastEnd, Record, Spot},
-    state::MOST_RECORDS,
+    state::{MOST_RECORDS, State},
 };
 use crate::{
     backplane::Place,
-    log::Position,
+    log::{Outcome, Position},
     topics::{By, Change, ProductionId, Stamp, What},
 };
 
@@ -31,6 +31,7 @@ enum Beginning {
     Produced {
         producer: ProductionId,
         began: Option<Spot>,
+        since: Spot,
     },
     Ended(PastEnd),
 }
@@ -44,8 +45,9 @@ impl Beginnings {
                 Record::End { topic, by, .. } | Record::Event { topic, by, outcome: Some(_), .. } => {
                     self.may_end(topic, *by);
                 }
-                Record::Produced { topic, producer, began } => {
-                    self.say(topic, Beginning::Produced { producer: *producer, began: *began });
+                Record::Produced { topic, producer, began, since } => {
+                    let (producer, began, since) = (*producer, *began, *since);
+                    self.say(topic, Beginning::Produced { producer, began, since });
                 }
                 Record::Ended { topic, end } => self.say(topic, Beginning::Ended(*end)),
                 _ => {}
@@ -64,9 +66,9 @@ impl Beginnings {
             Some(Beginning::MayEnd(by)) => {
                 let stood = match said {
                     // The end that was read may be the one that this word tells of.
-                    Beginning::Ended(PastEnd { producer, began, .. }) if by.is_none() || *by == producer => {
+                    Beginning::Ended(PastEnd { producer, began, since, .. }) if by.is_none() || *by == producer => {
                         match producer {
-                            Some(producer) => Beginning::Produced { producer, began },
+                            Some(producer) => Beginning::Produced { producer, began, since },
                             None => Beginning::Begins,
                         }
                     }
@@ -86,6 +88,28 @@ impl Cluster {
         What::HasEnded { outcome, at_ms, began: began.and_then(|began| self.at(began)), has_last_word }
     }
 
+    /// Forgets how topics stand of which a log says nothing that begins after what was read: the other nodes have forgotten them. A topic that
+    /// had a producer then has ended, and nobody knows how.
+    pub(super) fn forget_unmentioned(
+        &self,
+        node: &dyn Replicated,
+        beginnings: &Beginnings,
+        first: Place,
+        begin: Position,
+    ) {
+        let mut inner = self.lock();
+        let own = inner.outbox.session();
+        let is_mentioned = |topic: &str| beginnings.0.contains_key(topic);
+        let unmentioned = inner.state.carried().forget_unmentioned(first, own, is_mentioned);
+        drop(inner);
+        let stamp = Stamp { position: begin, at_ms: 0 };
+        let produced = unmentioned.into_iter().filter(|(_, stands)| stands.producer().is_some());
+        let what = || What::End { by: By::Anyone, outcome: Outcome::Failed };
+        let changes: Vec<_> = produced.map(|(topic, _)| Change { stamp, topic: topic.into(), what: what() }).collect();
+        // Nothing can be said against an end.
+        let _ = node.make(&changes, stamp);
+    }
+
     /// Makes the topics of a log that is loaded as they stood at its begin.
     pub(super) fn take_beginnings(
         &self,
@@ -95,19 +119,29 @@ impl Cluster {
         begin: Position,
     ) {
         let stamp = Stamp { position: begin, at_ms: 0 };
+        let before_log = Spot::of(begin);
         // No record of the first block has such an index.
         let changes = (MOST_RECORDS..).zip(beginnings).filter_map(|(index, (topic, stood))| {
             let at = |spot: Option<Spot>| spot.and_then(|spot| self.at(spot));
-            let (stands, what) = match stood {
-                Beginning::Begins | Beginning::MayEnd(_) => return None,
-                Beginning::Produced { producer, began } => {
-                    let production = self.production(&topic, producer);
-                    (Stands::Produced(producer), What::Produces { production, began: at(began) })
-                }
-                Beginning::Ended(end) => (Stands::Ended(end.producer), self.has_ended(end)),
+            let is_news = |stands, since| {
+                self.lock().state.carried().note_again(&topic, (first, index), stands, State::record_place(since))
             };
-            self.lock().state.carried().note_again(&topic, (first, index), stands);
-            Some(Change { stamp, topic: topic.into(), what })
+            let produces = |producer, began| {
+                let production = self.production(&topic, producer);
+                What::Produces { production, began: at(began) }
+            };
+            let what = match stood {
+                Beginning::Produced { producer, began, since } => {
+                    is_news(Stands::Produced(producer), since).then(|| produces(producer, began))
+                }
+                Beginning::Ended(end) => is_news(Stands::Ended(end.producer), end.since).then(|| self.has_ended(end)),
+                // If this node knows another producer, this one has begun since then.
+                Beginning::MayEnd(Some(producer)) if self.lock().state.carried().stands(&topic).is_some() => {
+                    is_news(Stands::Produced(producer), before_log).then(|| produces(producer, None))
+                }
+                Beginning::Begins | Beginning::MayEnd(_) => None,
+            };
+            Some(Change { stamp, topic: topic.into(), what: what? })
         });
         let changes: Vec<Change<'_>> = changes.collect();
         if !changes.is_empty() {

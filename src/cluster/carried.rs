@@ -11,18 +11,21 @@ use crate::{backplane::Place, topics::ProductionId};
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
     by_topic: HashMap<String, Noted>,
-    by_place: BTreeMap<(Place, usize), String>,
+    by_place: BTreeMap<RecordPlace, String>,
     /// How many records were ever found to be lost.
     lost: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Noted {
-    at: (Place, usize),
+    at: RecordPlace,
+    /// Where the record stood that changed it. What happened later counts.
+    since: RecordPlace,
     stands: Stands,
-    /// Whether a node has said it again. It may have been out of date then.
-    is_said_again: bool,
 }
+
+/// The place of a block, and the index of a record in it.
+pub(crate) type RecordPlace = (Place, usize);
 
 /// Whether a topic is produced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,11 +38,20 @@ pub(crate) enum Stands {
 
 impl Stands {
     /// Returns the producer that has begun and not ended.
-    fn producer(self) -> Option<ProductionId> {
+    pub(crate) fn producer(self) -> Option<ProductionId> {
         match self {
             Self::Produced(id) => Some(id),
             Self::Ended(_) => None,
         }
+    }
+
+    fn has_ended(self) -> bool {
+        matches!(self, Self::Ended(_))
+    }
+
+    /// Whether this is the end of that producer.
+    fn ends(self, other: Self) -> bool {
+        matches!((self, other), (Self::Ended(Some(ended)), Self::Produced(producer)) if ended == producer)
     }
 }
 
@@ -48,8 +60,8 @@ impl Carried {
     pub(super) const FIRST: Place = Place { ms: 0, seq: 1 };
 
     /// Notes that the record at this place says how a topic stands.
-    pub(crate) fn note(&mut self, topic: &str, at: (Place, usize), stands: Stands) {
-        self.set(topic, Noted { at, stands, is_said_again: false });
+    pub(crate) fn note(&mut self, topic: &str, at: RecordPlace, stands: Stands) {
+        self.set(topic, Noted { at, since: at, stands });
     }
 
     fn set(&mut self, topic: &str, noted: Noted) {
@@ -60,29 +72,55 @@ impl Carried {
     }
 
     /// Notes that a topic ends at this place. `by`: the producer that ends it. One that was replaced ends nothing.
-    pub(crate) fn note_end(&mut self, topic: &str, at: (Place, usize), by: Option<ProductionId>) {
+    pub(crate) fn note_end(&mut self, topic: &str, at: RecordPlace, by: Option<ProductionId>) {
         let producer = self.by_topic.get(topic).and_then(|noted| noted.stands.producer());
         if by.is_none() || producer.is_none() || by == producer {
             self.note(topic, at, Stands::Ended(by.or(producer)));
         }
     }
 
-    /// Notes how a topic stands, as a node says again at this place. Returns `true` if that was not known.
+    /// Notes how a topic stands, as a node says again at this place. `since`: where the record stood that changed it. Returns `true` if that
+    /// was not known.
     ///
-    /// The node may have said it before it had read what came before this place. So what the log itself says counts more, but for the end of
-    /// a producer, which never begins again: the log may have lost the record of it.
-    pub(crate) fn note_again(&mut self, topic: &str, at: (Place, usize), stands: Stands) -> bool {
-        let (is_known, counts) = match self.by_topic.get(topic).map(|noted| (noted.stands, noted.is_said_again)) {
+    /// The node may have been away, so what happened later counts. But a producer that has ended never begins again, wherever the record of
+    /// its end stood: the log may have lost it.
+    pub(crate) fn note_again(&mut self, topic: &str, at: RecordPlace, stands: Stands, since: RecordPlace) -> bool {
+        let (is_known, counts) = match self.by_topic.get(topic) {
             None => (false, true),
-            Some((Stands::Produced(known), _)) if stands == Stands::Produced(known) => (true, true),
-            Some((Stands::Produced(known), _)) if stands == Stands::Ended(Some(known)) => (false, true),
-            Some((Stands::Produced(_), is_said_again)) => (false, is_said_again && stands.producer().is_none()),
-            Some((Stands::Ended(_), _)) => (true, stands.producer().is_none()),
+            Some(known) if known.stands == stands => (true, true),
+            Some(known) if known.stands.ends(stands) => (true, false),
+            Some(known) if stands.ends(known.stands) => (false, true),
+            Some(known) => (known.stands.has_ended() && stands.has_ended(), since > known.since),
         };
         if counts {
-            self.set(topic, Noted { at, stands, is_said_again: true });
+            self.set(topic, Noted { at, since, stands });
         }
         counts && !is_known
+    }
+
+    /// Returns where the record stood that changed last how a topic stands.
+    pub(crate) fn since(&self, topic: &str) -> Option<RecordPlace> {
+        Some(self.by_topic.get(topic)?.since)
+    }
+
+    /// Returns how a topic stands, if that is known.
+    pub(crate) fn stands(&self, topic: &str) -> Option<Stands> {
+        Some(self.by_topic.get(topic)?.stands)
+    }
+
+    /// Forgets the topics that are said before a place and that a log does not mention, but for those of the own producers. Returns them.
+    pub(crate) fn forget_unmentioned(
+        &mut self,
+        before: Place,
+        own_session: u64,
+        is_mentioned: impl Fn(&str) -> bool,
+    ) -> Vec<(String, Stands)> {
+        let is_own = |stands: Stands| stands.producer().is_some_and(|producer| producer.session == own_session);
+        let topics = self.before(before).filter(|topic| !is_mentioned(topic)).map(str::to_owned);
+        let known = topics.filter_map(|topic| self.stands(&topic).map(|stands| (topic, stands)));
+        let unmentioned: Vec<_> = known.filter(|(_, stands)| !is_own(*stands)).collect();
+        unmentioned.iter().for_each(|(topic, _)| self.forget(topic));
+        unmentioned
     }
 
     /// Returns the producer that a topic had when it ended, if it had one.
@@ -94,7 +132,7 @@ impl Carried {
     }
 
     /// Notes who produces a topic, if nothing is known of it: its begin was trimmed before this node started.
-    pub(crate) fn note_producer(&mut self, topic: &str, at: (Place, usize), producer: ProductionId) {
+    pub(crate) fn note_producer(&mut self, topic: &str, at: RecordPlace, producer: ProductionId) {
         if !self.by_topic.contains_key(topic) {
             self.note(topic, at, Stands::Produced(producer));
         }
@@ -168,14 +206,16 @@ mod tests {
         let mut carried = Carried::default();
         // A late word of a producer that has ended since, and of an end before a new begin.
         carried.note_end("ended", (at(1), 0), Some(id(1)));
-        assert!(!carried.note_again("ended", (at(2), 0), produced(1)));
+        assert!(!carried.note_again("ended", (at(2), 0), produced(1), (at(1), 0)));
         carried.note("begun", (at(3), 0), produced(2));
-        assert!(!carried.note_again("begun", (at(4), 0), Stands::Ended(None)));
-        assert!(!carried.note_again("begun", (at(4), 0), ended(1)));
+        assert!(!carried.note_again("begun", (at(4), 0), Stands::Ended(None), (at(2), 0)));
+        assert!(!carried.note_again("begun", (at(4), 0), ended(1), (at(2), 0)));
         assert_eq!(carried.oldest(), Some(at(1)));
         // What was trimmed is known only so. An end that is said later counts more.
-        assert!(carried.note_again("t", (at(5), 0), produced(3)) && !carried.note_again("t", (at(6), 0), produced(3)));
-        assert!(carried.note_again("t", (at(7), 0), Stands::Ended(None)));
+        let mut again = |place, stands, since| carried.note_again("t", (at(place), 0), stands, (at(since), 0));
+        assert!(again(5, produced(3), 2) && !again(6, produced(3), 2) && !again(6, ended(2), 1));
+        assert!(again(7, Stands::Ended(None), 4) && !again(8, produced(4), 3) && again(8, produced(4), 5));
+        assert!(again(9, ended(4), 6) && !again(9, produced(4), 7));
         // A producer that was replaced ends nothing.
         carried.note_end("begun", (at(8), 0), Some(id(1)));
         assert_eq!(carried.producing().map(|(topic, _)| topic).collect::<Vec<_>>(), ["begun"]);
@@ -192,12 +232,15 @@ mod tests {
         has_read.note_end("t", (at(2), 0), None);
         assert_eq!(has_read.ended_by("t"), Some(id(1)));
         let again = Stands::Ended(has_read.ended_by("t"));
-        assert!(has_not.note_again("t", (at(3), 0), again) && !has_not.note_again("t", (at(4), 0), again));
+        let since = has_read.since("t").unwrap();
+        assert!(
+            has_not.note_again("t", (at(3), 0), again, since) && !has_not.note_again("t", (at(4), 0), again, since)
+        );
         assert_eq!(has_not.producing().count(), 0);
         // It has ended for good.
-        assert!(!has_not.note_again("t", (at(5), 0), Stands::Produced(id(1))));
+        assert!(!has_not.note_again("t", (at(5), 0), Stands::Produced(id(1)), (at(5), 0)));
         // A producer that has begun since is another one.
         has_not.note("t", (at(6), 0), Stands::Produced(id(2)));
-        assert!(!has_not.note_again("t", (at(7), 0), again));
+        assert!(!has_not.note_again("t", (at(7), 0), again, since));
     }
 }

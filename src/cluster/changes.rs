@@ -81,19 +81,26 @@ impl Cluster {
             inner.above = Some(inner.above.unwrap_or_default().max(loss.to));
             inner.outbox.push_always(&Record::Fork(loss), None);
         }
+        let was_gone = inner.state.was_gone(log);
         let begins =
             comparison.begins_later.and_then(|place| inner.state.position(place, 0).map(|position| (place, position)));
         let highest = inner.state.highest();
         drop(inner);
         node.cut(lost, &|position| comparison.has(position));
         if let Some((first, begins)) = begins {
-            let mut repeats = Repeats::default();
+            let (mut repeats, mut beginnings) = (Repeats::default(), Beginnings::default());
             for stored in log {
-                repeats.add(readable(stored)?.1);
+                let records = readable(stored)?.1;
+                beginnings.look_at(&records);
+                repeats.add(records);
             }
             // First the gap: a reader that gets one of these events must know that others may be missing.
             node.lose(begins.before());
             self.take_repeats(node, repeats, highest, first, Stamp { position: begins.before(), at_ms: 0 });
+            if was_gone {
+                self.forget_unmentioned(node, &beginnings, first, begins.before());
+            }
+            self.take_beginnings(node, beginnings, first, begins.before());
         }
         if let Some((_, to)) = lost {
             node.lose(to);
@@ -156,7 +163,7 @@ impl Cluster {
             match self.prepare(node, stored, index, record) {
                 Prepared::Change(topic, what) => {
                     let receipt = match (&what, receipt) {
-                        (What::Missing, Some(receipt)) => {
+                        (What::Missing { .. }, Some(receipt)) => {
                             let reason = "an attribute cannot be read back as it was written".to_owned();
                             receipt.resolve(Err(PublishError::Attribute { reason }));
                             None
@@ -166,6 +173,7 @@ impl Cluster {
                     batch.changes.push(Change { stamp, topic, what });
                     batch.receipts.push(receipt);
                 }
+                Prepared::Refused(error) => receipt.into_iter().for_each(|receipt| receipt.resolve(Err(error.clone()))),
                 Prepared::Nothing => receipt.into_iter().for_each(|receipt| receipt.resolve(Ok(position))),
                 Prepared::Compare => has_to_compare = true,
             }
@@ -180,8 +188,22 @@ impl Cluster {
         let note_end = |topic: &str, by: By| {
             self.lock().state.carried().note_end(topic, (stored.place, index), by.producer());
         };
-        let is_news =
-            |topic: &str, stands| self.lock().state.carried().note_again(topic, (stored.place, index), stands);
+        let is_news = |topic: &str, stands, since| {
+            let since = State::record_place(since);
+            self.lock().state.carried().note_again(topic, (stored.place, index), stands, since)
+        };
+        if let Record::Event { topic, by, .. } | Record::End { topic, by, .. } = &record {
+            let inner = &mut *self.lock();
+            // Of a producer whose begin was read, the log says what became of it, also when its topic has been forgotten.
+            if let Some(producer) = by.producer().filter(|producer| inner.state.has_read_begin(*producer)) {
+                let topic = topic.to_string();
+                match inner.state.carried().stands(&topic) {
+                    Some(Stands::Produced(current)) if current == producer => {}
+                    Some(Stands::Produced(_)) => return Prepared::Refused(PublishError::Replaced { topic }),
+                    _ => return Prepared::Refused(PublishError::Ended { topic }),
+                }
+            }
+        }
         match record {
             Record::Hello | Record::Unknown => Prepared::Nothing,
             Record::Beat { oldest } => {
@@ -197,21 +219,25 @@ impl Cluster {
                 self.lock().state.note_repeated(from, to);
                 Prepared::Nothing
             }
-            Record::Event { topic, payload, attributes, by, outcome } => match self.event(&payload, &attributes) {
-                Some(event) => {
-                    match (outcome, by) {
-                        (Some(_), by) => note_end(&topic, by),
-                        (None, By::Producer(id)) => {
-                            self.lock().state.carried().note_producer(&topic, (stored.place, index), id);
-                        }
-                        (None, _) => {}
-                    }
-                    Prepared::Change(topic, What::Event { event: Box::new(event), by, outcome, floor: None })
+            Record::Event { topic, payload, attributes, by, outcome } => {
+                let event = self.event(&payload, &attributes);
+                if event.is_none() && stored.block.records == 0 {
+                    // An event of another program that no client could get.
+                    return Prepared::Nothing;
                 }
-                // An event of another program that no client could get.
-                None if stored.block.records == 0 => Prepared::Nothing,
-                None => Prepared::Change(topic, What::Missing),
-            },
+                match (outcome, by) {
+                    (Some(_), by) => note_end(&topic, by),
+                    (None, By::Producer(id)) => {
+                        self.lock().state.carried().note_producer(&topic, (stored.place, index), id);
+                    }
+                    (None, _) => {}
+                }
+                let what = match event {
+                    Some(event) => What::Event { event: Box::new(event), by, outcome, floor: None },
+                    None => What::Missing { by, outcome },
+                };
+                Prepared::Change(topic, what)
+            }
             Record::Begin { topic } => {
                 let number = key.number.saturating_add(u64::try_from(index).unwrap_or(u64::MAX));
                 let id = ProductionId { session: key.session, number };
@@ -223,11 +249,13 @@ impl Cluster {
                 note_end(&topic, by);
                 Prepared::Change(topic, What::End { by, outcome })
             }
-            Record::Produced { topic, producer, began } if is_news(&topic, Stands::Produced(producer)) => {
+            Record::Produced { topic, producer, began, since }
+                if is_news(&topic, Stands::Produced(producer), since) =>
+            {
                 let production = self.production(&topic, producer);
                 Prepared::Change(topic, What::Produces { production, began: began.and_then(|began| self.at(began)) })
             }
-            Record::Ended { topic, end } if is_news(&topic, Stands::Ended(end.producer)) => {
+            Record::Ended { topic, end } if is_news(&topic, Stands::Ended(end.producer), end.since) => {
                 Prepared::Change(topic, self.has_ended(end))
             }
             Record::Produced { .. } | Record::Ended { .. } => Prepared::Nothing,
@@ -284,6 +312,8 @@ struct Batch<'a> {
 enum Prepared<'a> {
     Change(Cow<'a, str>, What),
     Nothing,
+    /// No node takes it.
+    Refused(PublishError),
     /// Everything has to be read and compared again.
     Compare,
 }

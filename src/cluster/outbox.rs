@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::BytesMut;
 
 use super::{
-    record::{Head, Record},
+    record::{self, Head, Record},
     state::MOST_RECORDS,
 };
 use crate::{
@@ -169,6 +169,22 @@ impl Outbox {
         Some(block.receipts)
     }
 
+    /// The engine never takes the block in flight. If it is one event, another record takes its place: the end of the topic, if the event has
+    /// one, or nothing. Returns the event's receipt, and how many bytes the block has.
+    pub(crate) fn leave_out(&mut self) -> Option<(Arc<Pending>, usize)> {
+        let InFlight { block, receipts, .. } = self.in_flight.as_mut()?;
+        let [receipt @ Some(_)] = &mut receipts[..] else { return None };
+        let mut body = BytesMut::from(&block.body[..Head::LENGTH]);
+        let record = match record::read(&block.body).ok()?.1.pop()? {
+            Record::Event { topic, by, outcome: Some(outcome), .. } => Record::End { topic, by, outcome },
+            _ => Record::Unknown,
+        };
+        record.write(&mut body);
+        let size = block.encoded_len();
+        block.body = body.freeze();
+        Some((receipt.take()?, size))
+    }
+
     /// The engine said that it has the block with this number.
     pub(crate) fn accept(&mut self, number: u64) {
         if let Some(block) = self.in_flight.as_mut().filter(|block| block.block.key.number == number) {
@@ -197,7 +213,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cluster::record, log::Era};
+    use crate::log::Era;
 
     fn head() -> Head {
         Head { era: Era::random(), proposes: false }

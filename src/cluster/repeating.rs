@@ -15,7 +15,7 @@ use super::{
     Cluster, Replicated,
     changes::records_of,
     record::{Record, Repeat, Spot},
-    state::State,
+    state::{Loss, State},
     task::{BEAT, next, open},
 };
 use crate::{
@@ -89,7 +89,10 @@ fn first_of(blocks: &[Stored]) -> usize {
 
 /// The events of a log that were said again, each once, in the order in which they were published.
 #[derive(Debug, Default)]
-pub(super) struct Repeats<'a>(BTreeMap<Spot, Repeat<'a>>);
+pub(super) struct Repeats<'a> {
+    events: BTreeMap<Spot, Repeat<'a>>,
+    losses: Vec<Loss>,
+}
 
 impl Spot {
     pub(super) fn of(position: Position) -> Self {
@@ -105,11 +108,18 @@ impl Spot {
 impl<'a> Repeats<'a> {
     pub(super) fn add(&mut self, records: Vec<Record<'a>>) {
         for record in records {
-            if let Record::Repeat(repeat) = record {
-                self.0.insert(repeat.origin, repeat);
+            match record {
+                Record::Repeat(repeat) => _ = self.events.insert(repeat.origin, repeat),
+                Record::Fork(loss) => self.losses.push(loss),
+                _ => {}
             }
         }
     }
+}
+
+/// Whether the engine may have lost an event. A node may have said it again before it knew of that, and the publisher appends it anew.
+fn may_be_lost(losses: &[Loss], origin: Spot) -> bool {
+    losses.iter().any(|loss| loss.kept < origin.place() && origin.place() <= loss.to)
 }
 
 impl Cluster {
@@ -178,17 +188,21 @@ impl Cluster {
     pub(super) fn take_repeats(
         &self,
         node: &dyn Replicated,
-        Repeats(repeats): Repeats<'_>,
+        repeats: Repeats<'_>,
         above: Place,
         first: Place,
         newest: Stamp,
     ) {
+        let Repeats { events, losses } = repeats;
         // Of a topic whose next event is neither said again nor in the log, events may be missing.
-        let is_broken = |repeat: &Repeat<'_>| repeat.next.place() < first && !repeats.contains_key(&repeat.next);
+        let is_broken = |repeat: &Repeat<'_>| {
+            let is_followed = repeat.next.place() >= first || events.contains_key(&repeat.next);
+            !is_followed || may_be_lost(&losses, repeat.origin)
+        };
         let broken: HashSet<String> =
-            repeats.values().filter(|repeat| is_broken(repeat)).map(|repeat| repeat.topic.to_string()).collect();
-        let is_missing = |spot: &Spot| above < spot.place() && spot.place() < first;
-        let missing = repeats.into_iter().filter(|(spot, _)| is_missing(spot));
+            events.values().filter(|repeat| is_broken(repeat)).map(|repeat| repeat.topic.to_string()).collect();
+        let is_missing = |spot: Spot| above < spot.place() && spot.place() < first && !may_be_lost(&losses, spot);
+        let missing = events.into_iter().filter(|(spot, _)| is_missing(*spot));
         let changes = missing.filter_map(|(_, repeat)| {
             let stamp = Stamp { position: self.at(repeat.origin)?, at_ms: repeat.at_ms };
             let what = match self.event(&repeat.payload, &repeat.attributes) {
@@ -197,7 +211,7 @@ impl Cluster {
                     let floor = if is_whole { Some(self.at(repeat.floor)?) } else { None };
                     What::Event { event: Box::new(event), by: By::Anyone, outcome: None, floor }
                 }
-                None => What::Missing,
+                None => What::Missing { by: By::Anyone, outcome: None },
             };
             Some(Change { stamp, topic: repeat.topic, what })
         });

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    carried::Carried,
+    carried::{Carried, RecordPlace},
     record::{Head, Spot},
     volume::Volume,
 };
@@ -27,6 +27,8 @@ const SESSIONS: usize = 10_000;
 ///
 /// They are counted when they come back, so while the engine is away nobody grows older, and no clock counts.
 const GONE_AFTER_BEATS: u64 = 15;
+/// The same, by the engine's time.
+const GONE_AFTER_MS: u64 = 30_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -38,6 +40,8 @@ pub(crate) struct State {
     beats: u64,
     /// The last block that was read.
     last: Option<Mark>,
+    /// When the engine took it.
+    last_at_ms: u64,
     /// The greatest place that was ever read.
     highest: Place,
     is_loaded: bool,
@@ -74,6 +78,8 @@ enum EraStanding {
 
 #[derive(Debug, Clone, Copy)]
 struct Session {
+    /// Its records were read from this number on, without a hole.
+    first: u64,
     /// The number of the next record.
     next: u64,
     /// The beat of this node at which it was last read.
@@ -104,7 +110,7 @@ pub(crate) enum Arrival {
 /// What became of the log while it was not read.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    /// The places of all blocks that the log has now.
+    /// The places of the blocks that were read and that the log has still. Another block may have got the place of one that is lost.
     places: HashSet<Place>,
     oldest: Option<Place>,
     /// What was lost, if the log has lost blocks that were read.
@@ -272,7 +278,7 @@ impl State {
             // Nothing before the first block is in the log.
             self.needs_nothing_before(stored.place);
         }
-        self.last = Some(stored.mark());
+        (self.last, self.last_at_ms) = (Some(stored.mark()), stored.at_ms);
         self.highest = self.highest.max(stored.place);
         if stored.block.records == 0 {
             self.has_named_events |= self.era.is_none_or(|known| known.standing == EraStanding::Chosen);
@@ -284,7 +290,8 @@ impl State {
         let last_beat = self.beats;
         let Some(known) = self.sessions.get_mut(&session) else {
             self.forget_silent();
-            let session_now = Session { next: end, last_beat, last: stored.place, oldest: Place::default() };
+            let session_now =
+                Session { first: number, next: end, last_beat, last: stored.place, oldest: Place::default() };
             self.sessions.insert(session, session_now);
             let begins_late = number > 0 && self.is_loaded;
             return if begins_late { Arrival::AfterHole } else { Arrival::Next };
@@ -296,6 +303,9 @@ impl State {
         }
         let is_next = number == known.next;
         known.next = end;
+        if !is_next {
+            known.first = number;
+        }
         if is_next { Arrival::Next } else { Arrival::AfterHole }
     }
 
@@ -358,6 +368,11 @@ impl State {
         Some(Spot { ms: place.ms, seq: u32::try_from(seq).ok()? })
     }
 
+    /// Returns where the record of a position stands.
+    pub(crate) fn record_place(spot: Spot) -> RecordPlace {
+        (Self::place_of(spot.ms, spot.seq), usize::try_from(u64::from(spot.seq) % RECORDS).unwrap_or_default())
+    }
+
     /// Returns the last position before a loss, and the greatest one that may mean a lost event.
     pub(crate) fn positions(&self, loss: Loss) -> Option<(Position, Position)> {
         let last = RECORDS as usize - 1;
@@ -378,18 +393,21 @@ impl State {
         self.sessions.get(&key.session).is_some_and(|session| key.number < session.next)
     }
 
+    /// Whether a producer's begin was read, so that it is known what became of it.
+    pub(crate) fn has_read_begin(&self, ProductionId { session, number }: ProductionId) -> bool {
+        self.sessions.get(&session).is_some_and(|session| (session.first..session.next).contains(&number))
+    }
+
     /// Compares what was read with what the log has now, after the last block that was read was not found in it.
     pub(crate) fn compare(&mut self, log: &[Stored]) -> Comparison {
         self.is_doubtful = false;
-        let places: HashSet<Place> = log.iter().map(|stored| stored.place).collect();
+        let was_read = |stored: &&Stored| stored.block.records == 0 || self.has_read(stored.block.key);
+        let places: HashSet<Place> = log.iter().filter(was_read).map(|stored| stored.place).collect();
         let oldest = log.first().map(|stored| stored.place);
         let last = self.last.map(|mark| mark.place).unwrap_or_default();
         let is_trimmed = oldest.is_some_and(|oldest| oldest > last);
         let is_there = log.iter().any(|stored| Some(stored.mark()) == self.last);
-        let known = log
-            .iter()
-            .filter(|stored| stored.place <= last && (stored.block.records == 0 || self.has_read(stored.block.key)));
-        let kept = known.map(|stored| stored.place).max().unwrap_or_default();
+        let kept = places.iter().copied().filter(|place| *place <= last).max().unwrap_or_default();
         let loss = (!is_trimmed && !is_there && self.last.is_some()).then_some(Loss { kept, to: self.highest });
         let begins_later = oldest.filter(|_| is_trimmed && self.last.is_some());
         if loss.is_some() || begins_later.is_some() {
@@ -397,6 +415,12 @@ impl State {
             self.carried.lose(|place| !places.contains(&place));
         }
         Comparison { places, oldest, loss, begins_later }
+    }
+
+    /// Whether this node has read nothing for so long, by the engine's time, that the others may have trimmed what it has not read.
+    pub(crate) fn was_gone(&self, log: &[Stored]) -> bool {
+        let now_ms = log.last().map_or(0, |stored| stored.at_ms);
+        now_ms.saturating_sub(self.last_at_ms) > GONE_AFTER_MS
     }
 
     /// Says from which place on a node needs the log.

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     backplane::{AppendError, Block, Place},
     log::Position,
+    topics::PublishError,
 };
 
 /// How many topics are looked at with one beat, to be said again or forgotten.
@@ -63,6 +64,11 @@ pub(super) async fn write(cluster: &Cluster) {
                 cluster.writing_is(Some(Trouble::Refused { reason: error.to_string() }));
                 backoff.wait(Backoff::REFUSED).await;
             }
+            Err(AppendError::TooLarge { limit }) if cluster.leave_out(limit) => {}
+            Err(error @ AppendError::TooLarge { .. }) => {
+                cluster.writing_is(Some(Trouble::Refused { reason: error.to_string() }));
+                backoff.wait(Backoff::REFUSED).await;
+            }
         }
     }
 }
@@ -82,6 +88,14 @@ impl Cluster {
         let inner = &mut *self.lock();
         let head = inner.state.head().filter(|_| inner.has_said_hello)?;
         Some((inner.outbox.block(head)?, inner.above))
+    }
+
+    /// The engine takes no block that is as large as the one in flight. Returns `false` if it is not one event, which could be left out.
+    fn leave_out(&self, limit: usize) -> bool {
+        let left_out = self.lock().outbox.leave_out();
+        let Some((receipt, size)) = left_out else { return false };
+        receipt.resolve(Err(PublishError::TooLarge { size, limit }));
+        true
     }
 
     /// The engine has a block.
@@ -151,16 +165,21 @@ impl Cluster {
 impl Inner {
     /// Puts how a topic stands into the outbox once more.
     fn say_again(&mut self, topic: &str, standing: Standing) {
+        let Some((since, index)) = self.state.carried().since(topic) else { return };
+        let Some(since) = State::spot(since, index) else { return };
         let era = self.state.era();
         // A position of another log is before all of this one.
         let spot = |began: Position| if Some(began.era()) == era { Spot::of(began) } else { Spot { ms: 0, seq: 0 } };
         let record = match standing {
             Standing::Producing { producer, began } => {
-                Record::Produced { topic: topic.into(), producer, began: began.map(spot) }
+                Record::Produced { topic: topic.into(), producer, began: began.map(spot), since }
             }
             Standing::Ended { outcome, at_ms, began, has_last_word } => {
                 let (producer, began) = (self.state.carried().ended_by(topic), began.map(spot));
-                Record::Ended { topic: topic.into(), end: PastEnd { producer, began, outcome, at_ms, has_last_word } }
+                Record::Ended {
+                    topic: topic.into(),
+                    end: PastEnd { producer, began, outcome, at_ms, has_last_word, since },
+                }
             }
         };
         self.outbox.push_always(&record, None);

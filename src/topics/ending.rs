@@ -137,14 +137,41 @@ impl Topics {
         }
     }
 
-    /// Forgets a topic that has ended and has no events left. While it has subscribers, its end is kept for those that
-    /// have not read it.
-    pub(crate) fn forget_ended_topic(&self, order: &mut Order, topic: &SharedLog, state: &mut SharedLogState) {
+    /// Whether the time of an ended topic is over.
+    pub(super) fn end_is_over(order: &Order, state: &SharedLogState, now_ms: u64) -> bool {
+        match state.kept {
+            Some(Kept::Ending(ticket)) => order.ended.get(ticket).is_some_and(|ending| ending.forget_at <= now_ms),
+            Some(Kept::Subscribers { forget_at }) => forget_at <= now_ms,
+            None => false,
+        }
+    }
+
+    /// Forgets the end of a topic whose time is over, with the events before it, because the topic is used again.
+    pub(super) fn forget_end(&self, order: &mut Order, topic: &SharedLog) {
+        let now_ms = self.now_ms();
+        let mut state = lock(&topic.state);
+        if !Self::end_is_over(order, &state, now_ms) {
+            return;
+        }
+        while !state.log.is_empty() {
+            order.evict_oldest_of(&mut state);
+        }
         if let Some(Kept::Ending(ticket)) = state.kept.take() {
             order.ended.remove(ticket);
         }
+        topic.set_end(None);
+    }
+
+    /// Forgets a topic that has ended and has no events left. While it has subscribers, its end is kept for those that
+    /// have not read it.
+    pub(crate) fn forget_ended_topic(&self, order: &mut Order, topic: &SharedLog, state: &mut SharedLogState) {
+        let forget_at = match state.kept.take() {
+            Some(Kept::Ending(ticket)) => order.ended.remove(ticket).map_or(0, |ending| ending.forget_at),
+            Some(Kept::Subscribers { forget_at }) => forget_at,
+            None => 0,
+        };
         if state.subscribers > 0 {
-            state.kept = Some(Kept::Subscribers);
+            state.kept = Some(Kept::Subscribers { forget_at });
             return;
         }
         topic.set_end(None);

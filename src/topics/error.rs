@@ -32,11 +32,11 @@ pub enum PublishError {
     Topic(TopicError),
     /// The event is invalid.
     Event(EventError),
-    /// The event is larger than the retention of its topic or of the registry.
+    /// The event is larger than the retention of its topic or of the registry, or than what the engine of the backplane takes.
     TooLarge {
         /// The memory that the event takes, in bytes.
         size: usize,
-        /// The largest memory that the retention allows for one event, in bytes.
+        /// The largest memory that one event may take, in bytes.
         limit: usize,
     },
     /// The event's own id may become the id of a later event: see [`Event::id`](crate::Event::id).

@@ -130,7 +130,9 @@ impl Topics {
         let (wire, id_at) = draft.encode(stamp.position);
         let mut state = lock(&topic.state);
         let refusal = draft.weight.refusal(stamp.position, draft.weight.limit.min(topic.retention.largest()));
-        if let Some(refusal) = refusal.or_else(|| ended(by, topic, &state)) {
+        // In a replica of an engine's log, the log has decided that.
+        let ended = || if self.replica.is_none() { ended(by, topic, &state) } else { None };
+        if let Some(refusal) = refusal.or_else(ended) {
             self.forget_if_unused(order, topic, &state);
             return Err(refusal);
         }

@@ -52,8 +52,8 @@ pub(crate) enum What {
     /// An event, and how the topic ends with it, if it does. `floor`: for an event from before the oldest record, up to where its topic may
     /// have been evicted.
     Event { event: Box<Event>, by: By, outcome: Option<Outcome>, floor: Option<Position> },
-    /// An event that this node cannot give to clients.
-    Missing,
+    /// An event that this node cannot give to clients, and how the topic ends with it, if it does.
+    Missing { by: By, outcome: Option<Outcome> },
     /// A producer begins.
     Begin(Arc<Production>),
     /// A producer has begun before the oldest record that the engine retains. `began`: the last position before it, if that is known.
@@ -180,6 +180,9 @@ impl Topics {
                     // It was forgotten a moment ago.
                     (None, None) => break,
                 };
+                if let Some(replica) = &self.replica {
+                    replica.time_ms.fetch_max(change.stamp.at_ms, Ordering::Relaxed);
+                }
                 made.push(match topic {
                     Some(topic) => self.make_one(&mut order, &topic, change, &mut to_wake, &mut stopped),
                     None => Ok(()),
@@ -230,17 +233,11 @@ impl Topics {
         to_wake: &mut ToWake,
         stopped: &mut Vec<Arc<Production>>,
     ) -> Result<(), PublishError> {
+        // Not when this node comes to it: all nodes have to do it at the same place of the log.
+        self.forget_end(order, topic);
         match &change.what {
             What::Event { event, by, outcome, floor } => {
                 floor.iter().for_each(|floor| lock(&topic.state).log.begins_after(*floor));
-                let mut draft = match self.check(topic.name(), event) {
-                    Ok(draft) => draft,
-                    Err(error) => {
-                        // The node that published it retains more. Readers here are told that they miss something.
-                        self.lose_in_all(order, topic, change.stamp.position, to_wake);
-                        return Err(error);
-                    }
-                };
                 let production = self.current(order, topic, *by)?;
                 let by = match (by, &production, outcome) {
                     (By::Canceller(_), ..) => Some(Writer::Canceller),
@@ -248,16 +245,31 @@ impl Topics {
                     (_, Some(production), None) => Some(Writer::Producer(production)),
                     (_, None, _) => None,
                 };
-                match self.append(order, topic, &mut draft, change.stamp, by, to_wake) {
+                let checked = self.check(topic.name(), event);
+                let taken =
+                    checked.and_then(|mut draft| self.append(order, topic, &mut draft, change.stamp, by, to_wake));
+                match taken {
                     Ok((_, over)) => stopped.extend(over),
-                    Err(error @ PublishError::TooLarge { .. }) => {
-                        self.lose_in_all(order, topic, change.stamp.position, to_wake);
+                    Err(error) => {
+                        if !matches!(error, PublishError::IdToCome { .. }) {
+                            // Another node may retain more. Readers here are told that they miss something.
+                            self.lose_in_all(order, topic, change.stamp.position, to_wake);
+                        }
+                        // The topic ends all the same: who waits for that would wait for ever.
+                        outcome.iter().for_each(|outcome| {
+                            stopped.extend(self.end_at(order, topic, *outcome, change.stamp, to_wake));
+                        });
                         return Err(error);
                     }
-                    Err(error) => return Err(error),
                 }
             }
-            What::Missing => self.lose_in_all(order, topic, change.stamp.position, to_wake),
+            What::Missing { by, outcome } => {
+                self.current(order, topic, *by)?;
+                self.lose_in_all(order, topic, change.stamp.position, to_wake);
+                outcome.iter().for_each(|outcome| {
+                    stopped.extend(self.end_at(order, topic, *outcome, change.stamp, to_wake));
+                });
+            }
             What::Begin(production) => {
                 order.last = order.last.max(change.stamp.position);
                 let mut state = lock(&topic.state);
@@ -271,9 +283,7 @@ impl Topics {
             }
             What::End { by, outcome } => {
                 self.current(order, topic, *by)?;
-                let mut state = lock(&topic.state);
-                stopped.extend(self.mark_end(order, topic, &mut state, *outcome, false, change.stamp.at_ms));
-                topic.take_waiters(&mut state, to_wake);
+                stopped.extend(self.end_at(order, topic, *outcome, change.stamp, to_wake));
             }
             What::HasEnded { outcome, at_ms, began, has_last_word } => {
                 let mut state = lock(&topic.state);
@@ -283,6 +293,21 @@ impl Topics {
             }
         }
         Ok(())
+    }
+
+    /// Ends a topic without an event.
+    fn end_at(
+        &self,
+        order: &mut Order,
+        topic: &Arc<SharedLog>,
+        outcome: Outcome,
+        stamp: Stamp,
+        to_wake: &mut ToWake,
+    ) -> Option<Arc<Production>> {
+        let mut state = lock(&topic.state);
+        let stopped = self.mark_end(order, topic, &mut state, outcome, false, stamp.at_ms);
+        topic.take_waiters(&mut state, to_wake);
+        stopped
     }
 
     /// Checks what this process knows of an event that is to be sent to the engine. Returns the number of subscribers.
@@ -298,7 +323,10 @@ impl Topics {
             return weight.refusal(next, weight.limit.min(largest)).map_or(Ok(0), Err);
         };
         let state = lock(&topic.state);
-        let has_ended = by == By::Anyone && topic.has_ended() && state.production.is_none();
+        let has_ended = by == By::Anyone
+            && topic.has_ended()
+            && state.production.is_none()
+            && !Self::end_is_over(&order, &state, self.now_ms());
         let ended = has_ended.then(|| PublishError::Ended { topic: name.to_owned() });
         let refusal = weight.refusal(next, weight.limit.min(topic.retention.largest())).or(ended);
         let subscribers = topic.readers() + state.patterns.iter().map(|pattern| pattern.readers()).sum::<usize>();
@@ -343,13 +371,14 @@ impl Topics {
     }
 
     /// Returns the topic's current production, if it is the one that is meant. A producer that was replaced or has ended changes nothing any
-    /// more, on any node.
+    /// more, on any node. What a producer was told in its own process does not count: the log says what came before that.
     ///
     /// If nothing is known of the topic's producers, this one, or the one that is cancelled, has begun before the oldest record that the engine
     /// retains.
     fn current(&self, order: &mut Order, topic: &SharedLog, by: By) -> Result<Option<Arc<Production>>, PublishError> {
         let mut state = lock(&topic.state);
         match (by, state.production.clone()) {
+            (By::Anyone, None) if topic.has_ended() => Err(PublishError::Ended { topic: topic.name().to_string() }),
             (By::Anyone, _) => Ok(None),
             (_, Some(production)) if by.producer().is_none_or(|id| production.id == id) => Ok(Some(production)),
             (_, Some(_)) => Err(PublishError::Replaced { topic: topic.name().to_string() }),

@@ -367,7 +367,7 @@ async fn the_ends_of_topics_are_known_to_late_nodes_after_the_stream_was_deleted
 
 /// A log of which an older copy can be put back.
 #[derive(Debug, Clone, Default)]
-struct Restorable {
+pub(crate) struct Restorable {
     log: Arc<std::sync::Mutex<(Memory, u64)>>,
 }
 
@@ -376,11 +376,11 @@ impl Restorable {
         self.log.lock().unwrap().clone()
     }
 
-    async fn copy(&self) -> Vec<Stored> {
+    pub(crate) async fn copy(&self) -> Vec<Stored> {
         log_of(&self.now().0).await
     }
 
-    fn put_back(&self, blocks: Vec<Stored>) {
+    pub(crate) fn put_back(&self, blocks: Vec<Stored>) {
         let memory = Memory::new();
         blocks.into_iter().for_each(|stored| memory.restore(stored));
         let mut log = self.log.lock().unwrap();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod agreement;
+mod everywhere;
 #[path = "../support/example.rs"]
 mod example;
 mod faulty;

@@ -305,6 +305,28 @@ async fn a_program_that_removes_its_events_before_they_are_read_makes_a_gap() {
 }
 
 #[tokio::test]
+async fn an_event_that_is_too_large_for_the_server_holds_up_nothing_and_its_publisher_is_told() {
+    let server = Server::start(&["--proto-max-bulk-len", "1mb"]);
+    let node = node(&server);
+    node.ready().await.unwrap();
+    let mut events = reader(&node, "t");
+    let mut answers = reader(&node, "answer");
+    let producer = node.start_producer("answer").unwrap();
+    let large = || Event::data("x".repeat(3 << 19));
+    let too_large = node.publish("t", large()).unwrap();
+    let last_word = producer.finish(large()).unwrap();
+    let behind = node.publish("t", Event::data("behind")).unwrap();
+    for receipt in [too_large, last_word] {
+        let error = timeout(LONG, receipt).await.unwrap().unwrap_err();
+        assert!(matches!(error, PublishError::TooLarge { limit: 1_048_576, size } if size > 3 << 19), "{error:?}");
+    }
+    timeout(LONG, behind).await.unwrap().unwrap();
+    assert_eq!(timeout(LONG, events.next()).await.unwrap().unwrap().unwrap().data().unwrap(), "behind");
+    assert!(timeout(LONG, answers.next()).await.unwrap().is_none(), "the topic has ended all the same");
+    assert_eq!(node.health(), Health::Following);
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_an_error_at_the_start_that_names_the_cause() {
     let server = Server::start(&["--requirepass", "secret"]);
     let engine = tower_sse::backplane::Redis::at(&format!("redis://:wrong@127.0.0.1:{}", server.port)).unwrap();

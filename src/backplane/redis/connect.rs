@@ -91,6 +91,17 @@ impl Connection {
         }
     }
 
+    /// Returns the most bytes of one argument that the server takes. `None`: it does not tell.
+    pub(super) async fn largest_argument(&mut self, within: Duration) -> Result<Option<usize>, Failure> {
+        let answer = self.ask(cmd("CONFIG").arg("GET").arg("proto-max-bulk-len"), within).await;
+        let pairs = match &answer {
+            Ok(pairs) => pairs,
+            Err(Failure::Lost(_)) => return answer.map(|_| None),
+            Err(_) => return Ok(None),
+        };
+        Ok(pairs.as_map_iter().into_iter().flatten().find_map(|(_, limit)| text(limit)?.parse().ok()))
+    }
+
     /// Checks that the server does not evict the stream when its memory is full. A server that does not tell is trusted.
     async fn check_eviction(&mut self, within: Duration) -> Result<(), Failure> {
         let info = match self.ask(cmd("INFO").arg("memory"), within).await {

@@ -9,9 +9,12 @@ use crate::backplane::{Block, InvalidBlock, Place, PlainEvent, Stored};
 /// The field that a block is in.
 pub(super) const FIELD: &str = "block";
 
+/// The field with the topic of another program's event. An entry with it is no block, whatever other fields it has.
+const TOPIC: &str = "topic";
+
 /// The bounds of [`Place`].
 const MS_BOUND: u64 = 1 << 48;
-const SEQ_BOUND: u64 = 1 << 22;
+pub(super) const SEQ_BOUND: u64 = 1 << 22;
 
 /// An entry that was read.
 pub(super) enum Entry {
@@ -79,11 +82,14 @@ pub(super) fn of_range(answer: Value) -> Result<Vec<Value>, Unreadable> {
     }
 }
 
-/// Whether an entry has the field that a block is in.
-pub(super) fn has_block(entry: &Value) -> bool {
+/// Whether an entry is a block, by its fields.
+pub(super) fn is_block(entry: &Value) -> bool {
     let Value::Array(parts) = entry else { return false };
     let Some(Value::Array(fields)) = parts.get(1) else { return false };
-    fields.iter().step_by(2).any(|name| matches!(name, Value::BulkString(name) if name == FIELD.as_bytes()))
+    let has = |name: &str| {
+        fields.iter().step_by(2).any(|field| matches!(field, Value::BulkString(field) if field == name.as_bytes()))
+    };
+    has(FIELD) && !has(TOPIC)
 }
 
 impl Entry {
@@ -114,7 +120,7 @@ impl Entry {
     }
 }
 
-fn place(id: &str) -> Option<Place> {
+pub(super) fn place(id: &str) -> Option<Place> {
     let (ms, seq) = id.split_once('-')?;
     let place = Place { ms: ms.parse().ok()?, seq: seq.parse().ok()? };
     (place.ms < MS_BOUND && place.seq < SEQ_BOUND).then_some(place)
@@ -141,6 +147,10 @@ impl Fields {
         self.0.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(it, _)| it == name.as_bytes())
+    }
+
     fn take(&mut self, name: &str) -> Option<Vec<u8>> {
         let at = self.0.iter().position(|(it, _)| it == name.as_bytes())?;
         Some(self.0.swap_remove(at).1)
@@ -150,7 +160,7 @@ impl Fields {
     ///
     /// A block of another version is an error: a node that left it out would miss events without knowing.
     fn into_block(mut self) -> Result<Option<Block>, InvalidBlock> {
-        match self.take(FIELD) {
+        match self.take(FIELD).filter(|_| !self.has(TOPIC)) {
             Some(bytes) => match Block::decode(&Bytes::from(bytes)) {
                 Ok(block) => Ok(Some(block)),
                 Err(why @ InvalidBlock::Version { .. }) => Err(why),
@@ -164,7 +174,7 @@ impl Fields {
 /// The event of a program without this crate: the fields `topic`, `data` and, if it has a type, `event`, all of them UTF-8.
 fn plain_event(mut fields: Fields) -> Option<PlainEvent> {
     let mut text = |name| fields.take(name).map(String::from_utf8);
-    let (topic, data) = (text("topic")?.ok()?, text("data")?.ok()?);
+    let (topic, data) = (text(TOPIC)?.ok()?, text("data")?.ok()?);
     Some(PlainEvent { topic, event_type: text("event").transpose().ok()?, data })
 }
 
@@ -210,7 +220,8 @@ mod tests {
         assert_eq!(read(&[("topic", b"a/b")]), None);
         assert_eq!(read(&[("topic", b"a/b"), ("data", b"\xff")]), None);
         assert_eq!(read(&[("topic", b"a/b"), ("data", b""), ("event", b"\xff")]), None);
-        assert_eq!(read(&[(FIELD, b"\x01short"), ("topic", b"a/b"), ("data", b"")]), None);
+        assert_eq!(read(&[(FIELD, b"817"), ("topic", b"a/b"), ("data", b"x")]), event(None, "x"));
+        assert_eq!(read(&[(FIELD, b"\x01short"), ("data", b"")]), None);
     }
 
     #[test]

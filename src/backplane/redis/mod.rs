@@ -46,7 +46,7 @@ use super::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Ma
 ///   loses nothing, and a crash of the machine loses up to about two seconds. `appendfsync always` narrows that, and `min-replicas-to-write` narrows
 ///   what a failover loses. Lost blocks are found, and clients are told of a gap.
 /// - **Permissions.** A user needs the commands `xadd`, `xread`, `xrange`, `xlen` and `xtrim` on the key of the stream. With `info`, the
-///   eviction policy is checked. For example:
+///   eviction policy is checked, and with `config|get` how large a block may be. For example:
 ///   `ACL SETUSER shop on >password ~shop/events +xadd +xread +xrange +xlen +xtrim +info`.
 /// - **Sentinel.** See [`sentinels`](Self::sentinels).
 /// - **Cluster.** Give the address of any node. If another node has the stream, the connection goes there. A stream is in one slot, so it
@@ -58,8 +58,7 @@ use super::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Ma
 /// An entry is a block, in the field `block`, as [`Block::encode`] gives it. Redis gives it its id, and the [`Place`] is that id. The clock of
 /// the server may step: an id is always greater than the one before.
 ///
-/// An entry without that field is an event of a publisher in another language, if it has the fields `topic` and `data`, and optionally
-/// `event`, all of them UTF-8:
+/// An entry with the fields `topic` and `data`, and optionally `event`, all of them UTF-8, is an event of a publisher in another language:
 ///
 /// ```text
 /// XADD shop/events * topic orders/17 event paid data '{"by":"card"}'
@@ -192,9 +191,11 @@ impl Redis {
 
     /// Sets the largest block, in bytes. Default: 64 MiB.
     ///
-    /// Set it below what your server or your provider takes in one command. A larger event is then refused with
-    /// [`PublishError::TooLarge`](crate::PublishError::TooLarge). Otherwise the node would append it again and again, and everything behind it
-    /// would wait. Small events share blocks of up to 256 KiB, so a server must take at least that.
+    /// A larger event is refused with [`PublishError::TooLarge`](crate::PublishError::TooLarge) when it is published. If the server takes less,
+    /// the receipt says so, and what is behind the event goes on. A server tells that only to a user who may use `config|get`. Without that
+    /// permission, and with a provider or a proxy that takes less than the server says, set this below what they take: otherwise the node
+    /// would append a larger event again and again, and everything behind it would wait. Small events share blocks of up to 256 KiB, so a
+    /// server must take at least that.
     pub fn largest_block(self, bytes: usize) -> Self {
         Self { largest_block: bytes, ..self }
     }

@@ -115,7 +115,7 @@ impl RedisTail {
                 connection.check_role(target.response_timeout).await?;
             }
             let entries = entry::of_read(answer).map_err(|why| unreadable(&connection, &why))?;
-            let may_miss = after > Place::default() && !entries.iter().all(entry::has_block);
+            let may_miss = after > Place::default() && !entries.iter().all(entry::is_block);
             if may_miss && !reaches_back_to(&mut connection, &target, after).await? {
                 let what = "the stream was trimmed before it was read";
                 return Err(Failure::Away(Problem::new(&connection.address, what)));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use redis::{Cmd, cmd};
 
 use super::{
-    connect::{Connection, Target, connect},
+    connect::{Connection, Target, connect, text},
     entry,
     failure::Failure,
 };
@@ -30,11 +30,15 @@ struct Slot {
     open: Option<Open>,
     /// In which generation a connection was last opened.
     opened_in: Option<u64>,
+    /// The last entry, if the next one has to get an id of the next millisecond.
+    crowded: Option<Place>,
 }
 
 struct Open {
     connection: Connection,
     generation: u64,
+    /// How many bytes a block may have.
+    limit: usize,
     /// Whether the node has followed the stream since it lost a connection. If not, this may be another server, without what the node has read.
     may_trim: bool,
 }
@@ -60,33 +64,53 @@ impl Writer {
     }
 
     pub(super) async fn append(&self, target: &Target, block: &Block) -> Result<(), AppendError> {
-        self.send(target, "*", block).await.map(|_| ())
+        let mut slot = self.slot.lock().await;
+        // As long as the server's clock is behind the last id, the server counts only the second number up, which has a bound.
+        if let Some(place) = slot.crowded.take() {
+            let of_next_ms = entry::id(Place { ms: place.ms + 1, seq: 0 });
+            if matches!(self.send(&mut slot, target, &of_next_ms, block).await?, Appended::Yes) {
+                return Ok(());
+            }
+        }
+        self.send(&mut slot, target, "*", block).await.map(|_| ())
     }
 
     pub(super) async fn append_above(&self, target: &Target, place: Place, block: &Block) -> Result<(), AppendError> {
-        match self.send(target, &entry::id(entry::next(place)), block).await? {
+        let above = entry::id(entry::next(place));
+        let appended = self.send(&mut *self.slot.lock().await, target, &above, block).await?;
+        match appended {
             Appended::Yes => Ok(()),
             Appended::PlaceIsTaken => self.append(target, block).await,
         }
     }
 
-    async fn send(&self, target: &Target, id: &str, block: &Block) -> Result<Appended, AppendError> {
-        let mut slot = self.slot.lock().await;
+    async fn send(&self, slot: &mut Slot, target: &Target, id: &str, block: &Block) -> Result<Appended, AppendError> {
         let generation = self.generation.load(Ordering::Relaxed);
         let usable = slot.open.take().filter(|open| open.generation == generation && !open.connection.is_closed());
         let mut open = match usable {
             Some(open) => open,
             None => {
-                let connection = connect(target).await.map_err(Failure::before_append)?;
+                let mut connection = connect(target).await.map_err(Failure::before_append)?;
+                let limit =
+                    connection.largest_argument(target.response_timeout).await.map_err(Failure::before_append)?;
                 let may_trim = slot.opened_in.replace(generation) != Some(generation);
-                Open { connection, generation, may_trim }
+                Open { connection, generation, limit: limit.unwrap_or(usize::MAX), may_trim }
             }
         };
+        if block.encoded_len() > open.limit {
+            let limit = open.limit;
+            slot.open = Some(open);
+            return Err(AppendError::TooLarge { limit });
+        }
         let trim = (*lock(&self.trim)).filter(|_| open.may_trim);
         let connection = &mut open.connection;
         let command = append(target, id, block, trim);
         let result = match connection.ask(&command, target.response_timeout).await {
-            Ok(_) => Ok(Appended::Yes),
+            Ok(id) => {
+                let place = text(&id).and_then(|id| entry::place(&id));
+                slot.crowded = place.filter(|place| place.seq >= entry::SEQ_BOUND / 2);
+                Ok(Appended::Yes)
+            }
             Err(Failure::Refused(problem)) if problem.is_about_id() => Ok(Appended::PlaceIsTaken),
             Err(failure @ Failure::Full(_)) => {
                 // Without memory, the server refuses to append, and so to trim with it. It takes this, which can only free memory.

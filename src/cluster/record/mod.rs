@@ -45,8 +45,8 @@ pub(crate) enum Record<'a> {
     End { topic: Cow<'a, str>, by: By, outcome: Outcome },
     /// The engine has lost blocks.
     Fork(Loss),
-    /// A producer has begun, after a position: said again before the record that said it is trimmed.
-    Produced { topic: Cow<'a, str>, producer: ProductionId, began: Option<Spot> },
+    /// A producer has begun, after a position: said again before the record that said it is trimmed. `since`: where that record stood.
+    Produced { topic: Cow<'a, str>, producer: ProductionId, began: Option<Spot>, since: Spot },
     /// A topic has ended: said again before the record that said it is trimmed.
     Ended { topic: Cow<'a, str>, end: PastEnd },
     /// An event that is retained, said again before its record is trimmed.
@@ -67,6 +67,8 @@ pub(crate) struct PastEnd {
     pub(crate) at_ms: u64,
     /// Whether it has ended with an event.
     pub(crate) has_last_word: bool,
+    /// Where the record of it stood.
+    pub(crate) since: Spot,
 }
 
 /// An event that was said before.
@@ -129,6 +131,7 @@ mod tag {
     pub(super) const NEXT: u8 = 18;
     pub(super) const BEGAN: u8 = 19;
     pub(super) const LAST_WORD: u8 = 20;
+    pub(super) const SINCE: u8 = 21;
 }
 
 #[cfg(test)]
@@ -197,14 +200,17 @@ mod tests {
             ),
             Just(Record::Hello),
             place().prop_map(|oldest| Record::Beat { oldest }),
-            (topic(), producer(), prop::option::of(spot())).prop_map(|(topic, producer, began)| Record::Produced {
-                topic,
-                producer,
-                began
-            }),
-            (topic(), prop::option::of(producer()), prop::option::of(spot()), outcome(), any::<(u64, bool)>())
-                .prop_map(|(topic, producer, began, outcome, (at_ms, has_last_word))| {
-                    let end = PastEnd { producer, began, outcome, at_ms, has_last_word };
+            (topic(), producer(), prop::option::of(spot()), spot())
+                .prop_map(|(topic, producer, began, since)| Record::Produced { topic, producer, began, since }),
+            (
+                topic(),
+                prop::option::of(producer()),
+                prop::option::of(spot()),
+                outcome(),
+                (any::<(u64, bool)>(), spot())
+            )
+                .prop_map(|(topic, producer, began, outcome, ((at_ms, has_last_word), since))| {
+                    let end = PastEnd { producer, began, outcome, at_ms, has_last_word, since };
                     Record::Ended { topic, end }
                 }),
             topic().prop_map(|topic| Record::Begin { topic }),

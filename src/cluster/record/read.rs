@@ -72,6 +72,7 @@ struct Fields<'a> {
     next: Option<Spot>,
     began: Option<Spot>,
     has_last_word: bool,
+    since: Option<Spot>,
 }
 
 fn record(kind: u8, mut rest: &[u8]) -> Option<Record<'_>> {
@@ -95,7 +96,8 @@ fn record(kind: u8, mut rest: &[u8]) -> Option<Record<'_>> {
         kind::END => Record::End { topic: fields.topic?.into(), by, outcome: fields.outcome? },
         kind::FORK => Record::Fork(Loss { kept: fields.kept?, to: fields.to? }),
         kind::PRODUCED => {
-            Record::Produced { topic: fields.topic?.into(), producer: by.producer()?, began: fields.began }
+            let (topic, producer) = (fields.topic?.into(), by.producer()?);
+            Record::Produced { topic, producer, began: fields.began, since: fields.since? }
         }
         kind::ENDED => Record::Ended {
             topic: fields.topic?.into(),
@@ -105,6 +107,7 @@ fn record(kind: u8, mut rest: &[u8]) -> Option<Record<'_>> {
                 outcome: fields.outcome?,
                 at_ms: fields.at_ms?,
                 has_last_word: fields.has_last_word,
+                since: fields.since?,
             },
         },
         kind::REPEAT => Record::Repeat(Repeat {
@@ -141,6 +144,7 @@ impl<'a> Fields<'a> {
             tag::CANCELLER if bytes.is_empty() => self.by = Some(By::Canceller(None)),
             tag::CANCELLER => self.by = Some(By::Canceller(Some(producer(bytes)?))),
             tag::LAST_WORD => self.has_last_word = true,
+            tag::SINCE => self.since = Some(spot(bytes)?),
             tag::OUTCOME => {
                 self.outcome = Some(match bytes {
                     [1] => Outcome::Finished,

@@ -70,18 +70,20 @@ impl Record<'_> {
                 put_place(body, tag::KEPT, *kept);
                 put_place(body, tag::TO, *to);
             }
-            Self::Produced { topic, producer, began } => {
+            Self::Produced { topic, producer, began, since } => {
                 put(body, tag::TOPIC, topic.as_bytes());
                 put_by(body, By::Producer(*producer));
                 began.iter().for_each(|began| put_spot(body, tag::BEGAN, *began));
+                put_spot(body, tag::SINCE, *since);
             }
-            Self::Ended { topic, end: PastEnd { producer, began, outcome, at_ms, has_last_word } } => {
+            Self::Ended { topic, end: PastEnd { producer, began, outcome, at_ms, has_last_word, since } } => {
                 put(body, tag::TOPIC, topic.as_bytes());
                 put_by(body, producer.map_or(By::Anyone, By::Producer));
                 began.iter().for_each(|began| put_spot(body, tag::BEGAN, *began));
                 put(body, tag::OUTCOME, &[outcome_byte(*outcome)]);
                 put(body, tag::AT, &at_ms.to_be_bytes());
                 has_last_word.then(|| put(body, tag::LAST_WORD, &[]));
+                put_spot(body, tag::SINCE, *since);
             }
             Self::Repeat(Repeat { origin, floor, next, at_ms, topic, payload, attributes }) => {
                 put_spot(body, tag::ORIGIN, *origin);
