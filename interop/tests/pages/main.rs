@@ -206,6 +206,7 @@ impl Hostile {
         let user = || async { Json(json!({ "user": "ada" })) };
         let router = Router::new()
             .route("/", get(move || async move { Html(page) }))
+            .route_service("/tower-sse.js", tower_sse::script())
             .route("/api/me", get(|| async { StatusCode::UNAUTHORIZED }))
             .route("/login", post(user))
             .route("/api/notifications", get(|client: ClientHandle| stream("all".to_owned(), client)))
