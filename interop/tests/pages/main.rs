@@ -27,6 +27,7 @@ use example::{Example, Server};
 
 mod board;
 mod cluster;
+mod examples;
 mod restart;
 
 static DASHBOARD: Example = Example::named("dashboard");
