@@ -42,8 +42,8 @@ for await (const line of createInterface({ input: process.stdin })) {
   if (leave) await page.close();
   if (hide) await (await browser.newPage()).bringToFront();
   if (hide === false) await page.bringToFront();
-  if (see) await page.waitForFunction(isSeen, { polling: "mutation" }, ...see);
-  // A hidden page draws no frames.
+  // A hidden page draws no frames, and `polling: "mutation"` does not see the text of a text node change.
+  if (see) await page.waitForFunction(isSeen, { polling: 50 }, ...see);
   if (until) await page.waitForFunction(until, { polling: 50 });
   const value = ask && (await page.evaluate(ask));
   const texts = read && (await page.$$eval(read, (elements) => elements.map((element) => element.textContent)));

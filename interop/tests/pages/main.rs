@@ -28,6 +28,7 @@ use example::{Example, Server};
 mod board;
 mod cluster;
 mod examples;
+mod frameworks;
 mod restart;
 
 static DASHBOARD: Example = Example::named("dashboard");
