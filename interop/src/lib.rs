@@ -109,7 +109,11 @@ fn mirror(from: &Path, to: &Path) {
     }
     for name in wanted {
         let (from, to) = (from.join(&name), to.join(&name));
-        if from.is_dir() { mirror(&from, &to) } else { bring(&from, &to) }
+        if from.is_dir() {
+            mirror(&from, &to);
+        } else {
+            bring(&from, &to);
+        }
     }
 }
 
