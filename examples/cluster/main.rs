@@ -1,7 +1,7 @@
 //! Three nodes that share one log of events, and a page whose stream goes on at another node when its node stops.
 //!
 //! ```text
-//! cargo run --example cluster
+//! cargo run --example cluster --features script
 //! curl -N http://127.0.0.1:3103/events
 //! curl http://127.0.0.1:3101/publish/news -d 'it works'
 //! ```
@@ -9,7 +9,7 @@
 //! By default, the three nodes are in this process, and share a log in its memory. With Redis or Valkey, they are three processes:
 //!
 //! ```text
-//! cargo run --example cluster --features redis -- --redis redis://127.0.0.1:6379
+//! cargo run --example cluster --features redis,script -- --redis redis://127.0.0.1:6379
 //! ```
 //!
 //! Open the page at <http://127.0.0.1:3100>. It publishes an event each second, through any node. Kill the node of its stream: the page goes on
@@ -131,7 +131,7 @@ fn with_redis(config: RegistryConfig, url: &str) -> Result<RegistryConfig, BoxEr
 
 #[cfg(not(feature = "redis"))]
 fn with_redis(_: RegistryConfig, _: &str) -> Result<RegistryConfig, BoxError> {
-    Err("--redis needs the feature `redis`: cargo run --example cluster --features redis -- --redis URL".into())
+    Err("--redis needs the feature `redis`: cargo run --example cluster --features redis,script -- --redis URL".into())
 }
 
 struct Arguments {

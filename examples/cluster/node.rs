@@ -5,7 +5,7 @@ use std::{future::Future, pin::pin, time::Duration};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Path, RawQuery, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header::RETRY_AFTER},
     response::{Redirect, Result},
     routing::{get, post},
 };
@@ -20,7 +20,7 @@ use tower_sse::{
 use crate::{BoxError, connections::Connections, sockets::Patience};
 
 const MAX_BODY: usize = 64 << 10;
-/// A script takes a node for lost if it hears nothing for twice this time.
+/// The page takes a node for lost if it hears nothing for three times this time.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a publisher waits until its event is stored.
 const STORED_WITHIN: Duration = Duration::from_secs(5);
@@ -84,9 +84,8 @@ impl Node {
     }
 
     fn app(&self, registry: &Registry, streams: u32) -> Result<Router, BoxError> {
-        let heartbeat = Heartbeat::every(HEARTBEAT).event(|| Event::data("").event("heartbeat"));
         // The other half of the connections is for publishers.
-        let for_streams = SseLayer::new(registry).heartbeat(heartbeat).limit(Limit::streams(streams));
+        let for_streams = SseLayer::new(registry).heartbeat(Heartbeat::every(HEARTBEAT)).limit(Limit::streams(streams));
         let origins = ["127.0.0.1", "localhost"].map(|host| format!("http://{host}:{}", self.page_port));
         let page = origins[0].clone();
         // The page is of another origin than the nodes. It sends no credentials.
@@ -100,7 +99,9 @@ impl Node {
             .allow_origin(allowed)
             .allow_methods([Method::GET, Method::POST])
             // An EventSource sends this header without asking. A script that reads streams with `fetch` has to ask.
-            .allow_headers([HeaderName::from_static("last-event-id")]);
+            .allow_headers([HeaderName::from_static("last-event-id")])
+            // The page obeys it.
+            .expose_headers([RETRY_AFTER]);
         Ok(Router::new()
             .route("/", get(move || async move { Redirect::temporary(&page) }))
             .route("/events", get(events).layer(for_streams))

@@ -169,6 +169,7 @@ fn url(port: u16) -> String {
 pub(crate) fn app(supervisor: Arc<Supervisor>, patience: Patience) -> Router {
     Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))
+        .route_service("/tower-sse.js", tower_sse::script())
         .route("/nodes", get(nodes))
         .route("/nodes/{n}/{order}", post(order))
         // Refuses requests that change something, if a browser sends them for a page of another site.

@@ -202,7 +202,7 @@ impl Query {
         Ok(due.try_for_each(|name| client.subscribe(subscription(name, least)))?)
     }
 
-    fn level(&self) -> Result<Option<Level>, Problem> {
+    pub(crate) fn level(&self) -> Result<Option<Level>, Problem> {
         match self.last("level") {
             None => Ok(None),
             Some("info") => Ok(Some(Level::Info)),
@@ -232,7 +232,7 @@ impl Query {
     }
 }
 
-fn subscription(name: &str, least: Option<Level>) -> Subscription {
+pub(crate) fn subscription(name: &str, least: Option<Level>) -> Subscription {
     // A new reader of a state needs its latest value. A new reader of any other topic needs the next events.
     let start = if is_state(name) { Start::Oldest } else { Start::Now };
     // In this example, anybody may read every topic. Otherwise, do not accept patterns from clients: use

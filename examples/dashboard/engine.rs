@@ -26,7 +26,7 @@ fn in_a_file(config: RegistryConfig, path: &str) -> Result<RegistryConfig, Box<d
 
 #[cfg(not(feature = "file"))]
 fn in_a_file(_: RegistryConfig, _: &str) -> Result<RegistryConfig, Box<dyn Error>> {
-    Err("FILE needs the feature `file`: cargo run --example dashboard --features file".into())
+    Err("FILE needs the feature `file`: cargo run --example dashboard --features file,script".into())
 }
 
 #[cfg(feature = "redis")]
@@ -36,5 +36,5 @@ fn redis(config: RegistryConfig, url: &str, stream: &str) -> Result<RegistryConf
 
 #[cfg(not(feature = "redis"))]
 fn redis(_: RegistryConfig, _: &str, _: &str) -> Result<RegistryConfig, Box<dyn Error>> {
-    Err("REDIS_URL needs the feature `redis`: cargo run --example dashboard --features redis".into())
+    Err("REDIS_URL needs the feature `redis`: cargo run --example dashboard --features redis,script".into())
 }

@@ -1,12 +1,12 @@
 //! A page that shows live events, and the small API behind it.
 //!
 //! ```text
-//! cargo run --example dashboard
+//! cargo run --example dashboard --features script         # and http://127.0.0.1:3000
 //! curl -N 'http://127.0.0.1:3000/events?topic=news'
 //! curl 'http://127.0.0.1:3000/publish/news?event=headline' -d 'it works'
 //! ```
 //!
-//! - `GET /`: the page.
+//! - `GET /`: the page. Its stream is the client that the crate serves: `tower_sse::script()`.
 //! - `GET /events?topic=a&topic=b/*`: the events of these topics and patterns (`*` is one segment, `**` the rest).
 //!   It resumes from `Last-Event-ID`, a header or the parameter `?lastEventId=`. Further parameters:
 //!   - `&level=warn`: of the events with a level, only those of at least this level: `info`, `warn`, `error`.
@@ -22,7 +22,8 @@
 //! - `GET /health`: whether the engine that keeps the events can be reached: 200 or 503, for a balancer.
 //! - `GET /stats`: the registry's statistics. `GET /counts`: the counters of the observer.
 //! - `GET /clients`: the open streams. `DELETE /streams/{number}`: closes one of them.
-//! - `GET /page/events`, `/clients/{id}/...`: the page's own requests.
+//! - `POST /clients/{id}/subscribe?topic=a`, `/unsubscribe?topic=a`: changes the topics of an open stream. `DELETE /clients/{id}`: closes it.
+//! - `GET /page/events`: the page's stream. `PUT /page/topics`: changes its topics, see [`TopicsService`].
 //!
 //! In this example, anybody may publish, see the list of streams, and close any stream. A public program has to check who may.
 //! Pages of other sites cannot do this through a visitor's browser, not even under a name of their own that points to this machine:
@@ -93,7 +94,8 @@ use axum::{
 use tokio::net::TcpListener;
 use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer};
 use tower_sse::{
-    ClientIpKey, Heartbeat, Limit, RefusedResponse, Registry, RegistryConfig, Retention, SlowClientPolicy, SseLayer,
+    ClientIpKey, Heartbeat, HelloEvent, Limit, Registry, RegistryConfig, Retention, SlowClientPolicy, SseLayer,
+    TopicsService,
 };
 
 use crate::{
@@ -175,17 +177,21 @@ fn routes(app: App, limits: [Limit; 2], hosts: Hosts, heartbeat: Heartbeat, pati
     let layer = SseLayer::new(&app.registry).metadata(Visitor::of);
     // At most an hour, so that streams move to new servers behind a load balancer.
     let layer = limits.into_iter().fold(layer, SseLayer::limit).max_age(Duration::from_secs(3600));
-    // Each route has its own configuration. The page's heartbeats are events, because a script cannot see comments. A
-    // refused page gets `RefusedResponse::reconnect()`, because an EventSource gives up for good at a 503.
-    let for_page =
-        layer.clone().heartbeat(heartbeat.clone().event(page::heartbeat)).reconnect_delay(Duration::from_secs(1));
-    let for_page = for_page.refused_response(RefusedResponse::reconnect());
+    // Each route has its own configuration. The page's heartbeats are events, because the page lists them.
+    let for_page = layer
+        .clone()
+        .heartbeat(heartbeat.clone().event(page::heartbeat))
+        .hello_event(HelloEvent::default().control("/page/topics"))
+        .reconnect_delay(Duration::from_secs(1));
     let for_clients = layer.heartbeat(heartbeat);
+    let topics = TopicsService::new(&app.registry, page::allow);
     Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))
+        .route_service("/tower-sse.js", tower_sse::script())
         .route("/events", get(api::events).layer(for_clients.clone()))
         .route("/prices/events", get(api::prices).layer(for_clients))
         .route("/page/events", get(page::events).layer(for_page))
+        .route_service("/page/topics", topics)
         .route("/publish/{*topic}", post(api::publish))
         .route("/publish", post(api::publish_nowhere))
         .route("/publish/", post(api::publish_nowhere))

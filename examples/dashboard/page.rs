@@ -1,5 +1,7 @@
 //! The page's own event stream, and the list of its viewers.
 
+use std::convert::Infallible;
+
 use axum::{
     extract::{RawQuery, State},
     http::header::CONTENT_TYPE,
@@ -7,11 +9,11 @@ use axum::{
 };
 use serde_json::json;
 use tokio_stream::StreamExt;
-use tower_sse::{ClientHandle, Event, Presence, PresenceChange, Registry, Resume};
+use tower_sse::{ClientHandle, Event, Presence, PresenceChange, Registry, Resume, Subscription};
 
 use crate::{
     App,
-    api::{Query, is_state},
+    api::{Query, is_state, subscription},
     demo,
     problem::Problem,
     visitor::Visitor,
@@ -39,9 +41,6 @@ pub(crate) async fn events(
         "client": client.id().to_string(),
         "number": visitor.as_ref().map(|it| it.number),
         "user": visitor.as_ref().map(|it| &it.user),
-        "topics": query.all("topic").collect::<Vec<_>>(),
-        // A later event with an id up to this position is one that the client missed.
-        "position": position.to_string(),
     });
     let is_fresh = client.last_event_id().is_none();
     if is_fresh {
@@ -60,6 +59,11 @@ pub(crate) async fn events(
     }
     let welcome = Event::json(&welcome)?.event("welcome").encode();
     Ok(([(CONTENT_TYPE, "text/event-stream")], welcome).into_response())
+}
+
+/// The subscription for a topic that the page adds to its open stream.
+pub(crate) fn allow(client: &ClientHandle, topic: &str) -> Result<Subscription, Infallible> {
+    Ok(subscription(topic, Visitor::behind(client).and_then(|visitor| visitor.level)))
 }
 
 pub(crate) fn heartbeat() -> Event {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::http::{header::USER_AGENT, request::Parts};
 use tower_sse::ClientHandle;
 
-use crate::api::Query;
+use crate::api::{Level, Query};
 
 /// The visitor who reads a stream.
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ pub(crate) struct Visitor {
     pub(crate) number: u64,
     pub(crate) user: String,
     pub(crate) agent: String,
+    /// The least level of the events that the visitor wants.
+    pub(crate) level: Option<Level>,
 }
 
 impl Visitor {
@@ -24,12 +26,15 @@ impl Visitor {
         let number = STREAMS.fetch_add(1, Ordering::Relaxed);
         let header = |name| request.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let user = header("x-user").map(|name| name.into_owned());
-        let user = user.or_else(|| Query::of(request.uri.query()).last("user").map(str::to_owned));
+        let query = Query::of(request.uri.query());
+        let user = user.or_else(|| query.last("user").map(str::to_owned));
         let user = user.map(|name| short(&name, 24)).filter(|name| !name.is_empty());
         Some(Self {
             number,
             user: user.unwrap_or_else(|| format!("guest {number}")),
             agent: header(USER_AGENT.as_str()).map(|agent| short(&agent, 160)).unwrap_or_default(),
+            // The handler refuses a level that is none.
+            level: query.level().ok().flatten(),
         })
     }
 

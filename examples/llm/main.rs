@@ -1,12 +1,12 @@
 //! A chat whose answers survive a reload of the page, and every other cut of the stream.
 //!
 //! ```text
-//! cargo run --example llm
+//! cargo run --example llm --features script             # and http://127.0.0.1:3001
 //! curl http://127.0.0.1:3001/chats/mine/messages -d 'What is a lighthouse for?'
 //! curl -N http://127.0.0.1:3001/chats/mine/answers/1/events
 //! ```
 //!
-//! - `GET /`: the chat page.
+//! - `GET /`: the chat page. Its streams are the client that the crate serves: `tower_sse::script()`.
 //! - `POST /chats/{chat}/messages`: asks the question in the body. The response is `{"answer": n}`, or a 409 while
 //!   another answer is being written in this chat. With `?instead=true`, the new answer replaces the other answer.
 //! - `GET /chats/{chat}/answers/{n}/events`: the tokens of an answer, from the first token or after `Last-Event-ID`.
@@ -106,10 +106,11 @@ fn limits(connections: &Connections) -> std::result::Result<[Limit; 2], io::Erro
 
 fn app(chats: Chats, limits: [Limit; 2], hosts: Hosts, patience: Patience) -> Router {
     let sse = SseLayer::new(&chats.registry).reconnect_delay(Duration::from_secs(1));
-    // An EventSource gives up for good at a 503.
+    // An EventSource of another page gives up for good at a 503.
     let sse = limits.into_iter().fold(sse, SseLayer::limit).refused_response(RefusedResponse::reconnect());
     Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))
+        .route_service("/tower-sse.js", tower_sse::script())
         .route("/chats/{chat}/messages", post(ask))
         .route("/chats/{chat}/events", get(chat_events))
         .route("/chats/{chat}/answers/{n}/events", get(answer_events))

@@ -1,4 +1,4 @@
-// Shows a page in a new Chromium, and uses the page on request. CHROMIUM is the path of the browser.
+// Shows a page in a new browser, and uses the page on request. CHROMIUM or FIREFOX is the path of the browser.
 // Usage: examples-pages.mjs URL
 //
 // Prints `{ open }` when the page has loaded. Then reads lines: `{ fill: [SELECTOR, TEXT] }`, `{ click: SELECTOR }`, `{ press: KEY }`,
@@ -7,15 +7,18 @@
 // `{ leave: true }`, which closes the tab, `{ see: [SELECTOR, TEXT] }`, `{ read: SELECTOR }`,
 // `{ ask: EXPRESSION }` or `{ until: EXPRESSION }`. Prints a line when the action is done, when the page shows the text, or when the
 // expression is true; with `read`, the line has the `texts` of all elements, and with `ask` the `value`. Prints `{ uncaught }` for each
-// uncaught error of the page. Exits, and closes Chromium, when the standard input ends.
+// uncaught error of the page. Exits, and closes the browser, when the standard input ends.
 
 import { createInterface } from "node:readline";
 import puppeteer from "puppeteer-core";
 
 const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
+const { CHROMIUM, FIREFOX } = process.env;
 const browser = await puppeteer.launch({
-  executablePath: process.env.CHROMIUM,
-  args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"],
+  browser: FIREFOX ? "firefox" : "chrome",
+  executablePath: FIREFOX ?? CHROMIUM,
+  args: FIREFOX ? [] : ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"],
+  extraPrefsFirefox: { "network.proxy.type": 0 },
   // The test that starts this program has a time limit.
   timeout: 0,
   protocolTimeout: 0,
@@ -42,8 +45,8 @@ for await (const line of createInterface({ input: process.stdin })) {
   if (leave) await page.close();
   if (hide) await (await browser.newPage()).bringToFront();
   if (hide === false) await page.bringToFront();
-  if (see) await page.waitForFunction(isSeen, { polling: "mutation" }, ...see);
-  // A hidden page draws no frames.
+  // A hidden page draws no frames, and `polling: "mutation"` does not see the text of a text node change.
+  if (see) await page.waitForFunction(isSeen, { polling: 50 }, ...see);
   if (until) await page.waitForFunction(until, { polling: 50 });
   const value = ask && (await page.evaluate(ask));
   const texts = read && (await page.$$eval(read, (elements) => elements.map((element) => element.textContent)));

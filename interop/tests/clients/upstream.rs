@@ -55,7 +55,8 @@ async fn arrived(socket: TcpStream, expected: Expected) {
         }
     }
     let head = String::from_utf8_lossy(&head);
-    let path = head.split(' ').nth(1).expect("a target").to_owned();
+    // Our client asks for more in the query.
+    let path = head.split([' ', '?']).nth(1).expect("a target").to_owned();
     let mut request = Request { at: Instant::now(), last_event_id: last_event_id(&head), socket: socket.into_inner() };
     let expecting = expected.lock().unwrap().get(&path).cloned();
     match expecting {

@@ -27,6 +27,8 @@ use example::{Example, Server};
 
 mod board;
 mod cluster;
+mod examples;
+mod frameworks;
 mod restart;
 
 static DASHBOARD: Example = Example::named("dashboard");
@@ -35,7 +37,13 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(120), future).await.expect("the step takes too long")
 }
 
-/// A page in a headless Chromium. The driver ends when its standard input ends, so no Chromium outlives the test.
+#[derive(Debug, Clone, Copy)]
+enum Browser {
+    Chromium,
+    Firefox,
+}
+
+/// A page in a headless browser. The driver ends when its standard input ends, so no browser outlives the test.
 struct Page {
     driver: Child,
     stdin: ChildStdin,
@@ -44,10 +52,18 @@ struct Page {
 
 impl Page {
     async fn open(url: &str) -> Self {
+        Self::open_in(Browser::Chromium, url).await
+    }
+
+    async fn open_in(browser: Browser, url: &str) -> Self {
         let mut command = Command::new(interop::node());
         command.arg(interop::npm("node").join("examples-pages.mjs")).arg(url);
-        // Chromium's profile is in this folder, and is removed with it.
-        command.env("CHROMIUM", interop::program("chromium")).env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
+        let (variable, program) = match browser {
+            Browser::Chromium => ("CHROMIUM", "chromium"),
+            Browser::Firefox => ("FIREFOX", "firefox-esr"),
+        };
+        // The browser's profile is in this folder, and is removed with it.
+        command.env(variable, interop::program(program)).env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut driver = command.spawn().expect("the process starts");
         let (stdin, stdout) = (driver.stdin.take().expect("a pipe"), driver.stdout.take().expect("a pipe"));
@@ -206,6 +222,7 @@ impl Hostile {
         let user = || async { Json(json!({ "user": "ada" })) };
         let router = Router::new()
             .route("/", get(move || async move { Html(page) }))
+            .route_service("/tower-sse.js", tower_sse::script())
             .route("/api/me", get(|| async { StatusCode::UNAUTHORIZED }))
             .route("/login", post(user))
             .route("/api/notifications", get(|client: ClientHandle| stream("all".to_owned(), client)))
