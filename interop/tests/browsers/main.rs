@@ -2,12 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod browser;
+#[allow(dead_code, reason = "the dashboard is killed, not stopped")]
+#[path = "../../../tests/support/example.rs"]
+mod example;
 mod faults;
 mod life;
 #[path = "../../../tests/support/random.rs"]
 mod random;
 mod relay;
 mod server;
+mod storm;
 mod tabs;
 mod tls;
 

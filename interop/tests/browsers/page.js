@@ -4,11 +4,25 @@ import { open, share } from "/tower-sse.js";
 
 const { url = "/events", topics = ["numbers"], user, ...options } = JSON.parse(new URLSearchParams(location.search).get("options") ?? "{}");
 // It outlives a reload.
-const kept = JSON.parse(sessionStorage.getItem("kept")) ?? { seen: {}, wrong: [], loads: 0 };
+const kept = JSON.parse(sessionStorage.getItem("kept")) ?? { seen: {}, wrong: [], loads: 0, trace: [] };
 kept.loads++;
 // Only the topics of the address are resumed.
 for (const topic in kept.seen) if (!topics.includes(topic)) delete kept.seen[topic];
-addEventListener("pagehide", () => sessionStorage.setItem("kept", JSON.stringify(kept)));
+addEventListener("pagehide", () => {
+  trace("pagehide");
+  sessionStorage.setItem("kept", JSON.stringify(kept));
+});
+
+/** The last things that happened, for who reads a failure. */
+function trace(what) {
+  kept.trace.push(`${Math.round(performance.timeOrigin + performance.now()) % 10_000_000} ${what}`);
+  if (kept.trace.length > 60) kept.trace.shift();
+}
+trace(`load ${kept.loads} with ${JSON.stringify(kept.seen)}, to resume after ${sessionStorage.getItem(options.resume)}`);
+for (const type of ["pageshow", "visibilitychange", "freeze", "resume"]) {
+  const of = type === "pageshow" ? globalThis : document;
+  of.addEventListener(type, ({ persisted }) => trace(`${type} ${persisted ?? document.visibilityState}`));
+}
 
 const stream = open(url, {
   ...options,
@@ -20,20 +34,13 @@ const stream = open(url, {
   onTopicRefused: (topic, why) => void kept.wrong.push(`${topic} is refused: ${why}`),
 });
 
-/** The last things that happened, for who reads a failure. */
-const traces = [];
-function trace(what) {
-  traces.push(`${Math.round(performance.timeOrigin + performance.now()) % 10_000_000} ${what}`);
-  if (traces.length > 40) traces.shift();
-}
-
 stream.on("*", ({ type, topic = "all", data, id }) => {
   page.types.add(type);
   trace(`${topic} ${data.slice(0, 20)} (${id})`);
   if (!/^\d+$/.test(data)) return;
   const number = Number(data);
   const { first = number, last = number - 1 } = kept.seen[topic] ?? {};
-  if (number !== last + 1) kept.wrong.push(`${topic}: ${number} after ${last}, load ${kept.loads}`, ...traces);
+  if (number !== last + 1) kept.wrong.push(`${topic}: ${number} after ${last}, load ${kept.loads}`, ...kept.trace);
   kept.seen[topic] = { first, last: number };
 });
 

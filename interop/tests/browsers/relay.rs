@@ -3,10 +3,7 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -64,8 +61,6 @@ struct Wire {
     mode: watch::Sender<Mode>,
     seen: Mutex<Vec<(Instant, String)>>,
     answers: Mutex<Vec<Vec<u8>>>,
-    streams: Count,
-    connections: Count,
 }
 
 struct Accepting(AbortHandle);
@@ -73,28 +68,6 @@ struct Accepting(AbortHandle);
 impl Drop for Accepting {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// How many there are, and the most at a time.
-#[derive(Default)]
-struct Count {
-    now: AtomicUsize,
-    most: AtomicUsize,
-}
-
-impl Count {
-    fn one(self: &Count) -> One<'_> {
-        self.most.fetch_max(self.now.fetch_add(1, Relaxed) + 1, Relaxed);
-        One(self)
-    }
-}
-
-struct One<'a>(&'a Count);
-
-impl Drop for One<'_> {
-    fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Relaxed);
     }
 }
 
@@ -109,8 +82,6 @@ impl Relay {
             mode: watch::channel(Mode::AsTheyCome).0,
             seen: Mutex::default(),
             answers: Mutex::default(),
-            streams: Count::default(),
-            connections: Count::default(),
         });
         let accepted = Arc::clone(&wire);
         let accepting = tokio::spawn(async move {
@@ -165,15 +136,6 @@ impl Relay {
     pub(crate) fn answers(&self) -> Vec<String> {
         self.wire.answers.lock().unwrap().iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect()
     }
-
-    pub(crate) fn streams(&self) -> usize {
-        self.wire.streams.now.load(Relaxed)
-    }
-
-    /// The most connections with a request at a time.
-    pub(crate) fn most_connections(&self) -> usize {
-        self.wire.connections.most.load(Relaxed)
-    }
 }
 
 fn is_for_events(head: &[u8]) -> bool {
@@ -190,11 +152,9 @@ impl Wire {
                 return;
             }
         }
-        let _one = self.connections.one();
         let mut fault = None;
-        let mut stream = None;
-        if is_for_events(&head) {
-            stream = Some(self.streams.one());
+        let is_stream = is_for_events(&head);
+        if is_stream {
             match self.asked(&head) {
                 Some(Next::Answer { bytes, ends }) => {
                     let sent = client.write_all(&bytes).await;
@@ -217,9 +177,9 @@ impl Wire {
         let mut modes = self.mode.subscribe();
         let (mut up, mut down) = (Vec::with_capacity(16 << 10), vec![0; 16 << 10]);
         let mut held = Vec::new();
-        let mut is_answered = stream.is_none();
+        let mut is_answered = !is_stream;
         loop {
-            if let (Some((0, how)), true) = (fault, stream.is_some()) {
+            if let (Some((0, how)), true) = (fault, is_stream) {
                 return end(how, client, server).await;
             }
             up.clear();
@@ -234,13 +194,13 @@ impl Wire {
                     _ => return,
                 },
                 read = server.read(&mut down) => Some(read.unwrap_or(0)),
-                Ok(told) = breaks.recv(), if stream.is_some() => {
+                Ok(told) = breaks.recv(), if is_stream => {
                     fault = Some(told);
                     continue;
                 }
                 Ok(()) = modes.changed() => None,
             };
-            let mode = if stream.is_some() { *modes.borrow_and_update() } else { Mode::AsTheyCome };
+            let mode = if is_stream { *modes.borrow_and_update() } else { Mode::AsTheyCome };
             held.extend_from_slice(&down[..read.unwrap_or(0)]);
             if read.is_some() && !is_answered {
                 is_answered = true;

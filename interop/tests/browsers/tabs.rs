@@ -155,6 +155,5 @@ async fn on_plain_http(kind: Kind) {
     }
     // Those that nobody sees leave their connections to others.
     server.until_streams(|streams| streams == 1).await;
-    assert!(relay.most_connections() <= 6, "{}", relay.most_connections());
     browser.stop().await;
 }
