@@ -6,6 +6,7 @@ mod browser;
 #[path = "../../../tests/support/example.rs"]
 mod example;
 mod faults;
+mod foreign;
 mod life;
 #[path = "../../../tests/support/random.rs"]
 mod random;
