@@ -3,7 +3,7 @@
 // Prints its port. Exits when the standard input ends.
 
 import { createServer } from "node:http";
-import { createSession } from "better-sse";
+import { createEventBuffer, createSession } from "better-sse";
 
 let last = 0;
 const clients = new Set();
@@ -15,7 +15,9 @@ setInterval(() => {
 const server = createServer(async (request, response) => {
   const session = await createSession(request, response, { keepAlive: 500, retry: 100 });
   const hasIds = request.url.includes("ids");
-  const send = (number) => session.push(number, "message", hasIds ? `${number}` : "");
+  // A `push` always has an id.
+  const push = (number) => session.push(number, "message", `${number}`);
+  const send = hasIds ? push : (number) => session.batch(createEventBuffer().data(number).dispatch());
   if (hasIds && session.lastId) for (let number = Number(session.lastId) + 1; number <= last; number++) send(number);
   clients.add(send);
   session.on("disconnected", () => clients.delete(send));
