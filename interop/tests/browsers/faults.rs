@@ -51,8 +51,20 @@ const REFUSALS: [Refusal; 11] = [
     Refusal { status: "204 No Content", closes: Some("ended"), ..AGAIN },
     Refusal { status: "403 Forbidden", closes: Some("refused"), ..AGAIN },
     Refusal { status: "404 Not Found", closes: Some("refused"), ..AGAIN },
-    Refusal { status: "200 OK", headers: "content-type: text/html\r\n", body: "<h1>log in</h1>", closes: Some("refused"), ..AGAIN },
-    Refusal { status: "200 OK", headers: "content-type: text/event-streams\r\n", body: "data: 1\n\n", closes: Some("refused"), ..AGAIN },
+    Refusal {
+        status: "200 OK",
+        headers: "content-type: text/html\r\n",
+        body: "<h1>log in</h1>",
+        closes: Some("refused"),
+        ..AGAIN
+    },
+    Refusal {
+        status: "200 OK",
+        headers: "content-type: text/event-streams\r\n",
+        body: "data: 1\n\n",
+        closes: Some("refused"),
+        ..AGAIN
+    },
 ];
 
 struct Stage {

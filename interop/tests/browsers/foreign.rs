@@ -42,7 +42,8 @@ const SERVERS: [&str; 3] = ["/events/axum", "/events/better-sse", "/events/sse-s
 async fn run(kind: Kind) {
     let (browser, relay) = (Browser::start(kind).await, Relay::start().await);
     relay.route("/", Some(Site::new(Duration::from_secs(1)).serve_pages().await));
-    let drivers = tokio::task::spawn_blocking(|| (interop::node(), interop::npm("servers"), interop::python("servers/python")));
+    let drivers =
+        tokio::task::spawn_blocking(|| (interop::node(), interop::npm("servers"), interop::python("servers/python")));
     let (node, servers, python) = drivers.await.unwrap();
     let mut processes = Vec::new();
     let mut start = async |path, program, script| {

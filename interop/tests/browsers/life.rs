@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::join_all};
+use futures_util::future::join_all;
 use serde_json::json;
 use tokio::{
     sync::Mutex as AsyncMutex,
@@ -121,13 +121,9 @@ impl Life {
         let network = self.break_network(random.split(), end);
         let deploys = self.deploy(random.split(), end);
         let others = self.change_the_rest(random.split(), end);
-        let publisher = async {
-            self.publish(random.clone()).await;
-        };
+        let publisher = self.publish(random.split());
         let all = async {
-            let begin = Instant::now();
-            let timed = |what: &'static str| move |_| eprintln!("{what} {:?}", begin.elapsed());
-            tokio::join!(people.map(|_| timed("people")(())), network.map(timed("network")), deploys.map(timed("deploys")), others.map(timed("others")));
+            tokio::join!(people, network, deploys, others);
             self.is_calm.store(true, Ordering::SeqCst);
         };
         tokio::join!(all, publisher);
@@ -198,7 +194,8 @@ impl Life {
                 }
                 2 => {
                     self.count("answers 502");
-                    let bytes = b"HTTP/1.1 502 Bad Gateway\r\nconnection: close\r\ncontent-length: 7\r\n\r\n<html/>".to_vec();
+                    let bytes =
+                        b"HTTP/1.1 502 Bad Gateway\r\nconnection: close\r\ncontent-length: 7\r\n\r\n<html/>".to_vec();
                     self.relay.next([Next::Answer { bytes, ends: true }]);
                 }
                 3 => {
@@ -221,7 +218,9 @@ impl Life {
             let address = server.address;
             // Some proxies hold requests while there is no server, and some answer with an error.
             let is_held = random.one_in(2);
-            let target = |is_up: bool| ["/events", "/topics"].map(|path| self.relay.route(path, (is_up || !is_held).then_some(address)));
+            let target = |is_up: bool| {
+                ["/events", "/topics"].map(|path| self.relay.route(path, (is_up || !is_held).then_some(address)))
+            };
             target(false);
             for _ in 0..random.below(20) {
                 server.publish().await;

@@ -30,7 +30,8 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 
 /// The address of the page on this host, with these options of the client. All intervals are shortened.
 fn page(host: &str, port: u16, more: &Value) -> String {
-    let mut options = serde_json::json!({ "backoff": { "base": 50, "cap": 1000 }, "connectTimeout": 2500, "silence": 3000 });
+    let mut options =
+        serde_json::json!({ "backoff": { "base": 50, "cap": 1000 }, "connectTimeout": 2500, "silence": 3000 });
     options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let query = form_urlencoded::Serializer::new(String::new()).append_pair("options", &options.to_string()).finish();
     format!("http://{host}:{port}/?{query}")

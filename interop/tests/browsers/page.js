@@ -6,7 +6,6 @@ const { url = "/events", topics = ["numbers"], user, ...options } = JSON.parse(n
 // It outlives a reload.
 const kept = JSON.parse(sessionStorage.getItem("kept")) ?? { seen: {}, wrong: [], loads: 0, trace: [] };
 kept.loads++;
-kept.before = sessionStorage.getItem("trace")?.replaceAll('\\"', "");
 // Only the topics of the address are resumed.
 for (const topic in kept.seen) if (!topics.includes(topic)) delete kept.seen[topic];
 /** The last things that happened, for who reads a failure. */
@@ -15,12 +14,12 @@ function trace(what) {
   if (kept.trace.length > 60) kept.trace.shift();
 }
 trace(`load ${kept.loads} with ${JSON.stringify(kept.seen)}, to resume after ${sessionStorage.getItem(options.resume)}`);
-for (const type of ["pagehide", "pageshow", "focus", "visibilitychange", "freeze", "resume"]) {
-  const of = /^page|focus/.test(type) ? globalThis : document;
-  of.addEventListener(type, ({ persisted }) => {
-    trace(`${type} ${persisted ?? document.visibilityState}, resume ${sessionStorage.getItem(options.resume)}`);
-    if (type === "pagehide") sessionStorage.setItem("kept", JSON.stringify(kept));
-    sessionStorage.setItem("trace", JSON.stringify(kept.trace));
+// The client keeps its id at the same moments. Firefox can replace a page without a `pagehide`.
+for (const type of ["pagehide", "visibilitychange", "freeze"]) {
+  const of = type === "pagehide" ? globalThis : document;
+  of.addEventListener(type, () => {
+    trace(`${type} ${document.visibilityState}`);
+    sessionStorage.setItem("kept", JSON.stringify(kept));
   });
 }
 
@@ -40,7 +39,7 @@ stream.on("*", ({ type, topic = "all", data, id }) => {
   if (!/^\d+$/.test(data)) return;
   const number = Number(data);
   const { first = number, last = number - 1 } = kept.seen[topic] ?? {};
-  if (number !== last + 1) kept.wrong.push(`${topic}: ${number} after ${last}, load ${kept.loads}`, ...kept.trace, `of the load before: ${kept.before}`);
+  if (number !== last + 1) kept.wrong.push(`${topic}: ${number} after ${last}, load ${kept.loads}`, ...kept.trace);
   kept.seen[topic] = { first, last: number };
 });
 

@@ -51,7 +51,8 @@ async fn two_thousand_clients_of_a_killed_server_come_back_spread_and_resume() {
     let mut node = command.kill_on_drop(true).spawn().unwrap();
     let mut stdin = node.stdin.take().unwrap();
     let mut says = BufReader::new(node.stdout.take().unwrap()).lines();
-    let mut hears = async || -> Value { serde_json::from_str(&within(says.next_line()).await.unwrap().unwrap()).unwrap() };
+    let mut hears =
+        async || -> Value { serde_json::from_str(&within(says.next_line()).await.unwrap().unwrap()).unwrap() };
 
     assert_eq!(hears().await, json!({ "live": true }));
     // A client that is cut among these events has had some of them.
