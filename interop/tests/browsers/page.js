@@ -33,13 +33,20 @@ const stream = open(url, {
   onTopicRefused: (topic, why) => void kept.wrong.push(`${topic} is refused: ${why}`),
 });
 
+let wasExtra = false;
 stream.on("*", ({ type, topic = "all", data, id }) => {
   page.types.add(type);
-  trace(`${topic} ${data.slice(0, 20)} (${id})`);
+  if (topic === "extra") trace(`${topic} ${data} (${id})`);
   if (!/^\d+$/.test(data)) return;
+  // An event may still come when the page does not want its topic any more.
+  if (topic === "extra" && !page.extra) return;
   const number = Number(data);
   const { first = number, last = number - 1 } = kept.seen[topic] ?? {};
-  if (number !== last + 1) kept.wrong.push(`${topic}: ${number} after ${last}, load ${kept.loads}`, ...kept.trace);
+  if (number !== last + 1) {
+    // Or it comes when the page wants the topic again, before the start.
+    if (wasExtra && topic === "extra" && number > last) wasExtra = false;
+    else kept.wrong.push(`${topic}: ${number} after ${last}, load ${kept.loads} (${id})`, ...kept.trace);
+  }
   kept.seen[topic] = { first, last: number };
 });
 
@@ -69,6 +76,7 @@ const page = (globalThis.page = {
       page.extra();
       page.extra = undefined;
       delete kept.seen[topic];
+      wasExtra = true;
     } else page.extra = stream.topic(topic);
   },
 });
