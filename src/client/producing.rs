@@ -71,7 +71,7 @@ impl Shared {
     }
 
     /// Returns the production of a topic, also if it is of this process and on its way to the backplane.
-    fn any_production_of(&self, name: &str) -> Option<Arc<Production>> {
+    pub(super) fn any_production_of(&self, name: &str) -> Option<Arc<Production>> {
         let own = self.following().and_then(|cluster| cluster.own_production(name));
         own.or_else(|| self.production_of(name))
     }
@@ -110,7 +110,7 @@ impl Shared {
                 let Some(production) = self.any_production_of(name) else { return false };
                 // Once is enough, however long the engine is away.
                 if production.note_cancel() {
-                    cluster.end(name, By::Canceller, Outcome::Cancelled);
+                    cluster.end(name, By::Canceller(Some(production.id)), Outcome::Cancelled);
                 }
                 true
             }

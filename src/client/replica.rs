@@ -9,7 +9,7 @@ use std::{
 
 use super::{draining::DrainFarewell, shared::Shared, state::Client};
 use crate::{
-    cluster::{Health, Replicated, Standing},
+    cluster::{Health, Replicated, Resumes, Standing},
     event::Event,
     log::{End, Outcome, Position, Progress, topic_name},
     sync::lock,
@@ -29,7 +29,10 @@ impl Shared {
             None => (By::Anyone, None, None),
             Some(Writer::Producer(production)) => (By::Producer(production.id), None, Some(production)),
             Some(Writer::Last(production, outcome)) => (By::Producer(production.id), Some(outcome), Some(production)),
-            Some(Writer::Canceller) => (By::Canceller, Some(Outcome::Cancelled), None),
+            Some(Writer::Canceller) => {
+                let meant = self.any_production_of(name).map(|production| production.id);
+                (By::Canceller(meant), Some(Outcome::Cancelled), None)
+            }
         };
         let stopped = production.and_then(|production| production.error(name));
         let may_publish = stopped.map_or_else(|| self.topics.may_publish(name, event, by), Err);
@@ -64,9 +67,13 @@ impl Client {
     /// Returns what the client has to wait for before it is known where it resumes: its position may come from a node that has read more.
     pub(crate) fn catching_up(&self) -> Option<CatchingUp> {
         let cluster = self.shared().following()?;
-        let position = self.last_event_id().and_then(|id| id.parse::<Progress>().ok()).map(|progress| progress.seen);
-        let cluster = cluster.has_to_wait(position).then(|| Arc::clone(cluster))?;
-        Some(Box::pin(async move { cluster.catch_up(position).await }))
+        let resumes = match self.last_event_id().map(str::parse::<Progress>) {
+            None => Resumes::Nothing,
+            Some(Ok(progress)) => Resumes::After(progress.seen),
+            Some(Err(_)) => Resumes::AfterOwnId,
+        };
+        let cluster = cluster.has_to_wait(resumes).then(|| Arc::clone(cluster))?;
+        Some(Box::pin(async move { cluster.catch_up(resumes).await }))
     }
 }
 
@@ -120,10 +127,10 @@ impl Replicated for Shared {
         if let Some(production) = &state.production {
             return Some(Standing::Producing { producer: production.id, began: state.began });
         }
-        let End { outcome, .. } = topic.end_in_log()?;
+        let End { outcome, has_last_word, .. } = topic.end_in_log()?;
         let Some(Kept::Ending(ticket)) = state.kept else { return None };
         let at_ms = order.ended.get(ticket)?.at_ms;
-        Some(Standing::Ended { outcome, at_ms, began: state.began })
+        Some(Standing::Ended { outcome, at_ms, began: state.began, has_last_word })
     }
 
     fn fail(&self, name: &str, producer: ProductionId) {

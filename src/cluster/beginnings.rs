@@ -7,12 +7,13 @@ use std::collections::HashMap;
 
 use super::{
     Cluster, Replicated,
-    record::{Record, Spot},
-    state::{MOST_RECORDS, Stands},
+    carried::Stands,
+    record::{PastEnd, Record, Spot},
+    state::MOST_RECORDS,
 };
 use crate::{
     backplane::Place,
-    log::{Outcome, Position},
+    log::Position,
     topics::{By, Change, ProductionId, Stamp, What},
 };
 
@@ -31,12 +32,7 @@ enum Beginning {
         producer: ProductionId,
         began: Option<Spot>,
     },
-    Ended {
-        producer: Option<ProductionId>,
-        began: Option<Spot>,
-        outcome: Outcome,
-        at_ms: u64,
-    },
+    Ended(PastEnd),
 }
 
 impl Beginnings {
@@ -51,10 +47,7 @@ impl Beginnings {
                 Record::Produced { topic, producer, began } => {
                     self.say(topic, Beginning::Produced { producer: *producer, began: *began });
                 }
-                Record::Ended { topic, producer, began, outcome, at_ms } => {
-                    let (producer, began, outcome, at_ms) = (*producer, *began, *outcome, *at_ms);
-                    self.say(topic, Beginning::Ended { producer, began, outcome, at_ms });
-                }
+                Record::Ended { topic, end } => self.say(topic, Beginning::Ended(*end)),
                 _ => {}
             }
         }
@@ -71,10 +64,12 @@ impl Beginnings {
             Some(Beginning::MayEnd(by)) => {
                 let stood = match said {
                     // The end that was read may be the one that this word tells of.
-                    Beginning::Ended { producer, began, .. } if by.is_none() || *by == producer => match producer {
-                        Some(producer) => Beginning::Produced { producer, began },
-                        None => Beginning::Begins,
-                    },
+                    Beginning::Ended(PastEnd { producer, began, .. }) if by.is_none() || *by == producer => {
+                        match producer {
+                            Some(producer) => Beginning::Produced { producer, began },
+                            None => Beginning::Begins,
+                        }
+                    }
                     said => said,
                 };
                 self.0.insert(topic.to_owned(), stood);
@@ -85,6 +80,12 @@ impl Beginnings {
 }
 
 impl Cluster {
+    /// Says what a past end changes.
+    pub(super) fn has_ended(&self, end: PastEnd) -> What {
+        let PastEnd { began, outcome, at_ms, has_last_word, .. } = end;
+        What::HasEnded { outcome, at_ms, began: began.and_then(|began| self.at(began)), has_last_word }
+    }
+
     /// Makes the topics of a log that is loaded as they stood at its begin.
     pub(super) fn take_beginnings(
         &self,
@@ -103,9 +104,7 @@ impl Cluster {
                     let production = self.production(&topic, producer);
                     (Stands::Produced(producer), What::Produces { production, began: at(began) })
                 }
-                Beginning::Ended { producer, began, outcome, at_ms } => {
-                    (Stands::Ended(producer), What::HasEnded { outcome, at_ms, began: at(began) })
-                }
+                Beginning::Ended(end) => (Stands::Ended(end.producer), self.has_ended(end)),
             };
             self.lock().state.carried().note_again(&topic, (first, index), stands);
             Some(Change { stamp, topic: topic.into(), what })

@@ -11,9 +11,10 @@ use http::Extensions;
 use super::{
     Cluster, Replicated,
     beginnings::Beginnings,
+    carried::Stands,
     record::{self, Attributes, Head, InvalidBody, Record, Spot},
     repeating::Repeats,
-    state::{Arrival, Stands, State},
+    state::{Arrival, State},
     task::Stop,
 };
 use crate::{
@@ -226,9 +227,8 @@ impl Cluster {
                 let production = self.production(&topic, producer);
                 Prepared::Change(topic, What::Produces { production, began: began.and_then(|began| self.at(began)) })
             }
-            Record::Ended { topic, producer, began, outcome, at_ms } if is_news(&topic, Stands::Ended(producer)) => {
-                let began = began.and_then(|began| self.at(began));
-                Prepared::Change(topic, What::HasEnded { outcome, at_ms, began })
+            Record::Ended { topic, end } if is_news(&topic, Stands::Ended(end.producer)) => {
+                Prepared::Change(topic, self.has_ended(end))
             }
             Record::Produced { .. } | Record::Ended { .. } => Prepared::Nothing,
             Record::Fork(loss) => {

@@ -1,7 +1,8 @@
 //! What the nodes of one backplane agree on: records, sessions, holes, and what is on its way.
 //!
-//! `record`, `state`, `volume` and `outbox` are pure: no clock, no lock, no task. `changes` says what the blocks mean for the registry. `task`
-//! reads the engine's log and appends to it, and `repeating` says old events again. Only these two wait. This folder knows the engine's trait
+//! `record`, `state`, `carried`, `volume` and `outbox` are pure: no clock, no lock, no task. `changes` says what the blocks mean for the
+//! registry, and `beginnings` how topics stood when the log begins. `task` reads the engine's log, `writing` appends to it, and `repeating`
+//! says old events again. Only these three wait. This folder knows the engine's trait
 //! and the changes that `topics` makes. It must not know clients or the registry: whoever makes the changes is a [`Replicated`].
 //!
 //! An event that is published becomes a record in the outbox. The task appends it in a block, and every node reads that block, the publisher
@@ -9,6 +10,7 @@
 //! others will not have.
 
 mod beginnings;
+mod carried;
 mod changes;
 mod health;
 mod outbox;
@@ -17,6 +19,7 @@ mod repeating;
 mod state;
 mod task;
 mod volume;
+mod writing;
 
 use std::{
     collections::HashMap,
@@ -86,7 +89,7 @@ pub(crate) trait Replicated: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
     Producing { producer: ProductionId, began: Option<Position> },
-    Ended { outcome: Outcome, at_ms: u64, began: Option<Position> },
+    Ended { outcome: Outcome, at_ms: u64, began: Option<Position>, has_last_word: bool },
 }
 
 /// One node of a backplane.
@@ -122,6 +125,15 @@ struct Inner {
     producers: HashMap<String, Weak<Production>>,
 }
 
+/// What a client resumes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Resumes {
+    Nothing,
+    After(Position),
+    /// An id that is no position.
+    AfterOwnId,
+}
+
 /// How far the reading task has come.
 #[derive(Debug, Clone, Default)]
 struct Progress {
@@ -130,6 +142,8 @@ struct Progress {
     last: Position,
     /// How often a read found nothing behind what it returned.
     newest_reads: u64,
+    /// Whether the last read was one of those.
+    is_at_newest: bool,
     /// Nobody has to wait any more, because the registry is drained.
     nobody_waits: bool,
 }
@@ -293,18 +307,15 @@ impl Cluster {
         }
     }
 
-    /// Whether a client with this position, or a new one, has to wait until this node has read more.
-    pub(crate) fn has_to_wait(&self, position: Option<Position>) -> bool {
+    /// Whether a client has to wait until this node has read more.
+    pub(crate) fn has_to_wait(&self, resumes: Resumes) -> bool {
         let progress = self.progress.borrow();
-        if progress.nobody_waits {
-            return false;
-        }
-        !progress.signs.is_loaded || position.is_some_and(|position| progress.is_behind(position))
+        !progress.nobody_waits && (!progress.signs.is_loaded || progress.is_behind(resumes))
     }
 
-    /// Waits until the log is loaded and has passed a position, or until it is clear that the engine does not have that position, or until
-    /// the time is over or the registry is drained.
-    pub(crate) async fn catch_up(&self, position: Option<Position>) {
+    /// Waits until the log is loaded and has passed what a client has, or until it is clear that the engine does not have that, or until the
+    /// time is over or the registry is drained.
+    pub(crate) async fn catch_up(&self, resumes: Resumes) {
         let mut progress = self.progress.subscribe();
         let first_read = progress.borrow().newest_reads;
         let waited = async {
@@ -313,7 +324,7 @@ impl Cluster {
                     let progress = progress.borrow_and_update();
                     // The second read from now on began after now.
                     let has_read_all = progress.newest_reads >= first_read + 2;
-                    let is_behind = position.is_some_and(|position| progress.is_behind(position)) && !has_read_all;
+                    let is_behind = progress.is_behind(resumes) && !has_read_all;
                     if (progress.signs.is_loaded && !is_behind) || progress.nobody_waits {
                         return;
                     }
@@ -378,8 +389,14 @@ impl Cluster {
 }
 
 impl Progress {
-    fn is_behind(&self, position: Position) -> bool {
-        position.era() == self.last.era() && position > self.last
+    /// Whether it is known that this node may not have read yet what a client has.
+    fn is_behind(&self, resumes: Resumes) -> bool {
+        match resumes {
+            Resumes::Nothing => false,
+            Resumes::After(position) if position.era() == self.last.era() => position > self.last,
+            // The event with that id may be the next one. An id of a publisher may look like a position.
+            Resumes::After(_) | Resumes::AfterOwnId => !self.is_at_newest || self.signs.reading.is_some(),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The task of a node: it reads the engine's log, appends to it, and beats.
+//! The task of a node, and its part that reads the engine's log.
 
 use std::{
     future::{Future, poll_fn},
@@ -12,15 +12,12 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    Cluster, Inner, Replicated, Standing,
+    Cluster, Replicated,
     health::{Signs, Trouble},
-    record::{Record, Spot},
-    repeating,
-    state::State,
+    repeating, writing,
 };
 use crate::{
-    backplane::{AppendError, Block, FollowError, Following, Mark, Place, Read, Stored, Tail},
-    log::Position,
+    backplane::{FollowError, Following, Mark, Read, Stored, Tail},
     time::jitter::{jittered, random},
 };
 
@@ -34,21 +31,15 @@ const SILENCE: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_secs(30);
 
 /// How long one call of the engine may take.
-const CALL: Duration = Duration::from_secs(10);
-
-/// How many topics are looked at with one beat, to be said again or forgotten.
-const CARRIED_AT_ONCE: usize = 1000;
-
-/// Which part of the engine's slack the log may be larger for how topics stand, before that is said again.
-const CARRIED_SHARE: usize = 8;
+pub(super) const CALL: Duration = Duration::from_secs(10);
 
 /// Runs until the registry ends.
 pub(super) async fn run(running: Running, node: Weak<dyn Replicated>) {
     let cluster = &running.0;
     let mut parts: [Pin<Box<dyn Future<Output = ()> + Send>>; 5] = [
         Box::pin(follow(cluster, &node)),
-        Box::pin(write(cluster)),
-        Box::pin(beat(cluster, &node)),
+        Box::pin(writing::write(cluster)),
+        Box::pin(writing::beat(cluster, &node)),
         Box::pin(repeating::repeat(cluster, &node)),
         Box::pin(over(cluster)),
     ];
@@ -74,18 +65,18 @@ async fn over(cluster: &Cluster) {
 }
 
 /// Waits longer each time, from 0.1 s to a maximum.
-struct Backoff(Duration);
+pub(super) struct Backoff(Duration);
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
-    const AWAY: Duration = Duration::from_secs(5);
-    const REFUSED: Duration = Duration::from_secs(30);
+    pub(super) const AWAY: Duration = Duration::from_secs(5);
+    pub(super) const REFUSED: Duration = Duration::from_secs(30);
 
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Self::FIRST)
     }
 
-    async fn wait(&mut self, at_most: Duration) {
+    pub(super) async fn wait(&mut self, at_most: Duration) {
         sleep(jittered(self.0, random())).await;
         self.0 = (self.0 * 2).min(at_most);
     }
@@ -147,7 +138,7 @@ async fn look_at_begin(cluster: &Cluster) -> Result<(), FollowError> {
     Ok(())
 }
 
-fn away(reason: String) -> Option<Trouble> {
+pub(super) fn away(reason: String) -> Option<Trouble> {
     Some(Trouble::Away { since: SystemTime::now(), reason })
 }
 
@@ -181,9 +172,7 @@ async fn read(cluster: &Cluster, node: &Weak<dyn Replicated>, following: Followi
         };
         let Some(node) = node.upgrade() else { return Stop::Over };
         let stop = cluster.take(&*node, &read.blocks);
-        if read.is_newest {
-            cluster.has_read_newest();
-        }
+        cluster.has_read(read.is_newest);
         if let Some(stop) = stop {
             return stop;
         }
@@ -263,63 +252,9 @@ async fn read_anew(cluster: &Cluster, node: &Weak<dyn Replicated>, tail: &mut dy
     } else {
         cluster.compare(&*node, &log)?;
     }
-    cluster.has_read_newest();
+    cluster.has_read(true);
     cluster.reading_is(None);
     Ok(())
-}
-
-/// Appends what is in the outbox, one block after the other.
-async fn write(cluster: &Cluster) {
-    let mut backoff = Backoff::new();
-    loop {
-        let Some((block, above)) = cluster.to_append() else {
-            cluster.to_write.notified().await;
-            continue;
-        };
-        let first_read = cluster.progress.borrow().newest_reads;
-        let appending = match above {
-            None => cluster.engine.append(&block),
-            Some(place) => cluster.engine.append_above(place, &block),
-        };
-        let appended = match timeout(CALL, appending).await {
-            Ok(appended) => appended,
-            Err(elapsed) => Err(AppendError::Unknown(elapsed.into())),
-        };
-        match appended {
-            Ok(()) => {
-                cluster.has_appended(block.key.number, above);
-                cluster.writing_is(None);
-                backoff = Backoff::new();
-                cluster.read_back(block.key.number, first_read).await;
-            }
-            Err(AppendError::Unknown(error)) => {
-                cluster.writing_is(away(error.to_string()));
-                cluster.read_back(block.key.number, first_read).await;
-                backoff.wait(Backoff::AWAY).await;
-            }
-            Err(AppendError::Away(error)) => {
-                cluster.writing_is(away(error.to_string()));
-                backoff.wait(Backoff::AWAY).await;
-            }
-            Err(AppendError::Full(error)) => {
-                cluster.writing_is(Some(Trouble::Full { reason: error.to_string() }));
-                backoff.wait(Backoff::AWAY).await;
-            }
-            Err(AppendError::Refused(error)) => {
-                cluster.writing_is(Some(Trouble::Refused { reason: error.to_string() }));
-                backoff.wait(Backoff::REFUSED).await;
-            }
-        }
-    }
-}
-
-/// Says every two seconds that this node is there, and from where on it needs the log.
-async fn beat(cluster: &Cluster, node: &Weak<dyn Replicated>) {
-    loop {
-        sleep(BEAT).await;
-        let Some(node) = node.upgrade() else { return };
-        cluster.beat(&*node);
-    }
 }
 
 impl Cluster {
@@ -327,7 +262,7 @@ impl Cluster {
         self.sign(|signs| &mut signs.reading, trouble);
     }
 
-    fn writing_is(&self, trouble: Option<Trouble>) {
+    pub(super) fn writing_is(&self, trouble: Option<Trouble>) {
         self.sign(|signs| &mut signs.writing, trouble);
     }
 
@@ -362,100 +297,15 @@ impl Cluster {
         }
     }
 
-    /// Returns the block that has to be appended, and the place that it has to stand above.
-    fn to_append(&self) -> Option<(Block, Option<Place>)> {
-        let inner = &mut *self.lock();
-        let head = inner.state.head().filter(|_| inner.has_said_hello)?;
-        Some((inner.outbox.block(head)?, inner.above))
-    }
-
-    /// The engine has a block.
-    fn has_appended(&self, number: u64, above: Option<Place>) {
-        let mut inner = self.lock();
-        inner.outbox.accept(number);
-        if inner.above == above {
-            inner.above = None;
+    /// Notes that the log was read, and whether to its end.
+    fn has_read(&self, is_newest: bool) {
+        if is_newest {
+            self.is_alive();
         }
-    }
-
-    fn has_read_newest(&self) {
-        self.is_alive();
-        self.progress.send_modify(|progress| progress.newest_reads += 1);
-    }
-
-    /// Waits until the block with this number was read back, or until the log was read to its end without it, so that it has to be appended
-    /// again. `first_read`: how often the log had been read to its end before the block was appended.
-    async fn read_back(&self, number: u64, first_read: u64) {
-        let mut progress = self.progress.subscribe();
-        // The first read may have begun before the block was appended. Two more are for an engine that answers an old question late.
-        let enough = progress.borrow().newest_reads.max(first_read) + 3;
-        while self.lock().outbox.is_in_flight(number) && progress.borrow_and_update().newest_reads < enough {
-            if progress.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    fn beat(&self, node: &dyn Replicated) {
-        let retained = node.oldest().map(State::place);
-        let mut inner = self.lock();
-        // One beat on its way is enough, also for an engine that is away, and so is what is said with it.
-        if inner.beat.is_some_and(|number| inner.outbox.is_on_its_way(number)) {
-            return;
-        }
-        let Some(oldest) = inner.state.needed(retained).filter(|_| inner.has_said_hello) else { return };
-        let held = inner.state.carried().oldest().map_or(oldest, |carried| carried.min(oldest));
-        inner.state.forget_before(held);
-        inner.state.note_needed(oldest);
-        let slack = u64::try_from(self.engine.slack() / CARRIED_SHARE).unwrap_or(u64::MAX);
-        let said_before = inner.state.carried_before(oldest, slack);
-        let to_say: Vec<String> =
-            inner.state.carried().before(said_before).take(CARRIED_AT_ONCE).map(str::to_owned).collect();
-        let abandoned = inner.state.abandoned();
-        drop(inner);
-        let standing: Vec<_> = to_say.iter().map(|topic| (topic, node.standing_of(topic))).collect();
-        abandoned.iter().for_each(|(topic, producer)| node.fail(topic, *producer));
-        let mut inner = self.lock();
-        for (topic, standing) in standing {
-            match standing {
-                Some(standing) if inner.state.says_again(topic, inner.outbox.session()) => {
-                    inner.say_again(topic, standing);
-                }
-                // Another node says it.
-                Some(_) => {}
-                None => inner.state.carried().forget(topic),
-            }
-        }
-        let oldest = inner.state.carried().oldest().map_or(oldest, |carried| carried.min(oldest));
-        inner.beat = Some(inner.outbox.next_number());
-        inner.outbox.push_always(&Record::Beat { oldest }, None);
-        let needed = inner.state.needed_by_all();
-        drop(inner);
-        if let Some(needed) = needed {
-            self.engine.trim(needed);
-        }
-        self.to_write.notify_one();
-    }
-}
-
-impl Inner {
-    /// Puts how a topic stands into the outbox once more.
-    fn say_again(&mut self, topic: &str, standing: Standing) {
-        let era = self.state.era();
-        // A position of another log is before all of this one.
-        let spot = |began: Position| if Some(began.era()) == era { Spot::of(began) } else { Spot { ms: 0, seq: 0 } };
-        let record = match standing {
-            Standing::Producing { producer, began } => {
-                Record::Produced { topic: topic.into(), producer, began: began.map(spot) }
-            }
-            Standing::Ended { outcome, at_ms, began } => Record::Ended {
-                topic: topic.into(),
-                producer: self.state.carried().ended_by(topic),
-                began: began.map(spot),
-                outcome,
-                at_ms,
-            },
-        };
-        self.outbox.push_always(&record, None);
+        self.progress.send_if_modified(|progress| {
+            progress.is_at_newest = is_newest;
+            progress.newest_reads += u64::from(is_newest);
+            is_newest
+        });
     }
 }

@@ -142,7 +142,8 @@ impl Event {
     /// - Several retained events of the topic have the same id. The client continues after the oldest of them, and gets
     ///   the others again.
     /// - An event with the same id was on the topic before and has been evicted. The client may have had that event, so
-    ///   it is told of a gap. The registry remembers the last 16,384 evicted ids of all topics.
+    ///   it is told of a gap. The registry remembers the last 16,384 evicted ids of all topics. A process that starts
+    ///   later does not know them, also not with a backplane, and there such a client misses events without a word.
     /// - The registry issued the same id for another event. This happens if a program copies an event with its id to
     ///   another topic. The client continues after the older of the two events.
     /// - The id names a position that the registry has not issued yet. Publishing the event fails with

@@ -61,7 +61,8 @@ pub(crate) enum What {
     /// The topic ends without a last event.
     End { by: By, outcome: Outcome },
     /// The topic has ended before the oldest record that the engine retains. `began`: the last position before its producer, if it had one.
-    HasEnded { outcome: Outcome, at_ms: u64, began: Option<Position> },
+    /// `has_last_word`: it has ended with an event.
+    HasEnded { outcome: Outcome, at_ms: u64, began: Option<Position>, has_last_word: bool },
 }
 
 /// What is around a retained event.
@@ -79,15 +80,15 @@ pub(crate) enum By {
     Anyone,
     /// The producer, which must be the topic's current one.
     Producer(ProductionId),
-    /// The caller that cancels the producer. The topic must have one.
-    Canceller,
+    /// The caller that cancels the producer. The topic must have one, and if the caller's node knows which one, it must be that one.
+    Canceller(Option<ProductionId>),
 }
 
 impl By {
     pub(crate) fn producer(self) -> Option<ProductionId> {
         match self {
-            Self::Producer(id) => Some(id),
-            Self::Anyone | Self::Canceller => None,
+            Self::Producer(id) | Self::Canceller(Some(id)) => Some(id),
+            Self::Anyone | Self::Canceller(None) => None,
         }
     }
 }
@@ -242,7 +243,7 @@ impl Topics {
                 };
                 let production = self.current(order, topic, *by)?;
                 let by = match (by, &production, outcome) {
-                    (By::Canceller, ..) => Some(Writer::Canceller),
+                    (By::Canceller(_), ..) => Some(Writer::Canceller),
                     (_, Some(production), Some(outcome)) => Some(Writer::Last(production, *outcome)),
                     (_, Some(production), None) => Some(Writer::Producer(production)),
                     (_, None, _) => None,
@@ -274,10 +275,10 @@ impl Topics {
                 stopped.extend(self.mark_end(order, topic, &mut state, *outcome, false, change.stamp.at_ms));
                 topic.take_waiters(&mut state, to_wake);
             }
-            What::HasEnded { outcome, at_ms, began } => {
+            What::HasEnded { outcome, at_ms, began, has_last_word } => {
                 let mut state = lock(&topic.state);
                 state.began = state.began.or(*began);
-                stopped.extend(self.mark_end(order, topic, &mut state, *outcome, false, *at_ms));
+                stopped.extend(self.mark_end(order, topic, &mut state, *outcome, *has_last_word, *at_ms));
                 topic.take_waiters(&mut state, to_wake);
             }
         }
@@ -350,15 +351,14 @@ impl Topics {
         let mut state = lock(&topic.state);
         match (by, state.production.clone()) {
             (By::Anyone, _) => Ok(None),
-            (By::Canceller, Some(production)) => Ok(Some(production)),
-            (By::Producer(id), Some(production)) if production.id == id => Ok(Some(production)),
-            (By::Producer(_), Some(_)) => Err(PublishError::Replaced { topic: topic.name().to_string() }),
-            (By::Producer(_) | By::Canceller, None) if !topic.has_ended() => {
+            (_, Some(production)) if by.producer().is_none_or(|id| production.id == id) => Ok(Some(production)),
+            (_, Some(_)) => Err(PublishError::Replaced { topic: topic.name().to_string() }),
+            (_, None) if !topic.has_ended() => {
                 let production = Arc::new(Production::new(by.producer().unwrap_or_default()));
                 Self::take_over(order, topic, &mut state, &production, None);
                 Ok(Some(production))
             }
-            (By::Producer(_) | By::Canceller, None) => Err(PublishError::Ended { topic: topic.name().to_string() }),
+            (_, None) => Err(PublishError::Ended { topic: topic.name().to_string() }),
         }
     }
 

@@ -158,7 +158,9 @@ impl Topics {
         let oldest = log.oldest().map_or(log.newest() + 1, |entry| entry.number);
         let (next, missed) = match start {
             Start::Now | Start::LastEventId => {
-                (shared_log.last_word().unwrap_or(log.newest().max(self.to_be_loaded()) + 1), None)
+                let next =
+                    if shared_log.has_last_word() { log.last(1) } else { log.newest().max(self.to_be_loaded()) + 1 };
+                (next, None)
             }
             // A client that asks for a producer's first event is notified if that event is not retained.
             Start::Oldest => (oldest, began.filter(|began| !log.covers(*began))),

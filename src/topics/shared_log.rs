@@ -173,11 +173,9 @@ impl SharedLog {
         self.end.store(end.map_or(0, End::encode), Ordering::Release);
     }
 
-    /// Returns the number of the last event of a topic that failed or was cancelled. Every client gets that event,
-    /// wherever it starts.
-    pub(crate) fn last_word(&self) -> Option<u64> {
-        let end = self.end().filter(|end| end.outcome > Outcome::Finished && end.has_last_word)?;
-        Some(end.number - 1)
+    /// Whether the newest event is the last one of a topic that failed or was cancelled. Every client gets that event, wherever it starts.
+    pub(crate) fn has_last_word(&self) -> bool {
+        self.end().is_some_and(|end| end.outcome > Outcome::Finished && end.has_last_word)
     }
 
     /// Whether the topic has events not older than `horizon`, a producer, or an end.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tower_sse::backplane::{Backplane, Block, FollowError, PlainEvent};
 
 use crate::{
-    reader::{Reader, block},
+    reader::{Reader, append_at_last, block},
     server::Server,
 };
 
@@ -127,6 +127,27 @@ async fn a_tail_that_is_dropped_closes_its_connection_at_once() {
         tokio::task::yield_now().await;
         assert!(begin.elapsed() < Duration::from_millis(900), "the server would wait for a second");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_removed_by_a_connection_to_what_may_be_another_server_until_the_stream_is_followed() {
+    let server = Server::start(&[]);
+    let engine = server.engine();
+    for number in 0..500 {
+        engine.append(&block(number)).await.unwrap();
+    }
+    let mut reader = Reader::follow(&engine, None).await;
+    let blocks = reader.blocks(500).await;
+    engine.append(&block(500)).await.unwrap();
+    server.tell::<usize>("CLIENT KILL TYPE normal SKIPME yes");
+    engine.trim(blocks[450].place);
+    append_at_last(&engine, &block(501)).await;
+    assert_eq!(server.tell::<usize>("XLEN tower-sse"), 502);
+    let last = Reader::follow(&engine, None).await.blocks(502).await[501].mark();
+    assert!(Reader::follow(&engine, Some(last)).await.continues);
+    engine.trim(blocks[450].place);
+    engine.append(&block(502)).await.unwrap();
+    assert!(server.tell::<usize>("XLEN tower-sse") < 160);
 }
 
 #[tokio::test]

@@ -133,6 +133,11 @@ impl Engine {
         self.0.lock().unwrap()
     }
 
+    /// Returns how many connections were ever made.
+    pub(crate) fn nodes(&self) -> usize {
+        self.log().cuts.len()
+    }
+
     /// Cuts a node off for good: it is dead.
     pub(crate) fn cut_off(&self, node: usize) {
         self.log().cuts[node] = [Instant::now() + Duration::from_secs(1_000_000); 2];

@@ -8,8 +8,15 @@ use std::{
     time::Duration,
 };
 
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::Request,
+    routing::get,
+};
+use tower::ServiceExt;
 use tower_sse::{
-    Event, Registry, RegistryConfig, Resume, Retention, Start, Subscription, TopicState,
+    ClientHandle, Event, Registry, RegistryConfig, Resume, Retention, SseLayer, Start, Subscription, TopicState,
     backplane::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Mark, Memory, Place},
 };
 
@@ -45,6 +52,38 @@ async fn what_a_node_says_late_of_a_topic_does_not_undo_its_end_for_nodes_that_s
         assert_eq!(registry.topic_state("t"), Some(TopicState::Cancelled));
     }
     drop(producer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_resumes_after_an_own_id_waits_for_a_node_that_is_behind() {
+    let engine = Engine::new(1, Faults::none());
+    let config = || RegistryConfig::default().backplane(engine.handle());
+    let [a, b] = [Registry::with_config(config()), Registry::with_config(config())];
+    a.ready().await.unwrap();
+    b.ready().await.unwrap();
+    let handler = async |client: ClientHandle| {
+        client.subscribe("t").unwrap();
+        format!("{:?}", client.resume())
+    };
+    let app = Router::new().route("/", get(handler)).layer(SseLayer::new(&b));
+    let resume = |id: &str| {
+        let request = Request::get("/").header("last-event-id", id).body(Body::empty()).unwrap();
+        app.clone().oneshot(request)
+    };
+    engine.cut_off(1);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    a.publish("t", Event::data("1").id("own/1").unwrap()).unwrap().await.unwrap();
+    let back = tokio::spawn(resume("own/1"));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!back.is_finished());
+    engine.end_faults();
+    let answer = back.await.unwrap().unwrap().into_body();
+    assert_eq!(to_bytes(answer, 100).await.unwrap(), "Continued");
+    // A node that has read all waits for nothing.
+    let begin = tokio::time::Instant::now();
+    let answer = resume("own/2").await.unwrap().into_body();
+    assert!(to_bytes(answer, 1000).await.unwrap().starts_with(b"Gap"));
+    assert!(begin.elapsed() < Duration::from_secs(1));
 }
 
 /// An engine whose log may have little that no node needs, and that counts the bytes which were appended.

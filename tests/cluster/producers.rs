@@ -113,6 +113,36 @@ async fn a_producer_is_cancelled_from_another_node() {
     assert_eq!(a.topic_state("t"), Some(TopicState::Cancelled));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_cancel_does_not_stop_a_producer_that_has_begun_after_it() {
+    let engine = Engine::new(1, Faults::none());
+    let cancelled = || Some(Event::data("by you"));
+    for last_word in [None, cancelled()] {
+        let config = || RegistryConfig::default().backplane(engine.handle()).cancelled_event(last_word.clone());
+        let [a, b] = [Registry::with_config(config()), Registry::with_config(config())];
+        a.ready().await.unwrap();
+        b.ready().await.unwrap();
+        let first = a.start_producer("t").unwrap();
+        first.publish(Event::data("x")).unwrap().await.unwrap();
+        b.publish("other", Event::data("x")).unwrap().await.unwrap();
+        let away = engine.nodes() - 1;
+        engine.cut_off(away);
+        assert!(b.cancel_producer("t"));
+        let second = a.replace_producer("t").unwrap();
+        second.publish(Event::data("y")).unwrap().await.unwrap();
+        engine.end_faults();
+        b.flushed().await;
+        a.flushed().await;
+        a.publish("other", Event::data("x")).unwrap().await.unwrap();
+        for node in [&a, &b] {
+            assert_eq!(node.topic_state("t"), Some(TopicState::Producing));
+        }
+        second.publish(Event::data("z")).unwrap().await.unwrap();
+        second.end();
+        a.flushed().await;
+    }
+}
+
 #[tokio::test]
 async fn a_topic_that_has_ended_takes_no_event_of_any_node() {
     let engine = Memory::new();
@@ -180,6 +210,10 @@ async fn a_node_that_starts_when_the_end_of_a_topic_is_trimmed_knows_that_it_has
     late.ready().await.unwrap();
     let states = ["ended", "failed", "going on"].map(|topic| late.topic_state(topic));
     assert_eq!(states, [TopicState::Ended, TopicState::Failed, TopicState::Producing].map(Some));
+    // Whoever subscribes to a topic that has failed gets its last event.
+    for node in [&registry, &late] {
+        assert_eq!(next(&mut reader(node, "failed")).await.unwrap().event_type(), Some("failed"));
+    }
     going_on.finish(Event::data("the end")).unwrap().await.unwrap();
     late.publish("other", Event::data("x")).unwrap().await.unwrap();
     assert_eq!(late.topic_state("going on"), Some(TopicState::Ended));

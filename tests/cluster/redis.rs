@@ -285,6 +285,25 @@ async fn a_program_in_another_language_publishes_with_plain_fields() {
     }
 }
 
+/// Numbered blocks would be missed, and an event of another program has no number.
+#[tokio::test]
+async fn a_program_that_removes_its_events_before_they_are_read_makes_a_gap() {
+    let server = Server::start(&[]);
+    let node = node(&server);
+    node.ready().await.unwrap();
+    let mut events = reader(&node, "t");
+    server.tell::<String>("XADD events * topic t data 0");
+    assert_eq!(timeout(LONG, events.next()).await.unwrap().unwrap().unwrap().data().unwrap(), "0");
+    let at_once = "for i = 1, 50 do redis.call('XADD', 'events', 'MAXLEN', 5, '*', 'topic', 't', 'data', i) end";
+    let mut connection = ::redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    ::redis::cmd("EVAL").arg(at_once).arg(0).exec(&mut connection).unwrap();
+    assert!(timeout(LONG, events.next()).await.unwrap().unwrap().is_err(), "first the gap");
+    for number in 46..=50 {
+        let event = timeout(LONG, events.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(event.data().unwrap(), number.to_string());
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_password_is_an_error_at_the_start_that_names_the_cause() {
     let server = Server::start(&["--requirepass", "secret"]);

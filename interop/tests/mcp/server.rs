@@ -22,7 +22,7 @@ use rmcp::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 
 pub(crate) type Service = StreamableHttpService<Everything, LocalSessionManager>;
 
@@ -176,7 +176,7 @@ impl ServerHandler for Everything {
             |name: &str| json!({ "type": "object", "properties": { name: { "type": "string" } }, "required": [name] });
         let mut tools: Vec<_> =
             takes_nothing.iter().map(|name| tool(name, json!({ "type": "object", "properties": {} }))).collect();
-        tools.push(tool("wait", json!({ "type": "object", "properties": { "ms": { "type": "integer" } } })));
+        tools.push(tool("wait", json!({ "type": "object" })));
         tools.push(tool("test_sampling", string("prompt")));
         tools.push(tool("test_elicitation", string("message")));
         let with_definitions = json!({
@@ -231,7 +231,9 @@ impl ServerHandler for Everything {
             }
             // Not part of the suite.
             "wait" => {
-                sleep(Duration::from_millis(arguments["ms"].as_u64().unwrap_or_default())).await;
+                let parts = context.extensions.get::<Parts>();
+                let may_end = parts.and_then(|parts| parts.extensions.get::<Arc<Notify>>());
+                may_end.ok_or_else(|| ErrorData::invalid_params("nobody says when to end", None))?.notified().await;
                 vec![text("It is time.")]
             }
             name => return Err(ErrorData::invalid_params(format!("no tool has the name {name:?}"), None)),

@@ -79,6 +79,13 @@ pub(super) fn of_range(answer: Value) -> Result<Vec<Value>, Unreadable> {
     }
 }
 
+/// Whether an entry has the field that a block is in.
+pub(super) fn has_block(entry: &Value) -> bool {
+    let Value::Array(parts) = entry else { return false };
+    let Some(Value::Array(fields)) = parts.get(1) else { return false };
+    fields.iter().step_by(2).any(|name| matches!(name, Value::BulkString(name) if name == FIELD.as_bytes()))
+}
+
 impl Entry {
     /// Reads an entry, and says how many bytes its fields have.
     pub(super) fn read(entry: Value) -> Result<(Self, usize), Unreadable> {

@@ -56,6 +56,14 @@ pub(super) async fn follow(
     Ok(Following { continues: anchor.is_some(), tail: Box::new(tail) })
 }
 
+/// Whether the stream has an entry at or before this place.
+async fn reaches_back_to(connection: &mut Connection, target: &Target, place: Place) -> Result<bool, Failure> {
+    let mut command = cmd("XRANGE");
+    command.arg(&target.stream).arg("-").arg(entry::id(place)).arg("COUNT").arg(1);
+    let answer = connection.ask(&command, target.response_timeout).await?;
+    Ok(!entry::of_range(answer).map_err(|why| unreadable(connection, &why))?.is_empty())
+}
+
 /// Whether the stream has exactly this block at exactly this place.
 async fn is_there(connection: &mut Connection, target: &Target, mark: &Mark) -> Result<bool, Failure> {
     let id = entry::id(mark.place);
@@ -81,12 +89,16 @@ struct RedisTail {
     /// How many entries to ask for.
     count: usize,
     /// The read that has been sent. It is kept here, and not in the future of `next`, so that its answer is not lost with that future.
-    pending: Option<BoxFuture<'static, Result<Value, Failure>>>,
+    pending: Option<BoxFuture<'static, Result<Vec<Value>, Failure>>>,
     skipped: Arc<AtomicU64>,
 }
 
 impl RedisTail {
-    fn read(&self) -> BoxFuture<'static, Result<Value, Failure>> {
+    /// Reads, and looks whether entries between the last read and this one are gone.
+    ///
+    /// Blocks are numbered, so those would be missed. The events of other programs are not. A program that trims with `MAXLEN` can remove them
+    /// before they are read.
+    fn read(&self) -> BoxFuture<'static, Result<Vec<Value>, Failure>> {
         let mut connection = self.connection.clone();
         let mut command = cmd("XREAD");
         command.arg("COUNT").arg(self.count);
@@ -95,20 +107,25 @@ impl RedisTail {
             command.arg("BLOCK").arg(BLOCK.as_millis());
         }
         command.arg("STREAMS").arg(&self.target.stream).arg(entry::id(self.after));
-        let response_timeout = self.target.response_timeout;
+        let (target, after) = (Arc::clone(&self.target), self.after);
         Box::pin(async move {
-            let within = if waits { BLOCK + BLOCK_GRACE } else { response_timeout };
+            let within = if waits { BLOCK + BLOCK_GRACE } else { target.response_timeout };
             let answer = connection.ask(&command, within).await?;
             if waits && answer == Value::Nil {
-                connection.check_role(response_timeout).await?;
+                connection.check_role(target.response_timeout).await?;
             }
-            Ok(answer)
+            let entries = entry::of_read(answer).map_err(|why| unreadable(&connection, &why))?;
+            let may_miss = after > Place::default() && !entries.iter().all(entry::has_block);
+            if may_miss && !reaches_back_to(&mut connection, &target, after).await? {
+                let what = "the stream was trimmed before it was read";
+                return Err(Failure::Away(Problem::new(&connection.address, what)));
+            }
+            Ok(entries)
         })
     }
 
     /// Takes the entries of an answer. Nothing waits here, so that the place is only changed if the blocks are returned.
-    fn take(&mut self, answer: Value) -> Result<Read, Failure> {
-        let entries = entry::of_read(answer).map_err(|why| unreadable(&self.connection, &why))?;
+    fn take(&mut self, entries: Vec<Value>) -> Result<Read, Failure> {
         let (number, asked) = (entries.len(), self.count);
         let mut read = Read { blocks: Vec::with_capacity(number), is_newest: number < asked };
         let mut bytes = 0;
@@ -144,9 +161,9 @@ impl Tail for RedisTail {
     fn next(&mut self) -> BoxFuture<'_, Result<Read, FollowError>> {
         Box::pin(async move {
             let read = self.pending.take().unwrap_or_else(|| self.read());
-            let answer = self.pending.insert(read).await;
+            let entries = self.pending.insert(read).await;
             self.pending = None;
-            answer.and_then(|answer| self.take(answer)).map_err(Failure::of_follow)
+            entries.and_then(|entries| self.take(entries)).map_err(Failure::of_follow)
         })
     }
 }
