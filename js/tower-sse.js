@@ -1063,7 +1063,11 @@ function newTab(name, host, left) {
     turn?.abort();
     const mine = (turn = new AbortController());
     const { signal } = mine;
-    const lead = () => signal.aborted || (begin(), new Promise((release) => signal.addEventListener("abort", release)));
+    const lead = async () => {
+      // First, all topics have to be at one.
+      for (let tries = 4; ahead.length && tries--; ) await pause(LEAST_PAUSE);
+      return signal.aborted || (begin(), new Promise((release) => signal.addEventListener("abort", release)));
+    };
     navigator.locks.request(name, steal ? { steal } : { signal }, lead).catch((/** @type {Error} */ error) => {
       if (mine !== turn) return;
       if (error.name === "AbortError") return demote();
