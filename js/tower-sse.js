@@ -251,6 +251,8 @@ export function open(url, options = {}) {
     if (!response) return tryAgain(attempt, retry, error);
     const { status } = response;
     if (status === 204) return end("ended");
+    // Chromium takes a head that breaks off for a whole one.
+    const isCut = status === 200 && EVENT_STREAM.startsWith(typeOf(response));
     const text = (await response.text().catch(() => "")).slice(0, 1_000);
     if (it !== main) return;
     alarm.clear();
@@ -259,7 +261,7 @@ export function open(url, options = {}) {
     if (verdict === undefined && status === 401 && typeof headers === "function" && !hasNewHeaders) {
       hasNewHeaders = true;
       connectIn(0);
-    } else if (verdict === "stop" || (verdict === undefined && !isTemporary(status))) end("refused", error);
+    } else if (verdict === "stop" || (verdict === undefined && !isTemporary(status) && !isCut)) end("refused", error);
     else tryAgain(attempt, Math.max(retry, verdict > 0 ? verdict : retryAfter(response)), error);
   }
 
@@ -344,10 +346,9 @@ export function open(url, options = {}) {
       target.href,
       signal,
       { method: options.method, body: typeof body === "function" ? body() : body, cache: "no-store" },
-      { accept: "text/event-stream", ...(id && !isInQuery && { "last-event-id": byteString(id) }) },
+      { accept: EVENT_STREAM, ...(id && !isInQuery && { "last-event-id": byteString(id) }) },
     );
-    const type = response.headers.get("content-type") ?? "";
-    if (response.status !== 200 || !/^text\/event-stream\s*(;|$)/i.test(type)) {
+    if (response.status !== 200 || typeOf(response) !== EVENT_STREAM) {
       throw Object.assign(new Error(`the server says ${response.status}`), { response });
     }
     const feed = parser(
@@ -971,6 +972,11 @@ function parsed(json) {
     return undefined;
   }
 }
+
+const EVENT_STREAM = "text/event-stream";
+
+/** The content type, without parameters. @param {Response} response */
+const typeOf = ({ headers }) => (headers.get("content-type") ?? "").split(";")[0].trim().toLowerCase();
 
 /** @param {number} status */
 const isTemporary = (status) => [408, 425, 429].includes(status) || status >= 500;

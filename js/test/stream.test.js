@@ -261,6 +261,17 @@ test("each status means what it says", async () => {
   }
 });
 
+test("a head that breaks off is a lost connection, though Chromium takes it for a whole one", async () => {
+  for (const headers of [{}, { "content-type": "text/ev" }]) {
+    const { world, server, stream } = visit();
+    server.refuse = () => ({ status: 200, headers, text: "" });
+    await world.run(100);
+    server.refuse = undefined;
+    await world.run(5_000);
+    assert.equal(stream.state.phase, "open");
+  }
+});
+
 test("a 401 is asked once more with fresh headers, for each stream", async () => {
   let token = 0;
   const { world, server, stream } = visit({ headers: async () => ({ authorization: `Bearer ${++token}` }) });

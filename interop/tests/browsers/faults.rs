@@ -166,6 +166,13 @@ async fn cuts(stage: &Stage) {
         stage.has_next(&tab).await;
         stage.leave(tab).await;
     }
+    eprintln!("a head that breaks off");
+    for head in ["HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-type: text/ev"] {
+        stage.relay.next([Next::Answer { bytes: head.as_bytes().to_vec(), ends: true }]);
+        let tab = stage.open(json!({})).await;
+        stage.has_next(&tab).await;
+        stage.leave(tab).await;
+    }
     eprintln!("a stall");
     let tab = stage.open(json!({})).await;
     stage.has_next(&tab).await;
