@@ -45,7 +45,7 @@ fn setting(name: &str, default: u64) -> u64 {
 const ROUND: Duration = Duration::from_secs(10);
 
 async fn live(kind: Kind) {
-    let seconds = Duration::from_secs(setting("TOWER_SSE_LIFE_SECONDS", 40));
+    let seconds = Duration::from_secs(setting("TOWER_SSE_LIFE_SECONDS", 30));
     let mut random = Random(setting("TOWER_SSE_LIFE_SEED", 1));
     let end = Instant::now() + seconds;
     let mut life = Life::begin(kind).await;
