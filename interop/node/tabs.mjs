@@ -78,12 +78,13 @@ const actions = {
       await pause(50);
     }
   },
-  // The rest is for Chromium only.
+  /** Kills the process of the page. Only Chromium can. */
   async crash({ page }) {
     const session = await page.createCDPSession();
     session.send("Page.crash").catch(() => {});
     await new Promise((resolve) => page.once("error", resolve));
   },
+  /** As a browser that saves energy. Only Chromium can. */
   async freeze({ page, is }) {
     const session = await page.createCDPSession();
     await session.send("Page.setWebLifecycleState", { state: is ? "frozen" : "active" });
@@ -97,7 +98,6 @@ const actions = {
     await pause(ms);
     each("SIGCONT");
   },
-  version: () => browser.version(),
 };
 
 /** A process may be gone by now. */
