@@ -12,13 +12,14 @@
  * @typedef {{ after: string, id: string, events: RawEvent[], gap?: Api.Gap, isLive?: boolean, isEnd?: boolean }} Step
  *   Moves the last event id from `after` to `id`.
  * @typedef {{ id?: string, events?: any[], gap?: Api.Gap, isLive?: boolean }} Block
- * @typedef {{ topics: string[], wait?: number, id?: string, isMain?: boolean, isAside?: boolean }} Ask
- *   A request for events. `isMain`: the stream, or a poll in its place. `isAside`: its ids are not those of the stream.
+ * @typedef {{ topics: string[], wait?: number, id?: string, isMain?: boolean, isAside?: boolean, without?: string[] }} Ask
+ *   A request for events. `isMain`: the stream, or a poll in its place. `isAside`: its ids are not those of the stream. `without`: the page has
+ *   had the events of these topics.
  * @typedef {AbortController & Ask & { openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string, names?: Set<string>,
  *   hasEvents?: boolean }} Exchange
  * @typedef {{ topics: string[], refused: string[], caughtUp: boolean, isOpen: boolean }} Status
  * @typedef {{ topics(): Set<string>, starting: Set<string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
- *   ask(ask: Ask): Promise<void>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
+ *   ask(ask: Ask): Promise<string>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
  *   caughtUp(caughtUp: boolean): void, check(): void, close(): void }} Host
  */
 
@@ -250,6 +251,8 @@ export function open(url, options = {}) {
     if (!response) return tryAgain(attempt, retry, error);
     const { status } = response;
     if (status === 204) return end("ended");
+    // Chromium takes a head that breaks off for a whole one.
+    const isCut = status === 200 && EVENT_STREAM.startsWith(typeOf(response));
     const text = (await response.text().catch(() => "")).slice(0, 1_000);
     if (it !== main) return;
     alarm.clear();
@@ -258,7 +261,7 @@ export function open(url, options = {}) {
     if (verdict === undefined && status === 401 && typeof headers === "function" && !hasNewHeaders) {
       hasNewHeaders = true;
       connectIn(0);
-    } else if (verdict === "stop" || (verdict === undefined && !isTemporary(status))) end("refused", error);
+    } else if (verdict === "stop" || (verdict === undefined && !isTemporary(status) && !isCut)) end("refused", error);
     else tryAgain(attempt, Math.max(retry, verdict > 0 ? verdict : retryAfter(response)), error);
   }
 
@@ -343,10 +346,9 @@ export function open(url, options = {}) {
       target.href,
       signal,
       { method: options.method, body: typeof body === "function" ? body() : body, cache: "no-store" },
-      { accept: "text/event-stream", ...(id && !isInQuery && { "last-event-id": byteString(id) }) },
+      { accept: EVENT_STREAM, ...(id && !isInQuery && { "last-event-id": byteString(id) }) },
     );
-    const type = response.headers.get("content-type") ?? "";
-    if (response.status !== 200 || !/^text\/event-stream\s*(;|$)/i.test(type)) {
+    if (response.status !== 200 || typeOf(response) !== EVENT_STREAM) {
       throw Object.assign(new Error(`the server says ${response.status}`), { response });
     }
     const feed = parser(
@@ -416,8 +418,12 @@ export function open(url, options = {}) {
       // A stream that is cut in an array resumes before the array.
       event.id = at + 1 < events.length ? after : step.id;
     });
-    if (it.isAside) return delivery.give(step);
+    if (it.isAside) {
+      if (events.length) it.id = step.id;
+      return delivery.give(step);
+    }
     if (it.isMain) tab?.send(step);
+    else step.events = events.filter(({ topic = "" }) => !it.without?.includes(topic));
     if (events.length) {
       it.hasEvents = true;
       if (it.isMain) set({ attempt: 0 });
@@ -437,8 +443,13 @@ export function open(url, options = {}) {
   /** Asks for the full set of topics of the open stream. `undefined`: it cannot be changed. @param {string[]} topics */
   async function put(topics) {
     if (!main?.client || !control) return;
-    const request = { method: "PUT", body: JSON.stringify({ client: main.client, topics }) };
-    return send(new URL(control, address(main)).href, main.signal, request, { "content-type": "application/json" });
+    const { signal, client } = main;
+    const target = new URL(control, address(main)).href;
+    const request = { method: "PUT", body: JSON.stringify({ client, topics }) };
+    const ask = () => send(target, signal, request, { "content-type": "application/json" });
+    const response = await ask();
+    // The token may have expired on the way.
+    return response.status === 401 && typeof headers === "function" ? ask() : response;
   }
 
   // ---- Among other tabs
@@ -470,6 +481,7 @@ export function open(url, options = {}) {
       const timer = setTimeout(() => it.abort(), connectTimeout);
       await load(it).finally(() => clearTimeout(timer));
       it.signal.throwIfAborted();
+      return it.id ?? "";
     },
     accept,
     room: delivery.room,
@@ -961,6 +973,11 @@ function parsed(json) {
   }
 }
 
+const EVENT_STREAM = "text/event-stream";
+
+/** The content type, without parameters. @param {Response} response */
+const typeOf = ({ headers }) => (headers.get("content-type") ?? "").split(";")[0].trim().toLowerCase();
+
 /** @param {number} status */
 const isTemporary = (status) => [408, 425, 429].includes(status) || status >= 500;
 
@@ -1040,6 +1057,9 @@ function newTab(name, host, left) {
   let steps = [];
   let isInStep = false;
   let isCatchingUp = false;
+  /** Topics of which this tab has had more than of the others: until `aheadId`. @type {string[]} */
+  let ahead = [];
+  let aheadId = "";
 
   const say = (/** @type {object} */ message) => channel.postMessage({ from: me, ...message });
   const sayWants = (more = {}) => say({ want: [...host.topics()], ...more });
@@ -1049,7 +1069,11 @@ function newTab(name, host, left) {
     turn?.abort();
     const mine = (turn = new AbortController());
     const { signal } = mine;
-    const lead = () => signal.aborted || (begin(), new Promise((release) => signal.addEventListener("abort", release)));
+    const lead = async () => {
+      // First, all topics have to be at one.
+      for (let tries = 4; ahead.length && tries--; ) await pause(LEAST_PAUSE);
+      return signal.aborted || (begin(), new Promise((release) => signal.addEventListener("abort", release)));
+    };
     navigator.locks.request(name, steal ? { steal } : { signal }, lead).catch((/** @type {Error} */ error) => {
       if (mine !== turn) return;
       if (error.name === "AbortError") return demote();
@@ -1139,6 +1163,8 @@ function newTab(name, host, left) {
   function note(said, id) {
     status = said;
     sayWants();
+    // What it gets of a topic that was missing begins anew.
+    isInStep &&= isCovered();
     if ((!isInStep && isCovered()) || !hasHad(id)) catchUp();
     tellPage();
   }
@@ -1181,8 +1207,7 @@ function newTab(name, host, left) {
         await host.room();
         await askForStarts();
         const before = steps.length;
-        const topics = [...new Set([...status.topics, ...host.topics()])].filter((topic) => !status.refused.includes(topic));
-        await ask({ topics });
+        await ask({ topics: wanted() });
         const at = steps.map(({ id }) => id).lastIndexOf(host.id());
         // A step without an order is in the response if it came before the request.
         steps = steps.filter((step, index) => index > at && !fit(step) && (index >= before || order(step.id, host.id()) > 0));
@@ -1203,13 +1228,23 @@ function newTab(name, host, left) {
   }
 
   async function askForStarts() {
+    const { starting } = host;
     // A tab without an id gets all starts.
-    if (!host.id()) host.starting.clear();
-    const topics = [...host.starting];
-    if (!topics.length) return;
-    await ask({ topics, id: "", isAside: true });
-    for (const topic of topics) host.starting.delete(topic);
+    if (!host.id()) starting.clear();
+    ahead = ahead.filter((topic) => host.topics().has(topic) && !starting.has(topic));
+    if (!ahead.length) [ahead, aheadId] = [[...starting], ""];
+    // The entries of an array have no positions, so all topics have to be at one before the next array.
+    for (let tries = ahead.length && 5; tries; tries--) {
+      aheadId = await ask({ topics: ahead, id: aheadId, isAside: true });
+      for (const topic of ahead) starting.delete(topic);
+      const others = wanted().filter((topic) => !ahead.includes(topic));
+      if (!others.length || !(order(positionOf(aheadId), seenOf(host.id())) > 0)) break;
+      await ask({ topics: others, without: ahead });
+    }
+    ahead = [];
   }
+
+  const wanted = () => [...new Set([...status.topics, ...host.topics()])].filter((topic) => !status.refused.includes(topic));
 
   /** @param {number} ms */
   const pause = (ms) => new Promise((resolve) => setTimeout(() => resolve(1), ms * (1 + Math.random())));

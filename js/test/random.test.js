@@ -173,6 +173,7 @@ const kinds = {
   "one page, several servers": { tabs: 1, losesStarts: true, forgets: true },
   "one page, networks that show no stream": { tabs: 1, losesStarts: true, mutes: true },
   "tabs that share": { tabs: 5, shares: true },
+  "tabs that share, arrays": { tabs: 4, shares: true, server: { asArrays: true } },
   "tabs that share, and gaps": { tabs: 4, shares: true, server: { retain: 30 } },
   "tabs that share, several servers, networks that show no stream": { tabs: 4, shares: true, losesStarts: true, forgets: true, mutes: true },
 };

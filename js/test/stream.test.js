@@ -261,6 +261,17 @@ test("each status means what it says", async () => {
   }
 });
 
+test("a head that breaks off is a lost connection, though Chromium takes it for a whole one", async () => {
+  for (const headers of [{}, { "content-type": "text/ev" }]) {
+    const { world, server, stream } = visit();
+    server.refuse = () => ({ status: 200, headers, text: "" });
+    await world.run(100);
+    server.refuse = undefined;
+    await world.run(5_000);
+    assert.equal(stream.state.phase, "open");
+  }
+});
+
 test("a 401 is asked once more with fresh headers, for each stream", async () => {
   let token = 0;
   const { world, server, stream } = visit({ headers: async () => ({ authorization: `Bearer ${++token}` }) });
@@ -859,6 +870,22 @@ test("headers are made anew for each request, that for topics included", async (
   server.cut(server.streams[0]);
   await world.run(5_000);
   assert.deepEqual(server.requests.map(({ headers }) => headers.get("x-token")), ["1", "2", "3"]);
+});
+
+test("a token that expires on the way to the topics is renewed once, and then the topics are refused", async () => {
+  let token = 0;
+  const refused = [];
+  const headers = async () => ({ authorization: `Bearer ${++token}` });
+  const { world, server, stream } = visit({ headers, onTopicRefused: (topic) => refused.push(topic) });
+  server.refuse = ({ headers }) => headers.get("authorization") === "Bearer 2" && { status: 401 };
+  await world.run(1_000);
+  stream.topic("b");
+  await world.run(1_000);
+  assert.deepEqual([[...server.streams[0].topics.keys()], refused], [["a", "b"], []]);
+  server.refuse = ({ method }) => method === "PUT" && { status: 401 };
+  stream.topic("c");
+  await world.run(10_000);
+  assert.deepEqual([refused, token], [["c"], 5]);
 });
 
 test("a token that cannot be had is a failure like others", async () => {

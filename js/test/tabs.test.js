@@ -57,6 +57,20 @@ test("a tab that is new asks for its own start, and then hardly for more", async
   assert.ok(asks(server).length <= 2, `${asks(server).length}`);
 });
 
+test("a topic that starts in a tab that is behind is given once, though the entries of arrays have no positions", async () => {
+  const { world, server, tabs } = await open(2, { topics: ["a", "b"] });
+  server.asArrays = true;
+  publish(server, "a", 1);
+  await world.run(1_000);
+  publish(server, "t", 5);
+  publish(server, "a", 1);
+  tabs[1].stream.topic("t");
+  await world.run(5_000);
+  publish(server, "t", 1);
+  await world.run(5_000);
+  assert.deepEqual(tabs[1].seen, ["a1", "t5", "a2", "t6"]);
+});
+
 test("when the leader is left, closed or killed, another tab goes on, and no event is lost", async () => {
   for (const end of ["unload", "kill", "leave", "close"]) {
     const { world, server, tabs, leader } = await open(3);

@@ -351,9 +351,9 @@ export class Server {
   #handle(request, pipe) {
     this.requests.push(request);
     if (this.isDown) return pipe.fail();
-    if (request.method === "PUT") return this.#putTopics(request, pipe);
     const refused = this.refuse?.(request);
     if (refused) return pipe.answer(refused.status, refused.headers ?? {}, refused.text ?? "refused");
+    if (request.method === "PUT") return this.#putTopics(request, pipe);
     if (this.foreign) return this.foreign(pipe, request);
     this.#open(request, pipe);
   }
