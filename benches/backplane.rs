@@ -243,7 +243,8 @@ async fn bare(server: &Server, events: usize, readers: usize) -> Vec<f64> {
     let stream = format!("bare/{readers}");
     let times: Vec<Arc<Mutex<Vec<Instant>>>> = (0..readers).map(|_| Arc::default()).collect();
     let mut reading = tokio::task::JoinSet::new();
-    for received in times.iter().cloned() {
+    for received in &times {
+        let received = Arc::clone(received);
         let mut reader = client.get_multiplexed_async_connection_with_config(&unbounded).await.expect("a connection");
         let stream = stream.clone();
         reading.spawn(async move {
