@@ -218,8 +218,9 @@ impl Log {
                     self.lost.push(lost.block.body.to_vec());
                 }
             }
-            if reuses_places {
-                self.last = self.blocks.back().map(|stored| stored.place).unwrap_or_default();
+            // A log that was deleted begins above its old places. Otherwise it would have two lives, which no node could read as one history.
+            if let Some(newest) = self.blocks.back().filter(|_| reuses_places) {
+                self.last = newest.place;
             }
             // An engine that was put back has been stopped before.
             self.connections.iter_mut().for_each(|connection| *connection += 1);
