@@ -72,9 +72,8 @@ pub(crate) struct SharedLogState {
 pub(crate) enum Kept {
     /// The topic is in the queue of ended topics: its time is not over, and there is room.
     Ending(Ticket),
-    /// The topic has subscribers that may not have read its end. It is forgotten when the last of them leaves. Its time is over from
-    /// `forget_at` on, in milliseconds since the Unix epoch.
-    Subscribers { forget_at: u64 },
+    /// The topic has subscribers that may not have read its end. It is forgotten when the last of them leaves.
+    Subscribers,
 }
 
 impl SharedLogState {

@@ -161,7 +161,7 @@ impl Topics {
                 while topic_name::is_of_one_client(shared_log.name()) && !state.log.is_empty() {
                     order.evict_oldest_of(&mut state);
                 }
-                if matches!(state.kept, Some(Kept::Subscribers { .. })) {
+                if state.kept == Some(Kept::Subscribers) {
                     self.forget_ended_topic(&mut order, shared_log, &mut state);
                 } else {
                     self.forget_if_unused(&mut order, shared_log, &state);
