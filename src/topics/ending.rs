@@ -25,7 +25,7 @@ impl Topics {
     ) -> Option<Arc<Production>> {
         let mut other = None;
         order.update_holders(topic, state, |state| other = state.production.replace(Arc::clone(production)));
-        Self::take_kept(order, topic, state);
+        Self::take_kept(order, state);
         if other.is_none() {
             state.began = Some(order.last);
         }
@@ -105,7 +105,7 @@ impl Topics {
         // At least one millisecond later.
         let forget_at = now_ms.saturating_add(after.max(1));
         let ending = EndedTopic { topic: Arc::clone(topic), number, at_ms: now_ms, forget_at };
-        Self::take_kept(order, topic, state);
+        Self::take_kept(order, state);
         state.kept = Some(Kept::Ending(order.ended.push(ending)));
         let mut production = None;
         order.update_holders(topic, state, |state| production = state.production.take());
@@ -135,20 +135,18 @@ impl Topics {
     }
 
     /// Whether the time of an ended topic is over.
-    pub(super) fn end_is_over(order: &Order, topic: &SharedLog, state: &SharedLogState, now_ms: u64) -> bool {
-        let forget_at = match state.kept {
-            Some(Kept::Ending(ticket)) => order.ended.get(ticket).map(|ending| ending.forget_at),
-            Some(Kept::Subscribers) => order.kept_until.get(&topic.id()).copied(),
-            None => None,
-        };
-        forget_at.is_some_and(|forget_at| forget_at <= now_ms)
+    pub(super) fn end_is_over(order: &Order, state: &SharedLogState, now_ms: u64) -> bool {
+        match state.kept {
+            Some(Kept::Ending(ticket)) => order.ended.get(ticket).is_some_and(|ending| ending.forget_at <= now_ms),
+            Some(Kept::Subscribers) => true,
+            None => false,
+        }
     }
 
-    /// Keeps an ended topic no longer. Returns when its time is over.
-    fn take_kept(order: &mut Order, topic: &SharedLog, state: &mut SharedLogState) -> Option<u64> {
-        match state.kept.take()? {
-            Kept::Ending(ticket) => order.ended.remove(ticket).map(|ending| ending.forget_at),
-            Kept::Subscribers => order.kept_until.remove(&topic.id()),
+    /// Keeps an ended topic no longer.
+    fn take_kept(order: &mut Order, state: &mut SharedLogState) {
+        if let Some(Kept::Ending(ticket)) = state.kept.take() {
+            order.ended.remove(ticket);
         }
     }
 
@@ -156,22 +154,21 @@ impl Topics {
     pub(super) fn forget_end(&self, order: &mut Order, topic: &SharedLog) {
         let now_ms = self.now_ms();
         let mut state = lock(&topic.state);
-        if !Self::end_is_over(order, topic, &state, now_ms) {
+        if !Self::end_is_over(order, &state, now_ms) {
             return;
         }
         while !state.log.is_empty() {
             order.evict_oldest_of(&mut state);
         }
-        Self::take_kept(order, topic, &mut state);
+        Self::take_kept(order, &mut state);
         topic.set_end(None);
     }
 
     /// Forgets a topic that has ended and has no events left. While it has subscribers, its end is kept for those that
     /// have not read it.
     pub(crate) fn forget_ended_topic(&self, order: &mut Order, topic: &SharedLog, state: &mut SharedLogState) {
-        let forget_at = Self::take_kept(order, topic, state);
+        Self::take_kept(order, state);
         if state.subscribers > 0 {
-            order.kept_until.extend(forget_at.map(|forget_at| (topic.id(), forget_at)));
             state.kept = Some(Kept::Subscribers);
             return;
         }

@@ -1,7 +1,7 @@
 //! The one order of events, with all topics, patterns and retained events.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashSet},
     ops::{
         Bound::{Included, Unbounded},
         Deref, DerefMut,
@@ -52,9 +52,6 @@ pub(crate) struct Order {
     pub(super) evicted_ids: EvictedIds,
     /// What the engine has lost, if there is a backplane.
     pub(super) lost_ranges: LostRanges,
-    /// When the time of the ended topics is over that only their subscribers keep, by the topics' ids. Not in the topic, of which there may be
-    /// a million.
-    pub(super) kept_until: HashMap<u64, u64>,
 }
 
 /// A topic that has ended.
@@ -125,7 +122,6 @@ impl Order {
             forgotten: Forgotten::new(begin),
             evicted_ids: EvictedIds::default(),
             lost_ranges: LostRanges::default(),
-            kept_until: HashMap::new(),
         }
     }
 

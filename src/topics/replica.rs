@@ -326,7 +326,7 @@ impl Topics {
         let has_ended = by == By::Anyone
             && topic.has_ended()
             && state.production.is_none()
-            && !Self::end_is_over(&order, &topic, &state, self.now_ms());
+            && !Self::end_is_over(&order, &state, self.now_ms());
         let ended = has_ended.then(|| PublishError::Ended { topic: name.to_owned() });
         let refusal = weight.refusal(next, weight.limit.min(topic.retention.largest())).or(ended);
         let subscribers = topic.readers() + state.patterns.iter().map(|pattern| pattern.readers()).sum::<usize>();
