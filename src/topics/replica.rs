@@ -256,9 +256,7 @@ impl Topics {
                             self.lose_in_all(order, topic, change.stamp.position, to_wake);
                         }
                         // The topic ends all the same: who waits for that would wait for ever.
-                        outcome.iter().for_each(|outcome| {
-                            stopped.extend(self.end_at(order, topic, *outcome, change.stamp, to_wake));
-                        });
+                        stopped.extend(self.end_at(order, topic, *outcome, change.stamp, to_wake));
                         return Err(error);
                     }
                 }
@@ -266,9 +264,7 @@ impl Topics {
             What::Missing { by, outcome } => {
                 self.current(order, topic, *by)?;
                 self.lose_in_all(order, topic, change.stamp.position, to_wake);
-                outcome.iter().for_each(|outcome| {
-                    stopped.extend(self.end_at(order, topic, *outcome, change.stamp, to_wake));
-                });
+                stopped.extend(self.end_at(order, topic, *outcome, change.stamp, to_wake));
             }
             What::Begin(production) => {
                 order.last = order.last.max(change.stamp.position);
@@ -283,7 +279,7 @@ impl Topics {
             }
             What::End { by, outcome } => {
                 self.current(order, topic, *by)?;
-                stopped.extend(self.end_at(order, topic, *outcome, change.stamp, to_wake));
+                stopped.extend(self.end_at(order, topic, Some(*outcome), change.stamp, to_wake));
             }
             What::HasEnded { outcome, at_ms, began, has_last_word } => {
                 let mut state = lock(&topic.state);
@@ -295,15 +291,16 @@ impl Topics {
         Ok(())
     }
 
-    /// Ends a topic without an event.
+    /// Ends a topic without an event, if it ends.
     fn end_at(
         &self,
         order: &mut Order,
         topic: &Arc<SharedLog>,
-        outcome: Outcome,
+        outcome: Option<Outcome>,
         stamp: Stamp,
         to_wake: &mut ToWake,
     ) -> Option<Arc<Production>> {
+        let outcome = outcome?;
         let mut state = lock(&topic.state);
         let stopped = self.mark_end(order, topic, &mut state, outcome, false, stamp.at_ms);
         topic.take_waiters(&mut state, to_wake);

@@ -4,10 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::time::{sleep, timeout};
-use tokio_stream::StreamExt;
 use tower_sse::{
-    Event, Events, Health, PublishError, Registry, RegistryConfig, Resume, Retention, SlowClientPolicy, Start,
-    Subscription, TopicState,
+    Event, Health, PublishError, Registry, RegistryConfig, Resume, Retention, SlowClientPolicy, Start, Subscription,
+    TopicState,
     backplane::{
         AppendError, Backplane, Block, BlockKey, BoxFuture, FollowError, Following, Mark, Memory, Place, PlainEvent,
         Read, Stored, Tail,
@@ -17,7 +16,7 @@ use tower_sse::{
 use super::{
     faulty::{Engine, Faults},
     late_nodes::{Slack, place_of},
-    nodes::{log_of, next, node, reader},
+    nodes::{all_of, log_of, next, node, reader},
     redis_server,
 };
 
@@ -36,22 +35,6 @@ async fn small_node(engine: &Slack, config: impl Fn(RegistryConfig) -> RegistryC
 async fn busy(registry: &Registry, events: usize) {
     for _ in 0..events {
         registry.publish("busy", Event::data("x".repeat(10_000))).unwrap().await.unwrap();
-    }
-}
-
-/// All that a reader gets, until nothing comes for a while, or the stream ends.
-async fn all_of(events: &mut Events) -> Vec<String> {
-    let mut all = Vec::new();
-    loop {
-        match timeout(Duration::from_millis(300), events.next()).await {
-            Ok(Some(Ok(event))) => all.push(event.data().unwrap().into_owned()),
-            Ok(Some(Err(_))) => all.push("GAP".to_owned()),
-            Ok(None) => {
-                all.push("END".to_owned());
-                return all;
-            }
-            Err(_) => return all,
-        }
     }
 }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::time::{sleep, timeout};
-use tokio_stream::StreamExt;
 use tower_sse::{
     Event, Events, Registry, RegistryConfig, Resume, Retention, Start, Subscription, TopicState,
     backplane::{Backplane, Block, Memory, Place, PlainEvent, Redis, Stored},
@@ -14,27 +13,9 @@ use super::{
     agreement::Restorable,
     faulty::{Engine, Faults},
     late_nodes::{Slack, place_of},
-    nodes::{log_of, node, reader},
+    nodes::{all_of, log_of, node, reader},
     redis_server,
 };
-
-/// All that a reader gets, until nothing comes for a while, or the stream ends.
-async fn all_of(events: &mut Events) -> Vec<String> {
-    let mut all = Vec::new();
-    loop {
-        match timeout(Duration::from_millis(500), events.next()).await {
-            Ok(Some(Ok(event))) => {
-                all.push(event.data().map_or_else(|| "NO DATA".to_owned(), |data| data.into_owned()));
-            }
-            Ok(Some(Err(_))) => all.push("GAP".to_owned()),
-            Ok(None) => {
-                all.push("END".to_owned());
-                return all;
-            }
-            Err(_) => return all,
-        }
-    }
-}
 
 fn from_oldest(registry: &Registry, topic: &str) -> Events {
     reader(registry, Subscription::to(topic).from(Start::Oldest))

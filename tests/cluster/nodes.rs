@@ -40,6 +40,24 @@ pub(crate) fn reader(registry: &Registry, subscription: impl Into<Subscription>)
     client.into_events()
 }
 
+/// All that a reader gets, until nothing comes for a while, or the stream ends.
+pub(crate) async fn all_of(events: &mut Events) -> Vec<String> {
+    let mut all = Vec::new();
+    loop {
+        match timeout(Duration::from_millis(500), events.next()).await {
+            Ok(Some(Ok(event))) => {
+                all.push(event.data().map_or_else(|| "NO DATA".to_owned(), |data| data.into_owned()));
+            }
+            Ok(Some(Err(_))) => all.push("GAP".to_owned()),
+            Ok(None) => {
+                all.push("END".to_owned());
+                return all;
+            }
+            Err(_) => return all,
+        }
+    }
+}
+
 fn resumed(registry: &Registry, topic: &str, id: &str) -> (Resume, Events) {
     let client = registry.connect();
     client.resume_from(id).unwrap();

@@ -17,7 +17,10 @@ use tower_sse::{
     Event, Health, Position, PublishError, Registry, RegistryConfig, Resume, Start, Subscription, TopicState,
 };
 
-use super::{nodes::reader, redis_server::Server};
+use super::{
+    nodes::reader,
+    redis_server::{Server, WITH_AOF},
+};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -133,7 +136,7 @@ impl World {
 
 #[tokio::test]
 async fn a_killed_redis_costs_no_event_and_no_gap() {
-    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+    let mut server = Server::start(WITH_AOF);
     let world = World::start(&server).await;
     server.kill();
     for at in 0..2 {

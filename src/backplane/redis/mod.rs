@@ -43,8 +43,9 @@ use super::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Ma
 /// - **Eviction.** A server with an `allkeys` policy of `maxmemory-policy` is refused, because it evicts the whole stream when its memory is
 ///   full. With `noeviction` or a `volatile` policy, appending fails with [`AppendError::Full`] until there is room.
 /// - **Durability.** Redis acknowledges a block before it is on the disk, and before replicas have it. With `appendonly yes`, a killed server
-///   loses nothing, and a crash of the machine loses up to about two seconds. `appendfsync always` narrows that, and `min-replicas-to-write` narrows
-///   what a failover loses. Lost blocks are found, and clients are told of a gap.
+///   loses nothing, unless its disk was so slow that writes were put off (for up to two seconds, with the default `appendfsync everysec`), and a
+///   crash of the machine loses up to about two seconds. `appendfsync always` narrows both, and `min-replicas-to-write` narrows what a failover
+///   loses. Lost blocks are found, and clients are told of a gap.
 /// - **Permissions.** A user needs the commands `xadd`, `xread`, `xrange`, `xlen` and `xtrim` on the key of the stream. With `info`, the
 ///   eviction policy is checked, and with `config|get` how large a block may be. For example:
 ///   `ACL SETUSER shop on >password ~shop/events +xadd +xread +xrange +xlen +xtrim +info`.
