@@ -1,9 +1,15 @@
 //! What a node cannot take costs nothing else, and nodes that were away, late or slow make the same of the log.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt;
 use tower_sse::{
     Event, Events, Health, Registry, RegistryConfig, Resume, Retention, Start, Subscription, TopicState,
@@ -135,29 +141,38 @@ async fn the_largest_event_that_a_server_takes_can_be_said_again() {
     assert_eq!([a.health(), b.health()], [Health::Following, Health::Following]);
 }
 
-/// A late word of a program that does not know that the topic has ended, and a deploy after the end's time is over.
+/// Late words of a program that does not know that the topic has ended, and a deploy after the end's time is over.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_starts_after_the_time_of_an_end_has_no_event_that_all_others_refused() {
     let engine = Engine::new(1, Faults::none());
     let writer = engine.handle();
-    let config = || RegistryConfig::default().backplane(engine.handle());
+    let by_name = |name: &str| match name {
+        "t" => Retention::default(),
+        _ => Retention::default().age(Duration::from_secs(100)),
+    };
+    let config = || RegistryConfig::default().backplane(engine.handle()).topic_retention_by(by_name);
     let a = ready(config()).await;
+    let begin = Instant::now();
     a.start_producer("t").unwrap().end();
     a.flushed().await;
-    sleep(Duration::from_secs(20)).await;
-    // All of it is retained, so the log is not trimmed behind it.
-    for _ in 0..100 {
-        a.publish("bulk", Event::data("x".repeat(3000))).unwrap().await.unwrap();
+    let mut late_words = 0;
+    while begin.elapsed() < Duration::from_secs(450) {
+        for _ in 0..5 {
+            a.publish("busy", Event::data("x".repeat(100))).unwrap().await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+        }
+        if begin.elapsed() < Duration::from_secs(290) {
+            assert_eq!(a.topic_state("t"), Some(TopicState::Ended));
+            late_words += 1;
+            writer.append(&plain("t", &late_words.to_string())).await.unwrap();
+        } else if a.topic_state("t").is_none() {
+            let late = ready(config()).await;
+            let mut got = [all_of(&mut from_oldest(&a, "t")).await, all_of(&mut from_oldest(&late, "t")).await];
+            got.iter_mut().for_each(|got| got.retain(|data| data != "GAP"));
+            assert_eq!(got[0], got[1], "the late node started {:?} after the end", begin.elapsed());
+        }
     }
-    writer.append(&plain("t", "a late word")).await.unwrap();
-    sleep(Duration::from_secs(400)).await;
-    all_have_read(&[&a]).await;
-    assert_eq!(a.topic_state("t"), None, "the end is forgotten");
-    let late = ready(config()).await;
-    all_have_read(&[&a, &late]).await;
-    let got = [all_of(&mut from_oldest(&a, "t")).await, all_of(&mut from_oldest(&late, "t")).await];
-    let has_it = got.map(|got| got.contains(&"a late word".to_owned()));
-    assert_eq!(has_it[0], has_it[1], "all nodes have the same events");
+    assert!(late_words > 40);
 }
 
 /// The first node cannot reach the engine for seven minutes, and the log is trimmed meanwhile.
@@ -299,51 +314,108 @@ async fn a_topic_whose_producer_lives_does_not_fail_at_a_node_that_was_away() {
     let producer = a.start_producer("t").unwrap();
     let first = producer.publish(Event::data("1")).unwrap().await.unwrap();
     let mut at_b = reader(&b, "t");
+    let live = tokio::spawn(async move {
+        let mut got = Vec::new();
+        while let Some(event) = at_b.next().await {
+            got.push(event.map_or_else(|_| "GAP".to_owned(), |event| event.data().unwrap().into_owned()));
+            if got.last().is_some_and(|last| last == "3") {
+                return got;
+            }
+        }
+        got.push("END".to_owned());
+        got
+    });
     sleep(Duration::from_secs(3)).await;
     engine.cut_off(2);
     sleep(Duration::from_secs(40)).await;
-    let now = producer.publish(Event::data("2")).unwrap().await.unwrap();
+    let now = a.publish("other", Event::data("")).unwrap().await.unwrap();
     assert!(now > first);
     by_hand.trim(place_of(now));
     engine.end_faults();
     sleep(Duration::from_secs(60)).await;
     producer.publish(Event::data("3")).unwrap().await.unwrap();
     all_have_read(&[&a, &b]).await;
-    let got = all_of(&mut at_b).await;
+    let got = timeout(LONG, live).await.unwrap().unwrap();
     let states = [&a, &b].map(|node| node.topic_state("t"));
     assert!(got.last().is_some_and(|last| last == "3"), "{got:?}, {states:?}");
     assert_eq!(states, [Some(TopicState::Producing); 2]);
 }
 
-/// Old events are said again, and how a topic has ended is said again as long as anybody could want to know.
-#[tokio::test(start_paused = true)]
-async fn a_node_that_starts_after_the_time_of_an_end_has_nothing_of_what_came_before_it() {
-    let engine = Engine::new(1, Faults::none());
-    let config =
-        || RegistryConfig::default().backplane(engine.handle()).topic_retention(Retention::default().events(20));
-    let a = ready(config()).await;
-    let producer = a.start_producer("t").unwrap();
-    for data in ["1", "2", "3"] {
-        producer.publish(Event::data(data)).unwrap().await.unwrap();
+/// An engine that takes no large block, as a message broker whose messages have a bound.
+#[derive(Debug, Clone, Default)]
+struct Narrow {
+    log: Memory,
+    largest: Arc<AtomicUsize>,
+}
+
+impl Narrow {
+    const MOST: usize = 64 << 10;
+}
+
+impl Backplane for Narrow {
+    fn append<'a>(&'a self, block: &'a Block) -> BoxFuture<'a, Result<(), AppendError>> {
+        self.append_above(Place::default(), block)
     }
-    producer.end();
-    a.flushed().await;
-    let mut forgotten = 0;
-    for round in 0.. {
-        for number in 0..10 {
-            a.publish("busy", Event::data(format!("{round}/{number}"))).unwrap().await.unwrap();
+    fn append_above<'a>(&'a self, place: Place, block: &'a Block) -> BoxFuture<'a, Result<(), AppendError>> {
+        self.largest.fetch_max(block.encoded_len(), Ordering::Relaxed);
+        if block.encoded_len() > Self::MOST {
+            return Box::pin(async { Err(AppendError::TooLarge { limit: Self::MOST }) });
         }
-        sleep(Duration::from_secs(2)).await;
-        if a.topic_state("t").is_some() {
-            continue;
-        }
-        forgotten += 1;
-        if forgotten > 40 {
+        self.log.append_above(place, block)
+    }
+    fn follow<'a>(&'a self, after: Option<&'a Mark>) -> BoxFuture<'a, Result<Following, FollowError>> {
+        self.log.follow(after)
+    }
+    fn max_block(&self) -> usize {
+        Self::MOST
+    }
+    fn trim(&self, before: Place) {
+        self.log.trim(before);
+    }
+}
+
+#[tokio::test]
+async fn an_engine_gets_no_block_that_is_larger_than_it_says() {
+    let engine = Narrow::default();
+    let node = ready(RegistryConfig::default().backplane(engine.clone())).await;
+    let receipts: Vec<_> = (0..100).map(|_| node.publish("t", Event::data("x".repeat(1000))).unwrap()).collect();
+    let mut stored = 0;
+    for receipt in receipts {
+        stored += usize::from(timeout(Duration::from_secs(10), receipt).await.is_ok_and(|stored| stored.is_ok()));
+        if stored == 0 {
             break;
         }
-        let late = ready(config()).await;
-        let mut got = [all_of(&mut from_oldest(&a, "t")).await, all_of(&mut from_oldest(&late, "t")).await];
-        got.iter_mut().for_each(|got| got.retain(|data| data != "GAP"));
-        assert_eq!(got[0], got[1], "{:?}, {forgotten}", late.topic_state("t"));
+    }
+    let largest = engine.largest.load(Ordering::Relaxed);
+    assert_eq!(stored, 100, "a block had {largest} bytes: {:?}", node.health());
+}
+
+/// Handlers are the same with a backplane and without one.
+#[tokio::test]
+async fn a_topic_that_begins_again_takes_an_event_of_anyone_at_once_with_a_backplane_too() {
+    let with = ready(RegistryConfig::default().backplane(Memory::new())).await;
+    let mut taken = Vec::new();
+    for registry in [Registry::new(), with] {
+        registry.start_producer("t").unwrap().end();
+        registry.flushed().await;
+        let producer = registry.start_producer("t").unwrap();
+        taken.push(registry.publish("t", Event::data("x")).map(|_| ()));
+        drop(producer);
+    }
+    assert_eq!(taken, [Ok(()), Ok(())]);
+}
+
+/// A new client of a topic of which only the latest value counts.
+#[tokio::test]
+async fn a_value_is_not_given_for_the_latest_by_a_node_that_could_not_take_the_one_behind_it() {
+    let engine = Memory::new();
+    let config = || RegistryConfig::default().backplane(engine.clone()).topic_retention(Retention::default().events(1));
+    let [new, old] = [ready(config().attribute::<Level>("level")).await, ready(config()).await];
+    new.publish("state", Event::data("v1")).unwrap().await.unwrap();
+    new.publish("state", Event::data("v2").attribute(Level(1))).unwrap().await.unwrap();
+    all_have_read(&[&new, &old]).await;
+    for start in [Start::Last(1), Start::Oldest] {
+        let got = all_of(&mut reader(&old, Subscription::to("state").from(start))).await;
+        assert!(got.first().is_none_or(|first| first == "GAP"), "{start:?}: {got:?}");
     }
 }
