@@ -154,6 +154,11 @@ impl Cursor {
         self.asked
     }
 
+    /// Whether the client gets every event that this cursor reads. A filter may hold an event back.
+    pub(super) fn gives_all(&self) -> bool {
+        self.filter.is_none() && !self.catches_up
+    }
+
     /// Whether this cursor has already given an event to the client, if its filter agreed.
     pub(super) fn has_given(&self, entry: &Entry) -> bool {
         !self.catches_up && (self.since..self.next).contains(&entry.number) && self.shared_log.has(&entry.topic)

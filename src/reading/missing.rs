@@ -25,6 +25,9 @@ pub(super) struct CursorEvictions {
     pub(super) at: usize,
     /// The first number that the cursor has not read.
     pub(super) from: u64,
+    /// What the cursor knew of the log before.
+    pub(super) read: u64,
+    pub(super) known_lost: u64,
     /// The greatest number that was evicted.
     pub(super) greatest: u64,
     /// How many events were evicted.
@@ -38,6 +41,13 @@ pub(super) struct CursorEvictions {
     pub(super) is_notified: bool,
 }
 
+impl CursorEvictions {
+    /// Whether the cursor lost an event, from those on that it has not read.
+    pub(super) fn is_lost(&self, cursor: &Cursor, entry: &Entry) -> bool {
+        self.left.binary_search(&entry.number).is_err() && cursor.shared_log.has(&entry.topic)
+    }
+}
+
 impl Cursors {
     /// Whether the client has got the lost events of one cursor by its other cursors, or was notified of them there.
     ///
@@ -48,25 +58,42 @@ impl Cursors {
         lost: &CursorEvictions,
         events: &[(usize, Arc<Entry>)],
     ) -> bool {
-        // A filter may have held the event back.
-        let gives_all = |other: &Cursor| other.filter.is_none() && !other.catches_up;
-        let covers = |other: &Cursor| gives_all(other) && other.shared_log.covers(cursor.name());
+        let covers = |other: &Cursor| other.gives_all() && other.shared_log.covers(cursor.name());
         let has_read = |other: &Cursor| (other.since..other.next).contains(&lost.greatest) && other.since <= lost.from;
         if self.cursors.iter().any(|other| covers(other) && has_read(other)) {
             return true;
         }
         // Events that were evicted after another cursor took them and before this cursor did.
-        let others = events.iter().filter(|(at, _)| *at != lost.at && self.cursors.get(*at).is_some_and(gives_all));
-        let was_lost = |entry: &Entry| {
-            entry.number >= lost.from
-                && lost.left.binary_search(&entry.number).is_err()
-                && cursor.shared_log.has(&entry.topic)
-        };
-        let mut numbers: Vec<u64> =
-            others.filter(|(_, entry)| was_lost(entry)).map(|(_, entry)| entry.number).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.len() as u64 >= lost.number
+        let others = self.taken_by_others(lost, events).filter(|entry| lost.is_lost(cursor, entry));
+        others.count() as u64 >= lost.number
+    }
+
+    /// Returns the first events from those on that were lost to one cursor, as far as the client has all of them by its
+    /// other cursors.
+    ///
+    /// While the cursors were read one after another, events may have been published and evicted that no cursor takes
+    /// yet.
+    pub(super) fn first_had_by_others(
+        &self,
+        lost: &CursorEvictions,
+        events: &[(usize, Arc<Entry>)],
+    ) -> Vec<Arc<Entry>> {
+        // No other event can be between two numbers in a row.
+        let in_a_row = self.taken_by_others(lost, events).zip(lost.from..);
+        in_a_row.take_while(|(entry, number)| entry.number == *number).map(|(entry, _)| Arc::clone(entry)).collect()
+    }
+
+    /// Returns the events from those on that were lost to one cursor, which the other cursors have taken, each once.
+    fn taken_by_others<'a>(
+        &self,
+        lost: &CursorEvictions,
+        events: &'a [(usize, Arc<Entry>)],
+    ) -> impl Iterator<Item = &'a Arc<Entry>> {
+        let from = events.partition_point(|(_, entry)| entry.number < lost.from);
+        let gives = |at: usize| at != lost.at && self.cursors.get(at).is_some_and(Cursor::gives_all);
+        let others = events[from..].iter().filter(move |(at, _)| gives(*at)).map(|(_, entry)| entry);
+        let mut last = None;
+        others.filter(move |entry| last.replace(entry.number) != Some(entry.number))
     }
 
     /// Returns the gap that the client was not notified of yet, if any. `first`: the position of the next event.

@@ -214,6 +214,8 @@ impl Cursors {
                 lost.push(CursorEvictions {
                     at,
                     from: cursor.next,
+                    read: cursor.read,
+                    known_lost: cursor.known_lost,
                     greatest,
                     number,
                     left,
@@ -243,9 +245,21 @@ impl Cursors {
             }
             events.extend(log.range(slots).inspect(|entry| deferred.keep(entry)).map(|entry| (at, Arc::clone(entry))));
         }
+        events.sort_unstable_by_key(|(at, entry)| (entry.number, *at));
         for lost in lost {
             let is_had = |cursor: &&Cursor| self.has_by_others(cursor, &lost, &events);
             let Some(cursor) = self.cursors.get(lost.at).filter(|cursor| !is_had(cursor)) else { continue };
+            let had = self.first_had_by_others(&lost, &events);
+            if let Some(last) = had.last().filter(|_| catch_up.is_none() && !lost.is_notified) {
+                // The missing events come after those, and so does the gap. The cursor takes them from the others.
+                horizon = horizon.min(last.number);
+                (taken.has_more, is_all) = (true, false);
+                events.extend(had.into_iter().filter(|it| lost.is_lost(cursor, it)).map(|it| (lost.at, it)));
+                events.sort_unstable_by_key(|(at, entry)| (entry.number, *at));
+                let cursor = &mut self.cursors[lost.at];
+                (cursor.read, cursor.known_lost) = (lost.read, lost.known_lost);
+                continue;
+            }
             let name = cursor.shared_log.name();
             taken.fell_behind.push((Arc::clone(name), lost.number));
             taken.ends = lost.ends.or(taken.ends);
@@ -254,7 +268,6 @@ impl Cursors {
             }
         }
         events.retain(|(_, entry)| entry.number <= horizon && catch_up.is_none_or(|seen| entry.position <= seen));
-        events.sort_unstable_by_key(|(at, entry)| (entry.number, *at));
         let first = events.first().map(|(_, entry)| entry.position);
         taken.gap = self.gap(&missing, identity.last_event_id(), first, is_all);
         if taken.ends.is_none() {
