@@ -81,7 +81,7 @@ async fn topics_whose_events_a_node_cannot_read_take_no_room_of_those_that_it_ca
         new.publish("orders", Event::data(number.to_string())).unwrap().await.unwrap();
     }
     for number in 0..2000 {
-        new.publish(&format!("rooms/{number}"), Event::data("x").attribute(Level(1))).unwrap().await.unwrap();
+        new.publish(format!("rooms/{number}"), Event::data("x").attribute(Level(1))).unwrap().await.unwrap();
     }
     all_have_read(&[&new, &old]).await;
     let stats = old.stats();
