@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod agreement;
+mod broken;
 mod everywhere;
 #[path = "../support/example.rs"]
 mod example;
@@ -11,6 +12,9 @@ mod late_nodes;
 mod nodes;
 mod processes;
 mod producers;
+#[path = "../backplane_redis/proxy.rs"]
+#[allow(dead_code, reason = "the tests of the engine need more of it")]
+mod proxy;
 #[path = "../support/random.rs"]
 mod random;
 mod redis;
