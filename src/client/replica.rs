@@ -5,6 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use super::{draining::DrainFarewell, shared::Shared, state::Client};
@@ -117,6 +118,10 @@ impl Replicated for Shared {
 
     fn retained_bytes(&self) -> usize {
         self.topics.retained_bytes()
+    }
+
+    fn ended_topic_ttl(&self) -> Duration {
+        self.topics.settings.ended_topic_ttl
     }
 
     fn standing_of(&self, name: &str) -> Option<Standing> {

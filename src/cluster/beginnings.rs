@@ -90,17 +90,20 @@ impl Cluster {
 
     /// Forgets how topics stand of which a log says nothing that begins after what was read: the other nodes have forgotten them. A topic that
     /// had a producer then has ended, and nobody knows how.
+    ///
+    /// `spares_own`: the others cannot have forgotten yet that the producers of this node have failed.
     pub(super) fn forget_unmentioned(
         &self,
         node: &dyn Replicated,
         beginnings: &Beginnings,
+        spares_own: bool,
         first: Place,
         begin: Position,
     ) {
         let mut inner = self.lock();
-        let own = inner.outbox.session();
+        let spared = spares_own.then_some(inner.outbox.session());
         let is_mentioned = |topic: &str| beginnings.0.contains_key(topic);
-        let unmentioned = inner.state.carried().forget_unmentioned(first, own, is_mentioned);
+        let unmentioned = inner.state.carried().forget_unmentioned(first, spared, is_mentioned);
         drop(inner);
         let stamp = Stamp { position: begin, at_ms: 0 };
         let produced = unmentioned.into_iter().filter(|(_, stands)| stands.producer().is_some());

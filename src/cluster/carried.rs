@@ -108,17 +108,18 @@ impl Carried {
         Some(self.by_topic.get(topic)?.stands)
     }
 
-    /// Forgets the topics that are said before a place and that a log does not mention, but for those of the own producers. Returns them.
+    /// Forgets the topics that are said before a place and that a log does not mention, but for those of the producers of one
+    /// session. Returns them.
     pub(crate) fn forget_unmentioned(
         &mut self,
         before: Place,
-        own_session: u64,
+        spared: Option<u64>,
         is_mentioned: impl Fn(&str) -> bool,
     ) -> Vec<(String, Stands)> {
-        let is_own = |stands: Stands| stands.producer().is_some_and(|producer| producer.session == own_session);
+        let is_spared = |stands: Stands| stands.producer().is_some_and(|producer| Some(producer.session) == spared);
         let topics = self.before(before).filter(|topic| !is_mentioned(topic)).map(str::to_owned);
         let known = topics.filter_map(|topic| self.stands(&topic).map(|stands| (topic, stands)));
-        let unmentioned: Vec<_> = known.filter(|(_, stands)| !is_own(*stands)).collect();
+        let unmentioned: Vec<_> = known.filter(|(_, stands)| !is_spared(*stands)).collect();
         unmentioned.iter().for_each(|(topic, _)| self.forget(topic));
         unmentioned
     }

@@ -81,7 +81,7 @@ impl Cluster {
             inner.above = Some(inner.above.unwrap_or_default().max(loss.to));
             inner.outbox.push_always(&Record::Fork(loss), None);
         }
-        let was_gone = inner.state.was_gone(log);
+        let was_gone_ms = inner.state.was_gone_ms(log);
         let begins =
             comparison.begins_later.and_then(|place| inner.state.position(place, 0).map(|position| (place, position)));
         let highest = inner.state.highest();
@@ -97,8 +97,9 @@ impl Cluster {
             // First the gap: a reader that gets one of these events must know that others may be missing.
             node.lose(begins.before());
             self.take_repeats(node, repeats, highest, first, Stamp { position: begins.before(), at_ms: 0 });
-            if was_gone {
-                self.forget_unmentioned(node, &beginnings, first, begins.before());
+            if let Some(gone_ms) = was_gone_ms {
+                let spares_own = u128::from(gone_ms) <= node.ended_topic_ttl().as_millis();
+                self.forget_unmentioned(node, &beginnings, spares_own, first, begins.before());
             }
             self.take_beginnings(node, beginnings, first, begins.before());
         }

@@ -78,6 +78,9 @@ pub(crate) trait Replicated: Send + Sync {
     /// How much memory the retained events take.
     fn retained_bytes(&self) -> usize;
 
+    /// For how long a topic that has ended is known.
+    fn ended_topic_ttl(&self) -> Duration;
+
     /// How a topic began or ended, to be said again before the log is trimmed.
     fn standing_of(&self, topic: &str) -> Option<Standing>;
 

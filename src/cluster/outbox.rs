@@ -57,7 +57,7 @@ impl Outbox {
     /// How many bytes and records may wait. A publisher that is faster than the engine is told so.
     pub(crate) const BYTES: usize = 4 << 20;
     pub(crate) const RECORDS: usize = 10_000;
-    /// How many bytes a block has, unless one record is larger.
+    /// How many bytes a block has, unless the engine takes less or one record is larger.
     const BLOCK: usize = 256 << 10;
 
     pub(crate) fn new(session: u64) -> Self {
@@ -118,18 +118,19 @@ impl Outbox {
         bytes
     }
 
-    /// Returns the block that has to be appended now. The same one, until it is read back.
-    pub(crate) fn block(&mut self, head: Head) -> Option<Block> {
+    /// Returns the block that has to be appended now. The same one, until it is read back. `largest`: how many bytes the engine takes.
+    pub(crate) fn block(&mut self, head: Head, largest: usize) -> Option<Block> {
         if self.in_flight.is_none() {
-            self.in_flight = self.cut(head);
+            self.in_flight = self.cut(head, largest);
         }
         self.in_flight.as_ref().map(|block| block.block.clone())
     }
 
-    fn cut(&mut self, head: Head) -> Option<InFlight> {
+    fn cut(&mut self, head: Head, largest: usize) -> Option<InFlight> {
+        let most = Self::BLOCK.min(largest.saturating_sub(Block::HEAD + Head::LENGTH));
         let (mut count, mut bytes) = (0, 0);
         for record in self.records.iter().take(MOST_RECORDS) {
-            if count > 0 && bytes + record.bytes > Self::BLOCK {
+            if count > 0 && bytes + record.bytes > most {
                 break;
             }
             (count, bytes) = (count + 1, bytes + record.bytes);
@@ -230,16 +231,16 @@ mod tests {
     #[test]
     fn one_block_is_in_flight_until_it_is_read_back_and_the_next_has_what_came_meanwhile() {
         let mut outbox = Outbox::new(7);
-        assert_eq!(outbox.block(head()), None);
+        assert_eq!(outbox.block(head(), usize::MAX), None);
         outbox.push(&event(1), None, usize::MAX).unwrap();
-        let first = outbox.block(head()).unwrap();
+        let first = outbox.block(head(), usize::MAX).unwrap();
         for _ in 0..3 {
             outbox.push(&event(1), None, usize::MAX).unwrap();
         }
-        assert_eq!(outbox.block(head()), Some(first.clone()));
+        assert_eq!(outbox.block(head(), usize::MAX), Some(first.clone()));
         assert!(outbox.read_back(BlockKey { session: 7, number: 5 }).is_none());
         assert_eq!(outbox.read_back(first.key).map(|receipts| receipts.len()), Some(1));
-        let second = outbox.block(head()).unwrap();
+        let second = outbox.block(head(), usize::MAX).unwrap();
         assert_eq!((first.key.number, second.key.number, second.records, count(&second)), (0, 1, 3, 3));
         outbox.read_back(second.key);
         assert!(outbox.len() == 0);
@@ -256,7 +257,7 @@ mod tests {
         outbox.push(&event(100_000), None, usize::MAX).unwrap();
         outbox.push(&event(100_000), None, usize::MAX).unwrap();
         let mut counts = Vec::new();
-        while let Some(block) = outbox.block(head()) {
+        while let Some(block) = outbox.block(head(), usize::MAX) {
             counts.push(count(&block));
             outbox.read_back(block.key);
         }

@@ -290,10 +290,11 @@ impl State {
         let last_beat = self.beats;
         let Some(known) = self.sessions.get_mut(&session) else {
             self.forget_silent();
-            let session_now =
-                Session { first: number, next: end, last_beat, last: stored.place, oldest: Place::default() };
-            self.sessions.insert(session, session_now);
             let begins_late = number > 0 && self.is_loaded;
+            // What a session that was silent in all of the log began before is over, unless the log says it again.
+            let first = if begins_late { 0 } else { number };
+            let session_now = Session { first, next: end, last_beat, last: stored.place, oldest: Place::default() };
+            self.sessions.insert(session, session_now);
             return if begins_late { Arrival::AfterHole } else { Arrival::Next };
         };
         known.last_beat = last_beat;
@@ -417,10 +418,11 @@ impl State {
         Comparison { places, oldest, loss, begins_later }
     }
 
-    /// Whether this node has read nothing for so long, by the engine's time, that the others may have trimmed what it has not read.
-    pub(crate) fn was_gone(&self, log: &[Stored]) -> bool {
+    /// For how many milliseconds of the engine's time this node counted as gone, because it read nothing. `None`: it did not, and the others have
+    /// trimmed nothing that it has not read.
+    pub(crate) fn was_gone_ms(&self, log: &[Stored]) -> Option<u64> {
         let now_ms = log.last().map_or(0, |stored| stored.at_ms);
-        now_ms.saturating_sub(self.last_at_ms) > GONE_AFTER_MS
+        now_ms.saturating_sub(self.last_at_ms).checked_sub(GONE_AFTER_MS).filter(|gone| *gone > 0)
     }
 
     /// Says from which place on a node needs the log.

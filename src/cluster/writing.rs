@@ -87,7 +87,7 @@ impl Cluster {
     fn to_append(&self) -> Option<(Block, Option<Place>)> {
         let inner = &mut *self.lock();
         let head = inner.state.head().filter(|_| inner.has_said_hello)?;
-        Some((inner.outbox.block(head)?, inner.above))
+        Some((inner.outbox.block(head, self.engine.max_block())?, inner.above))
     }
 
     /// The engine takes no block that is as large as the one in flight. Returns `false` if it is not one event, which could be left out.

@@ -207,7 +207,7 @@ impl Cursors {
             if cursor.has_lost(log) {
                 let left = log.numbers_from(cursor.next);
                 let unread = left.len() as u64;
-                let number = log.pushed().wrapping_sub(cursor.read).saturating_sub(unread);
+                let number = log.pushed().wrapping_sub(cursor.read).saturating_sub(unread).max(1);
                 let ends = log.ends(cursor.next, cursor.known_lost);
                 let greatest = log.greatest_lost(cursor.known_lost);
                 let is_notified = cursor.missed.is_some();

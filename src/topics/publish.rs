@@ -133,7 +133,10 @@ impl Topics {
         // In a replica of an engine's log, the log has decided that.
         let ended = || if self.replica.is_none() { ended(by, topic, &state) } else { None };
         if let Some(refusal) = refusal.or_else(ended) {
-            self.forget_if_unused(order, topic, &state);
+            // A replica forgets it later: it has to note first that events are missing.
+            if self.replica.is_none() {
+                self.forget_if_unused(order, topic, &state);
+            }
             return Err(refusal);
         }
         let entry = Entry {

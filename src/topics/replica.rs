@@ -183,10 +183,15 @@ impl Topics {
                 if let Some(replica) = &self.replica {
                     replica.time_ms.fetch_max(change.stamp.at_ms, Ordering::Relaxed);
                 }
-                made.push(match topic {
-                    Some(topic) => self.make_one(&mut order, &topic, change, &mut to_wake, &mut stopped),
-                    None => Ok(()),
-                });
+                let Some(topic) = topic else {
+                    made.push(Ok(()));
+                    continue;
+                };
+                let is_made = self.make_one(&mut order, &topic, change, &mut to_wake, &mut stopped);
+                if is_made.is_err() || matches!(change.what, What::Missing { .. }) {
+                    self.forget_if_unused(&mut order, &topic, &lock(&topic.state));
+                }
+                made.push(is_made);
             }
         }
         self.pass(newest);
@@ -321,7 +326,7 @@ impl Topics {
         };
         let state = lock(&topic.state);
         let has_ended = by == By::Anyone
-            && topic.has_ended()
+            && topic.end().is_some()
             && state.production.is_none()
             && !Self::end_is_over(&order, &state, self.now_ms());
         let ended = has_ended.then(|| PublishError::Ended { topic: name.to_owned() });

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use tower_sse::backplane::{Backplane, Place};
+use tower_sse::backplane::{Backplane, FollowError, Place};
 
 use crate::{
     reader::{Reader, append_at_last, block},
@@ -104,8 +104,13 @@ async fn a_removed_stream_is_found_by_the_mark() {
 
         // Readers that wait meanwhile get what is appended afterwards.
         engine.append(&block(4)).await.unwrap();
-        assert_eq!(reader.numbers(1).await, [4], "{command}");
         assert_eq!(again.numbers(1).await, [4], "{command}");
+        if command.starts_with("XTRIM") {
+            // Nobody knows whether there was more than this one has read.
+            assert!(matches!(reader.next().await, Err(FollowError::Away(_))));
+        } else {
+            assert_eq!(reader.numbers(1).await, [4], "{command}");
+        }
     }
 }
 

@@ -17,12 +17,12 @@ use super::{
     redis_server,
 };
 
-fn from_oldest(registry: &Registry, topic: &str) -> Events {
+pub(crate) fn from_oldest(registry: &Registry, topic: &str) -> Events {
     reader(registry, Subscription::to(topic).from(Start::Oldest))
 }
 
 /// Each node has read all that was appended before.
-async fn all_have_read(nodes: &[&Registry]) {
+pub(crate) async fn all_have_read(nodes: &[&Registry]) {
     for node in nodes {
         node.publish("sync", Event::data("")).unwrap().await.unwrap();
     }

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod agreement;
-mod broken;
 mod everywhere;
 #[path = "../support/example.rs"]
 mod example;
@@ -10,6 +9,7 @@ mod faulty;
 mod file;
 mod late_nodes;
 mod nodes;
+mod not_taken;
 mod processes;
 mod producers;
 #[path = "../backplane_redis/proxy.rs"]

@@ -60,8 +60,27 @@ impl Connection {
         match timeout(within, command.query_async::<Value>(&mut self.redis)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(Failure::from_redis(&self.address, &error)),
-            Err(_) => Err(Failure::Lost(Problem::new(&self.address, format!("no answer within {within:?}")))),
+            Err(_) => Err(self.is_late(within)),
         }
+    }
+
+    /// Sends two commands at once. The second is answered after the first, also if that waits.
+    pub(super) async fn ask_both(
+        &mut self,
+        first: &Cmd,
+        second: &Cmd,
+        within: Duration,
+    ) -> Result<(Value, Value), Failure> {
+        let both = redis::pipe().add_command(first.clone()).add_command(second.clone()).to_owned();
+        match timeout(within, both.query_async(&mut self.redis)).await {
+            Ok(Ok(values)) => Ok(values),
+            Ok(Err(error)) => Err(Failure::from_redis(&self.address, &error)),
+            Err(_) => Err(self.is_late(within)),
+        }
+    }
+
+    fn is_late(&self, within: Duration) -> Failure {
+        Failure::Lost(Problem::new(&self.address, format!("no answer within {within:?}")))
     }
 
     /// Checks that the server is a master. One that was demoted still answers, and gets nothing new if its master is away.

@@ -47,8 +47,9 @@ use super::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Ma
 ///   crash of the machine loses up to about two seconds. `appendfsync always` narrows both, and `min-replicas-to-write` narrows what a failover
 ///   loses. Lost blocks are found, and clients are told of a gap.
 /// - **Permissions.** A user needs the commands `xadd`, `xread`, `xrange`, `xlen` and `xtrim` on the key of the stream. With `info`, the
-///   eviction policy is checked, and with `config|get` how large a block may be. For example:
-///   `ACL SETUSER shop on >password ~shop/events +xadd +xread +xrange +xlen +xtrim +info`.
+///   eviction policy is checked, with `config|get` how large a block may be, and with `xinfo|stream` whether another program has trimmed blocks
+///   that were not read (from Redis 7 on). For example:
+///   `ACL SETUSER shop on >password ~shop/events +xadd +xread +xrange +xlen +xtrim +info +config|get +xinfo|stream`.
 /// - **Sentinel.** See [`sentinels`](Self::sentinels).
 /// - **Cluster.** Give the address of any node. If another node has the stream, the connection goes there. A stream is in one slot, so it
 ///   needs the room of one master.
@@ -195,8 +196,8 @@ impl Redis {
     /// A larger event is refused with [`PublishError::TooLarge`](crate::PublishError::TooLarge) when it is published. If the server takes less,
     /// the receipt says so, and what is behind the event goes on. A server tells that only to a user who may use `config|get`. Without that
     /// permission, and with a provider or a proxy that takes less than the server says, set this below what they take: otherwise the node
-    /// would append a larger event again and again, and everything behind it would wait. Small events share blocks of up to 256 KiB, so a
-    /// server must take at least that.
+    /// would append a larger event again and again, and everything behind it would wait. Small events share blocks of up to 256 KiB,
+    /// or of this size if it is less.
     pub fn largest_block(self, bytes: usize) -> Self {
         Self { largest_block: bytes, ..self }
     }
@@ -230,8 +231,9 @@ impl Redis {
 }
 
 impl Backplane for Redis {
+    /// Returns the largest block, or what the server takes if that is less and known.
     fn max_block(&self) -> usize {
-        self.largest_block
+        self.largest_block.min(self.writer.limit())
     }
 
     /// Appends the block with `XADD`.

@@ -12,7 +12,7 @@ use std::{
 use redis::{Value, cmd};
 
 use super::{
-    connect::{Connection, Target, connect},
+    connect::{Connection, Target, connect, text},
     entry::{self, Entry, Unreadable},
     failure::{Failure, Problem},
 };
@@ -56,12 +56,22 @@ pub(super) async fn follow(
     Ok(Following { continues: anchor.is_some(), tail: Box::new(tail) })
 }
 
-/// Whether the stream has an entry at or before this place.
-async fn reaches_back_to(connection: &mut Connection, target: &Target, place: Place) -> Result<bool, Failure> {
-    let mut command = cmd("XRANGE");
-    command.arg(&target.stream).arg("-").arg(entry::id(place)).arg("COUNT").arg(1);
-    let answer = connection.ask(&command, target.response_timeout).await?;
-    Ok(!entry::of_range(answer).map_err(|why| unreadable(connection, &why))?.is_empty())
+/// Whether entries were removed from the stream since it was made. A server before Redis 7 does not tell, nor one that does not permit the question.
+async fn was_trimmed(connection: &mut Connection, target: &Target) -> Result<bool, Failure> {
+    let mut command = cmd("XINFO");
+    command.arg("STREAM").arg(&target.stream);
+    let answer = match connection.ask(&command, target.response_timeout).await {
+        Err(Failure::Refused(_)) => return Ok(false),
+        answer => answer?,
+    };
+    let number = |name: &str| {
+        let (_, value) = answer.as_map_iter()?.find(|(key, _)| text(key).is_some_and(|key| key == name))?;
+        match value {
+            Value::Int(number) => Some(*number),
+            _ => None,
+        }
+    };
+    Ok(number("entries-added") > number("length"))
 }
 
 /// Whether the stream has exactly this block at exactly this place.
@@ -94,10 +104,11 @@ struct RedisTail {
 }
 
 impl RedisTail {
-    /// Reads, and looks whether entries between the last read and this one are gone.
+    /// Reads, and looks whether entries between the last read and this one may be gone: whether the stream still has an entry at or before the
+    /// last one that was read.
     ///
-    /// Blocks are numbered, so those would be missed. The events of other programs are not. A program that trims with `MAXLEN` can remove them
-    /// before they are read.
+    /// A program that trims with `MAXLEN` can remove entries before they are read. The events of other programs have no numbers by which one
+    /// would see that, and neither does the last block of a node that has ended. A stream that was deleted begins anew, with nothing removed.
     fn read(&self) -> BoxFuture<'static, Result<Vec<Value>, Failure>> {
         let mut connection = self.connection.clone();
         let mut command = cmd("XREAD");
@@ -107,16 +118,20 @@ impl RedisTail {
             command.arg("BLOCK").arg(BLOCK.as_millis());
         }
         command.arg("STREAMS").arg(&self.target.stream).arg(entry::id(self.after));
+        let mut first = cmd("XRANGE");
+        first.arg(&self.target.stream).arg("-").arg(entry::id(self.after)).arg("COUNT").arg(1);
         let (target, after) = (Arc::clone(&self.target), self.after);
         Box::pin(async move {
             let within = if waits { BLOCK + BLOCK_GRACE } else { target.response_timeout };
-            let answer = connection.ask(&command, within).await?;
+            let (answer, before) = connection.ask_both(&command, &first, within).await?;
             if waits && answer == Value::Nil {
                 connection.check_role(target.response_timeout).await?;
             }
             let entries = entry::of_read(answer).map_err(|why| unreadable(&connection, &why))?;
-            let may_miss = after > Place::default() && !entries.iter().all(entry::is_block);
-            if may_miss && !reaches_back_to(&mut connection, &target, after).await? {
+            let before = entry::of_range(before).map_err(|why| unreadable(&connection, &why))?;
+            let may_miss = after > Place::default() && !entries.is_empty() && before.is_empty();
+            let is_plain = |entry: &Value| !entry::is_block(entry);
+            if may_miss && (entries.iter().any(is_plain) || was_trimmed(&mut connection, &target).await?) {
                 let what = "the stream was trimmed before it was read";
                 return Err(Failure::Away(Problem::new(&connection.address, what)));
             }

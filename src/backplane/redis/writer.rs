@@ -22,6 +22,8 @@ pub(super) struct Writer {
     generation: AtomicU64,
     /// Entries before this place may be removed.
     trim: Mutex<Option<Place>>,
+    /// How many bytes a block may have at the server that was connected last, if it tells.
+    limit: Mutex<Option<usize>>,
 }
 
 #[derive(Default)]
@@ -63,6 +65,11 @@ impl Writer {
         *trim = trim.max(Some(before));
     }
 
+    /// Returns how many bytes a block may have, as far as that is known.
+    pub(super) fn limit(&self) -> usize {
+        lock(&self.limit).unwrap_or(usize::MAX)
+    }
+
     pub(super) async fn append(&self, target: &Target, block: &Block) -> Result<(), AppendError> {
         let mut slot = self.slot.lock().await;
         // As long as the server's clock is behind the last id, the server counts only the second number up, which has a bound.
@@ -93,6 +100,7 @@ impl Writer {
                 let mut connection = connect(target).await.map_err(Failure::before_append)?;
                 let limit =
                     connection.largest_argument(target.response_timeout).await.map_err(Failure::before_append)?;
+                *lock(&self.limit) = limit;
                 let may_trim = slot.opened_in.replace(generation) != Some(generation);
                 Open { connection, generation, limit: limit.unwrap_or(usize::MAX), may_trim }
             }
