@@ -60,7 +60,7 @@ impl Connection {
         match timeout(within, command.query_async::<Value>(&mut self.redis)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(Failure::from_redis(&self.address, &error)),
-            Err(_) => Err(self.is_late(within)),
+            Err(_) => Err(Failure::Lost(Problem::new(&self.address, format!("no answer within {within:?}")))),
         }
     }
 
@@ -71,16 +71,9 @@ impl Connection {
         second: &Cmd,
         within: Duration,
     ) -> Result<(Value, Value), Failure> {
-        let both = redis::pipe().add_command(first.clone()).add_command(second.clone()).to_owned();
-        match timeout(within, both.query_async(&mut self.redis)).await {
-            Ok(Ok(values)) => Ok(values),
-            Ok(Err(error)) => Err(Failure::from_redis(&self.address, &error)),
-            Err(_) => Err(self.is_late(within)),
-        }
-    }
-
-    fn is_late(&self, within: Duration) -> Failure {
-        Failure::Lost(Problem::new(&self.address, format!("no answer within {within:?}")))
+        let mut same = self.clone();
+        let (first, second) = tokio::join!(self.ask(first, within), same.ask(second, within));
+        Ok((first?, second?))
     }
 
     /// Checks that the server is a master. One that was demoted still answers, and gets nothing new if its master is away.
