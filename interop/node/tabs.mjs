@@ -1,11 +1,12 @@
-// Uses tabs of a new browser, as a person does. BROWSER is `chrome` or `firefox`, and PROGRAM is the path of the browser.
+// Uses tabs of a browser, as a person does. BROWSER is `chrome` or `firefox`, and PROGRAM is the path of the browser. With the folder PROFILE, the
+// browser keeps its tabs in it, and restores those that it had. Otherwise it is new.
 //
 // Each line of the standard input is `{ id, does, tab, ... }`: what `actions` has. Each gets a line `{ id, value }` or `{ id, error }` when it
 // is done, several at a time. A page's uncaught error is a line `{ uncaught }`. Exits, and closes the browser, when the standard input ends.
 //
 // The host `plain.test` is this machine, by an address that browsers do not trust: its pages have no locks.
 
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import puppeteer from "puppeteer-core";
 
@@ -13,16 +14,47 @@ const isFirefox = process.env.BROWSER === "firefox";
 const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+const { PROFILE } = process.env;
+const preferences = `${PROFILE}/Default/Preferences`;
+if (PROFILE && !isFirefox && !existsSync(preferences)) {
+  mkdirSync(`${PROFILE}/Default`, { recursive: true });
+  writeFileSync(preferences, JSON.stringify({ session: { restore_on_startup: 1 } }));
+}
+
 const browser = await puppeteer.launch({
   browser: process.env.BROWSER,
   executablePath: process.env.PROGRAM,
+  userDataDir: PROFILE,
   acceptInsecureCerts: true,
-  args: isFirefox ? [] : ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server", "--host-resolver-rules=MAP plain.test 127.0.0.1"],
+  args: isFirefox
+    ? []
+    : [
+        ...["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server", "--host-resolver-rules=MAP plain.test 127.0.0.1"],
+        ...(PROFILE ? ["--restore-last-session"] : []),
+      ],
   // Pages that are hidden or left are treated as people's browsers treat them.
   ignoreDefaultArgs: isFirefox
     ? false
-    : ["--disable-back-forward-cache", "--disable-background-timer-throttling", "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding"],
-  extraPrefsFirefox: { "network.proxy.type": 0, "network.dns.forceResolve": "127.0.0.1" },
+    : [
+        ...["--disable-back-forward-cache", "--disable-background-timer-throttling", "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding"],
+        // Chromium restores nothing when it is asked for a page.
+        ...(PROFILE ? ["about:blank"] : []),
+      ],
+  extraPrefsFirefox: {
+    "network.proxy.type": 0,
+    "network.dns.forceResolve": "127.0.0.1",
+    // Seconds until a silent connection of HTTP/2 is asked whether it lives, and until it has to answer. By default, 58 and 8.
+    "network.http.http2.ping-threshold": 3,
+    "network.http.http2.ping-timeout": 3,
+    ...(PROFILE && {
+      "browser.startup.page": 3,
+      "browser.sessionstore.resume_from_crash": true,
+      "browser.sessionstore.max_resumed_crashes": -1,
+      "browser.sessionstore.restore_on_demand": false,
+      "browser.sessionstore.interval": 500,
+      "browser.sessionstore.interval.idle": 500,
+    }),
+  },
   // The test that starts this program has time limits.
   timeout: 0,
   protocolTimeout: 0,
@@ -52,6 +84,11 @@ async function load(act) {
   }
 }
 
+function note(tab, page) {
+  tabs.set(tab, page);
+  page.on("pageerror", (error) => say({ uncaught: `${error.stack ?? error}` }));
+}
+
 const patience = { waitUntil: "domcontentloaded", timeout: 20_000 };
 
 const actions = {
@@ -60,10 +97,18 @@ const actions = {
     inTurn(async () => {
       if (!users.has(user)) users.set(user, await browser.createBrowserContext());
       const page = await users.get(user).newPage();
-      tabs.set(tab, page);
-      page.on("pageerror", (error) => say({ uncaught: `${error.stack ?? error}` }));
+      note(tab, page);
       await load(() => page.goto(url, patience));
     }),
+  /** Waits for a page that the browser has kept in its profile. */
+  async restored({ tab, url }) {
+    for (;;) {
+      const known = new Set(tabs.values());
+      const page = (await browser.pages()).find((page) => page.url() === url && !known.has(page));
+      if (page) return note(tab, page);
+      await pause(50);
+    }
+  },
   close: ({ page }) => inTurn(() => page.close()),
   goto: ({ page, url }) => load(() => page.goto(url, patience)),
   reload: ({ page }) => load(() => page.reload(patience)),
@@ -78,27 +123,59 @@ const actions = {
       await pause(50);
     }
   },
-  /** Kills the process of the page. Only Chromium can. */
+  /** Kills the process of the page. */
   async crash({ page }) {
+    if (isFirefox) {
+      const id = await processOf(page);
+      process.kill(id, "SIGKILL");
+      while (existsSync(`/proc/${id}`)) await pause(10);
+      return;
+    }
     const session = await page.createCDPSession();
     session.send("Page.crash").catch(() => {});
     await new Promise((resolve) => page.once("error", resolve));
   },
-  /** As a browser that saves energy. Only Chromium can. */
-  async freeze({ page, is }) {
+  /** As a browser that saves energy. The process of a page of Firefox stands still. */
+  async freeze({ page, tab, is }) {
+    if (isFirefox) {
+      if (is) frozen.set(tab, await processOf(page));
+      process.kill(frozen.get(tab), is ? "SIGSTOP" : "SIGCONT");
+      return;
+    }
     const session = await page.createCDPSession();
     await session.send("Page.setWebLifecycleState", { state: is ? "frozen" : "active" });
     await session.detach();
   },
   /** The whole browser stands still, as in a machine that sleeps. */
-  async sleep({ ms }) {
-    const all = processes(browser.process().pid);
-    const each = (signal) => all.forEach((id) => attempt(() => process.kill(id, signal)));
-    each("SIGSTOP");
-    await pause(ms);
-    each("SIGCONT");
+  halt: ({ is }) => each(is ? "SIGSTOP" : "SIGCONT"),
+  /** Kills the whole browser. This program ends with it. */
+  async kill() {
+    browser.removeAllListeners("disconnected");
+    const isGone = new Promise((resolve) => browser.process().once("exit", resolve));
+    each("SIGKILL");
+    await isGone;
+    process.exit(9);
   },
 };
+
+const frozen = new Map();
+
+/** Sends a signal to all processes of the browser. */
+const each = (signal) => processes(browser.process().pid).forEach((id) => attempt(() => process.kill(id, signal)));
+
+/** The process of a page: the one that grows with it. */
+async function processOf(page) {
+  const BYTES = 256 << 20;
+  const sizes = () =>
+    new Map(processes(browser.process().pid).map((id) => [id, 1024 * (attempt(() => /RssAnon:\s*(\d+)/.exec(readFileSync(`/proc/${id}/status`, "utf8"))[1]) ?? 0)]));
+  const before = sizes();
+  await page.evaluate((bytes) => void (globalThis.ballast = new Uint8Array(bytes).fill(1)), BYTES);
+  const after = sizes();
+  await page.evaluate(() => void delete globalThis.ballast);
+  const grown = [...after.keys()].filter((id) => after.get(id) - (before.get(id) ?? 0) > BYTES / 2);
+  if (grown.length !== 1) throw new Error(`these have grown: ${grown}`);
+  return grown[0];
+}
 
 /** A process may be gone by now. */
 function attempt(act) {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     process::Stdio,
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,6 +19,9 @@ use tokio::{
 };
 
 use crate::{BOUND, within};
+
+/// How the driver ends when it has killed its browser.
+const KILLED: i32 = 9;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -42,6 +46,15 @@ struct News {
 
 impl Browser {
     pub(crate) async fn start(kind: Kind) -> Arc<Self> {
+        Self::start_with(kind, None).await
+    }
+
+    /// A browser that keeps its tabs in this folder, and restores them when it is started again.
+    pub(crate) async fn start_in(kind: Kind, profile: &Path) -> Arc<Self> {
+        Self::start_with(kind, Some(profile)).await
+    }
+
+    async fn start_with(kind: Kind, profile: Option<&Path>) -> Arc<Self> {
         let (node, drivers) =
             tokio::task::spawn_blocking(|| (interop::node(), interop::npm("node"))).await.expect("the driver");
         let (name, program) = match kind {
@@ -52,6 +65,9 @@ impl Browser {
         command.arg(drivers.join("tabs.mjs")).env("BROWSER", name).env("PROGRAM", program);
         // The browser's profile is in this folder, and is removed with it.
         command.env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
+        if let Some(profile) = profile {
+            command.env("PROFILE", profile);
+        }
         let mut driver = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the process starts");
         let stdin = driver.stdin.take().expect("a pipe");
         let mut lines = BufReader::new(driver.stdout.take().expect("a pipe")).lines();
@@ -69,6 +85,11 @@ impl Browser {
         });
         let (driver, stdin) = (AsyncMutex::new(driver), AsyncMutex::new(Some(stdin)));
         Arc::new(Self { kind, driver, stdin, news, last: AtomicU64::new(0) })
+    }
+
+    /// Says what a test does next in this browser.
+    pub(crate) fn begins(&self, what: &str) {
+        eprintln!("{:?}: {what}", self.kind);
     }
 
     /// Does something, and returns the value. An error is one of the driver or of the page.
@@ -104,6 +125,28 @@ impl Browser {
         tab
     }
 
+    /// The tab with this address, which was open when the browser ended.
+    pub(crate) async fn restored(self: &Arc<Self>, url: &str) -> Tab {
+        let number = self.last.fetch_add(1, Ordering::Relaxed);
+        let tab = Tab { browser: Arc::clone(self), number };
+        tab.does("restored", json!({ "url": url })).await;
+        tab
+    }
+
+    /// The whole browser stands still, as in a machine that sleeps, or goes on.
+    pub(crate) async fn halt(&self, is_halted: bool) {
+        self.does(json!({ "does": "halt", "is": is_halted })).await;
+    }
+
+    /// Kills all processes of the browser. Its driver ends with it.
+    pub(crate) async fn kill(&self) {
+        let mut stdin = self.stdin.lock().await.take().unwrap();
+        stdin.write_all(format!("{}\n", json!({ "does": "kill" })).as_bytes()).await.unwrap();
+        let status = within(self.driver.lock().await.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(KILLED), "{status}");
+        assert_eq!(*self.news.uncaught.lock().unwrap(), Vec::<String>::new(), "a page throws");
+    }
+
     pub(crate) async fn stop(&self) {
         drop(self.stdin.lock().await.take());
         assert!(within(self.driver.lock().await.wait()).await.unwrap().success(), "the browser does not exit cleanly");
@@ -129,6 +172,10 @@ pub(crate) struct Tab {
 }
 
 impl Tab {
+    pub(crate) fn begins(&self, what: &str) {
+        self.browser.begins(what);
+    }
+
     pub(crate) async fn does(&self, does: &str, mut what: Value) -> Value {
         what["does"] = does.into();
         what["tab"] = self.number.into();
@@ -153,6 +200,14 @@ impl Tab {
 
     pub(crate) async fn report(&self) -> Value {
         self.ask("page.report").await
+    }
+
+    /// How often the page went live. `page.states` can be emptied.
+    pub(crate) async fn times_live(&self) -> usize {
+        let states = self.ask("page.states").await;
+        let live = states.as_array().unwrap().iter().map(|state| state["caughtUp"] == true);
+        let live: Vec<bool> = live.collect();
+        live.windows(2).filter(|two| !two[0] && two[1]).count()
     }
 
     pub(crate) async fn show(&self) {

@@ -1,25 +1,21 @@
 //! What networks and servers do to a stream, one thing at a time.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
+use tokio::time::sleep;
 
 use crate::{
-    SECURE,
-    browser::{Browser, Kind, Tab},
-    page,
-    relay::{Break, Mode, Next, Relay},
-    server::{Server, Site},
+    browser::{Kind, Tab},
+    in_both,
+    relay::{Break, Mode, Next},
+    stage::Stage,
+    within,
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn chromium_has_each_event_after_each_fault() {
-    run(Kind::Chromium).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn firefox_has_each_event_after_each_fault() {
-    run(Kind::Firefox).await;
+async fn a_page_has_each_event_after_each_fault() {
+    in_both(run).await;
 }
 
 /// A response that a proxy could give.
@@ -67,22 +63,10 @@ const REFUSALS: [Refusal; 11] = [
     },
 ];
 
-struct Stage {
-    browser: Arc<Browser>,
-    relay: Relay,
-    server: Server,
-}
-
 impl Stage {
-    async fn open(&self, options: Value) -> Tab {
-        self.browser.open(&page(SECURE, self.relay.port, &options)).await
-    }
-
-    /// The page has what is published next. Then it is closed.
+    /// The page has what is published next.
     async fn has_next(&self, tab: &Tab) {
-        self.server.publish().await;
-        tab.until(&format!("page.has({})", self.server.site.last())).await;
-        assert_eq!(tab.report().await["wrong"], json!([]));
+        self.all_have_next(std::slice::from_ref(tab)).await;
     }
 
     async fn leave(&self, tab: Tab) {
@@ -93,11 +77,7 @@ impl Stage {
 }
 
 async fn run(kind: Kind) {
-    let (browser, relay) = (Browser::start(kind).await, Relay::start().await);
-    let server = Site::new(Duration::from_millis(500)).start().await;
-    relay.route("/", Some(server.address));
-    let stage = Stage { browser, relay, server };
-    stage.server.publish().await;
+    let stage = Stage::start(kind, Duration::from_millis(500)).await;
     refusals(&stage).await;
     bytes(&stage).await;
     cuts(&stage).await;
@@ -107,10 +87,10 @@ async fn run(kind: Kind) {
 
 async fn refusals(stage: &Stage) {
     for refusal in REFUSALS {
-        eprintln!("{}, {}", refusal.status, refusal.headers.trim_end());
+        stage.browser.begins(&format!("{}, {}", refusal.status, refusal.headers.trim_end()));
         let before = stage.relay.seen().len();
         stage.relay.next([answer(refusal.status, refusal.headers, refusal.body)]);
-        let tab = stage.open(json!({})).await;
+        let tab = stage.open(&json!({})).await;
         if let Some(why) = refusal.closes {
             tab.until(&format!("page.report.phase === 'closed' && page.report.why === '{why}'")).await;
             assert_eq!(stage.relay.seen().len(), before + 1);
@@ -127,23 +107,23 @@ async fn refusals(stage: &Stage) {
 
 /// The same events in other bytes.
 async fn bytes(stage: &Stage) {
-    eprintln!("an endless line");
+    stage.browser.begins("an endless line");
     let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\n\r\ndata: ";
     stage.relay.next([Next::Answer { bytes: format!("{head}{}", "x".repeat(100_000)).into_bytes(), ends: false }]);
-    let tab = stage.open(json!({ "maxEvent": 65_536 })).await;
+    let tab = stage.open(&json!({ "maxEvent": 65_536 })).await;
     tab.until("page.report.phase === 'closed' && page.report.why === 'too large'").await;
     stage.leave(tab).await;
 
-    eprintln!("byte by byte");
+    stage.browser.begins("byte by byte");
     stage.relay.mode(Mode::OneByOne);
-    let tab = stage.open(json!({})).await;
+    let tab = stage.open(&json!({})).await;
     for _ in 0..5 {
         stage.has_next(&tab).await;
     }
     stage.leave(tab).await;
 
-    eprintln!("compressed");
-    let tab = stage.open(json!({ "url": "/events/gzip" })).await;
+    stage.browser.begins("compressed");
+    let tab = stage.open(&json!({ "url": "/events/gzip" })).await;
     for _ in 0..5 {
         stage.has_next(&tab).await;
     }
@@ -155,37 +135,41 @@ async fn bytes(stage: &Stage) {
 /// The connection breaks at many places of the response, while events come.
 async fn cuts(stage: &Stage) {
     for how in [Break::Close, Break::Reset, Break::HalfOpen] {
-        eprintln!("{how:?} at many places");
+        stage.browser.begins(&format!("{how:?} at many places"));
         // The head has about 250 bytes, and the first events about as many.
         stage.relay.next((0..8).map(|place| Next::Break(place * 67, how)));
-        let tab = stage.open(json!({ "backoff": { "base": 1, "cap": 1 } })).await;
-        while stage.relay.has_next() {
-            stage.server.publish().await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let tab = stage.open(&json!({ "backoff": { "base": 1, "cap": 1 } })).await;
+        within(async {
+            while stage.relay.has_next() {
+                stage.server.publish().await;
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
         stage.has_next(&tab).await;
         stage.leave(tab).await;
     }
-    eprintln!("a head that breaks off");
+    stage.browser.begins("a head that breaks off");
     for head in ["HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-type: text/ev"] {
         stage.relay.next([Next::Answer { bytes: head.as_bytes().to_vec(), ends: true }]);
-        let tab = stage.open(json!({})).await;
+        let tab = stage.open(&json!({})).await;
         stage.has_next(&tab).await;
         stage.leave(tab).await;
     }
-    eprintln!("a stall");
-    let tab = stage.open(json!({})).await;
+    stage.browser.begins("a stall");
+    let tab = stage.open(&json!({})).await;
     stage.has_next(&tab).await;
     stage.relay.break_all(20, Break::Stall);
     stage.has_next(&tab).await;
+    assert_eq!(tab.report().await["opens"], 2);
     stage.leave(tab).await;
 }
 
 /// The network shows nothing before a response ends.
 async fn mute(stage: &Stage) {
-    eprintln!("a mute network");
+    stage.browser.begins("a mute network");
     stage.relay.mode(Mode::AtTheEnd);
-    let tab = stage.open(json!({ "connectTimeout": 1000 })).await;
+    let tab = stage.open(&json!({ "connectTimeout": 1000 })).await;
     for _ in 0..3 {
         stage.has_next(&tab).await;
         assert_eq!(tab.report().await["transport"], "poll");

@@ -21,27 +21,23 @@ use tokio::{
 use crate::{
     SECURE,
     browser::{Browser, Kind},
-    page,
+    in_both, page,
     relay::{Break, Relay},
     server::Site,
+    stage::relay_with_pages,
     within,
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_of_other_servers_are_told_as_they_are_in_chromium() {
-    run(Kind::Chromium).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn streams_of_other_servers_are_told_as_they_are_in_firefox() {
-    run(Kind::Firefox).await;
+async fn streams_of_other_servers_are_told_as_they_are() {
+    in_both(run).await;
 }
 
 const SERVERS: [&str; 3] = ["/events/axum", "/events/better-sse", "/events/sse-starlette"];
 
 async fn run(kind: Kind) {
-    let (browser, relay) = (Browser::start(kind).await, Relay::start().await);
-    relay.route("/", Some(Site::new(Duration::from_secs(1)).serve_pages().await));
+    let site = Site::new(Duration::from_secs(1));
+    let (browser, relay) = tokio::join!(Browser::start(kind), relay_with_pages(&site));
     let drivers =
         tokio::task::spawn_blocking(|| (interop::node(), interop::npm("servers"), interop::python("servers/python")));
     let (node, servers, python) = drivers.await.unwrap();
@@ -65,7 +61,7 @@ async fn run(kind: Kind) {
 /// Nothing is lost over a cut, whether the page knows that the server has no hello or not.
 async fn with_ids(browser: &Arc<Browser>, relay: &Relay, url: &'static str) {
     for (hello, breaks) in [(false, [Break::Close, Break::Stall]), (true, [Break::Reset, Break::Close])] {
-        eprintln!("{url}, with ids, hello: {hello}");
+        browser.begins(&format!("{url}, with ids, hello: {hello}"));
         let before = relay.seen().len();
         let options = json!({ "url": format!("{url}?ids"), "topics": [], "hello": hello });
         let tab = browser.open(&page(SECURE, relay.port, &options)).await;
@@ -79,16 +75,18 @@ async fn with_ids(browser: &Arc<Browser>, relay: &Relay, url: &'static str) {
         let report = tab.report().await;
         assert_eq!(report["wrong"], json!([]), "{report:#}");
         let seen = &relay.seen()[before..];
-        let resumed = seen.iter().filter(|(_, head)| head.contains("\r\nlast-event-id: ")).count();
-        assert!(resumed >= 2 && resumed == seen.len() - 1, "{seen:#?}");
-        is_honest(&tab.ask("page.states").await);
+        // Where the machine is busy, the first attempts can be given up before an event.
+        let mut has_id = seen.iter().map(|(_, head)| head.contains("\r\nlast-event-id: ")).skip_while(|has_id| !has_id);
+        assert!(has_id.clone().count() >= 2 && has_id.all(|has_id| has_id), "{seen:#?}");
+        // It was not live at its beginning, and not between two connections.
+        assert!(tab.times_live().await >= 2);
         tab.close().await;
     }
 }
 
 /// What came during a cut is lost, and the client does not say anything else: it asks for nothing, and is not live meanwhile.
 async fn without_ids(browser: &Arc<Browser>, relay: &Relay, url: &'static str) {
-    eprintln!("{url}, without ids");
+    browser.begins(&format!("{url}, without ids"));
     let before = relay.seen().len();
     let options = json!({ "url": url, "topics": [], "hello": false });
     let tab = browser.open(&page(SECURE, relay.port, &options)).await;
@@ -98,18 +96,10 @@ async fn without_ids(browser: &Arc<Browser>, relay: &Relay, url: &'static str) {
     assert_eq!(tab.ask("page.stream.lastEventId").await, "");
     let seen = &relay.seen()[before..];
     assert!(seen.iter().all(|(_, head)| !head.contains("last-event-id")), "{seen:#?}");
-    is_honest(&tab.ask("page.states").await);
+    assert!(tab.times_live().await >= 2);
+    let wrong = tab.ask("page.kept.wrong.filter((what) => what.startsWith('live while'))").await;
+    assert_eq!(wrong, json!([]));
     tab.close().await;
-}
-
-/// A page is live only while it is connected.
-fn is_honest(states: &serde_json::Value) {
-    let states = states.as_array().unwrap();
-    let is_live = |state: &serde_json::Value| state["caughtUp"] == true;
-    assert!(states.iter().filter(|state| is_live(state)).all(|state| state["phase"] == "open"), "{states:#?}");
-    // It was not live at its beginning, and not between two connections.
-    let turns = states.windows(2).filter(|two| !is_live(&two[0]) && is_live(&two[1])).count();
-    assert!(turns >= 2, "{states:#?}");
 }
 
 /// Starts a server that prints its port, and ends with its standard input.

@@ -7,11 +7,15 @@ mod browser;
 mod example;
 mod faults;
 mod foreign;
+mod http2;
+mod kill;
 mod life;
 #[path = "../../../tests/support/random.rs"]
 mod random;
 mod relay;
 mod server;
+mod sleep;
+mod stage;
 mod storm;
 mod tabs;
 mod tls;
@@ -21,11 +25,25 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::timeout;
 
+use crate::browser::Kind;
+
 /// The time limit of each step.
 const BOUND: Duration = Duration::from_secs(60);
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(BOUND, future).await.expect("the step takes too long")
+}
+
+/// Runs a test in both browsers at once, as they wait for most of its time.
+async fn in_both<F: Future<Output = ()> + Send + 'static>(run: impl Fn(Kind) -> F) {
+    let runs = [Kind::Chromium, Kind::Firefox].map(|kind| (kind, tokio::spawn(run(kind))));
+    let mut failed = Vec::new();
+    for (kind, run) in runs {
+        if run.await.is_err() {
+            failed.push(kind);
+        }
+    }
+    assert!(failed.is_empty(), "it fails in {failed:?}");
 }
 
 /// The address of the page on this host, with these options of the client. All intervals are shortened.

@@ -3,8 +3,8 @@
 import { open, share } from "/tower-sse.js";
 
 const { url = "/events", topics = ["numbers"], user, ...options } = JSON.parse(new URLSearchParams(location.search).get("options") ?? "{}");
-// It outlives a reload.
-const kept = JSON.parse(sessionStorage.getItem("kept")) ?? { seen: {}, wrong: [], loads: 0, trace: [] };
+// With `resume`, it outlives a reload.
+const kept = (options.resume && JSON.parse(sessionStorage.getItem("kept"))) || { seen: {}, wrong: [], loads: 0, trace: [] };
 kept.loads++;
 // Only the topics of the address are resumed.
 for (const topic in kept.seen) if (!topics.includes(topic)) delete kept.seen[topic];
@@ -26,7 +26,7 @@ for (const type of ["pagehide", "visibilitychange", "freeze"]) {
 const stream = open(url, {
   ...options,
   topics,
-  headers: async () => ({ authorization: await (await fetch("/token", { cache: "no-store" })).text() }),
+  headers: async () => ({ authorization: await (await fetch(`/token?user=${user ?? ""}`, { cache: "no-store" })).text() }),
   ...(user && { share: share(user) }),
   onRefused: ({ status }) => void page.refused.push(status),
   onGap: ({ topics }) => void kept.wrong.push(`a gap in ${topics}`),
@@ -49,6 +49,12 @@ stream.on("*", ({ type, topic = "all", data, id }) => {
   }
   kept.seen[topic] = { first, last: number };
 });
+
+/** A page is live only while its stream is open, or while it follows one. */
+function isHonest() {
+  const { caughtUp, phase, role } = stream.state;
+  if (caughtUp && phase !== (role === "follower" ? "following" : "open")) kept.wrong.push(`live while ${JSON.stringify(stream.state)}`);
+}
 
 let isRestored = false;
 addEventListener("pageshow", ({ persisted }) => (isRestored ||= persisted));
@@ -82,6 +88,7 @@ const page = (globalThis.page = {
 });
 stream.subscribe((state) => {
   const { phase, role, transport, caughtUp } = state;
+  queueMicrotask(isHonest);
   trace(JSON.stringify(state));
   page.states.push({ phase, role, transport, caughtUp });
   if (page.states.length > 1000) page.states.shift();

@@ -12,8 +12,8 @@ use std::{
 
 use axum::{
     Router,
-    extract::{RawQuery, Request, State},
-    http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header},
+    extract::{Query, RawQuery, Request, State},
+    http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header, request::Parts},
     middleware::{self, Next},
     response::{Html, IntoResponse, Response},
     routing::get,
@@ -24,10 +24,10 @@ use tower::ServiceBuilder;
 use tower_http::compression::CompressionLayer;
 use tower_sse::{
     Batching, ClientHandle, Drain, Event, EventStream, Heartbeat, HelloEvent, Registry, RegistryConfig, Retention,
-    SseLayer, Start, SubscribeError, Subscription, TopicsService, backplane::File,
+    SseLayer, Start, Subscription, TopicsService, backplane::File,
 };
 
-use crate::{tls, within};
+use crate::{tls::Http2, within};
 
 /// What outlives a server.
 #[derive(Clone)]
@@ -63,8 +63,13 @@ impl Site {
     }
 
     fn token(&self) -> String {
-        let token = self.token.load(Ordering::SeqCst);
-        if self.gives_old_token.swap(false, Ordering::SeqCst) { format!("{token} of old") } else { token.to_string() }
+        self.token.load(Ordering::SeqCst).to_string()
+    }
+
+    /// The token of a user: the name is in it.
+    fn give_token(&self, user: &str) -> String {
+        let old = if self.gives_old_token.swap(false, Ordering::SeqCst) { " of old" } else { "" };
+        format!("{user}:{}{old}", self.token())
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -80,12 +85,14 @@ impl Site {
         self.serve(has_arrays, Some(address), false).await
     }
 
-    /// A server with TLS and HTTP/2.
-    pub(crate) async fn start_with_tls(&self) -> Server {
-        self.serve(false, None, true).await
+    /// A server with TLS and HTTP/2. `address`: that of the server before.
+    pub(crate) async fn start_with_tls(&self, address: Option<SocketAddr>) -> Server {
+        self.serve(false, address, true).await
     }
 
     async fn serve(&self, has_arrays: bool, address: Option<SocketAddr>, has_tls: bool) -> Server {
+        let http2 = Http2::default();
+        let faults = http2.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let address = address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
         let site = self.clone();
@@ -101,7 +108,7 @@ impl Site {
             let address = listener.local_addr().unwrap();
             let routes = site.routes(&registry, has_arrays);
             let accepting = if has_tls {
-                tokio::spawn(tls::serve(listener, routes))
+                tokio::spawn(faults.serve(listener, routes))
             } else {
                 let listener = listener.tap_io(|socket| socket.set_nodelay(true).unwrap());
                 tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() })
@@ -109,25 +116,29 @@ impl Site {
             (registry, address, accepting.abort_handle())
         });
         let (registry, address, accepting) = within(start).await.unwrap();
-        Server { site: self.clone(), address, registry: Some(registry), runtime: Some(runtime), accepting }
+        Server { site: self.clone(), address, http2, registry: Some(registry), runtime: Some(runtime), accepting }
     }
 
     fn routes(&self, registry: &Registry, has_arrays: bool) -> Router {
         let layer = SseLayer::new(registry)
             .heartbeat(Heartbeat::every(self.heartbeat))
+            .metadata(|request: &Parts| request.extensions.get::<User>().cloned())
             .hello_event(HelloEvent::default().control("/topics"));
         let layer = if has_arrays {
             layer.batching(Batching::every(Duration::from_millis(20)).as_array())
         } else {
             layer.topic_as_event_type(true)
         };
-        let allow = |_: &ClientHandle, topic: &str| Ok::<_, String>(subscription(topic));
+        let allow = |client: &ClientHandle, topic: &str| subscription(client, topic);
+        let of_user = |request: &Parts, client: &ClientHandle| {
+            request.extensions.get::<User>() == client.metadata().get::<User>()
+        };
         let always = |_: StatusCode, _: Version, _: &HeaderMap, _: &Extensions| true;
         let compressed = CompressionLayer::new().compress_when(always);
         let for_known = Router::new()
             .route("/events", get(events).layer(layer.clone()))
             .route("/events/gzip", get(events).layer(ServiceBuilder::new().layer(compressed).layer(layer)))
-            .route_service("/topics", TopicsService::new(registry, allow))
+            .route_service("/topics", TopicsService::new(registry, allow).owned_by(of_user))
             .layer(middleware::from_fn_with_state(self.clone(), has_token));
         closing(for_known.merge(self.pages()))
     }
@@ -140,7 +151,7 @@ impl Site {
             .route("/other", get(|| async { Html("<!doctype html><title>other</title>elsewhere") }))
             .route("/page.js", get(|| async { ([(header::CONTENT_TYPE, "text/javascript")], include_str!("page.js")) }))
             .route_service("/tower-sse.js", tower_sse::script())
-            .route("/token", get(async move || site.token()))
+            .route("/token", get(async move |Query(user): Query<User>| site.give_token(&user.user)))
     }
 
     /// A server that is never deployed, as nobody can load a page that no server has.
@@ -153,25 +164,46 @@ impl Site {
     }
 }
 
-fn subscription(topic: &str) -> Subscription {
-    Subscription::to(topic).from(Start::Last(1))
+/// Who asks. Pages without a user have an empty name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+pub(crate) struct User {
+    pub(crate) user: String,
 }
 
-async fn events(RawQuery(query): RawQuery, client: ClientHandle) -> Result<EventStream, SubscribeError> {
+/// A topic that is only for this user.
+pub(crate) fn private(user: &str) -> String {
+    format!("private-{user}")
+}
+
+fn subscription(client: &ClientHandle, topic: &str) -> Result<Subscription, String> {
+    let metadata = client.metadata();
+    let user = metadata.get::<User>().ok_or("nobody is known")?;
+    if topic.starts_with(&private("")) && topic != private(&user.user) {
+        return Err("it belongs to another user".to_owned());
+    }
+    Ok(Subscription::to(topic).from(Start::Last(1)))
+}
+
+async fn events(RawQuery(query): RawQuery, client: ClientHandle) -> Result<EventStream, Response> {
     let query = query.unwrap_or_default();
     for (_, topic) in form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "topic") {
-        client.subscribe(subscription(&topic))?;
+        let subscription = subscription(&client, &topic).map_err(|why| (StatusCode::FORBIDDEN, why).into_response())?;
+        client.subscribe(subscription).map_err(IntoResponse::into_response)?;
     }
     Ok(client.into_stream())
 }
 
 /// Only who knows the newest token gets anything.
-async fn has_token(State(site): State<Site>, request: Request, next: Next) -> Response {
+async fn has_token(State(site): State<Site>, mut request: Request, next: Next) -> Response {
     let token = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if token != Some(&site.token.load(Ordering::SeqCst).to_string()) {
-        site.refused.fetch_add(1, Ordering::SeqCst);
-        return StatusCode::UNAUTHORIZED.into_response();
-    }
+    let user = match token.and_then(|token| token.split_once(':')) {
+        Some((user, token)) if token == site.token() => User { user: user.to_owned() },
+        _ => {
+            site.refused.fetch_add(1, Ordering::SeqCst);
+            return StatusCode::UNAUTHORIZED.into_response();
+        }
+    };
+    request.extensions_mut().insert(user);
     next.run(request).await
 }
 
@@ -187,6 +219,8 @@ fn closing(routes: Router) -> Router {
 pub(crate) struct Server {
     pub(crate) site: Site,
     pub(crate) address: SocketAddr,
+    /// With TLS: what happens to its connections.
+    pub(crate) http2: Http2,
     registry: Option<Registry>,
     runtime: Option<Runtime>,
     accepting: tokio::task::AbortHandle,
@@ -199,6 +233,15 @@ impl Server {
 
     pub(crate) fn streams(&self) -> usize {
         self.registry().stats().clients
+    }
+
+    /// Who has the open streams.
+    pub(crate) fn users(&self) -> Vec<String> {
+        let clients = self.registry().clients();
+        let mut users: Vec<String> =
+            clients.iter().filter_map(|client| Some(client.metadata().get::<User>()?.user.clone())).collect();
+        users.sort();
+        users
     }
 
     /// Publishes the next number on a topic, and waits until it is stored.
@@ -226,11 +269,15 @@ impl Server {
     }
 
     /// Ends the streams as a deploy does.
-    pub(crate) async fn drain(mut self) {
+    pub(crate) async fn drain(&mut self) {
         let drain = Drain::within(Duration::from_millis(300)).reconnect_delay(Duration::from_millis(100));
         self.accepting.abort();
         within(self.registry().drain(drain)).await;
         self.kill().await;
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.runtime.is_none()
     }
 
     /// All connections break at once.

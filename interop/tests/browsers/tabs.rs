@@ -1,66 +1,28 @@
 //! Several tabs of one browser.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     PLAIN, SECURE,
     browser::{Browser, Kind, Tab},
-    page,
-    relay::Relay,
-    server::{Server, Site},
+    in_both, page,
+    server::{Site, private},
+    stage::{Stage, all_have_next, leader, open},
 };
 
-async fn serve() -> (Relay, Server) {
-    let relay = Relay::start().await;
-    let server = Site::new(Duration::from_secs(5)).start().await;
-    relay.route("/", Some(server.address));
-    server.publish().await;
-    (relay, server)
-}
-
-/// All tabs have what is published next, and nothing else was wrong.
-async fn all_have_next(server: &Server, tabs: &[Tab]) {
-    server.publish().await;
-    let has_it = format!("page.has({})", server.site.last());
-    for tab in tabs {
-        tab.until(&has_it).await;
-        let report = tab.report().await;
-        assert_eq!(report["wrong"], json!([]), "{report:#}");
-    }
-}
-
-/// Takes the tab out that has the stream.
-async fn leader(tabs: &mut Vec<Tab>) -> Tab {
-    let roles = join_all(tabs.iter().map(Tab::report)).await;
-    let leaders: Vec<usize> = (0..tabs.len()).filter(|at| roles[*at]["role"] == "leader").collect();
-    assert_eq!(leaders.len(), 1, "{roles:#?}");
-    tabs.remove(leaders[0])
-}
-
-async fn open(browser: &Arc<Browser>, count: usize, url: &str) -> Vec<Tab> {
-    let mut tabs = Vec::new();
-    for _ in 0..count {
-        tabs.push(browser.open(url).await);
-    }
-    tabs
-}
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn eight_tabs_of_chromium_on_https_have_one_stream() {
-    on_https(Kind::Chromium).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn eight_tabs_of_firefox_on_https_have_one_stream() {
-    on_https(Kind::Firefox).await;
+async fn eight_tabs_on_https_have_one_stream() {
+    in_both(on_https).await;
 }
 
 async fn on_https(kind: Kind) {
     let browser = Browser::start(kind).await;
-    let server = Site::new(Duration::from_secs(5)).start_with_tls().await;
+    let server = Site::new(HEARTBEAT).start_with_tls(None).await;
     server.publish().await;
     let url = page(SECURE, server.address.port(), &json!({ "user": "ada" })).replace("http:", "https:");
     let mut tabs = open(&browser, 8, &url).await;
@@ -81,79 +43,143 @@ async fn on_https(kind: Kind) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_tab_with_the_stream_is_killed_frozen_or_stuck_the_others_go_on() {
-    let browser = Browser::start(Kind::Chromium).await;
-    let (relay, server) = serve().await;
-    let url = page(SECURE, relay.port, &json!({ "user": "ada" }));
-    let mut tabs = open(&browser, 4, &url).await;
-    all_have_next(&server, &tabs).await;
+    in_both(lose_leaders).await;
+}
 
+const STUCK: &str = "
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => { for (const end = Date.now() + 25_000; Date.now() < end; ); };
+    port2.postMessage(0);
+";
+
+async fn lose_leaders(kind: Kind) {
+    let stage = Stage::start(kind, HEARTBEAT).await;
+    let mut tabs = open(&stage.browser, 4, &page(SECURE, stage.relay.port, &json!({ "user": "ada" }))).await;
+    stage.all_have_next(&tabs).await;
+
+    stage.browser.begins("killed");
     leader(&mut tabs).await.does("crash", json!({})).await;
     tabs[0].show().await;
-    all_have_next(&server, &tabs).await;
+    stage.all_have_next(&tabs).await;
 
+    stage.browser.begins("frozen");
+    // Firefox waits for the visible tab when another one is shown, so that is not the one that stands still.
     let frozen = leader(&mut tabs).await;
-    frozen.does("freeze", json!({ "is": true })).await;
     tabs[0].show().await;
-    all_have_next(&server, &tabs).await;
+    frozen.does("freeze", json!({ "is": true })).await;
+    tabs[1].show().await;
+    stage.all_have_next(&tabs).await;
     frozen.does("freeze", json!({ "is": false })).await;
     tabs.push(frozen);
-    all_have_next(&server, &tabs).await;
+    stage.all_have_next(&tabs).await;
 
+    stage.browser.begins("stuck");
     // It holds its lock, and hears of nothing.
     let stuck = leader(&mut tabs).await;
-    stuck.ask("void setTimeout(() => { for (const end = Date.now() + 25_000; Date.now() < end; ); })").await;
     tabs[0].show().await;
-    all_have_next(&server, &tabs).await;
-    let reports = join_all(tabs.iter().map(Tab::report)).await;
-    assert!(reports.iter().any(|report| report["role"] == "leader"), "{reports:#?}");
+    // A hidden page gets its timers late, but not its messages.
+    stuck.ask(STUCK).await;
+    tabs[1].show().await;
+    stage.all_have_next(&tabs).await;
+    tabs[1].until("page.report.role === 'leader'").await;
+    stage.all_have_next(&tabs).await;
     tabs.push(stuck);
-    all_have_next(&server, &tabs).await;
-    server.until_streams(|streams| streams == 1).await;
-    browser.stop().await;
+    stage.all_have_next(&tabs).await;
+    stage.server.until_streams(|streams| streams == 1).await;
+    stage.browser.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tabs_of_two_users_do_not_share() {
-    let browser = Browser::start(Kind::Chromium).await;
-    let (relay, server) = serve().await;
-    let of = |user: &str| page(SECURE, relay.port, &json!({ "user": user }));
-    let mut adas = open(&browser, 2, &of("ada")).await;
-    let mut bobs = open(&browser, 2, &of("bob")).await;
-    all_have_next(&server, &adas).await;
-    all_have_next(&server, &bobs).await;
-    server.until_streams(|streams| streams == 2).await;
-    for tabs in [&mut adas, &mut bobs] {
-        leader(tabs).await;
+async fn two_users_in_one_browser_share_no_stream_and_no_event() {
+    in_both(two_users).await;
+}
+
+async fn two_users(kind: Kind) {
+    let stage = Stage::start(kind, HEARTBEAT).await;
+    let server = &stage.server;
+    let of =
+        |user: &str| page(SECURE, stage.relay.port, &json!({ "user": user, "topics": ["numbers", private(user)] }));
+    let mut all = Vec::new();
+    for user in USERS.iter().cycle().take(4) {
+        all.push((*user, stage.browser.open(&of(user)).await));
     }
+    only_own_events(&stage, &all, 1).await;
+    server.until_streams(|streams| streams == 2).await;
+    assert_eq!(server.users(), USERS);
+
+    // The tabs of a user have one stream less, and another. Those of the other one notice nothing.
+    for (number, user, how) in [(2, "ada", "crash"), (3, "bob", "close")] {
+        let (own, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| *name == user);
+        let opens = opens(&others).await;
+        let mut own: Vec<Tab> = own.into_iter().map(|(_, tab)| tab).collect();
+        let lost = leader(&mut own).await;
+        lost.does(how, json!({})).await;
+        server.site.change_token();
+        own[0].show().await;
+        others.extend(own.into_iter().map(|tab| (user, tab)));
+        all = others;
+        only_own_events(&stage, &all, number).await;
+        server.until_streams(|streams| streams == 2).await;
+        assert_eq!(server.users(), USERS);
+        assert_eq!(self::opens(&all[..all.len() - 1]).await, opens);
+    }
+
+    // A user cannot have what is another one's.
+    let (_, bob) = all.iter().find(|(user, _)| *user == "bob").unwrap();
+    bob.ask(&format!("void page.stream.topic('{}')", private("ada"))).await;
+    bob.until("page.kept.wrong.length === 1").await;
+    server.publish_on(&private("ada"), 4).await;
+    server.publish_on(&private("bob"), 4).await;
+    bob.until(&format!("page.has(4, '{}')", private("bob"))).await;
+    let report = bob.report().await;
+    let refused = format!("{} is refused: it belongs to another user", private("ada"));
+    assert_eq!(report["wrong"], json!([refused]));
+    assert_eq!(report["seen"].as_object().unwrap().keys().collect::<Vec<_>>(), ["numbers", &private("bob")]);
+
     // Another browser has nothing in common with this one.
-    let other = browser.open_for("another browser", &of("ada")).await;
-    all_have_next(&server, &[other]).await;
+    let other = stage.browser.open_for("another browser", &of("ada")).await;
+    stage.all_have_next(&[other]).await;
     server.until_streams(|streams| streams == 3).await;
-    browser.stop().await;
+    assert_eq!(server.users(), ["ada", "ada", "bob"]);
+    stage.browser.stop().await;
+}
+
+const USERS: [&str; 2] = ["ada", "bob"];
+
+async fn opens(tabs: &[(&str, Tab)]) -> Vec<Value> {
+    join_all(tabs.iter().map(async |(_, tab)| tab.report().await["opens"].clone())).await
+}
+
+/// All tabs get what is for all, and what is for their users. Nothing else ever came.
+async fn only_own_events(stage: &Stage, tabs: &[(&str, Tab)], number: u64) {
+    for user in USERS {
+        stage.server.publish_on(&private(user), number).await;
+    }
+    for (user, tab) in tabs {
+        stage.all_have_next(std::slice::from_ref(tab)).await;
+        tab.until(&format!("page.has({number}, '{}')", private(user))).await;
+        let report = tab.report().await;
+        assert_eq!(report["wrong"], json!([]), "{report:#}");
+        assert_eq!(report["seen"].as_object().unwrap().keys().collect::<Vec<_>>(), ["numbers", &private(user)]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn eight_tabs_of_chromium_on_plain_http_are_exact_when_they_are_shown() {
-    on_plain_http(Kind::Chromium).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn eight_tabs_of_firefox_on_plain_http_are_exact_when_they_are_shown() {
-    on_plain_http(Kind::Firefox).await;
+async fn eight_tabs_on_plain_http_are_exact_when_they_are_shown() {
+    in_both(on_plain_http).await;
 }
 
 async fn on_plain_http(kind: Kind) {
-    let browser = Browser::start(kind).await;
-    let (relay, server) = serve().await;
-    let tabs = open(&browser, 8, &page(PLAIN, relay.port, &json!({ "user": "ada" }))).await;
+    let stage = Stage::start(kind, HEARTBEAT).await;
+    let tabs = open(&stage.browser, 8, &page(PLAIN, stage.relay.port, &json!({ "user": "ada" }))).await;
     for tab in &tabs {
         assert_eq!(tab.report().await["isSecure"], false);
     }
     for tab in tabs.iter().chain(&tabs) {
         tab.show().await;
-        all_have_next(&server, std::slice::from_ref(tab)).await;
+        stage.all_have_next(std::slice::from_ref(tab)).await;
     }
     // Those that nobody sees leave their connections to others.
-    server.until_streams(|streams| streams == 1).await;
-    browser.stop().await;
+    stage.server.until_streams(|streams| streams == 1).await;
+    stage.browser.stop().await;
 }
