@@ -131,6 +131,8 @@ pub(crate) struct Style {
     /// The stream is a recording: it has no position events, as the client can get everything again without an id, and it is whole or ends with
     /// the error of the handler's own body.
     pub(crate) is_recording: bool,
+    /// Each entry of an array has its id, because the client has said hello.
+    pub(crate) ids_in_arrays: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

@@ -180,6 +180,9 @@ impl Pending {
             }
             return response.map(|body| SseBody::wrapped(body, self.hold));
         }
+        if asked.hello {
+            client.change_style(|style| style.ids_in_arrays = true);
+        }
         let (reader, own) = match Reader::open(client) {
             Ok(opened) => opened,
             Err(refused) => {

@@ -5,8 +5,8 @@ use crate::{
     reading::Picked,
 };
 
-/// Encodes the events as one event whose data is a JSON array.
-pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
+/// Encodes the events as one event whose data is a JSON array. `has_ids`: each entry has the id that its event would have alone.
+pub(crate) fn array(events: &[Picked], has_ids: bool) -> Vec<u8> {
     let mut wire = Vec::new();
     let mut json = String::from("[");
     let mut id = None;
@@ -31,13 +31,19 @@ pub(crate) fn array(events: &[Picked]) -> Vec<u8> {
             push_json_string(&mut json, event_type);
             json.push(',');
         }
+        let own_id = entry.id().map(|own| picked.progress.as_deref().unwrap_or(own));
+        if let Some(own_id) = own_id.filter(|_| has_ids) {
+            json.push_str("\"id\":");
+            push_json_string(&mut json, own_id);
+            json.push(',');
+        }
+        id = own_id.or(id);
         json.push_str("\"data\":");
         match serde_json::from_str::<serde::de::IgnoredAny>(&data) {
             Ok(_) => json.push_str(&data),
             Err(_) => push_json_string(&mut json, &data),
         }
         json.push('}');
-        id = entry.id().map(|own| picked.progress.as_deref().unwrap_or(own)).or(id);
     }
     if let Some(id) = id {
         json.push(']');

@@ -39,7 +39,7 @@ impl Reader {
     pub(crate) fn written(&self, events: &[Picked]) -> Vec<u8> {
         match self.style.batching {
             #[cfg(feature = "json")]
-            Some(batching) if batching.is_array() => super::array::array(events),
+            Some(batching) if batching.is_array() => super::array::array(events, self.style.ids_in_arrays),
             _ => {
                 let mut wire = Vec::with_capacity(events.iter().map(|picked| picked.entry.wire.len()).sum());
                 events

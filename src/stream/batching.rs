@@ -68,7 +68,15 @@ impl Batching {
     /// last event in the array, so a client that resumes from it misses nothing. A reconnection time is sent as a
     /// `retry:` field before the array.
     ///
-    /// Cost: each client's array is built separately.
+    /// For a client that asks for a [`HelloEvent`](crate::HelloEvent), each entry also has its own id, so that the client
+    /// knows exactly which events it has:
+    ///
+    /// ```text
+    /// data: [{"topic":"prices/AAPL","id":"1763612345678-3-7k3m9p2xr","data":187.42}]
+    /// ```
+    ///
+    /// Cost: each client's array is built separately. An id of the registry takes 33 bytes in an entry. While topics of the
+    /// client are catching up, it also names these topics, up to eight, which takes 33 to 152 bytes more.
     #[cfg(feature = "json")]
     #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
     #[must_use]

@@ -409,3 +409,67 @@ async fn hello_comes_at_once_over_a_socket_and_its_id_resumes() {
     })
     .await;
 }
+
+mod a_client_that_gets_arrays {
+    use super::*;
+    use tower_sse::Batching;
+
+    /// The entries of the first array in these bytes, and the id of that array.
+    fn array(wire: &str) -> (Vec<Value>, String) {
+        let block = wire.split("\n\n").find(|block| fields(block, "event") == ["batch"]).expect("an array");
+        (serde_json::from_str(fields(block, "data")[0]).expect("JSON"), fields(block, "id")[0].to_owned())
+    }
+
+    fn arrays(registry: &Registry) -> SseLayer {
+        layer(registry).batching(Batching::every(Duration::from_millis(20)).as_array())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn has_the_id_of_each_entry_if_it_asked_for_hello() {
+        let registry = Registry::new();
+        for (uri, has_ids) in [(ASKS, true), ("/?wait=5&hello=1", true), ("/", false), ("/?hello=0", false)] {
+            let (_, response) = open_at(&arrays(&registry), uri, None, to("a"));
+            let mut body = response.into_body();
+            drop(text(&mut body));
+            let ids = ["1", "2"].map(|data| publish_id(&registry, "a", data));
+            registry.publish("a", Event::data("3").id("the \"third\"").unwrap()).unwrap();
+            let (entries, id) = array(&rest(&mut body).0);
+            let expected = [&ids[0], &ids[1], &"the \"third\"".to_owned()].map(|id| has_ids.then(|| json!(id)));
+            assert_eq!(entries.iter().map(|entry| entry.get("id").cloned()).collect::<Vec<_>>(), expected, "{uri}");
+            assert_eq!(id, "the \"third\"");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn resumes_after_the_id_of_any_entry() {
+        let registry = Registry::new();
+        let both = |client: &ClientHandle| {
+            client.subscribe("a").unwrap();
+            client.subscribe_from("late", Start::Oldest).unwrap();
+        };
+        for data in ["x1", "x2"] {
+            publish(&registry, "late", data);
+        }
+        let (client, mut body) = open(&arrays(&registry), None, to("a"));
+        drop(text(&mut body));
+        client.subscribe_from("late", Start::Oldest).unwrap();
+        for data in ["1", "2"] {
+            publish(&registry, "a", data);
+            publish(&registry, "late", data);
+        }
+        let all = array_of_all(&mut body);
+        assert_eq!(all.len(), 6);
+        assert!(all[0]["id"].as_str().unwrap().contains(';'), "the topic catches up: {}", all[0]);
+        for had in 1..all.len() {
+            let (_, mut body) = open(&arrays(&registry), all[had - 1]["id"].as_str(), both);
+            assert_eq!(array_of_all(&mut body), all[had..], "after {had}");
+        }
+    }
+
+    /// All entries that are ready.
+    fn array_of_all(body: &mut SseBody<Empty>) -> Vec<Value> {
+        let wire = text(body);
+        let arrays = wire.split("\n\n").filter(|block| fields(block, "event") == ["batch"]);
+        arrays.flat_map(|block| serde_json::from_str::<Vec<Value>>(fields(block, "data")[0]).unwrap()).collect()
+    }
+}
