@@ -7,19 +7,18 @@
 /**
  * @import * as Api from "./tower-sse.d.ts"
  *
- * @typedef {{ type: string, topic?: string, id: string, data?: string, value?: unknown }} RawEvent
+ * @typedef {{ type: string, topic?: string, data?: string, value?: unknown }} RawEvent
  *   It has a `value` instead of `data` if it was an entry of an array.
- * @typedef {{ after: string, id: string, events: RawEvent[], gap?: Api.Gap, isLive?: boolean, isEnd?: boolean }} Step
+ * @typedef {{ id?: string, event?: RawEvent, gap?: Api.Gap, isLive?: boolean, isEnd?: boolean }} Block
+ * @typedef {Block & { after: string, id: string }} Step
  *   Moves the last event id from `after` to `id`.
- * @typedef {{ id?: string, events?: any[], gap?: Api.Gap, isLive?: boolean }} Block
- * @typedef {{ topics: string[], wait?: number, id?: string, isMain?: boolean, isAside?: boolean, without?: string[] }} Ask
- *   A request for events. `isMain`: the stream, or a poll in its place. `isAside`: its ids are not those of the stream. `without`: the page has
- *   had the events of these topics.
+ * @typedef {{ topics: string[], wait?: number, isMain?: boolean, isAside?: boolean }} Ask
+ *   A request for events. `isMain`: the stream, or a poll in its place. `isAside`: for the start of topics, so its ids are not those of the stream.
  * @typedef {AbortController & Ask & { openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string, names?: Set<string>,
  *   hasEvents?: boolean }} Exchange
  * @typedef {{ topics: string[], refused: string[], caughtUp: boolean, isOpen: boolean }} Status
  * @typedef {{ topics(): Set<string>, starting: Set<string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
- *   ask(ask: Ask): Promise<string>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
+ *   ask(ask: Ask): Promise<void>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
  *   caughtUp(caughtUp: boolean): void, check(): void, close(): void }} Host
  */
 
@@ -66,7 +65,7 @@ export function open(url, options = {}) {
   let control;
 
   const delivery = newDelivery(received, {
-    news: (step) => topics.news(step).filter(({ topic }) => tab?.isForPage(topic) ?? true),
+    isNews: (step) => topics.isNews(step) && (tab?.isForPage(step.event?.topic) ?? true),
     gap: async (gap) => {
       set({ stale: true });
       await options.onGap?.(gap);
@@ -237,7 +236,7 @@ export function open(url, options = {}) {
       return tryAgain(isGood ? 0 : state.attempt + 1, retry);
     }
     set({ attempt: 0 });
-    pass(it, { isLive: true });
+    pass(it, [{ isLive: true }]);
     if (it === main) connectIn(0, true);
   }
 
@@ -338,7 +337,7 @@ export function open(url, options = {}) {
     const { signal } = it;
     const isPoll = it.wait !== undefined;
     const target = address(it);
-    const id = it.id ?? received;
+    const id = it.isAside ? "" : received;
     // Across origins, the header would need a preflight. The response to a poll with the id in its address can be shared.
     const isInQuery = isPoll || (globalThis.location && location.origin !== target.origin);
     if (id && isInQuery) target.searchParams.set("lastEventId", id);
@@ -354,7 +353,7 @@ export function open(url, options = {}) {
     const feed = parser(
       {
         event: (type, data, id) => receive(it, type, data, id),
-        id: (id) => pass(it, { id }),
+        id: (id) => pass(it, [{ id }]),
         retry: (ms) => (retry = ms),
       },
       options.maxEvent,
@@ -371,7 +370,7 @@ export function open(url, options = {}) {
     }
     if (!hello) {
       heard(it, 0);
-      pass(it, { isLive: true });
+      pass(it, [{ isLive: true }]);
     }
     const reader = response.body.getReader();
     const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -387,10 +386,10 @@ export function open(url, options = {}) {
       it.isRead = true;
       it.isTold = hello && type === "hello" && greeted(it, parsed(data));
       // A server without hello does not say when the client has caught up.
-      if (it.isMain && !it.isTold) pass(it, { isLive: true });
-      if (it.isTold) return pass(it, { id });
+      if (it.isMain && !it.isTold) pass(it, [{ isLive: true }]);
+      if (it.isTold) return pass(it, [{ id }]);
     }
-    pass(it, { id, ...((it.isTold && ownBlock(type, data)) || { events: [{ type, data }] }) });
+    pass(it, (it.isTold && ownBlocks(type, data, id)) || [{ id, event: { type, data } }]);
   }
 
   /** @param {Exchange} it @param {any} told */
@@ -408,35 +407,34 @@ export function open(url, options = {}) {
     return true;
   }
 
-  /** @param {Exchange} it @param {Block} block */
-  function pass(it, { id, events = [], gap, isLive }) {
+  /** @param {Exchange} it @param {Block[]} blocks that came together */
+  function pass(it, blocks) {
     if (it.signal.aborted) return;
-    const after = it.isAside ? "" : received;
-    const step = { after, id: id ?? after, events, gap, isLive };
-    events.forEach((event, at) => {
-      if (it.names?.has(event.type) || topics.knows(event.type)) event.topic ??= event.type;
-      // A stream that is cut in an array resumes before the array.
-      event.id = at + 1 < events.length ? after : step.id;
+    let after = it.isAside ? "" : received;
+    const steps = blocks.map((block) => {
+      const { id = after, event } = block;
+      if (event && (it.names?.has(event.type) || topics.knows(event.type))) event.topic ??= event.type;
+      if (block.id !== undefined && !it.isAside) topics.noteId(id, event?.topic);
+      const step = { ...block, after, id };
+      after = id;
+      return step;
     });
-    if (it.isAside) {
-      if (events.length) it.id = step.id;
-      return delivery.give(step);
-    }
-    if (it.isMain) tab?.send(step);
-    else step.events = events.filter(({ topic = "" }) => !it.without?.includes(topic));
-    if (events.length) {
+    if (it.isAside) return steps.forEach(delivery.give);
+    if (it.isMain) tab?.send(steps);
+    if (steps.some(({ event }) => event)) {
       it.hasEvents = true;
       if (it.isMain) set({ attempt: 0 });
     }
-    if (id !== undefined) topics.noteId(id, events);
-    accept(step);
+    steps.forEach(accept);
   }
 
   /** @param {Step} step */
   function accept(step) {
     received = step.id;
-    if (step.events.length) stats.lastEventAt = Date.now();
-    stats.events += step.events.length;
+    if (step.event) {
+      stats.events++;
+      stats.lastEventAt = Date.now();
+    }
     delivery.put(step);
   }
 
@@ -476,12 +474,11 @@ export function open(url, options = {}) {
     },
     /** Asks what was missed, beside the stream of another tab. @param {Ask} ask */
     async ask(ask) {
-      const names = topics.withLate(ask.topics, ask.id ?? received);
+      const names = topics.withLate(ask.topics, ask.isAside ? "" : received);
       const it = (side = newExchange({ ...ask, topics: names, wait: 0 }));
       const timer = setTimeout(() => it.abort(), connectTimeout);
       await load(it).finally(() => clearTimeout(timer));
       it.signal.throwIfAborted();
-      return it.id ?? "";
     },
     accept,
     room: delivery.room,
@@ -659,14 +656,15 @@ function newTopics(fixed, host) {
     },
     /** @param {string} name */
     knows: (name) => known.has(name),
-    /** Returns the events that the page has not had. @param {Step} step */
-    news({ after, id, events }) {
-      // Events without an id have no position.
-      if (id === after) return events;
+    /** Whether the page has not had the event. @param {Step} step */
+    isNews({ after, id, event }) {
+      const topic = event?.topic ?? "";
+      // An event without an id has no position.
+      if (id === after || !own.has(topic)) return true;
       const position = positionOf(id);
-      const news = events.filter(({ topic = "" }) => !own.has(topic) || !(order(position, had.get(topic) ?? "") <= 0));
-      for (const { topic = "" } of news) if (own.has(topic)) had.set(topic, position);
-      return news;
+      if (order(position, had.get(topic) ?? "") <= 0) return false;
+      had.set(topic, position);
+      return true;
     },
     /**
      * Returns the topics for a new stream.
@@ -696,10 +694,9 @@ function newTopics(fixed, host) {
       stream = undefined;
       started = [];
     },
-    /** @param {string} id that has come @param {RawEvent[]} events with it */
-    noteId(id, events) {
-      const names = events.flatMap(({ topic }) => topic ?? []);
-      for (const name of [...started.splice(0), ...names]) starting.delete(name);
+    /** @param {string} id that has come @param {string} [topic] of its event */
+    noteId(id, topic = "") {
+      for (const name of [...started.splice(0), topic]) starting.delete(name);
       late = id.includes(";") ? [...late, ...known] : [];
     },
   };
@@ -709,7 +706,7 @@ function newTopics(fixed, host) {
  * Gives the page its events, one by one. While something holds it, they wait.
  *
  * @param {string} lastId
- * @param {{ news(step: Step): RawEvent[], gap(gap: Api.Gap): Promise<void>, live(): void,
+ * @param {{ isNews(step: Step): boolean, gap(gap: Api.Gap): Promise<void>, live(): void,
  *   used(isUsed: boolean): void }} host
  */
 function newDelivery(lastId, host) {
@@ -745,16 +742,14 @@ function newDelivery(lastId, host) {
 
   /** @param {Step} step */
   function give(step) {
-    for (const raw of host.news(step)) {
-      if (isOver) return;
-      const event = new ReceivedEvent(raw);
-      for (const key of new Set([event.type, "*", topicKey(event.topic)])) {
-        for (const listener of [...(listeners.get(key) ?? [])]) call(listener, event);
-      }
-      for (const it of iterators) {
-        it.queue.push(event);
-        it.wake();
-      }
+    if (isOver || !step.event || !host.isNews(step)) return;
+    const event = new ReceivedEvent(step.event, step.id);
+    for (const key of new Set([event.type, "*", topicKey(event.topic)])) {
+      for (const listener of [...(listeners.get(key) ?? [])]) call(listener, event);
+    }
+    for (const it of iterators) {
+      it.queue.push(event);
+      it.wake();
     }
   }
 
@@ -810,7 +805,7 @@ function newDelivery(lastId, host) {
       }
     },
     /** What waits is still delivered. @param {string} id */
-    end: (id) => put({ after: id, id, events: [], isEnd: true }),
+    end: (id) => put({ after: id, id, isEnd: true }),
     /** What waits is dropped. */
     close() {
       steps = [];
@@ -823,8 +818,8 @@ class ReceivedEvent {
   #data;
   #json;
 
-  /** @param {RawEvent} raw */
-  constructor({ type, topic, id, data, value }) {
+  /** @param {RawEvent} raw @param {string} id */
+  constructor({ type, topic, data, value }, id) {
     this.type = type;
     this.topic = topic;
     this.id = id;
@@ -955,13 +950,17 @@ export function parser(to, max = 16 << 20) {
   };
 }
 
-/** The server's own events, in a stream that began with hello. @param {string} type @param {string} data @returns {Block | undefined} */
-function ownBlock(type, data) {
-  if (!data) return type === "live" ? { isLive: true } : type === "position" ? {} : undefined;
+/**
+ * The server's own events, in a stream that began with hello.
+ *
+ * @param {string} type @param {string} data @param {string} [id] @returns {Block[] | undefined}
+ */
+function ownBlocks(type, data, id) {
+  if (!data) return type === "live" ? [{ id, isLive: true }] : type === "position" ? [{ id }] : undefined;
   const value = type === "gap" || type === "batch" ? parsed(data) : undefined;
-  if (type === "gap" && value?.topics) return { gap: value };
-  if (!Array.isArray(value) || !value.every((entry) => entry && "data" in entry)) return;
-  return { events: value.map(({ topic, event = "message", data }) => ({ type: event, topic, value: data })) };
+  if (type === "gap" && value?.topics) return [{ id, gap: value }];
+  if (!Array.isArray(value) || !value.every((entry) => entry?.id)) return;
+  return value.map(({ id, topic, event = "message", data }) => ({ id, event: { type: event, topic, value: data } }));
 }
 
 /** @param {string} json @returns {any} */
@@ -1057,9 +1056,6 @@ function newTab(name, host, left) {
   let steps = [];
   let isInStep = false;
   let isCatchingUp = false;
-  /** Topics of which this tab has had more than of the others: until `aheadId`. @type {string[]} */
-  let ahead = [];
-  let aheadId = "";
 
   const say = (/** @type {object} */ message) => channel.postMessage({ from: me, ...message });
   const sayWants = (more = {}) => say({ want: [...host.topics()], ...more });
@@ -1069,11 +1065,7 @@ function newTab(name, host, left) {
     turn?.abort();
     const mine = (turn = new AbortController());
     const { signal } = mine;
-    const lead = async () => {
-      // First, all topics have to be at one.
-      for (let tries = 4; ahead.length && tries--; ) await pause(LEAST_PAUSE);
-      return signal.aborted || (begin(), new Promise((release) => signal.addEventListener("abort", release)));
-    };
+    const lead = () => signal.aborted || (begin(), new Promise((release) => signal.addEventListener("abort", release)));
     navigator.locks.request(name, steal ? { steal } : { signal }, lead).catch((/** @type {Error} */ error) => {
       if (mine !== turn) return;
       if (error.name === "AbortError") return demote();
@@ -1123,7 +1115,7 @@ function newTab(name, host, left) {
     words++;
     heardAt = Date.now();
     if (message.status) note(message.status, seenOf(message.id));
-    else take(message.step);
+    else message.steps.forEach(take);
   };
 
   // ---- As the leader
@@ -1231,17 +1223,9 @@ function newTab(name, host, left) {
     const { starting } = host;
     // A tab without an id gets all starts.
     if (!host.id()) starting.clear();
-    ahead = ahead.filter((topic) => host.topics().has(topic) && !starting.has(topic));
-    if (!ahead.length) [ahead, aheadId] = [[...starting], ""];
-    // The entries of an array have no positions, so all topics have to be at one before the next array.
-    for (let tries = ahead.length && 5; tries; tries--) {
-      aheadId = await ask({ topics: ahead, id: aheadId, isAside: true });
-      for (const topic of ahead) starting.delete(topic);
-      const others = wanted().filter((topic) => !ahead.includes(topic));
-      if (!others.length || !(order(positionOf(aheadId), seenOf(host.id())) > 0)) break;
-      await ask({ topics: others, without: ahead });
-    }
-    ahead = [];
+    const names = [...starting];
+    if (names.length) await ask({ topics: names, isAside: true });
+    for (const name of names) starting.delete(name);
   }
 
   const wanted = () => [...new Set([...status.topics, ...host.topics()])].filter((topic) => !status.refused.includes(topic));
@@ -1260,8 +1244,8 @@ function newTab(name, host, left) {
     others,
     tell,
     wake,
-    /** @param {Step} step */
-    send: (step) => isLeader && say({ epoch, step }),
+    /** @param {Step[]} steps */
+    send: (steps) => isLeader && say({ epoch, steps }),
     closeAll() {
       say({ isOver: true });
       host.close();

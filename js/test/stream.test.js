@@ -146,25 +146,38 @@ test("with a key, a reload resumes after the last event of the page before it", 
   assert.deepEqual([seen, next.seen], [[1, 2], [3, 4]]);
 });
 
-test("the entries of an array are events, and a cut resumes before the array as long as one is left", async () => {
+/** A stream with one array, whose entries have these ids. */
+function withArray(ids) {
   const world = new World();
   world.server.foreign = (pipe) => {
     pipe.open();
     pipe.send('event: hello\ndata: {"v":1,"heartbeat":0,"topics":[]}\nid: 1\n\n');
     const entries = [{ topic: "x", event: "tick", data: { n: 1 } }, { topic: "y", data: "text" }, { data: null }];
-    pipe.send(`event: batch\ndata: ${JSON.stringify(entries)}\nid: 2\n\n`);
+    const array = entries.map((entry, at) => ({ ...entry, id: ids[at] }));
+    pipe.send(`event: batch\ndata: ${JSON.stringify(array)}\nid: 4\n\n`);
   };
-  const { page } = visit({}, { world });
-  const stream = page.open("/other");
+  return { world, stream: new Page(world).open("/events") };
+}
+
+test("the entries of an array are events with their own ids", async () => {
+  const { world, stream } = withArray(["2", "3", "4"]);
   const events = [];
-  stream.on("*", ({ type, topic, data, json, id }) => events.push({ type, topic, data, json, id }));
+  stream.on("*", ({ type, topic, data, json, id }) => events.push({ type, topic, data, json, id, before: stream.lastEventId }));
   await world.run(100);
   assert.deepEqual(events, [
-    { type: "tick", topic: "x", data: '{"n":1}', json: { n: 1 }, id: "1" },
-    { type: "message", topic: "y", data: "text", json: "text", id: "1" },
-    { type: "message", topic: undefined, data: "null", json: null, id: "2" },
+    { type: "tick", topic: "x", data: '{"n":1}', json: { n: 1 }, id: "2", before: "1" },
+    { type: "message", topic: "y", data: "text", json: "text", id: "3", before: "2" },
+    { type: "message", topic: undefined, data: "null", json: null, id: "4", before: "3" },
   ]);
-  assert.equal(stream.stats.events, 3);
+  assert.deepEqual([stream.stats.events, stream.lastEventId], [3, "4"]);
+});
+
+test("an array whose entries have no ids could not be resumed, and stays one event", async () => {
+  const { world, stream } = withArray([]);
+  const events = [];
+  stream.on("*", ({ type, json, id }) => events.push([type, json.length, id]));
+  await world.run(100);
+  assert.deepEqual(events, [["batch", 3, "4"]]);
 });
 
 // ---- Trying again

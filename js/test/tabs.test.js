@@ -57,7 +57,7 @@ test("a tab that is new asks for its own start, and then hardly for more", async
   assert.ok(asks(server).length <= 2, `${asks(server).length}`);
 });
 
-test("a topic that starts in a tab that is behind is given once, though the entries of arrays have no positions", async () => {
+test("a topic that starts in a tab that is behind is given once, also in arrays", async () => {
   const { world, server, tabs } = await open(2, { topics: ["a", "b"] });
   server.asArrays = true;
   publish(server, "a", 1);

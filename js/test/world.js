@@ -463,7 +463,7 @@ export class Server {
       }
       connection.hasSent = true;
       const { n } = next.event;
-      if (this.asArrays && !late.length) batch.push({ topic: next.name, event: "number", data: { n } });
+      if (this.asArrays) batch.push({ topic: next.name, event: "number", id: connection.sentId, data: { n } });
       else pipe.send(`event: ${this.isTyped ? "number" : next.name}\ndata: {"n":${n},"topic":"${next.name}"}\nid: ${connection.sentId}\n\n`);
     }
     if (batch.length) pipe.send(`event: batch\ndata: ${JSON.stringify(batch)}\nid: ${connection.sentId}\n\n`);

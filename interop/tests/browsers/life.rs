@@ -1,7 +1,6 @@
 //! Half an hour of the life of pages in less than a minute: all intervals of the client and of the server are shortened.
 //!
-//! `TOWER_SSE_LIFE_SECONDS` is how long it takes, and `TOWER_SSE_LIFE_SEED` makes another one. With `TOWER_SSE_LIFE_ARRAYS=1`, servers also send
-//! arrays. The entries of an array have no ids, so a tab that follows can then get an event of a topic that it has just added twice.
+//! `TOWER_SSE_LIFE_SECONDS` is how long it takes, and `TOWER_SSE_LIFE_SEED` makes another one.
 
 use std::{
     collections::BTreeMap,
@@ -228,8 +227,7 @@ impl Life {
                 server.kill().await;
             }
             sleep(Duration::from_millis(random.below(700))).await;
-            let has_arrays = setting("TOWER_SSE_LIFE_ARRAYS", 0) > 0 && random.one_in(2);
-            *place = Some(self.site.start_at(has_arrays, address).await);
+            *place = Some(self.site.start_at(random.one_in(2), address).await);
             target(true);
         }
     }
