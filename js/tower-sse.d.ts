@@ -48,9 +48,13 @@ export interface Options {
   hello?: boolean;
   /** Connects only while somebody listens. A second after the last listener has left, the stream is parked. Default: false. */
   lazy?: boolean;
-  /** How long a stream may show nothing at its beginning, in milliseconds. Default: 15000. */
+  /** How long nothing may arrive before the first event or comment is whole, in milliseconds. Default: 15000. */
   connectTimeout?: number;
-  /** How long a stream may be silent if the server does not tell its heartbeat, in milliseconds. 0: for ever. Default: 60000. */
+  /**
+   * How long a stream may be silent, in milliseconds. 0: for ever. Default: 60000.
+   *
+   * If the server tells its heartbeat, it is three of them, and at least 5000.
+   */
   silence?: number;
   /** Parks the stream of a page that is hidden for so many milliseconds. Default: keep, and 5000 if tabs cannot share. */
   hidden?: "keep" | number;
@@ -142,6 +146,8 @@ export interface EventStream<E extends object = Record<string, unknown>> extends
   off(type: string, listener: (event: never) => void): void;
   /** Adds a topic to the stream, and listens to it. Calls are counted: the last function that is called removes the topic. */
   topic<T = unknown>(name: string, listener?: (event: StreamEvent<T>) => void): () => void;
+  /** Takes back a topic of the options. It stays while a call of `topic` holds it. */
+  removeTopic(name: string): void;
   /** Calls the listener now and with each new state. Returns the function that ends it. */
   subscribe(listener: (state: State) => void): () => void;
   /** Connects again, now. */

@@ -10,14 +10,14 @@
  * @typedef {{ type: string, topic?: string, data?: string, value?: unknown }} RawEvent
  *   It has a `value` instead of `data` if it was an entry of an array.
  * @typedef {{ id?: string, event?: RawEvent, gap?: Api.Gap, isLive?: boolean, isEnd?: boolean }} Block
- * @typedef {Block & { after: string, id: string }} Step
+ * @typedef {Block & { after: string, id: string, isAside?: boolean }} Step
  *   Moves the last event id from `after` to `id`.
- * @typedef {{ topics: string[], wait?: number, isMain?: boolean, isAside?: boolean }} Ask
- *   A request for events. `isMain`: the stream, or a poll in its place. `isAside`: for the start of topics, so its ids are not those of the stream.
- * @typedef {AbortController & Ask & { openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string, names?: Set<string>,
+ * @typedef {{ topics: string[], wait?: number, isAside?: boolean }} Ask
+ *   A request for events. `isAside`: for the start of topics. Its ids are not those of the stream.
+ * @typedef {AbortController & Ask & { names: Set<string>, openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string,
  *   hasEvents?: boolean }} Exchange
  * @typedef {{ topics: string[], refused: string[], caughtUp: boolean, isOpen: boolean }} Status
- * @typedef {{ topics(): Set<string>, starting: Set<string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
+ * @typedef {{ own: Map<string, number>, starting: Set<string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
  *   ask(ask: Ask): Promise<void>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
  *   caughtUp(caughtUp: boolean): void, check(): void, close(): void }} Host
  */
@@ -28,6 +28,7 @@ const GOOD_AFTER = 10_000; // A stream of this age has not failed.
 const POLL = 25; // seconds
 const STREAM_AGAIN = 600_000; // A client that polls tries a stream again after this time.
 const BACKLOG = 1_000; // While more steps wait in the page, nothing is read.
+const LEAST_SILENCE = 5_000; // A server with a short heartbeat may still have a hiccup.
 
 /** @type {typeof Api.open} */
 export function open(url, options = {}) {
@@ -38,14 +39,14 @@ export function open(url, options = {}) {
   /** Ends the listeners to events of the page itself. */
   const page = new AbortController();
   const alarm = newAlarm();
-  const hiddenAlarm = newAlarm();
-  /** Why the stream is parked. */
-  const reasons = new Set(lazy ? ["unused"] : []);
+  /** @type {any} */
+  let hiddenTimer;
+  /** Why there is no stream. */
+  const reasons = new Set(lazy ? ["new", "unused"] : ["new"]);
   /** @type {Set<(state: Api.State) => void>} */
   const watchers = new Set();
   /** @type {Api.State} */
   let state = Object.freeze({ phase: "idle", attempt: 0, transport: poll === "always" ? "poll" : "stream", caughtUp: false, stale: false, role: "alone" });
-  let isBegun = false;
   /** At most one. @type {Exchange | undefined} */
   let main;
   /** @type {Exchange | undefined} */
@@ -75,20 +76,23 @@ export function open(url, options = {}) {
     used: (isUsed) => lazy && (isUsed ? unpark("unused") : setTimeout(() => delivery.isUsed() || park("unused"), 1_000)),
   });
 
-  const topics = newTopics(options.topics ?? [], {
+  const fixed = new Set(options.topics);
+  const topics = newTopics(fixed, {
     others: () => tab?.others() ?? [],
     put,
     reopen: () => connectIn(0),
-    pause: () => new Promise((resolve) => setTimeout(resolve, pause(1, 0))),
+    pause: () => sleep(pause(1, 0)),
     tell: () => tab?.tell(),
     refused: (topic, why) => options.onTopicRefused?.(topic, why),
   });
+  const topicsChanged = () => (tab ? tab.topicsChanged() : topics.change());
+  /** @param {string} name */
+  const leaveTopic = (name) => topics.remove(name) && topicsChanged();
 
   // ---- Parked or not
 
   function begin() {
     if (state.phase === "closed") return;
-    isBegun = true;
     const { document } = globalThis;
     const { signal } = page;
     /** @param {EventTarget | undefined} target @param {string[]} types @param {() => unknown} act */
@@ -104,15 +108,15 @@ export function open(url, options = {}) {
     // Another network may show streams.
     on(globalThis, ["online"], () => (switchTo("stream"), wake()));
     noteVisibility();
-    unpark();
+    unpark("new");
   }
 
   function noteVisibility() {
-    hiddenAlarm.clear();
+    clearTimeout(hiddenTimer);
     if (!globalThis.document?.hidden) return unpark("hidden");
     save();
     const { hidden = share && !canShare() ? 5_000 : "keep" } = options;
-    if (hidden !== "keep") hiddenAlarm.set(hidden, () => park("hidden"));
+    if (hidden !== "keep") hiddenTimer = setTimeout(() => park("hidden"), Math.min(hidden, LONGEST));
   }
 
   function save() {
@@ -126,13 +130,13 @@ export function open(url, options = {}) {
     reasons.add(reason);
     if (isAtRest() || state.phase === "closed") return;
     stop();
-    set({ phase: "parked", role: "alone", caughtUp: false, retryAt: undefined });
+    set({ phase: "parked", role: "alone" });
   }
 
-  /** @param {string} [reason] */
-  function unpark(reason = "") {
+  /** @param {string} reason */
+  function unpark(reason) {
     reasons.delete(reason);
-    if (isBegun && isAtRest() && !reasons.size) start();
+    if (isAtRest() && !reasons.size) start();
   }
 
   function start() {
@@ -153,8 +157,7 @@ export function open(url, options = {}) {
     if (state.phase === "closed") return;
     stop();
     page.abort();
-    hiddenAlarm.clear();
-    set({ phase: "closed", why, error, caughtUp: false, retryAt: undefined });
+    set({ phase: "closed", why, error });
     delivery.end(received);
   }
 
@@ -163,9 +166,10 @@ export function open(url, options = {}) {
   /** @param {Partial<Api.State>} changes */
   function set(changes) {
     const old = state;
-    const names = /** @type {(keyof Api.State)[]} */ (Object.keys(changes));
-    if (names.every((name) => changes[name] === old[name])) return;
-    state = Object.freeze({ ...old, ...changes });
+    const isMoved = (changes.phase ?? old.phase) !== old.phase;
+    const next = { ...old, ...(isMoved && { caughtUp: false, retryAt: undefined }), ...changes };
+    if (Object.entries(next).every(([name, value]) => value === old[/** @type {keyof Api.State} */ (name)])) return;
+    state = Object.freeze(next);
     if (state.caughtUp !== old.caughtUp) tab?.tell();
     for (const watcher of [...watchers]) call(watcher, state);
   }
@@ -178,7 +182,7 @@ export function open(url, options = {}) {
     setTimeout(() => {
       if (state.phase === "waiting") {
         const ms = Math.max(Math.random() * 300, notBefore - Date.now());
-        if (ms < alarm.rest()) connectIn(ms);
+        if (Date.now() + ms < Number(state.retryAt)) connectIn(ms);
       } else if (main?.openedAt && isSilent(main, 1 / 2)) connectIn(0);
       tab?.wake();
     });
@@ -188,7 +192,7 @@ export function open(url, options = {}) {
   function connectIn(ms, isNextPoll = false) {
     drop();
     ms = Math.min(Math.max(ms, beganAt + LEAST_PAUSE - Date.now(), 0), LONGEST);
-    if (!isNextPoll) set({ phase: ms ? "waiting" : "connecting", retryAt: ms ? Date.now() + ms : undefined, caughtUp: false });
+    if (!isNextPoll) set(ms ? { phase: "waiting", retryAt: Date.now() + ms } : { phase: "connecting" });
     alarm.set(ms, () => connect(isNextPoll));
   }
 
@@ -206,16 +210,22 @@ export function open(url, options = {}) {
     const isPoll = state.transport === "poll";
     // The first poll asks what was missed. The next ones wait for more.
     const wait = isPoll ? (isNextPoll ? POLL : 0) : undefined;
-    if (!isPoll || !isNextPoll) set({ phase: "connecting", retryAt: undefined, caughtUp: false });
-    const it = (main = newExchange({ isMain: true, wait, topics: topics.query(received, !isPoll && control !== "") }));
-    alarm.set(connectTimeout + 1000 * (wait ?? 0), () => {
-      if (hello && ++mute > 1) switchTo(isPoll ? "stream" : "poll");
-      failed(it, new Error("the server shows nothing"));
-    });
+    if (!wait) set({ phase: "connecting" });
+    const it = (main = newExchange({ wait, topics: topics.query(received, !isPoll && control !== "") }));
+    expectMore(it);
     load(it).then(
       () => ended(it),
       (error) => failed(it, error),
     );
+  }
+
+  /** Until it is open, the response has to show more in this time. @param {Exchange} it */
+  function expectMore(it) {
+    const { wait } = it;
+    alarm.set(connectTimeout + 1000 * (wait ?? 0), () => {
+      if (hello && ++mute > 1) switchTo(wait === undefined ? "poll" : "stream");
+      failed(it, new Error("the server shows nothing"));
+    });
   }
 
   /** @param {Api.State["transport"]} transport */
@@ -303,14 +313,21 @@ export function open(url, options = {}) {
     it.heardAt = stats.lastByteAt = Date.now();
     stats.bytes += bytes;
     if (it !== main) return;
+    if (!it.openedAt) expectMore(it);
+    else if (it.heardAt - it.openedAt >= GOOD_AFTER) set({ attempt: 0 });
+  }
+
+  /** The response shows what it has: a first event, or a comment. @param {Exchange} it */
+  function opened(it) {
+    if (it !== main) return;
     if (!it.openedAt) {
-      it.openedAt = it.heardAt;
+      it.openedAt = Date.now();
       mute = 0;
       hasNewHeaders = false;
       stats.opens++;
       set({ phase: "open", error: undefined });
-      watch(it);
-    } else if (it.heardAt - it.openedAt >= GOOD_AFTER) set({ attempt: 0 });
+    }
+    watch(it);
   }
 
   // ---- One exchange
@@ -355,6 +372,7 @@ export function open(url, options = {}) {
         event: (type, data, id) => receive(it, type, data, id),
         id: (id) => pass(it, [{ id }]),
         retry: (ms) => (retry = ms),
+        comment: () => opened(it),
       },
       options.maxEvent,
     );
@@ -362,6 +380,7 @@ export function open(url, options = {}) {
       const text = await response.text();
       if (signal.aborted) return;
       heard(it, text.length);
+      opened(it);
       return feed(text);
     }
     if (!response.body) {
@@ -370,6 +389,7 @@ export function open(url, options = {}) {
     }
     if (!hello) {
       heard(it, 0);
+      opened(it);
       pass(it, [{ isLive: true }]);
     }
     const reader = response.body.getReader();
@@ -385,9 +405,10 @@ export function open(url, options = {}) {
     if (!it.isRead) {
       it.isRead = true;
       it.isTold = hello && type === "hello" && greeted(it, parsed(data));
-      // A server without hello does not say when the client has caught up.
-      if (it.isMain && !it.isTold) pass(it, [{ isLive: true }]);
+      opened(it);
       if (it.isTold) return pass(it, [{ id }]);
+      // A server without hello does not say when the client has caught up.
+      if (it === main) pass(it, [{ isLive: true }]);
     }
     pass(it, (it.isTold && ownBlocks(type, data, id)) || [{ id, event: { type, data } }]);
   }
@@ -395,42 +416,43 @@ export function open(url, options = {}) {
   /** @param {Exchange} it @param {any} told */
   function greeted(it, told) {
     if (!(told?.v > 0)) return false;
-    it.names = new Set([...it.topics, ...told.topics]);
+    for (const name of told.topics) it.names.add(name);
     if (it.isAside) return true;
-    silence = 3 * told.heartbeat;
+    silence = told.heartbeat && Math.max(3 * told.heartbeat, LEAST_SILENCE);
     set({ resumed: told.resumed });
-    if (!it.isMain) return true;
-    watch(it);
+    opened(it);
+    if (it !== main) return true;
     it.client = told.client;
     if (told.client) control = told.control ?? "";
-    topics.opened(it.topics);
+    topics.opened(it);
     return true;
   }
 
   /** @param {Exchange} it @param {Block[]} blocks that came together */
   function pass(it, blocks) {
+    const { isAside, names } = it;
     if (it.signal.aborted) return;
-    let after = it.isAside ? "" : received;
+    let after = isAside ? "" : received;
     const steps = blocks.map((block) => {
       const { id = after, event } = block;
-      if (event && (it.names?.has(event.type) || topics.knows(event.type))) event.topic ??= event.type;
-      if (block.id !== undefined && !it.isAside) topics.noteId(id, event?.topic);
-      const step = { ...block, after, id };
+      if (event && names.has(event.type)) event.topic ??= event.type;
+      if (block.id !== undefined && !isAside) topics.noteId(id, names, event?.topic);
+      const step = { ...block, after, id, isAside };
       after = id;
       return step;
     });
-    if (it.isAside) return steps.forEach(delivery.give);
-    if (it.isMain) tab?.send(steps);
-    if (steps.some(({ event }) => event)) {
-      it.hasEvents = true;
-      if (it.isMain) set({ attempt: 0 });
+    const hasEvents = steps.some(({ event }) => event);
+    it.hasEvents ||= hasEvents;
+    if (it === main) {
+      tab?.send(steps);
+      if (hasEvents) set({ attempt: 0 });
     }
     steps.forEach(accept);
   }
 
   /** @param {Step} step */
   function accept(step) {
-    received = step.id;
+    if (!step.isAside) received = step.id;
     if (step.event) {
       stats.events++;
       stats.lastEventAt = Date.now();
@@ -454,7 +476,7 @@ export function open(url, options = {}) {
 
   /** @type {Host} */
   const host = {
-    topics: topics.own,
+    own: topics.own,
     starting: topics.starting,
     status: () => ({ ...topics.status(), caughtUp: state.caughtUp, isOpen: state.phase === "open" }),
     id: () => received,
@@ -465,7 +487,7 @@ export function open(url, options = {}) {
     },
     follow() {
       drop();
-      set({ phase: "following", role: "follower", caughtUp: false, retryAt: undefined });
+      set({ phase: "following", role: "follower" });
     },
     alone() {
       tab = undefined;
@@ -474,7 +496,7 @@ export function open(url, options = {}) {
     },
     /** Asks what was missed, beside the stream of another tab. @param {Ask} ask */
     async ask(ask) {
-      const names = topics.withLate(ask.topics, ask.isAside ? "" : received);
+      const names = ask.isAside ? ask.topics : topics.withLate(ask.topics);
       const it = (side = newExchange({ ...ask, topics: names, wait: 0 }));
       const timer = setTimeout(() => it.abort(), connectTimeout);
       await load(it).finally(() => clearTimeout(timer));
@@ -510,16 +532,17 @@ export function open(url, options = {}) {
     },
     off: delivery.off,
     topic(/** @type {string} */ name, /** @type {Function | undefined} */ listener) {
-      if (topics.add(name)) tab ? tab.added(name) : topics.change();
+      if (topics.add(name)) topicsChanged();
       // A function for each call, because each call counts.
       const off = delivery.on(topicKey(name), (/** @type {unknown} */ event) => listener?.(event));
       let isOn = true;
       return () => {
-        if (isOn && topics.remove(name)) tab ? tab.removed() : topics.change();
+        if (isOn) leaveTopic(name);
         isOn = false;
         off();
       };
     },
+    removeTopic: (/** @type {string} */ name) => void (fixed.delete(name) && leaveTopic(name)),
     subscribe(/** @type {(state: Api.State) => void} */ listener) {
       const watcher = (/** @type {Api.State} */ state) => listener(state);
       watchers.add(watcher);
@@ -527,7 +550,7 @@ export function open(url, options = {}) {
       return () => void watchers.delete(watcher);
     },
     reconnect() {
-      if (!isBegun || state.phase === "closed") return;
+      if (reasons.has("new") || state.phase === "closed") return;
       reasons.clear();
       if (isAtRest()) start();
       else if (state.role === "follower") tab?.wake();
@@ -553,31 +576,26 @@ function newTopics(fixed, host) {
   const starting = new Set();
   /** How far the page has had the topics that it wants. @type {Map<string, string>} */
   const had = new Map();
-  /** All that this stream was asked for. @type {Set<string>} */
-  let known = new Set();
   /** @type {Set<string>} */
   const refused = new Set();
   /** Of the open stream. @type {string[]} */
   let has = [];
   /** Their start comes before the next id. @type {string[]} */
   let started = [];
-  /** @type {string[]} */
-  let asked = [];
+  /** `undefined`: it has to be asked again. @type {string[] | undefined} */
+  let asked;
   let notFound = 0; // in a row
-  let isPart = false;
-  let mustAskAgain = false;
   let isChanging = false;
-  /** Another object for each stream. @type {object | undefined} */
-  let stream;
-
-  const wanted = () => [...new Set([...own.keys(), ...host.others()])];
-  const keyOf = (/** @type {string[]} */ topics) => JSON.stringify(topics.sort());
-
-  /** @type {string[]} */
+  /** All that the open stream was asked for. Another set for each stream. @type {Set<string> | undefined} */
+  let known;
+  /** What a stream that resumes now has to have. @type {string[]} */
   let late = [];
 
-  /** An id can say how far some topics were read: a stream that resumes after it has to have them. @param {string[]} names @param {string} id */
-  const withLate = (names, id) => (id.includes(";") ? [...new Set([...names, ...late])] : names);
+  const wanted = () => [...new Set([...own.keys(), ...host.others()])];
+  const keyOf = (/** @type {string[] | undefined} */ topics) => JSON.stringify(topics?.sort());
+
+  /** An id can say how far some topics were read: a stream that resumes after it has to have them. @param {string[]} names */
+  const withLate = (names) => [...new Set([...names, ...late])];
 
   /** A topic that the stream has already starts for the page only if it leaves the stream first. @param {string} name */
   const isReady = (name) => !starting.has(name) || !has.includes(name) || started.includes(name);
@@ -587,25 +605,24 @@ function newTopics(fixed, host) {
     if (isChanging) return;
     isChanging = true;
     await null;
-    for (let next; stream; await ask(next, stream)) {
+    for (let next; known; await ask(next, known)) {
       next = wanted().filter(isReady);
-      if (keyOf(next) === keyOf(asked) && !mustAskAgain) break;
+      if (keyOf(next) === keyOf(asked)) break;
     }
     isChanging = false;
   }
 
-  /** @param {string[]} topics @param {object} current */
+  /** @param {string[]} topics @param {Set<string>} current */
   async function ask(topics, current) {
     asked = topics;
-    mustAskAgain = false;
-    topics.forEach((name) => known.add(name));
+    for (const name of topics) current.add(name);
     // The tabs that follow have to know before the events of a topic are missing.
     host.tell();
     try {
       const response = await host.put(topics);
       const { ok = false, status = 404 } = response ?? {};
       const answer = ok ? await response?.json() : await response?.text();
-      if (stream !== current) return;
+      if (known !== current) return;
       if (ok) {
         notFound = 0;
         has = answer.topics;
@@ -620,7 +637,7 @@ function newTopics(fixed, host) {
       else refuse(topics.filter((topic) => !has.includes(topic)).map((topic) => ({ topic, why: answer })));
     } catch {
       await host.pause();
-      if (stream === current) mustAskAgain = true;
+      if (known === current) asked = undefined;
     }
   }
 
@@ -634,10 +651,11 @@ function newTopics(fixed, host) {
 
   return {
     change,
+    own,
     starting,
-    own: () => new Set(own.keys()),
+    withLate,
     /** The topics that it has are those that it surely has. */
-    status: () => ({ topics: has.filter((name) => asked.includes(name)), refused: [...refused] }),
+    status: () => ({ topics: has.filter((name) => asked?.includes(name)), refused: [...refused] }),
     /** Returns whether nobody in the page wanted it before. @param {string} name */
     add(name) {
       const count = own.get(name) ?? 0;
@@ -649,13 +667,9 @@ function newTopics(fixed, host) {
     /** Returns whether nobody in the page wants it any more. @param {string} name */
     remove(name) {
       const count = (own.get(name) ?? 1) - 1;
-      if (count) own.set(name, count);
-      else own.delete(name);
-      if (!count) starting.delete(name), had.delete(name);
-      return !count;
+      if (count) return !own.set(name, count);
+      return [own, starting, had].map((all) => all.delete(name))[0];
     },
-    /** @param {string} name */
-    knows: (name) => known.has(name),
     /** Whether the page has not had the event. @param {Step} step */
     isNews({ after, id, event }) {
       const topic = event?.topic ?? "";
@@ -673,31 +687,28 @@ function newTopics(fixed, host) {
      * @param {boolean} canChange when it is open
      */
     query(id, canChange) {
-      isPart = !!id && canChange && notFound < 2;
+      const isPart = id && canChange && notFound < 2;
       const named = wanted().filter((name) => !refused.has(name) && !(isPart && starting.has(name)));
-      const names = withLate(named, id);
+      const names = withLate(named);
       asked = isPart ? names : wanted();
+      started = isPart ? [] : [...names];
       return names;
     },
-    withLate,
-    /** @param {string[]} topics */
-    opened(topics) {
-      stream = {};
-      mustAskAgain = false;
+    /** @param {Exchange} it */
+    opened({ topics, names }) {
+      known = names;
       has = topics;
-      known = new Set(topics);
-      if (!isPart) started = has.filter((name) => starting.has(name));
       host.tell();
       change();
     },
     closed() {
-      stream = undefined;
+      known = undefined;
       started = [];
     },
-    /** @param {string} id that has come @param {string} [topic] of its event */
-    noteId(id, topic = "") {
+    /** @param {string} id that has come @param {Set<string>} names of its stream @param {string} [topic] of its event */
+    noteId(id, names, topic = "") {
       for (const name of [...started.splice(0), topic]) starting.delete(name);
-      late = id.includes(";") ? [...late, ...known] : [];
+      late = id.includes(";") ? [...late, ...names] : [];
     },
   };
 }
@@ -706,8 +717,7 @@ function newTopics(fixed, host) {
  * Gives the page its events, one by one. While something holds it, they wait.
  *
  * @param {string} lastId
- * @param {{ isNews(step: Step): boolean, gap(gap: Api.Gap): Promise<void>, live(): void,
- *   used(isUsed: boolean): void }} host
+ * @param {{ isNews(step: Step): boolean, gap(gap: Api.Gap): Promise<void>, live(): void, used(isUsed: boolean): void }} host
  */
 function newDelivery(lastId, host) {
   /** @type {Step[]} */
@@ -716,46 +726,43 @@ function newDelivery(lastId, host) {
   let isOver = false;
   /** @type {Map<string, Set<Function>>} */
   const listeners = new Map();
-  /** @type {Set<{ queue: ReceivedEvent[], wake(): void, through(): void }>} */
+  /** Each takes an event, and resolves when its loop is through with it. @type {Set<(event?: ReceivedEvent) => Promise<unknown>>} */
   const iterators = new Set();
-  /** @type {(() => void)[]} */
+  /** @type {((value?: unknown) => void)[]} */
   let readers = [];
 
   const isUsed = () => listeners.size + iterators.size > 0;
   const isFull = () => steps.length > BACKLOG;
 
-  async function run() {
+  /** @param {Step} step */
+  async function put(step) {
+    steps.push(step);
     if (isHeld) return;
     isHeld = true;
     for (let step; (step = steps.shift()); ) {
-      give(step);
-      if (step.gap) await host.gap(step.gap).catch(report);
+      const taken = step.event && host.isNews(step) && give(new ReceivedEvent(step.event, step.id));
       // An iterator that is slow holds the stream, and the server keeps what comes.
-      for (const it of iterators) if (it.queue.length) await new Promise((resolve) => (it.through = () => resolve(0)));
-      lastId = step.id;
+      if (taken && iterators.size) await Promise.all(taken);
+      if (step.gap) await host.gap(step.gap).catch(report);
+      if (!step.isAside) lastId = step.id;
       if (step.isLive) host.live();
       if (step.isEnd) finish();
-      if (!isFull()) readers.splice(0).forEach((read) => read());
+      if (!isFull()) for (const read of readers.splice(0)) read();
     }
     isHeld = false;
   }
 
-  /** @param {Step} step */
-  function give(step) {
-    if (isOver || !step.event || !host.isNews(step)) return;
-    const event = new ReceivedEvent(step.event, step.id);
+  /** @param {ReceivedEvent} event */
+  function give(event) {
     for (const key of new Set([event.type, "*", topicKey(event.topic)])) {
       for (const listener of [...(listeners.get(key) ?? [])]) call(listener, event);
     }
-    for (const it of iterators) {
-      it.queue.push(event);
-      it.wake();
-    }
+    return [...iterators].map((take) => take(event));
   }
 
   function finish() {
     isOver = true;
-    for (const { wake } of iterators) wake();
+    for (const take of iterators) take();
   }
 
   /** @param {string} key @param {Function} listener */
@@ -766,16 +773,9 @@ function newDelivery(lastId, host) {
     host.used(isUsed());
   }
 
-  /** @param {Step} step */
-  function put(step) {
-    steps.push(step);
-    run();
-  }
-
   return {
     isUsed,
     isFull,
-    give,
     put,
     off,
     /** The last id that all of the page is through with. */
@@ -787,20 +787,26 @@ function newDelivery(lastId, host) {
       return () => off(key, listener);
     },
     /** Resolves when the page can take more. */
-    room: () => isFull() && new Promise((resolve) => readers.push(() => resolve(0))),
+    room: () => isFull() && new Promise((resolve) => readers.push(resolve)),
     async *iterate() {
-      const it = { queue: /** @type {ReceivedEvent[]} */ ([]), wake() {}, through() {} };
-      iterators.add(it);
+      let give = (/** @type {ReceivedEvent | undefined} */ _) => {};
+      let through = (/** @type {unknown} */ _) => {};
+      const next = () => new Promise((resolve) => (give = resolve));
+      let coming = next();
+      const take = (/** @type {ReceivedEvent | undefined} */ event) => {
+        give(event);
+        return new Promise((resolve) => (through = resolve));
+      };
+      iterators.add(take);
       host.used(true);
       try {
-        while (!isOver) {
-          for (let event; (event = it.queue.shift()); ) yield event;
-          it.through();
-          await new Promise((resolve) => (it.wake = () => resolve(0)));
+        for (let event; !isOver && (event = await coming); through(0)) {
+          coming = next();
+          yield event;
         }
       } finally {
-        iterators.delete(it);
-        it.through();
+        iterators.delete(take);
+        through(0);
         host.used(isUsed());
       }
     },
@@ -842,7 +848,6 @@ function newAlarm() {
   let timer;
   let at = 0;
   let act = () => {};
-  const rest = () => at - Date.now();
   const clear = () => clearTimeout(timer);
   function ring() {
     clear();
@@ -850,9 +855,8 @@ function newAlarm() {
     act();
   }
   return {
-    rest,
     clear: () => (clear(), (at = Infinity)),
-    check: () => rest() <= 0 && ring(),
+    check: () => at <= Date.now() && ring(),
     /** @param {number} ms @param {() => void} then */
     set(ms, then) {
       clear();
@@ -864,7 +868,10 @@ function newAlarm() {
 }
 
 /** @param {Ask} ask @returns {Exchange} */
-const newExchange = (ask) => Object.assign(new AbortController(), { openedAt: 0, heardAt: 0 }, ask);
+const newExchange = (ask) => Object.assign(new AbortController(), { names: new Set(ask.topics), openedAt: 0, heardAt: 0 }, ask);
+
+/** @param {number} ms */
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** @param {unknown} error */
 const report = (error) => (globalThis.reportError ?? console.error)(error);
@@ -1046,8 +1053,6 @@ function newTab(name, host, left) {
   let turn;
   /** The highest of a leader. Messages of an earlier leader do not count. */
   let epoch = 0;
-  let words = 0; // of leaders
-  let heardAt = 0;
   /** What the others want. @type {Map<string, { topics: string[], at: number }>} */
   const wants = new Map();
   /** Of the leader's stream. @type {Status} */
@@ -1058,7 +1063,7 @@ function newTab(name, host, left) {
   let isCatchingUp = false;
 
   const say = (/** @type {object} */ message) => channel.postMessage({ from: me, ...message });
-  const sayWants = (more = {}) => say({ want: [...host.topics()], ...more });
+  const sayWants = (more = {}) => say({ want: [...host.own.keys()], ...more });
 
   /** Waits for the lock, and holds it until the turn ends. */
   function queue(steal = false) {
@@ -1112,8 +1117,7 @@ function newTab(name, host, left) {
     if (!(message.epoch >= epoch)) return;
     if (isLeader) demote();
     epoch = message.epoch;
-    words++;
-    heardAt = Date.now();
+    listen();
     if (message.status) note(message.status, seenOf(message.id));
     else message.steps.forEach(take);
   };
@@ -1133,11 +1137,9 @@ function newTab(name, host, left) {
 
   // ---- As a follower
 
-  /** Waits for a word of the leader. Without one, a visible tab takes the stream over. */
+  /** Waits for the next word of the leader. Without one, a visible tab takes the stream over. */
   function listen(ms = 2 * BEAT, isInDoubt = false) {
-    const before = words;
     alarm.set(ms, () => {
-      if (words > before) return listen(heardAt + 2 * BEAT - Date.now());
       if (!isInDoubt) return wake();
       if (!globalThis.document?.hidden) queue(true);
       listen();
@@ -1164,7 +1166,7 @@ function newTab(name, host, left) {
   const tellPage = () => isLeader || host.caughtUp(isInStep && status.caughtUp);
 
   /** Whether the leader's stream has all topics of this tab. */
-  const isCovered = () => [...host.topics()].every((topic) => status.topics.includes(topic) || status.refused.includes(topic));
+  const isCovered = () => [...host.own.keys()].every((topic) => status.topics.includes(topic) || status.refused.includes(topic));
 
   /** Whether this tab has had all events up to an id. @param {string} id */
   const hasHad = (id) => id === host.id() || order(id, host.id()) <= 0;
@@ -1195,7 +1197,7 @@ function newTab(name, host, left) {
     if (isCatchingUp || !status.isOpen) return;
     isCatchingUp = true;
     try {
-      do {
+      for (;;) {
         await host.room();
         await askForStarts();
         const before = steps.length;
@@ -1203,7 +1205,9 @@ function newTab(name, host, left) {
         const at = steps.map(({ id }) => id).lastIndexOf(host.id());
         // A step without an order is in the response if it came before the request.
         steps = steps.filter((step, index) => index > at && !fit(step) && (index >= before || order(step.id, host.id()) > 0));
-      } while (isCovered() && (steps.length || host.starting.size) && (await pause(LEAST_PAUSE)));
+        if (!isCovered() || !(steps.length || host.starting.size)) break;
+        await pause(LEAST_PAUSE);
+      }
       isInStep = isCovered();
     } catch (error) {
       // The next word of the leader is the next attempt.
@@ -1228,10 +1232,9 @@ function newTab(name, host, left) {
     for (const name of names) starting.delete(name);
   }
 
-  const wanted = () => [...new Set([...status.topics, ...host.topics()])].filter((topic) => !status.refused.includes(topic));
+  const wanted = () => [...new Set([...status.topics, ...host.own.keys()])].filter((topic) => !status.refused.includes(topic));
 
-  /** @param {number} ms */
-  const pause = (ms) => new Promise((resolve) => setTimeout(() => resolve(1), ms * (1 + Math.random())));
+  const pause = (/** @type {number} */ ms) => sleep(ms * (1 + Math.random()));
 
   const others = () => new Set([...wants.values()].flatMap(({ topics, at }) => (Date.now() - at < 3 * BEAT ? topics : [])));
 
@@ -1250,17 +1253,12 @@ function newTab(name, host, left) {
       say({ isOver: true });
       host.close();
     },
-    /** @param {string} topic */
-    added(topic) {
-      sayWants();
-      if (!isLeader) catchUp();
-      else host.change();
-    },
-    removed() {
+    topicsChanged() {
       sayWants();
       if (isLeader) host.change();
+      else if (host.starting.size) catchUp();
     },
     /** @param {string | undefined} topic */
-    isForPage: (topic) => topic === undefined || host.topics().has(topic) || !others().has(topic),
+    isForPage: (topic) => topic === undefined || host.own.has(topic) || !others().has(topic),
   };
 }

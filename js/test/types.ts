@@ -35,6 +35,7 @@ open("/events").on("anything", ({ json }) => json.id);
 
 // Topics.
 const undo: () => void = stream.topic<Order>("orders/17", ({ json }) => json.total);
+stream.removeTopic("orders/17");
 stream.topic("orders/18");
 stream.off("order", (event: StreamEvent<Order>) => void event);
 
