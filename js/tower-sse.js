@@ -94,19 +94,22 @@ export function open(url, options = {}) {
   function begin() {
     if (state.phase === "closed") return;
     const { document } = globalThis;
-    const { signal } = page;
-    /** @param {EventTarget | undefined} target @param {string[]} types @param {() => unknown} act */
-    const on = (target, types, act) => types.forEach((type) => target?.addEventListener?.(type, act, { signal }));
     const leave = () => (save(), park("away"));
     const back = () => (unpark("away"), noteVisibility(), wake());
-    on(globalThis, ["pagehide"], leave);
-    on(globalThis, ["pageshow", "focus"], back);
-    on(document, ["freeze"], leave);
-    on(document, ["resume"], back);
-    on(document, ["visibilitychange"], () => (document.hidden ? noteVisibility() : back()));
-    on(globalThis, ["offline"], () => main?.openedAt && watch(main, 1 / 3));
-    // Another network may show streams.
-    on(globalThis, ["online"], () => (switchTo("stream"), wake()));
+    const acts = {
+      pagehide: leave,
+      freeze: leave,
+      pageshow: back,
+      resume: back,
+      focus: back,
+      visibilitychange: () => (document.hidden ? noteVisibility() : back()),
+      offline: () => main?.openedAt && watch(main, 1 / 3),
+      // Another network may show streams.
+      online: () => (switchTo("stream"), wake()),
+    };
+    for (const target of [globalThis, document]) {
+      for (const [type, act] of Object.entries(acts)) target?.addEventListener?.(type, act, { signal: page.signal });
+    }
     noteVisibility();
     unpark("new");
   }
@@ -212,20 +215,11 @@ export function open(url, options = {}) {
     const wait = isPoll ? (isNextPoll ? POLL : 0) : undefined;
     if (!wait) set({ phase: "connecting" });
     const it = (main = newExchange({ wait, topics: topics.query(received, !isPoll && control !== "") }));
-    expectMore(it);
+    watch(it);
     load(it).then(
       () => ended(it),
       (error) => failed(it, error),
     );
-  }
-
-  /** Until it is open, the response has to show more in this time. @param {Exchange} it */
-  function expectMore(it) {
-    const { wait } = it;
-    alarm.set(connectTimeout + 1000 * (wait ?? 0), () => {
-      if (hello && ++mute > 1) switchTo(wait === undefined ? "poll" : "stream");
-      failed(it, new Error("the server shows nothing"));
-    });
   }
 
   /** @param {Api.State["transport"]} transport */
@@ -295,16 +289,20 @@ export function open(url, options = {}) {
 
   // ---- Whether the stream lives
 
-  /** @param {Exchange} it @param {number} part of the longest silence */
-  const isSilent = (it, part) => silence > 0 && Date.now() - it.heardAt >= part * silence;
+  /** How long it may be silent. @param {Exchange} it */
+  const limit = (it) => (it.openedAt ? silence || LONGEST : connectTimeout + 1000 * (it.wait ?? 0));
 
-  /** Ends the stream when it has been silent for a part of the longest silence. @param {Exchange} it */
+  /** @param {Exchange} it @param {number} part of its limit */
+  const isSilent = (it, part) => Date.now() - it.heardAt >= part * limit(it);
+
+  /** Ends the exchange when it has been silent for a part of its limit. @param {Exchange} it */
   function watch(it, part = 1) {
-    alarm.set(it.heardAt + part * (silence || LONGEST) - Date.now(), () => {
+    alarm.set(it.heardAt + part * limit(it) - Date.now(), () => {
       // Nothing is heard while nothing is read.
       if (delivery.isFull()) it.heardAt = Date.now();
-      if (isSilent(it, part)) failed(it, new Error("the server is silent"));
-      else watch(it);
+      if (!isSilent(it, part)) return watch(it);
+      if (!it.openedAt && hello && ++mute > 1) switchTo(it.wait === undefined ? "poll" : "stream");
+      failed(it, new Error("the server is silent"));
     });
   }
 
@@ -312,9 +310,7 @@ export function open(url, options = {}) {
   function heard(it, bytes) {
     it.heardAt = stats.lastByteAt = Date.now();
     stats.bytes += bytes;
-    if (it !== main) return;
-    if (!it.openedAt) expectMore(it);
-    else if (it.heardAt - it.openedAt >= GOOD_AFTER) set({ attempt: 0 });
+    if (it === main && it.openedAt && it.heardAt - it.openedAt >= GOOD_AFTER) set({ attempt: 0 });
   }
 
   /** The response shows what it has: a first event, or a comment. @param {Exchange} it */
@@ -740,9 +736,9 @@ function newDelivery(lastId, host) {
     if (isHeld) return;
     isHeld = true;
     for (let step; (step = steps.shift()); ) {
-      const taken = step.event && host.isNews(step) && give(new ReceivedEvent(step.event, step.id));
+      const taken = step.event && host.isNews(step) ? give(new ReceivedEvent(step.event, step.id)) : [];
       // An iterator that is slow holds the stream, and the server keeps what comes.
-      if (taken && iterators.size) await Promise.all(taken);
+      for (const isThrough of taken) await isThrough;
       if (step.gap) await host.gap(step.gap).catch(report);
       if (!step.isAside) lastId = step.id;
       if (step.isLive) host.live();
@@ -868,7 +864,7 @@ function newAlarm() {
 }
 
 /** @param {Ask} ask @returns {Exchange} */
-const newExchange = (ask) => Object.assign(new AbortController(), { names: new Set(ask.topics), openedAt: 0, heardAt: 0 }, ask);
+const newExchange = (ask) => Object.assign(new AbortController(), { names: new Set(ask.topics), openedAt: 0, heardAt: Date.now() }, ask);
 
 /** @param {number} ms */
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
