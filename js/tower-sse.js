@@ -17,8 +17,8 @@
  * @typedef {AbortController & Ask & { names: Set<string>, openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string,
  *   hasEvents?: boolean }} Exchange
  * @typedef {{ topics: string[], refused: string[], caughtUp: boolean, isOpen: boolean }} Status
- * @typedef {{ own: Map<string, number>, starting: Set<string>, status(): Status, id(): string, lead(): void, follow(): void, alone(): void,
- *   ask(ask: Ask): Promise<void>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
+ * @typedef {{ own: Map<string, number>, starting(): string[], hasStarted(name: string): void, status(): Status, id(): string,
+ *   lead(): void, follow(): void, alone(): void, ask(ask: Ask): Promise<void>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
  *   caughtUp(caughtUp: boolean): void, check(): void, close(): void }} Host
  */
 
@@ -472,8 +472,8 @@ export function open(url, options = {}) {
 
   /** @type {Host} */
   const host = {
-    own: topics.own,
-    starting: topics.starting,
+    ...topics,
+    ...delivery,
     status: () => ({ ...topics.status(), caughtUp: state.caughtUp, isOpen: state.phase === "open" }),
     id: () => received,
     lead() {
@@ -499,9 +499,6 @@ export function open(url, options = {}) {
       it.signal.throwIfAborted();
     },
     accept,
-    room: delivery.room,
-    isFull: delivery.isFull,
-    change: topics.change,
     caughtUp: (/** @type {boolean} */ caughtUp) => set({ caughtUp }),
     check: alarm.check,
     close,
@@ -568,10 +565,8 @@ export function open(url, options = {}) {
 function newTopics(fixed, host) {
   /** How often the page wants each. */
   const own = new Map([...fixed].map((name) => [name, 1]));
-  /** The page has not had their start, so a resume does not name them: the open stream adds them. @type {Set<string>} */
-  const starting = new Set();
   /** How far the page has had the topics that it wants. @type {Map<string, string>} */
-  const had = new Map();
+  const had = new Map([...fixed].map((name) => [name, ""]));
   /** @type {Set<string>} */
   const refused = new Set();
   /** Of the open stream. @type {string[]} */
@@ -594,7 +589,13 @@ function newTopics(fixed, host) {
   const withLate = (names) => [...new Set([...names, ...late])];
 
   /** A topic that the stream has already starts for the page only if it leaves the stream first. @param {string} name */
-  const isReady = (name) => !starting.has(name) || !has.includes(name) || started.includes(name);
+  const isReady = (name) => !isStarting(name) || !has.includes(name) || started.includes(name);
+
+  /** The page has not had its start, so a resume does not name it: the open stream adds it. @param {string} name */
+  const isStarting = (name) => own.has(name) && !had.has(name);
+
+  /** @param {string} name */
+  const hasStarted = (name) => void (isStarting(name) && had.set(name, ""));
 
   /** Tells the server what is wanted. Several changes make one request. */
   async function change() {
@@ -622,7 +623,7 @@ function newTopics(fixed, host) {
       if (ok) {
         notFound = 0;
         has = answer.topics;
-        started = has.filter((name) => starting.has(name));
+        started = has.filter(isStarting);
         refuse(answer.refused);
         host.tell();
       } else if (status === 404) {
@@ -648,7 +649,8 @@ function newTopics(fixed, host) {
   return {
     change,
     own,
-    starting,
+    starting: () => [...own.keys()].filter(isStarting),
+    hasStarted,
     withLate,
     /** The topics that it has are those that it surely has. */
     status: () => ({ topics: has.filter((name) => asked?.includes(name)), refused: [...refused] }),
@@ -657,14 +659,14 @@ function newTopics(fixed, host) {
       const count = own.get(name) ?? 0;
       own.set(name, count + 1);
       refused.delete(name);
-      if (!count) starting.add(name);
       return !count;
     },
     /** Returns whether nobody in the page wants it any more. @param {string} name */
     remove(name) {
       const count = (own.get(name) ?? 1) - 1;
       if (count) return !own.set(name, count);
-      return [own, starting, had].map((all) => all.delete(name))[0];
+      had.delete(name);
+      return own.delete(name);
     },
     /** Whether the page has not had the event. @param {Step} step */
     isNews({ after, id, event }) {
@@ -684,7 +686,7 @@ function newTopics(fixed, host) {
      */
     query(id, canChange) {
       const isPart = id && canChange && notFound < 2;
-      const named = wanted().filter((name) => !refused.has(name) && !(isPart && starting.has(name)));
+      const named = wanted().filter((name) => !refused.has(name) && !(isPart && isStarting(name)));
       const names = withLate(named);
       asked = isPart ? names : wanted();
       started = isPart ? [] : [...names];
@@ -703,7 +705,7 @@ function newTopics(fixed, host) {
     },
     /** @param {string} id that has come @param {Set<string>} names of its stream @param {string} [topic] of its event */
     noteId(id, names, topic = "") {
-      for (const name of [...started.splice(0), topic]) starting.delete(name);
+      [...started.splice(0), topic].forEach(hasStarted);
       late = id.includes(";") ? [...late, ...names] : [];
     },
   };
@@ -959,9 +961,9 @@ export function parser(to, max = 16 << 20) {
  * @param {string} type @param {string} data @param {string} [id] @returns {Block[] | undefined}
  */
 function ownBlocks(type, data, id) {
-  if (!data) return type === "live" ? [{ id, isLive: true }] : type === "position" ? [{ id }] : undefined;
+  if (!data) return type === "live" || type === "position" ? [{ id, isLive: type === "live" }] : undefined;
   const value = type === "gap" || type === "batch" ? parsed(data) : undefined;
-  if (type === "gap" && value?.topics) return [{ id, gap: value }];
+  if (type === "gap") return value?.topics && [{ id, gap: value }];
   if (!Array.isArray(value) || !value.every((entry) => entry?.id)) return;
   return value.map(({ id, topic, event = "message", data }) => ({ id, event: { type: event, topic, value: data } }));
 }
@@ -1201,7 +1203,7 @@ function newTab(name, host, left) {
         const at = steps.map(({ id }) => id).lastIndexOf(host.id());
         // A step without an order is in the response if it came before the request.
         steps = steps.filter((step, index) => index > at && !fit(step) && (index >= before || order(step.id, host.id()) > 0));
-        if (!isCovered() || !(steps.length || host.starting.size)) break;
+        if (!isCovered() || !(steps.length || host.starting().length)) break;
         await pause(LEAST_PAUSE);
       }
       isInStep = isCovered();
@@ -1220,12 +1222,10 @@ function newTab(name, host, left) {
   }
 
   async function askForStarts() {
-    const { starting } = host;
+    const topics = host.starting();
     // A tab without an id gets all starts.
-    if (!host.id()) starting.clear();
-    const names = [...starting];
-    if (names.length) await ask({ topics: names, isAside: true });
-    for (const name of names) starting.delete(name);
+    if (host.id() && topics.length) await ask({ topics, isAside: true });
+    topics.forEach(host.hasStarted);
   }
 
   const wanted = () => [...new Set([...status.topics, ...host.own.keys()])].filter((topic) => !status.refused.includes(topic));
@@ -1252,7 +1252,7 @@ function newTab(name, host, left) {
     topicsChanged() {
       sayWants();
       if (isLeader) host.change();
-      else if (host.starting.size) catchUp();
+      else if (host.starting().length) catchUp();
     },
     /** @param {string | undefined} topic */
     isForPage: (topic) => topic === undefined || host.own.has(topic) || !others().has(topic),
