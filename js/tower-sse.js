@@ -982,8 +982,8 @@ const EVENT_STREAM = "text/event-stream";
 /** The content type, without parameters. @param {Response} response */
 const typeOf = ({ headers }) => (headers.get("content-type") ?? "").split(";")[0].trim().toLowerCase();
 
-/** @param {number} status */
-const isTemporary = (status) => [408, 425, 429].includes(status) || status >= 500;
+/** Of a head that breaks off, Chromium takes the first digits for the status. @param {number} status */
+const isTemporary = (status) => [408, 425, 429].includes(status) || status < 200 || status >= 500;
 
 /** @param {Response} [response] */
 function retryAfter(response) {

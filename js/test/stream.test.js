@@ -275,9 +275,9 @@ test("each status means what it says", async () => {
 });
 
 test("a head that breaks off is a lost connection, though Chromium takes it for a whole one", async () => {
-  for (const headers of [{}, { "content-type": "text/ev" }]) {
+  for (const [status, headers] of [[200, {}], [200, { "content-type": "text/ev" }], [2, {}], [40, {}]]) {
     const { world, server, stream } = visit();
-    server.refuse = () => ({ status: 200, headers, text: "" });
+    server.refuse = () => ({ status, headers, text: "" });
     await world.run(100);
     server.refuse = undefined;
     await world.run(5_000);

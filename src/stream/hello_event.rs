@@ -37,6 +37,8 @@ use crate::event::{OwnEvent, push_json_field, push_json_strings};
 /// says so. `live` says nothing of the handler's own body. In the response to a long poll there is no `live`: the
 /// end of the response says the same.
 ///
+/// If the stream has [arrays](crate::SseLayer::batching), each of their entries has its own id.
+///
 /// A handler's own body without a subscription gets neither event: it is not the registry's to resume, and whoever made it
 /// may say hello in it, as an upstream behind a proxy does. So does a body with a `content-encoding`, into which nothing
 /// can be inserted.
