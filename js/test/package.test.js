@@ -31,7 +31,7 @@ test("the module keeps its budgets", async (t) => {
   assert.ok(written <= BUDGET.written, `${written}`);
 });
 
-const BUDGET = { whole: { length: 16_500, gzip: 7_550 }, withoutTabs: { gzip: 6_300 }, written: 45_500 };
+const BUDGET = { whole: { length: 16_500, gzip: 7_550 }, withoutTabs: { gzip: 6_300 }, written: 45_600 };
 
 test("the module has the types that it says it has", () => {
   run("npx", "tsc", "--project", "test/tsconfig.module.json");
