@@ -478,7 +478,7 @@ export function open(url, options = {}) {
     id: () => received,
     lead() {
       side?.abort();
-      set({ role: "leader" });
+      set({ phase: "connecting", role: "leader" });
       connectIn(0);
     },
     follow() {

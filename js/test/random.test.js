@@ -158,7 +158,6 @@ async function live(seed, options) {
     await world.run(1_000);
     assert.equal(server.connections.size, 0);
   } catch (error) {
-    if (process.env.DEBUG_REQ) for (const r of server.requests.slice(-12)) console.log(r.at, r.method, r.url.search, r.headers.get('last-event-id'), r.body, r.page === tabs[0]?.page);
     error.message = `seed ${seed}, after ${trace.length} steps: ${error.message}\n${trace.slice(-8).join("\n")}`;
     throw error;
   }

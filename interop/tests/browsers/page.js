@@ -51,9 +51,9 @@ stream.on("*", ({ type, topic = "all", data, id }) => {
 });
 
 /** A page is live only while its stream is open, or while it follows one. */
-function isHonest() {
-  const { caughtUp, phase, role } = stream.state;
-  if (caughtUp && phase !== (role === "follower" ? "following" : "open")) kept.wrong.push(`live while ${JSON.stringify(stream.state)}`);
+function isHonest(state) {
+  const { caughtUp, phase, role } = state;
+  if (caughtUp && phase !== (role === "follower" ? "following" : "open")) kept.wrong.push(`live while ${JSON.stringify(state)}`);
 }
 
 let isRestored = false;
@@ -88,7 +88,7 @@ const page = (globalThis.page = {
 });
 stream.subscribe((state) => {
   const { phase, role, transport, caughtUp } = state;
-  queueMicrotask(isHonest);
+  isHonest(state);
   trace(JSON.stringify(state));
   page.states.push({ phase, role, transport, caughtUp });
   if (page.states.length > 1000) page.states.shift();
