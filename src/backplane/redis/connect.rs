@@ -10,7 +10,7 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, PushInfo, PushKind, RedisError,
-    ServerErrorKind, TlsCertificates, Value, aio::MultiplexedConnection, cmd,
+    RedisResult, ServerErrorKind, TlsCertificates, Value, aio::MultiplexedConnection, cmd,
 };
 use tokio::time::timeout;
 
@@ -60,7 +60,7 @@ impl Connection {
         match timeout(within, command.query_async::<Value>(&mut self.redis)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(Failure::from_redis(&self.address, &error)),
-            Err(_) => Err(Failure::Lost(Problem::new(&self.address, format!("no answer within {within:?}")))),
+            Err(_) => Err(self.is_late(within)),
         }
     }
 
@@ -71,9 +71,21 @@ impl Connection {
         second: &Cmd,
         within: Duration,
     ) -> Result<(Value, Value), Failure> {
-        let mut same = self.clone();
-        let (first, second) = tokio::join!(self.ask(first, within), same.ask(second, within));
-        Ok((first?, second?))
+        let mut both = redis::pipe();
+        both.add_command(first.clone()).add_command(second.clone()).ignore_errors();
+        let failure = |error| Failure::from_redis(&self.address, &error);
+        match timeout(within, both.query_async(&mut self.redis)).await {
+            Ok(Ok((first, second))) => {
+                let value = |answer: RedisResult<Value>| answer.map_err(failure);
+                Ok((value(first)?, value(second)?))
+            }
+            Ok(Err(error)) => Err(failure(error)),
+            Err(_) => Err(self.is_late(within)),
+        }
+    }
+
+    fn is_late(&self, within: Duration) -> Failure {
+        Failure::Lost(Problem::new(&self.address, format!("no answer within {within:?}")))
     }
 
     /// Checks that the server is a master. One that was demoted still answers, and gets nothing new if its master is away.
