@@ -70,9 +70,6 @@ impl Cursors {
 
     /// Returns the first events from those on that were lost to one cursor, as far as the client has all of them by its
     /// other cursors.
-    ///
-    /// While the cursors were read one after another, events may have been published and evicted that no cursor takes
-    /// yet.
     pub(super) fn first_had_by_others(
         &self,
         lost: &CursorEvictions,

@@ -249,8 +249,10 @@ impl Cursors {
         for lost in lost {
             let is_had = |cursor: &&Cursor| self.has_by_others(cursor, &lost, &events);
             let Some(cursor) = self.cursors.get(lost.at).filter(|cursor| !is_had(cursor)) else { continue };
-            let had = self.first_had_by_others(&lost, &events);
-            if let Some(last) = had.last().filter(|_| catch_up.is_none() && !lost.is_notified) {
+            // While the cursors were read one after another, events may have been published and evicted that no cursor takes yet.
+            let is_ahead = lost.greatest > readable && catch_up.is_none() && !lost.is_notified;
+            let had = if is_ahead { self.first_had_by_others(&lost, &events) } else { Vec::new() };
+            if let Some(last) = had.last() {
                 // The missing events come after those, and so does the gap. The cursor takes them from the others.
                 horizon = horizon.min(last.number);
                 (taken.has_more, is_all) = (true, false);
