@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 use tower_sse::{
-    Event, Health, Registry, RegistryConfig, Resume, Retention, Start, Subscription,
+    Event, Health, Producer, Receipt, Registry, RegistryConfig, Resume, Retention, Start, Subscription,
     backplane::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Mark, Memory, Place, Redis},
 };
 
@@ -111,25 +111,41 @@ async fn the_largest_event_that_a_server_takes_can_be_said_again() {
     assert_eq!([a.health(), b.health()], [Health::Following, Health::Following]);
 }
 
-/// The first node cannot reach the engine for seven minutes, and the log is trimmed meanwhile.
+/// The first node, which has a producer of "t", cannot reach the engine for seven minutes, and the log is trimmed meanwhile.
+struct Away {
+    engine: Engine,
+    nodes: [Registry; 2],
+    _producer: Producer,
+    on_its_way: Receipt,
+}
+
+impl Away {
+    fn config(engine: &Engine) -> RegistryConfig {
+        RegistryConfig::default().backplane(engine.handle()).topic_retention(Retention::default().events(20))
+    }
+
+    async fn for_long() -> Self {
+        let engine = Engine::new(1, Faults::none());
+        let [a, b] = [ready(Self::config(&engine)).await, ready(Self::config(&engine)).await];
+        let producer = a.start_producer("t").unwrap();
+        producer.publish(Event::data("1")).unwrap().await.unwrap();
+        sleep(Duration::from_secs(3)).await;
+        engine.cut_off(0);
+        sleep(Duration::from_secs(3)).await;
+        let on_its_way = producer.publish(Event::data("2")).unwrap();
+        for round in 0..42 {
+            for number in 0..20 {
+                b.publish("busy", Event::data(format!("{round}/{number}"))).unwrap().await.unwrap();
+            }
+            sleep(Duration::from_secs(10)).await;
+        }
+        Self { engine, nodes: [a, b], _producer: producer, on_its_way }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_producer_publishes_after_its_node_was_away_for_long_is_taken_by_all_nodes_or_by_none() {
-    let engine = Engine::new(1, Faults::none());
-    let config =
-        || RegistryConfig::default().backplane(engine.handle()).topic_retention(Retention::default().events(20));
-    let [a, b] = [ready(config()).await, ready(config()).await];
-    let producer = a.start_producer("t").unwrap();
-    producer.publish(Event::data("1")).unwrap().await.unwrap();
-    sleep(Duration::from_secs(3)).await;
-    engine.cut_off(0);
-    sleep(Duration::from_secs(3)).await;
-    let on_its_way = producer.publish(Event::data("2")).unwrap();
-    for round in 0..42 {
-        for number in 0..20 {
-            b.publish("busy", Event::data(format!("{round}/{number}"))).unwrap().await.unwrap();
-        }
-        sleep(Duration::from_secs(10)).await;
-    }
+    let Away { engine, nodes: [a, b], _producer, on_its_way } = Away::for_long().await;
     assert_eq!(b.topic_state("t"), None, "its topic has failed, and that is forgotten");
     let mut live = [&a, &b].map(|node| reader(node, "t"));
     engine.end_faults();
@@ -148,23 +164,8 @@ async fn what_a_producer_publishes_after_its_node_was_away_for_long_is_taken_by_
 /// As above, and a node has started meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_has_not_read_a_producers_begin_or_end_does_not_take_it_for_a_new_one() {
-    let engine = Engine::new(1, Faults::none());
-    let config =
-        || RegistryConfig::default().backplane(engine.handle()).topic_retention(Retention::default().events(20));
-    let [a, b] = [ready(config()).await, ready(config()).await];
-    let producer = a.start_producer("t").unwrap();
-    producer.publish(Event::data("1")).unwrap().await.unwrap();
-    sleep(Duration::from_secs(3)).await;
-    engine.cut_off(0);
-    sleep(Duration::from_secs(3)).await;
-    let _on_its_way = producer.publish(Event::data("2")).unwrap();
-    for round in 0..42 {
-        for number in 0..20 {
-            b.publish("busy", Event::data(format!("{round}/{number}"))).unwrap().await.unwrap();
-        }
-        sleep(Duration::from_secs(10)).await;
-    }
-    let late = ready(config()).await;
+    let Away { engine, nodes: [a, b], _producer, on_its_way: _on_its_way } = Away::for_long().await;
+    let late = ready(Away::config(&engine)).await;
     engine.end_faults();
     sleep(LONG).await;
     all_have_read(&[&a, &b, &late]).await;
