@@ -185,3 +185,27 @@ async fn large_blocks_are_read_a_few_at_a_time() {
     }
     assert!(sizes[1..].iter().all(|&size| size == 1), "{sizes:?}: a step has about 1 MiB once the size is known");
 }
+
+#[tokio::test]
+async fn a_large_entry_at_the_begin_of_the_stream_is_not_sent_again_with_each_later_one() {
+    let server = Server::start(&[]);
+    let engine = server.engine();
+    engine.append(&Block { body: vec![7; 1 << 20].into(), ..block(0) }).await.unwrap();
+    for number in 1..500 {
+        engine.append(&block(number)).await.unwrap();
+    }
+    let mut reader = Reader::follow(&engine, None).await;
+    reader.blocks(500).await;
+    let sent = || {
+        let stats: String = server.tell("INFO stats");
+        let bytes = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+        bytes.expect("Redis tells").trim().parse::<usize>().unwrap()
+    };
+    let before = sent();
+    for number in 500..600 {
+        engine.append(&block(number)).await.unwrap();
+        assert_eq!(reader.numbers(1).await, [number]);
+    }
+    let sent = sent() - before;
+    assert!(sent < 1 << 20, "{sent} bytes were sent for 100 small entries");
+}

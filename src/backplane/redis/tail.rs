@@ -33,6 +33,9 @@ const MOST: usize = 512;
 /// How many entries the first answer has, when nothing is known of their size.
 const FIRST: usize = 16;
 
+/// How many entries other programs may append between two commands of one pipeline.
+const MEANWHILE: usize = 256;
+
 /// Opens a connection and begins to read.
 pub(super) async fn follow(
     target: Arc<Target>,
@@ -54,6 +57,14 @@ pub(super) async fn follow(
         skipped,
     };
     Ok(Following { continues: anchor.is_some(), tail: Box::new(tail) })
+}
+
+/// Whether the stream has an entry at this place or before it.
+async fn reaches_back(connection: &mut Connection, target: &Target, place: Place) -> Result<bool, Failure> {
+    let mut command = cmd("XRANGE");
+    command.arg(&target.stream).arg("-").arg(entry::id(place)).arg("COUNT").arg(1);
+    let answer = connection.ask(&command, target.response_timeout).await?;
+    Ok(!entry::of_range(answer).map_err(|why| unreadable(connection, &why))?.is_empty())
 }
 
 /// Whether entries were removed from the stream since it was made. A server before Redis 7 does not tell, nor one that does not permit the question.
@@ -109,6 +120,8 @@ impl RedisTail {
     ///
     /// A program that trims with `MAXLEN` can remove entries before they are read. The events of other programs have no numbers by which one
     /// would see that, and neither does the last block of a node that has ended. A stream that was deleted begins anew, with nothing removed.
+    ///
+    /// The length of the stream tells in most reads that there is such an entry, and costs less than to ask for one.
     fn read(&self) -> BoxFuture<'static, Result<Vec<Value>, Failure>> {
         let mut connection = self.connection.clone();
         let mut command = cmd("XREAD");
@@ -118,20 +131,25 @@ impl RedisTail {
             command.arg("BLOCK").arg(BLOCK.as_millis());
         }
         command.arg("STREAMS").arg(&self.target.stream).arg(entry::id(self.after));
-        let mut first = cmd("XRANGE");
-        first.arg(&self.target.stream).arg("-").arg(entry::id(self.after)).arg("COUNT").arg(1);
-        let (target, after) = (Arc::clone(&self.target), self.after);
+        let mut length = cmd("XLEN");
+        length.arg(&self.target.stream);
+        let (target, after, asked) = (Arc::clone(&self.target), self.after, self.count);
         Box::pin(async move {
             let within = if waits { BLOCK + BLOCK_GRACE } else { target.response_timeout };
-            let (answer, before) = connection.ask_both(&command, &first, within).await?;
+            let (answer, length) = connection.ask_both(&command, &length, within).await?;
             if waits && answer == Value::Nil {
                 connection.check_role(target.response_timeout).await?;
             }
             let entries = entry::of_read(answer).map_err(|why| unreadable(&connection, &why))?;
-            let before = entry::of_range(before).map_err(|why| unreadable(&connection, &why))?;
-            let may_miss = after > Place::default() && !entries.is_empty() && before.is_empty();
+            let has_all = entries.len() < asked;
+            let has_more = matches!(length, Value::Int(length) if length as usize > entries.len() + MEANWHILE);
+            if after == Place::default() || entries.is_empty() || (has_all && has_more) {
+                return Ok(entries);
+            }
             let is_plain = |entry: &Value| !entry::is_block(entry);
-            if may_miss && (entries.iter().any(is_plain) || was_trimmed(&mut connection, &target).await?) {
+            if !reaches_back(&mut connection, &target, after).await?
+                && (entries.iter().any(is_plain) || was_trimmed(&mut connection, &target).await?)
+            {
                 let what = "the stream was trimmed before it was read";
                 return Err(Failure::Away(Problem::new(&connection.address, what)));
             }
