@@ -301,7 +301,8 @@ export function open(url, options = {}) {
       // Nothing is heard while nothing is read.
       if (delivery.isFull()) it.heardAt = Date.now();
       if (!isSilent(it, part)) return watch(it);
-      if (!it.openedAt && hello && ++mute > 1) switchTo(it.wait === undefined ? "poll" : "stream");
+      // Polls would be shown by a network that only shows no streams.
+      if (!it.openedAt && hello && (++mute > 1 || it.wait !== undefined)) switchTo(it.wait === undefined ? "poll" : "stream");
       failed(it, new Error("the server is silent"));
     });
   }

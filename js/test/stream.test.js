@@ -488,6 +488,26 @@ test("a network that shows streams again is used for streams again", async () =>
   }
 });
 
+test("after a time without any answer, the client goes on with a stream", async () => {
+  const world = new World();
+  const page = new Page(world);
+  let isLost = true;
+  const fetch = async (url, init) => {
+    while (isLost) {
+      await new Promise((resolve) => page.env.setTimeout(resolve, 100));
+      init.signal.throwIfAborted();
+    }
+    return page.env.fetch(url, init);
+  };
+  const stream = page.open("/events", { topics: ["a"], fetch });
+  await world.run(42_000);
+  assert.equal(stream.state.transport, "poll");
+  await world.run(13_000);
+  isLost = false;
+  await world.run(20_000);
+  assert.deepEqual([stream.state.transport, stream.state.phase], ["stream", "open"]);
+});
+
 test("a quiet foreign server is no network that shows nothing", async () => {
   const world = new World();
   world.server.foreign = (pipe) => pipe.open();
