@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::{event::Event, log::topic_name};
+
 /// A block of records, which is appended as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
@@ -69,6 +71,14 @@ pub struct PlainEvent {
     pub data: String,
 }
 
+impl PlainEvent {
+    /// Whether a client can get it.
+    pub(crate) fn is_valid(&self) -> bool {
+        let event_type = self.event_type.as_deref().unwrap_or_default();
+        topic_name::check(&self.topic).is_ok() && Event::empty().try_event(event_type).is_ok()
+    }
+}
+
 impl Stored {
     /// Returns the mark of the block.
     #[must_use]
@@ -80,6 +90,8 @@ impl Stored {
 impl Block {
     /// The first byte of an encoded block.
     const VERSION: u8 = 1;
+    /// No version is a printable character: with one of those, the bytes are somebody's text.
+    const VERSIONS: u8 = b' ';
     /// The bytes of an encoded block without its body.
     pub(crate) const HEAD: usize = 1 + 8 + 8 + 4;
 
@@ -135,13 +147,15 @@ impl Block {
     ///
     /// # Errors
     ///
-    /// [`InvalidBlock`] if the bytes are too short, or of another version.
+    /// [`InvalidBlock`] if the bytes are too short, of another version, or no block of any version.
     pub fn decode(bytes: &Bytes) -> Result<Self, InvalidBlock> {
         let number = |at: usize| Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         match bytes.first() {
-            Some(&Self::VERSION) => {}
-            Some(&version) => return Err(InvalidBlock::Version { version }),
-            None => return Err(InvalidBlock::Length { length: 0 }),
+            Some(&first) if first >= Self::VERSIONS => return Err(InvalidBlock::Foreign { first }),
+            Some(&version) if version != Self::VERSION && bytes.len() >= Self::HEAD => {
+                return Err(InvalidBlock::Version { version });
+            }
+            _ => {}
         }
         let head = || {
             let records = u32::from_be_bytes(bytes.get(17..Self::HEAD)?.try_into().ok()?);
@@ -166,6 +180,11 @@ pub enum InvalidBlock {
         /// The version that the block has.
         version: u8,
     },
+    /// Something else than this crate has written the bytes.
+    Foreign {
+        /// The first byte, which is no version.
+        first: u8,
+    },
 }
 
 impl fmt::Display for InvalidBlock {
@@ -174,6 +193,7 @@ impl fmt::Display for InvalidBlock {
             Self::Length { length } => {
                 write!(f, "{length} bytes are too few for a block, which has {} or more", Block::HEAD)
             }
+            Self::Foreign { first } => write!(f, "a block does not begin with the byte {first}"),
             Self::Version { version } => {
                 write!(f, "the block has the version {version}, and this crate reads only version {}", Block::VERSION)
             }
@@ -208,6 +228,11 @@ mod tests {
     fn bytes_that_are_no_block_are_an_error_that_says_why() {
         assert_eq!(Block::decode(&Bytes::new()), Err(InvalidBlock::Length { length: 0 }));
         assert_eq!(Block::decode(&vec![1; 20].into()), Err(InvalidBlock::Length { length: 20 }));
+        assert_eq!(Block::decode(&vec![9; 20].into()), Err(InvalidBlock::Length { length: 20 }));
         assert_eq!(Block::decode(&vec![9; 30].into()), Err(InvalidBlock::Version { version: 9 }));
+        assert_eq!(
+            Block::decode(&Bytes::from("hello, I am no block at all")),
+            Err(InvalidBlock::Foreign { first: 104 })
+        );
     }
 }

@@ -44,7 +44,7 @@ mod redis;
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod suite;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 #[cfg(feature = "file")]
 #[cfg_attr(docsrs, doc(cfg(feature = "file")))]
@@ -106,6 +106,14 @@ pub trait Backplane: fmt::Debug + Send + Sync + 'static {
         64 << 20
     }
 
+    /// Returns after how long a node gives a call up that has not returned, as if the engine were away. It is for an engine that hangs: one with
+    /// time limits of its own returns their errors before.
+    ///
+    /// Default: 10 seconds.
+    fn longest_call(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
     /// Returns how many bytes the log may have beyond twice the memory of the retained events.
     ///
     /// If it has more, an old event holds it. The registry then says that event again at the end of the log, and lets the engine trim the rest.
@@ -139,6 +147,10 @@ impl<B: Backplane + ?Sized> Backplane for Arc<B> {
 
     fn max_block(&self) -> usize {
         (**self).max_block()
+    }
+
+    fn longest_call(&self) -> Duration {
+        (**self).longest_call()
     }
 
     fn slack(&self) -> usize {

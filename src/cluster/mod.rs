@@ -43,7 +43,7 @@ use self::{
 use crate::{
     backplane::{Backplane, Block, Place},
     event::{AttributeTypes, Event, random_bits},
-    log::{Outcome, Position, topic_name},
+    log::{Outcome, Position},
     sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, lock},
     topics::{By, Change, Over, Pending, Production, ProductionId, PublishError, Receipt, Retained, Stamp},
 };
@@ -383,11 +383,6 @@ impl Cluster {
         self.is_over.send_replace(true);
         let pending = self.lock().outbox.give_up();
         pending.iter().for_each(|pending| pending.resolve(Err(PublishError::Unknown)));
-    }
-
-    /// Whether a name is one that an event of another program may have.
-    fn is_valid(topic: &str) -> bool {
-        topic_name::check(topic).is_ok()
     }
 }
 

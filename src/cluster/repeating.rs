@@ -48,7 +48,7 @@ async fn repeat_oldest(cluster: &Cluster, node: &Weak<dyn Replicated>) -> Result
     };
     let mut said = 0;
     loop {
-        let read = next(&mut *tail).await?;
+        let read = next(cluster, &mut *tail).await?;
         let known = read.blocks.partition_point(|stored| stored.place < from);
         let mut blocks = &read.blocks[known..];
         while !blocks.is_empty() {

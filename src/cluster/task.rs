@@ -30,9 +30,6 @@ const SILENCE: Duration = Duration::from_secs(6);
 /// How often it is looked whether the log is still what was read. An engine says so only when it is followed anew.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// How long one call of the engine may take.
-pub(super) const CALL: Duration = Duration::from_secs(10);
-
 /// Runs until the registry ends.
 pub(super) async fn run(running: Running, node: Weak<dyn Replicated>) {
     let cluster = &running.0;
@@ -131,7 +128,7 @@ async fn follow(cluster: &Cluster, node: &Weak<dyn Replicated>) {
 
 /// Looks whether the log begins after a record that this node has asked to keep. Somebody has deleted it then.
 async fn look_at_begin(cluster: &Cluster) -> Result<(), FollowError> {
-    let first = next(&mut *open(cluster, None).await?.tail).await?.blocks.first().map(|stored| stored.place);
+    let first = next(cluster, &mut *open(cluster, None).await?.tail).await?.blocks.first().map(|stored| stored.place);
     if let Some(first) = first {
         cluster.lock().state.carried().lose(|place| place < first);
     }
@@ -149,7 +146,7 @@ async fn begin(cluster: &Cluster) -> Result<Following, FollowError> {
 
 /// Begins to read the log.
 pub(super) async fn open(cluster: &Cluster, after: Option<Mark>) -> Result<Following, FollowError> {
-    match timeout(CALL, cluster.engine.follow(after.as_ref())).await {
+    match timeout(cluster.engine.longest_call(), cluster.engine.follow(after.as_ref())).await {
         Ok(following) => following,
         Err(elapsed) => Err(FollowError::Away(elapsed.into())),
     }
@@ -166,7 +163,7 @@ async fn read(cluster: &Cluster, node: &Weak<dyn Replicated>, following: Followi
     let mut silence = Silence::new(cluster);
     let opened = Instant::now();
     loop {
-        let read = match next(&mut *tail).await {
+        let read = match next(cluster, &mut *tail).await {
             Ok(read) => read,
             Err(error) => return error.into(),
         };
@@ -186,8 +183,8 @@ async fn read(cluster: &Cluster, node: &Weak<dyn Replicated>, following: Followi
     }
 }
 
-pub(super) async fn next(tail: &mut dyn Tail) -> Result<Read, FollowError> {
-    match timeout(CALL, tail.next()).await {
+pub(super) async fn next(cluster: &Cluster, tail: &mut dyn Tail) -> Result<Read, FollowError> {
+    match timeout(cluster.engine.longest_call(), tail.next()).await {
         Ok(read) => read,
         Err(elapsed) => Err(FollowError::Away(elapsed.into())),
     }
@@ -234,14 +231,14 @@ const SILENT: &str = "what was appended does not come back";
 async fn read_anew(cluster: &Cluster, node: &Weak<dyn Replicated>, tail: &mut dyn Tail) -> Result<(), Stop> {
     let mut log = Vec::new();
     loop {
-        let read = next(tail).await?;
+        let read = next(cluster, tail).await?;
         log.extend(read.blocks);
         if read.is_newest {
             break;
         }
     }
     // If the log was trimmed meanwhile, blocks may be missing between those that were read.
-    let first = next(&mut *open(cluster, None).await?.tail).await?.blocks.first().map(Stored::mark);
+    let first = next(cluster, &mut *open(cluster, None).await?.tail).await?.blocks.first().map(Stored::mark);
     if let Some(first) = first {
         let at = log.iter().position(|stored| stored.mark() == first);
         log.drain(..at.ok_or(Stop::Compare)?);

@@ -9,7 +9,7 @@ use super::{
     health::Trouble,
     record::{PastEnd, Record, Spot},
     state::State,
-    task::{BEAT, Backoff, CALL, away},
+    task::{BEAT, Backoff, away},
 };
 use crate::{
     backplane::{AppendError, Block, Place},
@@ -36,7 +36,7 @@ pub(super) async fn write(cluster: &Cluster) {
             None => cluster.engine.append(&block),
             Some(place) => cluster.engine.append_above(place, &block),
         };
-        let appended = match timeout(CALL, appending).await {
+        let appended = match timeout(cluster.engine.longest_call(), appending).await {
             Ok(appended) => appended,
             Err(elapsed) => Err(AppendError::Unknown(elapsed.into())),
         };

@@ -186,7 +186,7 @@ impl Redis {
     /// Sets how long an answer of the server may take. Default: 5 seconds.
     ///
     /// A longer time suits large blocks and slow networks. A shorter time finds a server sooner that does not answer. A read that waits for a
-    /// block is answered after a second, and fails after three, whatever this is.
+    /// block is answered after a second, and fails after three, whatever this is; the node then connects again, and reads with this time.
     pub fn response_timeout(self, timeout: Duration) -> Self {
         self.with(|target| target.response_timeout = timeout)
     }
@@ -202,7 +202,7 @@ impl Redis {
         Self { largest_block: bytes, ..self }
     }
 
-    /// Returns how many entries this node has skipped, because they are neither blocks nor events.
+    /// Returns how many entries this node has skipped, because they are neither blocks nor events: also an event whose topic or type is invalid.
     ///
     /// To ask it later, give the registry a clone of an `Arc` of the engine.
     ///
@@ -234,6 +234,11 @@ impl Backplane for Redis {
     /// Returns the largest block, or what the server takes if that is less and known.
     fn max_block(&self) -> usize {
         self.largest_block.min(self.writer.limit())
+    }
+
+    /// Returns 10 seconds for a connection, and twice the response timeout.
+    fn longest_call(&self) -> Duration {
+        Duration::from_secs(10) + self.target.response_timeout * 2
     }
 
     /// Appends the block with `XADD`.

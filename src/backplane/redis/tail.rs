@@ -30,8 +30,11 @@ const STEP: usize = 1 << 20;
 /// The most entries in one answer: so that a step is not too large when small entries are followed by large ones.
 const MOST: usize = 512;
 
-/// How many entries the first answer has, when nothing is known of their size.
-const FIRST: usize = 16;
+/// How many entries the first answer has, when nothing is known of their size. Over a slow network, one large one may take long enough.
+const FIRST: usize = 1;
+
+/// How many times as many entries an answer may have as the one before.
+const GROWTH: usize = 8;
 
 /// How many entries other programs may append between two commands of one pipeline.
 const MEANWHILE: usize = 256;
@@ -183,7 +186,7 @@ impl RedisTail {
             }
         }
         if let Some(mean) = bytes.checked_div(number) {
-            self.count = (STEP / mean.max(1)).clamp(1, MOST);
+            self.count = (STEP / mean.max(1)).clamp(1, MOST.min(asked * GROWTH));
         }
         self.at_newest = read.is_newest;
         Ok(read)
