@@ -3,7 +3,7 @@
 //! A node says again how a topic stands before the log is trimmed behind the record that said it. That is some way behind the new begin of the
 //! log. A node that loads the log has to know it from the begin on: otherwise it would take an event of a producer that all others refuse.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     Cluster, Replicated,
@@ -19,7 +19,11 @@ use crate::{
 
 /// How topics stood at the begin of a log.
 #[derive(Debug, Default)]
-pub(super) struct Beginnings(HashMap<String, Beginning>);
+pub(super) struct Beginnings {
+    by_topic: HashMap<String, Beginning>,
+    /// The producers that end in the log.
+    ending: HashSet<ProductionId>,
+}
 
 /// How one topic stood.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +45,9 @@ impl Beginnings {
     pub(super) fn look_at(&mut self, records: &[Record<'_>]) {
         for record in records {
             match record {
-                Record::Begin { topic } => _ = self.0.entry(topic.to_string()).or_insert(Beginning::Begins),
+                Record::Begin { topic } => {
+                    self.by_topic.entry(topic.to_string()).or_insert(Beginning::Begins);
+                }
                 Record::End { topic, by, .. } | Record::Event { topic, by, outcome: Some(_), .. } => {
                     self.may_end(topic, *by);
                 }
@@ -56,13 +62,14 @@ impl Beginnings {
     }
 
     fn may_end(&mut self, topic: &str, by: By) {
-        self.0.entry(topic.to_string()).or_insert(Beginning::MayEnd(by.producer()));
+        self.by_topic.entry(topic.to_owned()).or_insert(Beginning::MayEnd(by.producer()));
+        self.ending.extend(by.producer());
     }
 
     /// Takes the first word that is said of a topic, unless the log says more before.
     fn say(&mut self, topic: &str, said: Beginning) {
-        match self.0.get(topic) {
-            None => _ = self.0.insert(topic.to_owned(), said),
+        match self.by_topic.get(topic) {
+            None => _ = self.by_topic.insert(topic.to_owned(), said),
             Some(Beginning::MayEnd(by)) => {
                 let stood = match said {
                     // The end that was read may be the one that this word tells of.
@@ -74,7 +81,7 @@ impl Beginnings {
                     }
                     said => said,
                 };
-                self.0.insert(topic.to_owned(), stood);
+                self.by_topic.insert(topic.to_owned(), stood);
             }
             Some(_) => {}
         }
@@ -102,7 +109,7 @@ impl Cluster {
     ) {
         let mut inner = self.lock();
         let spared = spares_own.then_some(inner.outbox.session());
-        let is_mentioned = |topic: &str| beginnings.0.contains_key(topic);
+        let is_mentioned = |topic: &str| beginnings.by_topic.contains_key(topic);
         let unmentioned = inner.state.carried().forget_unmentioned(first, spared, is_mentioned);
         drop(inner);
         let stamp = Stamp { position: begin, at_ms: 0 };
@@ -117,14 +124,15 @@ impl Cluster {
     pub(super) fn take_beginnings(
         &self,
         node: &dyn Replicated,
-        Beginnings(beginnings): Beginnings,
+        Beginnings { by_topic, ending }: Beginnings,
         first: Place,
         begin: Position,
     ) {
+        self.lock().state.note_ending(ending);
         let stamp = Stamp { position: begin, at_ms: 0 };
         let before_log = Spot::of(begin);
         // No record of the first block has such an index.
-        let changes = (MOST_RECORDS..).zip(beginnings).filter_map(|(index, (topic, stood))| {
+        let changes = (MOST_RECORDS..).zip(by_topic).filter_map(|(index, (topic, stood))| {
             let at = |spot: Option<Spot>| spot.and_then(|spot| self.at(spot));
             let is_news = |stands, since| {
                 self.lock().state.carried().note_again(&topic, (first, index), stands, State::record_place(since))

@@ -222,9 +222,13 @@ impl Cluster {
             }
             Record::Event { topic, payload, attributes, by, outcome } => {
                 let event = self.event(&payload, &attributes);
-                if event.is_none() && stored.block.records == 0 {
-                    // An event of another program that no client could get.
-                    return Prepared::Nothing;
+                let has_failed = |producer: ProductionId| {
+                    let inner = self.lock();
+                    producer.session != inner.outbox.session() && inner.state.counts_as_failed(&topic, producer)
+                };
+                if by.producer().filter(|_| outcome.is_none()).is_some_and(has_failed) {
+                    // If it is a producer whose begin the engine has lost, its node says again that it lives.
+                    return Prepared::Change(topic, What::Missing { by: By::Anyone, outcome });
                 }
                 match (outcome, by) {
                     (Some(_), by) => note_end(&topic, by),
@@ -324,7 +328,7 @@ pub(super) fn records_of(stored: &Stored) -> Result<(Option<Head>, Vec<Record<'_
     if stored.block.records > 0 {
         return record::read(&stored.block.body).map(|(head, records)| (Some(head), records));
     }
-    let event = stored.block.plain_event().filter(|event| Cluster::is_valid(&event.topic));
+    let event = stored.block.plain_event().filter(PlainEvent::is_valid);
     let records = event.map(|PlainEvent { topic, event_type, data }| Record::Event {
         topic: topic.into(),
         payload: Payload { event_type: event_type.map(Into::into), data: Some(data.into()), ..Payload::default() },

@@ -45,6 +45,8 @@ pub(crate) struct State {
     /// The greatest place that was ever read.
     highest: Place,
     is_loaded: bool,
+    /// The producers that end in the log which is being loaded.
+    ending: HashSet<ProductionId>,
     /// All that is retained has to be read again and compared.
     is_doubtful: bool,
     /// The losses that are known.
@@ -152,6 +154,19 @@ impl State {
 
     pub(crate) fn loaded(&mut self) {
         self.is_loaded = true;
+        self.ending = HashSet::new();
+    }
+
+    /// Notes which producers end in a log, before it is loaded.
+    pub(crate) fn note_ending(&mut self, ending: HashSet<ProductionId>) {
+        self.ending = ending;
+    }
+
+    /// Whether a log that is being loaded says nowhere that a topic has this producer. A log says so of each one that lives, so for the other
+    /// nodes it has failed.
+    pub(crate) fn counts_as_failed(&self, topic: &str, producer: ProductionId) -> bool {
+        let is_in_log = || self.has_read_begin(producer) || self.ending.contains(&producer);
+        !self.is_loaded && self.carried.stands(topic).is_none() && !is_in_log()
     }
 
     pub(crate) fn is_loaded(&self) -> bool {

@@ -466,6 +466,7 @@ impl Topics {
                 order.eviction_queue.remove(entry.ticket);
                 order.gone.push(entry);
             }
+            self.forget_if_unused(&mut order, &log, &lock(&log.state));
         }
     }
 }

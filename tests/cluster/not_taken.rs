@@ -179,6 +179,36 @@ async fn a_node_that_has_not_read_a_producers_begin_or_end_does_not_take_it_for_
     assert!(got[0] == got[1] && states[1] == states[2], "{got:?}, {states:?}");
 }
 
+/// The node has come back before another one starts, as in a deploy.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_after_a_producers_node_came_back_refuses_what_the_others_refused() {
+    let Away { engine, nodes: [a, b], _producer, on_its_way } = Away::for_long().await;
+    engine.end_faults();
+    assert!(timeout(LONG, on_its_way).await.expect("it is answered").is_err());
+    drop(_producer);
+    sleep(Duration::from_secs(20)).await;
+    all_have_read(&[&a, &b]).await;
+    let late = ready(Away::config(&engine)).await;
+    all_have_read(&[&a, &b, &late]).await;
+    let mut states = vec![[&a, &b, &late].map(|node| node.topic_state("t"))];
+    let mut got = Vec::new();
+    for node in [&a, &b, &late] {
+        let mut all = all_of(&mut from_oldest(node, "t")).await;
+        all.retain(|data| data != "GAP");
+        got.push(all);
+    }
+    // Nor does any node say later that the topic has this producer.
+    for round in 0..60 {
+        for number in 0..20 {
+            b.publish("busy", Event::data(format!("{round}/{number}"))).unwrap().await.unwrap();
+        }
+        sleep(Duration::from_secs(10)).await;
+        states.push([&a, &b, &late].map(|node| node.topic_state("t")));
+    }
+    states.dedup();
+    assert!(got[1] == got[2] && states == [[None; 3]], "{got:?}, {states:?}");
+}
+
 /// The answers for one node are late by less than any time-out. Meanwhile a program trims the stream, as with `XADD .. MAXLEN`.
 async fn trimmed_unread(by: &str) -> Vec<String> {
     let server = Server::start(&[]);
@@ -253,6 +283,36 @@ impl Backplane for Narrow {
     fn trim(&self, before: Place) {
         self.log.trim(before);
     }
+}
+
+/// An engine behind a slow network.
+#[derive(Debug, Clone, Default)]
+struct Slow(Memory);
+
+impl Backplane for Slow {
+    fn append<'a>(&'a self, block: &'a Block) -> BoxFuture<'a, Result<(), AppendError>> {
+        self.append_above(Place::default(), block)
+    }
+    fn append_above<'a>(&'a self, place: Place, block: &'a Block) -> BoxFuture<'a, Result<(), AppendError>> {
+        Box::pin(async move {
+            let megabytes = u32::try_from(block.encoded_len() >> 20).unwrap();
+            sleep(Duration::from_secs(1) * megabytes).await;
+            self.0.append_above(place, block).await
+        })
+    }
+    fn follow<'a>(&'a self, after: Option<&'a Mark>) -> BoxFuture<'a, Result<Following, FollowError>> {
+        self.0.follow(after)
+    }
+    fn longest_call(&self) -> Duration {
+        LONG
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_may_take_as_long_as_the_engine_says() {
+    let node = ready(RegistryConfig::default().backplane(Slow::default())).await;
+    let stored = node.publish("t", Event::data("x".repeat(15 << 20))).unwrap();
+    timeout(LONG, stored).await.expect("it takes fifteen seconds").unwrap();
 }
 
 #[tokio::test]

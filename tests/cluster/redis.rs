@@ -14,11 +14,13 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt;
 use tower_sse::{
-    Event, Health, Position, PublishError, Registry, RegistryConfig, Resume, Start, Subscription, TopicState,
+    Event, Health, Position, PublishError, Receipt, Registry, RegistryConfig, Resume, Retention, Start, Subscription,
+    TopicState,
 };
 
 use super::{
-    nodes::reader,
+    everywhere::{all_have_read, from_oldest},
+    nodes::{all_of, reader},
     redis_server::{Server, WITH_AOF},
 };
 
@@ -352,4 +354,67 @@ async fn the_outbox_is_bounded_while_the_engine_is_away() {
     assert_eq!(node.publish("t", Event::data("x")), Err(PublishError::Busy));
     assert!((10_000..=11_001).contains(&taken), "{taken}");
     assert!(node.stats().waiting >= taken);
+}
+
+/// A Redis without files starts again, empty, three times.
+#[tokio::test]
+async fn topics_whose_events_redis_lost_take_no_room_of_those_that_come_later() {
+    let mut server = Server::start(&[]);
+    let all = Retention::default().bytes(1 << 20);
+    let start = async |server: &Server| {
+        let engine = server.engine().stream("events");
+        let config = RegistryConfig::default().backplane(engine).total_retention(all).topic_retention(all);
+        let node = Registry::with_config(config);
+        node.ready().await.unwrap();
+        node
+    };
+    let node = start(&server).await;
+    for life in 0..3 {
+        all_stored((0..900).map(|number| node.publish(format!("rooms/{life}/{number}"), Event::data("x")))).await;
+        server.kill();
+        server.start_again();
+    }
+    all_stored((0..900).map(|number| node.publish("orders", Event::data(format!("{number:500}"))))).await;
+    let late = start(&server).await;
+    all_have_read(&[&node, &late]).await;
+    let mut got = Vec::new();
+    for node in [&node, &late] {
+        let all = all_of(&mut from_oldest(node, "orders")).await;
+        got.push(all.iter().filter(|data| *data != "GAP").count());
+    }
+    assert!(got[0] >= got[1], "{got:?} events; {:?} and {:?}", node.stats(), late.stats());
+}
+
+async fn all_stored(published: impl Iterator<Item = Result<Receipt, PublishError>>) {
+    for receipt in published.map(Result::unwrap).collect::<Vec<_>>() {
+        timeout(LONG, receipt).await.expect("it is stored in time").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_entry_of_another_program_whose_field_is_called_block_stops_no_node() {
+    let server = Server::start(&[]);
+    let node = node(&server);
+    node.ready().await.unwrap();
+    for text in ["hello", "a-text-that-is-as-long-as-a-block"] {
+        server.tell::<String>(&format!("XADD events * block {text}"));
+        all_stored([node.publish("t", Event::data("1"))].into_iter()).await;
+        assert_eq!(node.health(), Health::Following);
+    }
+}
+
+#[tokio::test]
+async fn an_event_of_another_program_that_no_client_gets_is_counted() {
+    let server = Server::start(&[]);
+    let engine = Arc::new(server.engine().stream("events"));
+    let node = Registry::with_config(RegistryConfig::default().backplane(Arc::clone(&engine)));
+    node.ready().await.unwrap();
+    let mut events = reader(&node, Subscription::matching("**"));
+    server.tell::<String>("XADD events * topic orders/*/paid data 1");
+    server.tell::<String>("XADD events * topic orders/17 event pa\nid data 2");
+    server.tell::<String>("XADD events * topic orders/17 event paid data 3");
+    all_have_read(&[&node]).await;
+    let got = all_of(&mut events).await;
+    let got: Vec<&str> = got.iter().map(String::as_str).filter(|data| !data.is_empty()).collect();
+    assert_eq!((got, engine.skipped()), (vec!["3"], 2));
 }
