@@ -55,7 +55,7 @@
 //! | `PROXIES` | 0 | how many proxies append to `x-forwarded-for` |
 //! | `DRAIN_MS` | 5000 | how long the graceful shutdown may take |
 //! | `GONE_AFTER_MS` | 30000 | how long a peer may send no request, take to send a body, or answer nothing; at least 1000 |
-//! | `PRICES_MS` | 250 | the time between two prices; 0: no demo events |
+//! | `PRICES_MS` | 250; with `REDIS_URL` 0 | the time between two prices; 0: no demo events. Each process makes up its own: of several, let one |
 //! | `FILE` | none | keeps the events in this file, over restarts (feature `file`) |
 //! | `REDIS_URL` | none | keeps the events in Redis, for several processes (feature `redis`) |
 //! | `STREAM` | tower-sse-dashboard | the name of the stream in Redis |
@@ -81,7 +81,7 @@ mod sockets;
 mod stop;
 mod visitor;
 
-use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{env, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -118,7 +118,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // With an engine, what it retains is loaded first.
     registry.ready().await?;
     let market = Arc::new(Market::new(&registry));
-    demo::start(&registry, &market, Duration::from_millis(setting("PRICES_MS", 250)?));
+    let is_one_of_several = env::var_os("REDIS_URL").is_some();
+    demo::start(
+        &registry,
+        &market,
+        Duration::from_millis(setting("PRICES_MS", if is_one_of_several { 0 } else { 250 })?),
+    );
     tokio::spawn(page::announce_viewers(registry.presence(page::VIEWERS)?, registry.clone()));
 
     let heartbeat = Heartbeat::every(Duration::from_millis(setting("HEARTBEAT_MS", 15_000)?));

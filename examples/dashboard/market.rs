@@ -54,7 +54,8 @@ impl Market {
         publish(&self.registry, Self::STATE, table.to_event());
     }
 
-    /// All prices, and their position. The prices contain all changes up to this position, and no later change.
+    /// All prices, and their position. The prices contain all changes up to this position. In memory, they contain no later
+    /// change. With an engine, they contain those that are on their way, which come again: a change has the whole price.
     pub(crate) fn table(&self) -> (Value, Position) {
         let table = self.lock();
         (table.to_json(), self.registry.position())
