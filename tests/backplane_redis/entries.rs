@@ -58,7 +58,7 @@ async fn a_block_of_another_version_stops_the_reader_behind_the_blocks_before_it
     let server = Server::start(&[]);
     let engine = server.engine();
     engine.append(&block(1)).await.unwrap();
-    let id: String = server.tell("XADD tower-sse * block \x09");
+    let id: String = server.tell(&format!("XADD tower-sse * block {}", "\x09".repeat(30)));
     engine.append(&block(2)).await.unwrap();
     let mut reader = Reader::follow(&engine, None).await;
     assert_eq!(reader.numbers(1).await, [1]);
