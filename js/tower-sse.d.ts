@@ -1,3 +1,5 @@
+/// <reference lib="esnext.disposable" />
+
 /** Opens an event stream. It connects after the current task, and stays connected until it is closed. */
 export function open<E extends object = Record<string, unknown>>(url: string | URL, options?: Options): EventStream<E>;
 

@@ -10,16 +10,20 @@
  * @typedef {{ type: string, topic?: string, data?: string, value?: unknown }} RawEvent
  *   It has a `value` instead of `data` if it was an entry of an array.
  * @typedef {{ id?: string, event?: RawEvent, gap?: Api.Gap, isLive?: boolean, isEnd?: boolean }} Block
- * @typedef {Block & { after: string, id: string, isAside?: boolean }} Step
+ * @typedef {Block & { after: string, id: string, isAside?: boolean, connection?: number }} Step
  *   Moves the last event id from `after` to `id`.
  * @typedef {{ topics: string[], wait?: number, isAside?: boolean }} Ask
  *   A request for events. `isAside`: for the start of topics. Its ids are not those of the stream.
- * @typedef {AbortController & Ask & { names: Set<string>, openedAt: number, heardAt: number, isRead?: boolean, isTold?: boolean, client?: string,
- *   hasEvents?: boolean }} Exchange
- * @typedef {{ topics: string[], refused: string[], caughtUp: boolean, isOpen: boolean }} Status
- * @typedef {{ own: Map<string, number>, starting(): string[], hasStarted(name: string): void, status(): Status, id(): string,
- *   lead(): void, follow(): void, alone(): void, ask(ask: Ask): Promise<void>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
- *   caughtUp(caughtUp: boolean): void, check(): void, close(): void }} Host
+ * @typedef {AbortController & Ask & { names: Set<string>, openedAt: number, heardAt: number, isWhole?: boolean, isRead?: boolean, isTold?: boolean,
+ *   client?: string, hasEvents?: boolean }} Exchange
+ * @typedef {{ topics: string[], refused: [topic: string, why: string][] }} Has
+ *   What a stream has of the topics, and what the server does not give.
+ * @typedef {Has & { isLive: boolean, isOpen: boolean }} Status
+ * @typedef {{ ok: boolean, status: number, answer: any, floor: number }} Answer
+ * @typedef {{ own: Map<string, number>, starting(): string[], hasStarted(name: string): void, covers(has: Has): boolean,
+ *   tellRefused(has: Has): void, status(): Status, id(): string, lead(): void, follow(): void, alone(): void, ask(ask: Ask): Promise<void>,
+ *   rest(failures: number, error: any): Promise<unknown>, accept(step: Step): void, room(): any, isFull(): boolean, change(): void,
+ *   caughtUp(caughtUp: boolean): void, check(): void, close(): void, logout(): void }} Host
  */
 
 const LONGEST = 2 ** 31 - 1; // A longer timer of a browser ends at once.
@@ -29,6 +33,8 @@ const POLL = 25; // seconds
 const STREAM_AGAIN = 600_000; // A client that polls tries a stream again after this time.
 const BACKLOG = 1_000; // While more steps wait in the page, nothing is read.
 const LEAST_SILENCE = 5_000; // A server with a short heartbeat may still have a hiccup.
+/** @type {Api.Gap} A place to repair what is left to repair. */
+const NO_GAP = { topics: [] };
 
 /** @type {typeof Api.open} */
 export function open(url, options = {}) {
@@ -36,9 +42,12 @@ export function open(url, options = {}) {
   const { base = 1_000, cap = 30_000 } = options.backoff ?? {};
   const canRepeat = /^get$/i.test(options.method ?? "get") || typeof body === "function";
   const stats = { opens: 0, events: 0, bytes: 0, errors: 0, lastByteAt: 0, lastEventAt: 0 };
+  const tabs = /** @type {{ hosts: Set<Host>, logout(): unknown, join(url: string, host: Host): typeof tab } | undefined} */ (/** @type {any} */ (share));
+  const logout = tabs?.logout();
   /** Ends the listeners to events of the page itself. */
   const page = new AbortController();
   const alarm = newAlarm();
+  const sideAlarm = newAlarm();
   /** @type {any} */
   let hiddenTimer;
   /** Why there is no stream. */
@@ -49,12 +58,17 @@ export function open(url, options = {}) {
   let state = Object.freeze({ phase: "idle", attempt: 0, transport: poll === "always" ? "poll" : "stream", caughtUp: false, stale: false, role: "alone" });
   /** At most one. @type {Exchange | undefined} */
   let main;
-  /** @type {Exchange | undefined} */
+  /** A request beside it, or beside the stream of another tab. @type {Exchange | undefined} */
   let side;
+  let connection = 0; // counts the streams, and the series of polls
+  let isLive = false; // The page has had all that this connection has sent, up to now.
+  /** The page has failed to repair it. @type {Api.Gap | undefined} */
+  let gapLeft;
+  let canPoll = hello; // as far as is known
   /** @type {ReturnType<typeof newTab> | undefined} */
   let tab;
   /** Where the stream resumes. Events before it may still wait in the page. */
-  let received = options.lastEventId ?? ((resume && globalThis.sessionStorage?.getItem(resume)) || "");
+  let [received, ...keptNames] = options.lastEventId !== undefined ? [options.lastEventId] : ((resume && stored("sessionStorage", resume)) || "").split("\n");
   let silence = options.silence ?? 60_000; // A stream that is silent for so long is dead.
   let retry = 0; // the last `retry:`
   let notBefore = 0; // The server has asked for no attempt before.
@@ -68,24 +82,32 @@ export function open(url, options = {}) {
   const delivery = newDelivery(received, {
     isNews: (step) => topics.isNews(step) && (tab?.isForPage(step.event?.topic) ?? true),
     gap: async (gap) => {
+      if (gap === NO_GAP && !gapLeft) return;
       set({ stale: true });
-      await options.onGap?.(gap);
+      gapLeft = { ...gap, ...gapLeft, topics: [...new Set([...(gapLeft?.topics ?? []), ...gap.topics])] };
+      await options.onGap?.(gapLeft);
+      gapLeft = undefined;
       set({ stale: !options.onGap });
     },
-    live: () => set({ caughtUp: state.phase === "open" }),
+    live(step) {
+      if (step.connection !== connection || state.phase !== "open") return;
+      isLive = true;
+      light();
+      tab?.tell();
+    },
     used: (isUsed) => lazy && (isUsed ? unpark("unused") : setTimeout(() => delivery.isUsed() || park("unused"), 1_000)),
   });
 
   const fixed = new Set(options.topics);
-  const topics = newTopics(fixed, {
+  const topics = newTopics(fixed, keptNames, {
     others: () => tab?.others() ?? [],
     put,
     reopen: () => connectIn(0),
-    pause: () => sleep(pause(1, 0)),
-    tell: () => tab?.tell(),
+    rest: (failures, floor) => sleep(pause(failures, floor)),
+    tell: () => (light(), tab?.tell()),
     refused: (topic, why) => options.onTopicRefused?.(topic, why),
   });
-  const topicsChanged = () => (tab ? tab.topicsChanged() : topics.change());
+  const topicsChanged = () => (light(), tab ? tab.topicsChanged() : topics.change());
   /** @param {string} name */
   const leaveTopic = (name) => topics.remove(name) && topicsChanged();
 
@@ -95,7 +117,7 @@ export function open(url, options = {}) {
     if (state.phase === "closed") return;
     const { document } = globalThis;
     const leave = () => (save(), park("away"));
-    const back = () => (unpark("away"), noteVisibility(), wake());
+    const back = () => (noteLogout(), unpark("away"), noteVisibility(), wake());
     const acts = {
       pagehide: leave,
       freeze: leave,
@@ -103,6 +125,7 @@ export function open(url, options = {}) {
       resume: back,
       focus: back,
       visibilitychange: () => (document.hidden ? noteVisibility() : back()),
+      storage: noteLogout,
       offline: () => main?.openedAt && watch(main, 1 / 3),
       // Another network may show streams.
       online: () => (switchTo("stream"), wake()),
@@ -118,12 +141,14 @@ export function open(url, options = {}) {
     clearTimeout(hiddenTimer);
     if (!globalThis.document?.hidden) return unpark("hidden");
     save();
-    const { hidden = share && !canShare() ? 5_000 : "keep" } = options;
+    const { hidden = share && !(canShare() && canPoll) ? 5_000 : "keep" } = options;
     if (hidden !== "keep") hiddenTimer = setTimeout(() => park("hidden"), Math.min(hidden, LONGEST));
   }
 
+  /** An id that says how far some topics were read counts for a stream that has them. */
   function save() {
-    if (resume) globalThis.sessionStorage?.setItem(resume, delivery.id());
+    const id = delivery.id();
+    if (resume) stored("sessionStorage", resume, [id, ...(isLate(id) ? topics.withLate(topics.own.keys()) : [])].join("\n"));
   }
 
   const isAtRest = () => state.phase === "idle" || state.phase === "parked";
@@ -143,14 +168,14 @@ export function open(url, options = {}) {
   }
 
   function start() {
-    tab = /** @type {any} */ (share)?.join(`${url}`, host);
+    // A tab that follows asks with polls what it has missed.
+    tab = canPoll ? tabs?.join(`${url}`, host) : undefined;
     if (tab) set({ phase: "following", role: "follower" });
     else connectIn(0);
   }
 
   function stop() {
     drop();
-    side?.abort();
     tab?.leave();
     tab = undefined;
   }
@@ -160,20 +185,33 @@ export function open(url, options = {}) {
     if (state.phase === "closed") return;
     stop();
     page.abort();
+    tabs?.hosts.delete(host);
     set({ phase: "closed", why, error });
     delivery.end(received);
   }
 
   const close = () => (end("closed"), delivery.close());
 
+  /** Another tab may have logged out. */
+  function noteLogout() {
+    const last = tabs?.logout();
+    if (last && last !== logout) close();
+  }
+
+  /** Shows whether the page has everything. */
+  function light() {
+    if (state.phase === "open") set({ caughtUp: isLive && topics.isCovered() });
+  }
+
   /** @param {Partial<Api.State>} changes */
   function set(changes) {
     const old = state;
     const isMoved = (changes.phase ?? old.phase) !== old.phase;
+    if (isMoved) isLive = false;
     const next = { ...old, ...(isMoved && { caughtUp: false, retryAt: undefined }), ...changes };
     if (Object.entries(next).every(([name, value]) => value === old[/** @type {keyof Api.State} */ (name)])) return;
     state = Object.freeze(next);
-    if (state.caughtUp !== old.caughtUp) tab?.tell();
+    if (isMoved) tab?.tell();
     for (const watcher of [...watchers]) call(watcher, state);
   }
 
@@ -184,8 +222,8 @@ export function open(url, options = {}) {
     // Bytes that wait to be read come first.
     setTimeout(() => {
       if (state.phase === "waiting") {
-        const ms = Math.max(Math.random() * 300, notBefore - Date.now());
-        if (Date.now() + ms < Number(state.retryAt)) connectIn(ms);
+        const ms = Math.max(Math.random() * 300, notBefore - now());
+        if (ms < alarm.left()) connectIn(ms);
       } else if (main?.openedAt && isSilent(main, 1 / 2)) connectIn(0);
       tab?.wake();
     });
@@ -194,21 +232,24 @@ export function open(url, options = {}) {
   /** Replaces the main exchange. `isNextPoll`: for the page, the stream stays open. @param {number} ms */
   function connectIn(ms, isNextPoll = false) {
     drop();
-    ms = Math.min(Math.max(ms, beganAt + LEAST_PAUSE - Date.now(), 0), LONGEST);
+    ms = Math.min(Math.max(ms, beganAt + LEAST_PAUSE - now(), 0), LONGEST);
+    if (!isNextPoll) connection++;
     if (!isNextPoll) set(ms ? { phase: "waiting", retryAt: Date.now() + ms } : { phase: "connecting" });
     alarm.set(ms, () => connect(isNextPoll));
   }
 
   function drop() {
     main?.abort();
-    main = undefined;
+    side?.abort();
+    main = side = undefined;
+    sideAlarm.clear();
     topics.closed();
     alarm.clear();
   }
 
   /** @param {boolean} isNextPoll */
   function connect(isNextPoll) {
-    beganAt = Date.now();
+    beganAt = now();
     if (beganAt - pollsSince > STREAM_AGAIN) switchTo("stream");
     const isPoll = state.transport === "poll";
     // The first poll asks what was missed. The next ones wait for more.
@@ -227,7 +268,7 @@ export function open(url, options = {}) {
     if (poll !== "auto" || transport === state.transport) return;
     // A stream that shows nothing once more is enough to poll again.
     mute = transport === "stream" ? 1 : 0;
-    pollsSince = Date.now();
+    pollsSince = now();
     set({ transport });
   }
 
@@ -236,7 +277,7 @@ export function open(url, options = {}) {
     if (it !== main) return;
     if (!canRepeat) return end("ended");
     if (it.wait === undefined) {
-      const isGood = it.hasEvents || (it.openedAt && Date.now() - it.openedAt >= GOOD_AFTER);
+      const isGood = it.hasEvents || (it.openedAt && now() - it.openedAt >= GOOD_AFTER);
       return tryAgain(isGood ? 0 : state.attempt + 1, retry);
     }
     set({ attempt: 0 });
@@ -275,7 +316,7 @@ export function open(url, options = {}) {
    */
   function tryAgain(failures, floor, error) {
     if (failures > retries || !canRepeat) return end("gave up", error);
-    notBefore = Date.now() + floor;
+    notBefore = now() + floor;
     connectIn(pause(error || !floor ? failures : 0, floor));
     set({ attempt: failures, error });
   }
@@ -293,14 +334,15 @@ export function open(url, options = {}) {
   const limit = (it) => (it.openedAt ? silence || LONGEST : connectTimeout + 1000 * (it.wait ?? 0));
 
   /** @param {Exchange} it @param {number} part of its limit */
-  const isSilent = (it, part) => Date.now() - it.heardAt >= part * limit(it);
+  const isSilent = (it, part) => now() - it.heardAt >= part * limit(it);
 
   /** Ends the exchange when it has been silent for a part of its limit. @param {Exchange} it */
   function watch(it, part = 1) {
-    alarm.set(it.heardAt + part * limit(it) - Date.now(), () => {
+    (it === side ? sideAlarm : alarm).set(it.heardAt + part * limit(it) - now(), () => {
       // Nothing is heard while nothing is read.
-      if (delivery.isFull()) it.heardAt = Date.now();
+      if (delivery.isFull()) it.heardAt = now();
       if (!isSilent(it, part)) return watch(it);
+      if (it === side) return it.abort();
       // Polls would be shown by a network that only shows no streams.
       if (!it.openedAt && hello && (++mute > 1 || it.wait !== undefined)) switchTo(it.wait === undefined ? "poll" : "stream");
       failed(it, new Error("the server is silent"));
@@ -309,16 +351,17 @@ export function open(url, options = {}) {
 
   /** @param {Exchange} it @param {number} bytes */
   function heard(it, bytes) {
-    it.heardAt = stats.lastByteAt = Date.now();
+    it.heardAt = now();
+    stats.lastByteAt = Date.now();
     stats.bytes += bytes;
     if (it === main && it.openedAt && it.heardAt - it.openedAt >= GOOD_AFTER) set({ attempt: 0 });
   }
 
-  /** The response shows what it has: a first event, or a comment. @param {Exchange} it */
+  /** The response shows what it has: a first event, or a comment. That to a poll shows it when it is whole. @param {Exchange} it */
   function opened(it) {
-    if (it !== main) return;
+    if (it !== main || (it.wait !== undefined && !it.isWhole)) return;
     if (!it.openedAt) {
-      it.openedAt = Date.now();
+      it.openedAt = now();
       mute = 0;
       hasNewHeaders = false;
       stats.opens++;
@@ -349,11 +392,10 @@ export function open(url, options = {}) {
   /** Requests events, and reads them to the end of the response. @param {Exchange} it */
   async function load(it) {
     const { signal } = it;
-    const isPoll = it.wait !== undefined;
     const target = address(it);
     const id = it.isAside ? "" : received;
     // Across origins, the header would need a preflight. The response to a poll with the id in its address can be shared.
-    const isInQuery = isPoll || (globalThis.location && location.origin !== target.origin);
+    const isInQuery = it.wait !== undefined || (globalThis.location && location.origin !== target.origin);
     if (id && isInQuery) target.searchParams.set("lastEventId", id);
     const response = await send(
       target.href,
@@ -373,14 +415,7 @@ export function open(url, options = {}) {
       },
       options.maxEvent,
     );
-    if (isPoll) {
-      const text = await response.text();
-      if (signal.aborted) return;
-      heard(it, text.length);
-      opened(it);
-      return feed(text);
-    }
-    if (!response.body) {
+    if (!response.body && it.wait === undefined) {
       switchTo("poll");
       throw new Error("this runtime cannot stream");
     }
@@ -389,11 +424,30 @@ export function open(url, options = {}) {
       opened(it);
       pass(it, [{ isLive: true }]);
     }
-    const reader = response.body.getReader();
+    const reader = response.body?.getReader();
     const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-    for (let read; !(read = await reader.read()).done && !signal.aborted; await delivery.room()) {
+    if (!reader) {
+      const text = await response.text();
+      heard(it, text.length);
+      feed(text);
+    }
+    for (let read; reader && !(read = await reader.read()).done && !signal.aborted; await delivery.room()) {
       heard(it, read.value.length);
       feed(utf8.decode(read.value, { stream: true }));
+    }
+    it.isWhole = true;
+    if (it.wait !== undefined) opened(it);
+  }
+
+  /** Does something beside the main exchange, for as long as something is heard. @template T @param {Exchange} it @param {() => Promise<T>} act */
+  async function beside(it, act) {
+    side = it;
+    watch(it);
+    try {
+      // Headers of the page may never come.
+      return await Promise.race([act(), new Promise((_, reject) => it.signal.addEventListener("abort", () => reject(it.signal.reason)))]);
+    } finally {
+      if (it === side) sideAlarm.clear();
     }
   }
 
@@ -402,6 +456,14 @@ export function open(url, options = {}) {
     if (!it.isRead) {
       it.isRead = true;
       it.isTold = hello && type === "hello" && greeted(it, parsed(data));
+      // A server without polls answers with a stream.
+      if (it.wait !== undefined && (!it.isTold || it.client)) {
+        if (it === side) {
+          canPoll = false;
+          throw new Error("the server has no polls");
+        }
+        it.wait = undefined;
+      }
       opened(it);
       if (it.isTold) return pass(it, [{ id }]);
       // A server without hello does not say when the client has caught up.
@@ -414,14 +476,15 @@ export function open(url, options = {}) {
   function greeted(it, told) {
     if (!(told?.v > 0)) return false;
     for (const name of told.topics) it.names.add(name);
+    it.client = told.client;
     if (it.isAside) return true;
     silence = told.heartbeat && Math.max(3 * told.heartbeat, LEAST_SILENCE);
     set({ resumed: told.resumed });
+    if (gapLeft) accept({ after: received, id: received, gap: NO_GAP });
     opened(it);
     if (it !== main) return true;
-    it.client = told.client;
     if (told.client) control = told.control ?? "";
-    topics.opened(it);
+    topics.opened(it, told.topics);
     return true;
   }
 
@@ -433,8 +496,8 @@ export function open(url, options = {}) {
     const steps = blocks.map((block) => {
       const { id = after, event } = block;
       if (event && names.has(event.type)) event.topic ??= event.type;
-      if (block.id !== undefined && !isAside) topics.noteId(id, names, event?.topic);
-      const step = { ...block, after, id, isAside };
+      if (block.id !== undefined && !isAside) topics.noteId(id, it, event?.topic);
+      const step = { ...block, after, id, isAside, connection };
       after = id;
       return step;
     });
@@ -460,13 +523,17 @@ export function open(url, options = {}) {
   /** Asks for the full set of topics of the open stream. `undefined`: it cannot be changed. @param {string[]} topics */
   async function put(topics) {
     if (!main?.client || !control) return;
-    const { signal, client } = main;
+    const it = newExchange({ topics });
     const target = new URL(control, address(main)).href;
-    const request = { method: "PUT", body: JSON.stringify({ client, topics }) };
-    const ask = () => send(target, signal, request, { "content-type": "application/json" });
-    const response = await ask();
-    // The token may have expired on the way.
-    return response.status === 401 && typeof headers === "function" ? ask() : response;
+    const request = { method: "PUT", body: JSON.stringify({ client: main.client, topics }) };
+    const ask = () => send(target, it.signal, request, { "content-type": "application/json" });
+    return beside(it, async () => {
+      let response = await ask();
+      // The token may have expired on the way.
+      if (response.status === 401 && typeof headers === "function") response = await ask();
+      const { ok, status } = response;
+      return { ok, status, answer: await (ok ? response.json() : response.text()), floor: retryAfter(response) };
+    });
   }
 
   // ---- Among other tabs
@@ -475,10 +542,9 @@ export function open(url, options = {}) {
   const host = {
     ...topics,
     ...delivery,
-    status: () => ({ ...topics.status(), caughtUp: state.caughtUp, isOpen: state.phase === "open" }),
+    status: () => ({ ...topics.status(), isLive, isOpen: state.phase === "open" }),
     id: () => received,
     lead() {
-      side?.abort();
       set({ phase: "connecting", role: "leader" });
       connectIn(0);
     },
@@ -494,16 +560,27 @@ export function open(url, options = {}) {
     /** Asks what was missed, beside the stream of another tab. @param {Ask} ask */
     async ask(ask) {
       const names = ask.isAside ? ask.topics : topics.withLate(ask.topics);
-      const it = (side = newExchange({ ...ask, topics: names, wait: 0 }));
-      const timer = setTimeout(() => it.abort(), connectTimeout);
-      await load(it).finally(() => clearTimeout(timer));
-      it.signal.throwIfAborted();
+      const it = newExchange({ ...ask, topics: names, wait: 0 });
+      try {
+        await beside(it, () => load(it));
+      } finally {
+        if (!canPoll && tab) {
+          tab.leave();
+          host.alone();
+        }
+      }
     },
+    rest: (failures, error) => sleep(pause(failures, retryAfter(error?.response))),
     accept,
     caughtUp: (/** @type {boolean} */ caughtUp) => set({ caughtUp }),
     check: alarm.check,
     close,
+    logout() {
+      tab?.sayOver();
+      close();
+    },
   };
+  tabs?.hosts.add(host);
 
   if (options.signal?.aborted) close();
   options.signal?.addEventListener("abort", close, { signal: page.signal });
@@ -519,9 +596,10 @@ export function open(url, options = {}) {
       return delivery.id();
     },
     on(/** @type {string} */ type, /** @type {Function} */ listener, /** @type {{ signal?: AbortSignal }} */ { signal } = {}) {
-      const off = delivery.on(type, listener);
+      const end = delivery.on(type, listener);
+      const off = () => (end(), signal?.removeEventListener("abort", off));
       if (signal?.aborted) off();
-      signal?.addEventListener("abort", off);
+      else signal?.addEventListener("abort", off);
       return off;
     },
     off: delivery.off,
@@ -560,34 +638,45 @@ export function open(url, options = {}) {
  * The topics: which the page wants, and which the open stream has.
  *
  * @param {Iterable<string>} fixed
- * @param {{ others(): Iterable<string>, put(topics: string[]): Promise<Response | undefined>, reopen(): void, pause(): Promise<unknown>,
- *   tell(): void, refused(topic: string, why: string): void }} host
+ * @param {string[]} kept names for the id that the page begins with
+ * @param {{ others(): Iterable<string>, put(topics: string[]): Promise<Answer | undefined>, reopen(): void,
+ *   rest(failures: number, floor: number): Promise<unknown>, tell(): void, refused(topic: string, why: string): void }} host
  */
-function newTopics(fixed, host) {
+function newTopics(fixed, kept, host) {
   /** How often the page wants each. */
   const own = new Map([...fixed].map((name) => [name, 1]));
   /** How far the page has had the topics that it wants. @type {Map<string, string>} */
   const had = new Map([...fixed].map((name) => [name, ""]));
-  /** @type {Set<string>} */
-  const refused = new Set();
-  /** Of the open stream. @type {string[]} */
+  /** The refused topics of its own that the page was told of. @type {Set<string>} */
+  const told = new Set();
+  /** What the open stream has. @type {string[]} */
   let has = [];
+  /** What it was asked for last. @type {string[]} */
+  let asked = [];
+  let isAgain = false; // It has to be asked again.
+  /** What the server refuses, and why. @type {Map<string, string>} */
+  let refused = new Map();
+  /** What the query of the open stream named in vain. @type {Has["refused"]} */
+  let missing = [];
   /** Their start comes before the next id. @type {string[]} */
   let started = [];
-  /** `undefined`: it has to be asked again. @type {string[] | undefined} */
-  let asked;
+  /** Topics that begin with what was asked for last, unless the page has left them since. @type {string[]} */
+  let starting = [];
   let notFound = 0; // in a row
+  let failures = 0; // in a row
   let isChanging = false;
-  /** All that the open stream was asked for. Another set for each stream. @type {Set<string> | undefined} */
-  let known;
-  /** What a stream that resumes now has to have. @type {string[]} */
-  let late = [];
+  /** @type {Exchange | undefined} */
+  let open;
+  /** An id can say how far some topics were read: a stream that resumes after it has to have them. */
+  let late = [kept];
+  /** Ends a pause. */
+  let hasten = () => {};
 
   const wanted = () => [...new Set([...own.keys(), ...host.others()])];
-  const keyOf = (/** @type {string[] | undefined} */ topics) => JSON.stringify(topics?.sort());
+  const keyOf = (/** @type {string[]} */ topics) => JSON.stringify(topics.sort());
 
-  /** An id can say how far some topics were read: a stream that resumes after it has to have them. @param {string[]} names */
-  const withLate = (names) => [...new Set([...names, ...late])];
+  /** @param {Iterable<string>} names */
+  const withLate = (names) => [...new Set([...names, ...late.flat()])];
 
   /** A topic that the stream has already starts for the page only if it leaves the stream first. @param {string} name */
   const isReady = (name) => !isStarting(name) || !has.includes(name) || started.includes(name);
@@ -598,54 +687,84 @@ function newTopics(fixed, host) {
   /** @param {string} name */
   const hasStarted = (name) => void (isStarting(name) && had.set(name, ""));
 
+  /** Whether an event of the topic is from before its start, which follows. @param {string} name */
+  const isEarly = (name) => open && !isReady(name);
+
   /** Tells the server what is wanted. Several changes make one request. */
   async function change() {
     if (isChanging) return;
     isChanging = true;
     await null;
-    for (let next; known; await ask(next, known)) {
+    for (let next; open; await ask(next, open)) {
       next = wanted().filter(isReady);
-      if (keyOf(next) === keyOf(asked)) break;
+      if (!isAgain && keyOf(next) === keyOf(asked)) break;
     }
     isChanging = false;
   }
 
-  /** @param {string[]} topics @param {Set<string>} current */
-  async function ask(topics, current) {
+  /** @param {string[]} topics @param {Exchange} stream */
+  async function ask(topics, stream) {
     asked = topics;
-    for (const name of topics) current.add(name);
+    starting = topics.filter(isStarting);
+    isAgain = false;
+    for (const name of topics) stream.names.add(name);
     // The tabs that follow have to know before the events of a topic are missing.
     host.tell();
+    let floor = 0;
     try {
       const response = await host.put(topics);
-      const { ok = false, status = 404 } = response ?? {};
-      const answer = ok ? await response?.json() : await response?.text();
-      if (known !== current) return;
+      if (open !== stream) return;
+      const { ok = false, status = 404, answer } = response ?? {};
+      floor = response?.floor ?? 0;
       if (ok) {
-        notFound = 0;
+        notFound = failures = 0;
         has = answer.topics;
-        started = has.filter(isStarting);
-        refuse(answer.refused);
-        host.tell();
+        started = starting.filter((name) => has.includes(name) && isStarting(name));
+        missing = [];
+        refuse(new Map(answer.refused.map((/** @type {{ topic: string, why: string }} */ { topic, why }) => [topic, why])));
       } else if (status === 404) {
         // The stream is gone, cannot be changed, or is at another server. In the last two cases, only its query can help.
         notFound += response ? 1 : 2;
         host.reopen();
       } else if (isTemporary(status)) throw answer;
-      else refuse(topics.filter((topic) => !has.includes(topic)).map((topic) => ({ topic, why: answer })));
+      else refuse(new Map(topics.filter((topic) => !has.includes(topic)).map((topic) => [topic, answer])));
     } catch {
-      await host.pause();
-      if (known === current) asked = undefined;
+      if (open !== stream) return;
+      isAgain = true;
+      const isClosed = new Promise((resolve) => (hasten = () => floor || resolve(0)));
+      await Promise.race([host.rest(++failures, floor), isClosed]);
     }
   }
 
-  /** @param {{ topic: string, why: string }[]} list */
-  function refuse(list) {
-    for (const { topic, why } of list) {
-      refused.add(topic);
+  /** @param {typeof refused} all */
+  function refuse(all) {
+    refused = all;
+    tellRefused(status());
+    host.tell();
+  }
+
+  /** Tells the page, once, which of its topics the server does not give. @param {Has} has */
+  function tellRefused({ refused }) {
+    const names = new Map(refused);
+    for (const name of told) if (!names.has(name)) told.delete(name);
+    for (const [topic, why] of names) {
+      if (!own.has(topic) || told.has(topic)) continue;
+      told.add(topic);
       call(() => host.refused(topic, why));
     }
   }
+
+  /** The topics that the stream has are those that it surely has. @returns {Has} */
+  function status() {
+    const surely = new Set(asked);
+    return { topics: has.filter((name) => surely.has(name)), refused: [...missing, ...refused] };
+  }
+
+  /** Whether a stream has all topics that the page wants and may have. @param {Has} has */
+  const covers = ({ topics, refused }) => {
+    const given = new Set([...topics, ...refused.map(([name]) => name)]);
+    return [...own.keys()].every((name) => given.has(name));
+  };
 
   return {
     change,
@@ -653,13 +772,19 @@ function newTopics(fixed, host) {
     starting: () => [...own.keys()].filter(isStarting),
     hasStarted,
     withLate,
-    /** The topics that it has are those that it surely has. */
-    status: () => ({ topics: has.filter((name) => asked?.includes(name)), refused: [...refused] }),
+    status,
+    covers,
+    tellRefused,
+    /** Whether the open stream covers them. One of another server does not say. */
+    isCovered: () => !open || covers(status()),
     /** Returns whether nobody in the page wanted it before. @param {string} name */
     add(name) {
       const count = own.get(name) ?? 0;
       own.set(name, count + 1);
-      refused.delete(name);
+      if (!count) {
+        told.delete(name);
+        isAgain ||= refused.delete(name);
+      }
       return !count;
     },
     /** Returns whether nobody in the page wants it any more. @param {string} name */
@@ -667,11 +792,13 @@ function newTopics(fixed, host) {
       const count = (own.get(name) ?? 1) - 1;
       if (count) return !own.set(name, count);
       had.delete(name);
+      starting = starting.filter((other) => other !== name);
       return own.delete(name);
     },
     /** Whether the page has not had the event. @param {Step} step */
     isNews({ after, id, event }) {
       const topic = event?.topic ?? "";
+      if (isEarly(topic)) return false;
       // An event without an id has no position.
       if (id === after || !own.has(topic)) return true;
       const position = positionOf(id);
@@ -690,24 +817,34 @@ function newTopics(fixed, host) {
       const named = wanted().filter((name) => !refused.has(name) && !(isPart && isStarting(name)));
       const names = withLate(named);
       asked = isPart ? names : wanted();
+      isAgain = false;
       started = isPart ? [] : [...names];
       return names;
     },
-    /** @param {Exchange} it */
-    opened({ topics, names }) {
-      known = names;
-      has = topics;
+    /** @param {Exchange} it @param {string[]} given what it has */
+    opened(it, given) {
+      open = it;
+      has = it.topics;
+      failures = 0;
+      // A server may give a topic another name: then this says nothing.
+      const isSame = given.every((name) => has.includes(name));
+      missing = isSame ? has.filter((name) => !given.includes(name)).map((name) => [name, "the stream has begun without it"]) : [];
+      tellRefused(status());
       host.tell();
       change();
     },
     closed() {
-      known = undefined;
+      open = undefined;
       started = [];
+      hasten();
     },
-    /** @param {string} id that has come @param {Set<string>} names of its stream @param {string} [topic] of its event */
-    noteId(id, names, topic = "") {
-      [...started.splice(0), topic].forEach(hasStarted);
-      late = id.includes(";") ? [...late, ...names] : [];
+    /** @param {string} id that has come @param {Exchange} it @param {string} [topic] of its event */
+    noteId(id, it, topic = "") {
+      started.splice(0).forEach(hasStarted);
+      if (!isEarly(topic)) hasStarted(topic);
+      // An event of a topic that is new is from after the change. Of other events, that is not known.
+      const isNew = topic && !has.includes(topic);
+      late = !isLate(id) ? [] : it !== open ? [it.topics] : isNew ? [asked] : [has, asked];
     },
   };
 }
@@ -716,7 +853,7 @@ function newTopics(fixed, host) {
  * Gives the page its events, one by one. While something holds it, they wait.
  *
  * @param {string} lastId
- * @param {{ isNews(step: Step): boolean, gap(gap: Api.Gap): Promise<void>, live(): void, used(isUsed: boolean): void }} host
+ * @param {{ isNews(step: Step): boolean, gap(gap: Api.Gap): Promise<void>, live(step: Step): void, used(isUsed: boolean): void }} host
  */
 function newDelivery(lastId, host) {
   /** @type {Step[]} */
@@ -744,7 +881,7 @@ function newDelivery(lastId, host) {
       for (const isThrough of taken) await isThrough;
       if (step.gap) await host.gap(step.gap).catch(report);
       if (!step.isAside) lastId = step.id;
-      if (step.isLive) host.live();
+      if (step.isLive) host.live(step);
       if (step.isEnd) finish();
       if (!isFull()) for (const read of readers.splice(0)) read();
     }
@@ -787,27 +924,39 @@ function newDelivery(lastId, host) {
     },
     /** Resolves when the page can take more. */
     room: () => isFull() && new Promise((resolve) => readers.push(resolve)),
-    async *iterate() {
-      let give = (/** @type {ReceivedEvent | undefined} */ _) => {};
+    iterate() {
+      /** Of those who wait for an event. @type {((result: { done: boolean, value: any }) => void)[]} */
+      const asks = [];
+      let isLeft = false;
       let through = (/** @type {unknown} */ _) => {};
-      const next = () => new Promise((resolve) => (give = resolve));
-      let coming = next();
       const take = (/** @type {ReceivedEvent | undefined} */ event) => {
-        give(event);
-        return new Promise((resolve) => (through = resolve));
+        if (!event) return leave();
+        asks.shift()?.({ done: false, value: event });
+        return new Promise((resolve) => (asks.length ? resolve(0) : (through = resolve)));
       };
-      iterators.add(take);
-      host.used(true);
-      try {
-        for (let event; !isOver && (event = await coming); through(0)) {
-          coming = next();
-          yield event;
-        }
-      } finally {
-        iterators.delete(take);
+      async function leave() {
+        isLeft = true;
+        for (const give of asks.splice(0)) give({ done: true, value: undefined });
+        if (iterators.delete(take)) host.used(isUsed());
         through(0);
-        host.used(isUsed());
       }
+      return {
+        next: () =>
+          new Promise((give) => {
+            asks.push(give);
+            through(0);
+            if (isOver || isLeft) return leave();
+            iterators.add(take);
+            host.used(true);
+          }),
+        async return(/** @type {unknown} */ value) {
+          leave();
+          return { done: true, value };
+        },
+        [Symbol.asyncIterator]() {
+          return this;
+        },
+      };
     },
     /** What waits is still delivered. @param {string} id */
     end: (id) => put({ after: id, id, isEnd: true }),
@@ -819,25 +968,23 @@ function newDelivery(lastId, host) {
   };
 }
 
-class ReceivedEvent {
-  #data;
-  #json;
+/** What events have as JSON, apart from them: an event can be frozen, and in a proxy. @type {WeakMap<ReceivedEvent, unknown>} */
+const values = new WeakMap();
 
+class ReceivedEvent {
   /** @param {RawEvent} raw @param {string} id */
   constructor({ type, topic, data, value }, id) {
     this.type = type;
     this.topic = topic;
     this.id = id;
-    this.#data = data;
-    this.#json = value;
-  }
-
-  get data() {
-    return (this.#data ??= typeof this.#json === "string" ? this.#json : JSON.stringify(this.#json));
+    /** @type {string} */
+    this.data = data ?? (typeof value === "string" ? value : JSON.stringify(value));
+    if (data === undefined) values.set(this, value);
   }
 
   get json() {
-    return (this.#json ??= JSON.parse(this.data));
+    if (!values.has(this)) values.set(this, JSON.parse(this.data));
+    return values.get(this);
   }
 }
 
@@ -855,11 +1002,12 @@ function newAlarm() {
   }
   return {
     clear: () => (clear(), (at = Infinity)),
-    check: () => at <= Date.now() && ring(),
+    left: () => at - now(),
+    check: () => at <= now() && ring(),
     /** @param {number} ms @param {() => void} then */
     set(ms, then) {
       clear();
-      at = Date.now() + ms;
+      at = now() + ms;
       act = then;
       timer = setTimeout(() => (timer = setTimeout(ring)), Math.min(ms, LONGEST));
     },
@@ -867,7 +1015,22 @@ function newAlarm() {
 }
 
 /** @param {Ask} ask @returns {Exchange} */
-const newExchange = (ask) => Object.assign(new AbortController(), { names: new Set(ask.topics), openedAt: 0, heardAt: Date.now() }, ask);
+const newExchange = (ask) => Object.assign(new AbortController(), { names: new Set(ask.topics), openedAt: 0, heardAt: now() }, ask);
+
+let ahead = -Infinity;
+/** The clock for durations. That of the machine can be set back, and in some browsers that of the page stops in a sleep. */
+const now = () => performance.now() + (ahead = Math.max(ahead, Date.now() - performance.now()));
+
+/** Reads or keeps a text. A page may have no store, may not use it, or it is full. @param {"sessionStorage" | "localStorage"} area @param {string} key @param {string} [text] */
+function stored(area, key, text) {
+  try {
+    const store = globalThis[area];
+    if (text === undefined) return store.getItem(key);
+    // A text that is too old is worse than none.
+    store.removeItem(key);
+    store.setItem(key, text);
+  } catch {}
+}
 
 /** @param {number} ms */
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -998,7 +1161,10 @@ const byteString = (text) => String.fromCharCode(...new TextEncoder().encode(tex
 /** No event type has a line end. @param {string} [topic] */
 const topicKey = (topic) => `\n${topic}`;
 
-/** The id without what it says of topics that begin: `SEEN;LATE;TOPICS`. @param {string} id */
+/** Whether it says something of topics that begin: `SEEN;LATE;TOPICS`. @param {string} id */
+const isLate = (id) => id.includes(";");
+
+/** The id without it. @param {string} id */
 const seenOf = (id) => id.split(";")[0];
 
 /** Compares two positions of one registry, `ms-seq-era`. `NaN`: they have no order. @param {string} a @param {string} b */
@@ -1019,16 +1185,21 @@ const canShare = () => !!(globalThis.navigator?.locks && globalThis.BroadcastCha
 
 /** @type {typeof Api.share} */
 export function share(name) {
-  /** @type {Set<ReturnType<typeof newTab>>} */
-  const tabs = new Set();
-  /** @param {string} url @param {Host} host */
-  function join(url, host) {
-    if (!canShare()) return;
-    const tab = newTab(`tower-sse ${name} ${url}`, host, () => tabs.delete(tab));
-    tabs.add(tab);
-    return tab;
-  }
-  return /** @type {Api.Tabs} */ ({ name, join, close: () => [...tabs].forEach((tab) => tab.closeAll()) });
+  const key = `tower-sse ${name}`;
+  /** The streams of the page that are not closed. @type {Set<Host>} */
+  const hosts = new Set();
+  return /** @type {Api.Tabs} */ ({
+    name,
+    hosts,
+    /** Changes with each logout. A page that is parked, or on plain http, has no channel. */
+    logout: () => stored("localStorage", key),
+    /** @param {string} url @param {Host} host */
+    join: (url, host) => (canShare() ? newTab(`${key} ${url}`, host) : undefined),
+    close() {
+      stored("localStorage", key, `${Math.random()}`);
+      for (const host of [...hosts]) host.logout();
+    },
+  });
 }
 
 const BEAT = 5_000;
@@ -1041,9 +1212,8 @@ const DOUBT = 2_000;
  *
  * @param {string} name
  * @param {Host} host what a tab may do with its stream
- * @param {() => void} left
  */
-function newTab(name, host, left) {
+function newTab(name, host) {
   const me = `${Math.random()}`;
   const channel = new BroadcastChannel(name);
   const alarm = newAlarm();
@@ -1055,11 +1225,12 @@ function newTab(name, host, left) {
   /** What the others want. @type {Map<string, { topics: string[], at: number }>} */
   const wants = new Map();
   /** Of the leader's stream. @type {Status} */
-  let status = { topics: [], refused: [], caughtUp: false, isOpen: false };
+  let status = { topics: [], refused: [], isLive: false, isOpen: false };
   /** Steps that came while this tab was not where they begin. @type {Step[]} */
   let steps = [];
   let isInStep = false;
   let isCatchingUp = false;
+  let failures = 0; // in a row
 
   const say = (/** @type {object} */ message) => channel.postMessage({ from: me, ...message });
   const sayWants = (more = {}) => say({ want: [...host.own.keys()], ...more });
@@ -1100,13 +1271,12 @@ function newTab(name, host, left) {
     turn = undefined;
     channel.close();
     alarm.clear();
-    left();
   }
 
   channel.onmessage = ({ data: message }) => {
     const { from, want, isNew, isAsking, isOver } = message;
     if (isOver) return host.close();
-    if (want) wants.set(from, { topics: want, at: Date.now() });
+    if (want) wants.set(from, { topics: want, at: now() });
     if (isNew) sayWants();
     if (isLeader) {
       if (want) host.change();
@@ -1155,6 +1325,7 @@ function newTab(name, host, left) {
   /** @param {Status} said @param {string} id of the leader's stream */
   function note(said, id) {
     status = said;
+    host.tellRefused(status);
     sayWants();
     // What it gets of a topic that was missing begins anew.
     isInStep &&= isCovered();
@@ -1162,10 +1333,10 @@ function newTab(name, host, left) {
     tellPage();
   }
 
-  const tellPage = () => isLeader || host.caughtUp(isInStep && status.caughtUp);
+  const tellPage = () => turn && !isLeader && host.caughtUp(isInStep && status.isLive);
 
   /** Whether the leader's stream has all topics of this tab. */
-  const isCovered = () => [...host.own.keys()].every((topic) => status.topics.includes(topic) || status.refused.includes(topic));
+  const isCovered = () => host.covers(status);
 
   /** Whether this tab has had all events up to an id. @param {string} id */
   const hasHad = (id) => id === host.id() || order(id, host.id()) <= 0;
@@ -1205,12 +1376,13 @@ function newTab(name, host, left) {
         // A step without an order is in the response if it came before the request.
         steps = steps.filter((step, index) => index > at && !fit(step) && (index >= before || order(step.id, host.id()) > 0));
         if (!isCovered() || !(steps.length || host.starting().length)) break;
-        await pause(LEAST_PAUSE);
+        await sleep(LEAST_PAUSE * (1 + Math.random()));
       }
       isInStep = isCovered();
+      failures = 0;
     } catch (error) {
       // The next word of the leader is the next attempt.
-      await pause(Math.max(retryAfter(/** @type {any} */ (error).response), 1_000));
+      await host.rest(++failures, error);
     }
     isCatchingUp = false;
     tellPage();
@@ -1229,11 +1401,12 @@ function newTab(name, host, left) {
     topics.forEach(host.hasStarted);
   }
 
-  const wanted = () => [...new Set([...status.topics, ...host.own.keys()])].filter((topic) => !status.refused.includes(topic));
+  const wanted = () => {
+    const refused = new Map(status.refused);
+    return [...new Set([...status.topics, ...host.own.keys()])].filter((topic) => !refused.has(topic));
+  };
 
-  const pause = (/** @type {number} */ ms) => sleep(ms * (1 + Math.random()));
-
-  const others = () => new Set([...wants.values()].flatMap(({ topics, at }) => (Date.now() - at < 3 * BEAT ? topics : [])));
+  const others = () => new Set([...wants.values()].flatMap(({ topics, at }) => (now() - at < 3 * BEAT ? topics : [])));
 
   queue();
   sayWants({ isNew: true });
@@ -1246,14 +1419,13 @@ function newTab(name, host, left) {
     wake,
     /** @param {Step[]} steps */
     send: (steps) => isLeader && say({ epoch, steps }),
-    closeAll() {
-      say({ isOver: true });
-      host.close();
-    },
+    sayOver: () => say({ isOver: true }),
     topicsChanged() {
       sayWants();
-      if (isLeader) host.change();
-      else if (host.starting().length) catchUp();
+      if (isLeader) return host.change();
+      isInStep &&= isCovered();
+      tellPage();
+      if (host.starting().length) catchUp();
     },
     /** @param {string | undefined} topic */
     isForPage: (topic) => topic === undefined || host.own.has(topic) || !others().has(topic),

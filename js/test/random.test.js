@@ -92,7 +92,9 @@ function happen(world, tabs, options) {
     down: [1, () => (server.isDown = true)],
     up: [3, () => (server.isDown = false)],
     busy: [1, () => (server.refuse = () => ({ status: 503, headers: { "retry-after": "3" } }))],
-    free: [3, () => (server.refuse = undefined)],
+    free: [3, () => Object.assign(server, { refuse: undefined, isDeaf: false })],
+    deaf: [1, () => (server.isDeaf = true)],
+    clock: [1, () => (world.skew = world.pick([0, -3_600_000, 3_600_000]))],
     forget: [options.forgets ? 1 : 0, () => (server.hasForgotten = !server.hasForgotten)],
     open: [4, () => tabs.length < options.tabs && tabs.push(new Tab(world, options))],
     kill: [options.tabs > 1 ? 2 : 0, () => tab && (tabs.splice(tabs.indexOf(tab), 1), page.kill())],
@@ -123,7 +125,7 @@ const numbers = (count) => Array.from({ length: count }, (_, at) => at);
 /** All pages are shown and all networks are good. */
 function heal(world, tabs) {
   const { server } = world;
-  Object.assign(server, { isDown: false, refuse: undefined, hasForgotten: false });
+  Object.assign(server, { isDown: false, isDeaf: false, refuse: undefined, hasForgotten: false });
   for (const tab of tabs) {
     const { page } = tab;
     page.isMute = false;

@@ -1,8 +1,9 @@
 /** What a stream does, one contract a test, in a world with a clock of its own. */
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { test } from "node:test";
-import { Page, World } from "./world.js";
+import { Page, World, slow } from "./world.js";
 
 /** A page with one stream, and what it has seen. */
 function visit(options = {}, { world = new World(), ...pageOptions } = {}) {
@@ -10,13 +11,16 @@ function visit(options = {}, { world = new World(), ...pageOptions } = {}) {
   const share = options.share && page.share(options.share);
   const stream = page.open("/events", { topics: ["a"], ...options, share });
   const seen = [];
+  /** With their topics. */
+  const named = [];
   const states = [];
-  stream.on("*", ({ type, json }) => seen.push(json.n ?? type));
+  stream.on("*", ({ topic, type, json }) => (seen.push(json.n ?? type), named.push(`${topic ?? type}${json.n ?? ""}`)));
   stream.subscribe((state) => states.push(state));
-  return { world, server: world.server, page, stream, seen, states, phases: () => unique(states.map(({ phase }) => phase)) };
+  return { world, server: world.server, page, stream, seen, named, states, phases: () => unique(states.map(({ phase }) => phase)) };
 }
 
 const unique = (list) => list.filter((it, at) => it !== list[at - 1]);
+const puts = (server) => server.requests.filter(({ method }) => method === "PUT");
 const gets = (server) => server.requests.filter(({ method }) => method === "GET");
 const pauses = (server) => gets(server).slice(1).map(({ at }, index) => at - gets(server)[index].at);
 const publish = (server, topic, count) => Array.from({ length: count }, () => server.publish(topic));
@@ -158,6 +162,96 @@ function withArray(ids) {
   };
   return { world, stream: new Page(world).open("/events") };
 }
+
+test("a reload right after a topic was added gives no event of the other topics again", async () => {
+  const storage = new Map();
+  const first = visit({ resume: "orders" }, { storage });
+  const { world, server, stream, page, named: seen } = first;
+  await world.run(100);
+  publish(server, "b", 1);
+  publish(server, "a", 5);
+  await world.run(100);
+  // The last event of this topic is older than those of the other one.
+  stream.topic("b");
+  await world.run(1_000);
+  assert.deepEqual(seen, ["a1", "a2", "a3", "a4", "a5", "b1"]);
+  page.unload();
+  const next = visit({ resume: "orders" }, { world, storage });
+  await world.run(1_000);
+  publish(server, "a", 1);
+  await world.run(1_000);
+  assert.deepEqual(next.named, ["a6"]);
+});
+
+test("after a reload, topics of the options continue, and those that the page adds start again", async () => {
+  const storage = new Map();
+  const options = { resume: "orders", topics: ["a"] };
+  const first = visit(options, { storage });
+  const { world, server } = first;
+  first.stream.topic("b");
+  await world.run(1_000);
+  publish(server, "a", 2);
+  publish(server, "b", 2);
+  await world.run(1_000);
+  assert.deepEqual(first.named, ["a1", "a2", "b1", "b2"]);
+  first.page.unload();
+  publish(server, "b", 1);
+  publish(server, "a", 2);
+  const next = visit(options, { world, storage });
+  next.stream.topic("b");
+  await world.run(1_000);
+  assert.deepEqual(next.named, ["a3", "a4", "b3"]);
+});
+
+test("a topic that was beginning at a reload starts again as a whole, though the stream has it from the beginning", async () => {
+  const storage = new Map();
+  const options = { resume: "orders", topics: ["a"] };
+  const first = visit(options, { storage });
+  const { world, server, stream, page } = first;
+  await world.run(100);
+  publish(server, "b", 1);
+  publish(server, "a", 5);
+  await world.run(100);
+  stream.topic("b");
+  await world.run(1_000);
+  assert.ok(stream.lastEventId.includes(";"));
+  page.unload();
+  const next = visit(options, { world, storage });
+  next.stream.topic("b");
+  await world.run(1_000);
+  publish(server, "b", 1);
+  await world.run(1_000);
+  assert.deepEqual(next.named, ["b1", "b2"]);
+});
+
+test("a store that is full stops no page from leaving its stream", async () => {
+  const { world, server, page } = visit({ resume: "orders" });
+  await world.run(100);
+  publish(server, "a", 1);
+  await world.run(100);
+  page.env.sessionStorage.setItem = () => {
+    throw new DOMException("the quota has been exceeded", "QuotaExceededError");
+  };
+  // Listeners of events that throw are reported, and no more.
+  try {
+    page.leave();
+  } catch {}
+  await world.run(1_000);
+  assert.equal(server.streams.length, 0);
+});
+
+test("a page that may not use its store has its events", async () => {
+  const world = new World();
+  const page = new Page(world);
+  Object.defineProperty(page.env, "sessionStorage", {
+    get: () => {
+      throw new DOMException("access is denied for this document", "SecurityError");
+    },
+  });
+  const stream = page.open("/events", { topics: ["a"], resume: "orders" });
+  await world.run(1_000);
+  assert.equal(stream.state.phase, "open");
+});
 
 test("the entries of an array are events with their own ids", async () => {
   const { world, stream } = withArray(["2", "3", "4"]);
@@ -432,6 +526,32 @@ test("on wake, a stream that was silent for more than half of the limit is repla
   assert.equal(gets(server).length, 2);
 });
 
+test("a clock that is set back keeps no page from its server", async () => {
+  const { world, server, page, stream, named: seen } = visit();
+  publish(server, "a", 1);
+  await world.run(1_000);
+  // The time came from the network after the page was opened.
+  world.skew = -3_600_000;
+  server.cut(server.streams[0]);
+  publish(server, "a", 1);
+  await world.run(120_000);
+  stream.reconnect();
+  page.dispatch("online");
+  await world.run(60_000);
+  assert.deepEqual([stream.state.phase, seen], ["open", ["a1", "a2"]]);
+});
+
+test("a stream that is dead is replaced, also if the clock is set back", async () => {
+  const { world, server, page, named: seen } = visit();
+  publish(server, "a", 1);
+  await world.run(1_000);
+  world.skew = -3_600_000;
+  server.streams[0].pipe.send = () => {};
+  publish(server, "a", 1);
+  await world.run(600_000);
+  assert.deepEqual(seen, ["a1", "a2"]);
+});
+
 test("offline, one missed heartbeat is enough", async () => {
   const { world, server, page } = visit();
   await world.run(16_000);
@@ -470,6 +590,19 @@ test("polls wait at the server, and are apart from each other", async () => {
     await world.run(10);
   }
   assert.ok(gets(server).length <= waits.length + 8);
+});
+
+test("a page that polls gets what it missed through a slow network", async () => {
+  const { world, server, page, named: seen } = visit({ poll: "always" });
+  await world.run(1_000);
+  publish(server, "a", 1);
+  await world.run(1_000);
+  page.leave();
+  publish(server, "a", 5_000);
+  slow(server, 20_000);
+  page.comeBack();
+  await world.run(600_000);
+  assert.equal(seen.length, 5_001);
 });
 
 test("a network that shows streams again is used for streams again", async () => {
@@ -769,6 +902,37 @@ test("a loop that is left leaves the stream as it is", async () => {
   assert.deepEqual([await first, seen], [1, [1, 2, 3]]);
 });
 
+test("an event can be kept where frameworks keep things", async () => {
+  const { world, server, stream } = visit();
+  const all = [];
+  // As Vue does with what is in a ref: the getters run with the proxy as `this`.
+  const reactive = (target) => new Proxy(target, { get: (target, key, receiver) => Reflect.get(target, key, receiver) });
+  stream.on("a", (event) => all.push(reactive(event)));
+  await world.run(100);
+  publish(server, "a", 1);
+  await world.run(100);
+  assert.equal(all[0].json.n, 1);
+});
+
+test("a listener that is off leaves nothing at the signal of its page", () => {
+  const { stream } = visit();
+  const { signal } = new AbortController();
+  const before = getEventListeners(signal, "abort").length;
+  for (let at = 0; at < 100; at++) stream.on("a", () => {}, { signal })();
+  assert.equal(getEventListeners(signal, "abort").length, before);
+});
+
+test("an iterator that waits can be ended", async () => {
+  const { world, stream } = visit();
+  await world.run(100);
+  const iterator = stream[Symbol.asyncIterator]();
+  void iterator.next();
+  let isOver = false;
+  void iterator.return().then(() => (isOver = true));
+  await world.run(60_000);
+  assert.ok(isOver);
+});
+
 // ---- Gaps
 
 test("after a gap, what follows waits until the page has loaded its state again", async () => {
@@ -806,6 +970,53 @@ test("a gap that the page does not repair leaves it stale", async () => {
     assert.deepEqual([stream.state.stale, seen], [true, [3]]);
     assert.equal(world.errors.length, onGap ? 1 : 0);
   }
+});
+
+test("a page that repairs a gap is not live before it has what came meanwhile", async () => {
+  const world = new World();
+  const { server } = world;
+  const wrong = [];
+  let had = 0;
+  const holds = () => new Promise((resolve) => page.env.setTimeout(resolve, 10_000));
+  const { page, stream } = visit({ onGap: holds }, { world });
+  stream.on("a", ({ json }) => (had = json.n));
+  stream.subscribe(({ caughtUp }) => {
+    const { count } = server.topic("a");
+    if (caughtUp && had < count) wrong.push(`live with ${had} of ${count}`);
+  });
+  server.retain = 5_000;
+  publish(server, "a", 1);
+  await world.run(100);
+  server.retain = 2;
+  server.cut(server.streams[0]);
+  publish(server, "a", 10);
+  await world.run(3_000);
+  assert.ok(stream.state.stale);
+  // While the page loads its state, the network breaks once more.
+  server.retain = 5_000;
+  server.cut(server.streams[0]);
+  publish(server, "a", 3_000);
+  await world.run(60_000);
+  assert.equal(had, 3_011);
+  assert.deepEqual(wrong, []);
+});
+
+test("a gap whose repair failed is repaired at the next connection", async () => {
+  let count = 0;
+  // The network is hardly back, so the first request of the page fails.
+  const onGap = async () => {
+    if (++count === 1) throw new TypeError("network error");
+  };
+  const { world, server, stream } = visit({ onGap });
+  server.retain = 2;
+  publish(server, "a", 1);
+  await world.run(1_000);
+  server.cut(server.streams[0]);
+  publish(server, "a", 10);
+  await world.run(60_000);
+  stream.reconnect();
+  await world.run(60_000);
+  assert.deepEqual([count, stream.state.stale], [2, false]);
 });
 
 // ---- Topics
@@ -915,6 +1126,20 @@ test("a topic that the server refuses is told, and not asked for again with each
   assert.ok(gets(server).every(({ url }) => !url.search.includes("secret")));
 });
 
+test("a refused topic that is left and wanted again is asked for again, and the page stays live", async () => {
+  const refused = [];
+  const { world, stream } = visit({ onTopicRefused: (topic) => refused.push(topic) });
+  await world.run(100);
+  const off = stream.topic("secret/1");
+  await world.run(100);
+  assert.deepEqual([refused, stream.state.caughtUp], [["secret/1"], true]);
+  // As a framework does when it shows a part of a page anew.
+  off();
+  stream.topic("secret/1");
+  await world.run(100);
+  assert.deepEqual([refused, stream.state.caughtUp], [["secret/1", "secret/1"], true]);
+});
+
 test("a stream that the server does not know is replaced, and the next one has all topics in its query", async () => {
   const { world, server, stream } = visit();
   await world.run(1_000);
@@ -995,4 +1220,134 @@ test("a token that cannot be had is a failure like others", async () => {
   fails = false;
   await world.run(10_000);
   assert.equal(stream.state.phase, "open");
+});
+
+test("a service for topics that asks for a pause gets one", async () => {
+  const { world, server, stream } = visit();
+  await world.run(1_000);
+  server.refuse = ({ method }) => method === "PUT" && { status: 503, headers: { "retry-after": "30" } };
+  stream.topic("b");
+  await world.run(60_000);
+  assert.ok(puts(server).length <= 3, `${puts(server).length} requests in a minute`);
+});
+
+test("a service for topics that fails is asked ever less", async () => {
+  const { world, server, stream } = visit();
+  await world.run(1_000);
+  server.refuse = ({ method }) => method === "PUT" && { status: 500 };
+  stream.topic("b");
+  await world.run(600_000);
+  assert.ok(puts(server).length <= 60, `${puts(server).length} requests in ten minutes`);
+});
+
+test("a page is not live while the stream lacks a topic that it wants", async () => {
+  const { world, server, stream, named: seen } = visit();
+  await world.run(1_000);
+  server.refuse = ({ method }) => method === "PUT" && { status: 503 };
+  stream.topic("b");
+  publish(server, "b", 3);
+  await world.run(60_000);
+  assert.deepEqual(seen, []);
+  assert.equal(stream.state.caughtUp, false);
+});
+
+test("a request for topics that is never answered is given up, and sent again", async () => {
+  const { world, server, stream, named } = visit();
+  await world.run(1_000);
+  server.isDeaf = true;
+  stream.topic("b");
+  await world.run(10_000);
+  server.isDeaf = false;
+  await world.run(120_000);
+  publish(server, "b", 1);
+  await world.run(1_000);
+  assert.equal(puts(server).length, 2);
+  assert.deepEqual(named, ["b1"]);
+});
+
+test("a token for a request for topics that never comes does not hold all later topics", async () => {
+  let hangs = false;
+  const headers = () => (hangs ? new Promise(() => {}) : {});
+  const { world, server, stream, named: seen } = visit({ headers });
+  await world.run(1_000);
+  hangs = true;
+  stream.topic("b");
+  await world.run(10_000);
+  hangs = false;
+  // Not even another stream helps.
+  server.cut(server.streams[0]);
+  await world.run(10_000);
+  stream.topic("c");
+  await world.run(120_000);
+  publish(server, "b", 1);
+  publish(server, "c", 1);
+  await world.run(1_000);
+  assert.deepEqual(seen, ["b1", "c1"]);
+});
+
+test("after a cut, a stream is not asked for topics that nobody wants any more", async () => {
+  const { world, server, stream } = visit();
+  publish(server, "a", 1);
+  await world.run(1_000);
+  // A person looks at one order after another, each with its last event.
+  for (let at = 0; at < 300; at++) publish(server, `order/${at}`, 1);
+  publish(server, "a", 1);
+  await world.run(1_000);
+  let off;
+  for (let at = 0; at < 300; at++) {
+    const next = stream.topic(`order/${at}`);
+    off?.();
+    off = next;
+    await world.run(1_000);
+  }
+  server.cut(server.streams[0]);
+  await world.run(5_000);
+  const { url } = gets(server).at(-1);
+  assert.ok(url.searchParams.getAll("topic").length <= 2, `${url.searchParams.getAll("topic").length} topics, an address of ${url.href.length} characters`);
+});
+
+test("a topic that was refused for a time loses nothing at a later cut", async () => {
+  const { world, server, stream, named: seen } = visit();
+  await world.run(1_000);
+  // The session has expired, and the person logs in again in another tab.
+  server.refuse = ({ method }) => method === "PUT" && { status: 403 };
+  stream.topic("b");
+  await world.run(1_000);
+  server.refuse = undefined;
+  stream.topic("c");
+  await world.run(1_000);
+  publish(server, "b", 2);
+  await world.run(1_000);
+  assert.deepEqual(seen, ["b1", "b2"]);
+  server.cut(server.streams[0]);
+  publish(server, "b", 3);
+  await world.run(10_000);
+  assert.ok(stream.state.caughtUp);
+  assert.deepEqual(seen, ["b1", "b2", "b3", "b4", "b5"]);
+});
+
+/** How long a page takes for the same events of 20 topics, with these ids. */
+async function timeOf(idOf) {
+  const world = new World();
+  const topics = Array.from({ length: 20 }, (_, at) => `t${at}`);
+  world.server.foreign = (pipe) => {
+    pipe.open();
+    pipe.send(`event: hello\ndata: {"v":1,"heartbeat":0,"topics":${JSON.stringify(topics)}}\nid: ${idOf(0)}\n\n`);
+    const numbers = Array.from({ length: 4_000 }, (_, at) => at + 1);
+    pipe.send(numbers.map((n) => `event: t${n % 20}\ndata: {"n":${n}}\nid: ${idOf(n)}\n\n`).join(""));
+  };
+  let count = 0;
+  new Page(world).open("/events", { topics }).on("*", () => count++);
+  const before = performance.now();
+  await world.run(1_000);
+  assert.equal(count, 4_000);
+  return performance.now() - before;
+}
+
+test("the history of a topic costs a page about as much as other events", async () => {
+  const idOf = (n) => `${2_000_000 + n}-0-7k3m9p2xr`;
+  await timeOf(idOf);
+  const plain = await timeOf(idOf);
+  const late = await timeOf((n) => `9000000-0-7k3m9p2xr;${2_000_000 + n}-0;*`);
+  assert.ok(late < 10 * plain, `${Math.round(late)} ms instead of ${Math.round(plain)} ms`);
 });

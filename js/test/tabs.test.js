@@ -2,15 +2,20 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Page, World } from "./world.js";
+import { Page, World, slow } from "./world.js";
 
 function tab(world, { name = "user 17", topics = ["a"], ...options } = {}, pageOptions) {
   const page = new Page(world, pageOptions);
   const tabs = page.share(name);
   const stream = page.open("/events", { topics, share: tabs, ...options });
   const seen = [];
+  /** With their topics. */
+  const named = [];
+  const states = [];
+  stream.subscribe((state) => states.push(state));
+  stream.on("*", ({ topic, type, json }) => named.push(`${topic ?? type}${json.n}`));
   stream.on("*", ({ topic, json }) => seen.push(topics.length > 1 || topic !== "a" ? `${topic}${json.n}` : json.n));
-  return { page, stream, seen, tabs };
+  return { page, stream, seen, named, states, tabs };
 }
 
 /** So many tabs, opened one after the other. */
@@ -269,6 +274,47 @@ test("a logout closes the streams of all tabs", async () => {
   assert.equal(server.connections.size, 0);
 });
 
+test("a logout closes the streams of the page on plain http too", async () => {
+  const world = new World();
+  const tabs = [1, 2].map(() => tab(world, {}, { isSecure: false }));
+  await world.run(1_000);
+  tabs[0].tabs.close();
+  await world.run(1_000);
+  assert.equal(tabs[0].stream.state.phase, "closed", "the own stream of the page");
+  assert.deepEqual(tabs.map(({ stream }) => stream.state.phase), ["closed", "closed"]);
+});
+
+test("a logout closes the streams of pages that are parked", async () => {
+  const world = new World();
+  const first = tab(world);
+  const other = tab(world, { hidden: 5_000 });
+  await world.run(1_000);
+  other.page.hide();
+  await world.run(10_000);
+  assert.equal(other.stream.state.phase, "parked");
+  first.tabs.close();
+  await world.run(1_000);
+  other.page.show();
+  await world.run(1_000);
+  assert.deepEqual([other.stream.state.phase, world.server.connections.size], ["closed", 0]);
+});
+
+test("a page that logs out while its own stream is parked has no stream later", async () => {
+  const world = new World();
+  const page = new Page(world);
+  const tabs = page.share("user 17");
+  const stream = page.open("/events", { topics: ["a"], share: tabs, lazy: true });
+  const off = stream.on("a", () => {});
+  await world.run(1_000);
+  off();
+  await world.run(3_000);
+  assert.equal(stream.state.phase, "parked");
+  tabs.close();
+  stream.on("a", () => {});
+  await world.run(1_000);
+  assert.deepEqual([stream.state.phase, world.server.streams.length], ["closed", 0]);
+});
+
 test("close closes the stream of its tab alone", async () => {
   const { world, server, tabs } = await open(2);
   tabs[1].stream.close();
@@ -327,4 +373,156 @@ test("tabs that share poll together in a network that shows no stream", async ()
   await world.run(1_000);
   for (const { seen } of tabs) assert.deepEqual(seen, [1, 2]);
   assert.equal([...world.server.connections].filter(({ wait }) => wait === 25).length, 1);
+});
+
+test("the light of a tab that follows does not go out with each poll of the leader", async () => {
+  const world = new World();
+  const tabs = [1, 2].map(() => tab(world, { poll: "always" }));
+  await world.run(10_000);
+  const [, follower] = tabs;
+  assert.equal(follower.stream.state.role, "follower");
+  assert.ok(follower.stream.state.caughtUp);
+  const before = follower.states.length;
+  for (let at = 0; at < 20; at++) {
+    publish(world.server, "a", 1);
+    await world.run(3_000);
+  }
+  const dark = follower.states.slice(before).filter(({ caughtUp }) => !caughtUp);
+  assert.equal(follower.named.length, 20);
+  assert.equal(dark.length, 0, `not live ${dark.length} times in a minute`);
+});
+
+test("a tab that came back is not told by what it began before it was away", async () => {
+  const world = new World();
+  const { server } = world;
+  const leader = tab(world);
+  await world.run(1_000);
+  const other = tab(world);
+  await world.run(2_000);
+  assert.equal(other.stream.state.role, "follower");
+  // It asks for the start of a topic, while the person goes back and forward.
+  other.stream.topic("b");
+  await world.run(3);
+  other.page.leave();
+  leader.page.unload();
+  await world.run(50);
+  other.page.comeBack();
+  await world.run(10_000);
+  assert.deepEqual([other.stream.state.role, other.stream.state.phase], ["leader", "open"]);
+  assert.ok(other.stream.state.caughtUp, "it is not live, though its stream is open and it has everything");
+});
+
+test("tabs that share the stream of another server all have its events", async () => {
+  const world = new World();
+  const { server } = world;
+  const pipes = new Set();
+  server.foreign = (pipe) => {
+    pipe.open();
+    pipes.add(pipe);
+  };
+  const tabs = [1, 2].map(() => tab(world, { hello: false, topics: [] }));
+  await world.run(1_000);
+  for (let n = 1; n <= 20; n++) {
+    for (const pipe of pipes) if (pipe.isOpen) pipe.send(`event: a\nid: ${n}\ndata: {"n":${n}}\n\n`);
+    await world.run(3_000);
+  }
+  assert.equal(tabs[0].named.length, 20);
+  assert.equal(tabs[1].named.length, 20);
+});
+
+test("tabs that share the stream of a server without long polls all have its events", async () => {
+  const world = new World();
+  const { server } = world;
+  const { fetch } = server;
+  server.fetch = function (page, address, init) {
+    const url = new URL(address);
+    url.searchParams.delete("wait");
+    return fetch.call(this, page, url.href, init);
+  };
+  const tabs = [1, 2].map(() => tab(world));
+  await world.run(1_000);
+  publish(server, "a", 3);
+  await world.run(120_000);
+  for (const { named, stream } of tabs) assert.deepEqual([named, stream.state.caughtUp], [["a1", "a2", "a3"], true]);
+});
+
+test("a tab whose token does not come for once has its events later", async () => {
+  const world = new World();
+  const { server } = world;
+  tab(world);
+  await world.run(1_000);
+  publish(server, "a", 1);
+  let hangs = true;
+  const other = tab(world, { headers: () => (hangs ? new Promise(() => {}) : {}) });
+  await world.run(1_000);
+  hangs = false;
+  await world.run(120_000);
+  publish(server, "a", 1);
+  await world.run(10_000);
+  assert.deepEqual(other.named.at(-1), "a2");
+  assert.ok(other.stream.state.caughtUp);
+});
+
+test("a tab that the server refuses what it missed asks ever less", async () => {
+  const world = new World();
+  const { server } = world;
+  tab(world);
+  await world.run(1_000);
+  server.refuse = ({ url }) => url.searchParams.has("wait") && { status: 403 };
+  tab(world);
+  for (let at = 0; at < 600; at++) {
+    publish(server, "a", 1);
+    await world.run(1_000);
+  }
+  assert.ok(asks(server).length <= 60, `${asks(server).length} requests in ten minutes`);
+});
+
+test("a tab that missed a lot gets it through a slow network", async () => {
+  const world = new World();
+  const { server } = world;
+  tab(world);
+  const other = tab(world);
+  await world.run(1_000);
+  other.page.leave();
+  publish(server, "a", 5_000);
+  slow(server, 20_000);
+  other.page.comeBack();
+  await world.run(600_000);
+  assert.equal(other.named.length, 5_000);
+  assert.ok(other.stream.state.caughtUp);
+});
+
+test("a tab whose topic was refused for a time loses nothing at a later cut", async () => {
+  const world = new World();
+  const { server } = world;
+  const [leader, other] = [1, 2].map(() => tab(world));
+  await world.run(1_000);
+  server.refuse = ({ method }) => method === "PUT" && { status: 403 };
+  other.stream.topic("b");
+  await world.run(1_000);
+  server.refuse = undefined;
+  leader.stream.topic("c");
+  await world.run(1_000);
+  publish(server, "b", 2);
+  await world.run(1_000);
+  assert.deepEqual(other.named, ["b1", "b2"]);
+  server.cut(server.streams[0]);
+  publish(server, "b", 3);
+  await world.run(10_000);
+  publish(server, "b", 1);
+  await world.run(10_000);
+  assert.ok(other.stream.state.caughtUp);
+  assert.deepEqual(other.named, ["b1", "b2", "b3", "b4", "b5", "b6"]);
+});
+
+test("the tab that wants a topic is told that the server does not give it", async () => {
+  const world = new World();
+  const told = [[], []];
+  const tabs = told.map((list) => tab(world, { onTopicRefused: (topic) => list.push(topic) }));
+  await world.run(1_000);
+  const [leader, follower] = tabs;
+  assert.deepEqual([leader.stream.state.role, follower.stream.state.role], ["leader", "follower"]);
+  follower.stream.topic("secret/1");
+  await world.run(10_000);
+  assert.deepEqual(told, [[], ["secret/1"]]);
 });

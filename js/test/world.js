@@ -8,18 +8,23 @@ import { setMaxListeners } from "node:events";
 import { readFileSync } from "node:fs";
 
 const file = new URL("../tower-sse.js", import.meta.url);
-const globals = ["globalThis", "setTimeout", "clearTimeout", "Date", "Math", "fetch", "location", "navigator", "BroadcastChannel"];
+const globals = ["globalThis", "setTimeout", "clearTimeout", "Date", "Math", "fetch", "location", "navigator", "BroadcastChannel", "performance"];
 /** Runs the module with other globals. Each page has its own module, as in a browser. */
 const runModule = new Function(...globals, `"use strict";${readFileSync(file, "utf8").replace(/^export /gm, "")}\nreturn { open, share };`);
 
+const START = 1_763_612_000_000;
+
 export class World {
-  now = 1_763_612_000_000;
+  now = START;
+  /** By how much the clock of the machine is wrong. */
+  skew = 0;
   pages = [];
   errors = [];
   #tasks = [];
   #order = 0;
   #locks = new Map();
   #channels = new Map();
+  #stored = new Map();
   #random;
 
   constructor(seed = 1) {
@@ -154,7 +159,23 @@ export class World {
     all.add(channel);
     return channel;
   }
+
+  // ---- localStorage
+
+  /** All pages have the same one. The others are told of a change. */
+  storage(page) {
+    const tell = () => {
+      for (const other of this.pages) if (other !== page) other.post(1, () => other.dispatch("storage"));
+    };
+    return store(this.#stored, tell);
+  }
 }
+
+const store = (map, changed = () => {}) => ({
+  getItem: (key) => map.get(key) ?? null,
+  setItem: (key, value) => (map.set(key, value), changed()),
+  removeItem: (key) => map.delete(key) && changed(),
+});
 
 /** All microtasks are done. */
 const settled = () => new Promise(setImmediate);
@@ -182,7 +203,8 @@ export class Page {
       // A hidden page gets its timers once a second.
       setTimeout: (act, ms = 0) => this.post(this.document.hidden ? Math.max(ms, 1_000) : ms, act),
       clearTimeout: (task) => world.cancel(task),
-      Date: { now: () => world.now, parse: Date.parse },
+      Date: { now: () => world.now + world.skew, parse: Date.parse },
+      performance: { now: () => world.now - START },
       Math: Object.assign(Object.create(Math), { random: () => world.random() }),
       fetch: (url, init) => world.server.fetch(this, url, init),
       location: { origin: "https://shop.example", href: "https://shop.example/page" },
@@ -190,7 +212,8 @@ export class Page {
       BroadcastChannel,
       document: this.document,
       addEventListener: events.addEventListener.bind(events),
-      sessionStorage: { getItem: (key) => storage.get(key) ?? null, setItem: (key, value) => storage.set(key, value) },
+      sessionStorage: store(storage),
+      localStorage: world.storage(this),
       reportError: (error) => world.errors.push(error),
     };
     this.env = env;
@@ -277,6 +300,8 @@ export class Server {
   heartbeat = 15_000;
   control = "/topics";
   isDown = false;
+  /** Requests for topics are never answered. */
+  isDeaf = false;
   /** Refuses with this status. */
   refuse = undefined;
   retain = Infinity;
@@ -353,7 +378,7 @@ export class Server {
     if (this.isDown) return pipe.fail();
     const refused = this.refuse?.(request);
     if (refused) return pipe.answer(refused.status, refused.headers ?? {}, refused.text ?? "refused");
-    if (request.method === "PUT") return this.#putTopics(request, pipe);
+    if (request.method === "PUT") return this.isDeaf || this.#putTopics(request, pipe);
     if (this.foreign) return this.foreign(pipe, request);
     this.#open(request, pipe);
   }
@@ -623,4 +648,28 @@ class Pipe {
       json: async () => JSON.parse(await text()),
     };
   }
+}
+
+/** What is missed takes so long to come, though bytes come all the time. */
+export function slow(server, ms) {
+  const { fetch } = server;
+  server.fetch = async function (page, address, init) {
+    const response = await fetch.call(this, page, address, init);
+    if (!new URL(address).searchParams.has("wait")) return response;
+    const reader = response.body.getReader();
+    const chunks = [];
+    for (let left = 40, read; left; left--) {
+      read = await reader.read();
+      chunks.push(read);
+      if (read.done) break;
+    }
+    const read = async () => {
+      await new Promise((resolve, reject) => {
+        init.signal.addEventListener("abort", () => reject(init.signal.reason));
+        page.env.setTimeout(resolve, chunks.length && ms / 40);
+      });
+      return chunks.shift() ?? reader.read();
+    };
+    return { ...response, body: { getReader: () => ({ read }) } };
+  };
 }

@@ -19,6 +19,7 @@ mod stage;
 mod storm;
 mod tabs;
 mod tls;
+mod topics;
 
 use std::time::Duration;
 

@@ -23,11 +23,12 @@ for (const type of ["pagehide", "visibilitychange", "freeze"]) {
   });
 }
 
+const tabs = user && share(user);
 const stream = open(url, {
   ...options,
   topics,
   headers: async () => ({ authorization: await (await fetch(`/token?user=${user ?? ""}`, { cache: "no-store" })).text() }),
-  ...(user && { share: share(user) }),
+  ...(user && { share: tabs }),
   onRefused: ({ status }) => void page.refused.push(status),
   onGap: ({ topics }) => void kept.wrong.push(`a gap in ${topics}`),
   onTopicRefused: (topic, why) => void kept.wrong.push(`${topic} is refused: ${why}`),
@@ -62,6 +63,7 @@ addEventListener("pageshow", ({ persisted }) => (isRestored ||= persisted));
 /** What the test asks. */
 const page = (globalThis.page = {
   stream,
+  tabs,
   kept,
   refused: [],
   types: new Set(),

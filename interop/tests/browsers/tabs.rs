@@ -9,7 +9,7 @@ use crate::{
     PLAIN, SECURE,
     browser::{Browser, Kind, Tab},
     in_both, page,
-    server::{Site, private},
+    server::{Server, Site, private},
     stage::{Stage, all_have_next, leader, open},
 };
 
@@ -34,10 +34,7 @@ async fn on_https(kind: Kind) {
         all_have_next(&server, &tabs).await;
         server.until_streams(|streams| streams == 1).await;
     }
-    for tab in tabs {
-        tab.close().await;
-    }
-    server.until_streams(|streams| streams == 0).await;
+    log_out(&server, &tabs).await;
     browser.stop().await;
 }
 
@@ -181,5 +178,15 @@ async fn on_plain_http(kind: Kind) {
     }
     // Those that nobody sees leave their connections to others.
     stage.server.until_streams(|streams| streams == 1).await;
+    log_out(&stage.server, &tabs).await;
     stage.browser.stop().await;
+}
+
+/// A logout in one tab closes the streams of all, also of those that are parked.
+async fn log_out(server: &Server, tabs: &[Tab]) {
+    tabs[0].ask("page.tabs.close(), 0").await;
+    for tab in tabs {
+        tab.until("page.stream.state.phase === 'closed'").await;
+    }
+    server.until_streams(|streams| streams == 0).await;
 }

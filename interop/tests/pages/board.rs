@@ -446,3 +446,21 @@ async fn the_server_checks_what_it_is_sent_and_by_whom() {
     assert!(count(204) >= 20 && count(429) >= 1 && count(204) + count(429) == 200, "{} {}", count(204), count(429));
     assert_eq!(ada.sends("POST", "/notes/cursor", &json!({})).await.0, 204);
 }
+
+/// It fails until the page is mended.
+#[tokio::test]
+async fn the_count_of_unread_notifications_can_be_read_on_a_phone() {
+    let server = start().await;
+    let mut ada = Page::board(Browser::Chromium, &server, "orders", "Ada").await;
+    ada.does(json!({ "size": [360, 740] })).await;
+    ada.ask(
+        "void fetch('/notices', { method: 'POST', headers: { 'content-type': 'application/json' }, \
+        body: JSON.stringify({ text: 'hello', to: 'everybody' }) })",
+    )
+    .await;
+    ada.shows("#unread", "1").await;
+    let hidden = "[document.querySelector('#unread'), document.querySelector('[role=tablist]')]\
+        .map((it) => it.getBoundingClientRect().right).reduce((count, list) => Math.max(0, count - list))";
+    assert_eq!(ada.ask(hidden).await, 0, "so many pixels of it are cut off");
+    ada.close().await;
+}
