@@ -447,7 +447,6 @@ async fn the_server_checks_what_it_is_sent_and_by_whom() {
     assert_eq!(ada.sends("POST", "/notes/cursor", &json!({})).await.0, 204);
 }
 
-/// It fails until the page is mended.
 #[tokio::test]
 async fn the_count_of_unread_notifications_can_be_read_on_a_phone() {
     let server = start().await;
