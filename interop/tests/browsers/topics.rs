@@ -1,4 +1,4 @@
-//! What a page gets of its topics from a server as in the guide: topics that are refused, that are added late, and that start with their history.
+//! What a page gets of its topics from a server as in the guide: topics that are refused, and that are added late.
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -45,7 +45,6 @@ fn allow(_: &ClientHandle, topic: &str) -> Result<Subscription, &'static str> {
     match topic.split('/').next() {
         Some("secret") => Err("it is secret"),
         Some("last") => Ok(Subscription::to(topic).from(Start::Last(1))),
-        Some("all") => Ok(Subscription::to(topic).from(Start::Oldest)),
         Some("made") => Ok(Subscription::to(topic).existing()),
         _ => Ok(Subscription::to(topic)),
     }
@@ -133,29 +132,6 @@ async fn a_reload_right_after_a_topic_was_added_gives_no_event_again() {
         server.publish("news", 6..=6);
         tab.until("page.seen.includes('news 6')").await;
         assert_eq!(had(&tab, "news").await, json!([6]));
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_page_stays_usable_while_it_gets_the_history_of_a_topic() {
-    with_server(|server, browser| async move {
-        const COUNT: usize = 8_000;
-        server.publish("all/chat", 1..=COUNT);
-        let topics: Vec<String> = (0..20).map(|at| format!("room{at}")).collect();
-        let get = async |topics: &[String]| {
-            let tab = server.open(&browser, json!({ "topics": topics })).await;
-            server.publish(&topics[0], 1..=1);
-            tab.until("page.seen.length === 1").await;
-            tab.ask("page.began = performance.now(), page.stream.topic('all/chat', ({ data }) => (page.took = performance.now() - page.began)), 0").await;
-            tab.until(&format!("page.seen.length === {}", COUNT + 1)).await;
-            let took = tab.ask("page.took").await.as_f64().unwrap();
-            tab.close().await;
-            took
-        };
-        let alone = get(&topics[..1]).await;
-        let among_many = get(&topics).await;
-        assert!(among_many < 10.0 * alone, "{among_many:.0} ms among 20 topics, {alone:.0} ms beside one");
     })
     .await;
 }
