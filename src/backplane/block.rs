@@ -4,8 +4,6 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{event::Event, log::topic_name};
-
 /// A block of records, which is appended as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
@@ -69,14 +67,6 @@ pub struct PlainEvent {
     pub event_type: Option<String>,
     /// The data.
     pub data: String,
-}
-
-impl PlainEvent {
-    /// Whether a client can get it.
-    pub(crate) fn is_valid(&self) -> bool {
-        let event_type = self.event_type.as_deref().unwrap_or_default();
-        topic_name::check(&self.topic).is_ok() && Event::empty().try_event(event_type).is_ok()
-    }
 }
 
 impl Stored {

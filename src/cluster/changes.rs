@@ -20,7 +20,7 @@ use super::{
 use crate::{
     backplane::{FollowError, Place, PlainEvent, Stored},
     event::{Event, Payload},
-    log::{Era, Position},
+    log::{Era, Position, topic_name},
     topics::{By, Change, Pending, ProductionId, PublishError, Stamp, What},
 };
 
@@ -328,7 +328,7 @@ pub(super) fn records_of(stored: &Stored) -> Result<(Option<Head>, Vec<Record<'_
     if stored.block.records > 0 {
         return record::read(&stored.block.body).map(|(head, records)| (Some(head), records));
     }
-    let event = stored.block.plain_event().filter(PlainEvent::is_valid);
+    let event = stored.block.plain_event().filter(is_valid);
     let records = event.map(|PlainEvent { topic, event_type, data }| Record::Event {
         topic: topic.into(),
         payload: Payload { event_type: event_type.map(Into::into), data: Some(data.into()), ..Payload::default() },
@@ -337,6 +337,12 @@ pub(super) fn records_of(stored: &Stored) -> Result<(Option<Head>, Vec<Record<'_
         outcome: None,
     });
     Ok((None, records.into_iter().collect()))
+}
+
+/// Whether a client can get an event of another program.
+fn is_valid(event: &PlainEvent) -> bool {
+    let event_type = event.event_type.as_deref().unwrap_or_default();
+    topic_name::check(&event.topic).is_ok() && Event::empty().try_event(event_type).is_ok()
 }
 
 fn out_of_bounds(place: Place) -> Stop {

@@ -66,7 +66,7 @@ use super::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Ma
 /// XADD shop/events * topic orders/17 event paid data '{"by":"card"}'
 /// ```
 ///
-/// All other entries are skipped and [counted](Self::skipped). Two kinds of entries stop a node with [`FollowError::Refused`], because all that
+/// An event with an invalid topic or event type reaches nobody. All other entries are skipped and [counted](Self::skipped). Two kinds of entries stop a node with [`FollowError::Refused`], because all that
 /// follows them could be lost otherwise: a block of a newer version of this crate, and an id from 2^48 milliseconds on.
 ///
 /// # Limits and cost
@@ -202,7 +202,7 @@ impl Redis {
         Self { largest_block: bytes, ..self }
     }
 
-    /// Returns how many entries this node has skipped, because they are neither blocks nor events: also an event whose topic or type is invalid.
+    /// Returns how many entries this node has skipped, because they are neither blocks nor events.
     ///
     /// To ask it later, give the registry a clone of an `Arc` of the engine.
     ///
