@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct Beginnings {
     by_topic: HashMap<String, Beginning>,
     /// The producers that end in the log.
-    ending: HashSet<ProductionId>,
+    pub(super) ending: HashSet<ProductionId>,
 }
 
 /// How one topic stood.
@@ -124,11 +124,10 @@ impl Cluster {
     pub(super) fn take_beginnings(
         &self,
         node: &dyn Replicated,
-        Beginnings { by_topic, ending }: Beginnings,
+        Beginnings { by_topic, .. }: Beginnings,
         first: Place,
         begin: Position,
     ) {
-        self.lock().state.note_ending(ending);
         let stamp = Stamp { position: begin, at_ms: 0 };
         let before_log = Spot::of(begin);
         // No record of the first block has such an index.

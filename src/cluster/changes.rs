@@ -52,6 +52,7 @@ impl Cluster {
         // Nothing before the log is in it.
         self.lock().state.needs_nothing_before(first);
         self.take_repeats(node, repeats, Place::default(), first, Stamp { position: begin, at_ms: 0 });
+        self.lock().state.note_ending(std::mem::take(&mut beginnings.ending));
         // After these events, which are from before: an ended topic takes none.
         self.take_beginnings(node, beginnings, first, begin);
         if let Some(stop) = self.take(node, log) {

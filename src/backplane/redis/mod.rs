@@ -66,8 +66,9 @@ use super::{AppendError, Backplane, Block, BoxFuture, FollowError, Following, Ma
 /// XADD shop/events * topic orders/17 event paid data '{"by":"card"}'
 /// ```
 ///
-/// An event with an invalid topic or event type reaches nobody. All other entries are skipped and [counted](Self::skipped). Two kinds of entries stop a node with [`FollowError::Refused`], because all that
-/// follows them could be lost otherwise: a block of a newer version of this crate, and an id from 2^48 milliseconds on.
+/// An event with an invalid topic or event type reaches nobody. All other entries are skipped and [counted](Self::skipped). Two kinds of
+/// entries stop a node with [`FollowError::Refused`], because all that follows them could be lost otherwise: a block of a newer version of this
+/// crate, and an id from 2^48 milliseconds on.
 ///
 /// # Limits and cost
 ///
